@@ -1,0 +1,3 @@
+//! The `ssr` binary: parse, start, exit code.
+
+fn main() {}
