@@ -17,6 +17,7 @@
 pub mod bytes;
 pub mod matrix;
 pub mod peers;
+pub mod probe;
 pub mod process;
 pub mod seal;
 pub mod socks;
