@@ -191,6 +191,11 @@ impl<'a> Start<'a> {
             let port = free_port();
             let mut config = self.config.clone();
             config.insert(port_key.to_owned(), json!(port));
+            if let Some(Value::Array(locals)) = config.get_mut("locals") {
+                locals[0][port_key] = json!(port);
+                config.remove(port_key);
+                config.remove(address_key);
+            }
             if let Some(Value::Array(servers)) = config.get_mut("servers") {
                 if self.role == Role::Server {
                     servers[0][port_key] = json!(port);
