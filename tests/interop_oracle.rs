@@ -255,7 +255,10 @@ fn a_user_reaches_the_server_through_a_relay_that_only_knows_the_next_identity()
         // The relay's one "user" is the next server's identity key, with the address to pass its sessions to.
         let relay = Start::server(Program::Ssr, &Spec::new(method)).with(json!({"servers": [{
             "method": method, "password": first,
-            "users": [{"name": "next hop", "password": second, "relay": server.address.to_string()}],
+            "users": [{
+                "name": "next hop", "password": second,
+                "server": server.address.ip().to_string(), "server_port": server.address.port(),
+            }],
         }]}));
         let relay = relay.run();
         let spec = Spec { method: (*method).to_owned(), password: format!("{first}:{second}:{user}") };

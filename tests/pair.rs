@@ -197,7 +197,7 @@ fn the_relay_address_of_a_wildcard_listener_is_the_one_that_the_client_reached()
     let (_control, code, bound) =
         socks::Socks::new(proxy).request(socks::ASSOCIATE, &unspecified.into()).unwrap();
     assert_eq!(code, 0);
-    assert_eq!(bound.unwrap().socket().unwrap().ip(), proxy.ip());
+    assert_eq!(bound.socket().unwrap().ip(), proxy.ip());
 }
 
 #[test]

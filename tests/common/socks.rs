@@ -93,7 +93,7 @@ impl Socks {
     ///
     /// # Errors
     /// The method or status byte of a refused negotiation.
-    pub fn request(&self, command: u8, target: &Target) -> Result<(TcpStream, u8, Option<Target>), u8> {
+    pub fn request(&self, command: u8, target: &Target) -> Result<(TcpStream, u8, Target), u8> {
         let mut stream = self.dial();
         match &self.login {
             None => {
@@ -134,7 +134,7 @@ impl Socks {
         let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let (control, code, bound) = self.request(ASSOCIATE, &unspecified.into()).expect("negotiation");
         assert_eq!(code, 0, "reply to UDP ASSOCIATE");
-        let mut relay = bound.and_then(|t| t.socket()).expect("a bound address");
+        let mut relay = bound.socket().expect("a bound address");
         if relay.ip().is_unspecified() {
             relay.set_ip(self.proxy.ip());
         }
@@ -223,19 +223,25 @@ pub fn datagram(frag: u8, target: &Target, data: &[u8]) -> Vec<u8> {
     [&[0, 0, frag], target.0.as_slice(), data].concat()
 }
 
-/// Reads a reply: its code, and the bound address of a success.
-pub fn read_reply(stream: &mut TcpStream) -> (u8, Option<Target>) {
+/// Reads a reply: its code and the bound address.
+pub fn read_reply(stream: &mut TcpStream) -> (u8, Target) {
     let head: [u8; 4] = read_array(stream);
     assert_eq!((head[0], head[2]), (5, 0), "version and reserved byte of a reply");
+    let mut bound = vec![head[3]];
     let rest = match head[3] {
-        1 => 6,
-        4 => 18,
+        1 => 4 + 2,
+        3 => {
+            let [len] = read_array(stream);
+            bound.push(len);
+            usize::from(len) + 2
+        }
+        4 => 16 + 2,
         other => panic!("bound address type {other}"),
     };
-    let mut bound = vec![head[3]];
-    bound.resize(1 + rest, 0);
-    stream.read_exact(&mut bound[1..]).expect("a bound address");
-    (head[1], Some(Target(bound)))
+    let at = bound.len();
+    bound.resize(at + rest, 0);
+    stream.read_exact(&mut bound[at..]).expect("a bound address");
+    (head[1], Target(bound))
 }
 
 /// Reads exactly `N` bytes.
