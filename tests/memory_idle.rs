@@ -37,8 +37,9 @@ fn holds(method: &str) {
     let both = [("local", &pair.local.process), ("server", &pair.server.process)];
     let connect = || -> (TcpStream, TcpStream) {
         let mut client = pair.socks().connect(&target);
+        client.write_all(b"there").unwrap(); // before the accept, so that no half waits for a first byte
         let (mut far, _) = listener.accept().unwrap();
-        exchange(&mut client, &mut far);
+        assert_eq!(&read_array::<5>(&mut far), b"there");
         (client, far)
     };
     // The first ones pay for pools and thread stacks, which is not the cost of a connection.
