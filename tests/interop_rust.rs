@@ -37,7 +37,7 @@ const RUST_CANNOT: &[&str] = &[
 
 #[test]
 #[ignore = "needs peers: scripts/test"]
-fn rust_with_itself_lacks_an_early_banner_an_empty_upload_and_empty_datagrams_and_no_more() {
+fn shadowsocks_rust_with_itself_lacks_an_early_banner_an_empty_upload_and_empty_datagrams_and_no_more() {
     let pair = Pair::new(Rust, Rust, &Spec::new("aes-256-gcm"));
     let targets = Targets::start();
     assert_eq!(matrix::failures(&pair.socks(), &targets, |_| true), RUST_CANNOT);
@@ -45,12 +45,12 @@ fn rust_with_itself_lacks_an_early_banner_an_empty_upload_and_empty_datagrams_an
 
 #[test]
 #[ignore = "needs peers: scripts/test"]
-fn ssr_client_reaches_rust_server() {
+fn ssr_client_reaches_shadowsocks_rust_server() {
     carries(Ssr, Rust, &["udp: 0 bytes"]);
 }
 
 #[test]
 #[ignore = "needs peers: scripts/test"]
-fn rust_client_reaches_ssr_server() {
+fn shadowsocks_rust_client_reaches_ssr_server() {
     carries(Rust, Ssr, RUST_CANNOT);
 }
