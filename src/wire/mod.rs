@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
 //! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
+//! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
 //! | [`error`] | what a peer can get wrong |
 //!
 //! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
@@ -17,6 +18,7 @@
 pub mod address;
 pub mod error;
 pub mod socks;
+pub mod ss;
 
 pub use address::{Address, AddressRef};
 pub use error::Error;
