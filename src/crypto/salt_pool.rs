@@ -32,13 +32,13 @@ pub struct SaltPool {
 
 /// A salt, padded with zeros, and its length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Salt([u8; MAX_SALT_LEN], usize);
+struct Salt([u8; MAX_SALT_LEN], u8);
 
 impl Salt {
     fn new(salt: &[u8]) -> Option<Self> {
         let mut padded = [0; MAX_SALT_LEN];
         padded.get_mut(..salt.len())?.copy_from_slice(salt);
-        Some(Self(padded, salt.len()))
+        Some(Self(padded, u8::try_from(salt.len()).ok()?))
     }
 }
 
