@@ -220,7 +220,7 @@ impl Half {
         if let Ok(count) = read {
             raw.end += count;
         }
-        let whole = raw.is_empty();
+        let whole = raw.start == raw.end;
         self.buffer = Some(buffer);
         match read.map_err(Fault::Io)? {
             0 if whole && opener.at_boundary() => Ok(Read::End),
@@ -254,7 +254,7 @@ impl Half {
             }
             raw.start += opened.used;
         }
-        if raw.is_empty() {
+        if raw.start == raw.end {
             *raw = 0..0;
         }
         Ok(if ready.is_empty() { Read::NotYet } else { Read::Something })

@@ -1,9 +1,12 @@
 //! One client of a packet socket.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 use tokio::time::interval;
@@ -11,6 +14,7 @@ use tokio::time::interval;
 use super::codec::{Unwrap, Wrap};
 use super::{Key, PacketOutbound, Relay, Upstream};
 use crate::net::udp::{Batch, Path, Socket};
+use crate::relay::Counters;
 use crate::relay::tcp::{Gauge, half::unix_now};
 use crate::wire::ss::packet::{Identified, ServerPackets};
 use crate::wire::{self, Address, AddressRef};
@@ -23,6 +27,8 @@ const TICKS: u32 = 4;
 pub(super) struct Association {
     pub(super) key: Key,
     pub(super) socket: Socket,
+    /// The server that all datagrams go to; `None`: each goes to its target.
+    pub(super) server: Option<Address>,
     path: Mutex<Path>,
     /// Opens what the client sends, when it is sealed.
     packets: Mutex<Option<ServerPackets>>,
@@ -49,6 +55,7 @@ impl Association {
         Self {
             key,
             socket: upstream.socket,
+            server: upstream.server,
             path: Mutex::new(path),
             packets: Mutex::new(packets),
             wrap: Mutex::new(upstream.wrap),
@@ -96,25 +103,9 @@ pub(super) async fn answer<O: PacketOutbound>(relay: Arc<Relay<O>>, association:
     let _now = Gauge::new(&relay.counters.associations_now);
     let mut tick = interval(relay.timeout / TICKS);
     let (mut quiet, mut seen) = (0, 0);
-    let mut batch = Batch::default();
     loop {
         tokio::select! {
-            received = poll_fn(|cx| association.socket.poll_receive(cx, |packet, from| {
-                let to = *lock(&association.path);
-                match back.take(packet, from, to, &mut batch) {
-                    Ok(()) => {
-                        association.touch();
-                        relay.counters.datagrams_down.fetch_add(1, Relaxed);
-                    }
-                    Err(error) => {
-                        relay.counters.fail(error.status());
-                        tracing::debug!(upstream = %from.peer, status = error.status(), %error, "datagram dropped");
-                    }
-                }
-                if batch.is_full() {
-                    relay.counters.datagrams_lost.fetch_add(socket.send(&mut batch) as u64, Relaxed);
-                }
-            })) => if let Err(error) = received {
+            received = poll_fn(|cx| back.poll(cx, &relay.counters, &association, &socket)) => if let Err(error) = received {
                 tracing::debug!(%error, "association ended by its socket");
                 break;
             },
@@ -128,16 +119,53 @@ pub(super) async fn answer<O: PacketOutbound>(relay: Arc<Relay<O>>, association:
                 }
             }
         }
-        if !batch.is_empty() {
-            relay.counters.datagrams_lost.fetch_add(socket.send(&mut batch) as u64, Relaxed);
-        }
     }
     association.close();
     relay.remove(&association);
     tracing::debug!(peer = %lock(&association.path).peer, "association ended");
 }
 
+thread_local! {
+    /// A worker answers for one association at a time, so one batch serves them all.
+    static ANSWERS: RefCell<Batch> = RefCell::new(Batch::default());
+}
+
 impl Back {
+    /// Receives a batch from the upstream and sends it to the client.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        counters: &Counters,
+        association: &Association,
+        socket: &Socket,
+    ) -> Poll<io::Result<()>> {
+        let send = |batch: &mut Batch| {
+            counters.datagrams_lost.fetch_add(socket.send(batch) as u64, Relaxed);
+        };
+        ANSWERS.with_borrow_mut(|batch| {
+            let received = association.socket.poll_receive(cx, |packet, from| {
+                let to = *lock(&association.path);
+                match self.take(packet, from, to, batch) {
+                    Ok(()) => {
+                        association.touch();
+                        counters.datagrams_down.fetch_add(1, Relaxed);
+                    }
+                    Err(error) => {
+                        counters.fail(error.status());
+                        tracing::debug!(upstream = %from.peer, status = error.status(), %error, "datagram dropped");
+                    }
+                }
+                if batch.is_full() {
+                    send(batch);
+                }
+            });
+            if !batch.is_empty() {
+                send(batch);
+            }
+            received
+        })
+    }
+
     fn take(&mut self, packet: &mut [u8], from: Path, to: Path, batch: &mut Batch) -> Result<(), wire::Error> {
         let body = self.unwrap.open(packet)?;
         let body = packet.get(body).unwrap_or_default();

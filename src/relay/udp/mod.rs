@@ -71,6 +71,8 @@ pub trait PacketOutbound: Send + Sync + 'static {
 pub struct Upstream {
     /// Its socket.
     pub socket: Socket,
+    /// The server that all its datagrams go to; `None`: each goes to its target.
+    pub server: Option<Address>,
     /// For what goes out.
     pub wrap: Wrap,
     /// For what comes in.
@@ -299,6 +301,7 @@ impl<O: PacketOutbound> Relay<O> {
             self.flush(work);
             work.current = Some(Arc::clone(association));
         }
+        let (target, trusted) = association.server.as_ref().map_or((target, trusted), |server| (server.as_ref(), true));
         match self.outbound.locate(target, trusted) {
             Located::At(peer) => {
                 association.wrap(&mut work.batch, Path { peer, local: None }, address, data)?;
