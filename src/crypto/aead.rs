@@ -83,7 +83,7 @@ impl Aead {
     }
 
     /// The AEAD of UDP packets. It differs from [`Aead::stream`] for the ChaCha methods of SIP022 alone, whose packets
-    /// are sealed under the PSK itself by XChaCha with a random nonce of 24 bytes (SIP022 §3.2.3). `None` as there.
+    /// are sealed under the PSK itself by XChaCha with a random nonce of 24 bytes (SIP022 §4.1). `None` as there.
     #[must_use]
     pub fn packet(method: Method, key: &Key) -> Option<Self> {
         Self::native(Algorithm::of_packet(method)?, key)
@@ -282,7 +282,7 @@ fn sized<N: ArraySize>(nonce: &[u8]) -> Result<&Array<u8, N>, Error> {
     nonce.try_into().map_err(|_| error)
 }
 
-/// The nonces of one direction of one stream: 0, 1, 2, … as a little-endian number (SIP004 §2.2, SIP022 §3.1.2).
+/// The nonces of one direction of one stream: 0, 1, 2, … as a little-endian number (SIP004, SIP022 §3.1.1).
 ///
 /// It counts to 2⁶⁴, which at one seal a nanosecond takes 584 years.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -9,8 +9,8 @@ use super::key::{Bytes, Key};
 
 /// AES-128 or AES-256, by the length of the key, with its key schedule ready in both directions.
 ///
-/// It seals SIP022 packet headers (§3.2.2) and SIP023 identity headers. One block says nothing about another only as
-/// long as no two plaintexts are equal; both specifications see to that.
+/// It seals SIP022 packet headers (§3.2.1) and SIP023 identity headers. Equal blocks stay recognizable under one key:
+/// both specifications see to it that there are none.
 pub struct Block(Schedule);
 
 enum Schedule {

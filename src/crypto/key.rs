@@ -105,6 +105,12 @@ impl Key {
         Self::from_slice(&bytes).ok_or(KeyError::NotBase64 { method })
     }
 
+    /// The key in base64, standard alphabet with padding: how config files write a PSK.
+    #[must_use]
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(self.as_bytes()))
+    }
+
     /// The key of one stream or packet (SIP004: HKDF-SHA1) or of one stream or session (SIP022: BLAKE3), from its salt.
     /// In SIP022 packets the session id, 8 bytes big-endian, is the salt.
     #[must_use]
@@ -115,7 +121,7 @@ impl Key {
         })
     }
 
-    /// The key of one identity header, from the salt of its stream (SIP023 §2). As long as this key.
+    /// The key of one identity header, from the salt of its stream (SIP023, TCP). As long as this key.
     #[must_use]
     pub fn identity_subkey(&self, salt: &[u8]) -> Self {
         Self::fill(self.as_bytes().len(), |subkey| {
@@ -123,7 +129,7 @@ impl Key {
         })
     }
 
-    /// What an identity header says inside: the start of the BLAKE3 hash of the next PSK (SIP023 §2).
+    /// What an identity header says inside: the start of the BLAKE3 hash of the next PSK (SIP023).
     #[must_use]
     pub fn identity_hash(&self) -> [u8; 16] {
         let mut hash = [0; 16];
@@ -156,7 +162,7 @@ impl Key {
     }
 }
 
-/// HKDF-SHA1 with the info of SIP004 §2.
+/// HKDF-SHA1 with the info of SIP004.
 #[expect(
     clippy::expect_used,
     reason = "subkeys have at most 32 bytes; HKDF-SHA1 gives up to 5100"
@@ -322,11 +328,9 @@ mod tests {
         ];
         assert!(texts[0].contains(['+', '/']) && texts[2].contains(['-', '_']));
         for text in texts {
-            assert_eq!(
-                Key::from_base64(method, &text).unwrap().as_bytes(),
-                bytes,
-                "{text}"
-            );
+            let key = Key::from_base64(method, &text).unwrap();
+            assert_eq!(key.as_bytes(), bytes, "{text}");
+            assert_eq!(*key.to_base64(), alphabets::STANDARD.encode(&bytes));
         }
     }
 

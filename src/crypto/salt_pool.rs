@@ -9,7 +9,7 @@ const MAX_SALT_LEN: usize = 32;
 
 /// An exact set of salts, bounded in number and, if asked, in age.
 ///
-/// Exact, because SIP022 §3.1.6 wants no honest client refused, which a Bloom filter would do now and then.
+/// Exact, because SIP022 §3.1.5 wants no honest client refused, which a Bloom filter would do now and then.
 ///
 /// Salts are kept in two generations of `capacity / 2`. New ones go to the young generation; when that is full or as
 /// old as `keep`, it becomes the old one, and what was the old one is forgotten. So:
@@ -45,7 +45,7 @@ impl Salt {
 impl SaltPool {
     /// An empty pool for at most `capacity` salts (2 at least). `keep` is how long a salt must be remembered.
     ///
-    /// For SIP022 it is the span of timestamps that a server accepts, 60 s (§3.1.6), and one second more, because
+    /// For SIP022 it is the span of timestamps that a server accepts, 60 s (§3.1.5), and one second more, because
     /// timestamps are whole seconds. For SIP004, which has no timestamps, it is `None`: only the count forgets.
     #[must_use]
     pub fn new(keep: Option<Duration>, capacity: usize) -> Self {

@@ -75,7 +75,6 @@ impl Default for Window {
 }
 
 /// Where the ring keeps an id: the index of the word, and the bit in it.
-#[expect(clippy::cast_possible_truncation, reason = "below 128")]
 const fn place(id: u64) -> (usize, u64) {
     ((id / WORD % WORDS) as usize, 1 << (id % WORD))
 }

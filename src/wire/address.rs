@@ -243,6 +243,9 @@ pub enum AddressTextError {
     /// What follows the last colon is not a number from 0 to 65535.
     #[error("the port is not a number from 0 to 65535")]
     Port,
+    /// A URL instead of an address.
+    #[error("write host:port, without a scheme or path")]
+    Url,
     /// An IPv6 address without brackets, or brackets around something else.
     #[error("an IPv6 address is written in brackets: [2001:db8::1]:80")]
     Brackets,
@@ -263,6 +266,9 @@ impl FromStr for Address {
         if port.ends_with(']') {
             return Err(AddressTextError::NoPort);
         }
+        if text.contains('/') {
+            return Err(AddressTextError::Url);
+        }
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = if digits { port.parse().ok() } else { None }.ok_or(AddressTextError::Port)?;
         if host.contains([':', '[', ']']) {
@@ -277,3 +283,6 @@ impl FromStr for Address {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

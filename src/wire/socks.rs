@@ -524,3 +524,6 @@ impl<'a> Writer<'a> {
         self.total - self.rest.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -360,7 +360,11 @@ fn is_send_and_sync_and_masked() {
 /// `cargo test --release crypto::aead -- --ignored --nocapture`: GB/s and ns of either backend on one core.
 #[test]
 #[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "the result of the measurement")]
+#[allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a measurement"
+)]
 fn measure_speed() {
     const TIME: std::time::Duration = std::time::Duration::from_millis(200);
     println!("Aead has {} bytes", size_of::<Aead>());
