@@ -27,7 +27,7 @@ pub enum Source {
 /// One name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where it listens.
+    /// Where it listens. The zone of a link-local IPv6 address is not used.
     pub address: SocketAddr,
     /// How it is spoken to.
     pub transport: Transport,
