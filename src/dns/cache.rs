@@ -105,7 +105,11 @@ impl<W: Clone> Cache<W> {
         }
         if now < entry.useless {
             let waits = now < entry.refresh || self.pending.contains_key(name);
-            let freshness = if waits { Freshness::Stale } else { Freshness::Expired };
+            let freshness = if waits {
+                Freshness::Stale
+            } else {
+                Freshness::Expired
+            };
             return Some((entry.answer.clone(), freshness));
         }
         self.entries.pop(name);
@@ -128,7 +132,10 @@ impl<W: Clone> Cache<W> {
     /// Remembers what asking for `name` led to. A failure does not displace addresses that may still be served.
     pub(super) fn store(&mut self, name: &Arc<str>, outcome: &Outcome, now: Instant) {
         let (ttl, stale_for) = match outcome {
-            Outcome::Found { ttl, .. } => ((*ttl).clamp(self.ttl_floor, self.ttl_ceiling), self.stale_for),
+            Outcome::Found { ttl, .. } => (
+                (*ttl).clamp(self.ttl_floor, self.ttl_ceiling),
+                self.stale_for,
+            ),
             Outcome::Absent { ttl, .. } => {
                 let ttl = ttl.unwrap_or(FAILURE_TTL).max(self.ttl_floor);
                 (ttl.min(self.negative_ceiling), Duration::ZERO)
@@ -145,7 +152,12 @@ impl<W: Clone> Cache<W> {
             }
         };
         let expires = now + ttl;
-        let entry = Entry { answer: outcome.answer(), expires, useless: expires + stale_for, refresh: expires };
+        let entry = Entry {
+            answer: outcome.answer(),
+            expires,
+            useless: expires + stale_for,
+            refresh: expires,
+        };
         self.entries.push(Arc::clone(name), entry);
         if self.entries.len() > self.size {
             self.entries.pop_lru();
@@ -197,11 +209,17 @@ mod tests {
 
     fn found(last: u8, ttl: u64) -> Outcome {
         let addresses = Arc::from([IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))]);
-        Outcome::Found { addresses, ttl: Duration::from_secs(ttl) }
+        Outcome::Found {
+            addresses,
+            ttl: Duration::from_secs(ttl),
+        }
     }
 
     fn absent(ttl: Option<u64>) -> Outcome {
-        Outcome::Absent { error: Error::NoSuchName, ttl: ttl.map(Duration::from_secs) }
+        Outcome::Absent {
+            error: Error::NoSuchName,
+            ttl: ttl.map(Duration::from_secs),
+        }
     }
 
     /// How long `outcome` is fresh, in whole seconds, when stored alone.
@@ -209,7 +227,12 @@ mod tests {
         let (mut cache, now) = (cache(8), Instant::now());
         cache.store(&"name".into(), outcome, now);
         (0..10_000)
-            .find(|&age| !matches!(cache.get("name", now + age * SECOND), Some((_, Freshness::Fresh))))
+            .find(|&age| {
+                !matches!(
+                    cache.get("name", now + age * SECOND),
+                    Some((_, Freshness::Fresh))
+                )
+            })
             .unwrap()
     }
 
@@ -234,10 +257,17 @@ mod tests {
 
     #[test]
     fn floor_above_ceiling_gives_way() {
-        let config = Config { ttl_floor: 10 * SECOND, ttl_ceiling: 2 * SECOND, ..Config::default() };
+        let config = Config {
+            ttl_floor: 10 * SECOND,
+            ttl_ceiling: 2 * SECOND,
+            ..Config::default()
+        };
         let (mut cache, now) = (Cache::<u32>::new(&config), Instant::now());
         cache.store(&"name".into(), &found(1, 300), now);
-        assert_eq!(cache.get("name", now + 2 * SECOND).unwrap().1, Freshness::Expired);
+        assert_eq!(
+            cache.get("name", now + 2 * SECOND).unwrap().1,
+            Freshness::Expired
+        );
     }
 
     #[test]
@@ -274,13 +304,19 @@ mod tests {
         let (mut cache, now) = (cache(8), Instant::now());
         cache.store(&"name".into(), &found(1, 60), now);
         let later = now + 61 * SECOND;
-        assert_eq!(cache.get("name", later).unwrap(), (found(1, 0).answer(), Freshness::Expired));
+        assert_eq!(
+            cache.get("name", later).unwrap(),
+            (found(1, 0).answer(), Freshness::Expired)
+        );
         assert!(matches!(cache.join("name", || 7), Join::Start(7, _)));
         assert_eq!(cache.get("name", later).unwrap().1, Freshness::Stale);
 
         cache.store(&"name".into(), &found(2, 60), later);
         cache.release("name");
-        assert_eq!(cache.get("name", later).unwrap(), (found(2, 0).answer(), Freshness::Fresh));
+        assert_eq!(
+            cache.get("name", later).unwrap(),
+            (found(2, 0).answer(), Freshness::Fresh)
+        );
     }
 
     #[test]
@@ -289,8 +325,14 @@ mod tests {
         cache.store(&"name".into(), &found(1, 60), now);
         let later = now + 61 * SECOND;
         cache.store(&"name".into(), &Outcome::Failed(Error::Timeout), later);
-        assert_eq!(cache.get("name", later).unwrap(), (found(1, 0).answer(), Freshness::Stale));
-        assert_eq!(cache.get("name", later + FAILURE_TTL).unwrap().1, Freshness::Expired);
+        assert_eq!(
+            cache.get("name", later).unwrap(),
+            (found(1, 0).answer(), Freshness::Stale)
+        );
+        assert_eq!(
+            cache.get("name", later + FAILURE_TTL).unwrap().1,
+            Freshness::Expired
+        );
     }
 
     #[test]
@@ -299,7 +341,10 @@ mod tests {
         cache.store(&"name".into(), &found(1, 60), now);
         let later = now + 61 * SECOND;
         cache.store(&"name".into(), &absent(Some(30)), later);
-        assert_eq!(cache.get("name", later).unwrap(), (Err(Error::NoSuchName), Freshness::Fresh));
+        assert_eq!(
+            cache.get("name", later).unwrap(),
+            (Err(Error::NoSuchName), Freshness::Fresh)
+        );
     }
 
     #[test]

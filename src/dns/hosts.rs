@@ -24,7 +24,9 @@ impl Hosts {
         match File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(path = %path.display(), %error, "cannot read the hosts file"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot read the hosts file")
+            }
         }
         Self::parse(&String::from_utf8_lossy(&text), ipv6_first)
     }
@@ -42,20 +44,27 @@ impl Hosts {
             };
             for name in words {
                 let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-                names.entry(name.into_boxed_str()).or_default().push(address);
+                names
+                    .entry(name.into_boxed_str())
+                    .or_default()
+                    .push(address);
             }
         }
         let names = names.into_iter().map(|(name, addresses)| {
             let addresses = arrange(addresses, ipv6_first);
             (name, (!addresses.is_empty()).then(|| addresses.into()))
         });
-        Self { names: names.collect() }
+        Self {
+            names: names.collect(),
+        }
     }
 
     /// What the file says of `name` (in lower case, without a final dot), if anything. A name that stands beside
     /// `0.0.0.0` or `::` alone is blocked: [`Error::NoAddress`].
     pub(super) fn get(&self, name: &str) -> Option<Answer> {
-        self.names.get(name).map(|addresses| addresses.clone().ok_or(Error::NoAddress))
+        self.names
+            .get(name)
+            .map(|addresses| addresses.clone().ok_or(Error::NoAddress))
     }
 }
 
@@ -73,11 +82,17 @@ mod tests {
     fn gathers_both_families_of_every_alias() {
         let text = "# comment\n192.0.2.1 Box.Example box # here\n\n2001:db8::1\tbox.example. \nnonsense box\n192.0.2.1 box";
         let hosts = Hosts::parse(text, false);
-        assert_eq!(hosts.get("box.example").unwrap().unwrap(), ips(&["192.0.2.1", "2001:db8::1"]));
+        assert_eq!(
+            hosts.get("box.example").unwrap().unwrap(),
+            ips(&["192.0.2.1", "2001:db8::1"])
+        );
         assert_eq!(hosts.get("box").unwrap().unwrap(), ips(&["192.0.2.1"]));
         assert!(hosts.get("nonsense").is_none());
         let hosts = Hosts::parse(text, true);
-        assert_eq!(hosts.get("box.example").unwrap().unwrap(), ips(&["2001:db8::1", "192.0.2.1"]));
+        assert_eq!(
+            hosts.get("box.example").unwrap().unwrap(),
+            ips(&["2001:db8::1", "192.0.2.1"])
+        );
     }
 
     #[test]
@@ -88,6 +103,10 @@ mod tests {
 
     #[test]
     fn missing_file_is_empty() {
-        assert!(Hosts::read(Path::new("/nonexistent/hosts"), false).names.is_empty());
+        assert!(
+            Hosts::read(Path::new("/nonexistent/hosts"), false)
+                .names
+                .is_empty()
+        );
     }
 }

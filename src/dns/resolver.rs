@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use hickory_resolver::TlsConfig;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -38,6 +39,7 @@ pub struct Resolver {
 /// What the tasks share with the resolver; they do not own it.
 struct Shared {
     config: Config,
+    tls: TlsConfig,
     cache: Mutex<Cache<Waiter>>,
     hosts: RwLock<Arc<Hosts>>,
     upstream: RwLock<Arc<Upstream>>,
@@ -107,20 +109,39 @@ impl Resolver {
     ///
     /// [`Error::Source`] when `config.source` is not usable.
     pub fn new(config: Config, handle: Handle) -> Result<Self, Error> {
+        let tls = TlsConfig::new()
+            .map_err(|error| Error::Source(format!("TLS is not usable: {error}")))?;
+        Self::with_tls(config, handle, tls)
+    }
+
+    /// The same, with the say in which certificates are trusted.
+    pub(super) fn with_tls(config: Config, handle: Handle, tls: TlsConfig) -> Result<Self, Error> {
         let tally = Tally::default();
         let stamps = Stamps::now(&config);
-        let upstream = Upstream::new(&config, Arc::clone(&tally.queries))?;
-        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let upstream = Upstream::new(&config, &tls, Arc::clone(&tally.queries))?;
+        let loopback = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
         let shared = Shared {
             cache: Mutex::new(Cache::new(&config)),
             hosts: RwLock::new(Arc::new(Hosts::read(&config.hosts_path, config.ipv6_first))),
             upstream: RwLock::new(Arc::new(upstream)),
             loopback: arrange(loopback, config.ipv6_first).into(),
             tally,
-            files: Files { start: Instant::now(), next_check: AtomicU64::new(0), read: Mutex::new(stamps) },
+            files: Files {
+                start: Instant::now(),
+                next_check: AtomicU64::new(0),
+                read: Mutex::new(stamps),
+            },
             config,
+            tls,
         };
-        Ok(Self { shared: Arc::new(shared), handle, tasks: Mutex::default() })
+        Ok(Self {
+            shared: Arc::new(shared),
+            handle,
+            tasks: Mutex::default(),
+        })
     }
 
     /// The answer for `name` where it is known without waiting: IP addresses, the hosts file, `localhost`, the cache.
@@ -236,7 +257,11 @@ impl Resolver {
     }
 
     /// Brings `name` into the form in which it is looked up, or answers it without cache and servers (`Err`).
-    fn known<'a>(&self, name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Result<&'a str, Answer> {
+    fn known<'a>(
+        &self,
+        name: &'a str,
+        buffer: &'a mut [u8; MAX_NAME + 1],
+    ) -> Result<&'a str, Answer> {
         self.check_files();
         let answer = match self.shared.local(name, buffer) {
             Ok(name) => return Ok(name),
@@ -249,7 +274,11 @@ impl Resolver {
     /// Starts the query for `name`.
     fn ask(&self, name: Arc<str>, sender: Option<watch::Sender<Option<Answer>>>) {
         let Some(sender) = sender else { return };
-        let query = Query { shared: Arc::clone(&self.shared), name, sender };
+        let query = Query {
+            shared: Arc::clone(&self.shared),
+            name,
+            sender,
+        };
         self.spawn(Box::pin(query.run()));
     }
 
@@ -258,8 +287,14 @@ impl Resolver {
         let files = &self.shared.files;
         let now = u64::try_from(files.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let next = files.next_check.load(Ordering::Relaxed);
-        let after = now.saturating_add(u64::try_from(CHECK_INTERVAL.as_millis()).unwrap_or(u64::MAX));
-        if now >= next && files.next_check.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        let after =
+            now.saturating_add(u64::try_from(CHECK_INTERVAL.as_millis()).unwrap_or(u64::MAX));
+        if now >= next
+            && files
+                .next_check
+                .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             self.spawn(reread(Arc::clone(&self.shared)));
         }
     }
@@ -280,7 +315,11 @@ fn open(sender: &mut Option<watch::Sender<Option<Answer>>>) -> Waiter {
 
 impl Shared {
     /// Brings `name` into the form in which it is looked up, or answers what needs no question (`Err`).
-    fn local<'a>(&self, name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Result<&'a str, Answer> {
+    fn local<'a>(
+        &self,
+        name: &'a str,
+        buffer: &'a mut [u8; MAX_NAME + 1],
+    ) -> Result<&'a str, Answer> {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Err(Ok(Arc::from([address])));
         }
@@ -296,7 +335,9 @@ impl Shared {
             // RFC 6761 §6.4, RFC 7686 §2: never exist in DNS, and asking would tell who is wanted.
             Some("invalid" | "onion") => Err(Err(Error::NoSuchName)),
             // "127.1" and the like are addresses to some libraries and names to others. They are neither here.
-            Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => Err(Err(Error::InvalidName)),
+            Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(Err(Error::InvalidName))
+            }
             _ => Ok(name),
         }
     }
@@ -305,7 +346,9 @@ impl Shared {
 /// Lower case in `buffer`, or `name` itself where that is lower case already; `None` for what cannot be a name.
 fn normalise<'a>(name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Option<&'a str> {
     let bare = name.strip_suffix('.').unwrap_or(name);
-    let printable = bare.bytes().all(|byte| byte > b' ' && byte != 0x7f && byte != b'\\');
+    let printable = bare
+        .bytes()
+        .all(|byte| byte > b' ' && byte != 0x7f && byte != b'\\');
     if bare.is_empty() || bare.len() > MAX_NAME || !printable {
         return None;
     }
@@ -333,7 +376,9 @@ impl Query {
         let deadline = Instant::now() + self.shared.config.deadline;
         let upstream = current(&self.shared.upstream);
         let resolution = upstream.resolve(&self.name, |outcome| self.publish(&upstream, &outcome));
-        let outcome = timeout_at(deadline, resolution).await.unwrap_or(Outcome::Failed(Error::Timeout));
+        let outcome = timeout_at(deadline, resolution)
+            .await
+            .unwrap_or(Outcome::Failed(Error::Timeout));
         let answered_early = self.sender.borrow().is_some();
         match outcome {
             // What was answered early stands.
@@ -376,17 +421,26 @@ async fn reread(shared: Arc<Shared>) {
     }
     let reading = tokio::task::spawn_blocking(move || {
         if stamps.hosts != before.hosts {
-            replace(&shared.hosts, Hosts::read(&shared.config.hosts_path, shared.config.ipv6_first));
+            replace(
+                &shared.hosts,
+                Hosts::read(&shared.config.hosts_path, shared.config.ipv6_first),
+            );
             tracing::info!(path = %shared.config.hosts_path.display(), "hosts file read again");
         }
         if stamps.resolv_conf != before.resolv_conf {
-            match Upstream::new(&shared.config, Arc::clone(&shared.tally.queries)) {
+            match Upstream::new(
+                &shared.config,
+                &shared.tls,
+                Arc::clone(&shared.tally.queries),
+            ) {
                 Ok(upstream) => {
                     replace(&shared.upstream, upstream);
                     lock(&shared.cache).clear();
                     tracing::info!(path = %shared.config.resolv_conf_path.display(), "resolver configuration read again");
                 }
-                Err(error) => tracing::warn!(%error, "resolver configuration not usable, the old one stays"),
+                Err(error) => {
+                    tracing::warn!(%error, "resolver configuration not usable, the old one stays")
+                }
             }
         }
     });

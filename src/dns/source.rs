@@ -27,7 +27,7 @@ pub enum Source {
 /// One name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where it listens.
+    /// Where it listens. The zone of a link-local IPv6 address is not used.
     pub address: SocketAddr,
     /// How it is spoken to.
     pub transport: Transport,
@@ -102,7 +102,11 @@ impl FromStr for Source {
         }
         let mut scheme = Scheme::UdpTcp;
         let mut servers = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             let rest;
             (scheme, rest) = split_scheme(item, scheme)?;
             servers.push(server(rest, scheme)?);
@@ -125,15 +129,21 @@ impl Source {
                 Some(servers) => Self::from_servers(servers),
                 None => hickory(value).map(|_| Self::Hickory(value.clone())),
             },
-            _ => Err(bad("name servers are a string, such as \"system\" or \"1.1.1.1,8.8.8.8\", or an object")),
+            _ => Err(bad(
+                "name servers are a string, such as \"system\" or \"1.1.1.1,8.8.8.8\", or an object",
+            )),
         }
     }
 
     fn from_servers(servers: Vec<Server>) -> Result<Self, Error> {
         match servers.len() {
-            0 => Err(bad("no name server given; \"system\" uses those of the system")),
+            0 => Err(bad(
+                "no name server given; \"system\" uses those of the system",
+            )),
             1..=MAX_SERVERS => Ok(Self::Servers(servers)),
-            count => Err(bad(format!("{count} name servers are too many; {MAX_SERVERS} is the most"))),
+            count => Err(bad(format!(
+                "{count} name servers are too many; {MAX_SERVERS} is the most"
+            ))),
         }
     }
 }
@@ -152,10 +162,16 @@ fn provider(text: &str) -> Result<Option<Vec<Server>>, Error> {
         "tls" => Scheme::Tls,
         "https" => Scheme::Https,
         "h3" => {
-            let hint = format!("DNS over HTTP/3 is not supported; \"{base}_https\" asks the same servers by HTTP/2");
+            let hint = format!(
+                "DNS over HTTP/3 is not supported; \"{base}_https\" asks the same servers by HTTP/2"
+            );
             return Err(bad(hint));
         }
-        _ => return Err(bad(format!("unknown \"{text}\"; there are \"{base}\", \"{base}_tls\" and \"{base}_https\""))),
+        _ => {
+            return Err(bad(format!(
+                "unknown \"{text}\"; there are \"{base}\", \"{base}_tls\" and \"{base}_https\""
+            )));
+        }
     };
     let server = |&ip: &IpAddr| Server {
         address: SocketAddr::new(ip, scheme.default_port()),
@@ -184,9 +200,21 @@ fn split_scheme(item: &str, current: Scheme) -> Result<(Scheme, &str), Error> {
         "tcp" => Scheme::Tcp,
         "tls" => Scheme::Tls,
         "https" => Scheme::Https,
-        "unix" => return Err(bad("name servers on a Unix socket are not supported; give an address and a port")),
-        "h3" | "quic" => return Err(bad(format!("{name}:// is not supported; tls:// and https:// are"))),
-        _ => return Err(bad(format!("unknown scheme \"{name}://\"; there are udp, tcp, tls and https"))),
+        "unix" => {
+            return Err(bad(
+                "name servers on a Unix socket are not supported; give an address and a port",
+            ));
+        }
+        "h3" | "quic" => {
+            return Err(bad(format!(
+                "{name}:// is not supported; tls:// and https:// are"
+            )));
+        }
+        _ => {
+            return Err(bad(format!(
+                "unknown scheme \"{name}://\"; there are udp, tcp, tls and https"
+            )));
+        }
     };
     Ok((scheme, rest))
 }
@@ -205,23 +233,34 @@ fn server(text: &str, scheme: Scheme) -> Result<Server, Error> {
         Scheme::Https => {}
         _ if !path.is_empty() => return Err(bad(format!("\"{text}\": only https:// has a path"))),
         Scheme::Tls => {}
-        _ if name.is_some() => return Err(bad(format!("\"{text}\": only tls:// and https:// take a \"#name\""))),
+        _ if name.is_some() => {
+            return Err(bad(format!(
+                "\"{text}\": only tls:// and https:// take a \"#name\""
+            )));
+        }
         _ => {}
     }
     let address = address(host, scheme)?;
-    let known = [&GOOGLE, &CLOUDFLARE, &QUAD9].into_iter().find(|group| group.ips.contains(&address.ip()));
+    let known = [&GOOGLE, &CLOUDFLARE, &QUAD9]
+        .into_iter()
+        .find(|group| group.ips.contains(&address.ip()));
     let server_name = match (name, known) {
         (Some(""), _) => return Err(bad(format!("\"{text}\": nothing follows \"#\""))),
         (Some(name), _) => name.to_owned(),
         (None, Some(ServerGroup { server_name, .. })) => (*server_name).to_owned(),
         // "https://[v6]/" would need brackets in its :authority, and a TLS name cannot have them.
         (None, None) if address.is_ipv6() && matches!(scheme, Scheme::Https) => {
-            return Err(bad(format!("\"{text}\": the server's name is needed too, \"https://{text}#dns.example\"")));
+            return Err(bad(format!(
+                "\"{text}\": the server's name is needed too, \"https://{text}#dns.example\""
+            )));
         }
         (None, None) => address.ip().to_string(),
     };
     let path = if path.is_empty() { "/dns-query" } else { path };
-    Ok(Server { address, transport: transport(scheme, server_name, path.to_owned()) })
+    Ok(Server {
+        address,
+        transport: transport(scheme, server_name, path.to_owned()),
+    })
 }
 
 /// Reads `ip`, `ip:port`, `[ip]` or `[ip]:port`.
@@ -229,7 +268,10 @@ fn address(host: &str, scheme: Scheme) -> Result<SocketAddr, Error> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
-    let ip = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let ip = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     match ip.parse() {
         Ok(ip) => Ok(SocketAddr::new(ip, scheme.default_port())),
         Err(_) => Err(bad(format!(
@@ -246,7 +288,9 @@ pub(super) fn hickory(value: &Value) -> Result<ResolverConfig, Error> {
     match config.name_servers.len() {
         0 => Err(bad("\"name_servers\" is empty")),
         1..=MAX_SERVERS => Ok(config),
-        count => Err(bad(format!("{count} name servers are too many; {MAX_SERVERS} is the most"))),
+        count => Err(bad(format!(
+            "{count} name servers are too many; {MAX_SERVERS} is the most"
+        ))),
     }
 }
 
@@ -266,28 +310,43 @@ fn legacy(value: &Value) -> Result<Option<Vec<Server>>, Error> {
     let Some(Value::Array(entries)) = value.get("name_servers") else {
         return Ok(None);
     };
-    if !entries.iter().any(|entry| entry.get("socket_addr").is_some()) {
+    if !entries
+        .iter()
+        .any(|entry| entry.get("socket_addr").is_some())
+    {
         return Ok(None);
     }
     let mut servers: Vec<Server> = Vec::new();
     for entry in entries {
-        let entry = LegacyServer::deserialize(entry).map_err(|error| bad(format!("\"name_servers\": {error}")))?;
+        let entry = LegacyServer::deserialize(entry)
+            .map_err(|error| bad(format!("\"name_servers\": {error}")))?;
         let address = entry.socket_addr;
-        let server_name = entry.tls_dns_name.unwrap_or_else(|| address.ip().to_string());
+        let server_name = entry
+            .tls_dns_name
+            .unwrap_or_else(|| address.ip().to_string());
         let transport = match entry.protocol.as_str() {
             "udp" => Transport::Udp,
             "tcp" => Transport::Tcp,
             "tls" => Transport::Tls { server_name },
             "https" => {
-                let path = entry.http_endpoint.unwrap_or_else(|| "/dns-query".to_owned());
+                let path = entry
+                    .http_endpoint
+                    .unwrap_or_else(|| "/dns-query".to_owned());
                 Transport::Https { server_name, path }
             }
-            other => return Err(bad(format!("protocol \"{other}\" is not supported; udp, tcp, tls and https are"))),
+            other => {
+                return Err(bad(format!(
+                    "protocol \"{other}\" is not supported; udp, tcp, tls and https are"
+                )));
+            }
         };
         // One server used to be written as two, by UDP and by TCP.
         let other_half = servers.iter_mut().find(|server| {
             server.address == address
-                && matches!((&server.transport, &transport), (Transport::Udp, Transport::Tcp) | (Transport::Tcp, Transport::Udp))
+                && matches!(
+                    (&server.transport, &transport),
+                    (Transport::Udp, Transport::Tcp) | (Transport::Tcp, Transport::Udp)
+                )
         });
         match other_half {
             Some(server) => server.transport = Transport::UdpTcp,
@@ -317,15 +376,23 @@ mod tests {
     }
 
     fn at(address: &str, transport: Transport) -> Server {
-        Server { address: address.parse().unwrap(), transport }
+        Server {
+            address: address.parse().unwrap(),
+            transport,
+        }
     }
 
     fn tls(name: &str) -> Transport {
-        Transport::Tls { server_name: name.to_owned() }
+        Transport::Tls {
+            server_name: name.to_owned(),
+        }
     }
 
     fn https(name: &str, path: &str) -> Transport {
-        Transport::Https { server_name: name.to_owned(), path: path.to_owned() }
+        Transport::Https {
+            server_name: name.to_owned(),
+            path: path.to_owned(),
+        }
     }
 
     #[test]
@@ -337,9 +404,19 @@ mod tests {
     #[test]
     fn providers_come_in_three_transports() {
         assert_eq!(servers("google")[0], at("8.8.8.8:53", Transport::UdpTcp));
-        assert_eq!(servers("cloudflare_tls")[0], at("1.1.1.1:853", tls("cloudflare-dns.com")));
-        assert_eq!(servers("quad9_https")[0], at("9.9.9.9:443", https("dns.quad9.net", "/dns-query")));
-        assert!(servers("google").iter().any(|server| server.address.is_ipv6()));
+        assert_eq!(
+            servers("cloudflare_tls")[0],
+            at("1.1.1.1:853", tls("cloudflare-dns.com"))
+        );
+        assert_eq!(
+            servers("quad9_https")[0],
+            at("9.9.9.9:443", https("dns.quad9.net", "/dns-query"))
+        );
+        assert!(
+            servers("google")
+                .iter()
+                .any(|server| server.address.is_ipv6())
+        );
     }
 
     #[test]
@@ -370,14 +447,26 @@ mod tests {
 
     #[test]
     fn encrypted_servers_know_their_names() {
-        assert_eq!(servers("tls://192.0.2.1")[0], at("192.0.2.1:853", tls("192.0.2.1")));
-        assert_eq!(servers("tls://[2001:db8::1]:8853#dns.example")[0], at("[2001:db8::1]:8853", tls("dns.example")));
-        assert_eq!(servers("tls://1.0.0.1")[0], at("1.0.0.1:853", tls("cloudflare-dns.com")));
+        assert_eq!(
+            servers("tls://192.0.2.1")[0],
+            at("192.0.2.1:853", tls("192.0.2.1"))
+        );
+        assert_eq!(
+            servers("tls://[2001:db8::1]:8853#dns.example")[0],
+            at("[2001:db8::1]:8853", tls("dns.example"))
+        );
+        assert_eq!(
+            servers("tls://1.0.0.1")[0],
+            at("1.0.0.1:853", tls("cloudflare-dns.com"))
+        );
         assert_eq!(
             servers("https://192.0.2.1:8443/custom#dns.example")[0],
             at("192.0.2.1:8443", https("dns.example", "/custom"))
         );
-        assert_eq!(servers("https://8.8.8.8")[0], at("8.8.8.8:443", https("dns.google", "/dns-query")));
+        assert_eq!(
+            servers("https://8.8.8.8")[0],
+            at("8.8.8.8:443", https("dns.google", "/dns-query"))
+        );
     }
 
     #[test]
@@ -413,7 +502,10 @@ mod tests {
             {"socket_addr": "192.0.2.1:53", "protocol": "tcp"},
             {"socket_addr": "192.0.2.2:853", "protocol": "tls", "tls_dns_name": "dns.example"},
         ]});
-        let expected = vec![at("192.0.2.1:53", Transport::UdpTcp), at("192.0.2.2:853", tls("dns.example"))];
+        let expected = vec![
+            at("192.0.2.1:53", Transport::UdpTcp),
+            at("192.0.2.2:853", tls("dns.example")),
+        ];
         assert_eq!(Source::from_value(&older), Ok(Source::Servers(expected)));
     }
 
@@ -425,7 +517,10 @@ mod tests {
             json!({"name_servers": [{"socket_addr": "192.0.2.1:853", "protocol": "quic"}]}),
             json!(53),
         ] {
-            assert!(matches!(Source::from_value(&value), Err(Error::Source(_))), "{value}");
+            assert!(
+                matches!(Source::from_value(&value), Err(Error::Source(_))),
+                "{value}"
+            );
         }
     }
 }

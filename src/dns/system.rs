@@ -24,7 +24,10 @@ pub(super) fn read(path: &Path) -> (ResolverConfig, usize) {
         }
         hickory_resolver::system_conf::parse_resolv_conf(&text)
     });
-    parsed.map_or_else(|_| (fallback(), 1), |(config, options)| (config, options.ndots))
+    parsed.map_or_else(
+        |_| (fallback(), 1),
+        |(config, options)| (config, options.ndots),
+    )
 }
 
 /// Name servers and search list of the system, and `ndots`. They are not in a file here.
@@ -63,14 +66,23 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let (config, ndots) = read(file.path());
-        let servers = config.name_servers.iter().map(|server| server.ip.to_string()).collect();
-        (servers, config.search.iter().map(ToString::to_string).collect(), ndots)
+        let servers = config
+            .name_servers
+            .iter()
+            .map(|server| server.ip.to_string())
+            .collect();
+        (
+            servers,
+            config.search.iter().map(ToString::to_string).collect(),
+            ndots,
+        )
     }
 
     #[test]
     fn reads_servers_search_list_and_ndots() {
-        let (servers, search, ndots) =
-            read_text("nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example b.example\noptions ndots:3\n");
+        let (servers, search, ndots) = read_text(
+            "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example b.example\noptions ndots:3\n",
+        );
         assert_eq!(servers, ["192.0.2.53", "2001:db8::53"]);
         assert_eq!(search, ["a.example", "b.example"]);
         assert_eq!(ndots, 3);

@@ -52,8 +52,14 @@ const MAX_ADDRESSES: usize = 32;
 /// What one question, one record type of one name, came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Reply {
-    Found { addresses: Vec<IpAddr>, ttl: Duration },
-    Absent { nxdomain: bool, ttl: Option<Duration> },
+    Found {
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+    },
+    Absent {
+        nxdomain: bool,
+        ttl: Option<Duration>,
+    },
     Failed(Error),
 }
 
@@ -65,11 +71,17 @@ struct NameServer {
 
 impl NameServer {
     fn demote(&self, now: Instant) {
-        *self.demoted_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + DEMOTION);
+        *self
+            .demoted_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(now + DEMOTION);
     }
 
     fn is_demoted(&self, now: Instant) -> bool {
-        self.demoted_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+        self.demoted_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|until| now < until)
     }
 }
 
@@ -83,17 +95,23 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Makes ready to ask the servers of `config`; nothing is sent yet. `queries` counts the questions.
+    /// Makes ready to ask the servers of `config`; nothing is sent yet. `tls` says which certificates are trusted,
+    /// `queries` counts the questions.
     ///
     /// # Errors
     ///
     /// [`Error::Source`] when the source is not usable.
-    pub(super) fn new(config: &Config, queries: Arc<AtomicU64>) -> Result<Self, Error> {
+    pub(super) fn new(
+        config: &Config,
+        tls: &TlsConfig,
+        queries: Arc<AtomicU64>,
+    ) -> Result<Self, Error> {
         let (resolver, ndots) = match &config.source {
             Source::System => system::read(&config.resolv_conf_path),
-            Source::Servers(servers) => {
-                (ResolverConfig::from_name_servers(servers.iter().map(Server::to_hickory).collect()), 1)
-            }
+            Source::Servers(servers) => (
+                ResolverConfig::from_name_servers(servers.iter().map(Server::to_hickory).collect()),
+                1,
+            ),
             Source::Hickory(value) => (source::hickory(value)?, 1),
         };
         let (domain, mut search, servers) = resolver.into_parts();
@@ -101,10 +119,17 @@ impl Upstream {
             search.extend(domain);
         }
         search.truncate(MAX_SEARCH);
-        let tls = TlsConfig::new().map_err(|error| Error::Source(format!("TLS is not usable: {error}")))?;
-        let servers = servers.into_iter().map(|server| name_server(server, &tls, config.deadline));
+        let servers = servers
+            .into_iter()
+            .map(|server| name_server(server, tls, config.deadline));
         let servers = servers.collect::<Result<_, _>>()?;
-        Ok(Self { servers, search, ndots, ipv6_first: config.ipv6_first, queries })
+        Ok(Self {
+            servers,
+            search,
+            ndots,
+            ipv6_first: config.ipv6_first,
+            queries,
+        })
     }
 
     /// Resolves `name`. May call `early` with addresses that are good but not yet all; what is returned replaces them.
@@ -119,8 +144,12 @@ impl Upstream {
         let mut worst = None;
         for candidate in candidates {
             match self.resolve_exactly(candidate, &mut early).await {
-                outcome @ Outcome::Absent { .. } | outcome @ Outcome::Failed(Error::ServerFailure(_)) => {
-                    worst = Some(worst.map_or(outcome.clone(), |worst| least_certain(worst, outcome)));
+                outcome @ Outcome::Absent { .. }
+                | outcome @ Outcome::Failed(Error::ServerFailure(_)) => {
+                    worst = Some(match worst {
+                        Some(worst) => least_certain(worst, outcome),
+                        None => outcome,
+                    });
                 }
                 outcome => return outcome,
             }
@@ -137,9 +166,16 @@ impl Upstream {
         if name.is_fqdn() {
             return Some(vec![exact]);
         }
-        let mut candidates: Vec<Name> =
-            self.search.iter().filter_map(|domain| name.clone().append_domain(domain).ok()).collect();
-        let at = if usize::from(name.num_labels()) > self.ndots { 0 } else { candidates.len() };
+        let mut candidates: Vec<Name> = self
+            .search
+            .iter()
+            .filter_map(|domain| name.clone().append_domain(domain).ok())
+            .collect();
+        let at = if usize::from(name.num_labels()) > self.ndots {
+            0
+        } else {
+            candidates.len()
+        };
         candidates.insert(at, exact);
         Some(candidates)
     }
@@ -163,10 +199,12 @@ impl Upstream {
                 }
             },
             // It does not exist for the other type either (RFC 2308 §5), but some servers say so of AAAA alone.
-            Reply::Absent { nxdomain: true, .. } => match timeout(RESOLUTION_DELAY, rest.as_mut()).await {
-                Ok(second) => self.outcome([first, second]),
-                Err(_late) => self.outcome([first]),
-            },
+            Reply::Absent { nxdomain: true, .. } => {
+                match timeout(RESOLUTION_DELAY, rest.as_mut()).await {
+                    Ok(second) => self.outcome([first, second]),
+                    Err(_late) => self.outcome([first]),
+                }
+            }
             _ => self.outcome([first, rest.await]),
         }
     }
@@ -188,12 +226,23 @@ impl Upstream {
                 Reply::Failed(error) => failure = failure.or(Some(error)),
             }
         }
+        // Which reply came first must not show.
+        all.sort_by_key(IpAddr::is_ipv6);
         let all = arrange(all, self.ipv6_first);
         match failure {
-            _ if !all.is_empty() => Outcome::Found { addresses: all.into(), ttl: shortest },
+            _ if !all.is_empty() => Outcome::Found {
+                addresses: all.into(),
+                ttl: shortest,
+            },
             Some(error) => Outcome::Failed(error),
-            None if exists || shortest != Duration::MAX => Outcome::Absent { error: Error::NoAddress, ttl: denial },
-            None => Outcome::Absent { error: Error::NoSuchName, ttl: denial },
+            None if exists || shortest != Duration::MAX => Outcome::Absent {
+                error: Error::NoAddress,
+                ttl: denial,
+            },
+            None => Outcome::Absent {
+                error: Error::NoSuchName,
+                ttl: denial,
+            },
         }
     }
 
@@ -207,7 +256,9 @@ impl Upstream {
             if let Some((index, server)) = waiting.next() {
                 self.queries.fetch_add(1, Ordering::Relaxed);
                 let (resolver, name) = (server.resolver.clone(), name.clone());
-                asked.spawn(Box::pin(async move { (index, reply(resolver.lookup(name, kind).await)) }));
+                asked.spawn(Box::pin(async move {
+                    (index, reply(resolver.lookup(name, kind).await))
+                }));
                 silent.push(index);
             }
             let done = tokio::select! {
@@ -242,7 +293,10 @@ impl Upstream {
 
     fn demote(&self, indexes: impl IntoIterator<Item = usize>) {
         let now = Instant::now();
-        for server in indexes.into_iter().filter_map(|index| self.servers.get(index)) {
+        for server in indexes
+            .into_iter()
+            .filter_map(|index| self.servers.get(index))
+        {
             server.demote(now);
         }
     }
@@ -254,9 +308,14 @@ impl Server {
             Transport::UdpTcp => vec![ProtocolConfig::Udp, ProtocolConfig::Tcp],
             Transport::Udp => vec![ProtocolConfig::Udp],
             Transport::Tcp => vec![ProtocolConfig::Tcp],
-            Transport::Tls { server_name } => vec![ProtocolConfig::Tls { server_name: server_name.as_str().into() }],
+            Transport::Tls { server_name } => vec![ProtocolConfig::Tls {
+                server_name: server_name.as_str().into(),
+            }],
             Transport::Https { server_name, path } => {
-                vec![ProtocolConfig::Https { server_name: server_name.as_str().into(), path: path.as_str().into() }]
+                vec![ProtocolConfig::Https {
+                    server_name: server_name.as_str().into(),
+                    path: path.as_str().into(),
+                }]
             }
         };
         let connection = |protocol| {
@@ -264,12 +323,20 @@ impl Server {
             connection.port = self.address.port();
             connection
         };
-        NameServerConfig::new(self.address.ip(), true, protocols.into_iter().map(connection).collect())
+        NameServerConfig::new(
+            self.address.ip(),
+            true,
+            protocols.into_iter().map(connection).collect(),
+        )
     }
 }
 
 /// A hickory resolver for one server, with everything off that is done here.
-fn name_server(config: NameServerConfig, tls: &TlsConfig, deadline: Duration) -> Result<Arc<NameServer>, Error> {
+fn name_server(
+    config: NameServerConfig,
+    tls: &TlsConfig,
+    deadline: Duration,
+) -> Result<Arc<NameServer>, Error> {
     let ip = config.ip;
     let config = ResolverConfig::from_name_servers(vec![config]);
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
@@ -282,8 +349,13 @@ fn name_server(config: NameServerConfig, tls: &TlsConfig, deadline: Duration) ->
     options.attempts = 0;
     options.edns0 = true;
     options.max_active_requests = 2 * MAX_PENDING;
-    let resolver = builder.build().map_err(|error| Error::Source(format!("name server {ip}: {error}")))?;
-    Ok(Arc::new(NameServer { resolver, demoted_until: Mutex::new(None) }))
+    let resolver = builder
+        .build()
+        .map_err(|error| Error::Source(format!("name server {ip}: {error}")))?;
+    Ok(Arc::new(NameServer {
+        resolver,
+        demoted_until: Mutex::new(None),
+    }))
 }
 
 /// What hickory's answer means.
@@ -292,13 +364,23 @@ fn reply(result: Result<Lookup, NetError>) -> Reply {
         Ok(lookup) => lookup,
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
             // A referral instead of an answer: the server does not resolve for us.
-            if none.response_code == ResponseCode::NoError && none.soa.is_none() && none.ns.is_some() {
+            if none.response_code == ResponseCode::NoError
+                && none.soa.is_none()
+                && none.ns.is_some()
+            {
                 return Reply::Failed(Error::ServerFailure("a referral"));
             }
-            let ttl = none.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
-            return Reply::Absent { nxdomain: none.response_code == ResponseCode::NXDomain, ttl };
+            let ttl = none
+                .negative_ttl
+                .map(|seconds| Duration::from_secs(seconds.into()));
+            return Reply::Absent {
+                nxdomain: none.response_code == ResponseCode::NXDomain,
+                ttl,
+            };
         }
-        Err(NetError::Dns(DnsError::ResponseCode(code))) => return Reply::Failed(Error::ServerFailure(code.to_str())),
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => {
+            return Reply::Failed(Error::ServerFailure(code.to_str()));
+        }
         Err(NetError::Busy) => return Reply::Failed(Error::Busy),
         Err(NetError::Timeout) => return Reply::Failed(Error::Timeout),
         Err(error) => return Reply::Failed(Error::Unreachable(error.to_string().into())),
@@ -316,9 +398,15 @@ fn reply(result: Result<Lookup, NetError>) -> Reply {
     }
     addresses.truncate(MAX_ADDRESSES);
     if addresses.is_empty() {
-        return Reply::Absent { nxdomain: false, ttl: None };
+        return Reply::Absent {
+            nxdomain: false,
+            ttl: None,
+        };
     }
-    Reply::Found { addresses, ttl: Duration::from_secs(ttl.into()) }
+    Reply::Found {
+        addresses,
+        ttl: Duration::from_secs(ttl.into()),
+    }
 }
 
 /// Of two candidates' outcomes without addresses, the one to report: trouble hides what there may be, and a name that
@@ -326,14 +414,22 @@ fn reply(result: Result<Lookup, NetError>) -> Reply {
 fn least_certain(one: Outcome, other: Outcome) -> Outcome {
     let rank = |outcome: &Outcome| match outcome {
         Outcome::Found { .. } | Outcome::Failed(_) => 2,
-        Outcome::Absent { error: Error::NoAddress, .. } => 1,
+        Outcome::Absent {
+            error: Error::NoAddress,
+            ..
+        } => 1,
         Outcome::Absent { .. } => 0,
     };
-    let (kept, left) = if rank(&other) > rank(&one) { (other, one) } else { (one, other) };
+    let (kept, left) = if rank(&other) > rank(&one) {
+        (other, one)
+    } else {
+        (one, other)
+    };
     match (kept, left) {
-        (Outcome::Absent { error, ttl }, Outcome::Absent { ttl: other, .. }) => {
-            Outcome::Absent { error, ttl: ttl.into_iter().chain(other).min() }
-        }
+        (Outcome::Absent { error, ttl }, Outcome::Absent { ttl: other, .. }) => Outcome::Absent {
+            error,
+            ttl: ttl.into_iter().chain(other).min(),
+        },
         (kept, _) => kept,
     }
 }
