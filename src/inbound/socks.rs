@@ -94,15 +94,15 @@ struct Handshake {
 
 impl Handshake {
     async fn request(&mut self, logins: &[Login]) -> Result<(Command, Address), Error> {
-        let needed = if logins.is_empty() { AuthMethod::None } else { AuthMethod::UserPassword };
+        let needed = if logins.is_empty() { AuthMethod::None } else { AuthMethod::Password };
         let offered = self.next(|bytes| {
             Ok(Greeting::parse(bytes)?.map(|(greeting, used)| (greeting.offers(needed), used)))
         });
-        let selected = if offered.await? { needed } else { AuthMethod::NoneAcceptable };
+        let selected = if offered.await? { needed } else { AuthMethod::Unacceptable };
         self.write(&Selection(selected).encode()).await?;
         match selected {
             AuthMethod::None => {}
-            AuthMethod::UserPassword => {
+            AuthMethod::Password => {
                 let known = self.next(|bytes| {
                     Ok(Credentials::parse(bytes)?.map(|(given, used)| (is_known(logins, &given), used)))
                 });
@@ -198,7 +198,7 @@ impl Datagrams {
             Some(Address::Ip(public)) if public.port() == 0 => AddressRef::Ip((public.ip(), bound.port()).into()),
             Some(public) => public.as_ref(),
         };
-        let reply = Response { reply: Code::Succeeded, address };
+        let reply = Response { reply: Code::Succeeded, bound: address };
         stream.write_all(&encode(&reply)).await.map_err(Error::io(Side::Client))?;
         let mut room = [0; 64];
         while stream.read(&mut room).await.map_err(Error::io(Side::Client))? > 0 {}

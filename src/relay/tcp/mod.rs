@@ -72,7 +72,7 @@ pub struct Request {
 }
 
 /// Answers to a client's request.
-pub trait Reply: Send {
+pub trait Reply: Send + Sync {
     /// The bytes that tell it that it is connected.
     fn success(&self) -> Vec<u8>;
     /// The bytes that tell it why it is not.
