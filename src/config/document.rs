@@ -55,6 +55,20 @@ impl Document {
     /// # Errors
     /// What is wrong with the syntax; a parser that lost the thread has no second finding.
     pub(super) fn parse(text: &str, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+        Self::walk(text, Kind::Top, role, found)
+    }
+
+    /// Parses a text that is no config: its keys are not ours to check, but none may be there twice.
+    ///
+    /// # Errors
+    /// What is wrong first.
+    pub(super) fn plain(text: &str) -> Result<Self, Diagnostic> {
+        let mut found = Vec::new();
+        let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
+        found.into_iter().next().map_or(Ok(document), Err)
+    }
+
+    fn walk(text: &str, kind: Kind, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
         // Windows editors begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let tree = parse_to_ast(text, &CollectOptions::default(), &DIALECT).map_err(|error| {
@@ -72,7 +86,7 @@ impl Document {
             found,
         };
         let root_path = Path::default();
-        let value = walk.value(&root, Kind::Top, &root_path, false);
+        let value = walk.value(&root, kind, &root_path, false);
         Ok(Self {
             value,
             spots: walk.spots,
@@ -84,6 +98,7 @@ impl Document {
     /// Puts a command line flag's value at `path` (keys joined by dots), in place of what the file says.
     pub(super) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
         self.flags.insert(path.to_owned(), flag);
+        self.spots.retain(|known, _| !within(known, path));
         let mut here = &mut self.value;
         for key in path.split('.') {
             if !here.is_object() {
@@ -93,6 +108,16 @@ impl Document {
             here = map.entry(key).or_insert(Value::Null);
         }
         *here = value;
+    }
+
+    /// Takes `key` out of every entry of the array at `list`.
+    pub(super) fn forget(&mut self, list: &str, key: &str) {
+        let entries = self.value.get_mut(list).and_then(Value::as_array_mut);
+        for entry in entries.into_iter().flatten() {
+            if let Some(map) = entry.as_object_mut() {
+                map.remove(key);
+            }
+        }
     }
 
     /// The path as its author knows it, and its place if it came from the file. A missing key stands where the
@@ -114,6 +139,12 @@ impl Document {
             known = known.rfind(['.', '[']).and_then(|end| known.get(..end)).unwrap_or_default();
         }
     }
+}
+
+/// Whether `path` is `outer` or inside it.
+pub(super) fn within(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// The line and column of a byte offset.

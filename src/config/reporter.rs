@@ -1,11 +1,11 @@
 //! Collects findings, and types the document on the way.
 
-use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::document::{Document, MAX_FINDINGS};
+use super::document::{Document, MAX_FINDINGS, within};
 use super::file;
 use super::schema;
 
@@ -35,68 +35,20 @@ impl Reporter {
                 Err(error) => error,
             };
             let steps: Vec<Segment> = error.path().iter().cloned().collect();
-            let reason = error.inner().to_string();
-            let Some(path) = self.take_out(&steps) else {
+            // What lacks a value is null already: then what is around it goes.
+            let outer = (1..=steps.len()).rev().find_map(|length| {
+                let steps = steps.get(..length)?;
+                let value = self.document.value.pointer_mut(&pointer(steps))?;
+                (!value.is_null()).then(|| (path(steps), value.take()))
+            });
+            let Some((path, value)) = outer else {
                 self.push(Severity::Error, "", "a config is an object: `{ … }`".to_owned(), None);
                 return file::Top::default();
             };
-            let message = self.type_error(&path.0, &reason, &path.1);
-            self.push(Severity::Error, &path.0, message, None);
-            self.bad.push(path.0);
+            let message = type_error(&path, &error.inner().to_string(), &value);
+            self.push(Severity::Error, &path, message, None);
+            self.bad.push(path);
         }
-    }
-
-    /// Nulls the value at `steps`, or the nearest one around it that is not null already. Its path and itself.
-    fn take_out(&mut self, steps: &[Segment]) -> Option<(String, Value)> {
-        for length in (1..=steps.len()).rev() {
-            let mut path = String::new();
-            let mut here = Some(&mut self.document.value);
-            for step in steps.iter().take(length) {
-                here = match step {
-                    Segment::Seq { index } => {
-                        path.push_str(&format!("[{index}]"));
-                        here.and_then(|value| value.get_mut(index))
-                    }
-                    Segment::Map { key } => {
-                        let dot = if path.is_empty() { "" } else { "." };
-                        path.push_str(&format!("{dot}{key}"));
-                        here.and_then(|value| value.get_mut(key))
-                    }
-                    _ => None,
-                };
-            }
-            if let Some(value) = here
-                && !value.is_null()
-            {
-                return Some((path, value.take()));
-            }
-        }
-        None
-    }
-
-    /// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.
-    fn type_error(&self, path: &str, reason: &str, found: &Value) -> String {
-        let Some((_, expected)) = reason.rsplit_once(", expected ") else {
-            return reason.to_owned();
-        };
-        let expected = match expected {
-            "a boolean" => "`true` or `false`",
-            "a sequence" => "an array: `[ … ]`",
-            "a map" => "an object: `{ … }`",
-            "f64" => "a number",
-            _ if expected.starts_with("struct ") => "an object: `{ … }`",
-            other => other,
-        };
-        let found = match found {
-            Value::Null => "null".to_owned(),
-            Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => "no string".to_owned(),
-            Value::Bool(value) => format!("`{value}`"),
-            Value::Number(value) => format!("`{value}`"),
-            Value::String(_) => "a string".to_owned(),
-            Value::Array(_) => "an array".to_owned(),
-            Value::Object(_) => "an object".to_owned(),
-        };
-        format!("expected {expected}, found {found}")
     }
 
     /// An error at `path`.
@@ -137,14 +89,69 @@ impl Reporter {
     /// All findings in the order of the text, each once.
     pub(super) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found;
-        found.sort_by_key(|finding| finding.position);
+        found.sort_by(|a, b| (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message)));
         found.dedup();
         found
     }
 }
 
-/// Whether `path` is `outer` or inside it.
-fn within(path: &str, outer: &str) -> bool {
-    path.strip_prefix(outer)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+/// Types a document that is no config; its first error is the last.
+///
+/// # Errors
+/// The finding, without a file name.
+pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Diagnostic> {
+    serde_path_to_error::deserialize(&document.value).map_err(|error| {
+        let steps: Vec<Segment> = error.path().iter().cloned().collect();
+        let path = path(&steps);
+        let value = document.value.pointer(&pointer(&steps)).unwrap_or(&Value::Null);
+        let message = type_error(&path, &error.inner().to_string(), value);
+        let (shown, position) = document.locate(&path);
+        let mut finding = Diagnostic::new(Severity::Error, shown, message);
+        finding.position = position;
+        finding
+    })
+}
+
+/// `servers[0].password`.
+fn path(steps: &[Segment]) -> String {
+    steps.iter().fold(String::new(), |path, step| match step {
+        Segment::Seq { index } => format!("{path}[{index}]"),
+        Segment::Map { key } if path.is_empty() => key.clone(),
+        Segment::Map { key } => format!("{path}.{key}"),
+        _ => path,
+    })
+}
+
+/// `/servers/0/password` (RFC 6901).
+fn pointer(steps: &[Segment]) -> String {
+    steps.iter().fold(String::new(), |pointer, step| match step {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
+        _ => pointer,
+    })
+}
+
+/// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.
+fn type_error(path: &str, reason: &str, found: &Value) -> String {
+    let Some((_, expected)) = reason.rsplit_once(", expected ") else {
+        return reason.to_owned();
+    };
+    let expected = match expected {
+        "a boolean" => "`true` or `false`",
+        "a sequence" => "an array: `[ … ]`",
+        "a map" => "an object: `{ … }`",
+        "f64" => "a number",
+        _ if expected.starts_with("struct ") => "an object: `{ … }`",
+        other => other,
+    };
+    let found = match found {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => "none".to_owned(),
+        Value::Bool(value) => format!("`{value}`"),
+        Value::Number(value) => format!("`{value}`"),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    };
+    format!("expected {expected}, found {found}")
 }
