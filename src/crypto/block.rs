@@ -50,3 +50,33 @@ impl fmt::Debug for Block {
         f.write_str("Block(…)")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_fips_197() {
+        let plain = "00112233445566778899aabbccddeeff";
+        for (key_len, sealed) in [
+            (16, "69c4e0d86a7b0430d8cdb78070b4c55a"), // FIPS 197 C.1
+            (32, "8ea2b7ca516745bfeafc49904b496089"), // FIPS 197 C.3
+        ] {
+            let key = Key::from_slice(&(0..key_len).collect::<Vec<u8>>()).unwrap();
+            let aes = Block::new(&key);
+            let mut block = [0; 16];
+            hex::decode_to_slice(plain, &mut block).unwrap();
+            aes.encrypt(&mut block);
+            assert_eq!(hex::encode(block), sealed);
+            aes.decrypt(&mut block);
+            assert_eq!(hex::encode(block), plain);
+        }
+    }
+
+    #[test]
+    fn debug_is_masked() {
+        let block = Block::new(&Key::from_slice(&[7; 16]).unwrap());
+        assert_eq!(format!("{block:?}"), "Block(…)");
+    }
+}

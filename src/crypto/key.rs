@@ -203,3 +203,181 @@ pub enum KeyError {
         got: usize,
     },
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    use super::*;
+    use shadowsocks::config::ServerUser;
+    use shadowsocks::crypto::v1::openssl_bytes_to_key;
+
+    /// `from`, `from + 1`, … as a key or salt of `len` bytes.
+    fn counting(from: u8, len: u8) -> Vec<u8> {
+        (from..from + len).collect()
+    }
+
+    #[test]
+    fn accepts_16_and_32_bytes_only() {
+        for len in 0..=64 {
+            let bytes = vec![9; len];
+            let key = Key::from_slice(&bytes);
+            assert_eq!(key.is_some(), len == 16 || len == 32, "{len}");
+            assert!(key.is_none_or(|key| key.as_bytes() == bytes));
+        }
+    }
+
+    #[test]
+    fn password_key_is_that_of_openssl() {
+        // openssl enc -aes-256-cbc -k foobar -nosalt -md md5 -P
+        let known = "3858f62230ac3c915f300c664312c63f568378529614d22ddb49237d2f60bfdf";
+        let key = Key::from_password(Method::Aes256Gcm, b"foobar");
+        assert_eq!(hex::encode(key.as_bytes()), known);
+        let key = Key::from_password(Method::Aes128Gcm, b"foobar");
+        assert_eq!(hex::encode(key.as_bytes()), known[..32]);
+    }
+
+    #[test]
+    fn password_key_agrees_with_an_independent_implementation() {
+        for method in [
+            Method::Aes128Gcm,
+            Method::Aes256Gcm,
+            Method::ChaCha20Poly1305,
+        ] {
+            for password in ["", "x", "barfoo!", "пароль", &"long".repeat(100)] {
+                let mut expected = vec![0; method.key_len()];
+                openssl_bytes_to_key(password.as_bytes(), &mut expected);
+                let key = Key::from_password(method, password.as_bytes());
+                assert_eq!(key.as_bytes(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn sip004_subkey_is_hkdf_sha1() {
+        // Computed with the HMAC of Python's standard library.
+        for (method, len, known) in [
+            (Method::Aes128Gcm, 16, "54fe416d0610f80cbd9d34d66f5b8661"),
+            (
+                Method::XChaCha20Poly1305,
+                32,
+                "a781d41039196a383882022211666153cc06e2dcd2dc60763307d8849e6cc949",
+            ),
+        ] {
+            let key = Key::from_slice(&counting(100, len)).unwrap();
+            let subkey = key.session_subkey(method, &counting(0, len));
+            assert_eq!(hex::encode(subkey.as_bytes()), known);
+        }
+    }
+
+    #[test]
+    fn blake3_is_that_of_the_published_vectors() {
+        // BLAKE3 test_vectors.json, input_len 1023: here 32 bytes of key and 991 of salt.
+        let input: Vec<u8> = (0..=250).cycle().take(1023).collect();
+        let key = Key::from_slice(&input[..32]).unwrap();
+        let mut out = [0; 32];
+        key.blake3(
+            "BLAKE3 2019-12-27 16:29:52 test vectors context",
+            &input[32..],
+            &mut out,
+        );
+        let known = "74a16c1c3d44368a86e1ca6df64be6a2f64cce8f09220787450722d85725dea5";
+        assert_eq!(hex::encode(out), known);
+    }
+
+    #[test]
+    fn sip022_subkeys_differ_by_context_and_salt() {
+        let key = Key::from_slice(&[1; 16]).unwrap();
+        let session = key.session_subkey(Method::Blake3Aes128Gcm, &[2; 16]);
+        let identity = key.identity_subkey(&[2; 16]);
+        assert_eq!(
+            (session.as_bytes().len(), identity.as_bytes().len()),
+            (16, 16)
+        );
+        assert_ne!(session, identity);
+        assert_ne!(identity, key.identity_subkey(&[3; 16]));
+        let context = "shadowsocks 2022 identity subkey";
+        let derived = blake3::derive_key(context, &[[1; 16], [2; 16]].concat());
+        assert_eq!(identity.as_bytes(), &derived[..16]);
+    }
+
+    #[test]
+    fn identity_hash_agrees_with_an_independent_implementation() {
+        for len in [16, 32] {
+            let key = Key::from_slice(&counting(40, len)).unwrap();
+            let user = ServerUser::new("user", key.as_bytes().to_vec());
+            assert_eq!(user.identity_hash(), key.identity_hash());
+        }
+    }
+
+    #[test]
+    fn reads_base64_in_every_common_spelling() {
+        use base64::engine::general_purpose as alphabets;
+        let method = Method::Blake3Aes128Gcm;
+        let bytes = [0xfb, 0xff, 0xbe, 0x01].repeat(4);
+        let texts = [
+            alphabets::STANDARD.encode(&bytes),
+            alphabets::STANDARD_NO_PAD.encode(&bytes),
+            alphabets::URL_SAFE.encode(&bytes),
+            alphabets::URL_SAFE_NO_PAD.encode(&bytes),
+        ];
+        assert!(texts[0].contains(['+', '/']) && texts[2].contains(['-', '_']));
+        for text in texts {
+            assert_eq!(
+                Key::from_base64(method, &text).unwrap().as_bytes(),
+                bytes,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_base64_of_another_length() {
+        let engine = base64::engine::general_purpose::STANDARD;
+        for method in Method::ALL
+            .into_iter()
+            .filter(|method| *method != Method::None)
+        {
+            let needed = method.key_len();
+            for got in 0..=40 {
+                let key = vec![5; got];
+                let read = Key::from_base64(method, &engine.encode(&key));
+                if got == needed {
+                    assert_eq!(read.unwrap().as_bytes(), key);
+                } else {
+                    assert_eq!(
+                        read,
+                        Err(KeyError::WrongLength {
+                            method,
+                            needed,
+                            got
+                        })
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn key_errors_say_what_to_do() {
+        let method = Method::Blake3Aes256Gcm;
+        let error = Key::from_base64(method, "not base64!").unwrap_err();
+        assert_eq!(error, KeyError::NotBase64 { method });
+        let short = Key::from_base64(method, "AAAA").unwrap_err();
+        assert!(short.to_string().contains("has 3 bytes"), "{short}");
+        for text in [error.to_string(), short.to_string()] {
+            assert!(
+                text.contains("32") && text.contains("`ssr genkey -m 2022-blake3-aes-256-gcm`"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn compares_by_content_and_length() {
+        let key = |len| Key::from_slice(&vec![0; len]).unwrap();
+        assert_eq!(key(16), key(16));
+        assert_ne!(key(16), key(32));
+        assert_ne!(key(32), Key::from_slice(&[1; 32]).unwrap());
+        assert_eq!(format!("{:?}", key(32)), "Key(…)");
+    }
+}

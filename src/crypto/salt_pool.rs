@@ -32,20 +32,21 @@ pub struct SaltPool {
 
 /// A salt, padded with zeros, and its length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Salt([u8; MAX_SALT_LEN], usize);
+struct Salt([u8; MAX_SALT_LEN], u8);
 
 impl Salt {
     fn new(salt: &[u8]) -> Option<Self> {
         let mut padded = [0; MAX_SALT_LEN];
         padded.get_mut(..salt.len())?.copy_from_slice(salt);
-        Some(Self(padded, salt.len()))
+        Some(Self(padded, u8::try_from(salt.len()).ok()?))
     }
 }
 
 impl SaltPool {
-    /// An empty pool for at most `capacity` salts (2 at least). `keep` is how long a salt must be remembered: 60 s for
-    /// SIP022 (§3.1.6), whose timestamps bound what can be replayed; `None` for SIP004, which knows no time, so that
-    /// only the count forgets.
+    /// An empty pool for at most `capacity` salts (2 at least). `keep` is how long a salt must be remembered.
+    ///
+    /// For SIP022 it is the span of timestamps that a server accepts, 60 s (§3.1.6), and one second more, because
+    /// timestamps are whole seconds. For SIP004, which has no timestamps, it is `None`: only the count forgets.
     #[must_use]
     pub fn new(keep: Option<Duration>, capacity: usize) -> Self {
         Self {
@@ -124,5 +125,123 @@ impl SaltPool {
         let next = HashSet::with_capacity(self.young.len());
         self.old = mem::replace(&mut self.young, next);
         self.born = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEEP: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A salt of 16 bytes that stands for a number.
+    fn salt(number: usize) -> [u8; 16] {
+        (number as u128).to_be_bytes()
+    }
+
+    #[test]
+    fn accepts_a_salt_once() {
+        let mut pool = SaltPool::new(Some(KEEP), 100);
+        assert!(pool.is_empty() && !pool.contains(&salt(1)));
+        assert!(pool.insert(&salt(1), at(0)));
+        assert!(pool.contains(&salt(1)));
+        assert!(!pool.insert(&salt(1), at(0)));
+        assert!(pool.insert(&salt(2), at(0)));
+        assert_eq!(pool.len(), 2);
+    }
+
+    #[test]
+    fn tells_salts_of_different_lengths_apart() {
+        let mut pool = SaltPool::new(None, 100);
+        assert!(pool.insert(&[0; 16], at(0)));
+        assert!(pool.insert(&[0; 32], at(0)));
+        assert!(pool.insert(&[], at(0)));
+        assert!(!pool.insert(&[0; 33], at(0)));
+        assert!(!pool.contains(&[0; 33]));
+    }
+
+    #[test]
+    fn forgets_after_keep_and_not_before() {
+        let mut pool = SaltPool::new(Some(KEEP), 100);
+        assert!(pool.insert(&salt(0), at(0)));
+        for second in 1..60 {
+            assert!(pool.insert(&salt(1), at(second)) == (second == 1));
+            assert!(!pool.insert(&salt(0), at(second)), "{second}");
+        }
+        assert!(pool.insert(&salt(2), at(60)));
+        assert!(pool.contains(&salt(1)), "59 s old");
+        assert!(pool.insert(&salt(3), at(120)));
+        assert!(!pool.contains(&salt(0)) && !pool.contains(&salt(1)) && pool.contains(&salt(2)));
+        assert_eq!(pool.forgotten_early(), 0);
+    }
+
+    #[test]
+    fn forgets_both_generations_after_a_pause() {
+        let mut pool = SaltPool::new(Some(KEEP), 100);
+        assert!(pool.insert(&salt(0), at(59)));
+        assert!(pool.insert(&salt(1), at(119)));
+        assert_eq!(pool.len(), 2);
+        assert!(pool.insert(&salt(2), at(1000)));
+        assert_eq!(pool.len(), 1);
+    }
+
+    #[test]
+    fn counts_what_is_forgotten_early() {
+        let mut pool = SaltPool::new(Some(KEEP), 10);
+        for number in 0..100 {
+            assert!(pool.insert(&salt(number), at(1)));
+            assert!(pool.len() <= 10);
+        }
+        assert!(pool.contains(&salt(95)) && !pool.contains(&salt(85)));
+        assert_eq!(pool.forgotten_early(), 18);
+    }
+
+    #[test]
+    fn survives_a_clock_that_runs_backwards() {
+        let mut pool = SaltPool::new(Some(KEEP), 10);
+        assert!(pool.insert(&salt(0), at(100)));
+        assert!(!pool.insert(&salt(0), at(0)));
+        assert!(pool.insert(&salt(1), at(0)));
+    }
+
+    proptest! {
+        /// The model remembers every salt with its time and its place in the order of insertion. The pool must refuse
+        /// what is young and recent, must accept what was never there, and may do either with the rest.
+        #[test]
+        fn agrees_with_a_model(
+            keep in prop::option::of(1_u64..20),
+            capacity in 0_usize..40,
+            steps in prop::collection::vec((0_usize..60, 0_u64..6), 0..400),
+        ) {
+            let mut pool = SaltPool::new(keep.map(at), capacity);
+            let mut model: Vec<(usize, u64)> = Vec::new();
+            let mut now = 0;
+            for (number, wait) in steps {
+                now += wait;
+                let last = model.iter().rposition(|(seen, _)| *seen == number);
+                let contained = pool.contains(&salt(number));
+                let fresh = pool.insert(&salt(number), at(now));
+                match last.and_then(|last| model.get(last).map(|(_, time)| (model.len() - last, *time))) {
+                    None => prop_assert!(fresh && !contained),
+                    Some((newer, time)) => {
+                        let young = keep.is_none_or(|keep| now - time < keep);
+                        let recent = newer <= (capacity / 2).max(1);
+                        if young && recent {
+                            prop_assert!(!fresh && contained);
+                        }
+                    }
+                }
+                if fresh {
+                    model.push((number, now));
+                }
+                prop_assert!(pool.contains(&salt(number)));
+                prop_assert!(pool.len() <= capacity.max(2));
+            }
+        }
     }
 }

@@ -79,3 +79,102 @@ impl Default for Window {
 const fn place(id: u64) -> (usize, u64) {
     ((id / WORD % WORDS) as usize, 1 << (id % WORD))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    /// RFC 6479 by definition: every accepted id, and the greatest.
+    #[derive(Default)]
+    struct Model {
+        accepted: HashSet<u64>,
+        greatest: u64,
+    }
+
+    impl Model {
+        fn accept(&mut self, id: u64) -> bool {
+            let fresh = self.greatest.saturating_sub(id) < 8128 && self.accepted.insert(id);
+            if fresh {
+                self.greatest = self.greatest.max(id);
+            }
+            fresh
+        }
+    }
+
+    #[test]
+    fn accepts_each_id_once() {
+        let mut window = Window::new();
+        for id in [0, 1, 2, 9, 8, 7, 63, 64, 65, 8127, 8128] {
+            assert!(window.is_fresh(id), "{id}");
+            assert!(window.accept(id), "{id}");
+            assert!(!window.is_fresh(id), "{id}");
+            assert!(!window.accept(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_8128_below_the_greatest() {
+        let mut window = Window::new();
+        assert!(window.accept(8128));
+        assert!(!window.accept(0));
+        assert!(window.accept(1));
+        assert!(window.accept(100_000));
+        assert!(!window.accept(8127));
+        assert!(!window.accept(100_000 - 8128));
+        assert!(window.accept(100_000 - 8127));
+    }
+
+    #[test]
+    fn a_refused_id_changes_nothing() {
+        let mut window = Window::new();
+        assert!(window.accept(10_000));
+        let before = window.clone();
+        assert!(!window.accept(10_000) && !window.accept(3));
+        assert_eq!(window, before);
+    }
+
+    #[test]
+    fn reaches_the_last_id() {
+        let mut window = Window::new();
+        assert!(window.accept(u64::MAX));
+        assert!(!window.accept(u64::MAX));
+        assert!(!window.accept(0));
+        assert!(window.accept(u64::MAX - 1));
+        assert!(window.accept(u64::MAX - 8127));
+        assert!(!window.accept(u64::MAX - 8128));
+    }
+
+    /// Ids near a cursor that creeps and sometimes leaps, as a network with loss and reordering delivers them.
+    fn ids() -> impl Strategy<Value = Vec<u64>> {
+        let step = prop_oneof![
+            8 => (0_u64..4, 0_u64..200),
+            4 => (0_u64..200, 0_u64..9000),
+            1 => (0_u64..20_000, 0_u64..20_000),
+            1 => (Just(u64::MAX / 4), 0_u64..9000),
+        ];
+        prop::collection::vec(step, 0..500).prop_map(|steps| {
+            let mut cursor = 0_u64;
+            let place = |(ahead, behind)| {
+                cursor = cursor.saturating_add(ahead);
+                cursor.saturating_sub(behind)
+            };
+            steps.into_iter().map(place).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_model(ids in ids()) {
+            let mut window = Window::new();
+            let mut model = Model::default();
+            for id in ids {
+                let fresh = window.is_fresh(id);
+                let accepted = window.accept(id);
+                prop_assert_eq!(accepted, model.accept(id), "{}", id);
+                prop_assert_eq!(fresh, accepted);
+            }
+        }
+    }
+}
