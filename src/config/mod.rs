@@ -1,1 +1,87 @@
-//! Floor: config.
+//! Floor 5: from a config file, flags and `ss://` URLs to checked values.
+//!
+//! ```text
+//! text ─ document ─> JSON that knows where it stood ─ overrides ─> … and what the flags say
+//!      ─ reporter ─> file as written (`file.rs`)    ─ meaning ───> Config as meant (`model.rs`)
+//! ```
+//!
+//! Files of shadowsocks-rust 1.25 and shadowsocks-libev 3.3 run unchanged, or are told by line, column and key why
+//! not. Each step goes on after an error, so that one reading finds them all.
+//!
+//! [`parse`] does no IO; [`load`] reads files around it.
+
+mod diagnostic;
+mod document;
+mod file;
+mod load;
+mod locals;
+mod logging;
+mod meaning;
+mod model;
+mod options;
+mod overrides;
+mod reporter;
+mod scalar;
+mod schema;
+mod secret;
+mod servers;
+mod summary;
+mod url;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::diagnostic::{Diagnostic, Position, Severity};
+pub use self::load::{default_path, load, lookup_places};
+pub use self::model::{
+    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role, Rotation, Server, Sink,
+    SocketOptions, Timeouts, User, Weight, Writer,
+};
+pub use self::overrides::Overrides;
+pub use self::secret::Secret;
+pub use self::url::{ServerUrl, UrlError};
+
+use self::document::Document;
+use self::meaning::Context;
+use self::reporter::Reporter;
+
+/// Reads a config for `role`. `env` is asked for the variables of `"${VAR}"`.
+///
+/// Touches neither files nor network: [`Local::auth`] stays empty, [`load`] fills it.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the text, warnings included.
+pub fn parse(text: &str, role: Role, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Diagnostic>> {
+    parse_with(text, role, env, &Overrides::default())
+}
+
+/// As [`parse`], with command line flags over the file.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+    flags: &Overrides,
+) -> Result<Config, Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let mut document = match Document::parse(text, role, &mut found) {
+        Ok(document) => document,
+        Err(finding) => return Err(vec![finding]),
+    };
+    flags.apply(&mut document, env);
+    let mut report = Reporter::new(document, found);
+    let top = report.file();
+    let mut cx = Context { role, env, report };
+    let mut config = meaning::config(&top, &mut cx);
+    let found = cx.report.finish();
+    if found
+        .iter()
+        .any(|finding| finding.severity == Severity::Error)
+    {
+        return Err(found);
+    }
+    config.warnings = found;
+    Ok(config)
+}

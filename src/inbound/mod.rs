@@ -1,1 +1,9 @@
-//! Floor: inbound.
+//! Floor 4: who asks for what.
+//!
+//! - [`socks`]: programs beside `ssr local`, by SOCKS5.
+//! - [`associations`]: which of them may send datagrams.
+//! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be some.
+
+pub mod associations;
+pub mod shadowsocks;
+pub mod socks;

@@ -1,1 +1,63 @@
-//! Floor: net.
+//! Floor 2: sockets. Listeners, dialling, streams and datagram batches; nothing here knows a protocol.
+//!
+//! - [`options`]: what may be set on a socket.
+//! - [`listener`]: one listening socket a worker, bound so that a second process is refused.
+//! - [`dial`]: connecting, with the address families raced (RFC 8305).
+//! - [`stream`]: a byte stream, read and written in vectors.
+//! - [`pool`]: the buffers that are held only while data moves.
+//! - [`udp`]: datagrams in batches.
+
+pub mod dial;
+mod linux;
+pub mod listener;
+pub mod options;
+pub mod pool;
+pub mod stream;
+pub mod udp;
+
+pub use options::SocketOptions;
+pub use stream::Stream;
+
+use std::net::SocketAddr;
+
+/// What went wrong with a socket, and whose socket it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operator's address cannot be listened on.
+    #[error("cannot listen on {protocol} {address}: {}", reason(source))]
+    Bind {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The address of the config.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// None of a target's addresses could be connected to; the error is that of the last.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address tried last.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Connecting took too long.
+    #[error("connecting took longer than {seconds} s")]
+    ConnectTimeout {
+        /// The limit, in seconds.
+        seconds: u64,
+    },
+    /// A name without addresses that may be used.
+    #[error("no usable address")]
+    NoAddress,
+}
+
+/// The system's words, with what to do about them where that is known.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "the address is already in use; stop the other program or choose another port".into(),
+        std::io::ErrorKind::PermissionDenied => "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE".into(),
+        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address".into(),
+        _ => error.to_string(),
+    }
+}

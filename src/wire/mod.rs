@@ -1,1 +1,24 @@
-//! Floor: wire.
+//! Floor 1: codecs. Slices in, values and slices out; no IO, no clock, no randomness.
+//!
+//! | file | what it reads and writes |
+//! |---|---|
+//! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
+//! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
+//! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
+//! | [`error`] | what a peer can get wrong |
+//!
+//! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
+//! with the number of bytes that it took. What follows those bytes is not looked at.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)]
+
+pub mod address;
+pub mod error;
+pub mod socks;
+pub mod ss;
+
+pub use address::{Address, AddressRef};
+pub use error::Error;

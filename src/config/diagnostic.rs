@@ -1,0 +1,88 @@
+//! What is wrong with a config, where, and what to do about it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// How much a [`Diagnostic`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The config cannot run.
+    Error,
+    /// A key of another program: a warning at start, an error in `ssr check`.
+    Foreign,
+    /// The config runs, but perhaps not as its author believes.
+    Warning,
+}
+
+/// A place in the text, both counted from 1; columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+/// One finding. Its `Display` is `file:line:column: key.path: message (hint)`, without what is unknown.
+///
+/// No part of it quotes a value that stood under a secret key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The file, once somebody knows its name.
+    pub file: Option<PathBuf>,
+    /// Where in the text; `None` for a command line flag.
+    pub position: Option<Position>,
+    /// Key path as the author wrote it (`servers[0].password`), or the flag; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// A finding at `path`, of which no more is known yet.
+    pub fn new(severity: Severity, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity,
+            file: None,
+            position: None,
+            path: path.into(),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Says what to do.
+    pub fn hint(&mut self, hint: impl Into<String>) {
+        self.hint = Some(hint.into());
+    }
+
+    /// Whether `ssr check` fails for it.
+    pub fn fails_check(&self) -> bool {
+        self.severity != Severity::Warning
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.file, self.position) {
+            (Some(file), Some(at)) => {
+                write!(f, "{}:{}:{}: ", file.display(), at.line, at.column)?;
+            }
+            (None, Some(at)) => write!(f, "{}:{}: ", at.line, at.column)?,
+            (Some(file), None) => write!(f, "{}: ", file.display())?,
+            (None, None) => {}
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}

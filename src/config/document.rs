@@ -1,0 +1,328 @@
+//! Text -> JSON values that remember where they stood.
+//!
+//! One walk over the syntax tree drops comments, renames aliases, reports keys that are given twice, unknown or of
+//! features to come, and notes the place of everything else by its canonical path (`servers[0].password`).
+
+use std::collections::{HashMap, HashSet};
+
+use jsonc_parser::ast;
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use serde_json::{Map, Number, Value};
+
+use super::Role;
+use super::diagnostic::{Diagnostic, Position, Severity};
+use super::schema::{self, Fate, Kind};
+
+/// JSON with comments, trailing commas and what else JSON5 adds, as far as a config can use it.
+const DIALECT: ParseOptions = ParseOptions {
+    allow_comments: true,
+    allow_loose_object_property_names: true,
+    allow_trailing_commas: true,
+    allow_missing_commas: false,
+    allow_single_quoted_strings: true,
+    allow_hexadecimal_numbers: true,
+    allow_unary_plus_numbers: true,
+    allow_bare_decimal_point_numbers: true,
+    allow_non_finite_numbers: false,
+    allow_extended_string_escapes: true,
+};
+
+/// A person stops reading long before; it bounds the work that a hostile text can cause.
+pub(super) const MAX_FINDINGS: usize = 100;
+
+/// Where a value stood.
+#[derive(Clone, Debug)]
+struct Spot {
+    /// The path with the keys as the author spelt them.
+    shown: String,
+    /// Byte offset of the value.
+    offset: usize,
+}
+
+/// A parsed text.
+pub(super) struct Document {
+    /// Its value, with canonical keys only.
+    pub(super) value: Value,
+    text: String,
+    spots: HashMap<String, Spot>,
+    flags: HashMap<String, &'static str>,
+}
+
+impl Document {
+    /// Parses `text` as `role` reads it. Findings go to `found`.
+    ///
+    /// # Errors
+    /// What is wrong with the syntax; a parser that lost the thread has no second finding.
+    pub(super) fn parse(text: &str, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+        Self::walk(text, Kind::Top, role, found)
+    }
+
+    /// Parses a text that is no config: its keys are not ours to check, but none may be there twice.
+    ///
+    /// # Errors
+    /// What is wrong first.
+    pub(super) fn plain(text: &str) -> Result<Self, Diagnostic> {
+        let mut found = Vec::new();
+        let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
+        found.into_iter().next().map_or(Ok(document), Err)
+    }
+
+    fn walk(text: &str, kind: Kind, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+        // Windows editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let tree = parse_to_ast(text, &CollectOptions::default(), &DIALECT).map_err(|error| {
+            let mut finding = Diagnostic::new(Severity::Error, "", format!("not valid JSON: {}", error.kind()));
+            finding.position = Some(position(text, error.range().start));
+            finding
+        })?;
+        let Some(root) = tree.value else {
+            return Err(Diagnostic::new(Severity::Error, "", "the config is empty"));
+        };
+        let mut walk = Walk {
+            text,
+            role,
+            spots: HashMap::new(),
+            found,
+        };
+        let root_path = Path::default();
+        let value = walk.value(&root, kind, &root_path, false);
+        Ok(Self {
+            value,
+            spots: walk.spots,
+            text: text.to_owned(),
+            flags: HashMap::new(),
+        })
+    }
+
+    /// Puts a command line flag's value at `path` (keys joined by dots), in place of what the file says.
+    pub(super) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
+        self.flags.insert(path.to_owned(), flag);
+        self.spots.retain(|known, _| !within(known, path));
+        let mut here = &mut self.value;
+        for key in path.split('.') {
+            if !here.is_object() {
+                *here = Value::Object(Map::new());
+            }
+            let Some(map) = here.as_object_mut() else { return };
+            here = map.entry(key).or_insert(Value::Null);
+        }
+        *here = value;
+    }
+
+    /// Takes `key` out of every entry of the array at `list`.
+    pub(super) fn forget(&mut self, list: &str, key: &str) {
+        let entries = self.value.get_mut(list).and_then(Value::as_array_mut);
+        for entry in entries.into_iter().flatten() {
+            if let Some(map) = entry.as_object_mut() {
+                map.remove(key);
+            }
+        }
+    }
+
+    /// The path as its author knows it, and its place if it came from the file. A missing key stands where the
+    /// object does that lacks it.
+    pub(super) fn locate(&self, path: &str) -> (String, Option<Position>) {
+        let mut known = path;
+        loop {
+            if let Some(flag) = self.flags.get(known) {
+                return ((*flag).to_owned(), None);
+            }
+            if let Some(spot) = self.spots.get(known) {
+                let rest = path.get(known.len()..).unwrap_or_default();
+                let rest = if spot.shown.is_empty() { rest.trim_start_matches('.') } else { rest };
+                return (format!("{}{rest}", spot.shown), Some(position(&self.text, spot.offset)));
+            }
+            if known.is_empty() {
+                return (path.to_owned(), None);
+            }
+            known = known.rfind(['.', '[']).and_then(|end| known.get(..end)).unwrap_or_default();
+        }
+    }
+}
+
+/// Whether `path` is `outer` or inside it.
+pub(super) fn within(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The line and column of a byte offset.
+fn position(text: &str, offset: usize) -> Position {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Position {
+        line: before.matches('\n').count() + 1,
+        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+    }
+}
+
+/// A path twice: canonical, and as written.
+#[derive(Clone, Default)]
+struct Path {
+    canonical: String,
+    shown: String,
+}
+
+impl Path {
+    fn key(&self, canonical: &str, shown: &str) -> Self {
+        let join = |base: &str, key: &str| match base {
+            "" => key.to_owned(),
+            _ => format!("{base}.{key}"),
+        };
+        Self {
+            canonical: join(&self.canonical, canonical),
+            shown: join(&self.shown, shown),
+        }
+    }
+
+    fn index(&self, index: usize) -> Self {
+        Self {
+            canonical: format!("{}[{index}]", self.canonical),
+            shown: format!("{}[{index}]", self.shown),
+        }
+    }
+}
+
+struct Walk<'a> {
+    text: &'a str,
+    role: Role,
+    spots: HashMap<String, Spot>,
+    found: &'a mut Vec<Diagnostic>,
+}
+
+impl Walk<'_> {
+    fn value(&mut self, node: &ast::Value<'_>, kind: Kind, path: &Path, quiet: bool) -> Value {
+        let spot = Spot {
+            shown: path.shown.clone(),
+            offset: node.range().start,
+        };
+        self.spots.insert(path.canonical.clone(), spot);
+        match node {
+            ast::Value::StringLit(text) => Value::String(text.value.clone().into_owned()),
+            ast::Value::NumberLit(digits) => number(digits.value).unwrap_or_else(|| {
+                self.report(Severity::Error, digits.range.start, path, "no such number".to_owned(), None);
+                Value::Null
+            }),
+            ast::Value::BooleanLit(boolean) => Value::Bool(boolean.value),
+            ast::Value::NullKeyword(_) => Value::Null,
+            ast::Value::Array(array) => array
+                .elements
+                .iter()
+                .enumerate()
+                .map(|(index, element)| self.value(element, kind, &path.index(index), quiet))
+                .collect(),
+            ast::Value::Object(object) => Value::Object(self.object(object, kind, path, quiet)),
+        }
+    }
+
+    /// `quiet` objects are switched off or of the other role, so nothing that they ask for matters.
+    fn object(&mut self, object: &ast::Object<'_>, kind: Kind, path: &Path, quiet: bool) -> Map<String, Value> {
+        let quiet = quiet
+            || switched_off(object, kind)
+            || matches!((self.role, kind), (Role::Server, Kind::Local) | (Role::Local, Kind::User));
+        let mut map = Map::new();
+        let mut seen = HashSet::new();
+        for property in &object.properties {
+            let key = property.name.as_str();
+            if kind != Kind::Free && (key.starts_with('_') || key.starts_with("//")) {
+                continue;
+            }
+            let fate = schema::fate(kind, key);
+            let canonical = match fate {
+                Fate::Alias(canonical) => canonical,
+                _ => key,
+            };
+            let at = path.key(canonical, key);
+            let offset = property.name.range().start;
+            if !seen.insert(canonical) {
+                let message = match canonical == key {
+                    true => "given twice; which one counts?".to_owned(),
+                    false => format!("given twice: it is another name of `{canonical}`"),
+                };
+                self.report(Severity::Error, offset, &at, message, None);
+                continue;
+            }
+            match fate {
+                Fate::Known | Fate::Alias(_) => {
+                    let value = self.value(&property.value, schema::child(kind, canonical), &at, quiet);
+                    map.insert(canonical.to_owned(), value);
+                }
+                Fate::Unknown => self.unknown(kind, key, offset, &at),
+                _ if quiet => {}
+                _ => {
+                    let value = self.value(&property.value, Kind::Free, &at, true);
+                    if !schema::is_blank(&value) {
+                        self.without_meaning(fate, offset, &at);
+                    }
+                }
+            }
+        }
+        map
+    }
+
+    fn unknown(&mut self, kind: Kind, key: &str, offset: usize, at: &Path) {
+        if let Some(similar) = schema::similar(kind, key) {
+            let hint = format!("did you mean `{similar}`?");
+            self.report(Severity::Error, offset, at, "unknown key".to_owned(), Some(hint));
+            return;
+        }
+        let hint = match schema::elsewhere(kind, key) {
+            Some(place) => format!("it belongs {place}"),
+            None => "begin the key with `_` to keep it as a comment".to_owned(),
+        };
+        self.report(Severity::Foreign, offset, at, "unknown key, ignored".to_owned(), Some(hint));
+    }
+
+    fn without_meaning(&mut self, fate: Fate, offset: usize, at: &Path) {
+        let (severity, message) = match fate {
+            Fate::Later => (Severity::Error, "not yet in this version of ssr".to_owned()),
+            Fate::Withdrawn(why) => (Severity::Error, why.to_owned()),
+            Fate::NoEffect(why) => (Severity::Warning, format!("no effect: {why}")),
+            _ => return,
+        };
+        self.report(severity, offset, at, message, None);
+    }
+
+    fn report(&mut self, severity: Severity, offset: usize, at: &Path, message: String, hint: Option<String>) {
+        if self.found.len() < MAX_FINDINGS {
+            self.found.push(Diagnostic {
+                severity,
+                file: None,
+                position: Some(position(self.text, offset)),
+                path: at.shown.clone(),
+                message,
+                hint,
+            });
+        }
+    }
+}
+
+/// Whether an entry says `"disabled": true`.
+fn switched_off(object: &ast::Object<'_>, kind: Kind) -> bool {
+    matches!(kind, Kind::Server | Kind::Local) && object.get_boolean("disabled").is_some_and(|disabled| disabled.value)
+}
+
+/// A number as JSON5 spells it: `1`, `+1`, `.5`, `5.`, `0x1F`.
+fn number(text: &str) -> Option<Value> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        let magnitude = u64::from_str_radix(hex, 16).ok()?;
+        return match negative {
+            false => Some(Value::from(magnitude)),
+            true => i64::try_from(magnitude).ok()?.checked_neg().map(Value::from),
+        };
+    }
+    if let Ok(whole) = text.parse::<i64>() {
+        return Some(Value::from(whole));
+    }
+    if let Ok(whole) = digits.parse::<u64>()
+        && !negative
+    {
+        return Some(Value::from(whole));
+    }
+    Number::from_f64(text.parse().ok()?).map(Value::Number)
+}

@@ -1,0 +1,159 @@
+//! The IO around [`super::parse`]: finding the file, reading it, reading the password file it names.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::document::Document;
+use super::model::{Config, Credential, Role};
+use super::overrides::Overrides;
+use super::reporter::strict;
+use super::secret::Secret;
+
+/// No config is as long; a path to a disk image given by mistake is.
+const MAX_SIZE: u64 = 16 << 20;
+
+/// Reads the file at `path` for `role`, under `flags`, with every file that it names. Without a path the flags are
+/// all there is.
+///
+/// # Errors
+/// Everything that is wrong with the file, with its name.
+pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config, Vec<Diagnostic>> {
+    let name = |mut found: Vec<Diagnostic>| {
+        for finding in &mut found {
+            finding.file = finding
+                .file
+                .take()
+                .or_else(|| path.filter(|_| finding.position.is_some()).map(Path::to_path_buf));
+        }
+        found
+    };
+    let text = match path {
+        Some(path) => read(path).map_err(|finding| vec![finding])?,
+        None => Zeroizing::new("{}".to_owned()),
+    };
+    let env = |variable: &str| std::env::var(variable).ok();
+    let mut config = super::parse_with(&text, role, &env, flags).map_err(name)?;
+    config.warnings = name(std::mem::take(&mut config.warnings));
+    let mut found = Vec::new();
+    for local in &mut config.locals {
+        if let Some(path) = &local.auth_file {
+            match credentials(path) {
+                Ok(auth) => local.auth = auth,
+                Err(more) => found.extend(more),
+            }
+        }
+    }
+    match found.is_empty() {
+        true => Ok(config),
+        false => Err(found),
+    }
+}
+
+/// The first of [`lookup_places`] that exists.
+pub fn default_path(role: Role) -> Option<PathBuf> {
+    lookup_places(role).into_iter().find(|path| path.is_file())
+}
+
+/// Where a config is looked for when none is named: the working directory, the user's and the system's XDG
+/// directories, `/etc`; in each `local.json` or `server.json`, then `config.json`; ours, then shadowsocks-rust's.
+pub fn lookup_places(role: Role) -> Vec<PathBuf> {
+    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let mut roots = Vec::new();
+    match (env("XDG_CONFIG_HOME"), env("HOME")) {
+        (Some(own), _) => roots.push(PathBuf::from(own)),
+        (None, Some(home)) => roots.push(Path::new(&home).join(".config")),
+        (None, None) => {}
+    }
+    match env("XDG_CONFIG_DIRS") {
+        Some(list) => roots.extend(std::env::split_paths(&list)),
+        None => roots.push(PathBuf::from("/etc/xdg")),
+    }
+    roots.push(PathBuf::from("/etc"));
+
+    let mut directories = vec![PathBuf::new()];
+    for root in roots {
+        directories.extend(["ssr", "shadowsocks-rust"].map(|product| root.join(product)));
+    }
+    let file = format!("{}.json", role.name());
+    directories
+        .iter()
+        .flat_map(|directory| [directory.join(&file), directory.join("config.json")])
+        .collect()
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, Diagnostic> {
+    let fail = |message: String| {
+        let mut finding = Diagnostic::new(Severity::Error, "", message);
+        finding.file = Some(path.to_path_buf());
+        finding
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes))
+        .map_err(|error| fail(format!("cannot be read: {error}")))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SIZE) {
+        return Err(fail("too long for a config".to_owned()));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(error) => Err(fail(format!("not UTF-8 at byte {}", error.valid_up_to()))),
+    }
+}
+
+/// `socks5_auth_config_path`: `{"password": {"users": [{"user_name": "…", "password": "…"}]}}`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct AuthFile {
+    password: Option<AuthPassword>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct AuthPassword {
+    users: Vec<AuthUser>,
+}
+
+#[derive(Deserialize)]
+struct AuthUser {
+    user_name: String,
+    password: Secret,
+}
+
+/// The users in the file at `path`. None at all is an error: the file is there to keep strangers out.
+fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
+    let text = read(path).map_err(|finding| vec![finding])?;
+    let fail = |mut finding: Diagnostic| {
+        finding.file = Some(path.to_path_buf());
+        vec![finding]
+    };
+    let document = Document::plain(&text).map_err(fail)?;
+    let file: AuthFile = strict(&document).map_err(fail)?;
+    let users = file.password.unwrap_or_default().users;
+    if users.is_empty() {
+        let message = "nobody could log in: no users";
+        return Err(fail(Diagnostic::new(Severity::Error, "password.users", message)));
+    }
+    let mut found = Vec::new();
+    for (index, user) in users.iter().enumerate() {
+        for (key, text) in [("user_name", user.user_name.as_str()), ("password", user.password.expose())] {
+            if !(1..=255).contains(&text.len()) {
+                let at = format!("password.users[{index}].{key}");
+                let (shown, position) = document.locate(&at);
+                let mut finding = Diagnostic::new(Severity::Error, shown, "SOCKS5 has room for 1 to 255 bytes");
+                finding.position = position;
+                found.extend(fail(finding));
+            }
+        }
+    }
+    match found.is_empty() {
+        true => Ok(users
+            .into_iter()
+            .map(|AuthUser { user_name: user, password }| Credential { user, password })
+            .collect()),
+        false => Err(found),
+    }
+}

@@ -1,0 +1,147 @@
+//! `locals`, and their shorthand at the top level.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use crate::wire::address::Address;
+
+use super::file::{self, Top};
+use super::meaning::Context;
+use super::model::{Local, Mode, Protocol};
+use super::scalar::Number;
+use super::servers::{host_address, key_at};
+
+/// Where SOCKS is expected.
+const DEFAULT_PORT: u16 = 1080;
+
+/// Everything that `ssr local` listens on.
+pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> {
+    let loopback = match top.ipv6_first {
+        Some(true) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let mut found = Vec::new();
+    let listed = top.locals.as_deref().unwrap_or_default();
+    let shorthand = top.local_address.is_some() || top.local_port.is_some() || top.protocol.is_some();
+    if shorthand || listed.is_empty() {
+        let entry = file::Local {
+            local_address: top.local_address.clone(),
+            local_port: top.local_port,
+            protocol: top.protocol.clone(),
+            ..file::Local::default()
+        };
+        found.extend(local(&entry, "", mode, loopback, cx).map(|local| (String::new(), local)));
+    }
+    for (index, entry) in listed.iter().enumerate() {
+        if entry.disabled != Some(true) {
+            let at = format!("locals[{index}]");
+            found.extend(local(entry, &at, mode, loopback, cx).map(|local| (at, local)));
+        }
+    }
+    if !shorthand && !listed.is_empty() && listed.iter().all(|entry| entry.disabled == Some(true)) {
+        cx.report.error("locals", "every entry is disabled: nothing to listen on");
+    }
+    refuse_same_address(&found, cx);
+    found.into_iter().map(|(_, local)| local).collect()
+}
+
+fn local(entry: &file::Local, at: &str, mode: Mode, loopback: IpAddr, cx: &mut Context<'_>) -> Option<Local> {
+    let protocol = protocol(entry.protocol.as_deref(), at, cx)?;
+    let address = listen(
+        (&key_at(at, "local_address"), entry.local_address.as_deref()),
+        (&key_at(at, "local_port"), entry.local_port.unwrap_or(Number(DEFAULT_PORT))),
+        loopback,
+        cx,
+    )?;
+    let udp_address = match entry.local_udp_port {
+        Some(port) => listen(
+            (&key_at(at, "local_udp_address"), entry.local_udp_address.as_deref()),
+            (&key_at(at, "local_udp_port"), port),
+            loopback,
+            cx,
+        ),
+        None => {
+            if entry.local_udp_address.is_some() {
+                cx.report.warn(
+                    &key_at(at, "local_udp_address"),
+                    "no effect without `local_udp_port`",
+                );
+            }
+            None
+        }
+    };
+    Some(Local {
+        protocol,
+        address,
+        udp_address,
+        udp_associate_address: associate_address(entry, at, cx),
+        mode: cx.mode(&key_at(at, "mode"), entry.mode.as_deref(), mode),
+        auth: Vec::new(),
+        auth_file: entry
+            .socks5_auth_config_path
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+    })
+}
+
+fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Protocol> {
+    let path = key_at(at, "protocol");
+    match written {
+        None | Some("socks") => Some(Protocol::Socks),
+        Some(later @ ("http" | "tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
+            let message = format!("`{later}`: not yet in this version of ssr");
+            cx.report
+                .error_hint(&path, message, "`\"disabled\": true` keeps the entry for later");
+            None
+        }
+        Some(other) => {
+            let message = format!("`{other}` is no protocol");
+            cx.report.error_hint(&path, message, "it is `socks`");
+            None
+        }
+    }
+}
+
+/// An address to listen on, from its two keys.
+fn listen(host: (&str, Option<&str>), port: (&str, Number<u16>), loopback: IpAddr, cx: &mut Context<'_>) -> Option<Address> {
+    let Number(number) = port.1;
+    if number == 0 {
+        cx.report
+            .error_hint(port.0, "0 is no port to find", "leave the key out for 1080");
+        return None;
+    }
+    match host.1.filter(|text| !text.is_empty()) {
+        None => Some(Address::Ip((loopback, number).into())),
+        Some(text) => host_address(host.0, text, Some(number), cx),
+    }
+}
+
+/// The address for UDP ASSOCIATE replies: an IP address, a name, or either with a port.
+fn associate_address(entry: &file::Local, at: &str, cx: &mut Context<'_>) -> Option<Address> {
+    let text = entry
+        .udp_associate_addr
+        .as_deref()
+        .filter(|text| !text.is_empty())?;
+    host_address(&key_at(at, "udp_associate_addr"), text, Some(0), cx)
+}
+
+/// Two listeners cannot have one address for one transport.
+fn refuse_same_address(found: &[(String, Local)], cx: &mut Context<'_>) {
+    let mut taken: HashMap<(&Address, &str), &str> = HashMap::new();
+    for (at, local) in found {
+        let udp = local.udp_address.as_ref().unwrap_or(&local.address);
+        let uses = [(local.mode.tcp, &local.address, "TCP"), (local.mode.udp, udp, "UDP")];
+        for (_, address, transport) in uses.into_iter().filter(|(used, ..)| *used) {
+            if let Some(first) = taken.insert((address, transport), at) {
+                let first = if first.is_empty() { "`local_port`" } else { first };
+                cx.report.error(
+                    &key_at(at, "local_port"),
+                    format!("{transport} {address} is taken already, by {first}"),
+                );
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The file as written -> the config as meant. Every finding is collected; a value stands in for each that is wrong.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::crypto::Family;
+use crate::dns;
+
+use super::file::Top;
+use super::model::{Config, Mode, ReplayPolicy, Role};
+use super::reporter::Reporter;
+use super::scalar::Number;
+use super::{locals, logging, options, servers};
+
+/// Least time that SIP022 §3.2.4 lets a UDP session live.
+const SESSION_FLOOR: Duration = Duration::from_secs(60);
+
+/// What all parts of the translation share.
+pub(super) struct Context<'a> {
+    pub(super) role: Role,
+    /// The environment, for `"${VAR}"`.
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) report: Reporter,
+}
+
+impl Context<'_> {
+    /// `tcp_only`, `udp_only` or `tcp_and_udp`; `default` where the key is missing.
+    pub(super) fn mode(&mut self, path: &str, written: Option<&str>, default: Mode) -> Mode {
+        match written {
+            None => default,
+            Some("tcp_only") => Mode::TCP_ONLY,
+            Some("udp_only") => Mode::UDP_ONLY,
+            Some("tcp_and_udp") => Mode::TCP_AND_UDP,
+            Some(other) => {
+                let message = format!("`{other}` is no mode");
+                self.report
+                    .error_hint(path, message, "it is `tcp_and_udp`, `tcp_only` or `udp_only`");
+                default
+            }
+        }
+    }
+
+    /// Seconds, at least one.
+    pub(super) fn seconds(&mut self, path: &str, written: Option<Number<u64>>) -> Option<Duration> {
+        let Number(seconds) = written?;
+        if seconds == 0 {
+            self.report
+                .error_hint(path, "0 seconds", "leave the key out for the default");
+            return None;
+        }
+        // A hundred years: longer is a slip, and overflows some clocks.
+        Some(Duration::from_secs(seconds.min(3_155_760_000)))
+    }
+
+    /// How many there may be: at least one.
+    pub(super) fn count(&mut self, path: &str, written: Option<Number<u64>>) -> Option<usize> {
+        let Number(count) = written?;
+        if count == 0 {
+            self.report
+                .error_hint(path, "0 would let nothing through", "leave the key out for the default");
+            return None;
+        }
+        Some(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+}
+
+/// Translates the whole file. What it reports as an error must keep the result from running.
+pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
+    let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
+    let socket = options::socket(top, cx);
+    let servers = servers::servers(top, mode, &socket, cx);
+    let locals = match cx.role {
+        Role::Local => locals::locals(top, mode, cx),
+        Role::Server => Vec::new(),
+    };
+    let modern = servers
+        .iter()
+        .any(|server| server.method.family() == Family::Aead2022);
+    Config {
+        role: cx.role,
+        servers,
+        locals,
+        timeouts: options::timeouts(top, cx),
+        udp_timeout: udp_timeout(top, modern, cx),
+        limits: options::limits(top, cx),
+        dns: dns(top, cx),
+        dns_cache_size: top
+            .dns_cache_size
+            .map(|Number(size)| usize::try_from(size).unwrap_or(usize::MAX)),
+        socket,
+        workers: options::workers(top, cx),
+        nofile: top
+            .nofile
+            .map(|Number(count)| count)
+            .filter(|count| *count > 0),
+        replay: replay(top, cx),
+        deny_private: top.deny_private.unwrap_or(false),
+        balancer: options::balancer(top, cx),
+        log: logging::log(top.log.as_ref(), cx),
+        first_bytes_wait: first_bytes_wait(top, cx),
+        warnings: Vec::new(),
+    }
+}
+
+fn udp_timeout(top: &Top, modern: bool, cx: &mut Context<'_>) -> Duration {
+    let Some(chosen) = cx.seconds("udp_timeout", top.udp_timeout) else {
+        return Duration::from_secs(300);
+    };
+    if modern && chosen < SESSION_FLOOR {
+        cx.report.warn(
+            "udp_timeout",
+            "raised to 60 s: methods of 2022 need sessions to last that long",
+        );
+        return SESSION_FLOOR;
+    }
+    chosen
+}
+
+fn dns(top: &Top, cx: &mut Context<'_>) -> dns::Source {
+    let (path, written) = match (&top.dns, &top.nameserver) {
+        (Some(dns), _) => ("dns", dns.clone()),
+        (None, Some(list)) if !list.is_empty() => ("nameserver", Value::String(list.clone())),
+        (None, _) => return dns::Source::System,
+    };
+    match dns::Source::from_value(&written) {
+        Ok(source) => source,
+        Err(error) => {
+            cx.report.error(path, error.to_string());
+            dns::Source::System
+        }
+    }
+}
+
+fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
+    let policy = top
+        .security
+        .as_ref()
+        .and_then(|security| security.replay_attack.as_ref())
+        .and_then(|replay| replay.policy.as_deref());
+    match policy {
+        None | Some("default" | "reject") => ReplayPolicy::Reject,
+        Some("detect") => ReplayPolicy::Detect,
+        Some("ignore") => ReplayPolicy::Ignore,
+        Some(other) => {
+            let message = format!("`{other}` is no policy");
+            cx.report.error_hint(
+                "security.replay_attack.policy",
+                message,
+                "it is `default`, `reject`, `detect` or `ignore`",
+            );
+            ReplayPolicy::Reject
+        }
+    }
+}
+
+fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
+    match top.first_payload_wait_ms {
+        None => Duration::from_millis(10),
+        Some(Number(wait)) if wait <= 1000 => Duration::from_millis(wait),
+        Some(Number(_)) => {
+            cx.report.error_hint(
+                "first_payload_wait_ms",
+                "more than 1000 ms",
+                "protocols in which the server speaks first wait that long",
+            );
+            Duration::ZERO
+        }
+    }
+}

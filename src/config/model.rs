@@ -1,0 +1,342 @@
+//! The config as meant: what the services are built from. Every value has been checked.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::crypto::{Key, Method};
+use crate::dns;
+use crate::wire::address::Address;
+
+use super::diagnostic::Diagnostic;
+use super::secret::Secret;
+
+/// Which half of the pair reads the config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// `ssr local`: takes requests from programs, connects to the servers.
+    Local,
+    /// `ssr server`: listens for clients, connects to targets.
+    Server,
+}
+
+impl Role {
+    /// The subcommand.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// A whole config, for one role.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whom it was read for.
+    pub role: Role,
+    /// At least one. What local connects to, and what server listens as.
+    pub servers: Vec<Server>,
+    /// What local listens on, at least one; empty for server.
+    pub locals: Vec<Local>,
+    /// How long each thing may take.
+    pub timeouts: Timeouts,
+    /// How long a UDP association stays without traffic; at least 60 s where a method of 2022 is used (SIP022 §3.2).
+    pub udp_timeout: Duration,
+    /// How much there may be of each thing.
+    pub limits: Limits,
+    /// Who answers for domain names.
+    pub dns: dns::Source,
+    /// Entries of the DNS cache; `Some(0)` switches it off, `None` leaves the size to it.
+    pub dns_cache_size: Option<usize>,
+    /// Socket options; a server's own are in [`Server::socket`].
+    pub socket: SocketOptions,
+    /// Worker threads; 0 is one a core.
+    pub workers: usize,
+    /// Open files to ask the system for; `None` is as many as the hard limit grants.
+    pub nofile: Option<u64>,
+    /// What is done about a repeated salt of an AEAD-2017 method.
+    pub replay: ReplayPolicy,
+    /// Refuse targets in loopback, link-local, private and metadata networks after resolution.
+    pub deny_private: bool,
+    /// How local chooses among servers.
+    pub balancer: Balancer,
+    /// What is logged, and where to.
+    pub log: Log,
+    /// How long local waits, at most, for first bytes of a client after the dial, to send them with the header.
+    pub first_bytes_wait: Duration,
+    /// What deserves a warning at start.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// A Shadowsocks server: one address, one method, one key or several users.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `remarks`, else `id`, else the address.
+    pub name: String,
+    /// Where server listens and local connects to.
+    pub address: Address,
+    /// The encryption method.
+    pub method: Method,
+    /// The keys that the password stands for.
+    pub keys: Keys,
+    /// Which of TCP and UDP it serves.
+    pub mode: Mode,
+    /// Users behind identity headers (SIP023); server only, names and keys are unique.
+    pub users: Vec<User>,
+    /// How likely the balancer is to prefer it.
+    pub weight: Weight,
+    /// The global socket options with those of this entry over them.
+    pub socket: SocketOptions,
+    /// This entry's own idle timeout, over [`Timeouts::idle`].
+    pub idle: Option<Duration>,
+}
+
+/// The keys of one server. For server, `key` is its own and `identity` is empty.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// iPSKs, outermost first, of the servers that forward or sort by identity (SIP023).
+    pub identity: Vec<Key>,
+    /// The key that the traffic is encrypted under.
+    pub key: Key,
+}
+
+/// A user of one server, or a server behind it.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Unique on its server.
+    pub name: String,
+    /// Unique on its server.
+    pub key: Key,
+    /// Where to forward this identity's traffic to instead of serving it (SIP023 relay).
+    pub next_hop: Option<Address>,
+}
+
+/// Which transports something serves; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// TCP.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+}
+
+impl Mode {
+    /// `tcp_only`.
+    pub const TCP_ONLY: Self = Self { tcp: true, udp: false };
+    /// `udp_only`.
+    pub const UDP_ONLY: Self = Self { tcp: false, udp: true };
+    /// `tcp_and_udp`.
+    pub const TCP_AND_UDP: Self = Self { tcp: true, udp: true };
+
+    /// Its name in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TCP_ONLY => "tcp_only",
+            Self::UDP_ONLY => "udp_only",
+            _ => "tcp_and_udp",
+        }
+    }
+}
+
+/// A server's weight for the balancer, each from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weight {
+    /// For TCP.
+    pub tcp: f64,
+    /// For UDP.
+    pub udp: f64,
+}
+
+/// Where programs ask `ssr local` for connections.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where TCP listens, and UDP too unless it has its own address.
+    pub address: Address,
+    /// Where UDP listens, if elsewhere.
+    pub udp_address: Option<Address>,
+    /// The address that UDP ASSOCIATE names in its reply, where clients see another than we do. Port 0: the real one.
+    pub udp_associate_address: Option<Address>,
+    /// Which of TCP and UDP it serves.
+    pub mode: Mode,
+    /// Who may use it; empty: everybody. Read by [`super::load`], not by [`super::parse`].
+    pub auth: Vec<Credential>,
+    /// The file that `auth` comes from.
+    pub auth_file: Option<PathBuf>,
+}
+
+/// A name and password of SOCKS5 (RFC 1929 §2), each of 1 to 255 bytes.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// UNAME.
+    pub user: String,
+    /// PASSWD.
+    pub password: Secret,
+}
+
+/// What a [`Local`] speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// SOCKS5 (RFC 1928).
+    Socks,
+}
+
+impl Protocol {
+    /// Its name in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Socks => "socks",
+        }
+    }
+}
+
+/// How long each thing may take; never unbounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accept to a complete request.
+    pub handshake: Duration,
+    /// To reach a server or a target.
+    pub connect: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// Without a byte, once one direction has ended.
+    pub half_close: Duration,
+}
+
+/// How much there may be at once; never unbounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections from clients.
+    pub connections: usize,
+    /// UDP associations; the least recently used makes room.
+    pub udp_associations: usize,
+    /// Connections that have not authenticated yet.
+    pub handshakes: usize,
+    /// Memory for buffers, in MiB; 0: a share of what the machine has.
+    pub memory_mib: usize,
+}
+
+/// Options of sockets. Buffer sizes in bytes, `None` leaves them to the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// TCP_NODELAY.
+    pub no_delay: bool,
+    /// TCP Fast Open.
+    pub fast_open: bool,
+    /// Multipath TCP.
+    pub mptcp: bool,
+    /// Idle time before, and interval between, keep-alive probes; `None`: no probes.
+    pub keep_alive: Option<Duration>,
+    /// Prefer IPv6 addresses of a name.
+    pub ipv6_first: bool,
+    /// IPV6_V6ONLY on listeners.
+    pub ipv6_only: bool,
+    /// Let other processes bind the same address (SO_REUSEPORT from the first bind on).
+    pub reuse_port: bool,
+    /// SO_MARK of outbound sockets.
+    pub fwmark: Option<u32>,
+    /// Local address of outbound sockets of its family.
+    pub bind_address: Option<IpAddr>,
+    /// The same for the other family, where both are given.
+    pub bind_address_other: Option<IpAddr>,
+    /// SO_BINDTODEVICE of outbound sockets.
+    pub bind_interface: Option<String>,
+    /// SO_SNDBUF of accepted sockets.
+    pub inbound_send_buffer: Option<u32>,
+    /// SO_RCVBUF of accepted sockets.
+    pub inbound_recv_buffer: Option<u32>,
+    /// SO_SNDBUF of outbound sockets.
+    pub outbound_send_buffer: Option<u32>,
+    /// SO_RCVBUF of outbound sockets.
+    pub outbound_recv_buffer: Option<u32>,
+    /// Largest UDP payload to send, in bytes.
+    pub udp_mtu: Option<usize>,
+    /// Let the system fragment datagrams sent to clients.
+    pub inbound_udp_allow_fragmentation: bool,
+    /// Let the system fragment datagrams sent to targets.
+    pub outbound_udp_allow_fragmentation: bool,
+}
+
+/// What is done about a repeated salt of an AEAD-2017 method. Methods of 2022 always reject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayPolicy {
+    /// Nothing.
+    Ignore,
+    /// It is logged and counted.
+    Detect,
+    /// The connection is treated as one with a wrong key.
+    Reject,
+}
+
+/// How local chooses among servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balancer {
+    /// A probe that takes longer has failed.
+    pub max_server_rtt: Duration,
+    /// Between probes of all servers.
+    pub check_interval: Duration,
+    /// Between probes of the best server; `None`: it is probed with the others.
+    pub check_best_interval: Option<Duration>,
+}
+
+/// What is logged, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// 0 info, 1 debug, 2 trace, 3 trace of everything.
+    pub level: u8,
+    /// Leave the time out.
+    pub without_time: bool,
+    /// Where to; empty: nowhere.
+    pub writers: Vec<Writer>,
+}
+
+/// One place that the log goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// As [`Log::level`].
+    pub level: u8,
+    /// As [`Log::without_time`].
+    pub without_time: bool,
+    /// The place.
+    pub sink: Sink,
+}
+
+/// The place that a [`Writer`] writes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// Standard error.
+    Console,
+    /// Files in a directory.
+    File {
+        /// The directory.
+        directory: PathBuf,
+        /// When a new file begins.
+        rotation: Rotation,
+        /// Begin of the file name; `None`: the program's name.
+        prefix: Option<String>,
+        /// End of the file name; `None`: `log`.
+        suffix: Option<String>,
+        /// Files to keep; `None`: all.
+        max_files: Option<usize>,
+    },
+    /// The system log.
+    Syslog {
+        /// What it knows us as; `None`: the program's name.
+        identity: Option<String>,
+        /// RFC 5424 §6.2.1; 1 is "user".
+        facility: u32,
+    },
+}
+
+/// When a new log file begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// Never.
+    Never,
+    /// Every hour.
+    Hourly,
+    /// Every day.
+    Daily,
+}

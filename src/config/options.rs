@@ -1,0 +1,216 @@
+//! Sockets, timeouts, limits, workers, balancer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use super::file::{self, Top};
+use super::meaning::Context;
+use super::model::{Balancer, Limits, SocketOptions, Timeouts};
+use super::scalar::Number;
+use super::servers::key_at;
+
+/// More threads than this is a slip.
+const MAX_WORKERS: u64 = 1024;
+
+/// The global socket options.
+pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
+    let (bind_address, bind_address_other) = bind_addresses(top, cx);
+    let mtu = match top.udp_mtu {
+        Some(_) => ("udp_mtu", top.udp_mtu),
+        None => ("mtu", top.mtu),
+    };
+    SocketOptions {
+        no_delay: top.no_delay.unwrap_or(false),
+        fast_open: top.fast_open.unwrap_or(false),
+        mptcp: top.mptcp.unwrap_or(false),
+        keep_alive: match top.keep_alive {
+            None => Some(Duration::from_secs(15)),
+            // As many as the system lets a socket ask for.
+            Some(Number(seconds)) => (seconds > 0).then(|| Duration::from_secs(seconds.min(32_767))),
+        },
+        ipv6_first: top.ipv6_first.unwrap_or(false),
+        ipv6_only: top.ipv6_only.unwrap_or(false),
+        reuse_port: top.reuse_port.unwrap_or(false),
+        fwmark: top.outbound_fwmark.map(|Number(mark)| mark),
+        bind_address,
+        bind_address_other,
+        bind_interface: filled(top.outbound_bind_interface.as_deref()),
+        inbound_send_buffer: size(top.inbound_send_buffer_size.or(top.tcp_incoming_sndbuf)),
+        inbound_recv_buffer: size(top.inbound_recv_buffer_size.or(top.tcp_incoming_rcvbuf)),
+        outbound_send_buffer: size(top.outbound_send_buffer_size.or(top.tcp_outgoing_sndbuf)),
+        outbound_recv_buffer: size(top.outbound_recv_buffer_size.or(top.tcp_outgoing_rcvbuf)),
+        udp_mtu: udp_mtu(mtu.0, mtu.1, cx),
+        inbound_udp_allow_fragmentation: top.inbound_udp_allow_fragmentation.unwrap_or(false),
+        outbound_udp_allow_fragmentation: top.outbound_udp_allow_fragmentation.unwrap_or(false),
+    }
+}
+
+/// The global options with those of one server over them.
+pub(super) fn socket_of(entry: &file::Server, at: &str, global: &SocketOptions, cx: &mut Context<'_>) -> SocketOptions {
+    let mut socket = global.clone();
+    if let Some(Number(mark)) = entry.outbound_fwmark {
+        socket.fwmark = Some(mark);
+    }
+    if let Some(address) = bind_address(&key_at(at, "outbound_bind_addr"), entry.outbound_bind_addr.as_deref(), cx) {
+        socket.bind_address = Some(address);
+        socket.bind_address_other = None;
+    }
+    if let Some(interface) = filled(entry.outbound_bind_interface.as_deref()) {
+        socket.bind_interface = Some(interface);
+    }
+    if let Some(allow) = entry.inbound_udp_allow_fragmentation {
+        socket.inbound_udp_allow_fragmentation = allow;
+    }
+    if let Some(allow) = entry.outbound_udp_allow_fragmentation {
+        socket.outbound_udp_allow_fragmentation = allow;
+    }
+    socket
+}
+
+/// `outbound_bind_addr`, or shadowsocks-libev's one address for each family.
+fn bind_addresses(top: &Top, cx: &mut Context<'_>) -> (Option<IpAddr>, Option<IpAddr>) {
+    let chosen = bind_address("outbound_bind_addr", top.outbound_bind_addr.as_deref(), cx);
+    let v4 = filled(top.local_ipv4_address.as_deref()).and_then(|text| match text.parse::<Ipv4Addr>() {
+        Ok(ip) => Some(IpAddr::V4(ip)),
+        Err(_) => {
+            cx.report.error("local_ipv4_address", "not an IPv4 address");
+            None
+        }
+    });
+    let v6 = filled(top.local_ipv6_address.as_deref()).and_then(|text| match text.parse::<Ipv6Addr>() {
+        Ok(ip) => Some(IpAddr::V6(ip)),
+        Err(_) => {
+            cx.report.error("local_ipv6_address", "not an IPv6 address");
+            None
+        }
+    });
+    match (chosen, v4, v6) {
+        (Some(chosen), ..) => (Some(chosen), None),
+        (None, Some(v4), v6) => (Some(v4), v6),
+        (None, None, v6) => (v6, None),
+    }
+}
+
+fn bind_address(path: &str, written: Option<&str>, cx: &mut Context<'_>) -> Option<IpAddr> {
+    let text = filled(written)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        cx.report
+            .error_hint(path, "not an IP address", "give one of this machine's, without a port");
+    }
+    address
+}
+
+fn udp_mtu(path: &str, written: Option<Number<u64>>, cx: &mut Context<'_>) -> Option<usize> {
+    let Number(bytes) = written?;
+    match bytes {
+        0 => None,
+        576..=65_535 => usize::try_from(bytes).ok(),
+        _ => {
+            cx.report
+                .error_hint(path, "out of range", "bytes, from 576 to 65535");
+            None
+        }
+    }
+}
+
+/// Text that is not empty.
+fn filled(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// A buffer size; 0 leaves it to the system.
+fn size(written: Option<Number<u32>>) -> Option<u32> {
+    written
+        .map(|Number(bytes)| bytes)
+        .filter(|bytes| *bytes > 0)
+}
+
+/// `timeouts`, with the old `timeout` as `idle`.
+pub(super) fn timeouts(top: &Top, cx: &mut Context<'_>) -> Timeouts {
+    let written = top.timeouts.clone().unwrap_or_default();
+    let (idle, path) = match written.idle {
+        Some(_) => (written.idle, "timeouts.idle"),
+        None => (top.timeout, "timeout"),
+    };
+    let mut or = |path: &str, written, default| {
+        cx.seconds(path, written)
+            .unwrap_or(Duration::from_secs(default))
+    };
+    Timeouts {
+        // A slow phone on a bad line needs a few; a stranger who sends nothing gets no more.
+        handshake: or("timeouts.handshake", written.handshake, 15),
+        // Three SYNs of Linux (1 + 2 + 4 s) and an answer.
+        connect: or("timeouts.connect", written.connect, 10),
+        // After as long, most systems' own keep-alive would first ask whether the peer is there.
+        idle: or(path, idle, 7_200),
+        half_close: or("timeouts.half_close", written.half_close, 60),
+    }
+}
+
+/// `limits`, with the old `udp_max_associations`.
+pub(super) fn limits(top: &Top, cx: &mut Context<'_>) -> Limits {
+    let written = top.limits.clone().unwrap_or_default();
+    let (associations, path) = match written.udp_associations {
+        Some(_) => (written.udp_associations, "limits.udp_associations"),
+        None => (top.udp_max_associations, "udp_max_associations"),
+    };
+    let mut or = |path: &str, written, default| cx.count(path, written).unwrap_or(default);
+    Limits {
+        connections: or("limits.connections", written.connections, 65_536),
+        udp_associations: or(path, associations, 4_096),
+        handshakes: or("limits.handshakes", written.handshakes, 4_096),
+        memory_mib: written
+            .memory_mib
+            .map_or(0, |Number(mib)| usize::try_from(mib).unwrap_or(usize::MAX)),
+    }
+}
+
+/// `workers`, or `runtime`; 0 is one a core.
+pub(super) fn workers(top: &Top, cx: &mut Context<'_>) -> usize {
+    let runtime = top.runtime.clone().unwrap_or_default();
+    match runtime.mode.as_deref() {
+        Some("single_thread") if top.workers.is_none() => return 1,
+        None | Some("single_thread" | "multi_thread") => {}
+        Some(other) => {
+            let message = format!("`{other}` is no mode");
+            cx.report
+                .error_hint("runtime.mode", message, "it is `multi_thread` or `single_thread`");
+        }
+    }
+    let (written, path) = match top.workers {
+        Some(_) => (top.workers, "workers"),
+        None => (runtime.worker_count, "runtime.worker_count"),
+    };
+    match written {
+        Some(Number(count)) if count > MAX_WORKERS => {
+            cx.report
+                .error_hint(path, "too many", "leave the key out for one thread a core");
+            0
+        }
+        Some(Number(count)) => usize::try_from(count).unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// `balancer`.
+pub(super) fn balancer(top: &Top, cx: &mut Context<'_>) -> Balancer {
+    let written = top.balancer.clone().unwrap_or_default();
+    let max_server_rtt = cx.seconds("balancer.max_server_rtt", written.max_server_rtt);
+    let check_interval = cx
+        .seconds("balancer.check_interval", written.check_interval)
+        .unwrap_or(Duration::from_secs(10));
+    let check_best_interval = cx.seconds("balancer.check_best_interval", written.check_best_interval);
+    if check_best_interval.is_some_and(|best| best > check_interval) {
+        cx.report.error_hint(
+            "balancer.check_best_interval",
+            "longer than `check_interval`",
+            "the best server is probed at least as often as the others",
+        );
+    }
+    Balancer {
+        max_server_rtt: max_server_rtt.unwrap_or(Duration::from_secs(5)),
+        check_interval,
+        check_best_interval,
+    }
+}

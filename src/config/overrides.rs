@@ -1,0 +1,122 @@
+//! Command line flags over the file: each flag is a value at a key path, so it is typed and judged like the file's.
+
+use serde_json::{Map, Value};
+
+use super::document::Document;
+use super::url::{ServerUrl, UrlError};
+
+/// The password of a server given by flags, where `-k` is not.
+const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
+
+/// Keys that describe a server: one that comes from flags replaces all of them.
+const SERVER_KEYS: [&str; 10] = [
+    "server",
+    "server_port",
+    "password",
+    "method",
+    "users",
+    "key",
+    "port_password",
+    "remarks",
+    "id",
+    "servers",
+];
+
+/// Keys that describe a listener of local.
+const LOCAL_KEYS: [&str; 4] = ["locals", "local_address", "local_port", "protocol"];
+
+/// What the flags say, to be put over a file. Nothing of it is shown: there may be passwords in it.
+#[derive(Default)]
+pub struct Overrides {
+    server: Option<Map<String, Value>>,
+    server_flag: &'static str,
+    local: Map<String, Value>,
+    mode: Option<(&'static str, &'static str)>,
+    rest: Vec<(&'static str, Value, &'static str)>,
+}
+
+impl Overrides {
+    /// `-s`, `-m`, `-k`: one server in place of the file's. `address` is `host:port`.
+    pub fn server(&mut self, address: &str, method: Option<&str>, password: Option<&str>) {
+        let mut server = Map::new();
+        server.insert("server".to_owned(), address.into());
+        server.extend(method.map(|method| ("method".to_owned(), method.into())));
+        server.extend(password.map(|password| ("password".to_owned(), password.into())));
+        self.server = Some(server);
+        self.server_flag = "--server-addr";
+    }
+
+    /// `--server-url`: one server in place of the file's.
+    ///
+    /// # Errors
+    /// [`UrlError`], also for a plugin, which is not in this version yet.
+    pub fn server_url(&mut self, url: &str) -> Result<(), UrlError> {
+        let url: ServerUrl = url.parse()?;
+        if url.plugin.is_some() {
+            return Err(UrlError::Plugin);
+        }
+        self.server(&url.address.to_string(), Some(&url.method), Some(url.password.expose()));
+        self.server_flag = "--server-url";
+        if let (Some(server), Some(name)) = (&mut self.server, url.name) {
+            server.insert("remarks".to_owned(), name.into());
+        }
+        Ok(())
+    }
+
+    /// A key of an entry of `locals`: one listener in place of the file's.
+    pub fn local(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.local.insert(key.to_owned(), value.into());
+    }
+
+    /// The mode of everything, by its name, in place of every `mode` in the file.
+    pub fn mode(&mut self, mode: &'static str, flag: &'static str) {
+        self.mode = Some((mode, flag));
+    }
+
+    /// The key at `path` (keys joined by dots).
+    pub fn set(&mut self, path: &'static str, value: impl Into<Value>, flag: &'static str) {
+        self.rest.push((path, value.into(), flag));
+    }
+
+    /// Whether there is a server without a file.
+    pub fn has_server(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Puts all over `document`.
+    pub(super) fn apply(&self, document: &mut Document, env: &dyn Fn(&str) -> Option<String>) {
+        if let Some(server) = &self.server {
+            let password = server
+                .get("password")
+                .cloned()
+                .or_else(|| env(PASSWORD_VARIABLE).map(Value::String));
+            for key in SERVER_KEYS {
+                let value = match key {
+                    "password" => password.clone(),
+                    _ => server.get(key).cloned(),
+                };
+                let flag = match (key, self.server_flag) {
+                    ("password", "--server-addr") => "--password",
+                    ("method", "--server-addr") => "--encrypt-method",
+                    (_, flag) => flag,
+                };
+                document.set(key, value.unwrap_or_default(), flag);
+            }
+        }
+        if !self.local.is_empty() {
+            for key in LOCAL_KEYS {
+                document.set(key, Value::Null, "--local-addr");
+            }
+            let local = Value::Object(self.local.clone());
+            document.set("locals", Value::Array(vec![local]), "--local-addr");
+        }
+        if let Some((mode, flag)) = self.mode {
+            document.set("mode", mode.into(), flag);
+            document.forget("servers", "mode");
+            document.forget("locals", "mode");
+        }
+        for (path, value, flag) in &self.rest {
+            document.set(path, value.clone(), flag);
+        }
+    }
+}

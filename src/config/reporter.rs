@@ -1,0 +1,157 @@
+//! Collects findings, and types the document on the way.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::document::{Document, MAX_FINDINGS, within};
+use super::file;
+use super::schema;
+
+/// Everything found so far about one document.
+pub(super) struct Reporter {
+    document: Document,
+    found: Vec<Diagnostic>,
+    /// Paths whose value was of the wrong type: complaints about what they lack would only repeat that.
+    bad: Vec<String>,
+}
+
+impl Reporter {
+    pub(super) fn new(document: Document, found: Vec<Diagnostic>) -> Self {
+        Self {
+            document,
+            found,
+            bad: Vec::new(),
+        }
+    }
+
+    /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
+    /// reading finds every such error.
+    pub(super) fn file(&mut self) -> file::Top {
+        loop {
+            let error = match serde_path_to_error::deserialize(&self.document.value) {
+                Ok(top) => return top,
+                Err(error) => error,
+            };
+            let steps: Vec<Segment> = error.path().iter().cloned().collect();
+            // What lacks a value is null already: then what is around it goes.
+            let outer = (1..=steps.len()).rev().find_map(|length| {
+                let steps = steps.get(..length)?;
+                let value = self.document.value.pointer_mut(&pointer(steps))?;
+                (!value.is_null()).then(|| (path(steps), value.take()))
+            });
+            let Some((path, value)) = outer else {
+                self.push(Severity::Error, "", "a config is an object: `{ … }`".to_owned(), None);
+                return file::Top::default();
+            };
+            let message = type_error(&path, &error.inner().to_string(), &value);
+            self.push(Severity::Error, &path, message, None);
+            self.bad.push(path);
+        }
+    }
+
+    /// An error at `path`.
+    pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
+        self.push(Severity::Error, path, message.into(), None);
+    }
+
+    /// An error at `path`, and what to do.
+    pub(super) fn error_hint(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Severity::Error, path, message.into(), Some(hint.into()));
+    }
+
+    /// A warning at `path`.
+    pub(super) fn warn(&mut self, path: &str, message: impl Into<String>) {
+        self.push(Severity::Warning, path, message.into(), None);
+    }
+
+    /// A warning at `path`, and what to do.
+    pub(super) fn warn_hint(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Severity::Warning, path, message.into(), Some(hint.into()));
+    }
+
+    fn push(&mut self, severity: Severity, path: &str, message: String, hint: Option<String>) {
+        if self.found.len() >= MAX_FINDINGS || self.bad.iter().any(|bad| within(path, bad)) {
+            return;
+        }
+        let (shown, position) = self.document.locate(path);
+        self.found.push(Diagnostic {
+            severity,
+            file: None,
+            position,
+            path: shown,
+            message,
+            hint,
+        });
+    }
+
+    /// All findings in the order of the text, each once.
+    pub(super) fn finish(self) -> Vec<Diagnostic> {
+        let mut found = self.found;
+        found.sort_by(|a, b| (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message)));
+        found.dedup();
+        found
+    }
+}
+
+/// Types a document that is no config; its first error is the last.
+///
+/// # Errors
+/// The finding, without a file name.
+pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Diagnostic> {
+    serde_path_to_error::deserialize(&document.value).map_err(|error| {
+        let steps: Vec<Segment> = error.path().iter().cloned().collect();
+        let path = path(&steps);
+        let value = document.value.pointer(&pointer(&steps)).unwrap_or(&Value::Null);
+        let message = type_error(&path, &error.inner().to_string(), value);
+        let (shown, position) = document.locate(&path);
+        let mut finding = Diagnostic::new(Severity::Error, shown, message);
+        finding.position = position;
+        finding
+    })
+}
+
+/// `servers[0].password`.
+fn path(steps: &[Segment]) -> String {
+    steps.iter().fold(String::new(), |path, step| match step {
+        Segment::Seq { index } => format!("{path}[{index}]"),
+        Segment::Map { key } if path.is_empty() => key.clone(),
+        Segment::Map { key } => format!("{path}.{key}"),
+        _ => path,
+    })
+}
+
+/// `/servers/0/password` (RFC 6901).
+fn pointer(steps: &[Segment]) -> String {
+    steps.iter().fold(String::new(), |pointer, step| match step {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
+        _ => pointer,
+    })
+}
+
+/// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.
+fn type_error(path: &str, reason: &str, found: &Value) -> String {
+    let Some((_, expected)) = reason.rsplit_once(", expected ") else {
+        return reason.to_owned();
+    };
+    let expected = match expected {
+        "a boolean" => "`true` or `false`",
+        "a sequence" => "an array: `[ … ]`",
+        "a map" => "an object: `{ … }`",
+        "f64" => "a number",
+        _ if expected.starts_with("struct ") => "an object: `{ … }`",
+        other => other,
+    };
+    let found = match found {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => "none".to_owned(),
+        Value::Bool(value) => format!("`{value}`"),
+        Value::Number(value) => format!("`{value}`"),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    };
+    format!("expected {expected}, found {found}")
+}

@@ -1,0 +1,87 @@
+//! Values that the references accept in more than one form.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
+
+/// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Number<T>(pub(super) T);
+
+/// An unsigned type that [`Number`] can hold.
+pub(super) trait Whole: TryFrom<u64> {
+    /// What an error says was expected.
+    const EXPECTED: &'static str;
+}
+
+impl Whole for u16 {
+    const EXPECTED: &'static str = "a whole number from 0 to 65535";
+}
+impl Whole for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+}
+impl Whole for u64 {
+    const EXPECTED: &'static str = "a whole number, 0 or more";
+}
+
+impl<'de, T: Whole> Deserialize<'de> for Number<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Digits<T>(PhantomData<T>);
+        impl<T: Whole> Visitor<'_> for Digits<T> {
+            type Value = Number<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(T::EXPECTED)
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Number<T>, E> {
+                T::try_from(number)
+                    .map(Number)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Number<T>, E> {
+                match text.parse::<u64>() {
+                    Ok(number) => self.visit_u64(number),
+                    Err(_) => Err(E::invalid_value(Unexpected::Other("text"), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Digits(PhantomData))
+    }
+}
+
+/// A string, or an array of strings; a string is an array of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Strings {
+    /// The strings in their order.
+    pub(super) items: Vec<String>,
+    /// Whether it was an array, so that an error can name the element.
+    pub(super) array: bool,
+}
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Strings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Strings, E> {
+                Ok(Strings {
+                    items: vec![text.to_owned()],
+                    array: false,
+                })
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strings, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Strings { items, array: true })
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}

@@ -1,0 +1,393 @@
+//! Which keys exist, where, and what becomes of each before the file is typed.
+//!
+//! The keys of today are read off the structs of [`super::file`], so that no list of them can go stale. The
+//! tables here hold the rest: other spellings, keys of features to come, keys that do nothing.
+
+use serde::de::value::Error as AnyError;
+use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+use serde::forward_to_deserialize_any;
+use serde_json::Value;
+
+use super::file;
+
+/// The kind of object that a key stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Top,
+    Server,
+    User,
+    Local,
+    Security,
+    ReplayAttack,
+    Balancer,
+    Log,
+    Format,
+    Writer,
+    Console,
+    LogFile,
+    Syslog,
+    Runtime,
+    Timeouts,
+    Limits,
+    /// Not ours to check: a resolver's options, passwords by port.
+    Free,
+}
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is typed and means something.
+    Known,
+    /// It is another spelling of this one.
+    Alias(&'static str),
+    /// Its feature is not here yet: refused unless it asks for nothing.
+    Later,
+    /// It only matters beside a key that is refused, or has no other value that matters.
+    Silent,
+    /// It does nothing, for this reason.
+    NoEffect(&'static str),
+    /// It asks for what no longer exists, for this reason.
+    Withdrawn(&'static str),
+    /// Nobody here knows it.
+    Unknown,
+}
+
+/// Keys that are not fields of [`super::file`].
+const OTHERS: &[(Kind, Fate, &[&str])] = &[
+    (Kind::Top, Fate::Alias("servers"), &["shadowsocks"]),
+    (Kind::Top, Fate::Alias("remarks"), &["name"]),
+    (Kind::Server, Fate::Alias("remarks"), &["name"]),
+    (Kind::Server, Fate::Alias("server"), &["address"]),
+    (Kind::Server, Fate::Alias("server_port"), &["port"]),
+    (
+        Kind::Top,
+        Fate::Later,
+        &[
+            "acl",
+            "admin",
+            "forwards",
+            "launchd_tcp_socket_name",
+            "launchd_udp_socket_name",
+            "manager_address",
+            "online_config",
+            "outbound_proxy",
+            "plugin",
+            "reverse",
+            "transport",
+            "warm_connections",
+        ],
+    ),
+    (
+        Kind::Server,
+        Fate::Later,
+        &["acl", "outbound_proxy", "plugin", "transport", "warm_connections"],
+    ),
+    (
+        Kind::Local,
+        Fate::Later,
+        &["acl", "http_auth_config_path", "launchd_tcp_socket_name", "launchd_udp_socket_name"],
+    ),
+    (
+        Kind::User,
+        Fate::Later,
+        &["expires", "max_connections", "max_ips", "quota_bytes", "rate_limit"],
+    ),
+    (
+        Kind::Top,
+        Fate::Silent,
+        &[
+            // Of a plugin and a manager, which are refused themselves.
+            "manager_port",
+            "plugin_args",
+            "plugin_mode",
+            "plugin_opts",
+            // SIP008 documents carry these.
+            "bytes_remaining",
+            "bytes_used",
+            "version",
+        ],
+    ),
+    (Kind::Server, Fate::Silent, &["plugin_args", "plugin_mode", "plugin_opts"]),
+    (
+        Kind::Local,
+        Fate::Silent,
+        &[
+            // Of protocols other than SOCKS, which are refused themselves.
+            "client_cache_size",
+            "fake_dns_database_path",
+            "fake_dns_ipv4_network",
+            "fake_dns_ipv6_network",
+            "fake_dns_record_expire_duration",
+            "forward_address",
+            "forward_port",
+            "local_dns_address",
+            "local_dns_port",
+            "remote_dns_address",
+            "remote_dns_port",
+            "tcp_redir",
+            "tun_device_fd_from_path",
+            "tun_interface_address",
+            "tun_interface_destination",
+            "tun_interface_name",
+            "udp_redir",
+        ],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("ssr stays the user that started it: choose the user in the service manager"),
+        &["user"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("ssr logs to standard error, where a service manager reads it, or to `log.writers`"),
+        &["use_syslog"],
+    ),
+    (Kind::Top, Fate::NoEffect("only ss-manager used it"), &["workdir"]),
+    (Kind::Top, Fate::NoEffect("ssr leaves the traffic class of packets alone"), &["dscp"]),
+    (Kind::Top, Fate::NoEffect("only ss-tunnel used it"), &["tunnel_address"]),
+    (Kind::Top, Fate::NoEffect("only ss-redir used it"), &["tcp_tproxy"]),
+    (Kind::Top, Fate::NoEffect("it exists on FreeBSD only"), &["outbound_user_cookie"]),
+    (Kind::Server, Fate::NoEffect("it exists on FreeBSD only"), &["outbound_user_cookie"]),
+    (Kind::Log, Fate::NoEffect("log4rs files are not read: use `log.writers`"), &["config_path"]),
+    (
+        Kind::Top,
+        Fate::Withdrawn("one-time authentication was withdrawn in 2017: remove the key, AEAD methods authenticate"),
+        &["auth"],
+    ),
+];
+
+/// Every kind that is checked.
+const KINDS: &[Kind] = &[
+    Kind::Top,
+    Kind::Server,
+    Kind::User,
+    Kind::Local,
+    Kind::Security,
+    Kind::ReplayAttack,
+    Kind::Balancer,
+    Kind::Log,
+    Kind::Format,
+    Kind::Writer,
+    Kind::Console,
+    Kind::LogFile,
+    Kind::Syslog,
+    Kind::Runtime,
+    Kind::Timeouts,
+    Kind::Limits,
+];
+
+/// What becomes of `key` in an object of `kind`.
+pub(super) fn fate(kind: Kind, key: &str) -> Fate {
+    if kind == Kind::Free || fields(kind).contains(&key) {
+        return Fate::Known;
+    }
+    OTHERS
+        .iter()
+        .find(|(of, _, keys)| *of == kind && keys.contains(&key))
+        .map_or(Fate::Unknown, |(_, fate, _)| *fate)
+}
+
+/// The kind of the object, or of the objects in the array, under `key`.
+pub(super) fn child(kind: Kind, key: &str) -> Kind {
+    match (kind, key) {
+        (Kind::Top, "servers") => Kind::Server,
+        (Kind::Top, "locals") => Kind::Local,
+        (Kind::Top | Kind::Server, "users") => Kind::User,
+        (Kind::Top, "security") => Kind::Security,
+        (Kind::Security, "replay_attack") => Kind::ReplayAttack,
+        (Kind::Top, "balancer") => Kind::Balancer,
+        (Kind::Top, "log") => Kind::Log,
+        (Kind::Log | Kind::Console | Kind::LogFile | Kind::Syslog, "format") => Kind::Format,
+        (Kind::Log, "writers") => Kind::Writer,
+        (Kind::Writer, "console") => Kind::Console,
+        (Kind::Writer, "file") => Kind::LogFile,
+        (Kind::Writer, "syslog") => Kind::Syslog,
+        (Kind::Top, "runtime") => Kind::Runtime,
+        (Kind::Top, "timeouts") => Kind::Timeouts,
+        (Kind::Top, "limits") => Kind::Limits,
+        _ => Kind::Free,
+    }
+}
+
+/// Whether the value under `key` must never be quoted.
+pub(super) fn is_secret(path: &str) -> bool {
+    let last = path.rsplit('.').next().unwrap_or(path);
+    last.starts_with("password")
+        || last.starts_with("key")
+        || last.starts_with("token")
+        || path.starts_with("port_password")
+}
+
+/// Whether a value asks for nothing: `null`, `""`, `[]`, `{}`, `false`, `0`.
+pub(super) fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+/// The key of `kind` that `key` was probably meant to be.
+pub(super) fn similar(kind: Kind, key: &str) -> Option<&'static str> {
+    let typed = bare(key);
+    keys(kind)
+        .map(|known| (strsim::damerau_levenshtein(&typed, &bare(known)), known))
+        .filter(|(distance, known)| *distance <= tolerance(known.len()))
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// How many slips of the pen turn a key of `length` characters into another: short ones are too alike for any.
+fn tolerance(length: usize) -> usize {
+    match length {
+        0..=3 => 0,
+        4..=7 => 1,
+        _ => 2,
+    }
+}
+
+/// Where else `key` would have been understood, in words.
+pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
+    KINDS
+        .iter()
+        .copied()
+        .find(|other| *other != kind && keys(*other).any(|known| known == key))
+        .map(|other| match other {
+            Kind::Top => "at the top level",
+            Kind::Server => "in an entry of `servers`",
+            Kind::User => "in an entry of `users`",
+            Kind::Local => "in an entry of `locals`",
+            Kind::ReplayAttack => "in `security.replay_attack`",
+            Kind::Security => "in `security`",
+            Kind::Balancer => "in `balancer`",
+            Kind::Runtime => "in `runtime`",
+            Kind::Timeouts => "in `timeouts`",
+            Kind::Limits => "in `limits`",
+            _ => "in `log`",
+        })
+}
+
+/// Every key of `kind`, in every spelling.
+fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
+    let others = OTHERS.iter().filter(move |(of, ..)| *of == kind);
+    fields(kind)
+        .iter()
+        .copied()
+        .chain(others.flat_map(|(.., keys)| keys.iter().copied()))
+}
+
+/// The letters of a key, for comparison: `localPort` and `local-port` are slips for `local_port`.
+fn bare(key: &str) -> String {
+    key.chars()
+        .filter(|c| !matches!(c, '_' | '-' | ' '))
+        .flat_map(char::to_lowercase)
+        .take(64)
+        .collect()
+}
+
+/// The fields of the struct that objects of `kind` are read into.
+fn fields(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Top => fields_of::<file::Top>(),
+        Kind::Server => fields_of::<file::Server>(),
+        Kind::User => fields_of::<file::User>(),
+        Kind::Local => fields_of::<file::Local>(),
+        Kind::Security => fields_of::<file::Security>(),
+        Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
+        Kind::Balancer => fields_of::<file::Balancer>(),
+        Kind::Log => fields_of::<file::Log>(),
+        Kind::Format => fields_of::<file::Format>(),
+        Kind::Writer => fields_of::<file::Writer>(),
+        Kind::Console => fields_of::<file::Console>(),
+        Kind::LogFile => fields_of::<file::LogFile>(),
+        Kind::Syslog => fields_of::<file::Syslog>(),
+        Kind::Runtime => fields_of::<file::Runtime>(),
+        Kind::Timeouts => fields_of::<file::Timeouts>(),
+        Kind::Limits => fields_of::<file::Limits>(),
+        Kind::Free => &[],
+    }
+}
+
+/// Asks a derived `Deserialize` for the names it would read: it tells them to the deserializer before it reads.
+fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    struct Ask<'a>(&'a mut &'static [&'static str]);
+    impl<'de> Deserializer<'de> for Ask<'_> {
+        type Error = AnyError;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, AnyError> {
+            Err(AnyError::custom("not a struct"))
+        }
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, AnyError> {
+            *self.0 = fields;
+            Err(AnyError::custom("asked only"))
+        }
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut fields: &'static [&'static str] = &[];
+    // The deserializer always refuses; what it was told remains.
+    drop(T::deserialize(Ask(&mut fields)));
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_listed_twice() {
+        for kind in KINDS {
+            let mut all: Vec<_> = keys(*kind).collect();
+            assert!(!all.is_empty(), "{kind:?} has no keys");
+            all.sort_unstable();
+            let count = all.len();
+            all.dedup();
+            assert_eq!(count, all.len(), "{kind:?}: {all:?}");
+        }
+    }
+
+    #[test]
+    fn aliases_lead_to_known_keys() {
+        for (kind, fate_of, _) in OTHERS {
+            if let Fate::Alias(canonical) = fate_of {
+                assert_eq!(fate(*kind, canonical), Fate::Known, "{canonical}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_known_key_looks_like_a_slip_for_another() {
+        for kind in KINDS {
+            for key in keys(*kind) {
+                assert_eq!(similar(*kind, key).map(bare), Some(bare(key)), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn slips_of_the_pen_are_recognised() {
+        for (typed, meant) in [
+            ("sever_port", "server_port"),
+            ("passwrod", "password"),
+            ("localPort", "local_port"),
+            ("fast-open", "fast_open"),
+            ("methd", "method"),
+        ] {
+            assert_eq!(similar(Kind::Top, typed), Some(meant));
+        }
+        for foreign in ["strategy", "global", "enabled", "group", "tag", "uid", "configs", "obfs"] {
+            assert_eq!(similar(Kind::Top, foreign), None, "{foreign}");
+        }
+    }
+}

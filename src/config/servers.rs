@@ -1,0 +1,496 @@
+//! `servers`, and the one at the top level: addresses, keys, users.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use crate::crypto::{Family, Key, Method};
+use crate::wire::address::Address;
+
+use super::file::{self, Top};
+use super::meaning::Context;
+use super::model::{Keys, Mode, Role, Server, SocketOptions, User, Weight};
+use super::options;
+use super::scalar::{Number, Strings};
+use super::secret::Secret;
+
+/// What shadowsocks-libev takes where nothing is said.
+const DEFAULT_METHOD: Method = Method::ChaCha20Poly1305;
+
+/// The path of `key` in the object at `at`.
+pub(super) fn key_at(at: &str, key: &str) -> String {
+    match at {
+        "" => key.to_owned(),
+        _ => format!("{at}.{key}"),
+    }
+}
+
+/// Every server that is not disabled. None at all is an error.
+pub(super) fn servers(top: &Top, mode: Mode, socket: &SocketOptions, cx: &mut Context<'_>) -> Vec<Server> {
+    let mut found = Vec::new();
+    let listed = top.servers.as_deref().unwrap_or_default();
+    let shorthand = top.server.is_some()
+        || top.server_port.is_some()
+        || top.password.is_some()
+        || top.key.is_some()
+        || top.port_password.is_some();
+    if shorthand {
+        let ports = port_passwords(top, cx);
+        let entry = top_entry(top);
+        let mut build = Build { entry: &entry, at: "", mode, socket, cx };
+        build.all(&ports, &mut found);
+    } else if let Some(orphan) = [("method", top.method.is_some()), ("users", top.users.is_some())]
+        .into_iter()
+        .find_map(|(key, given)| given.then_some(key))
+        && !listed.is_empty()
+    {
+        cx.report.warn(orphan, "no effect without `server` beside it");
+    }
+    let own_mode = match cx.role {
+        Role::Server => mode,
+        // A client can do what its server does not: it learns soon enough.
+        Role::Local => Mode::TCP_AND_UDP,
+    };
+    for (index, entry) in listed.iter().enumerate() {
+        if entry.disabled != Some(true) {
+            let at = format!("servers[{index}]");
+            let mut build = Build { entry, at: &at, mode: own_mode, socket, cx: &mut *cx };
+            build.all(&[], &mut found);
+        }
+    }
+    if !shorthand && listed.iter().all(|entry| entry.disabled == Some(true)) {
+        let message = if listed.is_empty() { "no server" } else { "every server is disabled" };
+        cx.report.error_hint(
+            "servers",
+            message,
+            "`server`, `server_port`, `password` and `method` describe one",
+        );
+    }
+    if cx.role == Role::Server {
+        refuse_same_address(&found, cx);
+    }
+    found.into_iter().map(|(_, server)| server).collect()
+}
+
+/// The top level as an entry of `servers`.
+fn top_entry(top: &Top) -> file::Server {
+    file::Server {
+        server: top.server.clone(),
+        server_port: top.server_port,
+        password: top.password.clone(),
+        key: top.key.clone(),
+        method: top.method.clone(),
+        users: top.users.clone(),
+        remarks: top.remarks.clone(),
+        id: top.id.clone(),
+        ..file::Server::default()
+    }
+}
+
+/// `port_password`: for server, a server on each port; for local, only where `server_port` and `password` do not say.
+fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)> {
+    let Some(written) = &top.port_password else { return Vec::new() };
+    let single = top.server_port.is_some() && (top.password.is_some() || top.key.is_some());
+    match (cx.role, single) {
+        (Role::Local, true) => return Vec::new(),
+        (Role::Server, true) if !written.is_empty() => cx
+            .report
+            .warn("server_port", "no effect for server: `port_password` names its ports"),
+        _ => {}
+    }
+    let mut ports = Vec::new();
+    for (port, password) in written {
+        let path = format!("port_password.{port}");
+        match port.parse::<u16>() {
+            Ok(number) if number > 0 => ports.push((number, path, password.clone())),
+            _ => cx.report.error(&path, "not a port: a number from 1 to 65535"),
+        }
+    }
+    ports
+}
+
+/// One entry on its way to one or more servers.
+struct Build<'a, 'c> {
+    entry: &'a file::Server,
+    at: &'a str,
+    mode: Mode,
+    socket: &'a SocketOptions,
+    cx: &'a mut Context<'c>,
+}
+
+impl Build<'_, '_> {
+    fn key(&self, key: &str) -> String {
+        key_at(self.at, key)
+    }
+
+    /// A server for each address, and for each of `ports` if there are any. Each comes with the path to blame.
+    fn all(&mut self, ports: &[(u16, String, Secret)], found: &mut Vec<(String, Server)>) {
+        let mode_path = self.key("mode");
+        let mode = self.cx.mode(&mode_path, self.entry.mode.as_deref(), self.mode);
+        let weight = Weight {
+            tcp: self.weight("tcp_weight", self.entry.tcp_weight),
+            udp: self.weight("udp_weight", self.entry.udp_weight),
+        };
+        let socket = options::socket_of(self.entry, self.at, self.socket, self.cx);
+        let idle = match self.at {
+            "" => None,
+            _ => self.cx.seconds(&self.key("timeout"), self.entry.timeout),
+        };
+        let method = self.method();
+        let mut secrets = Vec::new();
+        match ports {
+            [] => secrets.push((self.entry.server_port, self.key("password"), self.entry.password.clone())),
+            _ => secrets.extend(
+                ports
+                    .iter()
+                    .map(|(port, path, secret)| (Some(Number(*port)), path.clone(), Some(secret.clone()))),
+            ),
+        }
+        for (port, path, secret) in secrets {
+            let addresses = self.addresses(port);
+            let keys = method.and_then(|method| self.keys(method, &path, secret));
+            let (Some(method), Some(keys)) = (method, keys) else { continue };
+            let users = self.users(method, &keys);
+            let (keys, users) = match self.cx.role {
+                Role::Server => (keys, users),
+                Role::Local => (self.as_first_user(keys, &users), Vec::new()),
+            };
+            let several = addresses.len() > 1 || !ports.is_empty();
+            for (blame, address) in addresses {
+                let server = Server {
+                    name: self.name(&address, several),
+                    address,
+                    method,
+                    keys: keys.clone(),
+                    mode,
+                    users: users.clone(),
+                    weight,
+                    socket: socket.clone(),
+                    idle,
+                };
+                found.push((blame, server));
+            }
+        }
+    }
+
+    fn name(&self, address: &Address, several: bool) -> String {
+        let given = [&self.entry.remarks, &self.entry.id]
+            .into_iter()
+            .flatten()
+            .find(|name| !name.is_empty());
+        match given {
+            Some(name) if several => format!("{name} ({address})"),
+            Some(name) => name.clone(),
+            None => address.to_string(),
+        }
+    }
+
+    fn weight(&mut self, key: &str, written: Option<f64>) -> f64 {
+        let weight = written.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&weight) {
+            let path = self.key(key);
+            self.cx.report.error(&path, "out of range: a weight is from 0 to 1");
+        }
+        weight
+    }
+
+    fn method(&mut self) -> Option<Method> {
+        let path = self.key("method");
+        let Some(name) = &self.entry.method else {
+            self.cx.report.warn_hint(
+                &path,
+                format!("missing: taken as {DEFAULT_METHOD}, as shadowsocks-libev does"),
+                "both sides must agree",
+            );
+            return Some(DEFAULT_METHOD);
+        };
+        match name.parse::<Method>() {
+            Ok(method) => {
+                if method.family() == Family::Plain {
+                    self.cx.report.warn(&path, "nothing is encrypted, and anybody who finds the port can use it");
+                }
+                Some(method)
+            }
+            Err(error) => {
+                self.cx.report.error(&path, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// The addresses of the entry, each with the path to blame.
+    fn addresses(&mut self, port: Option<Number<u16>>) -> Vec<(String, Address)> {
+        let written = self.entry.server.clone().unwrap_or_default();
+        let path = self.key("server");
+        let port = match port {
+            Some(Number(0)) => {
+                let path = self.key("server_port");
+                self.cx.report.error(&path, "0 is no port");
+                return Vec::new();
+            }
+            Some(Number(port)) => Some(port),
+            None => None,
+        };
+        let hosts = match (self.cx.role, &written) {
+            (_, Strings { items, .. }) if !items.is_empty() => written,
+            // As shadowsocks-libev does.
+            (Role::Server, _) if self.at.is_empty() => Strings { items: vec!["0.0.0.0".to_owned()], array: false },
+            _ => {
+                self.cx.report.error(&path, "missing: the server's address");
+                return Vec::new();
+            }
+        };
+        let mut addresses = Vec::new();
+        for (index, host) in hosts.items.iter().enumerate() {
+            let path = if hosts.array { format!("{path}[{index}]") } else { path.clone() };
+            let Some(address) = self.address(&path, host, port) else { continue };
+            addresses.push((path, address));
+        }
+        addresses
+    }
+
+    fn address(&mut self, path: &str, host: &str, port: Option<u16>) -> Option<Address> {
+        let port_path = self.key("server_port");
+        let Some(address) = host_address(path, host, port, self.cx) else {
+            if port.is_none() && !self.at.is_empty() && host.is_empty() {
+                self.cx.report.error(&port_path, "missing: the server's port");
+            }
+            return None;
+        };
+        if address.port() == 0 {
+            self.cx.report.error(&port_path, "missing: the server's port");
+            return None;
+        }
+        if self.cx.role == Role::Local
+            && let Address::Ip(ip) = &address
+            && ip.ip().is_unspecified()
+        {
+            self.cx.report.error_hint(
+                path,
+                format!("{} is where a server listens, not where to reach it", ip.ip()),
+                "give the server's public address or name",
+            );
+            return None;
+        }
+        Some(address)
+    }
+
+    /// The keys that a password stands for. `path` is where it stood.
+    fn keys(&mut self, method: Method, path: &str, secret: Option<Secret>) -> Option<Keys> {
+        if method.family() == Family::Plain {
+            let key = Key::from_password(method, b"");
+            return Some(Keys { identity: Vec::new(), key });
+        }
+        if let Some(ready) = &self.entry.key
+            && method.family() == Family::Aead
+            && !path.starts_with("port_password")
+        {
+            let ready = self.expand("key", ready);
+            let key = self.base64("key", method, ready.expose(), "")?;
+            return Some(Keys { identity: Vec::new(), key });
+        }
+        let Some(secret) = secret.or_else(|| self.entry.key.clone()) else {
+            self.cx.report.error_hint(
+                path,
+                format!("missing: {method} needs one"),
+                format!("`ssr genkey -m {method}` makes one"),
+            );
+            return None;
+        };
+        let secret = self.expand(path, &secret);
+        if method.family() == Family::Aead {
+            if secret.expose().is_empty() {
+                self.cx.report.warn_hint(path, "empty: everybody knows it", format!("`ssr genkey -m {method}` makes one"));
+            }
+            let key = Key::from_password(method, secret.expose().as_bytes());
+            return Some(Keys { identity: Vec::new(), key });
+        }
+        self.chain(method, path, secret.expose())
+    }
+
+    /// `iPSK:…:uPSK` of SIP023, or one key.
+    fn chain(&mut self, method: Method, path: &str, text: &str) -> Option<Keys> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let several = parts.len() > 1;
+        if several && !method.supports_identity() {
+            self.cx.report.error_hint(
+                path,
+                format!("several keys, and {method} has no identity headers: they are AES blocks"),
+                format!("give one key, or use {} on both sides", Method::Blake3Aes256Gcm),
+            );
+            return None;
+        }
+        if several && self.cx.role == Role::Server {
+            self.cx.report.error_hint(
+                path,
+                "several keys: that is how a client names its user",
+                "a server has one key of its own, and `users`",
+            );
+            return None;
+        }
+        let mut keys = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            let which = if several { format!("key {} of {}: ", index + 1, parts.len()) } else { String::new() };
+            keys.extend(self.base64(path, method, part, &which));
+        }
+        if keys.len() != parts.len() {
+            return None;
+        }
+        let key = keys.pop()?;
+        Some(Keys { identity: keys, key })
+    }
+
+    fn base64(&mut self, path: &str, method: Method, text: &str, which: &str) -> Option<Key> {
+        match Key::from_base64(method, text) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                self.cx.report.error(path, format!("{which}{error}"));
+                None
+            }
+        }
+    }
+
+    /// `"${VAR}"` -> the variable; as it is, if there is none of that name.
+    fn expand(&mut self, path: &str, secret: &Secret) -> Secret {
+        let text = secret.expose();
+        let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
+            return secret.clone();
+        };
+        match (self.cx.env)(name) {
+            Some(value) => Secret::from(value),
+            None => {
+                let message = format!("the environment has no variable `{name}`: taken literally");
+                self.cx.report.warn(path, message);
+                secret.clone()
+            }
+        }
+    }
+
+    fn users(&mut self, method: Method, own: &Keys) -> Vec<User> {
+        let written = self.entry.users.as_deref().unwrap_or_default();
+        if written.is_empty() {
+            return Vec::new();
+        }
+        let path = self.key("users");
+        if !method.supports_identity() {
+            self.cx.report.error_hint(
+                &path,
+                format!("{method} cannot tell users apart: identity headers are AES blocks of a 2022 method"),
+                format!("use {}", Method::Blake3Aes256Gcm),
+            );
+            return Vec::new();
+        }
+        let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
+        let mut users = Vec::new();
+        for (index, user) in written.iter().enumerate() {
+            let at = format!("{path}[{index}]");
+            let Some(user) = self.user(user, &at, method) else { continue };
+            if !names.insert(user.name.clone()) {
+                self.cx.report.error(&key_at(&at, "name"), format!("`{}` is another user's name", user.name));
+            }
+            if user.key.identity_hash() == own.key.identity_hash() {
+                self.cx.report.error(&key_at(&at, "password"), "the server's own key");
+            }
+            if !hashes.insert(user.key.identity_hash()) {
+                self.cx.report.error(&key_at(&at, "password"), "another user's key");
+            }
+            users.push(user);
+        }
+        users
+    }
+
+    fn user(&mut self, written: &file::User, at: &str, method: Method) -> Option<User> {
+        let name = written.name.clone().filter(|name| !name.is_empty());
+        if name.is_none() {
+            self.cx.report.error(&key_at(at, "name"), "missing: the user's name");
+        }
+        let path = key_at(at, "password");
+        let key = match &written.password {
+            None => {
+                let hint = format!("`ssr genkey -m {method}` makes one");
+                self.cx.report.error_hint(&path, "missing: the user's key", hint);
+                None
+            }
+            Some(secret) => {
+                let secret = self.expand(&path, secret);
+                self.base64(&path, method, secret.expose(), "")
+            }
+        };
+        let next_hop = match (&written.server, written.server_port) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                self.cx.report.error(&key_at(at, "server"), "missing: the next server's address");
+                None
+            }
+            (Some(host), port) => {
+                let address = host_address(&key_at(at, "server"), host, port.map(|Number(port)| port), self.cx);
+                if address.as_ref().is_some_and(|address| address.port() == 0) {
+                    self.cx.report.error(&key_at(at, "server_port"), "missing: the next server's port");
+                }
+                address
+            }
+        };
+        Some(User { name: name?, key: key?, next_hop })
+    }
+
+    /// One file for both halves: where server sorts by `users`, local must be one of them. It is the first, unless
+    /// the password names one.
+    fn as_first_user(&mut self, keys: Keys, users: &[User]) -> Keys {
+        let Some(first) = users.first().filter(|_| keys.identity.is_empty()) else { return keys };
+        let path = self.key("users");
+        self.cx.report.warn_hint(
+            &path,
+            format!("local goes as `{}`, the first of them", first.name),
+            "to go as another, give local the password `server key:user key`",
+        );
+        Keys { identity: vec![keys.key], key: first.key.clone() }
+    }
+}
+
+/// A host as written (IP address, name, or either with its own port) and the port beside it; port 0 if neither says.
+pub(super) fn host_address(path: &str, text: &str, port: Option<u16>, cx: &mut Context<'_>) -> Option<Address> {
+    let beside = port.unwrap_or(0);
+    let host = text.trim();
+    let unbracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if let Ok(ip) = unbracketed.parse::<IpAddr>() {
+        return Some(Address::Ip((ip, beside).into()));
+    }
+    if host.contains("://") || host.contains('/') {
+        cx.report.error_hint(path, "not an address", "give the host alone, without `scheme://` and path");
+        return None;
+    }
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        cx.report.error(path, "not an address: a host name or IP address");
+        return None;
+    }
+    if host.contains(':') {
+        return match host.parse::<Address>() {
+            Ok(address) => Some(address),
+            Err(error) => {
+                cx.report.error(path, error.to_string());
+                None
+            }
+        };
+    }
+    match Address::domain(host, beside) {
+        Ok(address) => Some(address),
+        Err(_) => {
+            cx.report.error(path, "not an address: a host name has 1 to 255 bytes");
+            None
+        }
+    }
+}
+
+/// Two servers cannot listen on one address for one transport.
+fn refuse_same_address(found: &[(String, Server)], cx: &mut Context<'_>) {
+    let mut taken: HashMap<(&Address, &str), &str> = HashMap::new();
+    for (at, server) in found {
+        let uses = [(server.mode.tcp, "TCP"), (server.mode.udp, "UDP")];
+        for (_, transport) in uses.into_iter().filter(|(used, _)| *used) {
+            if let Some(first) = taken.insert((&server.address, transport), at) {
+                let message = format!("{transport} {} is taken already, by `{first}`", server.address);
+                cx.report.error(at, message);
+                break;
+            }
+        }
+    }
+}

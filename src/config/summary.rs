@@ -1,0 +1,148 @@
+//! What would run, in words: the output of `ssr check`. Nothing secret is in it.
+
+use std::fmt::{self, Write as _};
+
+use crate::crypto::Family;
+use crate::dns;
+
+use super::model::{Config, Local, ReplayPolicy, Role, Server};
+
+/// Names of users that are listed before "and … more".
+const USERS_SHOWN: usize = 10;
+
+impl Config {
+    /// A few lines on what `ssr local` or `ssr server` would do with this config.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write_summary(&mut text);
+        text
+    }
+
+    fn write_summary(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "ssr {}", self.role.name())?;
+        for local in &self.locals {
+            write_local(local, out)?;
+        }
+        for server in &self.servers {
+            self.write_server(server, out)?;
+        }
+        let source = match &self.dns {
+            dns::Source::System => "the system's name servers".to_owned(),
+            _ => "the name servers under `dns`".to_owned(),
+        };
+        writeln!(out, "  dns         {source}")?;
+        writeln!(
+            out,
+            "  timeouts    handshake {} s, connect {} s, idle {} s, half-close {} s, UDP {} s",
+            self.timeouts.handshake.as_secs(),
+            self.timeouts.connect.as_secs(),
+            self.timeouts.idle.as_secs(),
+            self.timeouts.half_close.as_secs(),
+            self.udp_timeout.as_secs(),
+        )?;
+        let memory = match self.limits.memory_mib {
+            0 => "memory by machine".to_owned(),
+            mib => format!("memory {mib} MiB"),
+        };
+        writeln!(
+            out,
+            "  limits      {} connections, {} handshakes, {} UDP associations, {memory}",
+            self.limits.connections, self.limits.handshakes, self.limits.udp_associations,
+        )?;
+        match self.workers {
+            0 => writeln!(out, "  workers     one a core")?,
+            count => writeln!(out, "  workers     {count}")?,
+        }
+        self.write_notes(out)
+    }
+
+    fn write_server(&self, server: &Server, out: &mut String) -> fmt::Result {
+        let verb = match self.role {
+            Role::Local => "server",
+            Role::Server => "listen",
+        };
+        write!(
+            out,
+            "  {verb:<10}  {} {}, {}",
+            server.address,
+            server.mode.name(),
+            server.method
+        )?;
+        if server.name != server.address.to_string() {
+            write!(out, ", \"{}\"", server.name)?;
+        }
+        match server.keys.identity.len() {
+            0 => writeln!(out)?,
+            1 => writeln!(out, ", as a user behind an identity header")?,
+            hops => writeln!(out, ", as a user behind {hops} identity headers")?,
+        }
+        let names: Vec<String> = server
+            .users
+            .iter()
+            .take(USERS_SHOWN)
+            .map(|user| match &user.next_hop {
+                Some(hop) => format!("{} -> {hop}", user.name),
+                None => user.name.clone(),
+            })
+            .collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        write!(out, "    users     {}", names.join(", "))?;
+        match server.users.len().saturating_sub(USERS_SHOWN) {
+            0 => writeln!(out),
+            more => writeln!(out, " and {more} more"),
+        }
+    }
+
+    /// What a reader would want to know without having asked.
+    fn write_notes(&self, out: &mut String) -> fmt::Result {
+        if self.role == Role::Server && !self.deny_private {
+            writeln!(
+                out,
+                "  note        deny_private is false: clients can reach this machine's own network and loopback"
+            )?;
+        }
+        let old = self
+            .servers
+            .iter()
+            .any(|server| server.method.family() == Family::Aead);
+        if old && self.replay != ReplayPolicy::Reject {
+            writeln!(out, "  note        repeated salts are accepted (security.replay_attack.policy)")?;
+        }
+        let open = |local: &&Local| local.auth_file.is_none() && !is_loopback(local);
+        for local in self.locals.iter().filter(open) {
+            writeln!(
+                out,
+                "  note        {} is open to whoever can reach it: no socks5_auth_config_path",
+                local.address
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn write_local(local: &Local, out: &mut String) -> fmt::Result {
+    write!(
+        out,
+        "  listen      {} {}, {}",
+        local.address,
+        local.mode.name(),
+        local.protocol.name()
+    )?;
+    if let Some(udp) = &local.udp_address {
+        write!(out, ", UDP at {udp}")?;
+    }
+    match local.auth.len() {
+        0 => writeln!(out),
+        users => writeln!(out, ", {users} users with passwords"),
+    }
+}
+
+fn is_loopback(local: &Local) -> bool {
+    match &local.address {
+        crate::wire::address::Address::Ip(ip) => ip.ip().is_loopback(),
+        crate::wire::address::Address::Domain(name, _) => name.eq_ignore_ascii_case("localhost"),
+    }
+}

@@ -1,0 +1,104 @@
+//! What the operating system says about name servers, resolv.conf(5).
+
+use std::fs::Metadata;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::SystemTime;
+
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+
+/// Who is asked where the system names nobody.
+const FALLBACK: [Ipv4Addr; 2] = [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)];
+
+/// Name servers and search list of the system, and `ndots`.
+#[cfg(all(unix, not(any(target_os = "android", target_vendor = "apple"))))]
+pub(super) fn read(path: &Path) -> (ResolverConfig, usize) {
+    let mut text = std::fs::read(path).unwrap_or_else(|error| {
+        tracing::debug!(path = %path.display(), %error, "cannot read the resolver configuration");
+        Vec::new()
+    });
+    // hickory takes a file without servers for an error and drops its search list: give it some, then read again.
+    let parsed = hickory_resolver::system_conf::parse_resolv_conf(&text).or_else(|_| {
+        for server in FALLBACK {
+            text.extend_from_slice(format!("\nnameserver {server}\n").as_bytes());
+        }
+        hickory_resolver::system_conf::parse_resolv_conf(&text)
+    });
+    parsed.map_or_else(
+        |_| (fallback(), 1),
+        |(config, options)| (config, options.ndots),
+    )
+}
+
+/// Name servers and search list of the system, and `ndots`. They are not in a file here.
+#[cfg(not(all(unix, not(any(target_os = "android", target_vendor = "apple")))))]
+pub(super) fn read(_path: &Path) -> (ResolverConfig, usize) {
+    match hickory_resolver::system_conf::read_system_conf() {
+        Ok((config, options)) if !config.name_servers.is_empty() => (config, options.ndots),
+        _ => (fallback(), 1),
+    }
+}
+
+fn fallback() -> ResolverConfig {
+    let servers = FALLBACK.map(|server| NameServerConfig::udp_and_tcp(IpAddr::V4(server)));
+    ResolverConfig::from_name_servers(servers.into())
+}
+
+/// Tells one version of a file from the next; `None` while there is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(Option<(SystemTime, u64)>);
+
+impl Stamp {
+    /// The stamp of the file at `path` now.
+    pub(super) fn of(path: &Path) -> Self {
+        let stamp = |metadata: Metadata| Ok((metadata.modified()?, metadata.len()));
+        Self(std::fs::metadata(path).and_then(stamp).ok())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn read_text(text: &str) -> (Vec<String>, Vec<String>, usize) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let (config, ndots) = read(file.path());
+        let servers = config
+            .name_servers
+            .iter()
+            .map(|server| server.ip.to_string())
+            .collect();
+        (
+            servers,
+            config.search.iter().map(ToString::to_string).collect(),
+            ndots,
+        )
+    }
+
+    #[test]
+    fn reads_servers_search_list_and_ndots() {
+        let (servers, search, ndots) = read_text(
+            "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example b.example\noptions ndots:3\n",
+        );
+        assert_eq!(servers, ["192.0.2.53", "2001:db8::53"]);
+        assert_eq!(search, ["a.example", "b.example"]);
+        assert_eq!(ndots, 3);
+    }
+
+    #[test]
+    fn falls_back_to_public_servers_but_keeps_the_rest() {
+        let (servers, search, ndots) = read_text("search a.example\noptions ndots:2");
+        assert_eq!(servers, ["8.8.8.8", "8.8.4.4"]);
+        assert_eq!((search, ndots), (vec!["a.example".to_owned()], 2));
+    }
+
+    #[test]
+    fn falls_back_where_there_is_no_file() {
+        let (config, ndots) = read(Path::new("/nonexistent/resolv.conf"));
+        assert_eq!(config.name_servers.len(), 2);
+        assert_eq!(ndots, 1);
+    }
+}

@@ -1,0 +1,222 @@
+//! Shadowsocks: clients of `ssr server`, and strangers who pretend to be some.
+//!
+//! A stranger sees one thing, whatever it sends and however it cuts it: nothing comes back, and the connection is
+//! closed when the time for a handshake is over, counted from its beginning.
+
+use std::io::{ErrorKind, IoSliceMut};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::crypto::{Family, SaltPool};
+use crate::net::Stream;
+use crate::net::pool::{Buffer, Size};
+use crate::relay::tcp::half::unix_now;
+use crate::relay::tcp::{First, Inbound, Leg, Request};
+use crate::relay::{Error, Side};
+use crate::wire::ss::request::{RequestOpener, Step};
+use crate::wire::ss::stream::{Opener, Sealer};
+use crate::wire::ss::{Accounts, Salt};
+use crate::wire::{self, Address};
+
+/// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
+const MAX_DRAIN: usize = 1 << 20;
+
+/// What is done about the repeated salt of a method of 2017. Those of 2022 always reject it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// Nothing.
+    Ignore,
+    /// It is logged.
+    Detect,
+    /// It is a stranger's.
+    Reject,
+}
+
+/// The Shadowsocks side of `ssr server`.
+pub struct Shadowsocks {
+    /// Who may use it.
+    pub accounts: Arc<Accounts>,
+    /// The names of the accounts, and the next servers of those that are relayed (SIP023).
+    pub users: Vec<(String, Option<Address>)>,
+    /// Salts that have been here.
+    pub salts: Mutex<SaltPool>,
+    /// What is done about one that has.
+    pub replay: Replay,
+    /// When the pool's time began.
+    pub begun: Instant,
+    /// For how long a stranger is listened to that broke a stream after its handshake.
+    pub patience: Duration,
+}
+
+impl Inbound for Shadowsocks {
+    async fn accept(&self, stream: Stream, _: SocketAddr, deadline: Instant) -> Result<Option<Request>, Error> {
+        let mut reading = Reading { opener: RequestOpener::new(self.accounts.method()), buffer: None };
+        let read = timeout_at(deadline, reading.run(self, &stream)).await.unwrap_or(Err(Error::HandshakeTimeout));
+        match read {
+            Ok((target, first)) => Ok(Some(self.request(stream, &reading.opener, target, first))),
+            Err(error @ Error::Wire { .. }) => {
+                drop(reading);
+                drain(&stream, deadline).await;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn punish(&self, stream: Stream) {
+        drain(&stream, Instant::now() + self.patience).await;
+    }
+}
+
+/// What a request asks for: a target by a client of ours, or to be passed on.
+enum Asked {
+    Target { target: Address, codec: (Opener, Sealer) },
+    Next { target: Address },
+}
+
+impl Shadowsocks {
+    fn request(&self, stream: Stream, opener: &RequestOpener, asked: Asked, first: Buffer) -> Request {
+        let user = opener.user().and_then(|index| self.users.get(index)).map(|(name, _)| name.clone());
+        let (target, codec, trusted) = match asked {
+            Asked::Target { target, codec } => (target, Some(codec), false),
+            Asked::Next { target } => (target, None, true),
+        };
+        Request { leg: Leg { stream, codec, first: First::Opened(first) }, target, user, reply: None, trusted }
+    }
+
+    /// Whether a stream may begin with this salt. It is remembered only now, when its sender has proved to know the
+    /// key: a stranger that was quicker with a salt it overheard has not burned it.
+    fn admit(&self, salt: &Salt) -> Result<(), wire::Error> {
+        let always = self.accounts.method().family() == Family::Aead2022;
+        if !always && self.replay == Replay::Ignore {
+            return Ok(());
+        }
+        if self.remember(salt) {
+            return Ok(());
+        }
+        if always || self.replay == Replay::Reject {
+            return Err(wire::Error::Replayed);
+        }
+        tracing::warn!("a salt was used twice: a replayed stream, or a client without good random numbers");
+        Ok(())
+    }
+
+    fn remember(&self, salt: &Salt) -> bool {
+        let now = self.begun.elapsed();
+        self.salts.lock().unwrap_or_else(PoisonError::into_inner).insert(salt.as_slice(), now)
+    }
+
+    /// The answering direction of a client's stream.
+    fn sealer(&self, opener: &RequestOpener) -> Sealer {
+        let method = self.accounts.method();
+        let salt = Salt::new(method, rand::random());
+        if method.family() == Family::Aead && self.replay != Replay::Ignore {
+            // Under these methods an answer sent back to us would open as a request.
+            self.remember(&salt);
+        }
+        let request = opener.salt().unwrap_or(salt);
+        Sealer::response(method, self.accounts.session_key(opener.user()), salt, request)
+    }
+}
+
+/// A request's head on its way in.
+struct Reading {
+    opener: RequestOpener,
+    buffer: Option<Buffer>,
+}
+
+impl Reading {
+    async fn run(&mut self, inbound: &Shadowsocks, stream: &Stream) -> Result<(Asked, Buffer), Error> {
+        let accounts = &inbound.accounts;
+        // SIP022 §3.1.4: the salt and fixed header must come with the first read.
+        let at_once = accounts.method().family() == Family::Aead2022;
+        loop {
+            self.read(accounts, stream).await?;
+            let asked = self.open(inbound).map_err(|source| Error::Wire { side: Side::Client, source })?;
+            if let Some(asked) = asked {
+                return Ok((asked, self.buffer.take().unwrap_or_else(|| Buffer::take(Size::Small))));
+            }
+            if at_once && self.opener.salt().is_none() {
+                return Err(Error::Wire { side: Side::Client, source: wire::Error::Truncated });
+            }
+        }
+    }
+
+    /// Reads what there is behind what has been read. A connection that says nothing costs no buffer.
+    async fn read(&mut self, accounts: &Accounts, stream: &Stream) -> Result<(), Error> {
+        loop {
+            stream.readable().await.map_err(Error::io(Side::Client))?;
+            let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(Size::Small));
+            if self.opener.need(accounts) > buffer.bytes().len() {
+                let size = Size::holding(self.opener.need(accounts)).unwrap_or(Size::Large);
+                buffer = buffer.resized(size);
+            }
+            let (bytes, _, raw) = buffer.parts();
+            let read = stream.try_read(&mut [IoSliceMut::new(bytes.get_mut(raw.end..).unwrap_or_default())]);
+            if let Ok(count) = read {
+                raw.end += count;
+            }
+            if !buffer.raw.is_empty() {
+                self.buffer = Some(buffer);
+            }
+            match read {
+                Ok(0) => return Err(Error::HandshakeEnd),
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(Error::io(Side::Client)(error)),
+            }
+        }
+    }
+
+    /// Opens what has come so far; `None` while it is not enough. `raw` begins at 0 until the request is whole.
+    fn open(&mut self, inbound: &Shadowsocks) -> Result<Option<Asked>, wire::Error> {
+        let Some(buffer) = &mut self.buffer else { return Ok(None) };
+        let (bytes, ready, raw) = buffer.parts();
+        loop {
+            let read = bytes.get_mut(..raw.end).unwrap_or_default();
+            match self.opener.open(&inbound.accounts, read, unix_now())? {
+                Step::More => return Ok(None),
+                Step::Authenticated(salt) => inbound.admit(&salt)?,
+                Step::Relay { user, salt, rest } => {
+                    let next = inbound.users.get(user).and_then(|(_, next)| next.clone());
+                    ready.extend([salt, rest..raw.end]);
+                    *raw = 0..0;
+                    return next.map(|target| Some(Asked::Next { target })).ok_or(wire::Error::UnknownIdentity);
+                }
+                Step::Done(request) => {
+                    if !request.payload.is_empty() {
+                        ready.push(request.payload);
+                    }
+                    *raw = if request.rest == raw.end { 0..0 } else { request.rest..raw.end };
+                    let codec = (request.opener, inbound.sealer(&self.opener));
+                    return Ok(Some(Asked::Target { target: request.target, codec }));
+                }
+            }
+        }
+    }
+}
+
+/// Reads and drops what a stranger sends, up to a number of bytes, until it ends or its time is over.
+async fn drain(stream: &Stream, deadline: Instant) {
+    let read = async {
+        let mut left = MAX_DRAIN;
+        while left > 0 {
+            if stream.readable().await.is_err() {
+                return;
+            }
+            let mut buffer = Buffer::take(Size::Small);
+            let (bytes, ..) = buffer.parts();
+            match stream.try_read(&mut [IoSliceMut::new(bytes)]) {
+                Ok(0) => return,
+                Ok(count) => left = left.saturating_sub(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+        sleep_until(deadline).await;
+    };
+    let _ = timeout_at(deadline, read).await;
+}

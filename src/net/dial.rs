@@ -1,0 +1,138 @@
+//! Connecting to one of several addresses (RFC 8305).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Error, SocketOptions, Stream};
+
+/// How long an attempt has the field to itself (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried at most.
+const MAX_ATTEMPTS: usize = 8;
+
+/// Connects to the first of `addresses` that answers. The families take turns, beginning with the first address's;
+/// an attempt that has not answered in 250 ms is joined by the next.
+///
+/// # Errors
+/// [`Error::Connect`] with the error of the last address when all have failed, [`Error::ConnectTimeout`] after
+/// `limit`, [`Error::NoAddress`] when there are none.
+pub async fn tcp(addresses: &[IpAddr], port: u16, options: &SocketOptions, limit: Duration) -> Result<Stream, Error> {
+    let dial = async {
+        match addresses {
+            [] => Err(Error::NoAddress),
+            [only] => connect((*only, port).into(), options).await,
+            _ => race(interleave(addresses, port), options).await,
+        }
+    };
+    tokio::time::timeout(limit, dial)
+        .await
+        .unwrap_or(Err(Error::ConnectTimeout { seconds: limit.as_secs() }))
+}
+
+async fn connect(address: SocketAddr, options: &SocketOptions) -> Result<Stream, Error> {
+    let attempt = async {
+        let socket = options.outgoing_tcp(address)?;
+        match socket.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error) if in_progress(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        // Writable means connected or failed; with fast open it is so at once, and the SYN goes with the first write.
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(Stream::new(stream)),
+        }
+    };
+    attempt.await.map_err(|source| Error::Connect { address, source })
+}
+
+fn in_progress(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
+}
+
+async fn race(addresses: Vec<SocketAddr>, options: &SocketOptions) -> Result<Stream, Error> {
+    let mut waiting = addresses.into_iter();
+    let mut running = JoinSet::new();
+    let mut failed = Error::NoAddress;
+    let mut next_at = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            Some(ended) = running.join_next() => match ended {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => {
+                    failed = error;
+                    next_at = Instant::now();
+                }
+                Err(_) => {}
+            },
+            () = sleep_until(next_at), if waiting.len() > 0 => {
+                if let Some(address) = waiting.next() {
+                    let options = options.clone();
+                    running.spawn(async move { connect(address, &options).await });
+                }
+                next_at = Instant::now() + ATTEMPT_DELAY;
+            }
+            else => return Err(failed),
+        }
+    }
+}
+
+/// One address of each family in turn, beginning with that of the first (RFC 8305 §4).
+fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
+    let (mut preferred, mut other) = (
+        addresses.iter().filter(|address| address.is_ipv4() == first_is_v4),
+        addresses.iter().filter(|address| address.is_ipv4() != first_is_v4),
+    );
+    let mut order = Vec::with_capacity(addresses.len().min(MAX_ATTEMPTS));
+    while order.len() < MAX_ATTEMPTS {
+        let before = order.len();
+        order.extend(preferred.next().into_iter().chain(other.next()).map(|ip| SocketAddr::new(*ip, port)));
+        if order.len() == before {
+            break;
+        }
+    }
+    order.truncate(MAX_ATTEMPTS);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let addresses: Vec<IpAddr> = ["::1", "::2", "::3", "127.0.0.1"].iter().map(|ip| ip.parse().unwrap()).collect();
+        let order: Vec<String> = interleave(&addresses, 80).iter().map(ToString::to_string).collect();
+        assert_eq!(order, ["[::1]:80", "127.0.0.1:80", "[::2]:80", "[::3]:80"]);
+    }
+
+    #[tokio::test]
+    async fn dead_family_does_not_hold_up_the_other() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Nobody listens there on ::1, so that attempt fails at once and the next begins without its delay.
+        let addresses: [IpAddr; 2] = ["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+        let stream = tcp(&addresses, port, &SocketOptions::default(), Duration::from_secs(5)).await;
+        assert!(stream.is_ok());
+    }
+
+    #[tokio::test]
+    async fn refusal_names_the_address() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let error = tcp(&["127.0.0.1".parse().unwrap()], port, &SocketOptions::default(), Duration::from_secs(5)).await;
+        assert!(matches!(error, Err(Error::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused));
+    }
+}

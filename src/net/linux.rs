@@ -1,0 +1,84 @@
+//! What only Linux has. Elsewhere these functions do nothing or say that they cannot.
+#![cfg_attr(target_os = "linux", expect(unsafe_code, reason = "TCP Fast Open has no safe interface"))]
+
+use std::io;
+
+use socket2::{Protocol, Socket};
+
+/// Multipath TCP.
+#[cfg(target_os = "linux")]
+pub(super) const MPTCP: Protocol = Protocol::MPTCP;
+/// Multipath TCP is Linux's; elsewhere a plain connection is made.
+#[cfg(not(target_os = "linux"))]
+pub(super) const MPTCP: Protocol = Protocol::TCP;
+
+/// Connections that the kernel may hold with data but without a finished handshake.
+#[cfg(target_os = "linux")]
+const FAST_OPEN_QUEUE: libc::c_int = 1024;
+
+/// Lets a listener accept data with the SYN (RFC 7413).
+#[cfg(target_os = "linux")]
+pub(super) fn set_fast_open(socket: &Socket) -> io::Result<()> {
+    set_tcp_option(socket, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)
+}
+
+/// Lets the first write of a connecting socket ride with the SYN (RFC 7413).
+#[cfg(target_os = "linux")]
+pub(super) fn set_fast_open_connect(socket: &Socket) -> io::Result<()> {
+    set_tcp_option(socket, libc::TCP_FASTOPEN_CONNECT, 1)
+}
+
+#[cfg(target_os = "linux")]
+fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the pointer and size describe `value`,
+    // which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the mark and the interface of an outgoing socket.
+#[cfg(target_os = "linux")]
+pub(super) fn set_route(socket: &Socket, mark: Option<u32>, interface: Option<&str>) -> io::Result<()> {
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// Lets the system fragment datagrams that are longer than the path takes.
+#[cfg(target_os = "linux")]
+pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
+    if socket.domain()? == socket2::Domain::IPV6 {
+        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT)?;
+    }
+    set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT)?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn set_fast_open(_: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn set_fast_open_connect(_: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn set_route(_: &Socket, mark: Option<u32>, interface: Option<&str>) -> io::Result<()> {
+    if mark.is_some() || interface.is_some() { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn allow_fragments(_: &Socket) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Listening sockets: one a worker on the same address, yet refused when another process has it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::{Error, SocketOptions, linux};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Bytes of datagrams that may wait to be read, where the config does not say; the system may grant less.
+const UDP_BUFFER: usize = 4 << 20;
+
+/// Binds `count` TCP listeners to `address`. With port 0 all get the same free port. `only_v6` keeps `[::]` from
+/// taking the IPv4 addresses too.
+///
+/// # Errors
+/// [`Error::Bind`].
+pub fn tcp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOptions) -> Result<Vec<TcpListener>, Error> {
+    let bind = |address, shared| -> io::Result<Socket> {
+        let protocol = if options.mptcp { linux::MPTCP } else { Protocol::TCP };
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+        socket.set_reuse_address(true)?;
+        prepare(&socket, address, only_v6, shared)?;
+        if shared {
+            options.apply_buffers(&SockRef::from(&socket))?;
+            if options.fast_open {
+                linux::set_fast_open(&socket)?;
+            }
+            socket.listen(BACKLOG)?;
+        }
+        Ok(socket)
+    };
+    group(address, count, bind)
+        .map(|sockets| sockets.into_iter().map(TcpListener::from).collect())
+        .map_err(|source| Error::Bind { protocol: "tcp", address, source })
+}
+
+/// Binds `count` UDP sockets to `address`, as [`tcp`] does.
+///
+/// # Errors
+/// [`Error::Bind`].
+pub fn udp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOptions) -> Result<Vec<UdpSocket>, Error> {
+    let bind = |address, shared| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        prepare(&socket, address, only_v6, shared)?;
+        let buffers = SocketOptions {
+            send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
+            recv_buffer: options.recv_buffer.or(Some(UDP_BUFFER)),
+            ..SocketOptions::default()
+        };
+        buffers.apply_buffers(&SockRef::from(&socket))?;
+        Ok(socket)
+    };
+    group(address, count, bind)
+        .map(|sockets| sockets.into_iter().map(UdpSocket::from).collect())
+        .map_err(|source| Error::Bind { protocol: "udp", address, source })
+}
+
+/// SO_REUSEPORT would let a second process of ours share the port without a word. So the first bind goes without it
+/// and fails as users expect; only then is the group bound.
+fn group(
+    address: SocketAddr,
+    count: usize,
+    bind: impl Fn(SocketAddr, bool) -> io::Result<Socket>,
+) -> io::Result<Vec<Socket>> {
+    let first = bind(address, false)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    drop(first);
+    (0..count).map(|_| bind(address, true)).collect()
+}
+
+fn prepare(socket: &Socket, address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<()> {
+    #[cfg(unix)]
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())
+}

@@ -1,0 +1,111 @@
+//! What may be set on a socket.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::linux;
+
+/// Options of the sockets of one side: those towards clients, or those towards servers and targets.
+#[derive(Clone, Debug, Default)]
+pub struct SocketOptions {
+    /// Nagle's algorithm off. The relay writes whole chunks, so this only ever helps; it is on for every stream.
+    pub no_delay: bool,
+    /// TCP Fast Open (RFC 7413).
+    pub fast_open: bool,
+    /// Multipath TCP (RFC 8684).
+    pub mptcp: bool,
+    /// Idle time before, and interval between, keepalive probes.
+    pub keep_alive: Option<Duration>,
+    /// `SO_SNDBUF` in bytes.
+    pub send_buffer: Option<usize>,
+    /// `SO_RCVBUF` in bytes.
+    pub recv_buffer: Option<usize>,
+    /// `SO_MARK`, of outgoing sockets.
+    pub mark: Option<u32>,
+    /// The local address of outgoing sockets.
+    pub bind_address: Option<IpAddr>,
+    /// `SO_BINDTODEVICE`, of outgoing sockets.
+    pub bind_interface: Option<String>,
+}
+
+impl SocketOptions {
+    /// A non-blocking TCP socket towards `peer`, not yet connected.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn outgoing_tcp(&self, peer: SocketAddr) -> io::Result<Socket> {
+        let protocol = if self.mptcp { linux::MPTCP } else { Protocol::TCP };
+        let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(protocol))?;
+        self.apply_outgoing(&socket, peer)?;
+        if let Some(address) = self.bind_address.filter(|address| address.is_ipv4() == peer.is_ipv4()) {
+            socket.bind(&SocketAddr::new(address, 0).into())?;
+        }
+        if self.fast_open {
+            linux::set_fast_open_connect(&socket)?;
+        }
+        self.apply_stream(&SockRef::from(&socket))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// A UDP socket that may send to either family, where the system has both, bound to a free port.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn outgoing_udp(&self) -> io::Result<Socket> {
+        if let Some(address) = self.bind_address {
+            return self.bound_udp(SocketAddr::new(address, 0));
+        }
+        self.bound_udp((std::net::Ipv6Addr::UNSPECIFIED, 0).into())
+            .or_else(|_| self.bound_udp((std::net::Ipv4Addr::UNSPECIFIED, 0).into()))
+    }
+
+    fn bound_udp(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        self.apply_outgoing(&socket, address)?;
+        self.apply_buffers(&SockRef::from(&socket))?;
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    fn apply_outgoing(&self, socket: &Socket, peer: SocketAddr) -> io::Result<()> {
+        // What leaves by loopback is not what a mark or an interface is for, and an interface would make it fail.
+        if !peer.ip().is_loopback() {
+            linux::set_route(socket, self.mark, self.bind_interface.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Sets what every established stream has.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn apply_stream(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        if let Some(time) = self.keep_alive {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time))?;
+        }
+        self.apply_buffers(socket)
+    }
+
+    /// Sets the buffer sizes, where any are given.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn apply_buffers(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        if let Some(size) = self.send_buffer {
+            socket.set_send_buffer_size(size)?;
+        }
+        if let Some(size) = self.recv_buffer {
+            socket.set_recv_buffer_size(size)?;
+        }
+        Ok(())
+    }
+}

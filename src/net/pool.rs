@@ -1,0 +1,179 @@
+//! Buffers that are held only while data moves.
+//!
+//! Each worker keeps a few free buffers of each size and shares them among its flows; a flow without data has none.
+//! A buffer is filled with zeros once, when the system gives it, and never again.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Sizes of buffers; a flow begins small and grows while its reads fill what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// One chunk of ours and whatever stands before it.
+    Small,
+    /// The longest chunk that SIP022 allows.
+    Medium,
+    /// 32 chunks; with twice as many, buffers fell out of the processor's cache and it got slower.
+    Large,
+}
+
+/// Bytes for a chunk of 16 KiB with its tags, and the longest head.
+const CHUNK_ROOM: usize = 16 * 1024 + 64;
+
+impl Size {
+    /// Bytes of a buffer of this size.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Small => CHUNK_ROOM + 1024,
+            Self::Medium => 80 * 1024,
+            Self::Large => 32 * CHUNK_ROOM,
+        }
+    }
+
+    /// The next larger size.
+    #[must_use]
+    pub const fn up(self) -> Self {
+        match self {
+            Self::Small => Self::Medium,
+            Self::Medium | Self::Large => Self::Large,
+        }
+    }
+
+    /// The smallest size that holds `bytes`, if any does.
+    #[must_use]
+    pub const fn holding(bytes: usize) -> Option<Self> {
+        if bytes <= Self::Small.bytes() {
+            Some(Self::Small)
+        } else if bytes <= Self::Medium.bytes() {
+            Some(Self::Medium)
+        } else if bytes <= Self::Large.bytes() {
+            Some(Self::Large)
+        } else {
+            None
+        }
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Small => 0,
+            Self::Medium => 1,
+            Self::Large => 2,
+        }
+    }
+
+    /// Free buffers of this size that a worker keeps: about 4 MiB in all.
+    const fn spare(self) -> usize {
+        match self {
+            Self::Small => 64,
+            Self::Medium => 12,
+            Self::Large => 4,
+        }
+    }
+}
+
+/// What stays of a buffer between two uses.
+struct Spare {
+    bytes: Box<[u8]>,
+    ready: Vec<Range<usize>>,
+}
+
+thread_local! {
+    static FREE: RefCell<[Vec<Spare>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+}
+
+/// Bytes of all buffers in use, of all workers.
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of buffers in use above which only small ones are given.
+static BUDGET: AtomicUsize = AtomicUsize::new(256 << 20);
+
+/// Sets the number of bytes of buffers above which flows get small ones only.
+pub fn set_budget(bytes: usize) {
+    BUDGET.store(bytes, Ordering::Relaxed);
+}
+
+/// Memory for one piece of work, and what in it is to be done. It goes back to the worker's pool when dropped.
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    size: Size,
+    /// Where bytes stand that are ready to be written, in order.
+    pub ready: Vec<Range<usize>>,
+    /// Where bytes stand that have been read and not been worked on.
+    pub raw: Range<usize>,
+}
+
+impl Buffer {
+    /// A buffer of `size`, or a small one when memory is short.
+    #[must_use]
+    pub fn take(size: Size) -> Self {
+        let short = IN_USE.load(Ordering::Relaxed) + size.bytes() > BUDGET.load(Ordering::Relaxed);
+        Self::take_exact(if short { Size::Small } else { size })
+    }
+
+    /// A buffer of just this size, for a chunk that needs it.
+    #[must_use]
+    pub fn take_exact(size: Size) -> Self {
+        let spare = FREE.try_with(|free| free.borrow_mut().get_mut(size.index()).and_then(Vec::pop)).ok().flatten();
+        IN_USE.fetch_add(size.bytes(), Ordering::Relaxed);
+        let (bytes, ready) = match spare {
+            Some(spare) => (spare.bytes, spare.ready),
+            None => (vec![0; size.bytes()].into_boxed_slice(), Vec::new()),
+        };
+        Self { bytes, size, ready, raw: 0..0 }
+    }
+
+    /// The size that it was made with.
+    #[must_use]
+    pub const fn size(&self) -> Size {
+        self.size
+    }
+
+    /// All bytes of the buffer.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// All bytes of the buffer, and the rest of it.
+    pub fn parts(&mut self) -> (&mut [u8], &mut Vec<Range<usize>>, &mut Range<usize>) {
+        (&mut self.bytes, &mut self.ready, &mut self.raw)
+    }
+
+    /// Moves what has not been worked on to the front.
+    pub fn compact(&mut self) {
+        let len = self.raw.len();
+        if self.raw.start > 0 {
+            self.bytes.copy_within(self.raw.clone(), 0);
+            self.raw = 0..len;
+        }
+    }
+
+    /// The same unfinished bytes in a buffer of another size, which must hold them.
+    #[must_use]
+    pub fn resized(self, size: Size) -> Self {
+        let mut other = Self::take_exact(size);
+        let raw = self.bytes.get(self.raw.clone()).unwrap_or_default();
+        if let Some(front) = other.bytes.get_mut(..raw.len()) {
+            front.copy_from_slice(raw);
+            other.raw = 0..raw.len();
+        }
+        other
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        IN_USE.fetch_sub(self.size.bytes(), Ordering::Relaxed);
+        self.ready.clear();
+        let spare = Spare { bytes: std::mem::take(&mut self.bytes), ready: std::mem::take(&mut self.ready) };
+        // While the thread ends there is no pool any more, and the memory is simply freed.
+        let _ = FREE.try_with(|free| {
+            if let Some(list) = free.borrow_mut().get_mut(self.size.index())
+                && list.len() < self.size.spare()
+            {
+                list.push(spare);
+            }
+        });
+    }
+}

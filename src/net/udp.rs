@@ -1,0 +1,295 @@
+//! Datagrams in batches: many a system call, and long runs to one peer as one (GSO, GRO).
+
+use std::cell::RefCell;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll, ready};
+
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use tokio::io::Interest;
+
+use super::linux;
+
+/// The longest datagram, and the most that the kernel merges into one read.
+pub const MAX_DATAGRAM: usize = 65_535;
+/// Bytes that the system takes as one run to one peer.
+const MAX_RUN: usize = 65_000;
+
+/// A UDP socket.
+pub struct Socket {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+}
+
+/// Where a datagram came from and to which of our addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The peer. An IPv4 peer of a socket for both families is shown as IPv4.
+    pub peer: SocketAddr,
+    /// Our address that the peer used; replies leave from it.
+    pub local: Option<IpAddr>,
+}
+
+thread_local! {
+    /// A worker receives for one socket at a time, so one set of buffers serves all its sockets.
+    static RECEIVE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Socket {
+    /// Takes over a bound socket. `fragment`: datagrams longer than the path allows are cut by the system instead of
+    /// being refused.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(socket: socket2::Socket, fragment: bool) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        if fragment {
+            linux::allow_fragments(&socket)?;
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Self { io: tokio::net::UdpSocket::from_std(socket.into())?, state })
+    }
+
+    /// Our own address.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// Receives a batch and gives each datagram to `take`, which may change it in place.
+    ///
+    /// # Errors
+    /// What the system says of the socket; an ICMP error of an earlier datagram is not one.
+    pub fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&mut [u8], Path),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let result = RECEIVE.with_borrow_mut(|buffer| {
+                buffer.resize(BATCH_SIZE * MAX_DATAGRAM, 0);
+                let mut metas = [RecvMeta::default(); BATCH_SIZE];
+                let count = {
+                    let mut chunks = buffer.chunks_exact_mut(MAX_DATAGRAM);
+                    let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
+                        std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+                    self.io.try_io(Interest::READABLE, || {
+                        self.state.recv(UdpSockRef::from(&self.io), &mut slots, &mut metas)
+                    })?
+                };
+                let received = buffer.chunks_exact_mut(MAX_DATAGRAM).zip(&metas).take(count);
+                for (slot, meta) in received {
+                    let path = Path { peer: canonical(meta.addr), local: meta.dst_ip.map(|ip| ip.to_canonical()) };
+                    let run = slot.get_mut(..meta.len).unwrap_or_default();
+                    if run.is_empty() {
+                        take(&mut [], path);
+                    }
+                    run.chunks_mut(meta.stride.max(1)).for_each(|datagram| take(datagram, path));
+                }
+                Ok(())
+            });
+            match result {
+                Err(error) if is_passing(&error) => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Sends the datagrams of `batch` and empties it. What the socket does not take now is lost, as datagrams may be;
+    /// returns how many were.
+    pub fn send(&self, batch: &mut Batch) -> usize {
+        let v6 = self.io.local_addr().is_ok_and(|address| address.is_ipv6());
+        let mut lost = 0;
+        let mut from = 0;
+        while let Some((run, next)) = batch.run(from, self.state.max_gso_segments()) {
+            let transmit = Transmit {
+                destination: if v6 { mapped(run.path.peer) } else { run.path.peer },
+                ecn: None,
+                contents: run.bytes,
+                segment_size: (next - from > 1).then_some(run.segment),
+                src_ip: run.path.local,
+            };
+            let result = self.io.try_io(Interest::WRITABLE, || {
+                self.state.try_send(UdpSockRef::from(&self.io), &transmit)
+            });
+            if let Err(error) = result {
+                tracing::debug!(peer = %run.path.peer, bytes = run.segment, %error, "datagram not sent");
+                lost += next - from;
+            }
+            from = next;
+        }
+        batch.clear();
+        lost
+    }
+}
+
+/// Errors that say something of one datagram, not of the socket.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock};
+    matches!(
+        error.kind(),
+        WouldBlock | Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
+    )
+}
+
+/// An IPv4 address in IPv6 clothes, undressed.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// What a socket for both families calls an IPv4 address.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+        SocketAddr::V6(_) => address,
+    }
+}
+
+/// Datagrams that wait to be sent together, one behind the other in one buffer.
+#[derive(Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    datagrams: Vec<(usize, Path)>,
+}
+
+/// Neighbours of a batch that leave in one system call.
+struct Run<'a> {
+    bytes: &'a [u8],
+    segment: usize,
+    path: Path,
+}
+
+impl Batch {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Whether it is time to send.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= 4 * MAX_DATAGRAM
+    }
+
+    /// Adds a datagram of `len` bytes that `fill` writes; when `fill` fails, nothing is added.
+    ///
+    /// # Errors
+    /// What `fill` says.
+    pub fn push<E>(
+        &mut self,
+        path: Path,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + len, 0);
+        let result = fill(self.bytes.get_mut(start..).unwrap_or_default());
+        match result {
+            Ok(()) => self.datagrams.push((self.bytes.len(), path)),
+            Err(_) => self.bytes.truncate(start),
+        }
+        result
+    }
+
+    /// The longest run that begins with datagram `from`: one peer, one length, of which only the last may be shorter.
+    fn run(&self, from: usize, most: usize) -> Option<(Run<'_>, usize)> {
+        let start = from.checked_sub(1).and_then(|before| self.datagrams.get(before)).map_or(0, |before| before.0);
+        let &(mut end, path) = self.datagrams.get(from)?;
+        let segment = end - start;
+        let mut next = from + 1;
+        while next - from < most
+            && segment > 0
+            && end - start == segment * (next - from)
+            && let Some(&(candidate, other)) = self.datagrams.get(next)
+            && other == path
+            && (1..=segment).contains(&(candidate - end))
+            && candidate - start <= MAX_RUN
+        {
+            end = candidate;
+            next += 1;
+        }
+        Some((Run { bytes: self.bytes.get(start..end)?, segment, path }, next))
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.datagrams.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    fn path(port: u16) -> Path {
+        Path { peer: ([127, 0, 0, 1], port).into(), local: None }
+    }
+
+    fn batch(datagrams: &[(u16, usize)]) -> Batch {
+        let mut batch = Batch::default();
+        for &(port, len) in datagrams {
+            batch.push::<()>(path(port), len, |_| Ok(())).unwrap();
+        }
+        batch
+    }
+
+    fn runs(batch: &Batch) -> Vec<(u16, usize, usize)> {
+        let (mut from, mut runs) = (0, Vec::new());
+        while let Some((run, next)) = batch.run(from, 64) {
+            runs.push((run.path.peer.port(), next - from, run.bytes.len()));
+            from = next;
+        }
+        runs
+    }
+
+    #[test]
+    fn neighbours_of_one_length_and_peer_leave_together() {
+        let datagrams = [(1, 100), (1, 100), (1, 60), (1, 100), (2, 100), (2, 101), (2, 0), (2, 0)];
+        assert_eq!(
+            runs(&batch(&datagrams)),
+            [(1, 3, 260), (1, 1, 100), (2, 1, 100), (2, 1, 101), (2, 1, 0), (2, 1, 0)]
+        );
+    }
+
+    #[test]
+    fn failed_datagram_leaves_no_trace() {
+        let mut batch = batch(&[(1, 10)]);
+        assert_eq!(batch.push(path(1), 10, |_| Err("no")), Err("no"));
+        assert_eq!(runs(&batch), [(1, 1, 10)]);
+    }
+
+    #[tokio::test]
+    async fn batch_arrives_as_it_was_pushed() {
+        let bound = || socket2::Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (a, b) = (Socket::new(bound(), true).unwrap(), Socket::new(bound(), true).unwrap());
+        let to = Path { peer: b.local_addr().unwrap(), local: None };
+        let sent: Vec<Vec<u8>> = [1200, 1200, 1200, 0, 7, 30_000].iter().map(|len| vec![1; *len]).collect();
+        let mut batch = Batch::default();
+        for bytes in &sent {
+            batch
+                .push::<()>(to, bytes.len(), |room| {
+                    room.copy_from_slice(bytes);
+                    Ok(())
+                })
+                .unwrap();
+        }
+        a.io.writable().await.unwrap();
+        assert_eq!(a.send(&mut batch), 0);
+        let mut got = Vec::new();
+        while got.len() < sent.len() {
+            let receive = std::future::poll_fn(|cx| {
+                b.poll_receive(cx, |bytes, path| {
+                    assert_eq!(path.peer, a.local_addr().unwrap());
+                    got.push(bytes.to_vec());
+                })
+            });
+            tokio::time::timeout(std::time::Duration::from_secs(5), receive).await.unwrap().unwrap();
+        }
+        assert_eq!(got, sent);
+    }
+}

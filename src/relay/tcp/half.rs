@@ -1,0 +1,382 @@
+//! One direction of a stream: read, seal or open in place, write.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::task::{Context, Poll, ready};
+
+use crate::net::Stream;
+use crate::net::pool::{Buffer, Size};
+use crate::relay::{Error, Side};
+use crate::wire::ss::stream::{Fresh, Opener, Sealer};
+use crate::wire::{self, ss};
+
+/// What is done to the bytes on their way.
+pub enum Codec {
+    /// Nothing.
+    Copy,
+    /// Plain to encrypted.
+    Seal(Sealer),
+    /// Encrypted to plain.
+    Open(Opener),
+}
+
+/// Payloads that are written with one call; also the most slots that are filled by one.
+const MAX_PARTS: usize = 64;
+/// Reads in a row after which another flow of the worker gets its turn.
+const MAX_READS: usize = 4;
+/// Reads that leave three quarters of a buffer empty, in a row, after which the flow goes back to a small one.
+const SMALL_READS: u8 = 4;
+
+/// One direction of a stream. It holds a buffer only while bytes are in it.
+pub struct Half {
+    codec: Codec,
+    from: Side,
+    state: State,
+    buffer: Option<Buffer>,
+    /// The first of the buffer's ready ranges that is not written yet, and how much of it is.
+    next: usize,
+    written: usize,
+    size: Size,
+    small_reads: u8,
+    /// A request's head is to go out even if its client has said nothing yet.
+    head_due: bool,
+    /// What was read ahead of the stream, to be taken before it.
+    ahead: Vec<u8>,
+    /// What the peer did wrong, to be told when all that came before it has been passed on.
+    fault: Option<wire::Error>,
+    moved: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Read,
+    Write,
+    Done,
+}
+
+impl Half {
+    /// The direction that reads from `from`.
+    #[must_use]
+    pub fn new(codec: Codec, from: Side) -> Self {
+        let head_due = matches!(&codec, Codec::Seal(sealer) if from == Side::Client && sealer.at_head());
+        Self {
+            codec,
+            from,
+            state: State::Read,
+            buffer: None,
+            next: 0,
+            written: 0,
+            size: Size::Small,
+            small_reads: 0,
+            head_due,
+            ahead: Vec::new(),
+            fault: None,
+            moved: 0,
+        }
+    }
+
+    /// Bytes of the client's that were read together with its request go first.
+    pub fn begin_with(&mut self, ahead: Vec<u8>) {
+        self.ahead = ahead;
+    }
+
+    /// A buffer with opened payload and perhaps more goes first.
+    pub fn begin_in(&mut self, buffer: Buffer) {
+        self.moved = buffer.ready.iter().map(|range| range.len() as u64).sum();
+        self.buffer = Some(buffer);
+        self.state = State::Write;
+    }
+
+    /// Payload bytes so far.
+    #[must_use]
+    pub const fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether the end has come and been passed on.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Moves bytes until the source is empty, the sink is full or the end has come.
+    ///
+    /// # Errors
+    /// What broke, and on which side.
+    pub fn poll(&mut self, cx: &mut Context<'_>, source: &Stream, sink: &Stream) -> Poll<Result<(), Error>> {
+        let from = self.from;
+        let to = if from == Side::Client { Side::Upstream } else { Side::Client };
+        for _ in 0..MAX_READS {
+            if self.state == State::Read {
+                ready!(self.poll_read(cx, source)).map_err(|fault| match fault {
+                    Fault::Io(source) => Error::Io { side: from, source },
+                    Fault::Wire(source) => Error::Wire { side: from, source },
+                    Fault::Cut => Error::Cut(from),
+                })?;
+            }
+            if self.state == State::Write {
+                ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
+                self.after_write();
+                if let Some(source) = self.fault {
+                    return Poll::Ready(Err(Error::Wire { side: from, source }));
+                }
+            }
+            if self.state == State::Done {
+                // A peer that is gone already will be noticed by the other direction.
+                let _ = sink.shutdown();
+                return Poll::Ready(Ok(()));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ends with something to write, with the end of the stream, or waiting.
+    fn poll_read(&mut self, cx: &mut Context<'_>, source: &Stream) -> Poll<Result<(), Fault>> {
+        loop {
+            if self.buffer.is_none() && !self.head_due && self.ahead.is_empty() {
+                ready!(source.poll_readable(cx)).map_err(Fault::Io)?;
+            }
+            let read = match self.codec {
+                Codec::Open(_) => self.read_sealed(source),
+                Codec::Seal(_) | Codec::Copy => self.read_plain(source),
+            };
+            match read {
+                Ok(Read::Something) => {
+                    self.state = State::Write;
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(Read::NotYet) => {}
+                Ok(Read::End) => {
+                    self.buffer = None;
+                    self.state = State::Done;
+                    return Poll::Ready(Ok(()));
+                }
+                Err(Fault::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.shrink();
+                    ready!(source.poll_readable(cx)).map_err(Fault::Io)?;
+                }
+                Err(fault) => return Poll::Ready(Err(fault)),
+            }
+        }
+    }
+
+    /// One vectored read into the payload slots, then sealed where it stands.
+    fn read_plain(&mut self, source: &Stream) -> Result<Read, Fault> {
+        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(self.size));
+        let (bytes, ready, _) = buffer.parts();
+        let (count, room) = {
+            let mut slots: [IoSliceMut<'_>; MAX_PARTS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let used = match &self.codec {
+                Codec::Seal(sealer) => sealer.slots(bytes, &mut slots),
+                Codec::Copy | Codec::Open(_) => {
+                    if let Some(slot) = slots.first_mut() {
+                        *slot = IoSliceMut::new(bytes);
+                    }
+                    1
+                }
+            };
+            let slots = slots.get_mut(..used).unwrap_or_default();
+            let room = slots.iter().map(|slot| slot.len()).sum();
+            let count = if self.ahead.is_empty() {
+                match source.try_read(slots) {
+                    // A request does not wait for its first bytes any longer.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.head_due => 0,
+                    Ok(0) if !self.head_due => return Ok(Read::End),
+                    result => result.map_err(Fault::Io)?,
+                }
+            } else {
+                take_ahead(&mut self.ahead, slots)
+            };
+            (count, room)
+        };
+        let len = match &mut self.codec {
+            Codec::Seal(sealer) => seal(sealer, bytes, count).map_err(Fault::Wire)?,
+            Codec::Copy | Codec::Open(_) => count,
+        };
+        self.head_due = false;
+        ready.push(0..len);
+        self.moved += count as u64;
+        self.resize(count, room);
+        self.buffer = Some(buffer);
+        Ok(Read::Something)
+    }
+
+    /// One read, then every whole chunk opened where it stands.
+    fn read_sealed(&mut self, source: &Stream) -> Result<Read, Fault> {
+        let Codec::Open(opener) = &self.codec else { return Ok(Read::End) };
+        let need = opener.need();
+        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(self.size));
+        if buffer.raw.start + need > buffer.bytes().len() {
+            buffer.compact();
+        }
+        if need > buffer.bytes().len() {
+            let size = Size::holding(need).ok_or(Fault::Wire(wire::Error::ChunkLength))?;
+            buffer = buffer.resized(size);
+        }
+        let (bytes, _, raw) = buffer.parts();
+        let free = bytes.get_mut(raw.end..).unwrap_or_default();
+        let room = free.len();
+        let read = source.try_read(&mut [IoSliceMut::new(free)]);
+        if let Ok(count) = read {
+            raw.end += count;
+        }
+        let whole = raw.start == raw.end;
+        self.buffer = Some(buffer);
+        match read.map_err(Fault::Io)? {
+            0 if whole && opener.at_boundary() => Ok(Read::End),
+            0 => Err(Fault::Cut),
+            count => {
+                self.resize(count, room);
+                self.open()
+            }
+        }
+    }
+
+    /// Opens the whole chunks of the buffer.
+    fn open(&mut self) -> Result<Read, Fault> {
+        let (Codec::Open(opener), Some(buffer)) = (&mut self.codec, &mut self.buffer) else { return Ok(Read::NotYet) };
+        let (bytes, ready, raw) = buffer.parts();
+        while ready.len() < MAX_PARTS {
+            let opened = match opener.open(bytes.get_mut(raw.clone()).unwrap_or_default(), unix_now) {
+                Ok(opened) => opened,
+                Err(fault) if ready.is_empty() => return Err(Fault::Wire(fault)),
+                Err(fault) => {
+                    self.fault = Some(fault);
+                    break;
+                }
+            };
+            if opened.used == 0 {
+                break;
+            }
+            if !opened.payload.is_empty() {
+                self.moved += opened.payload.len() as u64;
+                ready.push(raw.start + opened.payload.start..raw.start + opened.payload.end);
+            }
+            raw.start += opened.used;
+        }
+        if raw.start == raw.end {
+            *raw = 0..0;
+        }
+        Ok(if ready.is_empty() { Read::NotYet } else { Read::Something })
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<io::Result<()>> {
+        let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
+        loop {
+            let mut parts: [IoSlice<'_>; MAX_PARTS] = std::array::from_fn(|_| IoSlice::new(&[]));
+            let mut used = 0;
+            let ranges = buffer.ready.get(self.next..).unwrap_or_default();
+            for (part, range) in parts.iter_mut().zip(ranges) {
+                let skip = if used == 0 { self.written } else { 0 };
+                *part = IoSlice::new(buffer.bytes().get(range.start + skip..range.end).unwrap_or_default());
+                used += 1;
+            }
+            if used == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let mut count = ready!(sink.poll_write(cx, parts.get(..used).unwrap_or_default()))?;
+            if count == 0 && ranges.iter().any(|range| !range.is_empty()) {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            while let Some(range) = buffer.ready.get(self.next) {
+                let left = range.len() - self.written;
+                if count < left {
+                    self.written += count;
+                    break;
+                }
+                count -= left;
+                self.next += 1;
+                self.written = 0;
+            }
+        }
+    }
+
+    /// All is written: goes on with what has been read already, or gives the buffer back.
+    fn after_write(&mut self) {
+        (self.next, self.written) = (0, 0);
+        self.state = State::Read;
+        let Some(buffer) = &mut self.buffer else { return };
+        buffer.ready.clear();
+        if buffer.raw.is_empty() || !matches!(self.codec, Codec::Open(_)) {
+            self.buffer = None;
+            return;
+        }
+        match self.open() {
+            Ok(Read::Something) => self.state = State::Write,
+            Ok(_) => {}
+            Err(Fault::Wire(fault)) => self.fault = Some(fault),
+            Err(_) => {}
+        }
+    }
+
+    /// Before a wait: an empty buffer goes back, the beginning of a chunk is kept in as little as holds it.
+    fn shrink(&mut self) {
+        let Some(buffer) = self.buffer.take() else { return };
+        let Codec::Open(opener) = &self.codec else { return };
+        if buffer.raw.is_empty() {
+            return;
+        }
+        let size = Size::holding(opener.need()).unwrap_or(buffer.size());
+        self.buffer = Some(if size < buffer.size() { buffer.resized(size) } else { buffer });
+    }
+
+    /// Chooses the size of the next buffer: larger after a read that filled this one, small again when reads stay small.
+    fn resize(&mut self, count: usize, room: usize) {
+        if count == room {
+            self.size = self.size.up();
+            self.small_reads = 0;
+        } else if self.size != Size::Small && count < room / 4 {
+            self.small_reads += 1;
+            if self.small_reads == SMALL_READS {
+                (self.size, self.small_reads) = (Size::Small, 0);
+            }
+        } else {
+            self.small_reads = 0;
+        }
+    }
+}
+
+enum Read {
+    Something,
+    NotYet,
+    End,
+}
+
+enum Fault {
+    Io(io::Error),
+    Wire(wire::Error),
+    Cut,
+}
+
+/// Moves what was read ahead into the slots.
+fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
+    let mut taken = 0;
+    for slot in slots {
+        let rest = ahead.get(taken..).unwrap_or_default();
+        let len = rest.len().min(slot.len());
+        if let (Some(to), Some(from)) = (slot.get_mut(..len), rest.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        taken += len;
+    }
+    ahead.drain(..taken);
+    if ahead.is_empty() {
+        *ahead = Vec::new();
+    }
+    taken
+}
+
+/// Seals; at the head of a stream with the time and, where the request is empty, with padding.
+fn seal(sealer: &mut Sealer, bytes: &mut [u8], count: usize) -> Result<usize, wire::Error> {
+    if !sealer.at_head() {
+        return sealer.seal(bytes, count, Fresh { now: 0, padding: &[] });
+    }
+    let padding: [u8; ss::MAX_PADDING] = if count == 0 { rand::random() } else { [0; ss::MAX_PADDING] };
+    let len = rand::random_range(1..=ss::MAX_PADDING);
+    sealer.seal(bytes, count, Fresh { now: unix_now(), padding: padding.get(..len).unwrap_or(&padding) })
+}
+
+/// The time in Unix seconds; a clock before 1970 is taken for 1970.
+pub fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

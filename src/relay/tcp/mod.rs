@@ -1,0 +1,338 @@
+//! Serves one stream: handshake, dial, both directions until both have ended.
+//!
+//! ```text
+//! accept ─> Inbound::accept ─> Request ─> Outbound::connect ─> two halves, polled by one task ─> closed
+//! ```
+
+pub mod half;
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::{Counters, Error, Side};
+use crate::net::Stream;
+use crate::net::pool::Buffer;
+use crate::wire::Address;
+use crate::wire::ss::stream::{Opener, Sealer};
+use half::{Codec, Half};
+
+/// How long each part of a stream's life may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// From accept to a complete request.
+    pub handshake: Duration,
+    /// For connecting to a server or target.
+    pub connect: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// The same, once one direction has ended.
+    pub half_close: Duration,
+    /// How long a request waits for its first bytes, beyond the dial.
+    pub first_payload: Duration,
+}
+
+/// One end of a relay: a stream, and what is spoken on it.
+pub struct Leg {
+    /// The connection.
+    pub stream: Stream,
+    /// How bytes are coded on it; `None`: not at all.
+    pub codec: Option<(Opener, Sealer)>,
+    /// What came with the request.
+    pub first: First,
+}
+
+/// Payload that came together with a request.
+pub enum First {
+    /// None.
+    Nothing,
+    /// A few bytes behind a handshake.
+    Ahead(Vec<u8>),
+    /// A buffer with payload ready and perhaps sealed bytes behind it.
+    Opened(Buffer),
+}
+
+/// What a client wants.
+pub struct Request {
+    /// The client's end.
+    pub leg: Leg,
+    /// Where to.
+    pub target: Address,
+    /// Who asks, where users have names.
+    pub user: Option<String>,
+    /// How the client is told; `None`: it is not.
+    pub reply: Option<Box<dyn Reply>>,
+    /// Whether the operator, not the client, chose the target.
+    pub trusted: bool,
+}
+
+/// Answers to a client's request.
+pub trait Reply: Send + Sync {
+    /// The bytes that tell it that it is connected.
+    fn success(&self) -> Vec<u8>;
+    /// The bytes that tell it why it is not.
+    fn failure(&self, error: &Error) -> Vec<u8>;
+}
+
+/// Who asks for what: reads a client's handshake.
+pub trait Inbound: Sync {
+    /// Reads a request; `None` when there is nothing to relay and all has been done. What goes wrong is answered here,
+    /// or deliberately not. Must return soon after `deadline`.
+    fn accept(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Option<Request>, Error>> + Send;
+
+    /// Deals with a stream on which the client broke the protocol after its handshake.
+    fn punish(&self, stream: Stream) -> impl Future<Output = ()> + Send;
+}
+
+/// How to reach it.
+pub trait Outbound: Sync {
+    /// Whether connecting is so likely to succeed that a client may be told so before: saves a round trip.
+    fn is_confident(&self) -> bool;
+
+    /// Connects to the target, or to the server that will.
+    fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;
+}
+
+/// What was relayed, in payload bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// From the client.
+    pub up: u64,
+    /// To the client.
+    pub down: u64,
+}
+
+/// Serves the stream of `peer` to its end. `ready` is called when the handshake is over.
+pub async fn serve<I: Inbound, O: Outbound>(
+    stream: Stream,
+    peer: SocketAddr,
+    inbound: &I,
+    outbound: &O,
+    timeouts: &Timeouts,
+    counters: &Counters,
+    ready: impl FnOnce() + Send,
+) {
+    let begun = Instant::now();
+    counters.streams.fetch_add(1, Relaxed);
+    let _now = Gauge::new(&counters.streams_now);
+    // Boxed, so that what handshake and dial need is given back before the long part begins.
+    let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready)).await;
+    let (error, traffic, target) = match established {
+        Ok(None) => return,
+        Ok(Some((flow, target))) => {
+            let (result, traffic) = flow.run(timeouts, inbound).await;
+            (result.err(), traffic, Some(target))
+        }
+        Err((error, target)) => (Some(error), Traffic::default(), target),
+    };
+    counters.bytes_up.fetch_add(traffic.up, Relaxed);
+    counters.bytes_down.fetch_add(traffic.down, Relaxed);
+    if let Some(error) = &error {
+        counters.fail(error.status());
+    }
+    tracing::debug!(
+        %peer,
+        target = target.map_or_else(|| "-".to_owned(), |target| target.to_string()),
+        status = error.as_ref().map_or("ok", Error::status),
+        error = error.as_ref().map(tracing::field::display),
+        up_bytes = traffic.up,
+        down_bytes = traffic.down,
+        elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "stream ended"
+    );
+}
+
+/// Counts what is alive.
+pub(super) struct Gauge<'a>(&'a std::sync::atomic::AtomicU64);
+
+impl<'a> Gauge<'a> {
+    pub(super) fn new(counter: &'a std::sync::atomic::AtomicU64) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+type Established = Result<Option<(Flow, Box<str>)>, (Error, Option<Box<str>>)>;
+
+async fn establish<I: Inbound, O: Outbound>(
+    stream: Stream,
+    peer: SocketAddr,
+    inbound: &I,
+    outbound: &O,
+    timeouts: &Timeouts,
+    ready: impl FnOnce() + Send,
+) -> Established {
+    let request = inbound.accept(stream, peer, Instant::now() + timeouts.handshake).await;
+    ready();
+    let Some(mut request) = request.map_err(|error| (error, None))? else { return Ok(None) };
+    let target: Box<str> = request.target.to_string().into();
+    match connect(&mut request, outbound, timeouts).await {
+        Ok(upstream) => match Flow::new(request.leg, upstream) {
+            Ok(flow) => Ok(Some((flow, target))),
+            Err(error) => Err((error, Some(target))),
+        },
+        Err(error) => {
+            if let Some(reply) = &request.reply {
+                // The client learns why; one that does not take the answer is gone anyway.
+                let _ = timeout(timeouts.half_close, request.leg.stream.write_all(&reply.failure(&error))).await;
+            } else {
+                request.leg.stream.reset_on_close();
+            }
+            Err((error, Some(target)))
+        }
+    }
+}
+
+/// Connects, and sees to it that the client's first bytes are there to ride with the head.
+async fn connect<O: Outbound>(request: &mut Request, outbound: &O, timeouts: &Timeouts) -> Result<Leg, Error> {
+    let early = outbound.is_confident();
+    if early {
+        accept(request).await?;
+    }
+    let upstream = outbound.connect(request).await?;
+    if !early {
+        accept(request).await?;
+    }
+    let awaits_payload = upstream.codec.as_ref().is_some_and(|(_, sealer)| sealer.at_head());
+    if awaits_payload && matches!(request.leg.first, First::Nothing) {
+        // Whether they came or not, the request goes now: a server that speaks first must not wait.
+        let _ = timeout(timeouts.first_payload, request.leg.stream.readable()).await;
+    }
+    Ok(upstream)
+}
+
+async fn accept(request: &mut Request) -> Result<(), Error> {
+    if let Some(reply) = request.reply.take() {
+        request.leg.stream.write_all(&reply.success()).await.map_err(Error::io(Side::Client))?;
+    }
+    Ok(())
+}
+
+/// Two connected legs.
+struct Flow {
+    client: Stream,
+    upstream: Stream,
+    up: Half,
+    down: Half,
+}
+
+impl Flow {
+    /// Joins the legs; at most one of them can be encrypted.
+    fn new(client: Leg, upstream: Leg) -> Result<Self, Error> {
+        let (up, down) = match (client.codec, upstream.codec) {
+            (None, None) => (Codec::Copy, Codec::Copy),
+            (None, Some((opener, sealer))) => (Codec::Seal(sealer), Codec::Open(opener)),
+            (Some((opener, sealer)), None) => (Codec::Open(opener), Codec::Seal(sealer)),
+            (Some(_), Some(_)) => return Err(Error::NotOffered("relaying from one encrypted stream into another")),
+        };
+        let mut up = Half::new(up, Side::Client);
+        match client.first {
+            First::Nothing => {}
+            First::Ahead(bytes) => up.begin_with(bytes),
+            First::Opened(buffer) => up.begin_in(buffer),
+        }
+        Ok(Self { client: client.stream, upstream: upstream.stream, up, down: Half::new(down, Side::Upstream) })
+    }
+
+    /// Relays until both directions have ended, one side breaks, or nothing moves any more.
+    async fn run<I: Inbound>(mut self, timeouts: &Timeouts, inbound: &I) -> (Result<(), Error>, Traffic) {
+        let result = self.relay(timeouts).await;
+        let traffic = Traffic { up: self.up.moved(), down: self.down.moved() };
+        match &result {
+            Ok(()) | Err(Error::Idle { .. }) => {}
+            Err(Error::Wire { side: Side::Client, .. } | Error::Cut(Side::Client)) => {
+                self.upstream.reset_on_close();
+                let Self { client, upstream, .. } = self;
+                drop(upstream);
+                inbound.punish(client).await;
+            }
+            // A broken stream is passed on as one, or the other end would take a part for the whole.
+            Err(_) => {
+                self.client.reset_on_close();
+                self.upstream.reset_on_close();
+            }
+        }
+        (result, traffic)
+    }
+
+    async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Error> {
+        let mut quiet = Quiet::new(timeouts.idle);
+        let mut tick = pin!(sleep(quiet.period()));
+        poll_fn(|cx| {
+            let mut ended = 0;
+            for (half, source, sink) in [
+                (&mut self.up, &self.client, &self.upstream),
+                (&mut self.down, &self.upstream, &self.client),
+            ] {
+                if half.is_done() || half.poll(cx, source, sink)?.is_ready() {
+                    ended += 1;
+                }
+            }
+            match ended {
+                2 => return Poll::Ready(Ok(())),
+                1 => quiet.shorten(timeouts.half_close, tick.as_mut()),
+                _ => {}
+            }
+            quiet.poll(cx, tick.as_mut(), self.up.moved() + self.down.moved())
+        })
+        .await
+    }
+}
+
+/// Notices that nothing moves, without a look at the clock for each byte that does: a timer fires a few times a limit
+/// and compares a count with what it was.
+struct Quiet {
+    limit: Duration,
+    last: u64,
+    ticks: u32,
+}
+
+/// Ticks that a limit has: a stream is closed between one limit and one and a quarter after its last byte.
+const TICKS: u32 = 4;
+
+impl Quiet {
+    const fn new(limit: Duration) -> Self {
+        Self { limit, last: 0, ticks: 0 }
+    }
+
+    fn period(&self) -> Duration {
+        self.limit / TICKS
+    }
+
+    /// Goes over to a shorter limit, from now on.
+    fn shorten(&mut self, limit: Duration, tick: Pin<&mut Sleep>) {
+        if limit < self.limit {
+            (self.limit, self.ticks) = (limit, 0);
+            tick.reset(Instant::now() + self.period());
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>, moved: u64) -> Poll<Result<(), Error>> {
+        while tick.as_mut().poll(cx).is_ready() {
+            self.ticks = if moved == self.last { self.ticks + 1 } else { 0 };
+            self.last = moved;
+            if self.ticks >= TICKS {
+                return Poll::Ready(Err(Error::Idle { seconds: self.limit.as_secs() }));
+            }
+            let next = Instant::now() + self.period();
+            tick.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,186 @@
+//! One client of a packet socket.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::Notify;
+use tokio::time::interval;
+
+use super::codec::{Unwrap, Wrap};
+use super::{Key, PacketOutbound, Relay, Upstream};
+use crate::net::udp::{Batch, Path, Socket};
+use crate::relay::Counters;
+use crate::relay::tcp::{Gauge, half::unix_now};
+use crate::wire::ss::packet::{Identified, ServerPackets};
+use crate::wire::{self, Address, AddressRef};
+
+/// Looks at an association within its timeout; it ends between one timeout and one and a quarter after its last
+/// datagram.
+const TICKS: u32 = 4;
+
+/// One client: its upstream socket and what both directions remember.
+pub(super) struct Association {
+    pub(super) key: Key,
+    pub(super) socket: Socket,
+    /// The server that all datagrams go to; `None`: each goes to its target.
+    pub(super) server: Option<Address>,
+    path: Mutex<Path>,
+    /// Opens what the client sends, when it is sealed.
+    packets: Mutex<Option<ServerPackets>>,
+    /// For what goes to the upstream.
+    wrap: Mutex<Wrap>,
+    /// For what comes back: taken out by the task that answers.
+    back: Mutex<Option<Back>>,
+    touched: AtomicU64,
+    closed: AtomicBool,
+    closing: Notify,
+}
+
+struct Back {
+    unwrap: Unwrap,
+    wrap: Wrap,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Association {
+    pub(super) fn new(key: Key, path: Path, upstream: Upstream, reply: Wrap, packets: Option<ServerPackets>) -> Self {
+        Self {
+            key,
+            socket: upstream.socket,
+            server: upstream.server,
+            path: Mutex::new(path),
+            packets: Mutex::new(packets),
+            wrap: Mutex::new(upstream.wrap),
+            back: Mutex::new(Some(Back { unwrap: upstream.unwrap, wrap: reply })),
+            touched: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        }
+    }
+
+    /// Opens and validates a packet of the client's.
+    pub(super) fn open(&self, packet: &mut [u8], found: &Identified) -> Result<Range<usize>, wire::Error> {
+        match &mut *lock(&self.packets) {
+            Some(packets) => packets.open(packet, found, unix_now()),
+            None => Err(wire::Error::SessionMismatch),
+        }
+    }
+
+    /// The client is there now: call it only after its packet has been authenticated.
+    pub(super) fn moved_to(&self, path: Path) {
+        *lock(&self.path) = path;
+    }
+
+    pub(super) fn wrap(&self, batch: &mut Batch, path: Path, address: &[u8], data: &[u8]) -> Result<(), wire::Error> {
+        lock(&self.wrap).push(batch, path, address, data)
+    }
+
+    pub(super) fn touch(&self) {
+        self.touched.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Relaxed);
+        self.closing.notify_one();
+    }
+}
+
+/// Brings back what the upstream answers, until the association has ended.
+pub(super) async fn answer<O: PacketOutbound>(relay: Arc<Relay<O>>, association: Arc<Association>, socket: Arc<Socket>) {
+    let Some(mut back) = lock(&association.back).take() else { return };
+    let _now = Gauge::new(&relay.counters.associations_now);
+    let mut tick = interval(relay.timeout / TICKS);
+    let (mut quiet, mut seen) = (0, 0);
+    loop {
+        tokio::select! {
+            received = poll_fn(|cx| back.poll(cx, &relay.counters, &association, &socket)) => if let Err(error) = received {
+                tracing::debug!(%error, "association ended by its socket");
+                break;
+            },
+            () = association.closing.notified() => break,
+            _ = tick.tick() => {
+                let touched = association.touched.load(Relaxed);
+                quiet = if touched == seen { quiet + 1 } else { 0 };
+                seen = touched;
+                if quiet > TICKS {
+                    break;
+                }
+            }
+        }
+    }
+    association.close();
+    relay.remove(&association);
+    tracing::debug!(peer = %lock(&association.path).peer, "association ended");
+}
+
+thread_local! {
+    /// A worker answers for one association at a time, so one batch serves them all.
+    static ANSWERS: RefCell<Batch> = RefCell::new(Batch::default());
+}
+
+impl Back {
+    /// Receives a batch from the upstream and sends it to the client.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        counters: &Counters,
+        association: &Association,
+        socket: &Socket,
+    ) -> Poll<io::Result<()>> {
+        let send = |batch: &mut Batch| {
+            counters.datagrams_lost.fetch_add(socket.send(batch) as u64, Relaxed);
+        };
+        ANSWERS.with_borrow_mut(|batch| {
+            let received = association.socket.poll_receive(cx, |packet, from| {
+                let to = *lock(&association.path);
+                match self.take(packet, from, to, batch) {
+                    Ok(()) => {
+                        association.touch();
+                        counters.datagrams_down.fetch_add(1, Relaxed);
+                    }
+                    Err(error) => {
+                        counters.fail(error.status());
+                        tracing::debug!(upstream = %from.peer, status = error.status(), %error, "datagram dropped");
+                    }
+                }
+                if batch.is_full() {
+                    send(batch);
+                }
+            });
+            if !batch.is_empty() {
+                send(batch);
+            }
+            received
+        })
+    }
+
+    fn take(&mut self, packet: &mut [u8], from: Path, to: Path, batch: &mut Batch) -> Result<(), wire::Error> {
+        let body = self.unwrap.open(packet)?;
+        let body = packet.get(body).unwrap_or_default();
+        match self.unwrap {
+            Unwrap::Bare => {
+                let mut room = [0; Address::MAX_LEN];
+                let len = AddressRef::Ip(from.peer).encode(&mut room).ok_or(wire::Error::Truncated)?;
+                self.wrap.push(batch, to, room.get(..len).unwrap_or_default(), body)
+            }
+            Unwrap::Sealed => self.wrap.push(batch, to, &[], body),
+            Unwrap::Open(_) => {
+                let (_, len) = AddressRef::parse(body)?.ok_or(wire::Error::Truncated)?;
+                let (address, data) = body.split_at_checked(len).ok_or(wire::Error::Truncated)?;
+                self.wrap.push(batch, to, address, data)
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What each end must know before the first byte.
+
+use std::collections::HashMap;
+
+use crate::crypto::{Aead, Block, Key, Method};
+
+/// The random bytes that begin a stream or packet; as long as the method's key (SIP004, SIP022 §3.1.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Salt {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Salt {
+    /// The salt of `method` made of `random`; what is longer than the method needs is not used.
+    #[must_use]
+    pub fn new(method: Method, random: [u8; 32]) -> Self {
+        Self { bytes: random, len: method.salt_len().min(32) }
+    }
+
+    /// The salt at the front of `bytes`, or `None` when there are too few.
+    #[must_use]
+    pub fn read(method: Method, bytes: &[u8]) -> Option<Self> {
+        let len = method.salt_len();
+        let mut salt = Self { bytes: [0; 32], len };
+        salt.bytes.get_mut(..len)?.copy_from_slice(bytes.get(..len)?);
+        Some(salt)
+    }
+
+    /// The bytes of the salt.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+}
+
+/// A client's side: one server's method and keys.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    method: Method,
+    key: Key,
+    /// The identity keys (iPSK) from the outermost relay inwards, each with the hash of the key after it.
+    identity: Vec<(Key, [u8; 16])>,
+}
+
+impl Credentials {
+    /// Keys for a server of `method`; `identity` lists the iPSKs in the order in which servers see them (SIP023).
+    #[must_use]
+    pub fn new(method: Method, identity: Vec<Key>, key: Key) -> Self {
+        let next: Vec<_> = identity.iter().skip(1).chain([&key]).map(Key::identity_hash).collect();
+        Self { method, identity: identity.into_iter().zip(next).collect(), key }
+    }
+
+    /// The method.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The key that seals the request and opens the response.
+    #[must_use]
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The number of identity headers that each request carries.
+    #[must_use]
+    pub const fn identities(&self) -> usize {
+        self.identity.len()
+    }
+
+    /// The iPSKs, each with the hash that its identity header carries.
+    pub(super) fn identity(&self) -> &[(Key, [u8; 16])] {
+        &self.identity
+    }
+
+    /// The key under which a packet's separate header goes out: the first that the packet meets (SIP023 §3).
+    pub(super) fn outer_key(&self) -> &Key {
+        self.identity.first().map_or(&self.key, |(key, _)| key)
+    }
+}
+
+/// One user of a server.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The user's key (uPSK), or the next server's iPSK.
+    pub key: Key,
+    /// Whether the identity names a next server: then its streams are passed on unopened (SIP023).
+    pub relayed: bool,
+}
+
+/// A server's side: its method, its key and its users.
+#[derive(Debug)]
+pub struct Accounts {
+    method: Method,
+    key: Key,
+    users: Vec<Account>,
+    by_hash: HashMap<[u8; 16], usize>,
+    /// The key schedule of the separate packet header (SIP022 §3.2.1).
+    pub(super) block: Option<Block>,
+    /// The AEAD of SIP022 ChaCha packets, keyed by the PSK itself.
+    pub(super) chacha: Option<Aead>,
+}
+
+impl Accounts {
+    /// A server with `key` and, where `users` is not empty, identity headers (SIP023).
+    #[must_use]
+    pub fn new(method: Method, key: Key, users: Vec<Account>) -> Self {
+        let by_hash = users.iter().enumerate().map(|(index, user)| (user.key.identity_hash(), index)).collect();
+        let block = method.supports_identity().then(|| Block::new(&key));
+        let chacha = super::packet::chacha(method, &key);
+        Self { method, key, users, by_hash, block, chacha }
+    }
+
+    /// The method.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The server's own key.
+    pub(super) const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whether requests carry an identity header.
+    #[must_use]
+    pub const fn has_users(&self) -> bool {
+        !self.users.is_empty()
+    }
+
+    /// The place of the user with this identity hash.
+    pub(super) fn find(&self, hash: &[u8; 16]) -> Option<usize> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// The user at a place that [`Accounts::find`] gave.
+    #[must_use]
+    pub fn user(&self, index: usize) -> Option<&Account> {
+        self.users.get(index)
+    }
+
+    /// The key of a session: the user's, or the server's own where it has no users.
+    #[must_use]
+    pub fn session_key(&self, user: Option<usize>) -> &Key {
+        user.and_then(|index| self.users.get(index)).map_or(&self.key, |user| &user.key)
+    }
+}

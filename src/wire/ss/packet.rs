@@ -1,0 +1,473 @@
+//! UDP packets, sealed and opened in place.
+//!
+//! ```text
+//! SIP004        salt ‖ seal(address ‖ data)                                       nonce 0, a subkey a packet
+//! SIP022 AES    block(session id u64 ‖ packet id u64be) ‖ identity×n ‖ seal(body) nonce = plain header [4..16]
+//! SIP022 ChaCha nonce 24 ‖ seal(session id ‖ packet id ‖ body)                    XChaCha20 under the PSK itself
+//!   body        type ‖ unix seconds u64be ‖ [client session id, when type 1] ‖ padding length u16be ‖ padding
+//!               ‖ address ‖ data
+//! ```
+//!
+//! A packet sealer needs room before the body ([`PacketSealer::headroom`]) and a tag's room behind it. Which session
+//! a packet belongs to is read first ([`Accounts::identify`], [`ClientPackets::open`]); what a session remembers moves
+//! only after the packet has been opened and validated.
+
+use std::ops::Range;
+
+use crate::crypto::aead::TAG_LEN;
+use crate::crypto::{Aead, Block, Family, Key, Method, Window};
+use crate::wire::Error;
+
+use super::{Accounts, Credentials, MAX_PADDING, TYPE_CLIENT, TYPE_SERVER, check_time, put, split, take};
+
+/// The separate header of SIP022 AES packets, and what ChaCha packets have in its place inside.
+const HEADER_LEN: usize = 16;
+/// The nonce of SIP022 ChaCha packets.
+const NONCE_LEN: usize = 24;
+
+/// Whether a method's packets carry session and packet ids.
+#[must_use]
+pub fn has_sessions(method: Method) -> bool {
+    method.family() == Family::Aead2022
+}
+
+/// Seals the packets of one direction of one association.
+pub struct PacketSealer {
+    method: Method,
+    kind: Kind,
+}
+
+enum Kind {
+    Plain,
+    Aead { key: Key },
+    Session(Box<Outgoing>),
+}
+
+/// The sending half of a SIP022 session.
+struct Outgoing {
+    aead: Aead,
+    /// The block cipher of the separate header; `None` for ChaCha.
+    block: Option<Block>,
+    /// An identity block cipher and the hash it carries, for each iPSK (SIP023 §3).
+    identity: Vec<(Block, [u8; 16])>,
+    session: u64,
+    next: u64,
+    /// The client's session that a server answers.
+    peer: Option<u64>,
+}
+
+impl PacketSealer {
+    /// The client's direction; `session` must be random.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] when the key does not fit the method.
+    pub fn client(credentials: &Credentials, session: u64) -> Result<Self, Error> {
+        let (method, key) = (credentials.method(), credentials.key());
+        let kind = match method.family() {
+            Family::Plain => Kind::Plain,
+            Family::Aead => Kind::Aead { key: key.clone() },
+            Family::Aead2022 => session_kind(Outgoing {
+                block: method.supports_identity().then(|| Block::new(credentials.outer_key())),
+                identity: credentials.identity().iter().map(|(key, hash)| (Block::new(key), *hash)).collect(),
+                aead: session_aead(method, key, session)?,
+                session,
+                next: 0,
+                peer: None,
+            }),
+        };
+        Ok(Self { method, kind })
+    }
+
+    /// The server's direction: answers the client's session `peer`; `session` must be random.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] when the key does not fit the method.
+    pub fn server(accounts: &Accounts, user: Option<usize>, session: u64, peer: u64) -> Result<Self, Error> {
+        let (method, key) = (accounts.method(), accounts.session_key(user));
+        let kind = match method.family() {
+            Family::Plain => Kind::Plain,
+            Family::Aead => Kind::Aead { key: key.clone() },
+            Family::Aead2022 => session_kind(Outgoing {
+                block: method.supports_identity().then(|| Block::new(key)),
+                identity: Vec::new(),
+                aead: session_aead(method, key, session)?,
+                session,
+                next: 0,
+                peer: Some(peer),
+            }),
+        };
+        Ok(Self { method, kind })
+    }
+
+    /// Whether packets are not sealed at all, and so have no tag.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        matches!(self.kind, Kind::Plain)
+    }
+
+    /// Bytes needed before the body, when the packet is not padded.
+    #[must_use]
+    pub fn headroom(&self) -> usize {
+        match &self.kind {
+            Kind::Plain => 0,
+            Kind::Aead { .. } => self.method.salt_len(),
+            Kind::Session(session) => {
+                let nonce = if session.block.is_some() { 0 } else { NONCE_LEN };
+                let peer = if session.peer.is_some() { 8 } else { 0 };
+                nonce + HEADER_LEN + 16 * session.identity.len() + 1 + 8 + peer + 2
+            }
+        }
+    }
+
+    /// Seals the body (address and data) that stands at `body` in `buf`, with [`PacketSealer::headroom`] before it and
+    /// a tag's length behind it; returns where the packet stands. `random` is fresh: the salt or nonce is taken from
+    /// it. `now` is in Unix seconds.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] when the room is missing.
+    pub fn seal(&mut self, buf: &mut [u8], body: Range<usize>, now: u64, random: &[u8; 32]) -> Result<Range<usize>, Error> {
+        let start = body.start.checked_sub(self.headroom()).ok_or(Error::Truncated)?;
+        let (body_start, body_len) = (body.start - start, body.len());
+        let packet = buf.get_mut(start..).ok_or(Error::Truncated)?;
+        let len = match &mut self.kind {
+            Kind::Plain => body_len,
+            Kind::Aead { key } => {
+                let (salt, rest) = split(packet, self.method.salt_len())?;
+                salt.copy_from_slice(random.get(..salt.len()).ok_or(Error::Truncated)?);
+                let subkey = key.session_subkey(self.method, salt);
+                let aead = Aead::stream(self.method, &subkey).ok_or(Error::Truncated)?;
+                let nonce = [0; NONCE_LEN];
+                seal_at(&aead, nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?, rest, body_len)?;
+                salt.len() + body_len + TAG_LEN
+            }
+            Kind::Session(session) => session.seal(packet, body_start, body_len, now, random)?,
+        };
+        Ok(start..start + len)
+    }
+}
+
+fn session_kind(outgoing: Outgoing) -> Kind {
+    Kind::Session(Box::new(outgoing))
+}
+
+impl Outgoing {
+    /// `packet` begins where the packet will; its body of `body_len` bytes begins at `body_start`.
+    fn seal(
+        &mut self,
+        packet: &mut [u8],
+        body_start: usize,
+        body_len: usize,
+        now: u64,
+        random: &[u8; 32],
+    ) -> Result<usize, Error> {
+        let mut header = [0; HEADER_LEN];
+        let (session, id) = header.split_at_mut(8);
+        session.copy_from_slice(&self.session.to_be_bytes());
+        id.copy_from_slice(&self.next.to_be_bytes());
+        // 2^64 packets will not be sent; a counter that stood still would be a nonce used twice.
+        self.next = self.next.checked_add(1).ok_or(Error::PacketId)?;
+
+        let (lead, _) = split(packet, body_start)?;
+        let front = lead.len() - 1 - 8 - if self.peer.is_some() { 8 } else { 0 } - 2;
+        let (before, head) = split(lead, front)?;
+        let kind = if self.peer.is_some() { TYPE_SERVER } else { TYPE_CLIENT };
+        let head = put(head, &[kind])?;
+        let mut head = put(head, &now.to_be_bytes())?;
+        if let Some(peer) = self.peer {
+            head = put(head, &peer.to_be_bytes())?;
+        }
+        put(head, &[0, 0])?;
+        let Some(block) = &self.block else {
+            // ChaCha: the ids are sealed with the rest.
+            let nonce = random.first_chunk::<NONCE_LEN>().ok_or(Error::Truncated)?;
+            put(put(before, nonce)?, &header)?;
+            let sealed = packet.get_mut(NONCE_LEN..).ok_or(Error::Truncated)?;
+            let len = body_start - NONCE_LEN + body_len;
+            seal_at(&self.aead, nonce, sealed, len)?;
+            return Ok(NONCE_LEN + len + TAG_LEN);
+        };
+        let mut outer = header;
+        block.encrypt(&mut outer);
+        let mut identities = put(before, &outer)?;
+        for (block, hash) in &self.identity {
+            let mut identity = *hash;
+            identity.iter_mut().zip(header).for_each(|(byte, mask)| *byte ^= mask);
+            block.encrypt(&mut identity);
+            identities = put(identities, &identity)?;
+        }
+        let sealed = packet.get_mut(front..).ok_or(Error::Truncated)?;
+        let len = body_start - front + body_len;
+        seal_at(&self.aead, nonce_of(&header)?, sealed, len)?;
+        Ok(front + len + TAG_LEN)
+    }
+}
+
+/// What the front of a packet tells a server.
+#[derive(Clone, Debug)]
+pub struct Identified {
+    /// The client's session; `None` for methods without sessions.
+    pub session: Option<u64>,
+    /// The user, on a server with users.
+    pub user: Option<usize>,
+    packet: u64,
+    /// Where the body stands: sealed or, for ChaCha, opened already.
+    body: Range<usize>,
+    header: [u8; HEADER_LEN],
+}
+
+impl Accounts {
+    /// Reads what leads to the session of a client's packet. Only ChaCha packets are opened by this; for the others
+    /// what is found here is nobody's word yet.
+    ///
+    /// # Errors
+    /// What is wrong with the packet.
+    pub fn identify(&self, packet: &mut [u8]) -> Result<Identified, Error> {
+        let mut found = Identified { session: None, user: None, packet: 0, body: 0..packet.len(), header: [0; 16] };
+        if !has_sessions(self.method()) {
+            return Ok(found);
+        }
+        (found.header, found.body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
+        if self.has_users() && self.block.is_some() {
+            let (mut identity, _) = take::<16>(packet.get(found.body.start..).ok_or(Error::Truncated)?)?;
+            // A packet's identity is masked by the plain header and stands under the key itself (SIP023 §3).
+            self.block.as_ref().ok_or(Error::Truncated)?.decrypt(&mut identity);
+            identity.iter_mut().zip(found.header).for_each(|(byte, mask)| *byte ^= mask);
+            found.user = Some(self.find(&identity).ok_or(Error::UnknownIdentity)?);
+            found.body.start += identity.len();
+        }
+        let (session, id) = ids(&found.header)?;
+        (found.session, found.packet) = (Some(session), id);
+        Ok(found)
+    }
+
+    /// Makes of a packet for the next server what that server expects: without our identity header, and with the
+    /// separate header under its own key (SIP023 §3). Returns where the packet stands.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] when the packet is shorter than [`Accounts::identify`] found it.
+    pub fn readdress(&self, packet: &mut [u8], found: &Identified) -> Result<Range<usize>, Error> {
+        let key = self.session_key(found.user);
+        let start = found.body.start.checked_sub(HEADER_LEN).ok_or(Error::Truncated)?;
+        let mut header = found.header;
+        Block::new(key).encrypt(&mut header);
+        put(packet.get_mut(start..).ok_or(Error::Truncated)?, &header)?;
+        Ok(start..packet.len())
+    }
+}
+
+/// A server's receiving half of an association.
+pub struct ServerPackets {
+    method: Method,
+    /// The key schedule, kept for the session (for SIP004 a packet has a key of its own).
+    aead: Option<Aead>,
+    key: Key,
+    window: Window,
+}
+
+impl ServerPackets {
+    /// For packets like the one that was identified as `found`.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] when the key does not fit the method.
+    pub fn new(accounts: &Accounts, found: &Identified) -> Result<Self, Error> {
+        let (method, key) = (accounts.method(), accounts.session_key(found.user).clone());
+        let session = found.session.filter(|_| method.supports_identity());
+        let aead = session.map(|id| session_aead(method, &key, id)).transpose()?;
+        Ok(Self { method, aead, key, window: Window::new() })
+    }
+
+    /// Opens and validates a packet; returns where its address and data stand.
+    ///
+    /// # Errors
+    /// What is wrong with it; the session is as it was.
+    pub fn open(&mut self, packet: &mut [u8], found: &Identified, now: u64) -> Result<Range<usize>, Error> {
+        if !has_sessions(self.method) {
+            return open_single(self.method, &self.key, packet);
+        }
+        // Cheap, and the answer to most replays: the id is looked up before the packet is opened, but marked after.
+        if !self.window.is_fresh(found.packet) {
+            return Err(Error::Replayed);
+        }
+        let mut body = found.body.clone();
+        if let Some(aead) = &self.aead {
+            let sealed = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
+            let len = aead.open(nonce_of(&found.header)?, sealed).map_err(|_| Error::Unauthenticated)?.len();
+            body.end = body.start + len;
+        }
+        let bytes = packet.get(body.clone()).ok_or(Error::Truncated)?;
+        body.start += open_body(bytes, TYPE_CLIENT, None, now)?;
+        if !self.window.accept(found.packet) {
+            return Err(Error::Replayed);
+        }
+        Ok(body)
+    }
+}
+
+/// The AEAD that opens the ChaCha packets of a server or client: keyed by the PSK itself.
+#[must_use]
+pub fn chacha(method: Method, key: &Key) -> Option<Aead> {
+    (has_sessions(method) && !method.supports_identity()).then(|| Aead::packet(method, key)).flatten()
+}
+
+/// A client's receiving half of an association.
+pub struct ClientPackets {
+    method: Method,
+    key: Key,
+    block: Option<Block>,
+    chacha: Option<Aead>,
+    session: u64,
+    /// The server's sessions, newest first: a server that was restarted has a new one, and packets of the old one may
+    /// still be on their way (SIP022 §3.2.4).
+    servers: [Option<Incoming>; 2],
+}
+
+struct Incoming {
+    session: u64,
+    aead: Option<Aead>,
+    window: Window,
+}
+
+impl ClientPackets {
+    /// Opens what answers the packets of `session`.
+    #[must_use]
+    pub fn new(credentials: &Credentials, session: u64) -> Self {
+        let (method, key) = (credentials.method(), credentials.key().clone());
+        Self {
+            block: method.supports_identity().then(|| Block::new(&key)),
+            chacha: chacha(method, &key),
+            method,
+            key,
+            session,
+            servers: [None, None],
+        }
+    }
+
+    /// Opens and validates a packet; returns where its address and data stand.
+    ///
+    /// # Errors
+    /// What is wrong with it; the session is as it was.
+    pub fn open(&mut self, packet: &mut [u8], now: u64) -> Result<Range<usize>, Error> {
+        if !has_sessions(self.method) {
+            return open_single(self.method, &self.key, packet);
+        }
+        let (header, mut body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
+        let (session, id) = ids(&header)?;
+        let known = self.servers.iter().position(|server| server.as_ref().is_some_and(|known| known.session == session));
+        let mut fresh = match known {
+            Some(_) => None,
+            None => Some(Incoming {
+                session,
+                aead: self.block.as_ref().map(|_| session_aead(self.method, &self.key, session)).transpose()?,
+                window: Window::new(),
+            }),
+        };
+        let slot = known.and_then(|index| self.servers.get_mut(index)).and_then(Option::as_mut);
+        let server = slot.or(fresh.as_mut()).ok_or(Error::Truncated)?;
+        if !server.window.is_fresh(id) {
+            return Err(Error::Replayed);
+        }
+        if let Some(aead) = &server.aead {
+            let sealed = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
+            let len = aead.open(nonce_of(&header)?, sealed).map_err(|_| Error::Unauthenticated)?.len();
+            body.end = body.start + len;
+        }
+        let bytes = packet.get(body.clone()).ok_or(Error::Truncated)?;
+        body.start += open_body(bytes, TYPE_SERVER, Some(self.session), now)?;
+        if !server.window.accept(id) {
+            return Err(Error::Replayed);
+        }
+        if let Some(fresh) = fresh {
+            self.servers.rotate_right(1);
+            if let Some(newest) = self.servers.first_mut() {
+                *newest = Some(fresh);
+            }
+        }
+        Ok(body)
+    }
+}
+
+/// The AEAD of a SIP022 session: under a session subkey for AES, under the PSK for ChaCha.
+fn session_aead(method: Method, key: &Key, session: u64) -> Result<Aead, Error> {
+    let subkey = if method.supports_identity() {
+        key.session_subkey(method, &session.to_be_bytes())
+    } else {
+        key.clone()
+    };
+    Aead::packet(method, &subkey).ok_or(Error::Unauthenticated)
+}
+
+/// Opens a packet of a method without sessions.
+fn open_single(method: Method, key: &Key, packet: &mut [u8]) -> Result<Range<usize>, Error> {
+    if method.family() == Family::Plain {
+        return Ok(0..packet.len());
+    }
+    let (salt, sealed) = split(packet, method.salt_len())?;
+    let aead = Aead::stream(method, &key.session_subkey(method, salt)).ok_or(Error::Truncated)?;
+    let nonce = [0; NONCE_LEN];
+    let nonce = nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?;
+    let len = aead.open(nonce, sealed).map_err(|_| Error::Unauthenticated)?.len();
+    Ok(salt.len()..salt.len() + len)
+}
+
+/// The plain separate header, and where what stands behind it begins and ends.
+fn open_header(
+    packet: &mut [u8],
+    block: Option<&Block>,
+    chacha: Option<&Aead>,
+) -> Result<([u8; HEADER_LEN], Range<usize>), Error> {
+    if let Some(block) = block {
+        let (mut header, _) = take::<HEADER_LEN>(packet)?;
+        block.decrypt(&mut header);
+        return Ok((header, HEADER_LEN..packet.len()));
+    }
+    let (nonce, sealed) = split(packet, NONCE_LEN)?;
+    let plain = chacha.ok_or(Error::Unauthenticated)?.open(nonce, sealed).map_err(|_| Error::Unauthenticated)?;
+    let (header, rest) = take::<HEADER_LEN>(plain)?;
+    let start = NONCE_LEN + HEADER_LEN;
+    Ok((header, start..start + rest.len()))
+}
+
+/// Validates the front of a body and returns its length, up to the address.
+fn open_body(body: &[u8], kind: u8, session: Option<u64>, now: u64) -> Result<usize, Error> {
+    let whole = body.len();
+    let ([found], body) = take::<1>(body)?;
+    let (time, mut body) = take::<8>(body)?;
+    if found != kind {
+        return Err(Error::HeaderType(found));
+    }
+    check_time(u64::from_be_bytes(time), now)?;
+    if let Some(session) = session {
+        let (peer, rest) = take::<8>(body)?;
+        if u64::from_be_bytes(peer) != session {
+            return Err(Error::SessionMismatch);
+        }
+        body = rest;
+    }
+    let (padding, body) = take::<2>(body)?;
+    let padding = usize::from(u16::from_be_bytes(padding));
+    if padding > MAX_PADDING {
+        return Err(Error::Padding);
+    }
+    let body = body.get(padding..).ok_or(Error::Padding)?;
+    Ok(whole - body.len())
+}
+
+/// The session id and the packet id of a plain separate header.
+fn ids(header: &[u8; HEADER_LEN]) -> Result<(u64, u64), Error> {
+    let (session, rest) = take::<8>(header)?;
+    let (id, _) = take::<8>(rest)?;
+    Ok((u64::from_be_bytes(session), u64::from_be_bytes(id)))
+}
+
+/// The nonce of an AES packet: the last 12 bytes of its plain separate header.
+fn nonce_of(header: &[u8; HEADER_LEN]) -> Result<&[u8], Error> {
+    header.get(4..).ok_or(Error::Truncated)
+}
+
+/// Seals `len` bytes at the front of `buf` and puts the tag behind them.
+fn seal_at(aead: &Aead, nonce: &[u8], buf: &mut [u8], len: usize) -> Result<(), Error> {
+    let (data, rest) = split(buf, len)?;
+    let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
+    *tag = aead.seal(nonce, data).map_err(|_| Error::Unauthenticated)?;
+    Ok(())
+}

@@ -1,0 +1,441 @@
+//! TCP streams: chunks sealed and opened in place.
+//!
+//! ```text
+//! SIP004  salt ‖ { len u16be + tag ‖ payload + tag }…            the first payload begins with the target address
+//! SIP022  request   salt ‖ identity×n ‖ fixed + tag ‖ variable + tag ‖ { len + tag ‖ payload + tag }…
+//!         response  salt ‖ fixed + tag ‖ payload + tag ‖ { len + tag ‖ payload + tag }…
+//!           fixed request    type 0 ‖ unix seconds u64be ‖ variable length u16be
+//!           variable         target address ‖ padding length u16be ‖ padding ‖ first payload
+//!           fixed response   type 1 ‖ unix seconds u64be ‖ request salt ‖ first payload length u16be
+//! ```
+//!
+//! A sealer divides a buffer into *slots*: room for what goes before a payload (the lead), the payload, room for its
+//! tag. A vectored read fills the payloads; [`Sealer::seal`] writes what belongs into the gaps; the result is one
+//! contiguous run of bytes for one write. The head of a request or response is nothing but a longer first lead.
+
+use std::ops::Range;
+
+use crate::crypto::aead::TAG_LEN;
+use crate::crypto::{Aead, Family, Key, Method, NonceCounter};
+use crate::wire::Error;
+use crate::wire::address::AddressRef;
+
+use super::{Credentials, Salt, TYPE_CLIENT, TYPE_SERVER, check_time, put, split, take};
+
+/// The longest payload of a SIP004 chunk, in bytes.
+pub const MAX_CHUNK_AEAD: usize = 0x3FFF;
+/// The longest payload of a SIP022 chunk, in bytes (SIP022 §3.1.3).
+pub const MAX_CHUNK_2022: usize = 0xFFFF;
+/// The payload of the chunks that we make, in bytes. SIP022 allows more, but a receiver can pass nothing on before a
+/// chunk is whole, and on a slow line that is felt.
+pub const CHUNK: usize = MAX_CHUNK_AEAD;
+
+/// An encrypted length: u16be and tag.
+const LENGTH_LEN: usize = 2 + TAG_LEN;
+/// The fixed header of a request, without tag: type, time, length.
+pub(super) const REQUEST_FIXED_LEN: usize = 1 + 8 + 2;
+
+/// The AEAD of one direction with its counter.
+pub(super) struct Crypt {
+    aead: Aead,
+    nonce: NonceCounter,
+}
+
+impl Crypt {
+    /// Keyed for the stream that begins with `salt`; `None` for the method without encryption.
+    pub(super) fn new(method: Method, key: &Key, salt: &Salt) -> Option<Self> {
+        let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice()))?;
+        let nonce = NonceCounter::new(aead.nonce_len());
+        Some(Self { aead, nonce })
+    }
+
+    /// Seals `len` bytes at the front of `buf` and puts the tag after them.
+    fn seal(&mut self, buf: &mut [u8], len: usize) -> Result<(), Error> {
+        let (data, rest) = split(buf, len)?;
+        let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
+        *tag = self.aead.seal(self.nonce.next().as_slice(), data).map_err(|_| Error::Unauthenticated)?;
+        Ok(())
+    }
+
+    /// Opens `len` bytes and their tag at the front of `buf`.
+    pub(super) fn open<'a>(&mut self, buf: &'a mut [u8], len: usize) -> Result<&'a mut [u8], Error> {
+        let sealed = buf.get_mut(..len + TAG_LEN).ok_or(Error::Truncated)?;
+        self.aead.open(self.nonce.next().as_slice(), sealed).map_err(|_| Error::Unauthenticated)
+    }
+}
+
+/// What changes from request to request and is not secret: the time and the padding.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh<'a> {
+    /// The time in Unix seconds.
+    pub now: u64,
+    /// Random padding, 1 to [`super::MAX_PADDING`] bytes, used where a request carries no payload
+    /// (SIP022 §3.1.3: then it must not be empty).
+    pub padding: &'a [u8],
+}
+
+/// Plain to encrypted: one direction of a stream.
+pub struct Sealer {
+    crypt: Option<Crypt>,
+    head: Option<Box<Head>>,
+    family: Family,
+}
+
+/// What precedes the first payload of a stream.
+enum Head {
+    Request { salt: Salt, identity: Vec<u8>, address: Vec<u8> },
+    Response { salt: Salt, request_salt: Option<Salt> },
+}
+
+impl Sealer {
+    /// The client's direction: `salt` must be fresh random bytes.
+    #[must_use]
+    pub fn request(credentials: &Credentials, salt: Salt, target: AddressRef<'_>) -> Self {
+        let method = credentials.method();
+        let mut identity = Vec::with_capacity(16 * credentials.identities());
+        for (key, hash) in credentials.identity() {
+            let mut block = *hash;
+            crate::crypto::Block::new(&key.identity_subkey(salt.as_slice())).encrypt(&mut block);
+            identity.extend_from_slice(&block);
+        }
+        let mut address = vec![0; target.encoded_len()];
+        let _ = target.encode(&mut address);
+        Self {
+            crypt: Crypt::new(method, credentials.key(), &salt),
+            head: Some(Box::new(Head::Request { salt, identity, address })),
+            family: method.family(),
+        }
+    }
+
+    /// The server's direction: `salt` must be fresh random bytes, `request` is the salt of the client's stream.
+    #[must_use]
+    pub fn response(method: Method, key: &Key, salt: Salt, request: Salt) -> Self {
+        let family = method.family();
+        let head = match family {
+            Family::Plain => None,
+            Family::Aead => Some(Box::new(Head::Response { salt, request_salt: None })),
+            Family::Aead2022 => Some(Box::new(Head::Response { salt, request_salt: Some(request) })),
+        };
+        Self { crypt: Crypt::new(method, key, &salt), head, family }
+    }
+
+    /// Whether the head of the stream is still to be sent.
+    #[must_use]
+    pub const fn at_head(&self) -> bool {
+        self.head.is_some()
+    }
+
+    /// Bytes before the payload of the next chunk, when that payload is not empty.
+    #[must_use]
+    pub fn lead(&self) -> usize {
+        match (self.head.as_deref(), self.family) {
+            (None, Family::Plain) => 0,
+            (None, _) => LENGTH_LEN,
+            (Some(Head::Request { address, .. }), Family::Plain) => address.len(),
+            (Some(Head::Request { salt, address, .. }), Family::Aead) => {
+                salt.as_slice().len() + LENGTH_LEN + address.len()
+            }
+            (Some(Head::Request { salt, identity, address }), Family::Aead2022) => {
+                salt.as_slice().len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + address.len() + 2
+            }
+            (Some(Head::Response { salt, request_salt }), _) => {
+                let fixed = request_salt.map_or(2, |request| 1 + 8 + request.as_slice().len() + 2);
+                salt.as_slice().len() + fixed + TAG_LEN
+            }
+        }
+    }
+
+    /// The most payload that the next chunk takes, in bytes.
+    fn capacity(&self) -> usize {
+        match (self.head.as_deref(), self.family) {
+            (_, Family::Plain) => usize::MAX,
+            (Some(Head::Request { address, .. }), _) => CHUNK - address.len() - 2,
+            _ => CHUNK,
+        }
+    }
+
+    /// Bytes after a payload.
+    const fn tail(&self) -> usize {
+        match self.family {
+            Family::Plain => 0,
+            Family::Aead | Family::Aead2022 => TAG_LEN,
+        }
+    }
+
+    /// Divides `buf` into the payloads that a vectored read may fill; returns how many of `slots` it set.
+    pub fn slots<'a>(&self, mut buf: &'a mut [u8], slots: &mut [std::io::IoSliceMut<'a>]) -> usize {
+        let (mut lead, mut capacity) = (self.lead(), self.capacity());
+        let mut count = 0;
+        for slot in slots {
+            let Some((_, rest)) = std::mem::take(&mut buf).split_at_mut_checked(lead) else { break };
+            let room = rest.len().saturating_sub(self.tail()).min(capacity);
+            if room == 0 {
+                break;
+            }
+            let (payload, rest) = rest.split_at_mut(room);
+            *slot = std::io::IoSliceMut::new(payload);
+            count += 1;
+            buf = rest.get_mut(self.tail()..).unwrap_or_default();
+            if self.family == Family::Plain {
+                break;
+            }
+            (lead, capacity) = (LENGTH_LEN, CHUNK);
+        }
+        count
+    }
+
+    /// Seals `payload` bytes that stand in the slots of `buf`, filled in order; returns the length of the run at the
+    /// front of `buf` that is to be written. With no payload it makes the head of a request alone.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] when `buf` cannot hold what it should hold: the caller broke the agreement of
+    /// [`Sealer::slots`].
+    pub fn seal(&mut self, buf: &mut [u8], payload: usize, fresh: Fresh<'_>) -> Result<usize, Error> {
+        let (mut left, mut end) = (payload, 0);
+        while left > 0 || (end == 0 && self.at_head()) {
+            let rest = buf.get_mut(end..).ok_or(Error::Truncated)?;
+            let len = left.min(self.capacity());
+            end += match self.head.take() {
+                Some(head) => self.seal_head(*head, rest, len, fresh)?,
+                None => self.seal_chunk(rest, len)?,
+            };
+            left -= len;
+        }
+        Ok(end)
+    }
+
+    fn seal_chunk(&mut self, buf: &mut [u8], len: usize) -> Result<usize, Error> {
+        let Some(crypt) = &mut self.crypt else { return Ok(len) };
+        let (length, payload) = split(buf, LENGTH_LEN)?;
+        put(length, &u16::try_from(len).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
+        crypt.seal(length, 2)?;
+        crypt.seal(payload, len)?;
+        Ok(LENGTH_LEN + len + TAG_LEN)
+    }
+
+    fn seal_head(&mut self, head: Head, buf: &mut [u8], len: usize, fresh: Fresh<'_>) -> Result<usize, Error> {
+        match head {
+            Head::Request { salt, identity, address } => self.seal_request(&salt, &identity, &address, buf, len, fresh),
+            Head::Response { salt, request_salt } => {
+                let buf = put(buf, salt.as_slice())?;
+                let Some(request) = request_salt else {
+                    return Ok(salt.as_slice().len() + self.seal_chunk(buf, len)?);
+                };
+                let request = request.as_slice();
+                let fixed = 1 + 8 + request.len() + 2;
+                let (header, payload) = split(buf, fixed + TAG_LEN)?;
+                let length = u16::try_from(len).map_err(|_| Error::ChunkLength)?;
+                let rest = put(header, &[TYPE_SERVER])?;
+                let rest = put(rest, &fresh.now.to_be_bytes())?;
+                let rest = put(rest, request)?;
+                put(rest, &length.to_be_bytes())?;
+                let crypt = self.crypt.as_mut().ok_or(Error::Truncated)?;
+                crypt.seal(header, fixed)?;
+                crypt.seal(payload, len)?;
+                Ok(salt.as_slice().len() + fixed + TAG_LEN + len + TAG_LEN)
+            }
+        }
+    }
+
+    fn seal_request(
+        &mut self,
+        salt: &Salt,
+        identity: &[u8],
+        address: &[u8],
+        buf: &mut [u8],
+        len: usize,
+        fresh: Fresh<'_>,
+    ) -> Result<usize, Error> {
+        let salt = salt.as_slice();
+        match (&mut self.crypt, self.family) {
+            (Some(crypt), Family::Aead) => {
+                let buf = put(buf, salt)?;
+                let (length, chunk) = split(buf, LENGTH_LEN)?;
+                put(length, &u16::try_from(address.len() + len).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
+                crypt.seal(length, 2)?;
+                put(chunk, address)?;
+                crypt.seal(chunk, address.len() + len)?;
+                Ok(salt.len() + LENGTH_LEN + address.len() + len + TAG_LEN)
+            }
+            (Some(crypt), Family::Aead2022) => {
+                let padding = if len == 0 { fresh.padding } else { &[] };
+                let variable = address.len() + 2 + padding.len() + len;
+                let buf = put(buf, salt)?;
+                let buf = put(buf, identity)?;
+                let (fixed, body) = split(buf, REQUEST_FIXED_LEN + TAG_LEN)?;
+                let rest = put(fixed, &[TYPE_CLIENT])?;
+                let rest = put(rest, &fresh.now.to_be_bytes())?;
+                put(rest, &u16::try_from(variable).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
+                crypt.seal(fixed, REQUEST_FIXED_LEN)?;
+                let rest = put(body, address)?;
+                let rest = put(rest, &u16::try_from(padding.len()).map_err(|_| Error::Padding)?.to_be_bytes())?;
+                put(rest, padding)?;
+                crypt.seal(body, variable)?;
+                Ok(salt.len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + variable + TAG_LEN)
+            }
+            _ => {
+                put(buf, address)?;
+                Ok(address.len() + len)
+            }
+        }
+    }
+}
+
+/// Encrypted to plain: one direction of a stream.
+pub struct Opener {
+    crypt: Option<Crypt>,
+    expect: Expect,
+    max_chunk: usize,
+}
+
+/// What the next bytes are.
+enum Expect {
+    Response(Box<Awaited>),
+    Length,
+    Payload(usize),
+    Plain,
+}
+
+/// What a client remembers of its request until the response begins.
+struct Awaited {
+    method: Method,
+    key: Key,
+    request_salt: Salt,
+}
+
+/// What one call of [`Opener::open`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Bytes of the buffer that are done with; 0: nothing can be done before more bytes have come.
+    pub used: usize,
+    /// Where in the buffer the plain payload stands; may be empty.
+    pub payload: Range<usize>,
+}
+
+impl Opener {
+    /// The client's direction: opens the answer to the request that began with `request_salt`.
+    #[must_use]
+    pub fn response(credentials: &Credentials, request_salt: Salt) -> Self {
+        let method = credentials.method();
+        let expect = match method.family() {
+            Family::Plain => Expect::Plain,
+            Family::Aead | Family::Aead2022 => {
+                Expect::Response(Box::new(Awaited { method, key: credentials.key().clone(), request_salt }))
+            }
+        };
+        Self { crypt: None, expect, max_chunk: max_chunk(method) }
+    }
+
+    /// The direction whose head has been opened with `crypt`: chunks follow.
+    pub(super) fn chunks(method: Method, crypt: Option<Crypt>) -> Self {
+        let expect = if crypt.is_some() { Expect::Length } else { Expect::Plain };
+        Self { crypt, expect, max_chunk: max_chunk(method) }
+    }
+
+    /// The number of bytes without which [`Opener::open`] can do nothing.
+    #[must_use]
+    pub fn need(&self) -> usize {
+        match &self.expect {
+            Expect::Response(awaited) => {
+                let salt = awaited.request_salt.as_slice().len();
+                match awaited.method.family() {
+                    Family::Aead2022 => salt + 1 + 8 + salt + 2 + TAG_LEN,
+                    _ => salt + LENGTH_LEN,
+                }
+            }
+            Expect::Length => LENGTH_LEN,
+            Expect::Payload(len) => len + TAG_LEN,
+            Expect::Plain => 1,
+        }
+    }
+
+    /// Whether a stream that ends here ends between two chunks. (That it was not cut there cannot be known.)
+    #[must_use]
+    pub const fn at_boundary(&self) -> bool {
+        !matches!(self.expect, Expect::Payload(_))
+    }
+
+    /// Opens at most one chunk at the front of `buf`, in place. `now` gives the time in Unix seconds and is asked
+    /// only at the head of a SIP022 response.
+    ///
+    /// # Errors
+    /// What the peer did wrong; the stream cannot go on.
+    pub fn open(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
+        let mut used = 0;
+        if let Expect::Response(awaited) = &self.expect {
+            if buf.len() < self.need() {
+                return Ok(Opened::default());
+            }
+            let (salt_len, crypt, payload) = open_response_head(awaited, buf, now)?;
+            (self.crypt, self.expect, used) = (Some(crypt), payload.map_or(Expect::Length, Expect::Payload), salt_len);
+        }
+        let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
+        let opened = self.open_chunk(rest)?;
+        Ok(Opened {
+            used: used + opened.used,
+            payload: used + opened.payload.start..used + opened.payload.end,
+        })
+    }
+
+    fn open_chunk(&mut self, buf: &mut [u8]) -> Result<Opened, Error> {
+        let Some(crypt) = &mut self.crypt else {
+            return Ok(Opened { used: buf.len(), payload: 0..buf.len() });
+        };
+        let mut used = 0;
+        if let Expect::Length = self.expect {
+            if buf.len() < LENGTH_LEN {
+                return Ok(Opened::default());
+            }
+            let (length, _) = take::<2>(crypt.open(buf, 2)?)?;
+            let length = usize::from(u16::from_be_bytes(length));
+            if length > self.max_chunk {
+                return Err(Error::ChunkLength);
+            }
+            (self.expect, used) = (Expect::Payload(length), LENGTH_LEN);
+        }
+        let Expect::Payload(len) = self.expect else { return Ok(Opened::default()) };
+        let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
+        if rest.len() < len + TAG_LEN {
+            return Ok(Opened { used, payload: used..used });
+        }
+        crypt.open(rest, len)?;
+        self.expect = Expect::Length;
+        Ok(Opened { used: used + len + TAG_LEN, payload: used..used + len })
+    }
+}
+
+/// Opens the head of a response: the bytes it took, the cipher, and for SIP022 the length of the first payload.
+fn open_response_head(
+    awaited: &Awaited,
+    buf: &mut [u8],
+    now: impl FnOnce() -> u64,
+) -> Result<(usize, Crypt, Option<usize>), Error> {
+    let salt = Salt::read(awaited.method, buf).ok_or(Error::Truncated)?;
+    let salt_len = salt.as_slice().len();
+    let mut crypt = Crypt::new(awaited.method, &awaited.key, &salt).ok_or(Error::Truncated)?;
+    if awaited.method.family() != Family::Aead2022 {
+        return Ok((salt_len, crypt, None));
+    }
+    let fixed = 1 + 8 + salt_len + 2;
+    let (_, sealed) = split(buf, salt_len)?;
+    let header = &*crypt.open(sealed, fixed)?;
+    let ([kind], header) = take::<1>(header)?;
+    let (time, header) = take::<8>(header)?;
+    if kind != TYPE_SERVER {
+        return Err(Error::HeaderType(kind));
+    }
+    check_time(u64::from_be_bytes(time), now())?;
+    let (request_salt, length) = header.split_at_checked(salt_len).ok_or(Error::Truncated)?;
+    if request_salt != awaited.request_salt.as_slice() {
+        return Err(Error::SaltMismatch);
+    }
+    let (length, _) = take::<2>(length)?;
+    Ok((salt_len + fixed + TAG_LEN, crypt, Some(usize::from(u16::from_be_bytes(length)))))
+}
+
+fn max_chunk(method: Method) -> usize {
+    match method.family() {
+        Family::Aead2022 => MAX_CHUNK_2022,
+        Family::Plain | Family::Aead => MAX_CHUNK_AEAD,
+    }
+}
