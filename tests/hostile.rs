@@ -1,6 +1,12 @@
 //! What a stranger, a recorder and an impostor get from a running `ssr server` over TCP: silence, and the same silence.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -23,7 +29,11 @@ use std::{
 };
 
 /// One method of each construction.
-const METHODS: [&str; 3] = ["aes-256-gcm", "2022-blake3-aes-128-gcm", "2022-blake3-chacha20-poly1305"];
+const METHODS: [&str; 3] = [
+    "aes-256-gcm",
+    "2022-blake3-aes-128-gcm",
+    "2022-blake3-chacha20-poly1305",
+];
 const NEW_METHODS: [&str; 2] = ["2022-blake3-aes-256-gcm", "2022-blake3-chacha20-poly1305"];
 /// Seconds until the server gives up on a handshake.
 const HANDSHAKE: u64 = 2;
@@ -37,7 +47,7 @@ struct Scene {
 
 impl Scene {
     fn new(method: &str) -> Self {
-        println!("{method}");
+        eprintln!("{method}");
         let spec = Spec::new(method);
         let timeouts = json!({"timeouts": {"handshake": HANDSHAKE}});
         Self {
@@ -49,7 +59,8 @@ impl Scene {
 
     /// A request that the echo target answers with `payload`.
     fn request(&self, payload: &[u8]) -> Vec<u8> {
-        self.sealing.seal(&self.sealing.request(&self.echo.v4(), payload))
+        self.sealing
+            .seal(&self.sealing.request(&self.echo.v4(), payload))
     }
 
     /// Sends `request` and returns the raw answer and its plain text, which must come to `len` bytes.
@@ -61,7 +72,12 @@ impl Scene {
         let mut buf = [0; 4096];
         loop {
             let n = stream.read(&mut buf).expect("an answer");
-            assert_ne!(n, 0, "the server closed after {} bytes of answer", raw.len());
+            assert_ne!(
+                n,
+                0,
+                "the server closed after {} bytes of answer",
+                raw.len()
+            );
             raw.extend(&buf[..n]);
             let plain = self.sealing.open_response(salt, &raw);
             if plain.len() >= len {
@@ -75,7 +91,11 @@ impl Scene {
         let before = self.echo.accepted();
         for then in [Then::Finish, Then::Wait] {
             let outcome = probe(self.server.address, bytes, Cut::Whole, then);
-            assert_eq!((outcome.answered, outcome.end), (0, End::Closed), "{what}, {then:?}: {outcome:?}");
+            assert_eq!(
+                (outcome.answered, outcome.end),
+                (0, End::Closed),
+                "{what}, {then:?}: {outcome:?}"
+            );
         }
         assert_eq!(self.echo.accepted(), before, "{what} reached the target");
     }
@@ -85,7 +105,7 @@ impl Scene {
 fn random_bytes_then_fin_get_an_end_and_nothing_else() {
     for method in METHODS {
         let scene = Scene::new(method);
-        let probes = whole((0..=220).map(|len| pattern(len, len as usize)));
+        let probes = whole((0..=220).map(|len| pattern(len as u64, len)));
         let outcomes = probe_all(scene.server.address, &probes, Then::Finish);
         assert_silent(&probes, &outcomes);
     }
@@ -95,9 +115,11 @@ fn random_bytes_then_fin_get_an_end_and_nothing_else() {
 fn probes_of_every_length_and_cut_end_alike() {
     for method in METHODS {
         let scene = Scene::new(method);
-        let lengths = (0..=300).step_by(11).chain([15, 16, 31, 32, 42, 43, 44, 49, 50, 51, 58, 59, 60, 1500]);
+        let lengths = (0..=300)
+            .step_by(11)
+            .chain([15, 16, 31, 32, 42, 43, 44, 49, 50, 51, 58, 59, 60, 1500]);
         let probes: Vec<_> = lengths
-            .flat_map(|len| [Cut::Whole, Cut::Bytes].map(|cut| (pattern(len, len as usize), cut)))
+            .flat_map(|len| [Cut::Whole, Cut::Bytes].map(|cut| (pattern(len as u64, len), cut)))
             .collect();
         let outcomes = probe_all(scene.server.address, &probes, Then::Wait);
         assert_silent(&probes, &outcomes);
@@ -115,7 +137,9 @@ fn a_valid_request_is_served() {
         let quiet = scene.request(b"");
         let mut stream = socks::dial(scene.server.address);
         stream.write_all(&quiet).unwrap();
-        eventually("a request without payload reaches the target", || scene.echo.accepted() == 2);
+        eventually("a request without payload reaches the target", || {
+            scene.echo.accepted() == 2
+        });
     }
 }
 
@@ -127,7 +151,10 @@ fn a_request_of_2017_may_arrive_byte_by_byte() {
     socks::write_byte_by_byte(&mut stream, &request).unwrap();
     let mut answer = [0; 32 + 2 + 16 + 9 + 16];
     stream.read_exact(&mut answer).unwrap();
-    assert_eq!(scene.sealing.open_response(&request[..32], &answer), b"in pieces");
+    assert_eq!(
+        scene.sealing.open_response(&request[..32], &answer),
+        b"in pieces"
+    );
 }
 
 #[test]
@@ -136,11 +163,18 @@ fn every_truncation_of_a_valid_request_is_silence() {
         let scene = Scene::new(method);
         let len = scene.request(b"payload").len();
         let probes = whole((0..len).map(|cut| scene.request(b"payload")[..cut].to_vec()));
-        assert_silent(&probes, &probe_all(scene.server.address, &probes, Then::Finish));
+        assert_silent(
+            &probes,
+            &probe_all(scene.server.address, &probes, Then::Finish),
+        );
         let outcomes = probe_all(scene.server.address, &probes[..len], Then::Wait);
         assert_silent(&probes, &outcomes);
         assert_same_time(&probes, &outcomes);
-        assert_eq!(scene.echo.accepted(), 0, "a truncated request reached the target");
+        assert_eq!(
+            scene.echo.accepted(),
+            0,
+            "a truncated request reached the target"
+        );
     }
 }
 
@@ -155,12 +189,19 @@ fn every_flipped_byte_of_a_valid_request_is_silence() {
             request
         };
         let probes = whole((0..len).map(flipped));
-        assert_silent(&probes, &probe_all(scene.server.address, &probes, Then::Finish));
+        assert_silent(
+            &probes,
+            &probe_all(scene.server.address, &probes, Then::Finish),
+        );
         let probes = whole((0..len).map(flipped));
         let outcomes = probe_all(scene.server.address, &probes, Then::Wait);
         assert_silent(&probes, &outcomes);
         assert_same_time(&probes, &outcomes);
-        assert_eq!(scene.echo.accepted(), 0, "a damaged request reached the target");
+        assert_eq!(
+            scene.echo.accepted(),
+            0,
+            "a damaged request reached the target"
+        );
     }
 }
 
@@ -184,7 +225,13 @@ fn concurrent_copies_of_one_request_are_served_once() {
         let scene = Scene::new(method);
         let probes = whole(vec![scene.request(b"one of us"); 32]);
         let outcomes = probe_all(scene.server.address, &probes, Then::Finish);
-        assert_eq!(outcomes.iter().filter(|outcome| outcome.answered > 0).count(), 1);
+        assert_eq!(
+            outcomes
+                .iter()
+                .filter(|outcome| outcome.answered > 0)
+                .count(),
+            1
+        );
         assert_eq!(scene.echo.accepted(), 1);
     }
 }
@@ -209,7 +256,9 @@ fn a_clock_is_allowed_thirty_seconds() {
         let skewed = |by: i64| {
             // Early in a second, so that the server reads the same second.
             eventually("a second begins", || {
-                let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+                let since = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap();
                 since.subsec_millis() < 300
             });
             let mut request = scene.sealing.request(&scene.echo.v4(), b"what time is it");
@@ -222,7 +271,11 @@ fn a_clock_is_allowed_thirty_seconds() {
         let before = scene.echo.accepted();
         for by in [-31, 31, -3600, 3600] {
             let outcome = probe(scene.server.address, &skewed(by), Cut::Whole, Then::Finish);
-            assert_eq!((outcome.answered, outcome.end), (0, End::Closed), "a clock {by} s off");
+            assert_eq!(
+                (outcome.answered, outcome.end),
+                (0, End::Closed),
+                "a clock {by} s off"
+            );
         }
         assert_eq!(scene.echo.accepted(), before);
         scene.refuses("a stale timestamp", &skewed(-31));
@@ -234,15 +287,29 @@ fn a_wellsealed_but_wrong_header_is_refused() {
     for method in METHODS {
         let scene = Scene::new(method);
         let valid = scene.sealing.request(&scene.echo.v4(), b"x");
-        for address in [vec![9, 1, 2, 3, 4, 0, 80], vec![3, 0, 0, 80], vec![1, 127, 0], vec![3, 255, b'a']] {
+        for address in [
+            vec![9, 1, 2, 3, 4, 0, 80],
+            vec![3, 0, 0, 80],
+            vec![1, 127, 0],
+            vec![3, 255, b'a'],
+        ] {
             let mut request = valid.clone();
             request.salt = scene.sealing.fresh_salt();
             request.address = address.clone();
             request.payload = Vec::new();
             request.padding = 0;
             let before = scene.echo.accepted();
-            let outcome = probe(scene.server.address, &scene.sealing.seal(&request), Cut::Whole, Then::Wait);
-            assert_eq!((outcome.answered, outcome.end), (0, End::Closed), "address {address:?}");
+            let outcome = probe(
+                scene.server.address,
+                &scene.sealing.seal(&request),
+                Cut::Whole,
+                Then::Wait,
+            );
+            assert_eq!(
+                (outcome.answered, outcome.end),
+                (0, End::Closed),
+                "address {address:?}"
+            );
             assert_eq!(scene.echo.accepted(), before);
         }
     }
@@ -276,7 +343,11 @@ fn an_answer_sent_back_as_a_request_is_refused() {
         let body = [second.v4().0.as_slice(), b"reflected"].concat();
         let (answer, _) = scene.served(&scene.request(&body), body.len());
         scene.refuses("a reflected answer", &answer);
-        assert_eq!(second.accepted(), 0, "a reflected answer was taken for a request");
+        assert_eq!(
+            second.accepted(),
+            0,
+            "a reflected answer was taken for a request"
+        );
     }
 }
 
@@ -285,7 +356,9 @@ fn a_damaged_chunk_after_the_header_ends_the_connection() {
     for method in METHODS {
         let scene = Scene::new(method);
         let target = TcpTarget::digest_at_end();
-        let request = scene.sealing.seal(&scene.sealing.request(&target.v4(), b"first"));
+        let request = scene
+            .sealing
+            .seal(&scene.sealing.request(&target.v4(), b"first"));
         let mut stream = socks::dial(scene.server.address);
         stream.write_all(&request).unwrap();
         eventually("the target is reached", || target.accepted() == 1);
@@ -313,13 +386,18 @@ fn ten_thousand_probes_leave_memory_flat() {
                 });
             }
         });
-        eventually("every probe is closed", || scene.server.process.open_files() <= idle_files + 1);
+        eventually("every probe is closed", || {
+            scene.server.process.open_files() <= idle_files + 1
+        });
         scene.server.process.memory_kib("Anonymous")
     };
     let before = storm(2_000);
     let after = storm(10_000);
-    println!("anonymous memory: {before} KiB, after 10,000 probes {after} KiB");
-    assert!(after < before + 4 * 1024, "{before} KiB grew to {after} KiB");
+    eprintln!("anonymous memory: {before} KiB, after 10,000 probes {after} KiB");
+    assert!(
+        after < before + 4 * 1024,
+        "{before} KiB grew to {after} KiB"
+    );
     scene.served(&scene.request(b"still here"), 10);
 }
 
@@ -328,17 +406,29 @@ fn silent_connections_are_closed_in_time_and_hold_up_nobody() {
     for method in ["aes-256-gcm", "2022-blake3-aes-256-gcm"] {
         let scene = Scene::new(method);
         let start = Instant::now();
-        let silent: Vec<_> = (0..500).map(|_| socks::dial(scene.server.address)).collect();
+        let silent: Vec<_> = (0..500)
+            .map(|_| socks::dial(scene.server.address))
+            .collect();
         let served = Instant::now();
         scene.served(&scene.request(b"excuse me"), 9);
-        assert!(served.elapsed() < Duration::from_secs(1), "served after {:?}", served.elapsed());
+        assert!(
+            served.elapsed() < Duration::from_secs(1),
+            "served after {:?}",
+            served.elapsed()
+        );
         for mut stream in silent {
             let (answered, end) = watch(&mut stream);
             assert_eq!((answered.len(), end), (0, End::Closed));
         }
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(HANDSHAKE) + DEADLINE / 4, "closed after {took:?}");
-        assert!(took > Duration::from_millis(HANDSHAKE * 900), "closed after {took:?}");
+        assert!(
+            took < Duration::from_secs(HANDSHAKE) + DEADLINE / 4,
+            "closed after {took:?}"
+        );
+        assert!(
+            took > Duration::from_millis(HANDSHAKE * 900),
+            "closed after {took:?}"
+        );
     }
 }
 
@@ -350,7 +440,11 @@ fn endless_garbage_is_cut_off() {
         let start = Instant::now();
         let garbage = pattern(1, 16 << 10);
         while stream.write_all(&garbage).is_ok() {
-            assert!(start.elapsed() < DEADLINE, "the server still reads after {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < DEADLINE,
+                "the server still reads after {:?}",
+                start.elapsed()
+            );
         }
     }
 }
@@ -360,7 +454,9 @@ fn a_refused_target_ends_the_connection_without_a_byte() {
     for method in METHODS {
         let scene = Scene::new(method);
         let closed = Target::from(common::process::v4(common::process::free_port()));
-        let request = scene.sealing.seal(&scene.sealing.request(&closed, b"anyone?"));
+        let request = scene
+            .sealing
+            .seal(&scene.sealing.request(&closed, b"anyone?"));
         let mut stream = socks::dial(scene.server.address);
         stream.write_all(&request).unwrap();
         let (answered, end) = watch(&mut stream);
@@ -374,19 +470,30 @@ fn an_unencrypted_socks_greeting_is_silence() {
     for method in METHODS {
         let scene = Scene::new(method);
         scene.refuses("a SOCKS5 greeting", &[5, 1, 0]);
-        scene.refuses("an HTTP request", b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n");
+        scene.refuses(
+            "an HTTP request",
+            b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        );
     }
 }
 
 #[test]
 fn a_refused_request_is_named_in_the_log_without_its_secrets() {
     let spec = Spec::new("2022-blake3-aes-256-gcm");
-    let server = Start::server(Program::Ssr, &spec).with(json!({"timeouts": {"handshake": 1}})).flags(&["-vv"]).run();
+    let server = Start::server(Program::Ssr, &spec)
+        .with(json!({"timeouts": {"handshake": 1}}))
+        .flags(&["-vv"])
+        .run();
     let request = Sealing::new(&spec);
     let echo = TcpTarget::echo();
     let mut wrong = request.request(&echo.v4(), b"x");
     wrong.timestamp -= 100;
-    probe(server.address, &request.seal(&wrong), Cut::Whole, Then::Finish);
+    probe(
+        server.address,
+        &request.seal(&wrong),
+        Cut::Whole,
+        Then::Finish,
+    );
     probe(server.address, &pattern(1, 100), Cut::Whole, Then::Finish);
     eventually("the log names the skewed clock", || {
         let log = server.process.log().to_lowercase();
@@ -403,7 +510,9 @@ fn a_served_connection_stays_open_past_the_handshake_timeout() {
     let mut stream: TcpStream = socks::dial(scene.server.address);
     stream.write_all(&request).unwrap();
     let _first: [u8; 16] = read_array(&mut stream);
-    stream.set_read_timeout(Some(Duration::from_secs(HANDSHAKE) + SILENCE)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(HANDSHAKE) + SILENCE))
+        .unwrap();
     let mut rest = Vec::new();
     let err = stream.read_to_end(&mut rest).expect_err("still open");
     assert_eq!(err.kind(), std::io::ErrorKind::WouldBlock);

@@ -1,6 +1,12 @@
 //! What a stranger, a recorder and an impostor get from a running `ssr server` over UDP.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -35,7 +41,7 @@ struct Scene {
 
 impl Scene {
     fn new(method: &str) -> Self {
-        println!("{method}");
+        eprintln!("{method}");
         let spec = Spec::new(method);
         let scene = Self {
             server: Start::server(Program::Ssr, &spec).run(),
@@ -45,9 +51,15 @@ impl Scene {
         };
         eventually("the server answers datagrams", || {
             let packet = if scene.sealing.is_2022() {
-                scene.sealing.seal_packet(&Packet::new(u64::MAX, next_id()), &scene.echo.target(), b"warm-up")
+                scene.sealing.seal_packet(
+                    &Packet::new(u64::MAX, next_id()),
+                    &scene.echo.target(),
+                    b"warm-up",
+                )
             } else {
-                scene.sealing.seal_packet_2017(&scene.echo.target(), b"warm-up")
+                scene
+                    .sealing
+                    .seal_packet_2017(&scene.echo.target(), b"warm-up")
             };
             scene.send(&packet);
             receive(&scene.client, SILENCE).is_some()
@@ -65,14 +77,18 @@ impl Scene {
     }
 
     fn answer(&self, on: &UdpSocket) -> Answer {
-        self.sealing.open_packet(&receive(on, ANSWER).expect("an answer"))
+        self.sealing
+            .open_packet(&receive(on, ANSWER).expect("an answer"))
     }
 
     /// Sends a packet that must be served.
     fn exchange(&self, packet: &Packet, data: &[u8]) -> Answer {
         self.send(&self.seal(packet, data));
         let answer = self.answer(&self.client);
-        assert_eq!((answer.data.as_slice(), answer.client_session), (data, packet.session));
+        assert_eq!(
+            (answer.data.as_slice(), answer.client_session),
+            (data, packet.session)
+        );
         assert_eq!(answer.target, self.echo.target());
         answer
     }
@@ -82,7 +98,10 @@ impl Scene {
         let before = self.echo.count(data);
         self.send(packet);
         self.exchange(&Packet::new(0xbeef, next_id()), b"the next one");
-        assert!(receive(&self.client, SILENCE / 8).is_none(), "{what} was answered");
+        assert!(
+            receive(&self.client, SILENCE / 8).is_none(),
+            "{what} was answered"
+        );
         assert_eq!(self.echo.count(data), before, "{what} reached the target");
     }
 }
@@ -108,18 +127,31 @@ fn receive(socket: &UdpSocket, wait: Duration) -> Option<Vec<u8>> {
 
 #[test]
 fn garbage_is_not_answered_and_does_no_harm() {
-    for method in METHODS.iter().chain(&["aes-256-gcm", "chacha20-ietf-poly1305"]) {
+    for method in METHODS
+        .iter()
+        .chain(&["aes-256-gcm", "chacha20-ietf-poly1305"])
+    {
         let scene = Scene::new(method);
         for len in 0..300 {
-            scene.send(&pattern(len, len as usize));
+            scene.send(&pattern(len as u64, len));
         }
-        assert!(receive(&scene.client, SILENCE).is_none(), "garbage was answered");
+        assert!(
+            receive(&scene.client, SILENCE).is_none(),
+            "garbage was answered"
+        );
         if scene.sealing.is_2022() {
             scene.exchange(&Packet::new(1, 0), b"served");
         } else {
-            scene.send(&scene.sealing.seal_packet_2017(&scene.echo.target(), b"served"));
+            scene.send(
+                &scene
+                    .sealing
+                    .seal_packet_2017(&scene.echo.target(), b"served"),
+            );
             let answer = receive(&scene.client, ANSWER).expect("an answer");
-            assert_eq!(scene.sealing.open_packet_2017(&answer), (scene.echo.target(), b"served".to_vec()));
+            assert_eq!(
+                scene.sealing.open_packet_2017(&answer),
+                (scene.echo.target(), b"served".to_vec())
+            );
         }
     }
 }
@@ -164,10 +196,18 @@ fn packets_out_of_order_pass_once_each_and_ancient_ones_not_at_all() {
             scene.exchange(&Packet::new(6, id), format!("packet {id}").as_bytes());
         }
         for id in [11, 150] {
-            scene.refuses("an id used before", &scene.seal(&Packet::new(6, id), b"again"), b"again");
+            scene.refuses(
+                "an id used before",
+                &scene.seal(&Packet::new(6, id), b"again"),
+                b"again",
+            );
         }
         scene.exchange(&Packet::new(6, 1_000_000), b"far ahead");
-        scene.refuses("an id far behind", &scene.seal(&Packet::new(6, 201), b"ancient"), b"ancient");
+        scene.refuses(
+            "an id far behind",
+            &scene.seal(&Packet::new(6, 201), b"ancient"),
+            b"ancient",
+        );
     }
 }
 
@@ -187,7 +227,11 @@ fn a_stale_or_foreign_packet_is_dropped() {
         }
         let mut packet = Packet::new(8, 20);
         packet.kind = 1;
-        scene.refuses("a server's packet", &scene.seal(&packet, b"type 1"), b"type 1");
+        scene.refuses(
+            "a server's packet",
+            &scene.seal(&packet, b"type 1"),
+            b"type 1",
+        );
     }
 }
 
@@ -205,8 +249,20 @@ fn an_answer_sent_back_as_a_request_is_dropped() {
 fn a_packet_with_a_bad_address_is_dropped() {
     for method in METHODS {
         let scene = Scene::new(method);
-        for (id, address) in [vec![9, 1, 2], vec![1, 127], vec![3, 0, 0, 53], vec![3, 200, b'a'], vec![]].into_iter().enumerate() {
-            let packet = scene.sealing.seal_packet(&Packet::new(10, id as u64), &Target(address), b"");
+        for (id, address) in [
+            vec![9, 1, 2],
+            vec![1, 127],
+            vec![3, 0, 0, 53],
+            vec![3, 200, b'a'],
+            vec![],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let packet =
+                scene
+                    .sealing
+                    .seal_packet(&Packet::new(10, id as u64), &Target(address), b"");
             scene.refuses("a bad address", &packet, b"");
         }
     }
@@ -252,11 +308,19 @@ fn a_replay_from_elsewhere_does_not_redirect_the_answers() {
         }
         let mut stale = Packet::new(11, 5);
         stale.timestamp -= 60;
-        thief.send_to(&scene.sealing.seal_packet(&stale, &target.target(), b""), scene.server.address).unwrap();
+        thief
+            .send_to(
+                &scene.sealing.seal_packet(&stale, &target.target(), b""),
+                scene.server.address,
+            )
+            .unwrap();
         scene.refuses("garbage", &pattern(2, 60), b"never");
         target.says(b"late answer");
         assert_eq!(scene.answer(&scene.client).data, b"late answer");
-        assert!(receive(&thief, SILENCE / 4).is_none(), "the thief got an answer");
+        assert!(
+            receive(&thief, SILENCE / 4).is_none(),
+            "the thief got an answer"
+        );
     }
 }
 
@@ -266,14 +330,27 @@ fn a_client_that_moves_is_answered_at_its_new_address() {
         let scene = Scene::new(method);
         let (target, _) = LateTarget::reached(&scene, &Packet::new(12, 0));
         let moved = client();
-        let packet = scene.sealing.seal_packet(&Packet::new(12, 1), &target.target(), b"I have moved");
+        let packet =
+            scene
+                .sealing
+                .seal_packet(&Packet::new(12, 1), &target.target(), b"I have moved");
         moved.send_to(&packet, scene.server.address).unwrap();
         let mut buf = [0; 100];
-        let (len, from) = target.socket.recv_from(&mut buf).expect("the target is reached");
-        assert_eq!((&buf[..len], from), (b"I have moved".as_slice(), target.server), "one session, one NAT binding");
+        let (len, from) = target
+            .socket
+            .recv_from(&mut buf)
+            .expect("the target is reached");
+        assert_eq!(
+            (&buf[..len], from),
+            (b"I have moved".as_slice(), target.server),
+            "one session, one NAT binding"
+        );
         target.says(b"found you");
         assert_eq!(scene.answer(&moved).data, b"found you");
-        assert!(receive(&scene.client, SILENCE / 4).is_none(), "the old address is still answered");
+        assert!(
+            receive(&scene.client, SILENCE / 4).is_none(),
+            "the old address is still answered"
+        );
     }
 }
 
@@ -284,11 +361,19 @@ fn a_client_that_moves_back_and_forth_keeps_its_session() {
     let (target, _) = LateTarget::reached(&scene, &Packet::new(13, 0));
     for id in 1..=32 {
         let place = client();
-        let packet = scene.sealing.seal_packet(&Packet::new(13, id), &target.target(), b"here");
+        let packet = scene
+            .sealing
+            .seal_packet(&Packet::new(13, id), &target.target(), b"here");
         place.send_to(&packet, scene.server.address).unwrap();
         let mut buf = [0; 100];
-        let (_, from) = target.socket.recv_from(&mut buf).expect("the target is reached");
-        assert_eq!(from, target.server, "the session has another binding from place {id}");
+        let (_, from) = target
+            .socket
+            .recv_from(&mut buf)
+            .expect("the target is reached");
+        assert_eq!(
+            from, target.server,
+            "the session has another binding from place {id}"
+        );
         target.says(b"got it");
         assert_eq!(scene.answer(&place).data, b"got it");
     }
@@ -301,16 +386,36 @@ fn sessions_are_told_apart_by_id_and_not_by_address() {
         let mut servers = HashSet::new();
         for session in 20..24 {
             let answers: Vec<_> = (0..4)
-                .map(|id| scene.exchange(&Packet::new(session, id), format!("{session} {id}").as_bytes()))
+                .map(|id| {
+                    scene.exchange(
+                        &Packet::new(session, id),
+                        format!("{session} {id}").as_bytes(),
+                    )
+                })
                 .collect();
             let first = &answers[0];
-            assert!(answers.iter().all(|answer| answer.server_session == first.server_session), "one server session");
+            assert!(
+                answers
+                    .iter()
+                    .all(|answer| answer.server_session == first.server_session),
+                "one server session"
+            );
             let ids: Vec<_> = answers.iter().map(|answer| answer.id).collect();
-            assert!(ids.is_sorted_by(|a, b| a < b), "packet ids of answers rise: {ids:?}");
-            assert!(servers.insert(first.server_session), "another session, another server session id");
+            assert!(
+                ids.is_sorted_by(|a, b| a < b),
+                "packet ids of answers rise: {ids:?}"
+            );
+            assert!(
+                servers.insert(first.server_session),
+                "another session, another server session id"
+            );
         }
         let seen = scene.echo.seen();
-        let sources: HashSet<_> = seen.iter().filter(|(_, data)| data.starts_with(b"2")).map(|(from, _)| *from).collect();
+        let sources: HashSet<_> = seen
+            .iter()
+            .filter(|(_, data)| data.starts_with(b"2"))
+            .map(|(from, _)| *from)
+            .collect();
         assert_eq!(sources.len(), 4, "a NAT binding for each session");
     }
 }
@@ -320,12 +425,23 @@ fn a_flood_of_sessions_is_bounded_and_the_newest_are_served() {
     let spec = Spec::new("2022-blake3-aes-256-gcm");
     let limit = serde_json::json!({"limits": {"udp_associations": 64}});
     let server = Start::server(Program::Ssr, &spec).with(limit).run();
-    let scene = Scene { server, sealing: Sealing::new(&spec), client: client(), echo: UdpTarget::echo() };
+    let scene = Scene {
+        server,
+        sealing: Sealing::new(&spec),
+        client: client(),
+        echo: UdpTarget::echo(),
+    };
     scene.exchange(&Packet::new(1, 0), b"ready");
     let idle = scene.server.process.open_files();
     for session in 1000..1500 {
-        scene.exchange(&Packet::new(session, 0), format!("session {session}").as_bytes());
+        scene.exchange(
+            &Packet::new(session, 0),
+            format!("session {session}").as_bytes(),
+        );
     }
     let open = scene.server.process.open_files();
-    assert!(open <= idle + 64 + 8, "{open} files open, {idle} at the start");
+    assert!(
+        open <= idle + 64 + 8,
+        "{open} files open, {idle} at the start"
+    );
 }

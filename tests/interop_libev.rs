@@ -1,6 +1,12 @@
 //! `ssr` against the programs of shadowsocks-libev 3.3.5, each way round, and what libev cannot do even with itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -16,7 +22,7 @@ use common::{
 
 fn carries(client: Program, server: Program, inability: &[&str]) {
     for method in METHODS_2017 {
-        println!("{method}: {client:?} to {server:?}");
+        eprintln!("{method}: {client:?} to {server:?}");
         let pair = Pair::new(client, server, &Spec::new(method));
         let targets = Targets::start();
         matrix::run(&pair.socks(), &targets, inability);
@@ -38,7 +44,10 @@ const LIBEV_CANNOT: &[&str] = &[
 fn libev_with_itself_lacks_half_close_and_large_datagrams_and_no_more() {
     let pair = Pair::new(Libev, Libev, &Spec::new("aes-256-gcm"));
     let targets = Targets::start();
-    assert_eq!(matrix::failures(&pair.socks(), &targets, |_| true), LIBEV_CANNOT);
+    assert_eq!(
+        matrix::failures(&pair.socks(), &targets, |_| true),
+        LIBEV_CANNOT
+    );
 }
 
 #[test]

@@ -3,7 +3,13 @@
 //! They run where `SSR_PEER_RUST_DIR` names the directory of `sslocal` and `ssserver`; `scripts/test` sets it when it
 //! finds them in `target/peers/bin`, where `cargo install --root target/peers shadowsocks-rust` puts them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -19,8 +25,12 @@ use common::{
 
 fn carries(client: Program, server: Program, inability: &[&str]) {
     // A default build of shadowsocks-rust lacks the last method of either kind; tests/interop_oracle.rs has them.
-    for method in METHODS_2017[..3].iter().chain(&METHODS_2022[..3]).chain(&["none"]) {
-        println!("{method}: {client:?} to {server:?}");
+    for method in METHODS_2017[..3]
+        .iter()
+        .chain(&METHODS_2022[..3])
+        .chain(&["none"])
+    {
+        eprintln!("{method}: {client:?} to {server:?}");
         let pair = Pair::new(client, server, &Spec::new(method));
         let targets = Targets::start();
         matrix::run(&pair.socks(), &targets, inability);
@@ -37,10 +47,14 @@ const RUST_CANNOT: &[&str] = &[
 
 #[test]
 #[ignore = "needs peers: scripts/test"]
-fn shadowsocks_rust_with_itself_lacks_an_early_banner_an_empty_upload_and_empty_datagrams_and_no_more() {
+fn shadowsocks_rust_with_itself_lacks_an_early_banner_an_empty_upload_and_empty_datagrams_and_no_more()
+ {
     let pair = Pair::new(Rust, Rust, &Spec::new("aes-256-gcm"));
     let targets = Targets::start();
-    assert_eq!(matrix::failures(&pair.socks(), &targets, |_| true), RUST_CANNOT);
+    assert_eq!(
+        matrix::failures(&pair.socks(), &targets, |_| true),
+        RUST_CANNOT
+    );
 }
 
 #[test]

@@ -1,6 +1,12 @@
 //! Holds the tree to the floors of its design: a module uses only floors below it, and siblings do not see each other.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use std::{
     fs,
@@ -39,7 +45,13 @@ fn floor(module: &str) -> Option<usize> {
 /// The module of a source file: `src/net/linux.rs` and `src/net/mod.rs` are of `net`.
 fn module(src: &Path, file: &Path) -> String {
     let inside = file.strip_prefix(src).unwrap();
-    let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+    let first = inside
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_str()
+        .unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
 
@@ -48,7 +60,11 @@ fn depth(src: &Path, file: &Path) -> usize {
     let inside = file.strip_prefix(src).unwrap();
     let parts = inside.components().count();
     let name = inside.file_stem().unwrap();
-    if name == "mod" || (parts == 1 && (name == "lib" || name == "main")) { parts - 1 } else { parts }
+    if name == "mod" || (parts == 1 && (name == "lib" || name == "main")) {
+        parts - 1
+    } else {
+        parts
+    }
 }
 
 /// Source text without comments and strings, so that a word in prose is not a path.
@@ -111,7 +127,10 @@ fn mentions(code: &str, depth: usize) -> Vec<String> {
 }
 
 fn head(path: &str) -> Option<String> {
-    let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let name: String = path
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect();
     (!name.is_empty() && name != "super" && name != "self").then_some(name)
 }
 
@@ -148,7 +167,9 @@ fn violations(src: &Path, file: &Path, text: &str) -> Vec<String> {
         .filter(|to| *to != from && floor(to).is_some_and(|there| there >= here))
         .map(|to| format!("{}: {from} (floor {here}) uses {to}", file.display()))
         .collect();
-    let is_test = file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+    let is_test = file
+        .components()
+        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
     if here < 2 && !is_test {
         let production = code.split("#[cfg(test)]").next().unwrap_or_default();
         let touched = IMPURE.iter().filter(|word| production.contains(**word));
@@ -189,7 +210,10 @@ fn no_module_uses_its_own_floor_or_one_above() {
 #[test]
 fn no_file_is_longer_than_600_lines() {
     let (_, mut files) = tree();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut files);
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"),
+        &mut files,
+    );
     let long: Vec<_> = files
         .iter()
         .map(|file| (file, fs::read_to_string(file).unwrap().lines().count()))
@@ -204,7 +228,11 @@ fn unsafe_code_is_confined_to_the_files_named_for_the_os() {
     for file in files {
         let inside = file.strip_prefix(&src).unwrap();
         let unsafe_used = code(&fs::read_to_string(&file).unwrap()).contains("unsafe {");
-        assert!(!unsafe_used || inside == Path::new("net/linux.rs"), "unsafe in {}", inside.display());
+        assert!(
+            !unsafe_used || inside == Path::new("net/linux.rs"),
+            "unsafe in {}",
+            inside.display()
+        );
     }
 }
 
@@ -214,7 +242,10 @@ fn the_scanner_catches_every_way_to_look_up_or_sideways() {
     let finds = |file: &str, text: &str| violations(src, &src.join(file), text).len();
     for (file, text) in [
         ("wire/socks.rs", "use crate::net::Stream;"),
-        ("wire/socks.rs", "use crate::{crypto::Method, net::{Stream, tcp}};"),
+        (
+            "wire/socks.rs",
+            "use crate::{crypto::Method, net::{Stream, tcp}};",
+        ),
         ("wire/socks.rs", "fn f() { crate::app::run() }"),
         ("wire/mod.rs", "use super::net::Stream;"),
         ("wire/socks.rs", "use super::super::net;"),
@@ -232,12 +263,24 @@ fn the_scanner_catches_every_way_to_look_up_or_sideways() {
         ("net/mod.rs", "use crate::{crypto, wire::{self, Address}};"),
         ("net/tcp.rs", "use super::Stream; use super::super::wire;"),
         ("net/tcp.rs", "use crate::net::udp;"),
-        ("wire/mod.rs", "// crate::net is above\n/// like [`crate::app`]\nfn f() {}"),
-        ("wire/mod.rs", "const TEXT: &str = \"crate::app\"; const QUOTE: char = '\"';"),
+        (
+            "wire/mod.rs",
+            "// crate::net is above\n/// like [`crate::app`]\nfn f() {}",
+        ),
+        (
+            "wire/mod.rs",
+            "const TEXT: &str = \"crate::app\"; const QUOTE: char = '\"';",
+        ),
         ("wire/ss/tests.rs", "use std::time::Instant;"),
-        ("wire/mod.rs", "#[cfg(test)]\nmod tests { use rand::random; }"),
+        (
+            "wire/mod.rs",
+            "#[cfg(test)]\nmod tests { use rand::random; }",
+        ),
         ("main.rs", "use ssr::cli;"),
-        ("app/mod.rs", "use crate::{config, control, inbound, outbound, relay, dns, net, wire, crypto};"),
+        (
+            "app/mod.rs",
+            "use crate::{config, control, inbound, outbound, relay, dns, net, wire, crypto};",
+        ),
     ] {
         assert_eq!(finds(file, text), 0, "{file}: {text}");
     }

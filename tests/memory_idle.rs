@@ -1,6 +1,12 @@
 //! What an idle connection costs: ten thousand of them through the pair, held and then used.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 #![allow(clippy::print_stdout, reason = "the figures are the result")]
 
 mod common;
@@ -24,17 +30,33 @@ const BOUND: f64 = 16.0;
 /// How many connections this machine's limit of open files allows: every process of the chain holds two sockets for each.
 fn affordable() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    let files = maximum.or(current).map_or(usize::MAX, |files| usize::try_from(files).unwrap());
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )
+    .unwrap();
+    let files = maximum
+        .or(current)
+        .map_or(usize::MAX, |files| usize::try_from(files).unwrap());
     WANTED.min((files - 200) / 2)
 }
 
 fn holds(method: &str) {
     let count = affordable();
-    let pair = Pair::new(common::peers::Program::Ssr, common::peers::Program::Ssr, &Spec::new(method));
+    let pair = Pair::new(
+        common::peers::Program::Ssr,
+        common::peers::Program::Ssr,
+        &Spec::new(method),
+    );
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let target = listener.local_addr().unwrap().into();
-    let both = [("local", &pair.local.process), ("server", &pair.server.process)];
+    let both = [
+        ("local", &pair.local.process),
+        ("server", &pair.server.process),
+    ];
     let connect = || -> (TcpStream, TcpStream) {
         let mut client = pair.socks().connect(&target);
         client.write_all(b"there").unwrap(); // before the accept, so that no half waits for a first byte
@@ -47,7 +69,11 @@ fn holds(method: &str) {
     let first = held.len();
     let before = both.map(|(_, process)| process.memory_kib("Anonymous"));
     held.extend((first..count).map(|_| connect()));
-    let hold = if std::env::var_os("SSR_TEST_LONG").is_some() { 60 } else { 3 };
+    let hold = if std::env::var_os("SSR_TEST_LONG").is_some() {
+        60
+    } else {
+        3
+    };
     std::thread::sleep(Duration::from_secs(hold)); // idleness is the subject
     for ((side, process), before) in both.into_iter().zip(before) {
         let grown = process.memory_kib("Anonymous").saturating_sub(before);
@@ -59,7 +85,9 @@ fn holds(method: &str) {
         exchange(client, far);
     }
     drop(held);
-    eventually("every connection is closed", || both.iter().all(|(_, process)| process.open_files() < 200));
+    eventually("every connection is closed", || {
+        both.iter().all(|(_, process)| process.open_files() < 200)
+    });
 }
 
 fn exchange(client: &mut TcpStream, far: &mut TcpStream) {

@@ -1,6 +1,12 @@
 //! `ssr local` against `ssr server`: everything that the product carries, for every method.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -63,11 +69,16 @@ fn one_file_serves_both_roles() {
         (common::peers::Role::Local, ports[1]),
     ]
     .map(|(role, port)| {
-        let mut process = common::process::Process::spawn("ssr", &mut Program::Ssr.command(role, &file)).unwrap();
+        let mut process =
+            common::process::Process::spawn("ssr", &mut Program::Ssr.command(role, &file)).unwrap();
         process.listening(&[common::process::v4(port)]).unwrap();
         process
     });
-    matrix::echoes(&socks::Socks::new(common::process::v4(ports[1])), &echo.v4(), 5000);
+    matrix::echoes(
+        &socks::Socks::new(common::process::v4(ports[1])),
+        &echo.v4(),
+        5000,
+    );
 }
 
 #[test]
@@ -99,9 +110,12 @@ fn an_aborted_client_ends_the_connection_to_the_target() {
     let mut stream = pair.socks().connect(&target.v4());
     stream.write_all(b"x").unwrap();
     eventually("the target is reached", || target.accepted() == 1);
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(stream);
-    end.recv_timeout(DEADLINE).expect("the target's connection ends");
+    end.recv_timeout(DEADLINE)
+        .expect("the target's connection ends");
 }
 
 #[test]
@@ -112,7 +126,9 @@ fn wrong_password_carries_nothing() {
             password: common::peers::password(method, 99),
             ..good.clone()
         };
-        let (server, local) = (Start::server(Program::Ssr, &good), |at| Start::local(Program::Ssr, &bad, at));
+        let (server, local) = (Start::server(Program::Ssr, &good), |at| {
+            Start::local(Program::Ssr, &bad, at)
+        });
         let pair = Pair::with(server.with(json!({"timeouts": {"handshake": 1}})), local);
         let echo = TcpTarget::echo();
         let mut stream = pair.socks().connect(&echo.v4());
@@ -177,9 +193,15 @@ fn a_malformed_datagram_is_dropped_and_the_association_lives() {
     let target = echo.target();
     let whole = socks::datagram(0, &target, b"");
     for len in 0..whole.len() {
-        association.socket.send_to(&whole[..len], association.relay).unwrap();
+        association
+            .socket
+            .send_to(&whole[..len], association.relay)
+            .unwrap();
     }
-    association.socket.send_to(&[0, 0, 0, 9, 1, 2, 3, 4, 5, 6], association.relay).unwrap();
+    association
+        .socket
+        .send_to(&[0, 0, 0, 9, 1, 2, 3, 4, 5, 6], association.relay)
+        .unwrap();
     association.send(&Target::name("", 53), b"nameless");
     association.send(&Target(vec![3, 2, 0xff, 0xfe, 0, 53]), b"not a name");
     assert_eq!(association.exchange(&target, b"alive").1, b"alive");
@@ -194,8 +216,9 @@ fn the_relay_address_of_a_wildcard_listener_is_the_one_that_the_client_reached()
     let mut proxy = pair.socks().proxy;
     proxy.set_ip([127, 0, 0, 3].into());
     let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-    let (_control, code, bound) =
-        socks::Socks::new(proxy).request(socks::ASSOCIATE, &unspecified.into()).unwrap();
+    let (_control, code, bound) = socks::Socks::new(proxy)
+        .request(socks::ASSOCIATE, &unspecified.into())
+        .unwrap();
     assert_eq!(code, 0);
     assert_eq!(bound.socket().unwrap().ip(), proxy.ip());
 }
@@ -246,20 +269,29 @@ fn a_user_with_an_identity_header_is_served() {
         let server = server.run();
         let (echo, udp) = (TcpTarget::echo(), UdpTarget::echo());
         for user in [&one, &two] {
-            let spec = Spec { method: (*method).to_owned(), password: format!("{identity}:{user}") };
+            let spec = Spec {
+                method: (*method).to_owned(),
+                password: format!("{identity}:{user}"),
+            };
             let local = Start::local(Program::Ssr, &spec, server.address).run();
             matrix::echoes(&local.socks(), &echo.v4(), 70_000);
             local.socks().associate().warm_up(&udp.target());
         }
         let stranger = common::peers::password(method, 4);
-        let spec = Spec { method: (*method).to_owned(), password: format!("{identity}:{stranger}") };
+        let spec = Spec {
+            method: (*method).to_owned(),
+            password: format!("{identity}:{stranger}"),
+        };
         let local = Start::local(Program::Ssr, &spec, server.address).run();
         let before = echo.accepted();
         let mut stream = local.socks().connect(&echo.v4());
         stream.set_read_timeout(Some(SILENCE)).unwrap();
         stream.write_all(b"let me in").unwrap();
         let mut answer = [0; 16];
-        assert!(!matches!(stream.read(&mut answer), Ok(1..)), "an unknown user is answered");
+        assert!(
+            !matches!(stream.read(&mut answer), Ok(1..)),
+            "an unknown user is answered"
+        );
         assert_eq!(echo.accepted(), before);
     }
 }

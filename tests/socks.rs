@@ -1,6 +1,12 @@
 //! The SOCKS5 face of `ssr local`: RFC 1928 and RFC 1929, spoken well and badly.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -8,7 +14,10 @@ use common::{
     DEADLINE, SILENCE, matrix,
     peers::{Pair, Program, Spec, Start},
     process::{free_port, v4},
-    socks::{self, ASSOCIATE, BIND, CONNECT, Socks, Target, login_bytes, read_array, read_reply, request_bytes},
+    socks::{
+        self, ASSOCIATE, BIND, CONNECT, Socks, Target, login_bytes, read_array, read_reply,
+        request_bytes,
+    },
     targets::TcpTarget,
     udp::UdpTarget,
 };
@@ -37,14 +46,21 @@ fn ends(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => assert!(rest.is_empty(), "more bytes: {rest:?}"),
-        Err(err) => assert_eq!(err.kind(), std::io::ErrorKind::ConnectionReset, "the proxy ends the connection"),
+        Err(err) => assert_eq!(
+            err.kind(),
+            std::io::ErrorKind::ConnectionReset,
+            "the proxy ends the connection"
+        ),
     }
 }
 
 #[test]
 fn bind_is_refused_with_reply_7() {
     let pair = pair();
-    let (mut stream, code, _) = pair.socks().request(BIND, &Target::name("localhost", 80)).unwrap();
+    let (mut stream, code, _) = pair
+        .socks()
+        .request(BIND, &Target::name("localhost", 80))
+        .unwrap();
     assert_eq!(code, 7);
     ends(&mut stream);
 }
@@ -53,7 +69,10 @@ fn bind_is_refused_with_reply_7() {
 fn an_unknown_command_is_refused_with_reply_7() {
     let pair = pair();
     for command in [0, 4, 0xf0, 0xff] {
-        let (mut stream, code, _) = pair.socks().request(command, &Target::name("localhost", 80)).unwrap();
+        let (mut stream, code, _) = pair
+            .socks()
+            .request(command, &Target::name("localhost", 80))
+            .unwrap();
         assert_eq!(code, 7, "command {command}");
         ends(&mut stream);
     }
@@ -84,13 +103,21 @@ fn a_greeting_without_an_acceptable_method_gets_0xff() {
 #[test]
 fn another_protocol_is_closed() {
     let pair = pair();
-    for first in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[0x16, 3, 1, 0, 5], &[0]] {
+    for first in [
+        b"GET / HTTP/1.1\r\n\r\n".as_slice(),
+        &[0x16, 3, 1, 0, 5],
+        &[0],
+    ] {
         let mut stream = pair.socks().dial();
         stream.write_all(first).unwrap();
         let mut rest = Vec::new();
         match stream.read_to_end(&mut rest) {
             Ok(_) => {}
-            Err(err) => assert_eq!(err.kind(), std::io::ErrorKind::ConnectionReset, "the proxy closes it"),
+            Err(err) => assert_eq!(
+                err.kind(),
+                std::io::ErrorKind::ConnectionReset,
+                "the proxy closes it"
+            ),
         }
     }
 }
@@ -100,7 +127,9 @@ fn a_method_list_is_searched_to_its_end() {
     let pair = pair();
     let mut stream = pair.socks().dial();
     let methods: Vec<u8> = (0..255).rev().collect();
-    stream.write_all(&[&[5, 255], methods.as_slice()].concat()).unwrap();
+    stream
+        .write_all(&[&[5, 255], methods.as_slice()].concat())
+        .unwrap();
     assert_eq!(read_array(&mut stream), [5, 0]);
 }
 
@@ -112,7 +141,8 @@ fn with_login() -> (Pair, tempfile::TempDir) {
     std::fs::write(&file, users.to_string()).unwrap();
     let spec = Spec::new(METHOD);
     let pair = Pair::with(Start::server(Program::Ssr, &spec), |at| {
-        let login = json!({"locals": [{"local_address": "127.0.0.1", "socks5_auth_config_path": file}]});
+        let login =
+            json!({"locals": [{"local_address": "127.0.0.1", "socks5_auth_config_path": file}]});
         Start::local(Program::Ssr, &spec, at).with(login)
     });
     (pair, dir)
@@ -161,7 +191,12 @@ fn greeting_request_and_payload_may_come_in_one_segment() {
     let echo = TcpTarget::echo();
     for target in [echo.v4(), echo.v6(), echo.name()] {
         let mut stream = pair.socks().dial();
-        let all = [vec![5, 1, 0], request_bytes(CONNECT, &target), b"payload".to_vec()].concat();
+        let all = [
+            vec![5, 1, 0],
+            request_bytes(CONNECT, &target),
+            b"payload".to_vec(),
+        ]
+        .concat();
         stream.write_all(&all).unwrap();
         assert_eq!(read_array(&mut stream), [5, 0]);
         assert_eq!(read_reply(&mut stream).0, 0);
@@ -174,7 +209,12 @@ fn everything_then_the_end_in_one_go_is_served() {
     let pair = pair();
     let target = TcpTarget::digest_at_end();
     let mut stream = pair.socks().dial();
-    let all = [vec![5, 1, 0], request_bytes(CONNECT, &target.v4()), b"payload".to_vec()].concat();
+    let all = [
+        vec![5, 1, 0],
+        request_bytes(CONNECT, &target.v4()),
+        b"payload".to_vec(),
+    ]
+    .concat();
     stream.write_all(&all).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_array(&mut stream), [5, 0]);
@@ -189,7 +229,12 @@ fn everything_may_come_byte_by_byte() {
     let echo = TcpTarget::echo();
     for target in [echo.v4(), echo.v6(), echo.name()] {
         let mut stream = pair.socks().dial();
-        let all = [vec![5, 1, 0], request_bytes(CONNECT, &target), b"payload".to_vec()].concat();
+        let all = [
+            vec![5, 1, 0],
+            request_bytes(CONNECT, &target),
+            b"payload".to_vec(),
+        ]
+        .concat();
         socks::write_byte_by_byte(&mut stream, &all).unwrap();
         assert_eq!(read_array(&mut stream), [5, 0]);
         assert_eq!(read_reply(&mut stream).0, 0);
@@ -201,9 +246,15 @@ fn everything_may_come_byte_by_byte() {
 fn the_longest_name_passes_and_an_empty_one_is_refused() {
     let pair = pair();
     let long = format!("{}.invalid", "a".repeat(50)).repeat(5)[..255].to_owned();
-    let (mut stream, _, _) = pair.socks().request(CONNECT, &Target::name(&long, 80)).unwrap();
+    let (mut stream, _, _) = pair
+        .socks()
+        .request(CONNECT, &Target::name(&long, 80))
+        .unwrap();
     ends_in_time(&mut stream);
-    let (mut stream, code, _) = pair.socks().request(CONNECT, &Target::name("", 80)).unwrap();
+    let (mut stream, code, _) = pair
+        .socks()
+        .request(CONNECT, &Target::name("", 80))
+        .unwrap();
     assert_ne!(code, 0, "an empty name");
     ends(&mut stream);
 }
@@ -212,14 +263,21 @@ fn the_longest_name_passes_and_an_empty_one_is_refused() {
 fn ends_in_time(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     if let Err(err) = stream.read_to_end(&mut rest) {
-        assert_eq!(err.kind(), std::io::ErrorKind::ConnectionReset, "the proxy ends the connection");
+        assert_eq!(
+            err.kind(),
+            std::io::ErrorKind::ConnectionReset,
+            "the proxy ends the connection"
+        );
     }
 }
 
 #[test]
 fn a_target_that_refuses_ends_the_connection() {
     let pair = pair();
-    let (mut stream, code, _) = pair.socks().request(CONNECT, &v4(free_port()).into()).unwrap();
+    let (mut stream, code, _) = pair
+        .socks()
+        .request(CONNECT, &v4(free_port()).into())
+        .unwrap();
     if code == 0 {
         ends_in_time(&mut stream);
     }
@@ -228,7 +286,10 @@ fn a_target_that_refuses_ends_the_connection() {
 #[test]
 fn a_name_that_does_not_exist_ends_the_connection() {
     let pair = pair();
-    let (mut stream, code, _) = pair.socks().request(CONNECT, &Target::name("no-such-host.invalid", 80)).unwrap();
+    let (mut stream, code, _) = pair
+        .socks()
+        .request(CONNECT, &Target::name("no-such-host.invalid", 80))
+        .unwrap();
     if code == 0 {
         ends_in_time(&mut stream);
     }
@@ -244,7 +305,10 @@ fn after_a_failed_dial_the_reply_is_the_truth() {
     }
     for _ in 0..3 {
         let (mut stream, code, _) = local.socks().request(CONNECT, &target).unwrap();
-        assert!([1, 3, 4, 5].contains(&code), "reply {code} while the server is down");
+        assert!(
+            [1, 3, 4, 5].contains(&code),
+            "reply {code} while the server is down"
+        );
         ends(&mut stream);
     }
 }
@@ -276,23 +340,33 @@ fn a_server_that_comes_back_is_used() {
 fn a_client_that_leaves_during_the_handshake_costs_nothing() {
     let pair = pair();
     let idle = pair.local.process.open_files();
-    let all = [vec![5, 1, 0], request_bytes(CONNECT, &Target::name("localhost", 80))].concat();
+    let all = [
+        vec![5, 1, 0],
+        request_bytes(CONNECT, &Target::name("localhost", 80)),
+    ]
+    .concat();
     for len in 0..all.len() {
         let mut stream = pair.socks().dial();
         stream.write_all(&all[..len]).unwrap();
     }
-    common::eventually("every socket is closed", || pair.local.process.open_files() <= idle);
+    common::eventually("every socket is closed", || {
+        pair.local.process.open_files() <= idle
+    });
 }
 
 #[test]
 fn a_client_that_says_nothing_is_closed_at_the_handshake_timeout() {
     let spec = Spec::new(METHOD);
     let timeouts = json!({"timeouts": {"handshake": 1}});
-    let local = Start::local(Program::Ssr, &spec, v4(free_port())).with(timeouts).run();
+    let local = Start::local(Program::Ssr, &spec, v4(free_port()))
+        .with(timeouts)
+        .run();
     for said in [&[][..], &[5], &[5, 1, 0], &[5, 1, 0, 5, 1]] {
         let mut stream = local.socks().dial();
         stream.write_all(said).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(4)))
+            .unwrap();
         ends_in_time(&mut stream);
     }
 }
@@ -301,7 +375,12 @@ fn a_client_that_says_nothing_is_closed_at_the_handshake_timeout() {
 fn an_association_request_may_name_any_address() {
     let pair = pair();
     let udp = UdpTarget::echo();
-    for hint in [v4(0).into(), v4(9).into(), Target::name("localhost", 0), "[::]:0".parse::<std::net::SocketAddr>().unwrap().into()] {
+    for hint in [
+        v4(0).into(),
+        v4(9).into(),
+        Target::name("localhost", 0),
+        "[::]:0".parse::<std::net::SocketAddr>().unwrap().into(),
+    ] {
         let (control, code, bound) = pair.socks().request(ASSOCIATE, &hint).unwrap();
         assert_eq!(code, 0, "hint {hint:?}");
         let relay = bound.socket().unwrap();
@@ -310,7 +389,12 @@ fn an_association_request_may_name_any_address() {
             continue; // a client that names its port may be held to it
         }
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        socks::Association { control, socket, relay }.warm_up(&udp.target());
+        socks::Association {
+            control,
+            socket,
+            relay,
+        }
+        .warm_up(&udp.target());
     }
 }
 

@@ -67,23 +67,48 @@ const fn check(name: &'static str, run: fn(&Socks, &Targets)) -> Check {
 /// Every kind of traffic.
 pub const CHECKS: &[Check] = &[
     check("tcp: 1 byte", |socks, to| echoes(socks, &to.echo.v4(), 1)),
-    check("tcp: 64 KiB", |socks, to| echoes(socks, &to.echo.v4(), 64 << 10)),
-    check("tcp: IPv6 target", |socks, to| echoes(socks, &to.echo.v6(), 1000)),
-    check("tcp: named target", |socks, to| echoes(socks, &to.echo.name(), 1000)),
+    check("tcp: 64 KiB", |socks, to| {
+        echoes(socks, &to.echo.v4(), 64 << 10)
+    }),
+    check("tcp: IPv6 target", |socks, to| {
+        echoes(socks, &to.echo.v6(), 1000)
+    }),
+    check("tcp: named target", |socks, to| {
+        echoes(socks, &to.echo.name(), 1000)
+    }),
     check("tcp: first write of 70 KiB", first_write_is_large),
-    check("tcp: 20 MiB both ways at once", |socks, to| both_ways(socks, to, 20 * MIB, 20 * MIB)),
+    check("tcp: 20 MiB both ways at once", |socks, to| {
+        both_ways(socks, to, 20 * MIB, 20 * MIB)
+    }),
     check("tcp: server speaks first", server_speaks_first),
-    check("tcp: server speaks first, at once", server_speaks_first_at_once),
+    check(
+        "tcp: server speaks first, at once",
+        server_speaks_first_at_once,
+    ),
     check("tcp: 50 at once", fifty_at_once),
-    check("tcp: upload, half-close, answer", |socks, to| half_close(socks, to, 1 << 20)),
-    check("tcp: small upload, half-close, answer", |socks, to| half_close(socks, to, 1)),
-    check("tcp: no upload, half-close, answer", |socks, to| half_close(socks, to, 0)),
+    check("tcp: upload, half-close, answer", |socks, to| {
+        half_close(socks, to, 1 << 20)
+    }),
+    check("tcp: small upload, half-close, answer", |socks, to| {
+        half_close(socks, to, 1)
+    }),
+    check("tcp: no upload, half-close, answer", |socks, to| {
+        half_close(socks, to, 0)
+    }),
     check("udp: 0 bytes", |socks, to| echoes_datagram(socks, to, 0)),
     check("udp: 1 byte", |socks, to| echoes_datagram(socks, to, 1)),
-    check("udp: 1200 bytes", |socks, to| echoes_datagram(socks, to, 1200)),
-    check("udp: 1400 bytes", |socks, to| echoes_datagram(socks, to, 1400)),
-    check("udp: 4000 bytes", |socks, to| echoes_datagram(socks, to, 4000)),
-    check("udp: 30000 bytes", |socks, to| echoes_datagram(socks, to, 30_000)),
+    check("udp: 1200 bytes", |socks, to| {
+        echoes_datagram(socks, to, 1200)
+    }),
+    check("udp: 1400 bytes", |socks, to| {
+        echoes_datagram(socks, to, 1400)
+    }),
+    check("udp: 4000 bytes", |socks, to| {
+        echoes_datagram(socks, to, 4000)
+    }),
+    check("udp: 30000 bytes", |socks, to| {
+        echoes_datagram(socks, to, 30_000)
+    }),
     check("udp: IPv6 target", echoes_datagram_over_ipv6),
     check("udp: named target", echoes_datagram_by_name),
     check("udp: two targets from one socket", two_targets),
@@ -97,7 +122,11 @@ pub fn run(socks: &Socks, targets: &Targets, inability: &[&str]) {
 }
 
 /// Runs every check that `wanted` picks and returns the names of those that fail.
-pub fn failures(socks: &Socks, targets: &Targets, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
+pub fn failures(
+    socks: &Socks,
+    targets: &Targets,
+    wanted: impl Fn(&str) -> bool,
+) -> Vec<&'static str> {
     let fails = |check: &&Check| {
         let run = std::panic::AssertUnwindSafe(|| (check.run)(socks, targets));
         std::panic::catch_unwind(run).is_err()
@@ -123,11 +152,21 @@ pub fn echoes(socks: &Socks, target: &Target, len: usize) {
 /// The first write is larger than one chunk of any method.
 pub fn first_write_is_large(socks: &Socks, targets: &Targets) {
     let len = 70 << 10;
-    let order = Order { seed: 7, up: len, down: 0 };
+    let order = Order {
+        seed: 7,
+        up: len,
+        down: 0,
+    };
     let upload = pattern(70, len);
     let mut stream = socks.connect(&targets.duplex.v4());
-    stream.write_all(&[order.to_bytes(), upload.clone()].concat()).unwrap();
-    assert_eq!(read_array::<32>(&mut stream), digest(&upload), "digest of a first write of 70 KiB");
+    stream
+        .write_all(&[order.to_bytes(), upload.clone()].concat())
+        .unwrap();
+    assert_eq!(
+        read_array::<32>(&mut stream),
+        digest(&upload),
+        "digest of a first write of 70 KiB"
+    );
 }
 
 /// `up` and `down` bytes at the same time, with digests.
@@ -142,7 +181,11 @@ pub fn both_ways(socks: &Socks, targets: &Targets, up: usize, down: usize) {
         stream.read_exact(&mut received).expect("download");
     });
     assert!(received == pattern(20, down), "the download differs");
-    assert_eq!(read_array::<32>(&mut stream), digest(&pattern(21, up)), "digest of the upload");
+    assert_eq!(
+        read_array::<32>(&mut stream),
+        digest(&pattern(21, up)),
+        "digest of the upload"
+    );
 }
 
 /// The upload ends, and only then the target answers.
@@ -152,8 +195,14 @@ pub fn half_close(socks: &Socks, targets: &Targets, len: usize) {
     stream.write_all(&upload).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("answer, then the end");
-    assert_eq!(answer, digest(&upload), "answer after the end of an upload of {len} bytes");
+    stream
+        .read_to_end(&mut answer)
+        .expect("answer, then the end");
+    assert_eq!(
+        answer,
+        digest(&upload),
+        "answer after the end of an upload of {len} bytes"
+    );
 }
 
 /// The target's greeting arrives although the client says nothing.
@@ -165,7 +214,10 @@ pub fn server_speaks_first(socks: &Socks, targets: &Targets) {
 pub fn server_speaks_first_at_once(socks: &Socks, targets: &Targets) {
     let mut took: Vec<Duration> = (0..7).map(|_| time_to_banner(socks, targets)).collect();
     took.sort();
-    assert!(took[3] < SERVER_FIRST, "median time to the banner: {took:?}");
+    assert!(
+        took[3] < SERVER_FIRST,
+        "median time to the banner: {took:?}"
+    );
 }
 
 fn time_to_banner(socks: &Socks, targets: &Targets) -> Duration {
@@ -185,7 +237,10 @@ pub fn fifty_at_once(socks: &Socks, targets: &Targets) {
     }
     for (i, stream) in streams.iter_mut().enumerate() {
         let back: [u8; 3000] = read_array(stream);
-        assert!(back[..] == pattern(i as u64, 3000), "connection {i} of 50 got other bytes");
+        assert!(
+            back[..] == pattern(i as u64, 3000),
+            "connection {i} of 50 got other bytes"
+        );
     }
 }
 
@@ -213,15 +268,27 @@ pub fn two_targets(socks: &Socks, targets: &Targets) {
     let (one, two) = (targets.udp.target(), targets.udp_v6.target());
     association.send(&one, b"to one");
     association.send(&two, b"to two");
-    let mut answers = [association.receive(ANSWER), association.receive(ANSWER)].map(|answer| answer.expect("two answers"));
+    let mut answers = [association.receive(ANSWER), association.receive(ANSWER)]
+        .map(|answer| answer.expect("two answers"));
     answers.sort_by(|a, b| a.1.cmp(&b.1));
-    assert_eq!(answers, [(one, b"to one".to_vec()), (two, b"to two".to_vec())]);
-    assert!(association.receive(SILENCE / 8).is_none(), "no third answer");
+    assert_eq!(
+        answers,
+        [(one, b"to one".to_vec()), (two, b"to two".to_vec())]
+    );
+    assert!(
+        association.receive(SILENCE / 8).is_none(),
+        "no third answer"
+    );
 }
 
 /// An answer from an address that was never asked arrives, with that address on it.
 pub fn full_cone(socks: &Socks, targets: &Targets) {
-    comes_back(&warm(socks, targets), &targets.cone.target(), &targets.cone.answers_from(), 100);
+    comes_back(
+        &warm(socks, targets),
+        &targets.cone.target(),
+        &targets.cone.answers_from(),
+        100,
+    );
 }
 
 fn warm(socks: &Socks, targets: &Targets) -> Association {
@@ -234,5 +301,9 @@ fn comes_back(association: &Association, target: &Target, from: &Target, size: u
     let data = pattern(size as u64, size);
     let (source, back) = association.exchange(target, &data);
     assert_eq!(&source, from, "source of a datagram of {size} bytes");
-    assert!(back == data, "a datagram of {size} bytes came back as {} bytes", back.len());
+    assert!(
+        back == data,
+        "a datagram of {size} bytes came back as {} bytes",
+        back.len()
+    );
 }

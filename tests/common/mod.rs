@@ -58,7 +58,10 @@ pub const METHODS_2022: [&str; 4] = [
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "still not so after {DEADLINE:?}: {what}");
+        assert!(
+            start.elapsed() < DEADLINE,
+            "still not so after {DEADLINE:?}: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -95,7 +95,11 @@ pub fn base64(bytes: &[u8]) -> String {
         let bits = u32::from_be_bytes(group);
         for i in 0..4 {
             let symbol = ALPHABET[(bits >> (18 - 6 * i) & 63) as usize];
-            text.push(if i <= chunk.len() { char::from(symbol) } else { '=' });
+            text.push(if i <= chunk.len() {
+                char::from(symbol)
+            } else {
+                '='
+            });
         }
     }
     text
@@ -230,14 +234,18 @@ impl<'a> Start<'a> {
             None => plain,
             Some((first, rest)) => {
                 let mut wrapped = Command::new(first);
-                wrapped.args(rest).arg(plain.get_program()).args(plain.get_args());
+                wrapped
+                    .args(rest)
+                    .arg(plain.get_program())
+                    .args(plain.get_args());
                 wrapped
             }
         };
         command.args(self.flags);
         let name = format!("{:?} {:?}", self.program, self.role);
-        Process::spawn(&name, &mut command)
-            .unwrap_or_else(|err| panic!("{command:?}: {err}; scripts/test installs the programs that tests need"))
+        Process::spawn(&name, &mut command).unwrap_or_else(|err| {
+            panic!("{command:?}: {err}; scripts/test installs the programs that tests need")
+        })
     }
 }
 
@@ -253,7 +261,9 @@ pub struct Pair {
 impl Pair {
     /// `client` in front of `server`.
     pub fn new(client: Program, server: Program, spec: &Spec) -> Self {
-        Self::with(Start::server(server, spec), |at| Start::local(client, spec, at))
+        Self::with(Start::server(server, spec), |at| {
+            Start::local(client, spec, at)
+        })
     }
 
     /// Two halves of `ssr`.

@@ -60,7 +60,11 @@ pub fn probe(server: SocketAddr, bytes: &[u8], cut: Cut, then: Then) -> Outcome 
         let _gone = stream.shutdown(Shutdown::Write);
     }
     let (answered, end) = watch(&mut stream);
-    Outcome { answered: answered.len(), end, after: start.elapsed() }
+    Outcome {
+        answered: answered.len(),
+        end,
+        after: start.elapsed(),
+    }
 }
 
 /// Reads until the connection ends.
@@ -82,13 +86,19 @@ pub fn probe_all(server: SocketAddr, probes: &[(Vec<u8>, Cut)], then: Then) -> V
             .iter()
             .map(|(bytes, cut)| scope.spawn(move || probe(server, bytes, *cut, then)))
             .collect();
-        running.into_iter().map(|probe| probe.join().unwrap()).collect()
+        running
+            .into_iter()
+            .map(|probe| probe.join().unwrap())
+            .collect()
     })
 }
 
 /// All of them whole.
 pub fn whole(probes: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Cut)> {
-    probes.into_iter().map(|bytes| (bytes, Cut::Whole)).collect()
+    probes
+        .into_iter()
+        .map(|bytes| (bytes, Cut::Whole))
+        .collect()
 }
 
 /// Asserts that nothing ever came back and that every connection ended by FIN.

@@ -78,7 +78,11 @@ impl Process {
                 }
                 return (status, self.log());
             }
-            assert!(start.elapsed() < limit, "{} runs on after {limit:?}", self.name);
+            assert!(
+                start.elapsed() < limit,
+                "{} runs on after {limit:?}",
+                self.name
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -98,10 +102,18 @@ impl Process {
         for address in addresses {
             while TcpStream::connect_timeout(address, START).is_err() {
                 if let Some(status) = self.exited() {
-                    return Err(format!("{} ended with {status}:\n{}", self.name, self.log()));
+                    return Err(format!(
+                        "{} ended with {status}:\n{}",
+                        self.name,
+                        self.log()
+                    ));
                 }
                 if start.elapsed() > START {
-                    return Err(format!("{} does not listen on {address}:\n{}", self.name, self.log()));
+                    return Err(format!(
+                        "{} does not listen on {address}:\n{}",
+                        self.name,
+                        self.log()
+                    ));
                 }
                 thread::sleep(Duration::from_millis(5));
             }
@@ -111,7 +123,11 @@ impl Process {
 
     /// A field of `/proc/PID/smaps_rollup` or `/proc/PID/status`, in KiB.
     pub fn memory_kib(&self, field: &str) -> u64 {
-        let file = if field.starts_with("Vm") { "status" } else { "smaps_rollup" };
+        let file = if field.starts_with("Vm") {
+            "status"
+        } else {
+            "smaps_rollup"
+        };
         let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.id())).unwrap();
         let line = text
             .lines()
@@ -122,7 +138,9 @@ impl Process {
 
     /// How many file descriptors it holds.
     pub fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.id()))
+            .unwrap()
+            .count()
     }
 }
 
@@ -159,12 +177,19 @@ pub fn free_port() -> u16 {
     const COUNT: u32 = 20_000;
     static NEXT: AtomicU32 = AtomicU32::new(u32::MAX);
     let mixed = std::process::id().wrapping_mul(2_654_435_761) >> 8;
-    let _first_use = NEXT.compare_exchange(u32::MAX, mixed % COUNT, Ordering::Relaxed, Ordering::Relaxed);
+    let _first_use = NEXT.compare_exchange(
+        u32::MAX,
+        mixed % COUNT,
+        Ordering::Relaxed,
+        Ordering::Relaxed,
+    );
     for _ in 0..COUNT {
         let port = u16::try_from(FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT).unwrap();
         let free = [IpAddr::V4(Ipv4Addr::LOCALHOST), "::1".parse().unwrap()]
             .iter()
-            .all(|&ip| TcpListener::bind((ip, port)).is_ok() && UdpSocket::bind((ip, port)).is_ok());
+            .all(|&ip| {
+                TcpListener::bind((ip, port)).is_ok() && UdpSocket::bind((ip, port)).is_ok()
+            });
         if free {
             return port;
         }

@@ -1,11 +1,7 @@
 //! Shadowsocks requests and packets made by hand on the ciphers of the `shadowsocks` crate, so that a test can get any
 //! field wrong on purpose.
 
-use super::{
-    bytes::pattern,
-    peers::Spec,
-    socks::Target,
-};
+use super::{bytes::pattern, peers::Spec, socks::Target};
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use shadowsocks::{
     ServerConfig,
@@ -20,7 +16,10 @@ const TAG: usize = 16;
 
 /// Seconds since 1970.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 /// A method and its key.
@@ -32,7 +31,7 @@ pub struct Sealing {
 
 /// One direction of a stream.
 enum Stream {
-    Old(Cipher),
+    Old(Box<Cipher>),
     New(TcpCipher),
 }
 
@@ -92,7 +91,12 @@ pub struct Packet {
 impl Packet {
     /// A packet that a server must take.
     pub fn new(session: u64, id: u64) -> Self {
-        Self { session, id, kind: 0, timestamp: now() }
+        Self {
+            session,
+            id,
+            kind: 0,
+            timestamp: now(),
+        }
     }
 }
 
@@ -101,7 +105,10 @@ impl Sealing {
     pub fn new(spec: &Spec) -> Self {
         let kind: CipherKind = spec.method.parse().unwrap();
         let config = ServerConfig::new(("127.0.0.1", 1), spec.password.clone(), kind).unwrap();
-        Self { kind, key: config.key().to_vec() }
+        Self {
+            kind,
+            key: config.key().to_vec(),
+        }
     }
 
     /// Bytes of a salt.
@@ -117,7 +124,10 @@ impl Sealing {
     /// A salt that no test has used before.
     pub fn fresh_salt(&self) -> Vec<u8> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+        let nanos = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .subsec_nanos();
         let seed = u64::from(nanos) << 32 | NEXT.fetch_add(1, Ordering::Relaxed);
         pattern(seed ^ now() << 20, self.salt_len())
     }
@@ -138,7 +148,7 @@ impl Sealing {
         if self.is_2022() {
             Stream::New(TcpCipher::new(self.kind, &self.key, salt))
         } else {
-            Stream::Old(Cipher::new(self.kind, &self.key, salt))
+            Stream::Old(Box::new(Cipher::new(self.kind, &self.key, salt)))
         }
     }
 
@@ -156,7 +166,12 @@ impl Sealing {
             ]
             .concat();
             let len = u16::try_from(variable.len()).unwrap().to_be_bytes();
-            let fixed = [&[request.kind], request.timestamp.to_be_bytes().as_slice(), &len].concat();
+            let fixed = [
+                &[request.kind],
+                request.timestamp.to_be_bytes().as_slice(),
+                &len,
+            ]
+            .concat();
             bytes.extend(stream.seal(&fixed));
             bytes.extend(stream.seal(&variable));
         } else {
@@ -179,7 +194,11 @@ impl Sealing {
         let mut plain = Vec::new();
         let mut header = self.is_2022();
         loop {
-            let head_len = if header { 1 + 8 + self.salt_len() + 2 } else { 2 } + TAG;
+            let head_len = if header {
+                1 + 8 + self.salt_len() + 2
+            } else {
+                2
+            } + TAG;
             let Some((head, after)) = rest.split_at_checked(head_len) else {
                 return plain;
             };
@@ -187,7 +206,11 @@ impl Sealing {
             if header {
                 assert_eq!(head[0], 1, "type of a response");
                 assert!(now().abs_diff(u64::from_be_bytes(head[1..9].try_into().unwrap())) <= 30);
-                assert_eq!(&head[9..9 + self.salt_len()], request_salt, "request salt in the response");
+                assert_eq!(
+                    &head[9..9 + self.salt_len()],
+                    request_salt,
+                    "request salt in the response"
+                );
                 header = false;
             }
             let len = usize::from(u16::from_be_bytes(*head.last_chunk().unwrap()));
@@ -202,14 +225,19 @@ impl Sealing {
     /// A datagram of the methods of 2017.
     pub fn seal_packet_2017(&self, target: &Target, data: &[u8]) -> Vec<u8> {
         let salt = self.fresh_salt();
-        let sealed = self.stream(&salt).seal(&[target.0.as_slice(), data].concat());
+        let sealed = self
+            .stream(&salt)
+            .seal(&[target.0.as_slice(), data].concat());
         [salt, sealed].concat()
     }
 
     /// Opens a server's datagram of the methods of 2017.
     pub fn open_packet_2017(&self, bytes: &[u8]) -> (Target, Vec<u8>) {
         let (salt, sealed) = bytes.split_at(self.salt_len());
-        let plain = self.stream(salt).open(sealed).expect("a datagram that opens");
+        let plain = self
+            .stream(salt)
+            .open(sealed)
+            .expect("a datagram that opens");
         let (target, data) = Target::parse(&plain);
         (target, data.to_vec())
     }
@@ -233,8 +261,12 @@ impl Sealing {
         cipher.encrypt_packet(&ids[4..16], &mut body);
         let mut header = Array::try_from(ids.as_slice()).unwrap();
         match self.key.len() {
-            16 => aes::Aes128::new_from_slice(&self.key).unwrap().encrypt_block(&mut header),
-            _ => aes::Aes256::new_from_slice(&self.key).unwrap().encrypt_block(&mut header),
+            16 => aes::Aes128::new_from_slice(&self.key)
+                .unwrap()
+                .encrypt_block(&mut header),
+            _ => aes::Aes256::new_from_slice(&self.key)
+                .unwrap()
+                .encrypt_block(&mut header),
         }
         [header.as_slice(), &body].concat()
     }
@@ -246,25 +278,38 @@ impl Sealing {
             let (nonce, sealed) = bytes.split_at(24);
             let mut plain = sealed.to_vec();
             let cipher = UdpCipher::new(self.kind, &self.key, 0);
-            assert!(cipher.decrypt_packet(nonce, &mut plain), "a datagram that opens");
+            assert!(
+                cipher.decrypt_packet(nonce, &mut plain),
+                "a datagram that opens"
+            );
             let body = plain.split_off(16);
             (plain, body)
         } else {
             let mut header = Array::try_from(&bytes[..16]).unwrap();
             match self.key.len() {
-                16 => aes::Aes128::new_from_slice(&self.key).unwrap().decrypt_block(&mut header),
-                _ => aes::Aes256::new_from_slice(&self.key).unwrap().decrypt_block(&mut header),
+                16 => aes::Aes128::new_from_slice(&self.key)
+                    .unwrap()
+                    .decrypt_block(&mut header),
+                _ => aes::Aes256::new_from_slice(&self.key)
+                    .unwrap()
+                    .decrypt_block(&mut header),
             }
             let ids = header.to_vec();
             let session = u64::from_be_bytes(ids[..8].try_into().unwrap());
             let mut body = bytes[16..].to_vec();
             let cipher = UdpCipher::new(self.kind, &self.key, session);
-            assert!(cipher.decrypt_packet(&ids[4..16], &mut body), "a datagram that opens");
+            assert!(
+                cipher.decrypt_packet(&ids[4..16], &mut body),
+                "a datagram that opens"
+            );
             (ids, body)
         };
         let number = |bytes: &[u8]| u64::from_be_bytes(bytes[..8].try_into().unwrap());
         assert_eq!(body[0], 1, "type of a server's packet");
-        assert!(now().abs_diff(number(&body[1..])) <= 30, "timestamp of a server's packet");
+        assert!(
+            now().abs_diff(number(&body[1..])) <= 30,
+            "timestamp of a server's packet"
+        );
         let padding = usize::from(u16::from_be_bytes([body[17], body[18]]));
         let (target, data) = Target::parse(&body[19 + padding..body.len() - TAG]);
         Answer {

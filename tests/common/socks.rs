@@ -132,7 +132,9 @@ impl Socks {
     /// Opens a UDP association.
     pub fn associate(&self) -> Association {
         let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let (control, code, bound) = self.request(ASSOCIATE, &unspecified.into()).expect("negotiation");
+        let (control, code, bound) = self
+            .request(ASSOCIATE, &unspecified.into())
+            .expect("negotiation");
         assert_eq!(code, 0, "reply to UDP ASSOCIATE");
         let mut relay = bound.socket().expect("a bound address");
         if relay.ip().is_unspecified() {
@@ -140,7 +142,11 @@ impl Socks {
         }
         let socket = UdpSocket::bind((self.proxy.ip(), 0)).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        Association { control, socket, relay }
+        Association {
+            control,
+            socket,
+            relay,
+        }
     }
 }
 
@@ -164,7 +170,10 @@ impl Association {
     /// Sends `data` with a FRAG byte.
     pub fn send_fragment(&self, frag: u8, target: &Target, data: &[u8]) {
         let packet = datagram(frag, target, data);
-        let sent = self.socket.send_to(&packet, self.relay).expect("send a datagram");
+        let sent = self
+            .socket
+            .send_to(&packet, self.relay)
+            .expect("send a datagram");
         assert_eq!(sent, packet.len());
     }
 
@@ -182,7 +191,8 @@ impl Association {
     /// Sends `data` and returns the answer.
     pub fn exchange(&self, target: &Target, data: &[u8]) -> (Target, Vec<u8>) {
         self.send(target, data);
-        self.receive(ANSWER).unwrap_or_else(|| panic!("no answer to {} bytes", data.len()))
+        self.receive(ANSWER)
+            .unwrap_or_else(|| panic!("no answer to {} bytes", data.len()))
     }
 
     /// Exchanges small datagrams until one comes back, since a relay may bind its UDP port after its TCP port.
@@ -215,7 +225,14 @@ pub fn request_bytes(command: u8, target: &Target) -> Vec<u8> {
 /// A login: VER, user, password.
 pub fn login_bytes(user: &str, password: &str) -> Vec<u8> {
     let len = |text: &str| vec![u8::try_from(text.len()).unwrap()];
-    [vec![1], len(user), user.into(), len(password), password.into()].concat()
+    [
+        vec![1],
+        len(user),
+        user.into(),
+        len(password),
+        password.into(),
+    ]
+    .concat()
 }
 
 /// A UDP request: RSV, FRAG, address, data.
@@ -226,7 +243,11 @@ pub fn datagram(frag: u8, target: &Target, data: &[u8]) -> Vec<u8> {
 /// Reads a reply: its code and the bound address.
 pub fn read_reply(stream: &mut TcpStream) -> (u8, Target) {
     let head: [u8; 4] = read_array(stream);
-    assert_eq!((head[0], head[2]), (5, 0), "version and reserved byte of a reply");
+    assert_eq!(
+        (head[0], head[2]),
+        (5, 0),
+        "version and reserved byte of a reply"
+    );
     let mut bound = vec![head[3]];
     let rest = match head[3] {
         1 => 4 + 2,
@@ -240,7 +261,9 @@ pub fn read_reply(stream: &mut TcpStream) -> (u8, Target) {
     };
     let at = bound.len();
     bound.resize(at + rest, 0);
-    stream.read_exact(&mut bound[at..]).expect("a bound address");
+    stream
+        .read_exact(&mut bound[at..])
+        .expect("a bound address");
     (head[1], Target(bound))
 }
 

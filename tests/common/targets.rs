@@ -36,7 +36,11 @@ impl TcpTarget {
             stop: Arc::new(AtomicBool::new(false)),
         };
         for listener in [first, second] {
-            let (accepted, stop, serve) = (Arc::clone(&target.accepted), Arc::clone(&target.stop), serve.clone());
+            let (accepted, stop, serve) = (
+                Arc::clone(&target.accepted),
+                Arc::clone(&target.stop),
+                serve.clone(),
+            );
             thread::spawn(move || {
                 for stream in listener.incoming().map_while(Result::ok) {
                     if stop.load(Ordering::Acquire) {
@@ -210,7 +214,9 @@ pub fn write_pattern(stream: &mut TcpStream, seed: u64, len: usize) -> std::io::
 fn bind_both() -> (TcpListener, TcpListener) {
     for _ in 0..100 {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        if let Ok(second) = TcpListener::bind((Ipv6Addr::LOCALHOST, first.local_addr().unwrap().port())) {
+        if let Ok(second) =
+            TcpListener::bind((Ipv6Addr::LOCALHOST, first.local_addr().unwrap().port()))
+        {
             return (first, second);
         }
     }

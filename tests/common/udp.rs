@@ -10,12 +10,15 @@ use std::{
     thread,
 };
 
+/// Who sent what.
+type Seen = Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>;
+
 /// A UDP server on one loopback address.
 #[derive(Debug)]
 pub struct UdpTarget {
     address: SocketAddr,
     answers_from: SocketAddr,
-    seen: Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>,
+    seen: Seen,
     stop: Arc<AtomicBool>,
 }
 
@@ -81,12 +84,21 @@ impl UdpTarget {
 
     /// Whether a datagram with these bytes has arrived.
     pub fn saw(&self, data: &[u8]) -> bool {
-        self.seen.lock().unwrap().iter().any(|(_, seen)| seen == data)
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, seen)| seen == data)
     }
 
     /// How often a datagram with these bytes has arrived.
     pub fn count(&self, data: &[u8]) -> usize {
-        self.seen.lock().unwrap().iter().filter(|(_, seen)| seen == data).count()
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(_, seen)| seen == data)
+            .count()
     }
 }
 
