@@ -1,1 +1,208 @@
-//! Floor: app.
+//! Floor 6: builds the services from the config, runs them, lets them end.
+//!
+//! - [`log`]: where the log goes.
+//! - `services.rs`: what listens where, and what it does with who comes.
+//! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
+//! - `handshakes.rs`: connections that have not said yet what they want.
+//!
+//! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
+
+mod handshakes;
+pub mod log;
+mod services;
+mod worker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::dns::{self, Resolver};
+use crate::net::pool;
+use crate::relay::Counters;
+use worker::{Phase, Threads};
+
+/// How long flows may go on after the first signal.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Exit code of an error that is not the config's (sysexits: EX_UNAVAILABLE).
+const EX_UNAVAILABLE: u8 = 69;
+
+/// Why the process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listening socket.
+    #[error(transparent)]
+    Net(#[from] crate::net::Error),
+    /// The resolver.
+    #[error("DNS: {0}")]
+    Dns(#[from] dns::Error),
+    /// A listening address given as a name.
+    #[error("cannot resolve the listening address {name}: {source}")]
+    Listen {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        source: dns::Error,
+    },
+    /// Something else that the system refuses.
+    #[error("{what}: {source}")]
+    System {
+        /// What was wanted.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Runs until a signal ends it; the log has been set up.
+#[must_use]
+pub fn run(config: &Config) -> ExitCode {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match start(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(EX_UNAVAILABLE)
+        }
+    }
+}
+
+fn start(config: &Config) -> Result<(), Error> {
+    raise_nofile(config.nofile);
+    if config.limits.memory_mib > 0 {
+        pool::set_budget(config.limits.memory_mib << 20);
+    }
+    let control = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::system("cannot start the main reactor"))?;
+    let resolver = Arc::new(control.block_on(async { resolver(config) })?);
+    let counters = Arc::new(Counters::default());
+    let workers = match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let jobs = control.block_on(services::build(config, workers, &resolver, &counters))?;
+    let (phase, phases) = watch::channel(Phase::Run);
+    let (drained, drain) = mpsc::channel(1);
+    let threads = Threads::start(jobs, phases, drained).map_err(Error::system("cannot start a worker"))?;
+    tracing::info!(role = config.role.name(), workers, version = env!("CARGO_PKG_VERSION"), "running");
+    control.block_on(supervise(phase, drain, &resolver, &counters))?;
+    threads.join();
+    report(&resolver, &counters);
+    Ok(())
+}
+
+fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
+    let defaults = dns::Config::default();
+    let settings = dns::Config {
+        source: config.dns.clone(),
+        cache_size: config.dns_cache_size.unwrap_or(defaults.cache_size),
+        ipv6_first: config.socket.ipv6_first,
+        ..defaults
+    };
+    Resolver::new(settings, runtime::Handle::current())
+}
+
+/// Waits for signals and passes on what they mean.
+#[cfg(unix)]
+async fn supervise(
+    phase: watch::Sender<Phase>,
+    mut drain: mpsc::Receiver<()>,
+    resolver: &Resolver,
+    counters: &Counters,
+) -> Result<(), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(Error::system("cannot listen for signals"));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (mut usr1, mut hangup) = (listen(SignalKind::user_defined1())?, listen(SignalKind::hangup())?);
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = usr1.recv() => report(resolver, counters),
+            _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not yet in this version; nothing was changed"),
+            _ = drain.recv() => return Ok(()),
+        }
+    }
+    tracing::info!(seconds = DRAIN.as_secs(), "stopping: no new connections, those there are may end");
+    phase.send_replace(Phase::Drain);
+    tokio::select! {
+        _ = drain.recv() => {}
+        () = tokio::time::sleep(DRAIN) => tracing::info!("closing the connections that are left"),
+        _ = interrupt.recv() => tracing::info!("second signal: stopping at once"),
+        _ = terminate.recv() => tracing::info!("second signal: stopping at once"),
+    }
+    phase.send_replace(Phase::Stop);
+    Ok(())
+}
+
+/// Waits for Ctrl-C.
+#[cfg(not(unix))]
+async fn supervise(
+    phase: watch::Sender<Phase>,
+    mut drain: mpsc::Receiver<()>,
+    _: &Resolver,
+    _: &Counters,
+) -> Result<(), Error> {
+    tokio::signal::ctrl_c().await.map_err(Error::system("cannot listen for Ctrl-C"))?;
+    phase.send_replace(Phase::Drain);
+    tokio::select! {
+        _ = drain.recv() => {}
+        () = tokio::time::sleep(DRAIN) => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    phase.send_replace(Phase::Stop);
+    Ok(())
+}
+
+/// Writes the counters to the log: at the end, and when SIGUSR1 asks for it.
+fn report(resolver: &Resolver, counters: &Counters) {
+    tracing::info!("counters: {counters}");
+    let dns = resolver.counters();
+    tracing::info!(
+        hits = dns.hits,
+        misses = dns.misses,
+        stale = dns.stale,
+        joined = dns.joined,
+        negative = dns.negative,
+        queries = dns.queries,
+        failures = dns.failures,
+        timeouts = dns.timeouts,
+        evicted = dns.evicted,
+        entries = dns.entries,
+        "dns counters"
+    );
+}
+
+/// Raises the number of files that may be open to `wanted`, or to all that the system grants.
+#[cfg(unix)]
+fn raise_nofile(wanted: Option<u64>) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let current = wanted.or(limit.maximum);
+    let maximum = match (limit.maximum, current) {
+        (Some(maximum), Some(current)) => Some(maximum.max(current)),
+        _ => limit.maximum,
+    };
+    // A hard limit may only be raised by root: then what there is will have to do.
+    let set = setrlimit(Resource::Nofile, Rlimit { current, maximum })
+        .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }));
+    if let Err(error) = set {
+        tracing::warn!(%error, "cannot raise the number of open files");
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_nofile(_: Option<u64>) {}

@@ -12,19 +12,28 @@ const BACKLOG: i32 = 1024;
 /// Bytes of datagrams that may wait to be read, where the config does not say; the system may grant less.
 const UDP_BUFFER: usize = 4 << 20;
 
-/// Binds `count` TCP listeners to `address`. With port 0 all get the same free port. `only_v6` keeps `[::]` from
-/// taking the IPv4 addresses too.
+/// How the sockets of one address behave towards others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Group {
+    /// Keeps `[::]` from taking the IPv4 addresses too.
+    pub only_v6: bool,
+    /// Lets other processes listen on the same address.
+    pub share: bool,
+}
+
+/// Binds `count` TCP listeners to `address`. With port 0 all get the same free port.
 ///
 /// # Errors
 /// [`Error::Bind`].
-pub fn tcp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOptions) -> Result<Vec<TcpListener>, Error> {
+pub fn tcp(address: SocketAddr, count: usize, group: Group, options: &SocketOptions) -> Result<Vec<TcpListener>, Error> {
     let bind = |address, shared| -> io::Result<Socket> {
         let protocol = if options.mptcp { linux::MPTCP } else { Protocol::TCP };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
         socket.set_reuse_address(true)?;
-        prepare(&socket, address, only_v6, shared)?;
+        prepare(&socket, address, group.only_v6, shared)?;
         if shared {
-            options.apply_buffers(&SockRef::from(&socket))?;
+            // What is set on a listener, its connections inherit.
+            options.apply_stream(&SockRef::from(&socket))?;
             if options.fast_open {
                 linux::set_fast_open(&socket)?;
             }
@@ -32,7 +41,7 @@ pub fn tcp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOpt
         }
         Ok(socket)
     };
-    group(address, count, bind)
+    bind_group(address, count, group.share, bind)
         .map(|sockets| sockets.into_iter().map(TcpListener::from).collect())
         .map_err(|source| Error::Bind { protocol: "tcp", address, source })
 }
@@ -41,10 +50,10 @@ pub fn tcp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOpt
 ///
 /// # Errors
 /// [`Error::Bind`].
-pub fn udp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOptions) -> Result<Vec<UdpSocket>, Error> {
+pub fn udp(address: SocketAddr, count: usize, group: Group, options: &SocketOptions) -> Result<Vec<UdpSocket>, Error> {
     let bind = |address, shared| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        prepare(&socket, address, only_v6, shared)?;
+        prepare(&socket, address, group.only_v6, shared)?;
         let buffers = SocketOptions {
             send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
             recv_buffer: options.recv_buffer.or(Some(UDP_BUFFER)),
@@ -53,19 +62,20 @@ pub fn udp(address: SocketAddr, count: usize, only_v6: bool, options: &SocketOpt
         buffers.apply_buffers(&SockRef::from(&socket))?;
         Ok(socket)
     };
-    group(address, count, bind)
+    bind_group(address, count, group.share, bind)
         .map(|sockets| sockets.into_iter().map(UdpSocket::from).collect())
         .map_err(|source| Error::Bind { protocol: "udp", address, source })
 }
 
 /// SO_REUSEPORT would let a second process of ours share the port without a word. So the first bind goes without it
 /// and fails as users expect; only then is the group bound.
-fn group(
+fn bind_group(
     address: SocketAddr,
     count: usize,
+    share: bool,
     bind: impl Fn(SocketAddr, bool) -> io::Result<Socket>,
 ) -> io::Result<Vec<Socket>> {
-    let first = bind(address, false)?;
+    let first = bind(address, share)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     drop(first);
     (0..count).map(|_| bind(address, true)).collect()

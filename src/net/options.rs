@@ -11,8 +11,6 @@ use super::linux;
 /// Options of the sockets of one side: those towards clients, or those towards servers and targets.
 #[derive(Clone, Debug, Default)]
 pub struct SocketOptions {
-    /// Nagle's algorithm off. The relay writes whole chunks, so this only ever helps; it is on for every stream.
-    pub no_delay: bool,
     /// TCP Fast Open (RFC 7413).
     pub fast_open: bool,
     /// Multipath TCP (RFC 8684).
@@ -25,8 +23,8 @@ pub struct SocketOptions {
     pub recv_buffer: Option<usize>,
     /// `SO_MARK`, of outgoing sockets.
     pub mark: Option<u32>,
-    /// The local address of outgoing sockets.
-    pub bind_address: Option<IpAddr>,
+    /// The local addresses of outgoing sockets, one of each family at most.
+    pub bind_addresses: Vec<IpAddr>,
     /// `SO_BINDTODEVICE`, of outgoing sockets.
     pub bind_interface: Option<String>,
 }
@@ -40,8 +38,8 @@ impl SocketOptions {
         let protocol = if self.mptcp { linux::MPTCP } else { Protocol::TCP };
         let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(protocol))?;
         self.apply_outgoing(&socket, peer)?;
-        if let Some(address) = self.bind_address.filter(|address| address.is_ipv4() == peer.is_ipv4()) {
-            socket.bind(&SocketAddr::new(address, 0).into())?;
+        if let Some(address) = self.bind_addresses.iter().find(|address| address.is_ipv4() == peer.is_ipv4()) {
+            socket.bind(&SocketAddr::new(*address, 0).into())?;
         }
         if self.fast_open {
             linux::set_fast_open_connect(&socket)?;
@@ -56,8 +54,8 @@ impl SocketOptions {
     /// # Errors
     /// What the system refuses.
     pub fn outgoing_udp(&self) -> io::Result<Socket> {
-        if let Some(address) = self.bind_address {
-            return self.bound_udp(SocketAddr::new(address, 0));
+        if let Some(address) = self.bind_addresses.first() {
+            return self.bound_udp(SocketAddr::new(*address, 0));
         }
         self.bound_udp((std::net::Ipv6Addr::UNSPECIFIED, 0).into())
             .or_else(|_| self.bound_udp((std::net::Ipv4Addr::UNSPECIFIED, 0).into()))
@@ -83,7 +81,8 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// Sets what every established stream has.
+    /// Sets what every established stream has. Nagle's algorithm is off everywhere: the relay writes whole chunks, and
+    /// a delayed one would only be late.
     ///
     /// # Errors
     /// What the system refuses.

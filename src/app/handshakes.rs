@@ -1,0 +1,101 @@
+//! Connections that have not said yet what they want.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::AbortHandle;
+
+/// The connections in their handshake, of all workers. When there are too many, the one that has taken the longest
+/// makes room: strangers who hold sockets open do not keep anybody out.
+pub(super) struct Handshakes {
+    limit: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    running: BTreeMap<u64, Option<AbortHandle>>,
+}
+
+/// One connection's place; given back when dropped.
+pub(super) struct Place {
+    handshakes: Arc<Handshakes>,
+    number: u64,
+}
+
+impl Handshakes {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), table: Mutex::default() }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        change(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn begin(self: &Arc<Self>) -> Place {
+        let number = self.with(|table| {
+            while table.running.len() >= self.limit {
+                if let Some((_, Some(oldest))) = table.running.pop_first() {
+                    oldest.abort();
+                }
+            }
+            table.next += 1;
+            table.running.insert(table.next, None);
+            table.next
+        });
+        Place { handshakes: Arc::clone(self), number }
+    }
+
+    /// Tells what ends the connection that has place `number`, if it is still in its handshake.
+    pub(super) fn attach(&self, number: u64, task: AbortHandle) {
+        self.with(|table| {
+            if let Some(place) = table.running.get_mut(&number) {
+                *place = Some(task);
+            }
+        });
+    }
+}
+
+impl Place {
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.handshakes.with(|table| table.running.remove(&self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn longest_handshake_makes_room() {
+        let handshakes = Arc::new(Handshakes::new(2));
+        let mut tasks = Vec::new();
+        for _ in 0..3 {
+            let place = handshakes.begin();
+            let number = place.number();
+            let task = tokio::spawn(async move {
+                let _place = place;
+                std::future::pending::<()>().await;
+            });
+            handshakes.attach(number, task.abort_handle());
+            tasks.push(task);
+        }
+        assert!(tasks.remove(0).await.unwrap_err().is_cancelled());
+        assert!(tasks.iter().all(|task| !task.is_finished()));
+    }
+
+    #[test]
+    fn ended_handshake_gives_its_place_back() {
+        let handshakes = Arc::new(Handshakes::new(1));
+        drop(handshakes.begin());
+        assert!(handshakes.with(|table| table.running.is_empty()));
+    }
+}

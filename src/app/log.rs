@@ -1,0 +1,141 @@
+//! Where the log goes.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::config::{Log, Rotation, Sink, Writer};
+
+/// A part of the log's path.
+type Part = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Sends the log where `config` says. To be called once.
+///
+/// # Errors
+/// When a log file cannot be made or a log is there already.
+pub fn init(config: &Log) -> io::Result<()> {
+    let parts = config.writers.iter().map(part).collect::<io::Result<Vec<_>>>()?;
+    tracing_subscriber::registry().with(parts).try_init().map_err(io::Error::other)
+}
+
+fn part(writer: &Writer) -> io::Result<Part> {
+    let filter = filter(writer.level);
+    let layer = fmt::layer().with_target(writer.level > 1).with_ansi(io::stderr().is_terminal());
+    Ok(match &writer.sink {
+        Sink::Console => timed(layer.with_writer(io::stderr), writer.without_time, filter),
+        Sink::File { directory, rotation, prefix, suffix, max_files } => {
+            use tracing_appender::rolling;
+            let mut file = rolling::Builder::new()
+                .rotation(match rotation {
+                    Rotation::Never => rolling::Rotation::NEVER,
+                    Rotation::Hourly => rolling::Rotation::HOURLY,
+                    Rotation::Daily => rolling::Rotation::DAILY,
+                })
+                .filename_prefix(prefix.as_deref().unwrap_or("ssr"))
+                .filename_suffix(suffix.as_deref().unwrap_or("log"));
+            if let Some(count) = max_files {
+                file = file.max_log_files(*count);
+            }
+            let file = file.build(directory).map_err(io::Error::other)?;
+            timed(layer.with_ansi(false).with_writer(std::sync::Mutex::new(file)), writer.without_time, filter)
+        }
+        Sink::Syslog { identity, facility } => {
+            let syslog = syslog::Syslog::new(identity.as_deref().unwrap_or("ssr"), *facility)?;
+            layer.with_ansi(false).without_time().with_level(false).with_writer(syslog).with_filter(filter).boxed()
+        }
+    })
+}
+
+fn timed<W>(layer: fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>, without_time: bool, filter: Targets) -> Part
+where
+    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+{
+    if without_time { layer.without_time().with_filter(filter).boxed() } else { layer.with_filter(filter).boxed() }
+}
+
+/// 0: what an operator wants to know; 1: a line a connection; 2: all of ours; 3: all that libraries say too.
+fn filter(level: u8) -> Targets {
+    let (ours, others) = match level {
+        0 => (LevelFilter::INFO, LevelFilter::WARN),
+        1 => (LevelFilter::DEBUG, LevelFilter::WARN),
+        2 => (LevelFilter::TRACE, LevelFilter::WARN),
+        _ => (LevelFilter::TRACE, LevelFilter::TRACE),
+    };
+    Targets::new().with_target("ssr", ours).with_default(others)
+}
+
+/// The system log, by RFC 3164 over the local socket.
+mod syslog {
+    use std::io;
+    #[cfg(unix)]
+    use std::os::unix::net::UnixDatagram;
+
+    use tracing::{Level, Metadata};
+    use tracing_subscriber::fmt::MakeWriter;
+
+    #[cfg(unix)]
+    const SOCKET: &str = "/dev/log";
+
+    pub(super) struct Syslog {
+        #[cfg(unix)]
+        socket: UnixDatagram,
+        identity: String,
+        facility: u32,
+    }
+
+    impl Syslog {
+        #[cfg(unix)]
+        pub(super) fn new(identity: &str, facility: u32) -> io::Result<Self> {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(SOCKET).map_err(|error| io::Error::new(error.kind(), format!("{SOCKET}: {error}")))?;
+            Ok(Self { socket, identity: identity.to_owned(), facility })
+        }
+
+        #[cfg(not(unix))]
+        pub(super) fn new(_: &str, _: u32) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Syslog {
+        type Writer = Line<'a>;
+
+        fn make_writer(&'a self) -> Line<'a> {
+            Line { syslog: self, severity: 6 }
+        }
+
+        fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
+            let severity = match *meta.level() {
+                Level::ERROR => 3,
+                Level::WARN => 4,
+                Level::INFO => 6,
+                Level::DEBUG | Level::TRACE => 7,
+            };
+            Line { syslog: self, severity }
+        }
+    }
+
+    /// One message: the formatter writes each with one call.
+    pub(super) struct Line<'a> {
+        syslog: &'a Syslog,
+        severity: u32,
+    }
+
+    impl io::Write for Line<'_> {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let Syslog { identity, facility, .. } = self.syslog;
+            let mut line = format!("<{}>{identity}[{}]: ", facility * 8 + self.severity, std::process::id()).into_bytes();
+            line.extend_from_slice(text.trim_ascii_end());
+            #[cfg(unix)]
+            self.syslog.socket.send(&line)?;
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

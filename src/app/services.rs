@@ -1,0 +1,325 @@
+//! What listens where, and what it does with who comes: the table in which the two roles differ.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::Error;
+use super::handshakes::Handshakes;
+use super::worker::{Job, Port, packets};
+use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
+use crate::crypto::{Family, SaltPool};
+use crate::dns::Resolver;
+use crate::inbound::associations::Associations;
+use crate::inbound::shadowsocks::{Replay, Shadowsocks};
+use crate::inbound::socks::{Datagrams, Socks};
+use crate::net::{SocketOptions, listener};
+use crate::outbound::direct::Direct;
+use crate::outbound::shadowsocks::{self, Servers};
+use crate::relay::Counters;
+use crate::relay::tcp::Timeouts;
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
+use crate::wire::Address;
+use crate::wire::ss::{Account, Accounts, Credentials};
+
+/// How long a salt of SIP022 is remembered: a header may be 30 s ahead, is good for 60 s, and seconds are whole.
+const SALT_TIME: Duration = Duration::from_secs(61);
+/// Salts remembered, twice: about 20 MiB when full.
+const SALTS: usize = 1 << 18;
+/// Salts of datagrams remembered, twice: about 5 MiB when full.
+const PACKET_SALTS: usize = 1 << 16;
+
+/// Builds all services; one list of jobs a worker.
+pub(super) async fn build(
+    config: &Config,
+    workers: usize,
+    resolver: &Arc<Resolver>,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Vec<Job>>, Error> {
+    let mut builder = Builder {
+        config,
+        resolver,
+        counters,
+        connections: Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS))),
+        handshakes: Arc::new(Handshakes::new(config.limits.handshakes)),
+        four: HashSet::new(),
+        jobs: (0..workers).map(|_| Vec::new()).collect(),
+    };
+    match config.role {
+        Role::Local => builder.locals().await?,
+        Role::Server => builder.servers().await?,
+    }
+    Ok(builder.jobs)
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    resolver: &'a Arc<Resolver>,
+    counters: &'a Arc<Counters>,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Handshakes>,
+    /// Ports on which the IPv4 wildcard is listened on too, so that the IPv6 one must leave it alone.
+    four: HashSet<u16>,
+    jobs: Vec<Vec<Job>>,
+}
+
+impl Builder<'_> {
+    async fn servers(&mut self) -> Result<(), Error> {
+        self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
+        for server in &self.config.servers {
+            let address = self.listen_address(&server.address).await?;
+            let accounts = Arc::new(accounts(server));
+            let direct = self.direct(&server.socket, server.socket.outbound_udp_allow_fragmentation);
+            let next_hops: Vec<_> = server.users.iter().map(|user| user.next_hop.clone()).collect();
+            let mut bound = address;
+            if server.mode.tcp {
+                let idle = server.idle.unwrap_or(self.config.timeouts.idle);
+                let inbound = Shadowsocks {
+                    accounts: Arc::clone(&accounts),
+                    users: server.users.iter().map(|user| (user.name.clone(), user.next_hop.clone())).collect(),
+                    salts: Mutex::new(salts(&accounts)),
+                    replay: replay(self.config.replay),
+                    begun: Instant::now(),
+                    patience: self.config.timeouts.handshake,
+                };
+                bound = self.streams(address, &server.socket, inbound, direct.clone(), idle)?;
+            }
+            if server.mode.udp {
+                let inbound = PacketInbound::Shadowsocks {
+                    salts: Mutex::new(SaltPool::new(None, PACKET_SALTS)),
+                    accounts,
+                    next_hops,
+                };
+                let sockets = self.bind_udp(bound, &server.socket)?;
+                let relay = self.relay(inbound, direct);
+                self.packets(&relay, sockets);
+            }
+            tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
+        }
+        Ok(())
+    }
+
+    async fn locals(&mut self) -> Result<(), Error> {
+        let servers = Servers::new(self.config.servers.iter().map(|server| self.server(server)).collect());
+        let addresses = self.config.locals.iter().flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
+        self.note_wildcards(addresses.flatten());
+        for local in &self.config.locals {
+            self.socks(local, &servers).await?;
+        }
+        Ok(())
+    }
+
+    async fn socks(&mut self, local: &Local, servers: &Servers) -> Result<(), Error> {
+        let options = &self.config.socket;
+        let mut address = self.listen_address(&local.address).await?;
+        let mut streams = None;
+        if local.mode.tcp {
+            let bound = self.bind_tcp(address, options)?;
+            address = bound.0;
+            streams = Some(bound.1);
+        }
+        let mut datagrams = None;
+        if local.mode.udp {
+            let udp_address = match &local.udp_address {
+                Some(other) => self.listen_address(other).await?,
+                None => address,
+            };
+            let sockets = self.bind_udp(udp_address, options)?;
+            let bound = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(udp_address);
+            let associations = Arc::new(Associations::default());
+            let admitted = Arc::clone(&associations);
+            // Without a stream side there is nothing to ask with: then everybody may send.
+            let open = !local.mode.tcp;
+            let admits = Box::new(move |peer| open || admitted.admits(peer));
+            let relay = self.relay(PacketInbound::Socks(admits), servers.clone());
+            self.packets(&relay, sockets);
+            datagrams = Some(Datagrams {
+                address: bound,
+                public: local.udp_associate_address.clone(),
+                associations,
+                close: Box::new(move |peer| relay.close(peer)),
+            });
+        }
+        if let Some(listeners) = streams {
+            let logins = local.auth.iter();
+            let inbound = Socks {
+                logins: logins
+                    .map(|login| (login.user.clone().into_bytes(), login.password.expose().as_bytes().to_vec()))
+                    .collect(),
+                udp: datagrams,
+            };
+            self.port(listeners, inbound, servers.clone(), self.config.timeouts.idle);
+        }
+        tracing::info!(%address, protocol = local.protocol.name(), mode = local.mode.name(), "listening");
+        Ok(())
+    }
+
+    /// A server as `local` sees it.
+    fn server(&self, server: &Server) -> shadowsocks::Server {
+        shadowsocks::Server::new(
+            server.address.clone(),
+            Credentials::new(server.method, server.keys.identity.clone(), server.keys.key.clone()),
+            self.direct(&server.socket, true),
+            (server.mode.tcp, server.mode.udp),
+        )
+    }
+
+    fn direct(&self, socket: &config::SocketOptions, fragment: bool) -> Direct {
+        Direct {
+            resolver: Arc::clone(self.resolver),
+            options: outgoing(socket),
+            connect: self.config.timeouts.connect,
+            deny_private: self.config.deny_private,
+            fragment,
+        }
+    }
+
+    fn streams<I, O>(
+        &mut self,
+        address: SocketAddr,
+        options: &config::SocketOptions,
+        inbound: I,
+        outbound: O,
+        idle: Duration,
+    ) -> Result<SocketAddr, Error>
+    where
+        I: crate::relay::tcp::Inbound + Send + 'static,
+        O: crate::relay::tcp::Outbound + Send + 'static,
+    {
+        let (bound, listeners) = self.bind_tcp(address, options)?;
+        self.port(listeners, inbound, outbound, idle);
+        Ok(bound)
+    }
+
+    fn port<I, O>(&mut self, listeners: Vec<TcpListener>, inbound: I, outbound: O, idle: Duration)
+    where
+        I: crate::relay::tcp::Inbound + Send + 'static,
+        O: crate::relay::tcp::Outbound + Send + 'static,
+    {
+        let timeouts = &self.config.timeouts;
+        let port = Arc::new(Port {
+            inbound,
+            outbound,
+            timeouts: Timeouts {
+                handshake: timeouts.handshake,
+                connect: timeouts.connect,
+                idle,
+                half_close: timeouts.half_close,
+                first_payload: self.config.first_bytes_wait,
+            },
+            counters: Arc::clone(self.counters),
+            connections: Arc::clone(&self.connections),
+            handshakes: Arc::clone(&self.handshakes),
+        });
+        for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
+            jobs.push(port.job(listener));
+        }
+    }
+
+    fn relay<O: PacketOutbound>(&self, inbound: PacketInbound, outbound: O) -> Arc<Relay<O>> {
+        let capacity = NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
+        Arc::new(Relay::new(inbound, outbound, capacity, self.config.udp_timeout, Arc::clone(self.counters)))
+    }
+
+    fn packets<O: PacketOutbound>(&mut self, relay: &Arc<Relay<O>>, sockets: Vec<UdpSocket>) {
+        for (jobs, socket) in self.jobs.iter_mut().zip(sockets) {
+            jobs.push(packets(Arc::clone(relay), socket));
+        }
+    }
+
+    fn bind_tcp(
+        &self,
+        address: SocketAddr,
+        options: &config::SocketOptions,
+    ) -> Result<(SocketAddr, Vec<TcpListener>), Error> {
+        let listeners = listener::tcp(address, self.jobs.len(), self.group(address, options), &incoming(options))?;
+        let bound = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(address);
+        Ok((bound, listeners))
+    }
+
+    fn bind_udp(&self, address: SocketAddr, options: &config::SocketOptions) -> Result<Vec<UdpSocket>, Error> {
+        Ok(listener::udp(address, self.jobs.len(), self.group(address, options), &incoming(options))?)
+    }
+
+    fn group(&self, address: SocketAddr, options: &config::SocketOptions) -> listener::Group {
+        listener::Group {
+            only_v6: options.ipv6_only || self.four.contains(&address.port()),
+            share: options.reuse_port,
+        }
+    }
+
+    fn note_wildcards<'a>(&mut self, addresses: impl Iterator<Item = &'a Address>) {
+        let wildcards = addresses.filter_map(|address| match address {
+            Address::Ip(address) if address.ip() == Ipv4Addr::UNSPECIFIED => Some(address.port()),
+            _ => None,
+        });
+        self.four = wildcards.collect();
+    }
+
+    /// The socket address of a listening address, which may be a name.
+    async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
+        match address {
+            Address::Ip(address) => Ok(*address),
+            Address::Domain(name, port) => {
+                let addresses = self.resolver.lookup(name).await;
+                let addresses = addresses.map_err(|source| Error::Listen { name: name.to_string(), source })?;
+                let ip = addresses.first().copied().unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
+                Ok(SocketAddr::new(ip, *port))
+            }
+        }
+    }
+}
+
+fn accounts(server: &Server) -> Accounts {
+    let users = server.users.iter();
+    let users = users.map(|user| Account { key: user.key.clone(), relayed: user.next_hop.is_some() }).collect();
+    Accounts::new(server.method, server.keys.key.clone(), users)
+}
+
+fn salts(accounts: &Accounts) -> SaltPool {
+    let timed = accounts.method().family() == Family::Aead2022;
+    SaltPool::new(timed.then_some(SALT_TIME), SALTS)
+}
+
+const fn replay(policy: ReplayPolicy) -> Replay {
+    match policy {
+        ReplayPolicy::Ignore => Replay::Ignore,
+        ReplayPolicy::Detect => Replay::Detect,
+        ReplayPolicy::Reject => Replay::Reject,
+    }
+}
+
+/// Options of the sockets that clients come to.
+fn incoming(options: &config::SocketOptions) -> SocketOptions {
+    SocketOptions {
+        fast_open: options.fast_open,
+        mptcp: options.mptcp,
+        keep_alive: options.keep_alive,
+        send_buffer: size(options.inbound_send_buffer),
+        recv_buffer: size(options.inbound_recv_buffer),
+        ..SocketOptions::default()
+    }
+}
+
+/// Options of the sockets that go out.
+fn outgoing(options: &config::SocketOptions) -> SocketOptions {
+    SocketOptions {
+        fast_open: options.fast_open,
+        mptcp: options.mptcp,
+        keep_alive: options.keep_alive,
+        send_buffer: size(options.outbound_send_buffer),
+        recv_buffer: size(options.outbound_recv_buffer),
+        mark: options.fwmark,
+        bind_addresses: options.bind_address.into_iter().chain(options.bind_address_other).collect(),
+        bind_interface: options.bind_interface.clone(),
+    }
+}
+
+fn size(bytes: Option<u32>) -> Option<usize> {
+    bytes.and_then(|bytes| usize::try_from(bytes).ok())
+}

@@ -1,0 +1,211 @@
+//! A thread with its own reactor, its own listeners and its own flows.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::handshakes::Handshakes;
+use crate::net::Stream;
+use crate::net::udp::Socket;
+use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
+use crate::relay::udp::{PacketOutbound, Relay};
+use crate::relay::Counters;
+
+/// How long accepting rests when the system has no more files or memory for connections.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Rests that are logged: the first and every hundredth.
+const LOG_EVERY: u32 = 100;
+/// Tasks polled between two looks at the sockets. Relaying makes long tasks, so fewer than tokio's 61.
+const EVENT_INTERVAL: u32 = 16;
+
+/// What the process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Serving.
+    Run,
+    /// Taking nothing new.
+    Drain,
+    /// Ending.
+    Stop,
+}
+
+/// What a worker's jobs have in common.
+#[derive(Clone)]
+pub(super) struct Shared {
+    phase: watch::Receiver<Phase>,
+    /// Dropped when there is nothing left that should be let end.
+    drained: mpsc::Sender<()>,
+}
+
+impl Shared {
+    /// Waits until the process has come to `phase`.
+    async fn reached(&mut self, phase: Phase) {
+        // A main thread that is gone has come to its end.
+        let _ = self.phase.wait_for(|current| *current >= phase).await;
+    }
+}
+
+/// One listener's work on one worker.
+pub(super) type Job = Box<dyn FnOnce(Shared) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// The worker threads.
+pub(super) struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    /// Starts a thread for each list of jobs.
+    pub(super) fn start(
+        jobs: Vec<Vec<Job>>,
+        phase: watch::Receiver<Phase>,
+        drained: mpsc::Sender<()>,
+    ) -> io::Result<Self> {
+        let shared = Shared { phase, drained };
+        let mut threads = Vec::new();
+        for (number, jobs) in jobs.into_iter().enumerate() {
+            let reactor = runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                reactor.block_on(async move {
+                    let mut running = JoinSet::new();
+                    for job in jobs {
+                        running.spawn(job(shared.clone()));
+                    }
+                    drop(shared);
+                    running.join_all().await;
+                });
+            })?;
+            threads.push(thread);
+        }
+        Ok(Self(threads))
+    }
+
+    /// Waits until all have ended.
+    pub(super) fn join(self) {
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended by a panic");
+            }
+        }
+    }
+}
+
+/// Everything that a stream listener's connections share.
+pub(super) struct Port<I, O> {
+    pub(super) inbound: I,
+    pub(super) outbound: O,
+    pub(super) timeouts: Timeouts,
+    pub(super) counters: Arc<Counters>,
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) handshakes: Arc<Handshakes>,
+}
+
+impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
+    /// The job of serving `listener`.
+    pub(super) fn job(self: &Arc<Self>, listener: std::net::TcpListener) -> Job {
+        let port = Arc::clone(self);
+        Box::new(move |shared| Box::pin(port.serve(listener, shared)))
+    }
+
+    async fn serve(self: Arc<Self>, listener: std::net::TcpListener, mut shared: Shared) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "cannot listen");
+                return;
+            }
+        };
+        let mut flows = JoinSet::new();
+        let mut rests: u32 = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.reached(Phase::Drain) => break,
+                Some(_) = flows.join_next() => {}
+                accepted = self.accept(&listener) => match accepted {
+                    Ok(accepted) => {
+                        rests = 0;
+                        self.begin(&mut flows, accepted);
+                    }
+                    Err(error) => {
+                        if rests.is_multiple_of(LOG_EVERY) {
+                            tracing::warn!(%error, "cannot accept for the moment");
+                        }
+                        rests = rests.saturating_add(1);
+                        tokio::time::sleep(ACCEPT_REST).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        tokio::select! {
+            () = shared.reached(Phase::Stop) => {}
+            () = async { while flows.join_next().await.is_some() {} } => {}
+        }
+    }
+
+    /// Waits for a connection, when there is room for one.
+    async fn accept(&self, listener: &TcpListener) -> io::Result<Accepted> {
+        let room = Arc::clone(&self.connections).acquire_owned().await.map_err(io::Error::other)?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => return Ok(Accepted { stream: Stream::new(stream), peer, room }),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, flows: &mut JoinSet<()>, accepted: Accepted) {
+        let place = self.handshakes.begin();
+        let number = place.number();
+        let port = Arc::clone(self);
+        let flow = flows.spawn(async move {
+            let Accepted { stream, peer, room: _room } = accepted;
+            let (inbound, outbound) = (&port.inbound, &port.outbound);
+            tcp::serve(stream, peer, inbound, outbound, &port.timeouts, &port.counters, move || drop(place)).await;
+        });
+        self.handshakes.attach(number, flow);
+    }
+}
+
+/// A new connection, with its place among those allowed.
+struct Accepted {
+    stream: Stream,
+    peer: std::net::SocketAddr,
+    room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Errors of a connection that went away before it was accepted.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// The job of serving a packet socket.
+pub(super) fn packets<O: PacketOutbound>(relay: Arc<Relay<O>>, socket: std::net::UdpSocket) -> Job {
+    Box::new(move |shared| {
+        let Shared { phase, drained } = shared;
+        // Datagrams have no end to wait for: only the phase ends this.
+        drop(drained);
+        Box::pin(async move {
+            let mut phase = phase;
+            let served = async {
+                let socket = Socket::new(socket.into(), true)?;
+                relay.serve(Arc::new(socket)).await
+            };
+            tokio::select! {
+                _ = async { phase.wait_for(|phase| *phase == Phase::Stop).await.is_ok() } => {}
+                result = served => if let Err(error) = result {
+                    tracing::error!(%error, "a datagram socket failed");
+                },
+            }
+        })
+    })
+}
