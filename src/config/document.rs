@@ -28,8 +28,14 @@ const DIALECT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: true,
 };
 
-/// A person stops reading long before; it bounds the work that a hostile text can cause.
+/// Findings of one severity: a person stops reading long before, and it bounds the work that a hostile text causes.
 pub(super) const MAX_FINDINGS: usize = 100;
+
+/// Whether there is room in `found` for one more of `severity`. Warnings cannot crowd out errors.
+pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
+    let same = |finding: &&Diagnostic| finding.severity == severity;
+    found.iter().filter(same).count() < MAX_FINDINGS
+}
 
 /// Where a value stood.
 #[derive(Clone, Debug)]
@@ -44,6 +50,8 @@ struct Spot {
 pub(super) struct Document {
     /// Its value, with canonical keys only.
     pub(super) value: Value,
+    /// Paths of values that were reported and taken out.
+    pub(super) bad: Vec<String>,
     text: String,
     spots: HashMap<String, Spot>,
     flags: HashMap<String, &'static str>,
@@ -79,16 +87,23 @@ impl Document {
         let Some(root) = tree.value else {
             return Err(Diagnostic::new(Severity::Error, "", "the config is empty"));
         };
+        if kind == Kind::Top && root.as_object().is_none() {
+            let mut finding = Diagnostic::new(Severity::Error, "", "a config is an object: `{ … }`");
+            finding.position = Some(position(text, root.range().start));
+            return Err(finding);
+        }
         let mut walk = Walk {
             text,
             role,
             spots: HashMap::new(),
+            bad: Vec::new(),
             found,
         };
         let root_path = Path::default();
         let value = walk.value(&root, kind, &root_path, false);
         Ok(Self {
             value,
+            bad: walk.bad,
             spots: walk.spots,
             text: text.to_owned(),
             flags: HashMap::new(),
@@ -188,6 +203,7 @@ struct Walk<'a> {
     text: &'a str,
     role: Role,
     spots: HashMap<String, Spot>,
+    bad: Vec<String>,
     found: &'a mut Vec<Diagnostic>,
 }
 
@@ -202,15 +218,28 @@ impl Walk<'_> {
             ast::Value::StringLit(text) => Value::String(text.value.clone().into_owned()),
             ast::Value::NumberLit(digits) => number(digits.value).unwrap_or_else(|| {
                 self.report(Severity::Error, digits.range.start, path, "no such number".to_owned(), None);
+                self.bad.push(path.canonical.clone());
                 Value::Null
             }),
             ast::Value::BooleanLit(boolean) => Value::Bool(boolean.value),
             ast::Value::NullKeyword(_) => Value::Null,
+            // Serde would take it for the object's values in order.
+            ast::Value::Array(array) if kind.is_object() => {
+                self.report(
+                    Severity::Error,
+                    array.range.start,
+                    path,
+                    "expected an object: `{ … }`, found an array".to_owned(),
+                    None,
+                );
+                self.bad.push(path.canonical.clone());
+                Value::Null
+            }
             ast::Value::Array(array) => array
                 .elements
                 .iter()
                 .enumerate()
-                .map(|(index, element)| self.value(element, kind, &path.index(index), quiet))
+                .map(|(index, element)| self.value(element, kind.element(), &path.index(index), quiet))
                 .collect(),
             ast::Value::Object(object) => Value::Object(self.object(object, kind, path, quiet)),
         }
@@ -285,7 +314,7 @@ impl Walk<'_> {
     }
 
     fn report(&mut self, severity: Severity, offset: usize, at: &Path, message: String, hint: Option<String>) {
-        if self.found.len() < MAX_FINDINGS {
+        if has_room(self.found, severity) {
             self.found.push(Diagnostic {
                 severity,
                 file: None,

@@ -5,7 +5,7 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::document::{Document, MAX_FINDINGS, within};
+use super::document::{Document, has_room, within};
 use super::file;
 use super::schema;
 
@@ -18,18 +18,15 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(document: Document, found: Vec<Diagnostic>) -> Self {
-        Self {
-            document,
-            found,
-            bad: Vec::new(),
-        }
+    pub(super) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
+        let bad = std::mem::take(&mut document.bad);
+        Self { document, found, bad }
     }
 
     /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
     /// reading finds every such error.
     pub(super) fn file(&mut self) -> file::Top {
-        loop {
+        while has_room(&self.found, Severity::Error) {
             let error = match serde_path_to_error::deserialize(&self.document.value) {
                 Ok(top) => return top,
                 Err(error) => error,
@@ -45,10 +42,13 @@ impl Reporter {
                 self.push(Severity::Error, "", "a config is an object: `{ … }`".to_owned(), None);
                 return file::Top::default();
             };
-            let message = type_error(&path, &error.inner().to_string(), &value);
-            self.push(Severity::Error, &path, message, None);
+            if !self.bad.iter().any(|bad| within(bad, &path)) {
+                let message = type_error(&path, &error.inner().to_string(), &value);
+                self.push(Severity::Error, &path, message, None);
+            }
             self.bad.push(path);
         }
+        file::Top::default()
     }
 
     /// An error at `path`.
@@ -72,7 +72,7 @@ impl Reporter {
     }
 
     fn push(&mut self, severity: Severity, path: &str, message: String, hint: Option<String>) {
-        if self.found.len() >= MAX_FINDINGS || self.bad.iter().any(|bad| within(path, bad)) {
+        if !has_room(&self.found, severity) || self.bad.iter().any(|bad| within(path, bad)) {
             return;
         }
         let (shown, position) = self.document.locate(path);

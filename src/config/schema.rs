@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::file;
 
-/// The kind of object that a key stands in.
+/// The kind of object that a key stands in, or of the array that is its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Top,
@@ -29,8 +29,33 @@ pub(super) enum Kind {
     Runtime,
     Timeouts,
     Limits,
+    Servers,
+    Users,
+    Locals,
+    Writers,
     /// Not ours to check: a resolver's options, passwords by port.
     Free,
+}
+
+impl Kind {
+    /// Whether the key takes one object, rather than an array of them or anything.
+    pub(super) fn is_object(self) -> bool {
+        !matches!(
+            self,
+            Self::Servers | Self::Users | Self::Locals | Self::Writers | Self::Free
+        )
+    }
+
+    /// The kind of the elements of such an array.
+    pub(super) fn element(self) -> Self {
+        match self {
+            Self::Servers => Self::Server,
+            Self::Users => Self::User,
+            Self::Locals => Self::Local,
+            Self::Writers => Self::Writer,
+            other => other,
+        }
+    }
 }
 
 /// What becomes of a key.
@@ -178,7 +203,7 @@ const KINDS: &[Kind] = &[
 
 /// What becomes of `key` in an object of `kind`.
 pub(super) fn fate(kind: Kind, key: &str) -> Fate {
-    if kind == Kind::Free || fields(kind).contains(&key) {
+    if !kind.is_object() || fields(kind).contains(&key) {
         return Fate::Known;
     }
     OTHERS
@@ -187,18 +212,18 @@ pub(super) fn fate(kind: Kind, key: &str) -> Fate {
         .map_or(Fate::Unknown, |(_, fate, _)| *fate)
 }
 
-/// The kind of the object, or of the objects in the array, under `key`.
+/// The kind of the value under `key`.
 pub(super) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
-        (Kind::Top, "servers") => Kind::Server,
-        (Kind::Top, "locals") => Kind::Local,
-        (Kind::Top | Kind::Server, "users") => Kind::User,
+        (Kind::Top, "servers") => Kind::Servers,
+        (Kind::Top, "locals") => Kind::Locals,
+        (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
         (Kind::Top, "balancer") => Kind::Balancer,
         (Kind::Top, "log") => Kind::Log,
         (Kind::Log | Kind::Console | Kind::LogFile | Kind::Syslog, "format") => Kind::Format,
-        (Kind::Log, "writers") => Kind::Writer,
+        (Kind::Log, "writers") => Kind::Writers,
         (Kind::Writer, "console") => Kind::Console,
         (Kind::Writer, "file") => Kind::LogFile,
         (Kind::Writer, "syslog") => Kind::Syslog,
@@ -307,7 +332,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Runtime => fields_of::<file::Runtime>(),
         Kind::Timeouts => fields_of::<file::Timeouts>(),
         Kind::Limits => fields_of::<file::Limits>(),
-        Kind::Free => &[],
+        Kind::Servers | Kind::Users | Kind::Locals | Kind::Writers | Kind::Free => &[],
     }
 }
 

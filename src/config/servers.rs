@@ -101,7 +101,7 @@ fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)>
     for (port, password) in written {
         let path = format!("port_password.{port}");
         match port.parse::<u16>() {
-            Ok(number) if number > 0 => ports.push((number, path, password.clone())),
+            Ok(number) if number > 0 => ports.push((number, path, password.clone().unwrap_or_default())),
             _ => cx.report.error(&path, "not a port: a number from 1 to 65535"),
         }
     }
