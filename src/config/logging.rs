@@ -25,7 +25,9 @@ pub(super) fn log(written: Option<&file::Log>, cx: &mut Context<'_>) -> Log {
         Some(writers) => writers
             .iter()
             .enumerate()
-            .filter_map(|(index, writer)| one(writer, &format!("log.writers[{index}]"), &console, cx))
+            .filter_map(|(index, writer)| {
+                one(writer, &format!("log.writers[{index}]"), &console, cx)
+            })
             .collect(),
     };
     Log {
@@ -74,14 +76,19 @@ fn file_sink(file: &file::LogFile, at: &str, cx: &mut Context<'_>) -> Option<Sin
         Some("daily") => Rotation::Daily,
         Some(other) => {
             let message = format!("`{other}` is no rotation");
-            cx.report
-                .error_hint(&format!("{at}.file.rotation"), message, "it is `never`, `hourly` or `daily`");
+            cx.report.error_hint(
+                &format!("{at}.file.rotation"),
+                message,
+                "it is `never`, `hourly` or `daily`",
+            );
             Rotation::Never
         }
     };
     let Some(directory) = file.directory.as_deref().filter(|path| !path.is_empty()) else {
-        cx.report
-            .error(&format!("{at}.file.directory"), "missing: the directory of the log files");
+        cx.report.error(
+            &format!("{at}.file.directory"),
+            "missing: the directory of the log files",
+        );
         return None;
     };
     Some(Sink::File {
