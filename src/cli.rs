@@ -1,14 +1,24 @@
 //! The command line: flags of shadowsocks-rust keep their names, and become [`Overrides`] of the config.
 
+mod later;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use ssr::config::{Mode, Overrides, Role};
 use ssr::crypto::Method;
 
+use self::later::{Later, LocalLater};
+
 /// An encrypted SOCKS5 proxy that speaks the Shadowsocks protocols.
 #[derive(Parser)]
-#[command(name = "ssr", version, about, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "ssr",
+    version,
+    about,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -39,7 +49,12 @@ pub(crate) struct CheckArgs {
 #[derive(Args)]
 pub(crate) struct GenkeyArgs {
     /// The encryption method that the key is for
-    #[arg(short = 'm', long = "encrypt-method", alias = "method", value_name = "METHOD")]
+    #[arg(
+        short = 'm',
+        long = "encrypt-method",
+        alias = "method",
+        value_name = "METHOD"
+    )]
     pub(crate) method: Method,
     /// Make keys for this many users as well, one a line
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -54,7 +69,12 @@ pub(crate) struct Common {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// The server's address, host:port; replaces the servers of the config
-    #[arg(short = 's', long, value_name = "HOST:PORT", requires = "encrypt_method")]
+    #[arg(
+        short = 's',
+        long,
+        value_name = "HOST:PORT",
+        requires = "encrypt_method"
+    )]
     server_addr: Option<String>,
     /// The password or key; "${VAR}" reads a variable [default: variable SS_SERVER_PASSWORD]
     #[arg(short = 'k', long, value_name = "PASSWORD", requires = "server_addr")]
@@ -135,29 +155,6 @@ pub(crate) struct Common {
     later: Later,
 }
 
-/// Flags of both roles whose feature is not here yet.
-#[derive(Args)]
-struct Later {
-    #[arg(long, hide = true)]
-    acl: Option<String>,
-    #[arg(long, hide = true)]
-    plugin: Option<String>,
-    #[arg(long, hide = true)]
-    plugin_opts: Option<String>,
-    #[arg(long, hide = true)]
-    plugin_mode: Option<String>,
-    #[arg(long, hide = true)]
-    outbound_user_cookie: Option<String>,
-    #[arg(long, hide = true)]
-    log_config: Option<String>,
-    #[arg(short, long, hide = true)]
-    daemonize: bool,
-    #[arg(long, hide = true)]
-    daemonize_pid: Option<String>,
-    #[arg(short = 'a', long, hide = true)]
-    user: Option<String>,
-}
-
 #[derive(Args)]
 pub(crate) struct LocalArgs {
     #[command(flatten)]
@@ -182,51 +179,6 @@ pub(crate) struct LocalArgs {
     outbound_bind_addr: Option<String>,
     #[command(flatten)]
     later: LocalLater,
-}
-
-/// Flags of local whose feature is not here yet.
-#[derive(Args)]
-struct LocalLater {
-    #[arg(short, long, hide = true)]
-    forward_addr: Option<String>,
-    #[arg(long, hide = true)]
-    tcp_redir: Option<String>,
-    #[arg(long, hide = true)]
-    udp_redir: Option<String>,
-    #[arg(long, hide = true)]
-    local_dns_addr: Option<String>,
-    #[arg(long, hide = true)]
-    remote_dns_addr: Option<String>,
-    #[arg(long, hide = true)]
-    dns_addr: Option<String>,
-    #[arg(long, hide = true)]
-    tun_interface_name: Option<String>,
-    #[arg(long, hide = true)]
-    tun_interface_address: Option<String>,
-    #[arg(long, hide = true)]
-    tun_interface_destination: Option<String>,
-    #[arg(long, hide = true)]
-    tun_device_fd_from_path: Option<String>,
-    #[arg(long, hide = true)]
-    fake_dns_record_expire_duration: Option<String>,
-    #[arg(long, hide = true)]
-    fake_dns_ipv4_network: Option<String>,
-    #[arg(long, hide = true)]
-    fake_dns_ipv6_network: Option<String>,
-    #[arg(long, hide = true)]
-    fake_dns_database_path: Option<String>,
-    #[arg(long, hide = true)]
-    online_config_url: Option<String>,
-    #[arg(long, hide = true)]
-    online_config_update_interval: Option<String>,
-    #[arg(long, hide = true, alias = "online-config-allowed-plugins")]
-    online_config_allowed_plugin: Vec<String>,
-    #[arg(long, hide = true)]
-    stat_path: Option<String>,
-    #[arg(long, hide = true)]
-    stat_addr: Option<String>,
-    #[arg(long, hide = true)]
-    vpn: bool,
 }
 
 #[derive(Args)]
@@ -254,33 +206,13 @@ impl LocalArgs {
     /// # Errors
     /// A flag that cannot be followed, in words.
     pub(crate) fn request(self) -> Result<Request, String> {
-        let later = &self.later;
-        refuse(&[
-            ("--forward-addr", later.forward_addr.is_some()),
-            ("--tcp-redir", later.tcp_redir.is_some()),
-            ("--udp-redir", later.udp_redir.is_some()),
-            ("--local-dns-addr", later.local_dns_addr.is_some()),
-            ("--remote-dns-addr", later.remote_dns_addr.is_some()),
-            ("--dns-addr", later.dns_addr.is_some()),
-            ("--tun-interface-name", later.tun_interface_name.is_some()),
-            ("--tun-interface-address", later.tun_interface_address.is_some()),
-            ("--tun-interface-destination", later.tun_interface_destination.is_some()),
-            ("--tun-device-fd-from-path", later.tun_device_fd_from_path.is_some()),
-            ("--fake-dns-record-expire-duration", later.fake_dns_record_expire_duration.is_some()),
-            ("--fake-dns-ipv4-network", later.fake_dns_ipv4_network.is_some()),
-            ("--fake-dns-ipv6-network", later.fake_dns_ipv6_network.is_some()),
-            ("--fake-dns-database-path", later.fake_dns_database_path.is_some()),
-            ("--online-config-url", later.online_config_url.is_some()),
-            ("--online-config-update-interval", later.online_config_update_interval.is_some()),
-            ("--online-config-allowed-plugin", !later.online_config_allowed_plugin.is_empty()),
-            ("--stat-path", later.stat_path.is_some()),
-            ("--stat-addr", later.stat_addr.is_some()),
-            ("--vpn", later.vpn),
-        ])?;
+        refuse(&self.later.given())?;
         let mut request = self.common.request()?;
         let flags = &mut request.flags;
         if let Some(url) = &self.server_url {
-            flags.server_url(url).map_err(|error| format!("--server-url: {error}"))?;
+            flags
+                .server_url(url)
+                .map_err(|error| format!("--server-url: {error}"))?;
         }
         for (text, host_key, port_key) in [
             (&self.local_addr, "local_address", "local_port"),
@@ -317,7 +249,9 @@ impl ServerArgs {
         ])?;
         let mut request = self.common.request()?;
         if let Some(address) = self.outbound_bind_addr {
-            request.flags.set("outbound_bind_addr", address, "--outbound-bind-addr");
+            request
+                .flags
+                .set("outbound_bind_addr", address, "--outbound-bind-addr");
         }
         Ok(request)
     }
@@ -325,21 +259,14 @@ impl ServerArgs {
 
 impl Common {
     fn request(self) -> Result<Request, String> {
-        let later = &self.later;
-        refuse(&[
-            ("--acl", later.acl.is_some()),
-            ("--plugin", later.plugin.as_ref().is_some_and(|plugin| !plugin.is_empty())),
-            ("--plugin-opts", later.plugin_opts.as_ref().is_some_and(|options| !options.is_empty())),
-            ("--plugin-mode", later.plugin_mode.is_some()),
-            ("--outbound-user-cookie", later.outbound_user_cookie.is_some()),
-            ("--log-config", later.log_config.is_some()),
-            ("--daemonize", later.daemonize),
-            ("--daemonize-pid", later.daemonize_pid.is_some()),
-            ("--user", later.user.is_some()),
-        ])?;
+        refuse(&self.later.given())?;
         let mut flags = Overrides::default();
         if let Some(address) = &self.server_addr {
-            flags.server(address, self.encrypt_method.as_deref(), self.password.as_deref());
+            flags.server(
+                address,
+                self.encrypt_method.as_deref(),
+                self.password.as_deref(),
+            );
         }
         if self.udp_only {
             flags.mode(Mode::UDP_ONLY.name(), "-u");
@@ -347,46 +274,99 @@ impl Common {
         if self.tcp_and_udp {
             flags.mode(Mode::TCP_AND_UDP.name(), "-U");
         }
+        self.switches(&mut flags);
+        self.values(&mut flags);
+        Ok(Request {
+            config: self.config,
+            flags,
+        })
+    }
+
+    /// Flags that are on or off.
+    fn switches(&self, flags: &mut Overrides) {
         for (given, path, flag) in [
             (self.tcp_no_delay, "no_delay", "--tcp-no-delay"),
             (self.tcp_fast_open, "fast_open", "--tcp-fast-open"),
             (self.tcp_multipath, "mptcp", "--tcp-multipath"),
             (self.ipv6_first, "ipv6_first", "-6"),
-            (self.log_without_time, "log.format.without_time", "--log-without-time"),
+            (
+                self.log_without_time,
+                "log.format.without_time",
+                "--log-without-time",
+            ),
         ] {
             if given {
                 flags.set(path, true, flag);
             }
         }
+    }
+
+    /// Flags that have a value.
+    fn values(&self, flags: &mut Overrides) {
         for (value, path, flag) in [
             (self.timeout, "timeouts.idle", "--timeout"),
             (self.dns_cache_size, "dns_cache_size", "--dns-cache-size"),
             (self.tcp_keep_alive, "keep_alive", "--tcp-keep-alive"),
             (self.udp_timeout, "udp_timeout", "--udp-timeout"),
-            (self.udp_max_associations, "limits.udp_associations", "--udp-max-associations"),
-            (wide(self.inbound_send_buffer_size), "inbound_send_buffer_size", "--inbound-send-buffer-size"),
-            (wide(self.inbound_recv_buffer_size), "inbound_recv_buffer_size", "--inbound-recv-buffer-size"),
-            (wide(self.outbound_send_buffer_size), "outbound_send_buffer_size", "--outbound-send-buffer-size"),
-            (wide(self.outbound_recv_buffer_size), "outbound_recv_buffer_size", "--outbound-recv-buffer-size"),
-            (wide(self.outbound_fwmark), "outbound_fwmark", "--outbound-fwmark"),
+            (
+                self.udp_max_associations,
+                "limits.udp_associations",
+                "--udp-max-associations",
+            ),
+            (
+                wide(self.inbound_send_buffer_size),
+                "inbound_send_buffer_size",
+                "--inbound-send-buffer-size",
+            ),
+            (
+                wide(self.inbound_recv_buffer_size),
+                "inbound_recv_buffer_size",
+                "--inbound-recv-buffer-size",
+            ),
+            (
+                wide(self.outbound_send_buffer_size),
+                "outbound_send_buffer_size",
+                "--outbound-send-buffer-size",
+            ),
+            (
+                wide(self.outbound_recv_buffer_size),
+                "outbound_recv_buffer_size",
+                "--outbound-recv-buffer-size",
+            ),
+            (
+                wide(self.outbound_fwmark),
+                "outbound_fwmark",
+                "--outbound-fwmark",
+            ),
             (self.nofile, "nofile", "--nofile"),
             (self.worker_threads, "workers", "--worker-threads"),
-            (self.single_threaded.then_some(1), "workers", "--single-threaded"),
-            (Some(u64::from(self.verbose)).filter(|level| *level > 0), "log.level", "-v"),
+            (
+                self.single_threaded.then_some(1),
+                "workers",
+                "--single-threaded",
+            ),
+            (
+                Some(u64::from(self.verbose)).filter(|level| *level > 0),
+                "log.level",
+                "-v",
+            ),
         ] {
             if let Some(value) = value {
                 flags.set(path, value, flag);
             }
         }
         for (value, path, flag) in [
-            (self.dns, "dns", "--dns"),
-            (self.outbound_bind_interface, "outbound_bind_interface", "--outbound-bind-interface"),
+            (&self.dns, "dns", "--dns"),
+            (
+                &self.outbound_bind_interface,
+                "outbound_bind_interface",
+                "--outbound-bind-interface",
+            ),
         ] {
             if let Some(value) = value {
-                flags.set(path, value, flag);
+                flags.set(path, value.as_str(), flag);
             }
         }
-        Ok(Request { config: self.config, flags })
     }
 }
 
@@ -425,7 +405,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn request(args: &str) -> Result<Request, String> {
-        match Cli::try_parse_from(args.split_whitespace()).map_err(|error| error.to_string())?.command {
+        match Cli::try_parse_from(args.split_whitespace())
+            .map_err(|error| error.to_string())?
+            .command
+        {
             Command::Local(args) => args.request(),
             Command::Server(args) => args.request(),
             _ => panic!("no role"),
@@ -448,7 +431,11 @@ mod tests {
             "ssr server -c x --single-threaded --log-without-time --bind-addr 192.0.2.1 --udp-max-associations 5",
         ] {
             let known = request(args);
-            assert!(known.is_ok() || args.contains("ss://x"), "{args}: {:?}", known.err());
+            assert!(
+                known.is_ok() || args.contains("ss://x"),
+                "{args}: {:?}",
+                known.err()
+            );
         }
     }
 
@@ -460,8 +447,14 @@ mod tests {
             ("ssr local -c x -f 192.0.2.1:53", "--forward-addr"),
             ("ssr server -c x -d", "--daemonize"),
             ("ssr server -c x -a nobody", "--user"),
-            ("ssr server -c x --manager-address 127.0.0.1:1", "--manager-addr"),
-            ("ssr local --online-config-url https://x", "--online-config-url"),
+            (
+                "ssr server -c x --manager-address 127.0.0.1:1",
+                "--manager-addr",
+            ),
+            (
+                "ssr local --online-config-url https://x",
+                "--online-config-url",
+            ),
         ] {
             let error = request(args).err().unwrap();
             assert_eq!(error, format!("{flag}: not yet in this version of ssr"));

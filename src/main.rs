@@ -32,7 +32,11 @@ fn main() -> ExitCode {
             // Help and version are answers, not errors. Nobody is left to tell if this cannot be printed.
             let _ = error.print();
             let asked = matches!(error.exit_code(), 0);
-            return if asked { ExitCode::SUCCESS } else { USAGE.into() };
+            return if asked {
+                ExitCode::SUCCESS
+            } else {
+                USAGE.into()
+            };
         }
     };
     match command {
@@ -61,7 +65,7 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
     match config::load(path.as_deref(), role, &flags) {
         Ok(config) => run(&config),
         Err(found) => {
-            report(&found);
+            report(&found, false);
             CONFIG.into()
         }
     }
@@ -81,8 +85,8 @@ fn check(args: &CheckArgs) -> ExitCode {
         Some(role) => vec![role],
         None => vec![Role::Server, Role::Local],
     };
-    let mut ok = true;
-    let mut printed: Vec<Diagnostic> = Vec::new();
+    let mut outcomes = Vec::new();
+    let mut told: Vec<Diagnostic> = Vec::new();
     for role in roles {
         let Some(path) = args.config.clone().or_else(|| config::default_path(role)) else {
             return usage(&nowhere(role));
@@ -91,18 +95,52 @@ fn check(args: &CheckArgs) -> ExitCode {
             Ok(config) => (Some(config.summary()), config.warnings),
             Err(found) => (None, found),
         };
-        // What both roles find is said once.
-        let new: Vec<Diagnostic> = found.iter().filter(|finding| !printed.contains(finding)).cloned().collect();
-        report(&new);
-        printed.extend(new);
-        let fails = summary.is_none() || found.iter().any(Diagnostic::fails_check);
-        match summary {
-            Some(summary) if !fails => print(&summary),
-            _ => print(&format!("ssr {}: {} will not do\n", role.name(), path.display())),
+        if args.role.is_none() && config::is_for_other_role(&found) {
+            outcomes.push(Outcome::OtherRole(role, found));
+            continue;
         }
-        ok &= !fails;
+        // What both roles find is said once.
+        let new: Vec<Diagnostic> = found
+            .iter()
+            .filter(|finding| !told.contains(finding))
+            .cloned()
+            .collect();
+        report(&new, true);
+        told.extend(new);
+        match summary {
+            Some(summary) if !found.iter().any(Diagnostic::fails_check) => {
+                print(&summary);
+                outcomes.push(Outcome::Runs);
+            }
+            _ => outcomes.push(Outcome::Fails),
+        }
     }
-    if ok { ExitCode::SUCCESS } else { CONFIG.into() }
+    let mut code = ExitCode::SUCCESS;
+    let runs = outcomes
+        .iter()
+        .any(|outcome| matches!(outcome, Outcome::Runs));
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Runs => {}
+            Outcome::OtherRole(role, _) if runs => {
+                print(&format!("ssr {}: not with this file\n", role.name()))
+            }
+            Outcome::OtherRole(_, found) => {
+                report(&found, true);
+                code = CONFIG.into();
+            }
+            Outcome::Fails => code = CONFIG.into(),
+        }
+    }
+    code
+}
+
+/// How one role takes a config.
+enum Outcome {
+    Runs,
+    Fails,
+    /// It would run as the other role; with what this one says.
+    OtherRole(Role, Vec<Diagnostic>),
 }
 
 /// `ssr genkey`: the key first, then one for each user.
@@ -120,7 +158,9 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
     let mut text = Zeroizing::new(String::new());
     for _ in 0..=args.users {
         let mut key = Zeroizing::new([0; PASSWORD_LEN]);
-        let Some(bytes) = key.get_mut(..length) else { return SOFTWARE.into() };
+        let Some(bytes) = key.get_mut(..length) else {
+            return SOFTWARE.into();
+        };
         if rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, bytes).is_err() {
             complain("the system has no randomness to give");
             return SOFTWARE.into();
@@ -135,7 +175,10 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
 /// Says where a config was looked for.
 fn nowhere(role: Role) -> String {
     let places: Vec<PathBuf> = config::lookup_places(role);
-    let list: String = places.iter().map(|place| format!("\n  {}", shown(place))).collect();
+    let list: String = places
+        .iter()
+        .map(|place| format!("\n  {}", shown(place)))
+        .collect();
     format!("no config: name one with -c FILE, or put one at\n{list}\n")
 }
 
@@ -151,10 +194,12 @@ fn usage(message: &str) -> ExitCode {
     USAGE.into()
 }
 
-fn report(found: &[Diagnostic]) {
+/// Prints findings; keys of other programs are errors where that is `strict`.
+fn report(found: &[Diagnostic], strict: bool) {
     for finding in found {
         let severity = match finding.severity {
             Severity::Error => "error",
+            Severity::Foreign if strict => "error",
             Severity::Foreign | Severity::Warning => "warning",
         };
         complain(&format!("{severity}: {finding}"));

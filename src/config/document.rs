@@ -61,36 +61,58 @@ impl Document {
     /// Parses `text` as `role` reads it. Findings go to `found`.
     ///
     /// # Errors
-    /// What is wrong with the syntax; a parser that lost the thread has no second finding.
-    pub(super) fn parse(text: &str, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+    /// What is wrong with the syntax, once: a parser that lost the thread has no second finding.
+    pub(super) fn parse(
+        text: &str,
+        role: Role,
+        found: &mut Vec<Diagnostic>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         Self::walk(text, Kind::Top, role, found)
     }
 
     /// Parses a text that is no config: its keys are not ours to check, but none may be there twice.
     ///
     /// # Errors
-    /// What is wrong first.
-    pub(super) fn plain(text: &str) -> Result<Self, Diagnostic> {
+    /// What is wrong.
+    pub(super) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut found = Vec::new();
         let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
-        found.into_iter().next().map_or(Ok(document), Err)
+        if found.is_empty() {
+            Ok(document)
+        } else {
+            Err(found)
+        }
     }
 
-    fn walk(text: &str, kind: Kind, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+    fn walk(
+        text: &str,
+        kind: Kind,
+        role: Role,
+        found: &mut Vec<Diagnostic>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         // Windows editors begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let tree = parse_to_ast(text, &CollectOptions::default(), &DIALECT).map_err(|error| {
-            let mut finding = Diagnostic::new(Severity::Error, "", format!("not valid JSON: {}", error.kind()));
+            let mut finding = Diagnostic::new(
+                Severity::Error,
+                "",
+                format!("not valid JSON: {}", error.kind()),
+            );
             finding.position = Some(position(text, error.range().start));
-            finding
+            vec![finding]
         })?;
         let Some(root) = tree.value else {
-            return Err(Diagnostic::new(Severity::Error, "", "the config is empty"));
+            return Err(vec![Diagnostic::new(
+                Severity::Error,
+                "",
+                "the config is empty",
+            )]);
         };
         if kind == Kind::Top && root.as_object().is_none() {
-            let mut finding = Diagnostic::new(Severity::Error, "", "a config is an object: `{ … }`");
+            let mut finding =
+                Diagnostic::new(Severity::Error, "", "a config is an object: `{ … }`");
             finding.position = Some(position(text, root.range().start));
-            return Err(finding);
+            return Err(vec![finding]);
         }
         let mut walk = Walk {
             text,
@@ -119,7 +141,9 @@ impl Document {
             if !here.is_object() {
                 *here = Value::Object(Map::new());
             }
-            let Some(map) = here.as_object_mut() else { return };
+            let Some(map) = here.as_object_mut() else {
+                return;
+            };
             here = map.entry(key).or_insert(Value::Null);
         }
         *here = value;
@@ -145,13 +169,23 @@ impl Document {
             }
             if let Some(spot) = self.spots.get(known) {
                 let rest = path.get(known.len()..).unwrap_or_default();
-                let rest = if spot.shown.is_empty() { rest.trim_start_matches('.') } else { rest };
-                return (format!("{}{rest}", spot.shown), Some(position(&self.text, spot.offset)));
+                let rest = if spot.shown.is_empty() {
+                    rest.trim_start_matches('.')
+                } else {
+                    rest
+                };
+                return (
+                    format!("{}{rest}", spot.shown),
+                    Some(position(&self.text, spot.offset)),
+                );
             }
             if known.is_empty() {
                 return (path.to_owned(), None);
             }
-            known = known.rfind(['.', '[']).and_then(|end| known.get(..end)).unwrap_or_default();
+            known = known
+                .rfind(['.', '['])
+                .and_then(|end| known.get(..end))
+                .unwrap_or_default();
         }
     }
 }
@@ -217,7 +251,13 @@ impl Walk<'_> {
         match node {
             ast::Value::StringLit(text) => Value::String(text.value.clone().into_owned()),
             ast::Value::NumberLit(digits) => number(digits.value).unwrap_or_else(|| {
-                self.report(Severity::Error, digits.range.start, path, "no such number".to_owned(), None);
+                self.report(
+                    Severity::Error,
+                    digits.range.start,
+                    path,
+                    "no such number".to_owned(),
+                    None,
+                );
                 self.bad.push(path.canonical.clone());
                 Value::Null
             }),
@@ -239,17 +279,28 @@ impl Walk<'_> {
                 .elements
                 .iter()
                 .enumerate()
-                .map(|(index, element)| self.value(element, kind.element(), &path.index(index), quiet))
+                .map(|(index, element)| {
+                    self.value(element, kind.element(), &path.index(index), quiet)
+                })
                 .collect(),
             ast::Value::Object(object) => Value::Object(self.object(object, kind, path, quiet)),
         }
     }
 
     /// `quiet` objects are switched off or of the other role, so nothing that they ask for matters.
-    fn object(&mut self, object: &ast::Object<'_>, kind: Kind, path: &Path, quiet: bool) -> Map<String, Value> {
+    fn object(
+        &mut self,
+        object: &ast::Object<'_>,
+        kind: Kind,
+        path: &Path,
+        quiet: bool,
+    ) -> Map<String, Value> {
         let quiet = quiet
             || switched_off(object, kind)
-            || matches!((self.role, kind), (Role::Server, Kind::Local) | (Role::Local, Kind::User));
+            || matches!(
+                (self.role, kind),
+                (Role::Server, Kind::Local) | (Role::Local, Kind::User)
+            );
         let mut map = Map::new();
         let mut seen = HashSet::new();
         for property in &object.properties {
@@ -274,7 +325,8 @@ impl Walk<'_> {
             }
             match fate {
                 Fate::Known | Fate::Alias(_) => {
-                    let value = self.value(&property.value, schema::child(kind, canonical), &at, quiet);
+                    let value =
+                        self.value(&property.value, schema::child(kind, canonical), &at, quiet);
                     map.insert(canonical.to_owned(), value);
                 }
                 Fate::Unknown => self.unknown(kind, key, offset, &at),
@@ -293,14 +345,26 @@ impl Walk<'_> {
     fn unknown(&mut self, kind: Kind, key: &str, offset: usize, at: &Path) {
         if let Some(similar) = schema::similar(kind, key) {
             let hint = format!("did you mean `{similar}`?");
-            self.report(Severity::Error, offset, at, "unknown key".to_owned(), Some(hint));
+            self.report(
+                Severity::Error,
+                offset,
+                at,
+                "unknown key".to_owned(),
+                Some(hint),
+            );
             return;
         }
         let hint = match schema::elsewhere(kind, key) {
             Some(place) => format!("it belongs {place}"),
             None => "begin the key with `_` to keep it as a comment".to_owned(),
         };
-        self.report(Severity::Foreign, offset, at, "unknown key, ignored".to_owned(), Some(hint));
+        self.report(
+            Severity::Foreign,
+            offset,
+            at,
+            "unknown key, ignored".to_owned(),
+            Some(hint),
+        );
     }
 
     fn without_meaning(&mut self, fate: Fate, offset: usize, at: &Path) {
@@ -313,7 +377,14 @@ impl Walk<'_> {
         self.report(severity, offset, at, message, None);
     }
 
-    fn report(&mut self, severity: Severity, offset: usize, at: &Path, message: String, hint: Option<String>) {
+    fn report(
+        &mut self,
+        severity: Severity,
+        offset: usize,
+        at: &Path,
+        message: String,
+        hint: Option<String>,
+    ) {
         if has_room(self.found, severity) {
             self.found.push(Diagnostic {
                 severity,
@@ -322,6 +393,7 @@ impl Walk<'_> {
                 path: at.shown.clone(),
                 message,
                 hint,
+                other_role: false,
             });
         }
     }
@@ -329,7 +401,10 @@ impl Walk<'_> {
 
 /// Whether an entry says `"disabled": true`.
 fn switched_off(object: &ast::Object<'_>, kind: Kind) -> bool {
-    matches!(kind, Kind::Server | Kind::Local) && object.get_boolean("disabled").is_some_and(|disabled| disabled.value)
+    matches!(kind, Kind::Server | Kind::Local)
+        && object
+            .get_boolean("disabled")
+            .is_some_and(|disabled| disabled.value)
 }
 
 /// A number as JSON5 spells it: `1`, `+1`, `.5`, `5.`, `0x1F`.
@@ -338,11 +413,17 @@ fn number(text: &str) -> Option<Value> {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+    if let Some(hex) = digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"))
+    {
         let magnitude = u64::from_str_radix(hex, 16).ok()?;
         return match negative {
             false => Some(Value::from(magnitude)),
-            true => i64::try_from(magnitude).ok()?.checked_neg().map(Value::from),
+            true => i64::try_from(magnitude)
+                .ok()?
+                .checked_neg()
+                .map(Value::from),
         };
     }
     if let Ok(whole) = text.parse::<i64>() {

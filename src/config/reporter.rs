@@ -20,7 +20,11 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
         let bad = std::mem::take(&mut document.bad);
-        Self { document, found, bad }
+        Self {
+            document,
+            found,
+            bad,
+        }
     }
 
     /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
@@ -39,7 +43,12 @@ impl Reporter {
                 (!value.is_null()).then(|| (path(steps), value.take()))
             });
             let Some((path, value)) = outer else {
-                self.push(Severity::Error, "", "a config is an object: `{ … }`".to_owned(), None);
+                self.push(
+                    Severity::Error,
+                    "",
+                    "a config is an object: `{ … }`".to_owned(),
+                    None,
+                );
                 return file::Top::default();
             };
             if !self.bad.iter().any(|bad| within(bad, &path)) {
@@ -57,8 +66,27 @@ impl Reporter {
     }
 
     /// An error at `path`, and what to do.
-    pub(super) fn error_hint(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn error_hint(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.push(Severity::Error, path, message.into(), Some(hint.into()));
+    }
+
+    /// An error at `path` that would be none if the other role read the file.
+    pub(super) fn error_other_role(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let before = self.found.len();
+        self.push(Severity::Error, path, message.into(), Some(hint.into()));
+        if let Some(finding) = self.found.get_mut(before) {
+            finding.other_role = true;
+        }
     }
 
     /// A warning at `path`.
@@ -67,7 +95,12 @@ impl Reporter {
     }
 
     /// A warning at `path`, and what to do.
-    pub(super) fn warn_hint(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn warn_hint(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.push(Severity::Warning, path, message.into(), Some(hint.into()));
     }
 
@@ -83,13 +116,16 @@ impl Reporter {
             path: shown,
             message,
             hint,
+            other_role: false,
         });
     }
 
     /// All findings in the order of the text, each once.
     pub(super) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found;
-        found.sort_by(|a, b| (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message)));
+        found.sort_by(|a, b| {
+            (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message))
+        });
         found.dedup();
         found
     }
@@ -99,16 +135,19 @@ impl Reporter {
 ///
 /// # Errors
 /// The finding, without a file name.
-pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Diagnostic> {
+pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
     serde_path_to_error::deserialize(&document.value).map_err(|error| {
         let steps: Vec<Segment> = error.path().iter().cloned().collect();
         let path = path(&steps);
-        let value = document.value.pointer(&pointer(&steps)).unwrap_or(&Value::Null);
+        let value = document
+            .value
+            .pointer(&pointer(&steps))
+            .unwrap_or(&Value::Null);
         let message = type_error(&path, &error.inner().to_string(), value);
         let (shown, position) = document.locate(&path);
         let mut finding = Diagnostic::new(Severity::Error, shown, message);
         finding.position = position;
-        finding
+        vec![finding]
     })
 }
 
@@ -124,11 +163,15 @@ fn path(steps: &[Segment]) -> String {
 
 /// `/servers/0/password` (RFC 6901).
 fn pointer(steps: &[Segment]) -> String {
-    steps.iter().fold(String::new(), |pointer, step| match step {
-        Segment::Seq { index } => format!("{pointer}/{index}"),
-        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
-        _ => pointer,
-    })
+    steps
+        .iter()
+        .fold(String::new(), |pointer, step| match step {
+            Segment::Seq { index } => format!("{pointer}/{index}"),
+            Segment::Map { key } => {
+                format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+            }
+            _ => pointer,
+        })
 }
 
 /// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.

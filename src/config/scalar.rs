@@ -94,7 +94,9 @@ pub(super) struct List<T>(pub(super) Vec<T>);
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let items = Vec::<Option<T>>::deserialize(deserializer)?;
-        Ok(Self(items.into_iter().map(Option::unwrap_or_default).collect()))
+        Ok(Self(
+            items.into_iter().map(Option::unwrap_or_default).collect(),
+        ))
     }
 }
 

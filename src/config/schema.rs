@@ -105,17 +105,34 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (
         Kind::Server,
         Fate::Later,
-        &["acl", "outbound_proxy", "plugin", "transport", "warm_connections"],
+        &[
+            "acl",
+            "outbound_proxy",
+            "plugin",
+            "transport",
+            "warm_connections",
+        ],
     ),
     (
         Kind::Local,
         Fate::Later,
-        &["acl", "http_auth_config_path", "launchd_tcp_socket_name", "launchd_udp_socket_name"],
+        &[
+            "acl",
+            "http_auth_config_path",
+            "launchd_tcp_socket_name",
+            "launchd_udp_socket_name",
+        ],
     ),
     (
         Kind::User,
         Fate::Later,
-        &["expires", "max_connections", "max_ips", "quota_bytes", "rate_limit"],
+        &[
+            "expires",
+            "max_connections",
+            "max_ips",
+            "quota_bytes",
+            "rate_limit",
+        ],
     ),
     (
         Kind::Top,
@@ -132,7 +149,11 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "version",
         ],
     ),
-    (Kind::Server, Fate::Silent, &["plugin_args", "plugin_mode", "plugin_opts"]),
+    (
+        Kind::Server,
+        Fate::Silent,
+        &["plugin_args", "plugin_mode", "plugin_opts"],
+    ),
     (
         Kind::Local,
         Fate::Silent,
@@ -159,24 +180,58 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     ),
     (
         Kind::Top,
-        Fate::NoEffect("ssr stays the user that started it: choose the user in the service manager"),
+        Fate::NoEffect(
+            "ssr stays the user that started it: choose the user in the service manager",
+        ),
         &["user"],
     ),
     (
         Kind::Top,
-        Fate::NoEffect("ssr logs to standard error, where a service manager reads it, or to `log.writers`"),
+        Fate::NoEffect(
+            "ssr logs to standard error, where a service manager reads it, or to `log.writers`",
+        ),
         &["use_syslog"],
     ),
-    (Kind::Top, Fate::NoEffect("only ss-manager used it"), &["workdir"]),
-    (Kind::Top, Fate::NoEffect("ssr leaves the traffic class of packets alone"), &["dscp"]),
-    (Kind::Top, Fate::NoEffect("only ss-tunnel used it"), &["tunnel_address"]),
-    (Kind::Top, Fate::NoEffect("only ss-redir used it"), &["tcp_tproxy"]),
-    (Kind::Top, Fate::NoEffect("it exists on FreeBSD only"), &["outbound_user_cookie"]),
-    (Kind::Server, Fate::NoEffect("it exists on FreeBSD only"), &["outbound_user_cookie"]),
-    (Kind::Log, Fate::NoEffect("log4rs files are not read: use `log.writers`"), &["config_path"]),
     (
         Kind::Top,
-        Fate::Withdrawn("one-time authentication was withdrawn in 2017: remove the key, AEAD methods authenticate"),
+        Fate::NoEffect("only ss-manager used it"),
+        &["workdir"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("ssr leaves the traffic class of packets alone"),
+        &["dscp"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("only ss-tunnel used it"),
+        &["tunnel_address"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("only ss-redir used it"),
+        &["tcp_tproxy"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("it exists on FreeBSD only"),
+        &["outbound_user_cookie"],
+    ),
+    (
+        Kind::Server,
+        Fate::NoEffect("it exists on FreeBSD only"),
+        &["outbound_user_cookie"],
+    ),
+    (
+        Kind::Log,
+        Fate::NoEffect("log4rs files are not read: use `log.writers`"),
+        &["config_path"],
+    ),
+    (
+        Kind::Top,
+        Fate::Withdrawn(
+            "one-time authentication was withdrawn in 2017: remove the key, AEAD methods authenticate",
+        ),
         &["auth"],
     ),
 ];
@@ -411,7 +466,9 @@ mod tests {
         ] {
             assert_eq!(similar(Kind::Top, typed), Some(meant));
         }
-        for foreign in ["strategy", "global", "enabled", "group", "tag", "uid", "configs", "obfs"] {
+        for foreign in [
+            "strategy", "global", "enabled", "group", "tag", "uid", "configs", "obfs",
+        ] {
             assert_eq!(similar(Kind::Top, foreign), None, "{foreign}");
         }
     }

@@ -60,7 +60,9 @@ fn with(more: &str) -> String {
 
 #[test]
 fn the_example_runs_in_both_roles() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.json")).unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.json"))
+            .unwrap();
     for role in [Role::Local, Role::Server] {
         let config = read(&text, role);
         assert_eq!(shown(&config.warnings), "");
@@ -94,7 +96,8 @@ mod never_panics {
             any::<i64>().prop_map(Into::into),
             any::<f64>().prop_map(Into::into),
             "\\PC{0,12}".prop_map(Into::into),
-            "(aes-256-gcm|2022-blake3-aes-128-gcm|none|socks|\\[::1\\]:1|a:1|::|\\$\\{X\\})".prop_map(Into::into),
+            "(aes-256-gcm|2022-blake3-aes-128-gcm|none|socks|\\[::1\\]:1|a:1|::|\\$\\{X\\})"
+                .prop_map(Into::into),
         ];
         leaf.prop_recursive(5, 64, 6, move |inner| {
             prop_oneof![

@@ -64,13 +64,30 @@ fn debians_libev_config_runs_in_both_roles() {
     for role in [Role::Local, Role::Server] {
         let config = read(DEBIAN, role);
         assert_eq!(shown(&config.warnings), "");
-        let addresses: Vec<_> = config.servers.iter().map(|server| server.address.to_string()).collect();
+        let addresses: Vec<_> = config
+            .servers
+            .iter()
+            .map(|server| server.address.to_string())
+            .collect();
         assert_eq!(addresses, ["[::1]:8388", "127.0.0.1:8388"]);
-        assert!(config.servers.iter().all(|server| server.mode == Mode::TCP_AND_UDP));
-        assert!(config.servers.iter().all(|server| server.method == Method::ChaCha20Poly1305));
+        assert!(
+            config
+                .servers
+                .iter()
+                .all(|server| server.mode == Mode::TCP_AND_UDP)
+        );
+        assert!(
+            config
+                .servers
+                .iter()
+                .all(|server| server.method == Method::ChaCha20Poly1305)
+        );
         assert_eq!(config.timeouts.idle, Duration::from_secs(86_400));
     }
-    assert_eq!(local(DEBIAN).locals[0].address.to_string(), "127.0.0.1:1080");
+    assert_eq!(
+        local(DEBIAN).locals[0].address.to_string(),
+        "127.0.0.1:1080"
+    );
 }
 
 #[test]
@@ -79,10 +96,16 @@ fn rusts_basic_example_runs_in_both_roles() {
         let config = read(RUST_BASIC, role);
         assert_eq!(shown(&config.warnings), "");
         assert_eq!(config.servers[0].address.to_string(), "my_server_ip:8388");
-        let key = Key::from_password(Method::Aes256Gcm, b"rwQc8qPXVsRpGx3uW+Y3Lj4Y42yF9Bs0xg1pmx8/+bo=");
+        let key = Key::from_password(
+            Method::Aes256Gcm,
+            b"rwQc8qPXVsRpGx3uW+Y3Lj4Y42yF9Bs0xg1pmx8/+bo=",
+        );
         assert_eq!(config.servers[0].keys.key.as_bytes(), key.as_bytes());
     }
-    assert_eq!(local(RUST_BASIC).locals[0].address.to_string(), "127.0.0.1:1080");
+    assert_eq!(
+        local(RUST_BASIC).locals[0].address.to_string(),
+        "127.0.0.1:1080"
+    );
 }
 
 #[test]
@@ -100,7 +123,13 @@ fn what_rust_spells_in_two_ways_is_read_in_both() {
     let config = local(
         r#"{"shadowsocks": [{"address": "192.0.2.1", "port": 1, "name": "n", "password": "p", "method": "aes-128-gcm"}]}"#,
     );
-    assert_eq!((config.servers[0].name.as_str(), config.servers[0].address.port()), ("n", 1));
+    assert_eq!(
+        (
+            config.servers[0].name.as_str(),
+            config.servers[0].address.port()
+        ),
+        ("n", 1)
+    );
 }
 
 #[test]
@@ -133,27 +162,53 @@ fn libev_forms_are_read() {
             "local_ipv4_address": "192.0.2.9", "local_ipv6_address": "2001:db8::9", "local_address": "10.0.0.1"}"#,
     );
     assert_eq!(shown(&config.warnings), "");
-    let addresses: Vec<_> = config.servers.iter().map(|server| server.address.to_string()).collect();
-    assert_eq!(addresses, ["example.com:1000", "[::1]:2000", "[::2]:8388", "192.0.2.1:8388"]);
+    let addresses: Vec<_> = config
+        .servers
+        .iter()
+        .map(|server| server.address.to_string())
+        .collect();
+    assert_eq!(
+        addresses,
+        [
+            "example.com:1000",
+            "[::1]:2000",
+            "[::2]:8388",
+            "192.0.2.1:8388"
+        ]
+    );
     let key = Key::from_password(Method::Aes256Gcm, b"123456");
     assert_eq!(config.servers[0].keys.key.as_bytes(), key.as_bytes());
     let socket = &config.socket;
     assert!(socket.reuse_port);
     assert_eq!(socket.udp_mtu, Some(1492));
-    assert_eq!((socket.inbound_send_buffer, socket.inbound_recv_buffer), (Some(1), Some(2)));
-    assert_eq!((socket.outbound_send_buffer, socket.outbound_recv_buffer), (Some(3), Some(4)));
+    assert_eq!(
+        (socket.inbound_send_buffer, socket.inbound_recv_buffer),
+        (Some(1), Some(2))
+    );
+    assert_eq!(
+        (socket.outbound_send_buffer, socket.outbound_recv_buffer),
+        (Some(3), Some(4))
+    );
     assert_eq!(socket.bind_address, Some("192.0.2.9".parse().unwrap()));
-    assert_eq!(socket.bind_address_other, Some("2001:db8::9".parse().unwrap()));
+    assert_eq!(
+        socket.bind_address_other,
+        Some("2001:db8::9".parse().unwrap())
+    );
     assert_ne!(config.dns, crate::dns::Source::System);
     assert_eq!(config.timeouts.idle, Duration::from_secs(300));
 }
 
 #[test]
 fn libevs_key_is_the_key_itself() {
-    let config = server(r#"{"server_port": 1, "method": "aes-128-gcm", "key": "AAECAwQFBgcICQoLDA0O_w"}"#);
+    let config =
+        server(r#"{"server_port": 1, "method": "aes-128-gcm", "key": "AAECAwQFBgcICQoLDA0O_w"}"#);
     let bytes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
     assert_eq!(config.servers[0].keys.key.as_bytes(), bytes);
-    assert_eq!(config.servers[0].address.to_string(), "0.0.0.0:1", "where libev listens by default");
+    assert_eq!(
+        config.servers[0].address.to_string(),
+        "0.0.0.0:1",
+        "where libev listens by default"
+    );
 }
 
 #[test]
@@ -161,7 +216,11 @@ fn port_password_is_a_server_a_port() {
     let text = r#"{"server": "192.0.2.1", "port_password": {"8381": "a", "8382": "b"}, "method": "aes-256-gcm"}"#;
     for role in [Role::Local, Role::Server] {
         let config = read(text, role);
-        let ports: Vec<_> = config.servers.iter().map(|server| server.address.port()).collect();
+        let ports: Vec<_> = config
+            .servers
+            .iter()
+            .map(|server| server.address.port())
+            .collect();
         assert_eq!(ports, [8381, 8382]);
     }
     let both = r#"{"server": "192.0.2.1", "server_port": 8381, "password": "a",
@@ -213,7 +272,20 @@ fn keys_of_rust_are_all_known() {
     assert_eq!(config.servers[0].mode, Mode::TCP_ONLY);
     assert_eq!(config.servers[0].socket.fwmark, Some(255));
     assert_eq!(config.log.writers.len(), 2);
-    assert_eq!((config.log.writers[0].level, config.log.writers[0].without_time), (2, true));
-    let Sink::File { rotation, max_files, .. } = &config.log.writers[1].sink else { panic!() };
+    assert_eq!(
+        (
+            config.log.writers[0].level,
+            config.log.writers[0].without_time
+        ),
+        (2, true)
+    );
+    let Sink::File {
+        rotation,
+        max_files,
+        ..
+    } = &config.log.writers[1].sink
+    else {
+        panic!()
+    };
     assert_eq!((*rotation, *max_files), (Rotation::Daily, Some(5)));
 }

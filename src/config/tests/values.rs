@@ -13,15 +13,28 @@ fn defaults_are_safe_and_bounded() {
     assert_eq!(config.locals[0].mode, Mode::TCP_AND_UDP);
     assert_eq!(config.servers[0].mode, Mode::TCP_AND_UDP);
     let seconds = Duration::from_secs;
-    let timeouts = Timeouts { handshake: seconds(15), connect: seconds(10), idle: seconds(7200), half_close: seconds(60) };
+    let timeouts = Timeouts {
+        handshake: seconds(15),
+        connect: seconds(10),
+        idle: seconds(7200),
+        half_close: seconds(60),
+    };
     assert_eq!(config.timeouts, timeouts);
     assert_eq!(config.udp_timeout, seconds(300));
-    let limits = Limits { connections: 65_536, udp_associations: 4096, handshakes: 4096, memory_mib: 0 };
+    let limits = Limits {
+        connections: 65_536,
+        udp_associations: 4096,
+        handshakes: 4096,
+        memory_mib: 0,
+    };
     assert_eq!(config.limits, limits);
     assert_eq!(config.socket.keep_alive, Some(seconds(15)));
     assert_eq!(config.replay, ReplayPolicy::Reject);
     assert_eq!(config.first_bytes_wait, Duration::from_millis(10));
-    assert_eq!((config.workers, config.nofile, config.deny_private), (0, None, false));
+    assert_eq!(
+        (config.workers, config.nofile, config.deny_private),
+        (0, None, false)
+    );
     assert_eq!((config.log.level, config.log.writers.len()), (0, 1));
     assert_eq!(config.dns, crate::dns::Source::System);
 }
@@ -33,9 +46,18 @@ fn keys_of_our_own_are_read() {
            "limits": {"connections": 5, "udp_associations": 6, "handshakes": 7, "memory_mib": 8},
            "deny_private": true, "first_payload_wait_ms": 0, "outbound_send_buffer_size": 4096"#,
     ));
-    assert_eq!(config.timeouts.idle, Duration::from_secs(3), "the named one wins");
+    assert_eq!(
+        config.timeouts.idle,
+        Duration::from_secs(3),
+        "the named one wins"
+    );
     assert_eq!(config.timeouts.half_close, Duration::from_secs(4));
-    let limits = Limits { connections: 5, udp_associations: 6, handshakes: 7, memory_mib: 8 };
+    let limits = Limits {
+        connections: 5,
+        udp_associations: 6,
+        handshakes: 7,
+        memory_mib: 8,
+    };
     assert_eq!(config.limits, limits);
     assert!(config.deny_private);
     assert_eq!(config.workers, 3);
@@ -45,7 +67,11 @@ fn keys_of_our_own_are_read() {
 
 #[test]
 fn nothing_is_unbounded() {
-    for key in ["\"limits\": {\"connections\": 0}", "\"udp_max_associations\": 0", "\"timeout\": 0"] {
+    for key in [
+        "\"limits\": {\"connections\": 0}",
+        "\"udp_max_associations\": 0",
+        "\"timeout\": 0",
+    ] {
         failure(&with(key), Role::Server);
     }
 }
@@ -58,7 +84,10 @@ fn udp_sessions_of_2022_live_a_minute() {
     let config = server(&text);
     assert_eq!(config.udp_timeout, Duration::from_secs(60));
     assert!(shown(&config.warnings).contains("udp_timeout: raised to 60 s"));
-    assert_eq!(server(&with("\"udp_timeout\": 20")).udp_timeout, Duration::from_secs(20));
+    assert_eq!(
+        server(&with("\"udp_timeout\": 20")).udp_timeout,
+        Duration::from_secs(20)
+    );
 }
 
 #[test]
@@ -125,8 +154,14 @@ fn locals_have_their_own_addresses_and_modes() {
     let second = &config.locals[1];
     assert_eq!(second.address.to_string(), "localhost:1081");
     assert_eq!(second.mode, Mode::UDP_ONLY);
-    assert_eq!(second.udp_address.as_ref().unwrap().to_string(), "0.0.0.0:2081");
-    assert_eq!(second.udp_associate_address.as_ref().unwrap().to_string(), "203.0.113.1:0");
+    assert_eq!(
+        second.udp_address.as_ref().unwrap().to_string(),
+        "0.0.0.0:2081"
+    );
+    assert_eq!(
+        second.udp_associate_address.as_ref().unwrap().to_string(),
+        "203.0.113.1:0"
+    );
 }
 
 #[test]
@@ -146,7 +181,10 @@ fn options_of_a_server_go_over_the_global_ones() {
     let first = &config.servers[0];
     assert_eq!(first.socket.fwmark, Some(2));
     assert_eq!(first.socket.bind_interface.as_deref(), Some("eth0"));
-    assert_eq!(first.socket.bind_address, Some("192.0.2.3".parse().unwrap()));
+    assert_eq!(
+        first.socket.bind_address,
+        Some("192.0.2.3".parse().unwrap())
+    );
     assert_eq!(first.weight, Weight { tcp: 0.5, udp: 1.0 });
     assert_eq!(first.name, "one");
     assert_eq!(config.socket.fwmark, Some(1));
@@ -155,7 +193,14 @@ fn options_of_a_server_go_over_the_global_ones() {
 #[test]
 fn summary_says_what_would_run() {
     let summary = server(&with("")).summary();
-    for part in ["ssr server", "192.0.2.1:8388", "aes-256-gcm", "tcp_and_udp", "deny_private is false", "65536"] {
+    for part in [
+        "ssr server",
+        "192.0.2.1:8388",
+        "aes-256-gcm",
+        "tcp_and_udp",
+        "deny_private is false",
+        "65536",
+    ] {
         assert!(summary.contains(part), "no {part:?} in\n{summary}");
     }
     let open = local(&with("\"local_address\": \"0.0.0.0\"")).summary();
