@@ -109,6 +109,7 @@ pub const CHECKS: &[Check] = &[
     check("udp: 30000 bytes", |socks, to| {
         echoes_datagram(socks, to, 30_000)
     }),
+    check("udp: first datagram of an association", first_datagram),
     check("udp: IPv6 target", echoes_datagram_over_ipv6),
     check("udp: named target", echoes_datagram_by_name),
     check("udp: two targets from one socket", two_targets),
@@ -248,6 +249,15 @@ pub fn fifty_at_once(socks: &Socks, targets: &Targets) {
 pub fn echoes_datagram(socks: &Socks, targets: &Targets, size: usize) {
     let target = targets.udp.target();
     comes_back(&warm(socks, targets), &target, &target, size);
+}
+
+/// Not one datagram of a new association is lost, the first included.
+pub fn first_datagram(socks: &Socks, targets: &Targets) {
+    drop(warm(socks, targets)); // the relay is up
+    let target = targets.udp.target();
+    for _ in 0..3 {
+        comes_back(&socks.associate(), &target, &target, 50);
+    }
 }
 
 /// A datagram to ::1 comes back.
