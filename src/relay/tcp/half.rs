@@ -355,7 +355,7 @@ impl Half {
         if buffer.raw.is_empty() {
             return;
         }
-        let size = Size::holding(opener.need()).unwrap_or(buffer.size());
+        let size = Size::holding(opener.need()).unwrap_or(Size::Large);
         self.buffer = Some(if size < buffer.size() {
             buffer.resized(size)
         } else {
