@@ -155,7 +155,7 @@ impl PacketOutbound for Servers {
             wrap: Wrap::Seal(
                 PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?,
             ),
-            unwrap: Unwrap::Open(ClientPackets::new(&server.credentials, session)),
+            unwrap: Unwrap::Open(Box::new(ClientPackets::new(&server.credentials, session))),
         })
     }
 

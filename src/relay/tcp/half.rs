@@ -355,7 +355,7 @@ impl Half {
         if buffer.raw.is_empty() {
             return;
         }
-        let size = Size::holding(opener.need()).unwrap_or(buffer.size());
+        let size = Size::holding(opener.need()).unwrap_or(Size::Large);
         self.buffer = Some(if size < buffer.size() {
             buffer.resized(size)
         } else {
@@ -412,29 +412,23 @@ fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
 /// Seals; at the head of a stream with the time and, where the request is empty, with padding.
 fn seal(sealer: &mut Sealer, bytes: &mut [u8], count: usize) -> Result<usize, wire::Error> {
     if !sealer.at_head() {
-        return sealer.seal(
-            bytes,
-            count,
-            Fresh {
-                now: 0,
-                padding: &[],
-            },
-        );
+        let fresh = Fresh {
+            now: 0,
+            padding: &[],
+        };
+        return sealer.seal(bytes, count, fresh);
     }
-    let padding: [u8; ss::MAX_PADDING] = if count == 0 {
-        rand::random()
-    } else {
-        [0; ss::MAX_PADDING]
+    let mut padding = [0; ss::MAX_PADDING];
+    let mut len = 0;
+    if count == 0 {
+        len = rand::random_range(1..=padding.len());
+        rand::fill(&mut padding[..]);
+    }
+    let fresh = Fresh {
+        now: unix_now(),
+        padding: padding.get(..len).unwrap_or_default(),
     };
-    let len = rand::random_range(1..=ss::MAX_PADDING);
-    sealer.seal(
-        bytes,
-        count,
-        Fresh {
-            now: unix_now(),
-            padding: padding.get(..len).unwrap_or(&padding),
-        },
-    )
+    sealer.seal(bytes, count, fresh)
 }
 
 /// The time in Unix seconds; a clock before 1970 is taken for 1970.

@@ -67,7 +67,7 @@ impl Wrap {
 /// Takes the body out of what an upstream sent.
 pub enum Unwrap {
     /// Sealed by a server.
-    Open(ClientPackets),
+    Open(Box<ClientPackets>),
     /// The data alone.
     Bare,
     /// Not ours to open: passed on as it is.
