@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod head;
+mod packet;
+mod packet_bad;
 mod stream;
 
 use std::io::IoSliceMut;
