@@ -8,8 +8,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod head;
+mod oracle;
 mod packet;
 mod packet_bad;
+mod random;
 mod stream;
 
 use std::io::IoSliceMut;
