@@ -30,7 +30,7 @@ use shadowsocks::{
 };
 use std::{future::Future, net::SocketAddr, sync::Arc};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     runtime::Runtime,
     time::timeout,
@@ -175,6 +175,22 @@ struct CrateServer {
     _runtime: Runtime,
 }
 
+/// Passes bytes on until the end. tokio's copy offers a writer more bytes when it is asked again; this crate's streams
+/// then claim to have written what they have not.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> std::io::Result<()> {
+    let mut buf = vec![0; 8192];
+    loop {
+        let len = from.read(&mut buf).await?;
+        if len == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buf[..len]).await?;
+    }
+}
+
 impl CrateServer {
     fn start(spec: &Spec, users: Option<ServerUserManager>) -> Self {
         let runtime = Runtime::new().unwrap();
@@ -194,8 +210,10 @@ impl CrateServer {
             while let Ok((mut stream, _)) = tcp.accept().await {
                 tokio::spawn(async move {
                     let target = stream.handshake().await?;
-                    let mut remote = TcpStream::connect(target.to_string()).await?;
-                    copy_bidirectional(&mut stream, &mut remote).await
+                    let remote = TcpStream::connect(target.to_string()).await?;
+                    let (from_remote, to_remote) = remote.into_split();
+                    let (from_client, to_client) = tokio::io::split(stream);
+                    tokio::try_join!(pass(from_client, to_remote), pass(from_remote, to_client))
                 });
             }
         });
