@@ -103,7 +103,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// A server with `key` and, where `users` is not empty, identity headers (SIP023).
+    /// A server with `key` and, where `users` is not empty, identity headers (SIP023); a method without such headers
+    /// has no users.
     #[must_use]
     pub fn new(method: Method, key: Key, users: Vec<Account>) -> Self {
         let by_hash = users.iter().enumerate().map(|(index, user)| (user.key.identity_hash(), index)).collect();
@@ -126,7 +127,7 @@ impl Accounts {
     /// Whether requests carry an identity header.
     #[must_use]
     pub const fn has_users(&self) -> bool {
-        !self.users.is_empty()
+        self.method.supports_identity() && !self.users.is_empty()
     }
 
     /// The place of the user with this identity hash.

@@ -53,3 +53,6 @@ fn put<'a>(buf: &'a mut [u8], bytes: &[u8]) -> Result<&'a mut [u8], Error> {
     front.copy_from_slice(bytes);
     Ok(rest)
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,7 @@ impl PacketSealer {
         let (body_start, body_len) = (body.start - start, body.len());
         let packet = buf.get_mut(start..).ok_or(Error::Truncated)?;
         let len = match &mut self.kind {
-            Kind::Plain => body_len,
+            Kind::Plain => split(packet, body_len)?.0.len(),
             Kind::Aead { key } => {
                 let (salt, rest) = split(packet, self.method.salt_len())?;
                 salt.copy_from_slice(random.get(..salt.len()).ok_or(Error::Truncated)?);
@@ -227,10 +227,10 @@ impl Accounts {
             return Ok(found);
         }
         (found.header, found.body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
-        if self.has_users() && self.block.is_some() {
+        if let Some(block) = self.block.as_ref().filter(|_| self.has_users()) {
             let (mut identity, _) = take::<16>(packet.get(found.body.start..).ok_or(Error::Truncated)?)?;
             // A packet's identity is masked by the plain header and stands under the key itself (SIP023 §3).
-            self.block.as_ref().ok_or(Error::Truncated)?.decrypt(&mut identity);
+            block.decrypt(&mut identity);
             identity.iter_mut().zip(found.header).for_each(|(byte, mask)| *byte ^= mask);
             found.user = Some(self.find(&identity).ok_or(Error::UnknownIdentity)?);
             found.body.start += identity.len();

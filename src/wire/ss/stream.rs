@@ -205,7 +205,10 @@ impl Sealer {
     }
 
     fn seal_chunk(&mut self, buf: &mut [u8], len: usize) -> Result<usize, Error> {
-        let Some(crypt) = &mut self.crypt else { return Ok(len) };
+        if self.family == Family::Plain {
+            return split(buf, len).map(|(payload, _)| payload.len());
+        }
+        let crypt = self.crypt.as_mut().ok_or(Error::Unauthenticated)?;
         let (length, payload) = split(buf, LENGTH_LEN)?;
         put(length, &u16::try_from(len).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
         crypt.seal(length, 2)?;
@@ -273,10 +276,12 @@ impl Sealer {
                 crypt.seal(body, variable)?;
                 Ok(salt.len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + variable + TAG_LEN)
             }
-            _ => {
-                put(buf, address)?;
-                Ok(address.len() + len)
+            (_, Family::Plain) => {
+                let payload = put(buf, address)?;
+                Ok(address.len() + split(payload, len)?.0.len())
             }
+            // Whatever went wrong with the key, a stream that should be sealed does not go out plain.
+            (None, _) => Err(Error::Unauthenticated),
         }
     }
 }
@@ -294,6 +299,8 @@ enum Expect {
     Length,
     Payload(usize),
     Plain,
+    /// Nothing: what came was wrong.
+    Broken(Error),
 }
 
 /// What a client remembers of its request until the response begins.
@@ -346,6 +353,7 @@ impl Opener {
             Expect::Length => LENGTH_LEN,
             Expect::Payload(len) => len + TAG_LEN,
             Expect::Plain => 1,
+            Expect::Broken(_) => 0,
         }
     }
 
@@ -359,8 +367,13 @@ impl Opener {
     /// only at the head of a SIP022 response.
     ///
     /// # Errors
-    /// What the peer did wrong; the stream cannot go on.
+    /// What the peer did wrong, and that again if asked again: the stream cannot go on.
     pub fn open(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
+        let opened = self.open_next(buf, now);
+        opened.inspect_err(|error| self.expect = Expect::Broken(*error))
+    }
+
+    fn open_next(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
         let mut used = 0;
         if let Expect::Response(awaited) = &self.expect {
             if buf.len() < self.need() {
@@ -369,8 +382,7 @@ impl Opener {
             let (salt_len, crypt, payload) = open_response_head(awaited, buf, now)?;
             (self.crypt, self.expect, used) = (Some(crypt), payload.map_or(Expect::Length, Expect::Payload), salt_len);
         }
-        let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
-        let opened = self.open_chunk(rest)?;
+        let opened = self.open_chunk(buf.get_mut(used..).ok_or(Error::Truncated)?)?;
         Ok(Opened {
             used: used + opened.used,
             payload: used + opened.payload.start..used + opened.payload.end,
@@ -378,29 +390,35 @@ impl Opener {
     }
 
     fn open_chunk(&mut self, buf: &mut [u8]) -> Result<Opened, Error> {
-        let Some(crypt) = &mut self.crypt else {
-            return Ok(Opened { used: buf.len(), payload: 0..buf.len() });
-        };
         let mut used = 0;
         if let Expect::Length = self.expect {
             if buf.len() < LENGTH_LEN {
                 return Ok(Opened::default());
             }
-            let (length, _) = take::<2>(crypt.open(buf, 2)?)?;
+            let (length, _) = take::<2>(self.crypt()?.open(buf, 2)?)?;
             let length = usize::from(u16::from_be_bytes(length));
             if length > self.max_chunk {
                 return Err(Error::ChunkLength);
             }
             (self.expect, used) = (Expect::Payload(length), LENGTH_LEN);
         }
-        let Expect::Payload(len) = self.expect else { return Ok(Opened::default()) };
+        let len = match self.expect {
+            Expect::Payload(len) => len,
+            Expect::Plain => return Ok(Opened { used: buf.len(), payload: 0..buf.len() }),
+            Expect::Broken(error) => return Err(error),
+            Expect::Response(_) | Expect::Length => return Ok(Opened::default()),
+        };
         let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
         if rest.len() < len + TAG_LEN {
             return Ok(Opened { used, payload: used..used });
         }
-        crypt.open(rest, len)?;
+        self.crypt()?.open(rest, len)?;
         self.expect = Expect::Length;
         Ok(Opened { used: used + len + TAG_LEN, payload: used..used + len })
+    }
+
+    fn crypt(&mut self) -> Result<&mut Crypt, Error> {
+        self.crypt.as_mut().ok_or(Error::Unauthenticated)
     }
 }
 
