@@ -1,4 +1,47 @@
 //! `ssr`: an encrypted SOCKS5 proxy that speaks the Shadowsocks protocols.
+//!
+//! ```text
+//! browser ── SOCKS5 ──> ssr local ══ AEAD stream / packets ══> ssr server ── DNS, TCP, UDP ──> the internet
+//! ```
+//!
+//! # Floors
+//!
+//! A module uses only floors below it, and siblings on one floor do not see each other; `tests/layers.rs` holds the
+//! tree to that.
+//!
+//! | floor | module | what lives there |
+//! |---|---|---|
+//! | 6 | [`app`] | builds the services from the config, runs them, lets them end |
+//! | 5 | [`config`] | the config as written, and as meant; `ss://` URLs |
+//! | 4 | [`inbound`] | who asks for what: SOCKS5 programs, Shadowsocks clients |
+//! | 4 | [`outbound`] | how to reach it: directly, through a server |
+//! | 3 | [`relay`] | serves one stream, serves one packet socket |
+//! | 3 | [`dns`] | from names to addresses, under one cache |
+//! | 2 | [`net`] | listeners, dialling, streams in vectors, datagrams in batches, buffers |
+//! | 1 | [`wire`] | codecs: no IO, no clock, no randomness |
+//! | 0 | [`crypto`] | methods, keys, AEAD in place, salt pool, sliding window |
+//!
+//! # Two roles, one function
+//!
+//! [`relay::tcp::serve`] serves a stream, whoever sits at its ends; `local` and `server` differ only in the inbound and
+//! outbound that `app/services.rs` hands to it. The same holds below: to *seal* is plain to encrypted, to *open* is
+//! encrypted to plain. `local` seals the request and opens the response, `server` opens the request and seals the
+//! response. [`relay::udp::Relay`] does the same for datagrams.
+//!
+//! # The way of a byte
+//!
+//! 1. A worker is a thread with a reactor and listeners of its own (`app/worker.rs`).
+//! 2. [`inbound`] reads the handshake and says what is wanted ([`relay::tcp::Request`]).
+//! 3. [`outbound`] connects; the client's first bytes ride with the request's head.
+//! 4. [`relay::tcp::half`] moves the bytes: it waits for readiness, only then takes a buffer from the worker's pool
+//!    ([`net::pool`]), reads straight into the places that the codec leaves for payload
+//!    ([`wire::ss::stream`]), seals or opens them where they stand, writes, and gives the buffer back. No payload byte
+//!    is copied, nothing is allocated, and an idle flow holds no buffer.
+//!
+//! # Strangers
+//!
+//! Whoever does not know the key gets no byte and sees one behaviour (`inbound/shadowsocks.rs`). What a session
+//! remembers moves only after authentication. Every table, queue and length that a peer can influence is bounded.
 
 pub mod app;
 pub mod config;

@@ -26,7 +26,10 @@ pub(super) struct Place {
 
 impl Handshakes {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), table: Mutex::default() }
+        Self {
+            limit: limit.max(1),
+            table: Mutex::default(),
+        }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
@@ -44,7 +47,10 @@ impl Handshakes {
             table.running.insert(table.next, None);
             table.next
         });
-        Place { handshakes: Arc::clone(self), number }
+        Place {
+            handshakes: Arc::clone(self),
+            number,
+        }
     }
 
     /// Tells what ends the connection that has place `number`, if it is still in its handshake.
@@ -65,7 +71,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.handshakes.with(|table| table.running.remove(&self.number));
+        self.handshakes
+            .with(|table| table.running.remove(&self.number));
     }
 }
 

@@ -17,16 +17,31 @@ type Part = Box<dyn Layer<Registry> + Send + Sync>;
 /// # Errors
 /// When a log file cannot be made or a log is there already.
 pub fn init(config: &Log) -> io::Result<()> {
-    let parts = config.writers.iter().map(part).collect::<io::Result<Vec<_>>>()?;
-    tracing_subscriber::registry().with(parts).try_init().map_err(io::Error::other)
+    let parts = config
+        .writers
+        .iter()
+        .map(part)
+        .collect::<io::Result<Vec<_>>>()?;
+    tracing_subscriber::registry()
+        .with(parts)
+        .try_init()
+        .map_err(io::Error::other)
 }
 
 fn part(writer: &Writer) -> io::Result<Part> {
     let filter = filter(writer.level);
-    let layer = fmt::layer().with_target(writer.level > 1).with_ansi(io::stderr().is_terminal());
+    let layer = fmt::layer()
+        .with_target(writer.level > 1)
+        .with_ansi(io::stderr().is_terminal());
     Ok(match &writer.sink {
         Sink::Console => timed(layer.with_writer(io::stderr), writer.without_time, filter),
-        Sink::File { directory, rotation, prefix, suffix, max_files } => {
+        Sink::File {
+            directory,
+            rotation,
+            prefix,
+            suffix,
+            max_files,
+        } => {
             use tracing_appender::rolling;
             let mut file = rolling::Builder::new()
                 .rotation(match rotation {
@@ -40,20 +55,40 @@ fn part(writer: &Writer) -> io::Result<Part> {
                 file = file.max_log_files(*count);
             }
             let file = file.build(directory).map_err(io::Error::other)?;
-            timed(layer.with_ansi(false).with_writer(std::sync::Mutex::new(file)), writer.without_time, filter)
+            timed(
+                layer
+                    .with_ansi(false)
+                    .with_writer(std::sync::Mutex::new(file)),
+                writer.without_time,
+                filter,
+            )
         }
         Sink::Syslog { identity, facility } => {
             let syslog = syslog::Syslog::new(identity.as_deref().unwrap_or("ssr"), *facility)?;
-            layer.with_ansi(false).without_time().with_level(false).with_writer(syslog).with_filter(filter).boxed()
+            layer
+                .with_ansi(false)
+                .without_time()
+                .with_level(false)
+                .with_writer(syslog)
+                .with_filter(filter)
+                .boxed()
         }
     })
 }
 
-fn timed<W>(layer: fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>, without_time: bool, filter: Targets) -> Part
+fn timed<W>(
+    layer: fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>,
+    without_time: bool,
+    filter: Targets,
+) -> Part
 where
     W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
-    if without_time { layer.without_time().with_filter(filter).boxed() } else { layer.with_filter(filter).boxed() }
+    if without_time {
+        layer.without_time().with_filter(filter).boxed()
+    } else {
+        layer.with_filter(filter).boxed()
+    }
 }
 
 /// 0: what an operator wants to know; 1: a line a connection; 2: all of ours; 3: all that libraries say too.
@@ -90,8 +125,14 @@ mod syslog {
         #[cfg(unix)]
         pub(super) fn new(identity: &str, facility: u32) -> io::Result<Self> {
             let socket = UnixDatagram::unbound()?;
-            socket.connect(SOCKET).map_err(|error| io::Error::new(error.kind(), format!("{SOCKET}: {error}")))?;
-            Ok(Self { socket, identity: identity.to_owned(), facility })
+            socket
+                .connect(SOCKET)
+                .map_err(|error| io::Error::new(error.kind(), format!("{SOCKET}: {error}")))?;
+            Ok(Self {
+                socket,
+                identity: identity.to_owned(),
+                facility,
+            })
         }
 
         #[cfg(not(unix))]
@@ -104,7 +145,10 @@ mod syslog {
         type Writer = Line<'a>;
 
         fn make_writer(&'a self) -> Line<'a> {
-            Line { syslog: self, severity: 6 }
+            Line {
+                syslog: self,
+                severity: 6,
+            }
         }
 
         fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
@@ -114,7 +158,10 @@ mod syslog {
                 Level::INFO => 6,
                 Level::DEBUG | Level::TRACE => 7,
             };
-            Line { syslog: self, severity }
+            Line {
+                syslog: self,
+                severity,
+            }
         }
     }
 
@@ -126,8 +173,15 @@ mod syslog {
 
     impl io::Write for Line<'_> {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            let Syslog { identity, facility, .. } = self.syslog;
-            let mut line = format!("<{}>{identity}[{}]: ", facility * 8 + self.severity, std::process::id()).into_bytes();
+            let Syslog {
+                identity, facility, ..
+            } = self.syslog;
+            let mut line = format!(
+                "<{}>{identity}[{}]: ",
+                facility * 8 + self.severity,
+                std::process::id()
+            )
+            .into_bytes();
             line.extend_from_slice(text.trim_ascii_end());
             #[cfg(unix)]
             self.syslog.socket.send(&line)?;

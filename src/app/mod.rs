@@ -96,8 +96,14 @@ fn start(config: &Config) -> Result<(), Error> {
     let jobs = control.block_on(services::build(config, workers, &resolver, &counters))?;
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
-    let threads = Threads::start(jobs, phases, drained).map_err(Error::system("cannot start a worker"))?;
-    tracing::info!(role = config.role.name(), workers, version = env!("CARGO_PKG_VERSION"), "running");
+    let threads =
+        Threads::start(jobs, phases, drained).map_err(Error::system("cannot start a worker"))?;
+    tracing::info!(
+        role = config.role.name(),
+        workers,
+        version = env!("CARGO_PKG_VERSION"),
+        "running"
+    );
     control.block_on(supervise(phase, drain, &resolver, &counters))?;
     threads.join();
     report(&resolver, &counters);
@@ -125,8 +131,14 @@ async fn supervise(
 ) -> Result<(), Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(Error::system("cannot listen for signals"));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let (mut usr1, mut hangup) = (listen(SignalKind::user_defined1())?, listen(SignalKind::hangup())?);
+    let (mut interrupt, mut terminate) = (
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+    );
+    let (mut usr1, mut hangup) = (
+        listen(SignalKind::user_defined1())?,
+        listen(SignalKind::hangup())?,
+    );
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
@@ -136,7 +148,10 @@ async fn supervise(
             _ = drain.recv() => return Ok(()),
         }
     }
-    tracing::info!(seconds = DRAIN.as_secs(), "stopping: no new connections, those there are may end");
+    tracing::info!(
+        seconds = DRAIN.as_secs(),
+        "stopping: no new connections, those there are may end"
+    );
     phase.send_replace(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}
@@ -156,7 +171,9 @@ async fn supervise(
     _: &Resolver,
     _: &Counters,
 ) -> Result<(), Error> {
-    tokio::signal::ctrl_c().await.map_err(Error::system("cannot listen for Ctrl-C"))?;
+    tokio::signal::ctrl_c()
+        .await
+        .map_err(Error::system("cannot listen for Ctrl-C"))?;
     phase.send_replace(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}
@@ -197,8 +214,15 @@ fn raise_nofile(wanted: Option<u64>) {
         _ => limit.maximum,
     };
     // A hard limit may only be raised by root: then what there is will have to do.
-    let set = setrlimit(Resource::Nofile, Rlimit { current, maximum })
-        .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }));
+    let set = setrlimit(Resource::Nofile, Rlimit { current, maximum }).or_else(|_| {
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        )
+    });
     if let Err(error) = set {
         tracing::warn!(%error, "cannot raise the number of open files");
     }

@@ -45,7 +45,9 @@ pub(super) async fn build(
         config,
         resolver,
         counters,
-        connections: Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS))),
+        connections: Arc::new(Semaphore::new(
+            config.limits.connections.min(Semaphore::MAX_PERMITS),
+        )),
         handshakes: Arc::new(Handshakes::new(config.limits.handshakes)),
         four: HashSet::new(),
         jobs: (0..workers).map(|_| Vec::new()).collect(),
@@ -74,14 +76,25 @@ impl Builder<'_> {
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
-            let direct = self.direct(&server.socket, server.socket.outbound_udp_allow_fragmentation);
-            let next_hops: Vec<_> = server.users.iter().map(|user| user.next_hop.clone()).collect();
+            let direct = self.direct(
+                &server.socket,
+                server.socket.outbound_udp_allow_fragmentation,
+            );
+            let next_hops: Vec<_> = server
+                .users
+                .iter()
+                .map(|user| user.next_hop.clone())
+                .collect();
             let mut bound = address;
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
                 let inbound = Shadowsocks {
                     accounts: Arc::clone(&accounts),
-                    users: server.users.iter().map(|user| (user.name.clone(), user.next_hop.clone())).collect(),
+                    users: server
+                        .users
+                        .iter()
+                        .map(|user| (user.name.clone(), user.next_hop.clone()))
+                        .collect(),
                     salts: Mutex::new(salts(&accounts)),
                     replay: replay(self.config.replay),
                     begun: Instant::now(),
@@ -105,8 +118,18 @@ impl Builder<'_> {
     }
 
     async fn locals(&mut self) -> Result<(), Error> {
-        let servers = Servers::new(self.config.servers.iter().map(|server| self.server(server)).collect());
-        let addresses = self.config.locals.iter().flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
+        let servers = Servers::new(
+            self.config
+                .servers
+                .iter()
+                .map(|server| self.server(server))
+                .collect(),
+        );
+        let addresses = self
+            .config
+            .locals
+            .iter()
+            .flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
         self.note_wildcards(addresses.flatten());
         for local in &self.config.locals {
             self.socks(local, &servers).await?;
@@ -130,7 +153,10 @@ impl Builder<'_> {
                 None => address,
             };
             let sockets = self.bind_udp(udp_address, options)?;
-            let bound = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(udp_address);
+            let bound = sockets
+                .first()
+                .and_then(|socket| socket.local_addr().ok())
+                .unwrap_or(udp_address);
             let associations = Arc::new(Associations::default());
             let admitted = Arc::clone(&associations);
             // Without a stream side there is nothing to ask with: then everybody may send.
@@ -149,11 +175,21 @@ impl Builder<'_> {
             let logins = local.auth.iter();
             let inbound = Socks {
                 logins: logins
-                    .map(|login| (login.user.clone().into_bytes(), login.password.expose().as_bytes().to_vec()))
+                    .map(|login| {
+                        (
+                            login.user.clone().into_bytes(),
+                            login.password.expose().as_bytes().to_vec(),
+                        )
+                    })
                     .collect(),
                 udp: datagrams,
             };
-            self.port(listeners, inbound, servers.clone(), self.config.timeouts.idle);
+            self.port(
+                listeners,
+                inbound,
+                servers.clone(),
+                self.config.timeouts.idle,
+            );
         }
         tracing::info!(%address, protocol = local.protocol.name(), mode = local.mode.name(), "listening");
         Ok(())
@@ -163,7 +199,11 @@ impl Builder<'_> {
     fn server(&self, server: &Server) -> shadowsocks::Server {
         shadowsocks::Server::new(
             server.address.clone(),
-            Credentials::new(server.method, server.keys.identity.clone(), server.keys.key.clone()),
+            Credentials::new(
+                server.method,
+                server.keys.identity.clone(),
+                server.keys.key.clone(),
+            ),
             self.direct(&server.socket, true),
             (server.mode.tcp, server.mode.udp),
         )
@@ -222,8 +262,15 @@ impl Builder<'_> {
     }
 
     fn relay<O: PacketOutbound>(&self, inbound: PacketInbound, outbound: O) -> Arc<Relay<O>> {
-        let capacity = NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
-        Arc::new(Relay::new(inbound, outbound, capacity, self.config.udp_timeout, Arc::clone(self.counters)))
+        let capacity =
+            NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
+        Arc::new(Relay::new(
+            inbound,
+            outbound,
+            capacity,
+            self.config.udp_timeout,
+            Arc::clone(self.counters),
+        ))
     }
 
     fn packets<O: PacketOutbound>(&mut self, relay: &Arc<Relay<O>>, sockets: Vec<UdpSocket>) {
@@ -237,13 +284,30 @@ impl Builder<'_> {
         address: SocketAddr,
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<TcpListener>), Error> {
-        let listeners = listener::tcp(address, self.jobs.len(), self.group(address, options), &incoming(options))?;
-        let bound = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(address);
+        let listeners = listener::tcp(
+            address,
+            self.jobs.len(),
+            self.group(address, options),
+            &incoming(options),
+        )?;
+        let bound = listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok())
+            .unwrap_or(address);
         Ok((bound, listeners))
     }
 
-    fn bind_udp(&self, address: SocketAddr, options: &config::SocketOptions) -> Result<Vec<UdpSocket>, Error> {
-        Ok(listener::udp(address, self.jobs.len(), self.group(address, options), &incoming(options))?)
+    fn bind_udp(
+        &self,
+        address: SocketAddr,
+        options: &config::SocketOptions,
+    ) -> Result<Vec<UdpSocket>, Error> {
+        Ok(listener::udp(
+            address,
+            self.jobs.len(),
+            self.group(address, options),
+            &incoming(options),
+        )?)
     }
 
     fn group(&self, address: SocketAddr, options: &config::SocketOptions) -> listener::Group {
@@ -267,8 +331,14 @@ impl Builder<'_> {
             Address::Ip(address) => Ok(*address),
             Address::Domain(name, port) => {
                 let addresses = self.resolver.lookup(name).await;
-                let addresses = addresses.map_err(|source| Error::Listen { name: name.to_string(), source })?;
-                let ip = addresses.first().copied().unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
+                let addresses = addresses.map_err(|source| Error::Listen {
+                    name: name.to_string(),
+                    source,
+                })?;
+                let ip = addresses
+                    .first()
+                    .copied()
+                    .unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
                 Ok(SocketAddr::new(ip, *port))
             }
         }
@@ -277,7 +347,12 @@ impl Builder<'_> {
 
 fn accounts(server: &Server) -> Accounts {
     let users = server.users.iter();
-    let users = users.map(|user| Account { key: user.key.clone(), relayed: user.next_hop.is_some() }).collect();
+    let users = users
+        .map(|user| Account {
+            key: user.key.clone(),
+            relayed: user.next_hop.is_some(),
+        })
+        .collect();
     Accounts::new(server.method, server.keys.key.clone(), users)
 }
 
@@ -315,7 +390,11 @@ fn outgoing(options: &config::SocketOptions) -> SocketOptions {
         send_buffer: size(options.outbound_send_buffer),
         recv_buffer: size(options.outbound_recv_buffer),
         mark: options.fwmark,
-        bind_addresses: options.bind_address.into_iter().chain(options.bind_address_other).collect(),
+        bind_addresses: options
+            .bind_address
+            .into_iter()
+            .chain(options.bind_address_other)
+            .collect(),
         bind_interface: options.bind_interface.clone(),
     }
 }

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use super::handshakes::Handshakes;
 use crate::net::Stream;
 use crate::net::udp::Socket;
+use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
-use crate::relay::Counters;
 
 /// How long accepting rests when the system has no more files or memory for connections.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -69,18 +69,23 @@ impl Threads {
         let shared = Shared { phase, drained };
         let mut threads = Vec::new();
         for (number, jobs) in jobs.into_iter().enumerate() {
-            let reactor = runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+            let reactor = runtime::Builder::new_current_thread()
+                .enable_all()
+                .event_interval(EVENT_INTERVAL)
+                .build()?;
             let shared = shared.clone();
-            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                reactor.block_on(async move {
-                    let mut running = JoinSet::new();
-                    for job in jobs {
-                        running.spawn(job(shared.clone()));
-                    }
-                    drop(shared);
-                    running.join_all().await;
-                });
-            })?;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || {
+                    reactor.block_on(async move {
+                        let mut running = JoinSet::new();
+                        for job in jobs {
+                            running.spawn(job(shared.clone()));
+                        }
+                        drop(shared);
+                        running.join_all().await;
+                    });
+                })?;
             threads.push(thread);
         }
         Ok(Self(threads))
@@ -152,10 +157,19 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
 
     /// Waits for a connection, when there is room for one.
     async fn accept(&self, listener: &TcpListener) -> io::Result<Accepted> {
-        let room = Arc::clone(&self.connections).acquire_owned().await.map_err(io::Error::other)?;
+        let room = Arc::clone(&self.connections)
+            .acquire_owned()
+            .await
+            .map_err(io::Error::other)?;
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => return Ok(Accepted { stream: Stream::new(stream), peer, room }),
+                Ok((stream, peer)) => {
+                    return Ok(Accepted {
+                        stream: Stream::new(stream),
+                        peer,
+                        room,
+                    });
+                }
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -167,9 +181,22 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         let number = place.number();
         let port = Arc::clone(self);
         let flow = flows.spawn(async move {
-            let Accepted { stream, peer, room: _room } = accepted;
+            let Accepted {
+                stream,
+                peer,
+                room: _room,
+            } = accepted;
             let (inbound, outbound) = (&port.inbound, &port.outbound);
-            tcp::serve(stream, peer, inbound, outbound, &port.timeouts, &port.counters, move || drop(place)).await;
+            tcp::serve(
+                stream,
+                peer,
+                inbound,
+                outbound,
+                &port.timeouts,
+                &port.counters,
+                move || drop(place),
+            )
+            .await;
         });
         self.handshakes.attach(number, flow);
     }
@@ -185,7 +212,10 @@ struct Accepted {
 /// Errors of a connection that went away before it was accepted.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }
 
 /// The job of serving a packet socket.

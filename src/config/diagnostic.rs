@@ -40,6 +40,8 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The value is right in the file of the other role: a server's wildcard address, a client's chain of keys.
+    pub other_role: bool,
 }
 
 impl Diagnostic {
@@ -52,12 +54,8 @@ impl Diagnostic {
             path: path.into(),
             message: message.into(),
             hint: None,
+            other_role: false,
         }
-    }
-
-    /// Says what to do.
-    pub fn hint(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into());
     }
 
     /// Whether `ssr check` fails for it.

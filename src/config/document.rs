@@ -28,8 +28,14 @@ const DIALECT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: true,
 };
 
-/// A person stops reading long before; it bounds the work that a hostile text can cause.
+/// Findings of one severity: a person stops reading long before, and it bounds the work that a hostile text causes.
 pub(super) const MAX_FINDINGS: usize = 100;
+
+/// Whether there is room in `found` for one more of `severity`. Warnings cannot crowd out errors.
+pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
+    let same = |finding: &&Diagnostic| finding.severity == severity;
+    found.iter().filter(same).count() < MAX_FINDINGS
+}
 
 /// Where a value stood.
 #[derive(Clone, Debug)]
@@ -44,6 +50,8 @@ struct Spot {
 pub(super) struct Document {
     /// Its value, with canonical keys only.
     pub(super) value: Value,
+    /// Paths of values that were reported and taken out.
+    pub(super) bad: Vec<String>,
     text: String,
     spots: HashMap<String, Spot>,
     flags: HashMap<String, &'static str>,
@@ -53,42 +61,71 @@ impl Document {
     /// Parses `text` as `role` reads it. Findings go to `found`.
     ///
     /// # Errors
-    /// What is wrong with the syntax; a parser that lost the thread has no second finding.
-    pub(super) fn parse(text: &str, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+    /// What is wrong with the syntax, once: a parser that lost the thread has no second finding.
+    pub(super) fn parse(
+        text: &str,
+        role: Role,
+        found: &mut Vec<Diagnostic>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         Self::walk(text, Kind::Top, role, found)
     }
 
     /// Parses a text that is no config: its keys are not ours to check, but none may be there twice.
     ///
     /// # Errors
-    /// What is wrong first.
-    pub(super) fn plain(text: &str) -> Result<Self, Diagnostic> {
+    /// What is wrong.
+    pub(super) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut found = Vec::new();
         let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
-        found.into_iter().next().map_or(Ok(document), Err)
+        if found.is_empty() {
+            Ok(document)
+        } else {
+            Err(found)
+        }
     }
 
-    fn walk(text: &str, kind: Kind, role: Role, found: &mut Vec<Diagnostic>) -> Result<Self, Diagnostic> {
+    fn walk(
+        text: &str,
+        kind: Kind,
+        role: Role,
+        found: &mut Vec<Diagnostic>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         // Windows editors begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let tree = parse_to_ast(text, &CollectOptions::default(), &DIALECT).map_err(|error| {
-            let mut finding = Diagnostic::new(Severity::Error, "", format!("not valid JSON: {}", error.kind()));
+            let mut finding = Diagnostic::new(
+                Severity::Error,
+                "",
+                format!("not valid JSON: {}", error.kind()),
+            );
             finding.position = Some(position(text, error.range().start));
-            finding
+            vec![finding]
         })?;
         let Some(root) = tree.value else {
-            return Err(Diagnostic::new(Severity::Error, "", "the config is empty"));
+            return Err(vec![Diagnostic::new(
+                Severity::Error,
+                "",
+                "the config is empty",
+            )]);
         };
+        if kind == Kind::Top && root.as_object().is_none() {
+            let mut finding =
+                Diagnostic::new(Severity::Error, "", "a config is an object: `{ … }`");
+            finding.position = Some(position(text, root.range().start));
+            return Err(vec![finding]);
+        }
         let mut walk = Walk {
             text,
             role,
             spots: HashMap::new(),
+            bad: Vec::new(),
             found,
         };
         let root_path = Path::default();
         let value = walk.value(&root, kind, &root_path, false);
         Ok(Self {
             value,
+            bad: walk.bad,
             spots: walk.spots,
             text: text.to_owned(),
             flags: HashMap::new(),
@@ -104,7 +141,9 @@ impl Document {
             if !here.is_object() {
                 *here = Value::Object(Map::new());
             }
-            let Some(map) = here.as_object_mut() else { return };
+            let Some(map) = here.as_object_mut() else {
+                return;
+            };
             here = map.entry(key).or_insert(Value::Null);
         }
         *here = value;
@@ -130,13 +169,23 @@ impl Document {
             }
             if let Some(spot) = self.spots.get(known) {
                 let rest = path.get(known.len()..).unwrap_or_default();
-                let rest = if spot.shown.is_empty() { rest.trim_start_matches('.') } else { rest };
-                return (format!("{}{rest}", spot.shown), Some(position(&self.text, spot.offset)));
+                let rest = if spot.shown.is_empty() {
+                    rest.trim_start_matches('.')
+                } else {
+                    rest
+                };
+                return (
+                    format!("{}{rest}", spot.shown),
+                    Some(position(&self.text, spot.offset)),
+                );
             }
             if known.is_empty() {
                 return (path.to_owned(), None);
             }
-            known = known.rfind(['.', '[']).and_then(|end| known.get(..end)).unwrap_or_default();
+            known = known
+                .rfind(['.', '['])
+                .and_then(|end| known.get(..end))
+                .unwrap_or_default();
         }
     }
 }
@@ -188,6 +237,7 @@ struct Walk<'a> {
     text: &'a str,
     role: Role,
     spots: HashMap<String, Spot>,
+    bad: Vec<String>,
     found: &'a mut Vec<Diagnostic>,
 }
 
@@ -201,26 +251,56 @@ impl Walk<'_> {
         match node {
             ast::Value::StringLit(text) => Value::String(text.value.clone().into_owned()),
             ast::Value::NumberLit(digits) => number(digits.value).unwrap_or_else(|| {
-                self.report(Severity::Error, digits.range.start, path, "no such number".to_owned(), None);
+                self.report(
+                    Severity::Error,
+                    digits.range.start,
+                    path,
+                    "no such number".to_owned(),
+                    None,
+                );
+                self.bad.push(path.canonical.clone());
                 Value::Null
             }),
             ast::Value::BooleanLit(boolean) => Value::Bool(boolean.value),
             ast::Value::NullKeyword(_) => Value::Null,
+            // Serde would take it for the object's values in order.
+            ast::Value::Array(array) if kind.is_object() => {
+                self.report(
+                    Severity::Error,
+                    array.range.start,
+                    path,
+                    "expected an object: `{ … }`, found an array".to_owned(),
+                    None,
+                );
+                self.bad.push(path.canonical.clone());
+                Value::Null
+            }
             ast::Value::Array(array) => array
                 .elements
                 .iter()
                 .enumerate()
-                .map(|(index, element)| self.value(element, kind, &path.index(index), quiet))
+                .map(|(index, element)| {
+                    self.value(element, kind.element(), &path.index(index), quiet)
+                })
                 .collect(),
             ast::Value::Object(object) => Value::Object(self.object(object, kind, path, quiet)),
         }
     }
 
     /// `quiet` objects are switched off or of the other role, so nothing that they ask for matters.
-    fn object(&mut self, object: &ast::Object<'_>, kind: Kind, path: &Path, quiet: bool) -> Map<String, Value> {
+    fn object(
+        &mut self,
+        object: &ast::Object<'_>,
+        kind: Kind,
+        path: &Path,
+        quiet: bool,
+    ) -> Map<String, Value> {
         let quiet = quiet
             || switched_off(object, kind)
-            || matches!((self.role, kind), (Role::Server, Kind::Local) | (Role::Local, Kind::User));
+            || matches!(
+                (self.role, kind),
+                (Role::Server, Kind::Local) | (Role::Local, Kind::User)
+            );
         let mut map = Map::new();
         let mut seen = HashSet::new();
         for property in &object.properties {
@@ -245,7 +325,8 @@ impl Walk<'_> {
             }
             match fate {
                 Fate::Known | Fate::Alias(_) => {
-                    let value = self.value(&property.value, schema::child(kind, canonical), &at, quiet);
+                    let value =
+                        self.value(&property.value, schema::child(kind, canonical), &at, quiet);
                     map.insert(canonical.to_owned(), value);
                 }
                 Fate::Unknown => self.unknown(kind, key, offset, &at),
@@ -264,14 +345,26 @@ impl Walk<'_> {
     fn unknown(&mut self, kind: Kind, key: &str, offset: usize, at: &Path) {
         if let Some(similar) = schema::similar(kind, key) {
             let hint = format!("did you mean `{similar}`?");
-            self.report(Severity::Error, offset, at, "unknown key".to_owned(), Some(hint));
+            self.report(
+                Severity::Error,
+                offset,
+                at,
+                "unknown key".to_owned(),
+                Some(hint),
+            );
             return;
         }
         let hint = match schema::elsewhere(kind, key) {
             Some(place) => format!("it belongs {place}"),
             None => "begin the key with `_` to keep it as a comment".to_owned(),
         };
-        self.report(Severity::Foreign, offset, at, "unknown key, ignored".to_owned(), Some(hint));
+        self.report(
+            Severity::Foreign,
+            offset,
+            at,
+            "unknown key, ignored".to_owned(),
+            Some(hint),
+        );
     }
 
     fn without_meaning(&mut self, fate: Fate, offset: usize, at: &Path) {
@@ -284,8 +377,15 @@ impl Walk<'_> {
         self.report(severity, offset, at, message, None);
     }
 
-    fn report(&mut self, severity: Severity, offset: usize, at: &Path, message: String, hint: Option<String>) {
-        if self.found.len() < MAX_FINDINGS {
+    fn report(
+        &mut self,
+        severity: Severity,
+        offset: usize,
+        at: &Path,
+        message: String,
+        hint: Option<String>,
+    ) {
+        if has_room(self.found, severity) {
             self.found.push(Diagnostic {
                 severity,
                 file: None,
@@ -293,6 +393,7 @@ impl Walk<'_> {
                 path: at.shown.clone(),
                 message,
                 hint,
+                other_role: false,
             });
         }
     }
@@ -300,7 +401,10 @@ impl Walk<'_> {
 
 /// Whether an entry says `"disabled": true`.
 fn switched_off(object: &ast::Object<'_>, kind: Kind) -> bool {
-    matches!(kind, Kind::Server | Kind::Local) && object.get_boolean("disabled").is_some_and(|disabled| disabled.value)
+    matches!(kind, Kind::Server | Kind::Local)
+        && object
+            .get_boolean("disabled")
+            .is_some_and(|disabled| disabled.value)
 }
 
 /// A number as JSON5 spells it: `1`, `+1`, `.5`, `5.`, `0x1F`.
@@ -309,11 +413,17 @@ fn number(text: &str) -> Option<Value> {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+    if let Some(hex) = digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"))
+    {
         let magnitude = u64::from_str_radix(hex, 16).ok()?;
         return match negative {
             false => Some(Value::from(magnitude)),
-            true => i64::try_from(magnitude).ok()?.checked_neg().map(Value::from),
+            true => i64::try_from(magnitude)
+                .ok()?
+                .checked_neg()
+                .map(Value::from),
         };
     }
     if let Ok(whole) = text.parse::<i64>() {

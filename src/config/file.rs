@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{Number, Strings};
+use super::scalar::{List, Number, Strings};
 use super::secret::Secret;
 
 /// The whole file.
@@ -19,12 +19,12 @@ pub(super) struct Top {
     pub(super) server_port: Option<Number<u16>>,
     pub(super) password: Option<Secret>,
     pub(super) method: Option<String>,
-    pub(super) users: Option<Vec<User>>,
+    pub(super) users: Option<List<User>>,
     pub(super) remarks: Option<String>,
     pub(super) id: Option<String>,
     // shadowsocks-libev
     pub(super) key: Option<Secret>,
-    pub(super) port_password: Option<BTreeMap<String, Secret>>,
+    pub(super) port_password: Option<BTreeMap<String, Option<Secret>>>,
     pub(super) nameserver: Option<String>,
     pub(super) mtu: Option<Number<u64>>,
     pub(super) reuse_port: Option<bool>,
@@ -38,8 +38,8 @@ pub(super) struct Top {
     pub(super) local_address: Option<String>,
     pub(super) local_port: Option<Number<u16>>,
     pub(super) protocol: Option<String>,
-    pub(super) servers: Option<Vec<Server>>,
-    pub(super) locals: Option<Vec<Local>>,
+    pub(super) servers: Option<List<Server>>,
+    pub(super) locals: Option<List<Local>>,
     pub(super) mode: Option<String>,
     pub(super) timeout: Option<Number<u64>>,
     pub(super) udp_timeout: Option<Number<u64>>,
@@ -84,7 +84,7 @@ pub(super) struct Server {
     pub(super) password: Option<Secret>,
     pub(super) key: Option<Secret>,
     pub(super) method: Option<String>,
-    pub(super) users: Option<Vec<User>>,
+    pub(super) users: Option<List<User>>,
     pub(super) disabled: Option<bool>,
     pub(super) timeout: Option<Number<u64>>,
     pub(super) remarks: Option<String>,
@@ -153,7 +153,7 @@ pub(super) struct Balancer {
 pub(super) struct Log {
     pub(super) level: Option<Number<u32>>,
     pub(super) format: Option<Format>,
-    pub(super) writers: Option<Vec<Writer>>,
+    pub(super) writers: Option<List<Writer>>,
 }
 
 /// `format` of `log` and of each of its writers.

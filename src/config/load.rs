@@ -1,4 +1,4 @@
-//! The IO around [`super::parse`]: finding the file, reading it, reading the password file it names.
+//! The IO around [`super::parse()`]: finding the file, reading it, reading the password file it names.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -24,15 +24,15 @@ const MAX_SIZE: u64 = 16 << 20;
 pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config, Vec<Diagnostic>> {
     let name = |mut found: Vec<Diagnostic>| {
         for finding in &mut found {
-            finding.file = finding
-                .file
-                .take()
-                .or_else(|| path.filter(|_| finding.position.is_some()).map(Path::to_path_buf));
+            finding.file = finding.file.take().or_else(|| {
+                path.filter(|_| finding.position.is_some())
+                    .map(Path::to_path_buf)
+            });
         }
         found
     };
     let text = match path {
-        Some(path) => read(path).map_err(|finding| vec![finding])?,
+        Some(path) => read(path)?,
         None => Zeroizing::new("{}".to_owned()),
     };
     let env = |variable: &str| std::env::var(variable).ok();
@@ -85,11 +85,11 @@ pub fn lookup_places(role: Role) -> Vec<PathBuf> {
         .collect()
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>, Diagnostic> {
+fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
     let fail = |message: String| {
         let mut finding = Diagnostic::new(Severity::Error, "", message);
         finding.file = Some(path.to_path_buf());
-        finding
+        vec![finding]
     };
     let mut bytes = Zeroizing::new(Vec::new());
     std::fs::File::open(path)
@@ -125,35 +125,50 @@ struct AuthUser {
 
 /// The users in the file at `path`. None at all is an error: the file is there to keep strangers out.
 fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
-    let text = read(path).map_err(|finding| vec![finding])?;
-    let fail = |mut finding: Diagnostic| {
-        finding.file = Some(path.to_path_buf());
-        vec![finding]
+    let text = read(path)?;
+    let fail = |mut found: Vec<Diagnostic>| {
+        for finding in &mut found {
+            finding.file = Some(path.to_path_buf());
+        }
+        found
     };
     let document = Document::plain(&text).map_err(fail)?;
     let file: AuthFile = strict(&document).map_err(fail)?;
     let users = file.password.unwrap_or_default().users;
     if users.is_empty() {
         let message = "nobody could log in: no users";
-        return Err(fail(Diagnostic::new(Severity::Error, "password.users", message)));
+        return Err(fail(vec![Diagnostic::new(
+            Severity::Error,
+            "password.users",
+            message,
+        )]));
     }
     let mut found = Vec::new();
     for (index, user) in users.iter().enumerate() {
-        for (key, text) in [("user_name", user.user_name.as_str()), ("password", user.password.expose())] {
+        for (key, text) in [
+            ("user_name", user.user_name.as_str()),
+            ("password", user.password.expose()),
+        ] {
             if !(1..=255).contains(&text.len()) {
                 let at = format!("password.users[{index}].{key}");
                 let (shown, position) = document.locate(&at);
-                let mut finding = Diagnostic::new(Severity::Error, shown, "SOCKS5 has room for 1 to 255 bytes");
+                let mut finding =
+                    Diagnostic::new(Severity::Error, shown, "SOCKS5 has room for 1 to 255 bytes");
                 finding.position = position;
-                found.extend(fail(finding));
+                found.push(finding);
             }
         }
     }
     match found.is_empty() {
         true => Ok(users
             .into_iter()
-            .map(|AuthUser { user_name: user, password }| Credential { user, password })
+            .map(
+                |AuthUser {
+                     user_name: user,
+                     password,
+                 }| Credential { user, password },
+            )
             .collect()),
-        false => Err(found),
+        false => Err(fail(found)),
     }
 }

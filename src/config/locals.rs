@@ -23,7 +23,8 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
     };
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
-    let shorthand = top.local_address.is_some() || top.local_port.is_some() || top.protocol.is_some();
+    let shorthand =
+        top.local_address.is_some() || top.local_port.is_some() || top.protocol.is_some();
     if shorthand || listed.is_empty() {
         let entry = file::Local {
             local_address: top.local_address.clone(),
@@ -40,23 +41,36 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
         }
     }
     if !shorthand && !listed.is_empty() && listed.iter().all(|entry| entry.disabled == Some(true)) {
-        cx.report.error("locals", "every entry is disabled: nothing to listen on");
+        cx.report
+            .error("locals", "every entry is disabled: nothing to listen on");
     }
     refuse_same_address(&found, cx);
     found.into_iter().map(|(_, local)| local).collect()
 }
 
-fn local(entry: &file::Local, at: &str, mode: Mode, loopback: IpAddr, cx: &mut Context<'_>) -> Option<Local> {
+fn local(
+    entry: &file::Local,
+    at: &str,
+    mode: Mode,
+    loopback: IpAddr,
+    cx: &mut Context<'_>,
+) -> Option<Local> {
     let protocol = protocol(entry.protocol.as_deref(), at, cx)?;
     let address = listen(
         (&key_at(at, "local_address"), entry.local_address.as_deref()),
-        (&key_at(at, "local_port"), entry.local_port.unwrap_or(Number(DEFAULT_PORT))),
+        (
+            &key_at(at, "local_port"),
+            entry.local_port.unwrap_or(Number(DEFAULT_PORT)),
+        ),
         loopback,
         cx,
     )?;
     let udp_address = match entry.local_udp_port {
         Some(port) => listen(
-            (&key_at(at, "local_udp_address"), entry.local_udp_address.as_deref()),
+            (
+                &key_at(at, "local_udp_address"),
+                entry.local_udp_address.as_deref(),
+            ),
             (&key_at(at, "local_udp_port"), port),
             loopback,
             cx,
@@ -92,8 +106,11 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
         None | Some("socks") => Some(Protocol::Socks),
         Some(later @ ("http" | "tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
             let message = format!("`{later}`: not yet in this version of ssr");
-            cx.report
-                .error_hint(&path, message, "`\"disabled\": true` keeps the entry for later");
+            cx.report.error_hint(
+                &path,
+                message,
+                "`\"disabled\": true` keeps the entry for later",
+            );
             None
         }
         Some(other) => {
@@ -105,7 +122,12 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
 }
 
 /// An address to listen on, from its two keys.
-fn listen(host: (&str, Option<&str>), port: (&str, Number<u16>), loopback: IpAddr, cx: &mut Context<'_>) -> Option<Address> {
+fn listen(
+    host: (&str, Option<&str>),
+    port: (&str, Number<u16>),
+    loopback: IpAddr,
+    cx: &mut Context<'_>,
+) -> Option<Address> {
     let Number(number) = port.1;
     if number == 0 {
         cx.report
@@ -132,10 +154,17 @@ fn refuse_same_address(found: &[(String, Local)], cx: &mut Context<'_>) {
     let mut taken: HashMap<(&Address, &str), &str> = HashMap::new();
     for (at, local) in found {
         let udp = local.udp_address.as_ref().unwrap_or(&local.address);
-        let uses = [(local.mode.tcp, &local.address, "TCP"), (local.mode.udp, udp, "UDP")];
+        let uses = [
+            (local.mode.tcp, &local.address, "TCP"),
+            (local.mode.udp, udp, "UDP"),
+        ];
         for (_, address, transport) in uses.into_iter().filter(|(used, ..)| *used) {
             if let Some(first) = taken.insert((address, transport), at) {
-                let first = if first.is_empty() { "`local_port`" } else { first };
+                let first = if first.is_empty() {
+                    "`local_port`"
+                } else {
+                    first
+                };
                 cx.report.error(
                     &key_at(at, "local_port"),
                     format!("{transport} {address} is taken already, by {first}"),

@@ -25,7 +25,9 @@ pub(super) fn log(written: Option<&file::Log>, cx: &mut Context<'_>) -> Log {
         Some(writers) => writers
             .iter()
             .enumerate()
-            .filter_map(|(index, writer)| one(writer, &format!("log.writers[{index}]"), &console, cx))
+            .filter_map(|(index, writer)| {
+                one(writer, &format!("log.writers[{index}]"), &console, cx)
+            })
             .collect(),
     };
     Log {
@@ -41,10 +43,6 @@ fn one(written: &file::Writer, at: &str, default: &Writer, cx: &mut Context<'_>)
         (Some(console), None, None) => (console.level, &console.format, Sink::Console),
         (None, Some(file), None) => (file.level, &file.format, file_sink(file, at, cx)?),
         (None, None, Some(syslog)) => {
-            cx.report.warn(
-                &format!("{at}.syslog"),
-                "written to standard error in this version of ssr",
-            );
             let sink = Sink::Syslog {
                 identity: syslog.identity.clone(),
                 facility: syslog.facility.map_or(1, |Number(facility)| facility),
@@ -74,14 +72,19 @@ fn file_sink(file: &file::LogFile, at: &str, cx: &mut Context<'_>) -> Option<Sin
         Some("daily") => Rotation::Daily,
         Some(other) => {
             let message = format!("`{other}` is no rotation");
-            cx.report
-                .error_hint(&format!("{at}.file.rotation"), message, "it is `never`, `hourly` or `daily`");
+            cx.report.error_hint(
+                &format!("{at}.file.rotation"),
+                message,
+                "it is `never`, `hourly` or `daily`",
+            );
             Rotation::Never
         }
     };
     let Some(directory) = file.directory.as_deref().filter(|path| !path.is_empty()) else {
-        cx.report
-            .error(&format!("{at}.file.directory"), "missing: the directory of the log files");
+        cx.report.error(
+            &format!("{at}.file.directory"),
+            "missing: the directory of the log files",
+        );
         return None;
     };
     Some(Sink::File {

@@ -34,8 +34,11 @@ impl Context<'_> {
             Some("tcp_and_udp") => Mode::TCP_AND_UDP,
             Some(other) => {
                 let message = format!("`{other}` is no mode");
-                self.report
-                    .error_hint(path, message, "it is `tcp_and_udp`, `tcp_only` or `udp_only`");
+                self.report.error_hint(
+                    path,
+                    message,
+                    "it is `tcp_and_udp`, `tcp_only` or `udp_only`",
+                );
                 default
             }
         }
@@ -57,8 +60,11 @@ impl Context<'_> {
     pub(super) fn count(&mut self, path: &str, written: Option<Number<u64>>) -> Option<usize> {
         let Number(count) = written?;
         if count == 0 {
-            self.report
-                .error_hint(path, "0 would let nothing through", "leave the key out for the default");
+            self.report.error_hint(
+                path,
+                "0 would let nothing through",
+                "leave the key out for the default",
+            );
             return None;
         }
         Some(usize::try_from(count).unwrap_or(usize::MAX))

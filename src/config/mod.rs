@@ -8,11 +8,12 @@
 //! Files of shadowsocks-rust 1.25 and shadowsocks-libev 3.3 run unchanged, or are told by line, column and key why
 //! not. Each step goes on after an error, so that one reading finds them all.
 //!
-//! [`parse`] does no IO; [`load`] reads files around it.
+//! [`parse`] does no IO; [`load()`] reads files around it.
 
 mod diagnostic;
 mod document;
 mod file;
+mod keys;
 mod load;
 mod locals;
 mod logging;
@@ -34,12 +35,21 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role, Rotation, Server, Sink,
-    SocketOptions, Timeouts, User, Weight, Writer,
+    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role,
+    Rotation, Server, Sink, SocketOptions, Timeouts, User, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;
 pub use self::url::{ServerUrl, UrlError};
+
+/// Whether `found` says no more than that the file is for the other role.
+pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
+    let mut errors = found
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .peekable();
+    errors.peek().is_some() && errors.all(|finding| finding.other_role)
+}
 
 use self::document::Document;
 use self::meaning::Context;
@@ -47,11 +57,15 @@ use self::reporter::Reporter;
 
 /// Reads a config for `role`. `env` is asked for the variables of `"${VAR}"`.
 ///
-/// Touches neither files nor network: [`Local::auth`] stays empty, [`load`] fills it.
+/// Touches neither files nor network: [`Local::auth`] stays empty, [`load()`] fills it.
 ///
 /// # Errors
 /// Everything that is wrong, in the order of the text, warnings included.
-pub fn parse(text: &str, role: Role, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Diagnostic>> {
+pub fn parse(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Vec<Diagnostic>> {
     parse_with(text, role, env, &Overrides::default())
 }
 
@@ -66,10 +80,7 @@ pub fn parse_with(
     flags: &Overrides,
 ) -> Result<Config, Vec<Diagnostic>> {
     let mut found = Vec::new();
-    let mut document = match Document::parse(text, role, &mut found) {
-        Ok(document) => document,
-        Err(finding) => return Err(vec![finding]),
-    };
+    let mut document = Document::parse(text, role, &mut found)?;
     flags.apply(&mut document, env);
     let mut report = Reporter::new(document, found);
     let top = report.file();

@@ -123,11 +123,20 @@ pub struct Mode {
 
 impl Mode {
     /// `tcp_only`.
-    pub const TCP_ONLY: Self = Self { tcp: true, udp: false };
+    pub const TCP_ONLY: Self = Self {
+        tcp: true,
+        udp: false,
+    };
     /// `udp_only`.
-    pub const UDP_ONLY: Self = Self { tcp: false, udp: true };
+    pub const UDP_ONLY: Self = Self {
+        tcp: false,
+        udp: true,
+    };
     /// `tcp_and_udp`.
-    pub const TCP_AND_UDP: Self = Self { tcp: true, udp: true };
+    pub const TCP_AND_UDP: Self = Self {
+        tcp: true,
+        udp: true,
+    };
 
     /// Its name in a config.
     pub fn name(self) -> &'static str {
@@ -161,7 +170,7 @@ pub struct Local {
     pub udp_associate_address: Option<Address>,
     /// Which of TCP and UDP it serves.
     pub mode: Mode,
-    /// Who may use it; empty: everybody. Read by [`super::load`], not by [`super::parse`].
+    /// Who may use it; empty: everybody. Read by [`super::load()`], not by [`super::parse()`].
     pub auth: Vec<Credential>,
     /// The file that `auth` comes from.
     pub auth_file: Option<PathBuf>,

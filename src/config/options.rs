@@ -26,7 +26,9 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
         keep_alive: match top.keep_alive {
             None => Some(Duration::from_secs(15)),
             // As many as the system lets a socket ask for.
-            Some(Number(seconds)) => (seconds > 0).then(|| Duration::from_secs(seconds.min(32_767))),
+            Some(Number(seconds)) => {
+                (seconds > 0).then(|| Duration::from_secs(seconds.min(32_767)))
+            }
         },
         ipv6_first: top.ipv6_first.unwrap_or(false),
         ipv6_only: top.ipv6_only.unwrap_or(false),
@@ -46,12 +48,21 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
 }
 
 /// The global options with those of one server over them.
-pub(super) fn socket_of(entry: &file::Server, at: &str, global: &SocketOptions, cx: &mut Context<'_>) -> SocketOptions {
+pub(super) fn socket_of(
+    entry: &file::Server,
+    at: &str,
+    global: &SocketOptions,
+    cx: &mut Context<'_>,
+) -> SocketOptions {
     let mut socket = global.clone();
     if let Some(Number(mark)) = entry.outbound_fwmark {
         socket.fwmark = Some(mark);
     }
-    if let Some(address) = bind_address(&key_at(at, "outbound_bind_addr"), entry.outbound_bind_addr.as_deref(), cx) {
+    if let Some(address) = bind_address(
+        &key_at(at, "outbound_bind_addr"),
+        entry.outbound_bind_addr.as_deref(),
+        cx,
+    ) {
         socket.bind_address = Some(address);
         socket.bind_address_other = None;
     }
@@ -70,20 +81,22 @@ pub(super) fn socket_of(entry: &file::Server, at: &str, global: &SocketOptions, 
 /// `outbound_bind_addr`, or shadowsocks-libev's one address for each family.
 fn bind_addresses(top: &Top, cx: &mut Context<'_>) -> (Option<IpAddr>, Option<IpAddr>) {
     let chosen = bind_address("outbound_bind_addr", top.outbound_bind_addr.as_deref(), cx);
-    let v4 = filled(top.local_ipv4_address.as_deref()).and_then(|text| match text.parse::<Ipv4Addr>() {
-        Ok(ip) => Some(IpAddr::V4(ip)),
-        Err(_) => {
-            cx.report.error("local_ipv4_address", "not an IPv4 address");
-            None
-        }
-    });
-    let v6 = filled(top.local_ipv6_address.as_deref()).and_then(|text| match text.parse::<Ipv6Addr>() {
-        Ok(ip) => Some(IpAddr::V6(ip)),
-        Err(_) => {
-            cx.report.error("local_ipv6_address", "not an IPv6 address");
-            None
-        }
-    });
+    let v4 =
+        filled(top.local_ipv4_address.as_deref()).and_then(|text| match text.parse::<Ipv4Addr>() {
+            Ok(ip) => Some(IpAddr::V4(ip)),
+            Err(_) => {
+                cx.report.error("local_ipv4_address", "not an IPv4 address");
+                None
+            }
+        });
+    let v6 =
+        filled(top.local_ipv6_address.as_deref()).and_then(|text| match text.parse::<Ipv6Addr>() {
+            Ok(ip) => Some(IpAddr::V6(ip)),
+            Err(_) => {
+                cx.report.error("local_ipv6_address", "not an IPv6 address");
+                None
+            }
+        });
     match (chosen, v4, v6) {
         (Some(chosen), ..) => (Some(chosen), None),
         (None, Some(v4), v6) => (Some(v4), v6),
@@ -95,8 +108,11 @@ fn bind_address(path: &str, written: Option<&str>, cx: &mut Context<'_>) -> Opti
     let text = filled(written)?;
     let address = text.parse().ok();
     if address.is_none() {
-        cx.report
-            .error_hint(path, "not an IP address", "give one of this machine's, without a port");
+        cx.report.error_hint(
+            path,
+            "not an IP address",
+            "give one of this machine's, without a port",
+        );
     }
     address
 }
@@ -135,7 +151,7 @@ pub(super) fn timeouts(top: &Top, cx: &mut Context<'_>) -> Timeouts {
     };
     let mut or = |path: &str, written, default| {
         cx.seconds(path, written)
-            .unwrap_or(Duration::from_secs(default))
+            .unwrap_or_else(|| Duration::from_secs(default))
     };
     Timeouts {
         // A slow phone on a bad line needs a few; a stranger who sends nothing gets no more.
@@ -174,8 +190,11 @@ pub(super) fn workers(top: &Top, cx: &mut Context<'_>) -> usize {
         None | Some("single_thread" | "multi_thread") => {}
         Some(other) => {
             let message = format!("`{other}` is no mode");
-            cx.report
-                .error_hint("runtime.mode", message, "it is `multi_thread` or `single_thread`");
+            cx.report.error_hint(
+                "runtime.mode",
+                message,
+                "it is `multi_thread` or `single_thread`",
+            );
         }
     }
     let (written, path) = match top.workers {
@@ -200,7 +219,8 @@ pub(super) fn balancer(top: &Top, cx: &mut Context<'_>) -> Balancer {
     let check_interval = cx
         .seconds("balancer.check_interval", written.check_interval)
         .unwrap_or(Duration::from_secs(10));
-    let check_best_interval = cx.seconds("balancer.check_best_interval", written.check_best_interval);
+    let check_best_interval =
+        cx.seconds("balancer.check_best_interval", written.check_best_interval);
     if check_best_interval.is_some_and(|best| best > check_interval) {
         cx.report.error_hint(
             "balancer.check_best_interval",

@@ -55,7 +55,11 @@ impl Overrides {
         if url.plugin.is_some() {
             return Err(UrlError::Plugin);
         }
-        self.server(&url.address.to_string(), Some(&url.method), Some(url.password.expose()));
+        self.server(
+            &url.address.to_string(),
+            Some(&url.method),
+            Some(url.password.expose()),
+        );
         self.server_flag = "--server-url";
         if let (Some(server), Some(name)) = (&mut self.server, url.name) {
             server.insert("remarks".to_owned(), name.into());
@@ -116,6 +120,9 @@ impl Overrides {
             document.forget("locals", "mode");
         }
         for (path, value, flag) in &self.rest {
+            if *path == "timeouts.idle" {
+                document.forget("servers", "timeout");
+            }
             document.set(path, value.clone(), flag);
         }
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::document::{Document, MAX_FINDINGS, within};
+use super::document::{Document, has_room, within};
 use super::file;
 use super::schema;
 
@@ -18,18 +18,19 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(document: Document, found: Vec<Diagnostic>) -> Self {
+    pub(super) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
+        let bad = std::mem::take(&mut document.bad);
         Self {
             document,
             found,
-            bad: Vec::new(),
+            bad,
         }
     }
 
     /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
     /// reading finds every such error.
     pub(super) fn file(&mut self) -> file::Top {
-        loop {
+        while has_room(&self.found, Severity::Error) {
             let error = match serde_path_to_error::deserialize(&self.document.value) {
                 Ok(top) => return top,
                 Err(error) => error,
@@ -42,13 +43,21 @@ impl Reporter {
                 (!value.is_null()).then(|| (path(steps), value.take()))
             });
             let Some((path, value)) = outer else {
-                self.push(Severity::Error, "", "a config is an object: `{ … }`".to_owned(), None);
+                self.push(
+                    Severity::Error,
+                    "",
+                    "a config is an object: `{ … }`".to_owned(),
+                    None,
+                );
                 return file::Top::default();
             };
-            let message = type_error(&path, &error.inner().to_string(), &value);
-            self.push(Severity::Error, &path, message, None);
+            if !self.bad.iter().any(|bad| within(bad, &path)) {
+                let message = type_error(&path, &error.inner().to_string(), &value);
+                self.push(Severity::Error, &path, message, None);
+            }
             self.bad.push(path);
         }
+        file::Top::default()
     }
 
     /// An error at `path`.
@@ -57,8 +66,27 @@ impl Reporter {
     }
 
     /// An error at `path`, and what to do.
-    pub(super) fn error_hint(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn error_hint(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.push(Severity::Error, path, message.into(), Some(hint.into()));
+    }
+
+    /// An error at `path` that would be none if the other role read the file.
+    pub(super) fn error_other_role(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let before = self.found.len();
+        self.push(Severity::Error, path, message.into(), Some(hint.into()));
+        if let Some(finding) = self.found.get_mut(before) {
+            finding.other_role = true;
+        }
     }
 
     /// A warning at `path`.
@@ -67,12 +95,17 @@ impl Reporter {
     }
 
     /// A warning at `path`, and what to do.
-    pub(super) fn warn_hint(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn warn_hint(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.push(Severity::Warning, path, message.into(), Some(hint.into()));
     }
 
     fn push(&mut self, severity: Severity, path: &str, message: String, hint: Option<String>) {
-        if self.found.len() >= MAX_FINDINGS || self.bad.iter().any(|bad| within(path, bad)) {
+        if !has_room(&self.found, severity) || self.bad.iter().any(|bad| within(path, bad)) {
             return;
         }
         let (shown, position) = self.document.locate(path);
@@ -83,13 +116,16 @@ impl Reporter {
             path: shown,
             message,
             hint,
+            other_role: false,
         });
     }
 
     /// All findings in the order of the text, each once.
     pub(super) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found;
-        found.sort_by(|a, b| (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message)));
+        found.sort_by(|a, b| {
+            (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message))
+        });
         found.dedup();
         found
     }
@@ -99,16 +135,19 @@ impl Reporter {
 ///
 /// # Errors
 /// The finding, without a file name.
-pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Diagnostic> {
+pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
     serde_path_to_error::deserialize(&document.value).map_err(|error| {
         let steps: Vec<Segment> = error.path().iter().cloned().collect();
         let path = path(&steps);
-        let value = document.value.pointer(&pointer(&steps)).unwrap_or(&Value::Null);
+        let value = document
+            .value
+            .pointer(&pointer(&steps))
+            .unwrap_or(&Value::Null);
         let message = type_error(&path, &error.inner().to_string(), value);
         let (shown, position) = document.locate(&path);
         let mut finding = Diagnostic::new(Severity::Error, shown, message);
         finding.position = position;
-        finding
+        vec![finding]
     })
 }
 
@@ -124,11 +163,15 @@ fn path(steps: &[Segment]) -> String {
 
 /// `/servers/0/password` (RFC 6901).
 fn pointer(steps: &[Segment]) -> String {
-    steps.iter().fold(String::new(), |pointer, step| match step {
-        Segment::Seq { index } => format!("{pointer}/{index}"),
-        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
-        _ => pointer,
-    })
+    steps
+        .iter()
+        .fold(String::new(), |pointer, step| match step {
+            Segment::Seq { index } => format!("{pointer}/{index}"),
+            Segment::Map { key } => {
+                format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+            }
+            _ => pointer,
+        })
 }
 
 /// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.

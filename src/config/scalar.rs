@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Deref;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 
@@ -76,12 +77,33 @@ impl<'de> Deserialize<'de> for Strings {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strings, A::Error> {
                 let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
+                while let Some(item) = seq.next_element::<Option<String>>()? {
+                    items.push(item.unwrap_or_default());
                 }
                 Ok(Strings { items, array: true })
             }
         }
         deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+/// An array of objects, in which `null` is an object without keys: then a single bad element does not cost the others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct List<T>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let items = Vec::<Option<T>>::deserialize(deserializer)?;
+        Ok(Self(
+            items.into_iter().map(Option::unwrap_or_default).collect(),
+        ))
+    }
+}
+
+impl<T> Deref for List<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::file;
 
-/// The kind of object that a key stands in.
+/// The kind of object that a key stands in, or of the array that is its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Top,
@@ -29,8 +29,33 @@ pub(super) enum Kind {
     Runtime,
     Timeouts,
     Limits,
+    Servers,
+    Users,
+    Locals,
+    Writers,
     /// Not ours to check: a resolver's options, passwords by port.
     Free,
+}
+
+impl Kind {
+    /// Whether the key takes one object, rather than an array of them or anything.
+    pub(super) fn is_object(self) -> bool {
+        !matches!(
+            self,
+            Self::Servers | Self::Users | Self::Locals | Self::Writers | Self::Free
+        )
+    }
+
+    /// The kind of the elements of such an array.
+    pub(super) fn element(self) -> Self {
+        match self {
+            Self::Servers => Self::Server,
+            Self::Users => Self::User,
+            Self::Locals => Self::Local,
+            Self::Writers => Self::Writer,
+            other => other,
+        }
+    }
 }
 
 /// What becomes of a key.
@@ -80,17 +105,34 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (
         Kind::Server,
         Fate::Later,
-        &["acl", "outbound_proxy", "plugin", "transport", "warm_connections"],
+        &[
+            "acl",
+            "outbound_proxy",
+            "plugin",
+            "transport",
+            "warm_connections",
+        ],
     ),
     (
         Kind::Local,
         Fate::Later,
-        &["acl", "http_auth_config_path", "launchd_tcp_socket_name", "launchd_udp_socket_name"],
+        &[
+            "acl",
+            "http_auth_config_path",
+            "launchd_tcp_socket_name",
+            "launchd_udp_socket_name",
+        ],
     ),
     (
         Kind::User,
         Fate::Later,
-        &["expires", "max_connections", "max_ips", "quota_bytes", "rate_limit"],
+        &[
+            "expires",
+            "max_connections",
+            "max_ips",
+            "quota_bytes",
+            "rate_limit",
+        ],
     ),
     (
         Kind::Top,
@@ -107,7 +149,11 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "version",
         ],
     ),
-    (Kind::Server, Fate::Silent, &["plugin_args", "plugin_mode", "plugin_opts"]),
+    (
+        Kind::Server,
+        Fate::Silent,
+        &["plugin_args", "plugin_mode", "plugin_opts"],
+    ),
     (
         Kind::Local,
         Fate::Silent,
@@ -134,24 +180,58 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     ),
     (
         Kind::Top,
-        Fate::NoEffect("ssr stays the user that started it: choose the user in the service manager"),
+        Fate::NoEffect(
+            "ssr stays the user that started it: choose the user in the service manager",
+        ),
         &["user"],
     ),
     (
         Kind::Top,
-        Fate::NoEffect("ssr logs to standard error, where a service manager reads it, or to `log.writers`"),
+        Fate::NoEffect(
+            "ssr logs to standard error, where a service manager reads it, or to `log.writers`",
+        ),
         &["use_syslog"],
     ),
-    (Kind::Top, Fate::NoEffect("only ss-manager used it"), &["workdir"]),
-    (Kind::Top, Fate::NoEffect("ssr leaves the traffic class of packets alone"), &["dscp"]),
-    (Kind::Top, Fate::NoEffect("only ss-tunnel used it"), &["tunnel_address"]),
-    (Kind::Top, Fate::NoEffect("only ss-redir used it"), &["tcp_tproxy"]),
-    (Kind::Top, Fate::NoEffect("it exists on FreeBSD only"), &["outbound_user_cookie"]),
-    (Kind::Server, Fate::NoEffect("it exists on FreeBSD only"), &["outbound_user_cookie"]),
-    (Kind::Log, Fate::NoEffect("log4rs files are not read: use `log.writers`"), &["config_path"]),
     (
         Kind::Top,
-        Fate::Withdrawn("one-time authentication was withdrawn in 2017: remove the key, AEAD methods authenticate"),
+        Fate::NoEffect("only ss-manager used it"),
+        &["workdir"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("ssr leaves the traffic class of packets alone"),
+        &["dscp"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("only ss-tunnel used it"),
+        &["tunnel_address"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("only ss-redir used it"),
+        &["tcp_tproxy"],
+    ),
+    (
+        Kind::Top,
+        Fate::NoEffect("it exists on FreeBSD only"),
+        &["outbound_user_cookie"],
+    ),
+    (
+        Kind::Server,
+        Fate::NoEffect("it exists on FreeBSD only"),
+        &["outbound_user_cookie"],
+    ),
+    (
+        Kind::Log,
+        Fate::NoEffect("log4rs files are not read: use `log.writers`"),
+        &["config_path"],
+    ),
+    (
+        Kind::Top,
+        Fate::Withdrawn(
+            "one-time authentication was withdrawn in 2017: remove the key, AEAD methods authenticate",
+        ),
         &["auth"],
     ),
 ];
@@ -178,7 +258,7 @@ const KINDS: &[Kind] = &[
 
 /// What becomes of `key` in an object of `kind`.
 pub(super) fn fate(kind: Kind, key: &str) -> Fate {
-    if kind == Kind::Free || fields(kind).contains(&key) {
+    if !kind.is_object() || fields(kind).contains(&key) {
         return Fate::Known;
     }
     OTHERS
@@ -187,18 +267,18 @@ pub(super) fn fate(kind: Kind, key: &str) -> Fate {
         .map_or(Fate::Unknown, |(_, fate, _)| *fate)
 }
 
-/// The kind of the object, or of the objects in the array, under `key`.
+/// The kind of the value under `key`.
 pub(super) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
-        (Kind::Top, "servers") => Kind::Server,
-        (Kind::Top, "locals") => Kind::Local,
-        (Kind::Top | Kind::Server, "users") => Kind::User,
+        (Kind::Top, "servers") => Kind::Servers,
+        (Kind::Top, "locals") => Kind::Locals,
+        (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
         (Kind::Top, "balancer") => Kind::Balancer,
         (Kind::Top, "log") => Kind::Log,
         (Kind::Log | Kind::Console | Kind::LogFile | Kind::Syslog, "format") => Kind::Format,
-        (Kind::Log, "writers") => Kind::Writer,
+        (Kind::Log, "writers") => Kind::Writers,
         (Kind::Writer, "console") => Kind::Console,
         (Kind::Writer, "file") => Kind::LogFile,
         (Kind::Writer, "syslog") => Kind::Syslog,
@@ -307,7 +387,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Runtime => fields_of::<file::Runtime>(),
         Kind::Timeouts => fields_of::<file::Timeouts>(),
         Kind::Limits => fields_of::<file::Limits>(),
-        Kind::Free => &[],
+        Kind::Servers | Kind::Users | Kind::Locals | Kind::Writers | Kind::Free => &[],
     }
 }
 
@@ -386,7 +466,9 @@ mod tests {
         ] {
             assert_eq!(similar(Kind::Top, typed), Some(meant));
         }
-        for foreign in ["strategy", "global", "enabled", "group", "tag", "uid", "configs", "obfs"] {
+        for foreign in [
+            "strategy", "global", "enabled", "group", "tag", "uid", "configs", "obfs",
+        ] {
             assert_eq!(similar(Kind::Top, foreign), None, "{foreign}");
         }
     }

@@ -1,14 +1,14 @@
-//! `servers`, and the one at the top level: addresses, keys, users.
+//! `servers`, and the one at the top level: addresses and options. Keys are in [`super::keys`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::crypto::{Family, Key, Method};
+use crate::crypto::{Family, Method};
 use crate::wire::address::Address;
 
 use super::file::{self, Top};
 use super::meaning::Context;
-use super::model::{Keys, Mode, Role, Server, SocketOptions, User, Weight};
+use super::model::{Mode, Role, Server, SocketOptions, Weight};
 use super::options;
 use super::scalar::{Number, Strings};
 use super::secret::Secret;
@@ -25,7 +25,12 @@ pub(super) fn key_at(at: &str, key: &str) -> String {
 }
 
 /// Every server that is not disabled. None at all is an error.
-pub(super) fn servers(top: &Top, mode: Mode, socket: &SocketOptions, cx: &mut Context<'_>) -> Vec<Server> {
+pub(super) fn servers(
+    top: &Top,
+    mode: Mode,
+    socket: &SocketOptions,
+    cx: &mut Context<'_>,
+) -> Vec<Server> {
     let mut found = Vec::new();
     let listed = top.servers.as_deref().unwrap_or_default();
     let shorthand = top.server.is_some()
@@ -36,14 +41,24 @@ pub(super) fn servers(top: &Top, mode: Mode, socket: &SocketOptions, cx: &mut Co
     if shorthand {
         let ports = port_passwords(top, cx);
         let entry = top_entry(top);
-        let mut build = Build { entry: &entry, at: "", mode, socket, cx };
+        let mut build = Build {
+            entry: &entry,
+            at: "",
+            mode,
+            socket,
+            cx,
+        };
         build.all(&ports, &mut found);
-    } else if let Some(orphan) = [("method", top.method.is_some()), ("users", top.users.is_some())]
-        .into_iter()
-        .find_map(|(key, given)| given.then_some(key))
+    } else if let Some(orphan) = [
+        ("method", top.method.is_some()),
+        ("users", top.users.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, given)| given.then_some(key))
         && !listed.is_empty()
     {
-        cx.report.warn(orphan, "no effect without `server` beside it");
+        cx.report
+            .warn(orphan, "no effect without `server` beside it");
     }
     let own_mode = match cx.role {
         Role::Server => mode,
@@ -53,12 +68,22 @@ pub(super) fn servers(top: &Top, mode: Mode, socket: &SocketOptions, cx: &mut Co
     for (index, entry) in listed.iter().enumerate() {
         if entry.disabled != Some(true) {
             let at = format!("servers[{index}]");
-            let mut build = Build { entry, at: &at, mode: own_mode, socket, cx: &mut *cx };
+            let mut build = Build {
+                entry,
+                at: &at,
+                mode: own_mode,
+                socket,
+                cx: &mut *cx,
+            };
             build.all(&[], &mut found);
         }
     }
     if !shorthand && listed.iter().all(|entry| entry.disabled == Some(true)) {
-        let message = if listed.is_empty() { "no server" } else { "every server is disabled" };
+        let message = if listed.is_empty() {
+            "no server"
+        } else {
+            "every server is disabled"
+        };
         cx.report.error_hint(
             "servers",
             message,
@@ -88,44 +113,53 @@ fn top_entry(top: &Top) -> file::Server {
 
 /// `port_password`: for server, a server on each port; for local, only where `server_port` and `password` do not say.
 fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)> {
-    let Some(written) = &top.port_password else { return Vec::new() };
+    let Some(written) = &top.port_password else {
+        return Vec::new();
+    };
     let single = top.server_port.is_some() && (top.password.is_some() || top.key.is_some());
     match (cx.role, single) {
         (Role::Local, true) => return Vec::new(),
-        (Role::Server, true) if !written.is_empty() => cx
-            .report
-            .warn("server_port", "no effect for server: `port_password` names its ports"),
+        (Role::Server, true) if !written.is_empty() => cx.report.warn(
+            "server_port",
+            "no effect for server: `port_password` names its ports",
+        ),
         _ => {}
     }
     let mut ports = Vec::new();
     for (port, password) in written {
         let path = format!("port_password.{port}");
         match port.parse::<u16>() {
-            Ok(number) if number > 0 => ports.push((number, path, password.clone())),
-            _ => cx.report.error(&path, "not a port: a number from 1 to 65535"),
+            Ok(number) if number > 0 => {
+                ports.push((number, path, password.clone().unwrap_or_default()))
+            }
+            _ => cx
+                .report
+                .error(&path, "not a port: a number from 1 to 65535"),
         }
     }
     ports
 }
 
 /// One entry on its way to one or more servers.
-struct Build<'a, 'c> {
-    entry: &'a file::Server,
+pub(super) struct Build<'a, 'c> {
+    pub(super) entry: &'a file::Server,
     at: &'a str,
     mode: Mode,
     socket: &'a SocketOptions,
-    cx: &'a mut Context<'c>,
+    pub(super) cx: &'a mut Context<'c>,
 }
 
 impl Build<'_, '_> {
-    fn key(&self, key: &str) -> String {
+    pub(super) fn key(&self, key: &str) -> String {
         key_at(self.at, key)
     }
 
     /// A server for each address, and for each of `ports` if there are any. Each comes with the path to blame.
     fn all(&mut self, ports: &[(u16, String, Secret)], found: &mut Vec<(String, Server)>) {
         let mode_path = self.key("mode");
-        let mode = self.cx.mode(&mode_path, self.entry.mode.as_deref(), self.mode);
+        let mode = self
+            .cx
+            .mode(&mode_path, self.entry.mode.as_deref(), self.mode);
         let weight = Weight {
             tcp: self.weight("tcp_weight", self.entry.tcp_weight),
             udp: self.weight("udp_weight", self.entry.udp_weight),
@@ -138,17 +172,21 @@ impl Build<'_, '_> {
         let method = self.method();
         let mut secrets = Vec::new();
         match ports {
-            [] => secrets.push((self.entry.server_port, self.key("password"), self.entry.password.clone())),
-            _ => secrets.extend(
-                ports
-                    .iter()
-                    .map(|(port, path, secret)| (Some(Number(*port)), path.clone(), Some(secret.clone()))),
-            ),
+            [] => secrets.push((
+                self.entry.server_port,
+                self.key("password"),
+                self.entry.password.clone(),
+            )),
+            _ => secrets.extend(ports.iter().map(|(port, path, secret)| {
+                (Some(Number(*port)), path.clone(), Some(secret.clone()))
+            })),
         }
         for (port, path, secret) in secrets {
             let addresses = self.addresses(port);
             let keys = method.and_then(|method| self.keys(method, &path, secret));
-            let (Some(method), Some(keys)) = (method, keys) else { continue };
+            let (Some(method), Some(keys)) = (method, keys) else {
+                continue;
+            };
             let users = self.users(method, &keys);
             let (keys, users) = match self.cx.role {
                 Role::Server => (keys, users),
@@ -188,7 +226,9 @@ impl Build<'_, '_> {
         let weight = written.unwrap_or(1.0);
         if !(0.0..=1.0).contains(&weight) {
             let path = self.key(key);
-            self.cx.report.error(&path, "out of range: a weight is from 0 to 1");
+            self.cx
+                .report
+                .error(&path, "out of range: a weight is from 0 to 1");
         }
         weight
     }
@@ -206,7 +246,10 @@ impl Build<'_, '_> {
         match name.parse::<Method>() {
             Ok(method) => {
                 if method.family() == Family::Plain {
-                    self.cx.report.warn(&path, "nothing is encrypted, and anybody who finds the port can use it");
+                    self.cx.report.warn(
+                        &path,
+                        "nothing is encrypted, and anybody who finds the port can use it",
+                    );
                 }
                 Some(method)
             }
@@ -233,7 +276,10 @@ impl Build<'_, '_> {
         let hosts = match (self.cx.role, &written) {
             (_, Strings { items, .. }) if !items.is_empty() => written,
             // As shadowsocks-libev does.
-            (Role::Server, _) if self.at.is_empty() => Strings { items: vec!["0.0.0.0".to_owned()], array: false },
+            (Role::Server, _) if self.at.is_empty() => Strings {
+                items: vec!["0.0.0.0".to_owned()],
+                array: false,
+            },
             _ => {
                 self.cx.report.error(&path, "missing: the server's address");
                 return Vec::new();
@@ -241,8 +287,14 @@ impl Build<'_, '_> {
         };
         let mut addresses = Vec::new();
         for (index, host) in hosts.items.iter().enumerate() {
-            let path = if hosts.array { format!("{path}[{index}]") } else { path.clone() };
-            let Some(address) = self.address(&path, host, port) else { continue };
+            let path = if hosts.array {
+                format!("{path}[{index}]")
+            } else {
+                path.clone()
+            };
+            let Some(address) = self.address(&path, host, port) else {
+                continue;
+            };
             addresses.push((path, address));
         }
         addresses
@@ -252,214 +304,63 @@ impl Build<'_, '_> {
         let port_path = self.key("server_port");
         let Some(address) = host_address(path, host, port, self.cx) else {
             if port.is_none() && !self.at.is_empty() && host.is_empty() {
-                self.cx.report.error(&port_path, "missing: the server's port");
+                self.cx
+                    .report
+                    .error(&port_path, "missing: the server's port");
             }
             return None;
         };
         if address.port() == 0 {
-            self.cx.report.error(&port_path, "missing: the server's port");
+            self.cx
+                .report
+                .error(&port_path, "missing: the server's port");
             return None;
         }
         if self.cx.role == Role::Local
             && let Address::Ip(ip) = &address
             && ip.ip().is_unspecified()
         {
-            self.cx.report.error_hint(
+            self.cx.report.error_other_role(
                 path,
-                format!("{} is where a server listens, not where to reach it", ip.ip()),
+                format!(
+                    "{} is where a server listens, not where to reach it",
+                    ip.ip()
+                ),
                 "give the server's public address or name",
             );
             return None;
         }
         Some(address)
     }
-
-    /// The keys that a password stands for. `path` is where it stood.
-    fn keys(&mut self, method: Method, path: &str, secret: Option<Secret>) -> Option<Keys> {
-        if method.family() == Family::Plain {
-            let key = Key::from_password(method, b"");
-            return Some(Keys { identity: Vec::new(), key });
-        }
-        if let Some(ready) = &self.entry.key
-            && method.family() == Family::Aead
-            && !path.starts_with("port_password")
-        {
-            let ready = self.expand("key", ready);
-            let key = self.base64("key", method, ready.expose(), "")?;
-            return Some(Keys { identity: Vec::new(), key });
-        }
-        let Some(secret) = secret.or_else(|| self.entry.key.clone()) else {
-            self.cx.report.error_hint(
-                path,
-                format!("missing: {method} needs one"),
-                format!("`ssr genkey -m {method}` makes one"),
-            );
-            return None;
-        };
-        let secret = self.expand(path, &secret);
-        if method.family() == Family::Aead {
-            if secret.expose().is_empty() {
-                self.cx.report.warn_hint(path, "empty: everybody knows it", format!("`ssr genkey -m {method}` makes one"));
-            }
-            let key = Key::from_password(method, secret.expose().as_bytes());
-            return Some(Keys { identity: Vec::new(), key });
-        }
-        self.chain(method, path, secret.expose())
-    }
-
-    /// `iPSK:…:uPSK` of SIP023, or one key.
-    fn chain(&mut self, method: Method, path: &str, text: &str) -> Option<Keys> {
-        let parts: Vec<&str> = text.split(':').collect();
-        let several = parts.len() > 1;
-        if several && !method.supports_identity() {
-            self.cx.report.error_hint(
-                path,
-                format!("several keys, and {method} has no identity headers: they are AES blocks"),
-                format!("give one key, or use {} on both sides", Method::Blake3Aes256Gcm),
-            );
-            return None;
-        }
-        if several && self.cx.role == Role::Server {
-            self.cx.report.error_hint(
-                path,
-                "several keys: that is how a client names its user",
-                "a server has one key of its own, and `users`",
-            );
-            return None;
-        }
-        let mut keys = Vec::new();
-        for (index, part) in parts.iter().enumerate() {
-            let which = if several { format!("key {} of {}: ", index + 1, parts.len()) } else { String::new() };
-            keys.extend(self.base64(path, method, part, &which));
-        }
-        if keys.len() != parts.len() {
-            return None;
-        }
-        let key = keys.pop()?;
-        Some(Keys { identity: keys, key })
-    }
-
-    fn base64(&mut self, path: &str, method: Method, text: &str, which: &str) -> Option<Key> {
-        match Key::from_base64(method, text) {
-            Ok(key) => Some(key),
-            Err(error) => {
-                self.cx.report.error(path, format!("{which}{error}"));
-                None
-            }
-        }
-    }
-
-    /// `"${VAR}"` -> the variable; as it is, if there is none of that name.
-    fn expand(&mut self, path: &str, secret: &Secret) -> Secret {
-        let text = secret.expose();
-        let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
-            return secret.clone();
-        };
-        match (self.cx.env)(name) {
-            Some(value) => Secret::from(value),
-            None => {
-                let message = format!("the environment has no variable `{name}`: taken literally");
-                self.cx.report.warn(path, message);
-                secret.clone()
-            }
-        }
-    }
-
-    fn users(&mut self, method: Method, own: &Keys) -> Vec<User> {
-        let written = self.entry.users.as_deref().unwrap_or_default();
-        if written.is_empty() {
-            return Vec::new();
-        }
-        let path = self.key("users");
-        if !method.supports_identity() {
-            self.cx.report.error_hint(
-                &path,
-                format!("{method} cannot tell users apart: identity headers are AES blocks of a 2022 method"),
-                format!("use {}", Method::Blake3Aes256Gcm),
-            );
-            return Vec::new();
-        }
-        let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
-        let mut users = Vec::new();
-        for (index, user) in written.iter().enumerate() {
-            let at = format!("{path}[{index}]");
-            let Some(user) = self.user(user, &at, method) else { continue };
-            if !names.insert(user.name.clone()) {
-                self.cx.report.error(&key_at(&at, "name"), format!("`{}` is another user's name", user.name));
-            }
-            if user.key.identity_hash() == own.key.identity_hash() {
-                self.cx.report.error(&key_at(&at, "password"), "the server's own key");
-            }
-            if !hashes.insert(user.key.identity_hash()) {
-                self.cx.report.error(&key_at(&at, "password"), "another user's key");
-            }
-            users.push(user);
-        }
-        users
-    }
-
-    fn user(&mut self, written: &file::User, at: &str, method: Method) -> Option<User> {
-        let name = written.name.clone().filter(|name| !name.is_empty());
-        if name.is_none() {
-            self.cx.report.error(&key_at(at, "name"), "missing: the user's name");
-        }
-        let path = key_at(at, "password");
-        let key = match &written.password {
-            None => {
-                let hint = format!("`ssr genkey -m {method}` makes one");
-                self.cx.report.error_hint(&path, "missing: the user's key", hint);
-                None
-            }
-            Some(secret) => {
-                let secret = self.expand(&path, secret);
-                self.base64(&path, method, secret.expose(), "")
-            }
-        };
-        let next_hop = match (&written.server, written.server_port) {
-            (None, None) => None,
-            (None, Some(_)) => {
-                self.cx.report.error(&key_at(at, "server"), "missing: the next server's address");
-                None
-            }
-            (Some(host), port) => {
-                let address = host_address(&key_at(at, "server"), host, port.map(|Number(port)| port), self.cx);
-                if address.as_ref().is_some_and(|address| address.port() == 0) {
-                    self.cx.report.error(&key_at(at, "server_port"), "missing: the next server's port");
-                }
-                address
-            }
-        };
-        Some(User { name: name?, key: key?, next_hop })
-    }
-
-    /// One file for both halves: where server sorts by `users`, local must be one of them. It is the first, unless
-    /// the password names one.
-    fn as_first_user(&mut self, keys: Keys, users: &[User]) -> Keys {
-        let Some(first) = users.first().filter(|_| keys.identity.is_empty()) else { return keys };
-        let path = self.key("users");
-        self.cx.report.warn_hint(
-            &path,
-            format!("local goes as `{}`, the first of them", first.name),
-            "to go as another, give local the password `server key:user key`",
-        );
-        Keys { identity: vec![keys.key], key: first.key.clone() }
-    }
 }
 
 /// A host as written (IP address, name, or either with its own port) and the port beside it; port 0 if neither says.
-pub(super) fn host_address(path: &str, text: &str, port: Option<u16>, cx: &mut Context<'_>) -> Option<Address> {
+pub(super) fn host_address(
+    path: &str,
+    text: &str,
+    port: Option<u16>,
+    cx: &mut Context<'_>,
+) -> Option<Address> {
     let beside = port.unwrap_or(0);
     let host = text.trim();
-    let unbracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let unbracketed = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     if let Ok(ip) = unbracketed.parse::<IpAddr>() {
         return Some(Address::Ip((ip, beside).into()));
     }
     if host.contains("://") || host.contains('/') {
-        cx.report.error_hint(path, "not an address", "give the host alone, without `scheme://` and path");
+        cx.report.error_hint(
+            path,
+            "not an address",
+            "give the host alone, without `scheme://` and path",
+        );
         return None;
     }
     if host.is_empty() || host.contains(char::is_whitespace) {
-        cx.report.error(path, "not an address: a host name or IP address");
+        cx.report
+            .error(path, "not an address: a host name or IP address");
         return None;
     }
     if host.contains(':') {
@@ -474,7 +375,8 @@ pub(super) fn host_address(path: &str, text: &str, port: Option<u16>, cx: &mut C
     match Address::domain(host, beside) {
         Ok(address) => Some(address),
         Err(_) => {
-            cx.report.error(path, "not an address: a host name has 1 to 255 bytes");
+            cx.report
+                .error(path, "not an address: a host name has 1 to 255 bytes");
             None
         }
     }
@@ -487,7 +389,10 @@ fn refuse_same_address(found: &[(String, Server)], cx: &mut Context<'_>) {
         let uses = [(server.mode.tcp, "TCP"), (server.mode.udp, "UDP")];
         for (_, transport) in uses.into_iter().filter(|(used, _)| *used) {
             if let Some(first) = taken.insert((&server.address, transport), at) {
-                let message = format!("{transport} {} is taken already, by `{first}`", server.address);
+                let message = format!(
+                    "{transport} {} is taken already, by `{first}`",
+                    server.address
+                );
                 cx.report.error(at, message);
                 break;
             }

@@ -109,7 +109,10 @@ impl Config {
             .iter()
             .any(|server| server.method.family() == Family::Aead);
         if old && self.replay != ReplayPolicy::Reject {
-            writeln!(out, "  note        repeated salts are accepted (security.replay_attack.policy)")?;
+            writeln!(
+                out,
+                "  note        repeated salts are accepted (security.replay_attack.policy)"
+            )?;
         }
         let open = |local: &&Local| local.auth_file.is_none() && !is_loopback(local);
         for local in self.locals.iter().filter(open) {

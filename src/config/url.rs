@@ -139,7 +139,11 @@ fn base64(text: &str) -> Option<String> {
     const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
     const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-    let engine = if text.contains(['-', '_']) { URL_SAFE } else { STANDARD };
+    let engine = if text.contains(['-', '_']) {
+        URL_SAFE
+    } else {
+        STANDARD
+    };
     String::from_utf8(engine.decode(text).ok()?).ok()
 }
 
@@ -153,8 +157,14 @@ fn percent(text: &str, part: &'static str) -> Result<String, UrlError> {
             bytes.push(byte);
             continue;
         }
-        let (digits, after) = rest.split_first_chunk::<2>().ok_or(UrlError::Percent(part))?;
-        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+        let (digits, after) = rest
+            .split_first_chunk::<2>()
+            .ok_or(UrlError::Percent(part))?;
+        let digit = |digit: u8| {
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|value| u8::try_from(value).ok())
+        };
         match digits.map(digit) {
             [Some(high), Some(low)] => bytes.push(high << 4 | low),
             _ => return Err(UrlError::Percent(part)),
@@ -177,11 +187,19 @@ mod tests {
     fn reads_the_examples_of_sip002() {
         let one = url("ss://YWVzLTEyOC1nY206dGVzdA@192.168.100.1:8888#Example1");
         assert_eq!(one.address.to_string(), "192.168.100.1:8888");
-        assert_eq!((one.method.as_str(), one.password.expose()), ("aes-128-gcm", "test"));
+        assert_eq!(
+            (one.method.as_str(), one.password.expose()),
+            ("aes-128-gcm", "test")
+        );
         assert_eq!(one.name.as_deref(), Some("Example1"));
 
-        let two = url("ss://cmM0LW1kNTpwYXNzd2Q@192.168.100.1:8888/?plugin=obfs-local%3Bobfs%3Dhttp#Example2");
-        assert_eq!((two.method.as_str(), two.password.expose()), ("rc4-md5", "passwd"));
+        let two = url(
+            "ss://cmM0LW1kNTpwYXNzd2Q@192.168.100.1:8888/?plugin=obfs-local%3Bobfs%3Dhttp#Example2",
+        );
+        assert_eq!(
+            (two.method.as_str(), two.password.expose()),
+            ("rc4-md5", "passwd")
+        );
         assert_eq!(two.plugin.as_deref(), Some("obfs-local;obfs=http"));
     }
 
@@ -190,7 +208,10 @@ mod tests {
         let url = url(
             "ss://2022-blake3-aes-256-gcm:YctPZ6U7xPPcU%2Bgp3u%2B0tx%2FtRizJN9K8y%2BuKlW2qjlI%3D@[::1]:8888/#Example%203",
         );
-        assert_eq!(url.password.expose(), "YctPZ6U7xPPcU+gp3u+0tx/tRizJN9K8y+uKlW2qjlI=");
+        assert_eq!(
+            url.password.expose(),
+            "YctPZ6U7xPPcU+gp3u+0tx/tRizJN9K8y+uKlW2qjlI="
+        );
         assert_eq!(url.address.to_string(), "[::1]:8888");
         assert_eq!(url.name.as_deref(), Some("Example 3"));
     }
@@ -199,7 +220,10 @@ mod tests {
     fn reads_the_form_before_sip002() {
         // bf-cfb:test/!@#:@192.168.100.1:8888, the example of the old document
         let url = url("ss://YmYtY2ZiOnRlc3QvIUAjOkAxOTIuMTY4LjEwMC4xOjg4ODg#example-server");
-        assert_eq!((url.method.as_str(), url.password.expose()), ("bf-cfb", "test/!@#:"));
+        assert_eq!(
+            (url.method.as_str(), url.password.expose()),
+            ("bf-cfb", "test/!@#:")
+        );
         assert_eq!(url.address.to_string(), "192.168.100.1:8888");
         assert_eq!(url.name.as_deref(), Some("example-server"));
     }
@@ -207,7 +231,10 @@ mod tests {
     #[test]
     fn reads_padded_and_escaped_base64() {
         let url = url("ss://YWVzLTI1Ni1nY206cGFzc3dvcmQ%3D@example.com");
-        assert_eq!((url.method.as_str(), url.password.expose()), ("aes-256-gcm", "password"));
+        assert_eq!(
+            (url.method.as_str(), url.password.expose()),
+            ("aes-256-gcm", "password")
+        );
         assert_eq!(url.address.to_string(), "example.com:8388");
     }
 
@@ -217,7 +244,10 @@ mod tests {
             ("http://x", UrlError::Scheme),
             ("nothing", UrlError::Scheme),
             ("ss://!!!@host:1", UrlError::UserInfo),
-            ("ss://aes-128-gcm:p%zz@host:1", UrlError::Percent("password")),
+            (
+                "ss://aes-128-gcm:p%zz@host:1",
+                UrlError::Percent("password"),
+            ),
             ("ss://aes-128-gcm:p@host:99999", UrlError::Address),
             ("ss://aes-128-gcm:p@", UrlError::Address),
             ("ss://", UrlError::UserInfo),

@@ -26,12 +26,22 @@ impl Associations {
     /// Opens one for the client at `ip`, which may have said from which port it will send; 0: it has not.
     /// `ended` is called with the client's address, if it sent from any, when the ticket is dropped.
     #[must_use]
-    pub fn open<F: FnOnce(SocketAddr) + Send>(self: &Arc<Self>, ip: IpAddr, port: u16, ended: F) -> Ticket<F> {
+    pub fn open<F: FnOnce(SocketAddr) + Send>(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        port: u16,
+        ended: F,
+    ) -> Ticket<F> {
         let mut table = self.table();
         table.next += 1;
         let number = table.next;
         table.waiting.entry(ip).or_default().push((number, port));
-        Ticket { associations: Arc::clone(self), ip, number, ended: Some(ended) }
+        Ticket {
+            associations: Arc::clone(self),
+            ip,
+            number,
+            ended: Some(ended),
+        }
     }
 
     /// Whether a datagram from `peer` belongs to an open association.
@@ -40,7 +50,9 @@ impl Associations {
         if table.bound.contains_key(&peer) {
             return true;
         }
-        let Some(waiting) = table.waiting.get_mut(&peer.ip()) else { return false };
+        let Some(waiting) = table.waiting.get_mut(&peer.ip()) else {
+            return false;
+        };
         // The one that announced this port, else the newest that announced none, else the newest.
         let index = waiting
             .iter()
@@ -64,7 +76,11 @@ impl Associations {
                 table.waiting.remove(&ip);
             }
         }
-        let peer = table.bound.iter().find(|(_, other)| **other == number).map(|(peer, _)| *peer)?;
+        let peer = table
+            .bound
+            .iter()
+            .find(|(_, other)| **other == number)
+            .map(|(peer, _)| *peer)?;
         table.bound.remove(&peer);
         Some(peer)
     }
@@ -80,7 +96,10 @@ pub struct Ticket<F: FnOnce(SocketAddr) + Send> {
 
 impl<F: FnOnce(SocketAddr) + Send> Drop for Ticket<F> {
     fn drop(&mut self) {
-        if let (Some(peer), Some(ended)) = (self.associations.close(self.ip, self.number), self.ended.take()) {
+        if let (Some(peer), Some(ended)) = (
+            self.associations.close(self.ip, self.number),
+            self.ended.take(),
+        ) {
             ended(peer);
         }
     }

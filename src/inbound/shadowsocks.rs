@@ -52,9 +52,19 @@ pub struct Shadowsocks {
 }
 
 impl Inbound for Shadowsocks {
-    async fn accept(&self, stream: Stream, _: SocketAddr, deadline: Instant) -> Result<Option<Request>, Error> {
-        let mut reading = Reading { opener: RequestOpener::new(self.accounts.method()), buffer: None };
-        let read = timeout_at(deadline, reading.run(self, &stream)).await.unwrap_or(Err(Error::HandshakeTimeout));
+    async fn accept(
+        &self,
+        stream: Stream,
+        _: SocketAddr,
+        deadline: Instant,
+    ) -> Result<Option<Request>, Error> {
+        let mut reading = Reading {
+            opener: RequestOpener::new(self.accounts.method()),
+            buffer: None,
+        };
+        let read = timeout_at(deadline, reading.run(self, &stream))
+            .await
+            .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
             Ok((target, first)) => Ok(Some(self.request(stream, &reading.opener, target, first))),
             Err(error @ Error::Wire { .. }) => {
@@ -73,18 +83,42 @@ impl Inbound for Shadowsocks {
 
 /// What a request asks for: a target by a client of ours, or to be passed on.
 enum Asked {
-    Target { target: Address, codec: (Opener, Sealer) },
-    Next { target: Address },
+    Target {
+        target: Address,
+        codec: (Opener, Sealer),
+    },
+    Next {
+        target: Address,
+    },
 }
 
 impl Shadowsocks {
-    fn request(&self, stream: Stream, opener: &RequestOpener, asked: Asked, first: Buffer) -> Request {
-        let user = opener.user().and_then(|index| self.users.get(index)).map(|(name, _)| name.clone());
+    fn request(
+        &self,
+        stream: Stream,
+        opener: &RequestOpener,
+        asked: Asked,
+        first: Buffer,
+    ) -> Request {
+        let user = opener
+            .user()
+            .and_then(|index| self.users.get(index))
+            .map(|(name, _)| name.clone());
         let (target, codec, trusted) = match asked {
             Asked::Target { target, codec } => (target, Some(codec), false),
             Asked::Next { target } => (target, None, true),
         };
-        Request { leg: Leg { stream, codec, first: First::Opened(first) }, target, user, reply: None, trusted }
+        Request {
+            leg: Leg {
+                stream,
+                codec,
+                first: First::Opened(first),
+            },
+            target,
+            user,
+            reply: None,
+            trusted,
+        }
     }
 
     /// Whether a stream may begin with this salt. It is remembered only now, when its sender has proved to know the
@@ -100,13 +134,18 @@ impl Shadowsocks {
         if always || self.replay == Replay::Reject {
             return Err(wire::Error::Replayed);
         }
-        tracing::warn!("a salt was used twice: a replayed stream, or a client without good random numbers");
+        tracing::warn!(
+            "a salt was used twice: a replayed stream, or a client without good random numbers"
+        );
         Ok(())
     }
 
     fn remember(&self, salt: &Salt) -> bool {
         let now = self.begun.elapsed();
-        self.salts.lock().unwrap_or_else(PoisonError::into_inner).insert(salt.as_slice(), now)
+        self.salts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(salt.as_slice(), now)
     }
 
     /// The answering direction of a client's stream.
@@ -118,7 +157,12 @@ impl Shadowsocks {
             self.remember(&salt);
         }
         let request = opener.salt().unwrap_or(salt);
-        Sealer::response(method, self.accounts.session_key(opener.user()), salt, request)
+        Sealer::response(
+            method,
+            self.accounts.session_key(opener.user()),
+            salt,
+            request,
+        )
     }
 }
 
@@ -129,18 +173,33 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(&mut self, inbound: &Shadowsocks, stream: &Stream) -> Result<(Asked, Buffer), Error> {
+    async fn run(
+        &mut self,
+        inbound: &Shadowsocks,
+        stream: &Stream,
+    ) -> Result<(Asked, Buffer), Error> {
         let accounts = &inbound.accounts;
         // SIP022 §3.1.4: the salt and fixed header must come with the first read.
         let at_once = accounts.method().family() == Family::Aead2022;
         loop {
             self.read(accounts, stream).await?;
-            let asked = self.open(inbound).map_err(|source| Error::Wire { side: Side::Client, source })?;
+            let asked = self.open(inbound).map_err(|source| Error::Wire {
+                side: Side::Client,
+                source,
+            })?;
             if let Some(asked) = asked {
-                return Ok((asked, self.buffer.take().unwrap_or_else(|| Buffer::take(Size::Small))));
+                return Ok((
+                    asked,
+                    self.buffer
+                        .take()
+                        .unwrap_or_else(|| Buffer::take(Size::Small)),
+                ));
             }
             if at_once && self.opener.salt().is_none() {
-                return Err(Error::Wire { side: Side::Client, source: wire::Error::Truncated });
+                return Err(Error::Wire {
+                    side: Side::Client,
+                    source: wire::Error::Truncated,
+                });
             }
         }
     }
@@ -149,13 +208,18 @@ impl Reading {
     async fn read(&mut self, accounts: &Accounts, stream: &Stream) -> Result<(), Error> {
         loop {
             stream.readable().await.map_err(Error::io(Side::Client))?;
-            let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(Size::Small));
+            let mut buffer = self
+                .buffer
+                .take()
+                .unwrap_or_else(|| Buffer::take(Size::Small));
             if self.opener.need(accounts) > buffer.bytes().len() {
                 let size = Size::holding(self.opener.need(accounts)).unwrap_or(Size::Large);
                 buffer = buffer.resized(size);
             }
             let (bytes, _, raw) = buffer.parts();
-            let read = stream.try_read(&mut [IoSliceMut::new(bytes.get_mut(raw.end..).unwrap_or_default())]);
+            let read = stream.try_read(&mut [IoSliceMut::new(
+                bytes.get_mut(raw.end..).unwrap_or_default(),
+            )]);
             if let Ok(count) = read {
                 raw.end += count;
             }
@@ -173,7 +237,9 @@ impl Reading {
 
     /// Opens what has come so far; `None` while it is not enough. `raw` begins at 0 until the request is whole.
     fn open(&mut self, inbound: &Shadowsocks) -> Result<Option<Asked>, wire::Error> {
-        let Some(buffer) = &mut self.buffer else { return Ok(None) };
+        let Some(buffer) = &mut self.buffer else {
+            return Ok(None);
+        };
         let (bytes, ready, raw) = buffer.parts();
         loop {
             let read = bytes.get_mut(..raw.end).unwrap_or_default();
@@ -184,15 +250,24 @@ impl Reading {
                     let next = inbound.users.get(user).and_then(|(_, next)| next.clone());
                     ready.extend([salt, rest..raw.end]);
                     *raw = 0..0;
-                    return next.map(|target| Some(Asked::Next { target })).ok_or(wire::Error::UnknownIdentity);
+                    return next
+                        .map(|target| Some(Asked::Next { target }))
+                        .ok_or(wire::Error::UnknownIdentity);
                 }
                 Step::Done(request) => {
                     if !request.payload.is_empty() {
                         ready.push(request.payload);
                     }
-                    *raw = if request.rest == raw.end { 0..0 } else { request.rest..raw.end };
+                    *raw = if request.rest == raw.end {
+                        0..0
+                    } else {
+                        request.rest..raw.end
+                    };
                     let codec = (request.opener, inbound.sealer(&self.opener));
-                    return Ok(Some(Asked::Target { target: request.target, codec }));
+                    return Ok(Some(Asked::Target {
+                        target: request.target,
+                        codec,
+                    }));
                 }
             }
         }

@@ -11,7 +11,9 @@ use super::associations::Associations;
 use crate::net::{self, Stream};
 use crate::relay::tcp::{First, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
-use crate::wire::socks::{AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict};
+use crate::wire::socks::{
+    AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
+};
 use crate::wire::{self, Address, AddressRef, socks};
 
 /// Bytes of a handshake that are read at once. What a client sends ahead of our answers is taken along.
@@ -43,8 +45,16 @@ pub struct Datagrams {
 }
 
 impl Inbound for Socks {
-    async fn accept(&self, stream: Stream, peer: SocketAddr, deadline: Instant) -> Result<Option<Request>, Error> {
-        let mut handshake = Handshake { stream, read: Vec::new() };
+    async fn accept(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> Result<Option<Request>, Error> {
+        let mut handshake = Handshake {
+            stream,
+            read: Vec::new(),
+        };
         let request = timeout_at(deadline, handshake.request(&self.logins));
         let (command, target) = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
         match command {
@@ -52,7 +62,11 @@ impl Inbound for Socks {
                 leg: Leg {
                     stream: handshake.stream,
                     codec: None,
-                    first: if handshake.read.is_empty() { First::Nothing } else { First::Ahead(handshake.read) },
+                    first: if handshake.read.is_empty() {
+                        First::Nothing
+                    } else {
+                        First::Ahead(handshake.read)
+                    },
                 },
                 target,
                 user: None,
@@ -60,8 +74,17 @@ impl Inbound for Socks {
                 trusted: false,
             })),
             Command::UdpAssociate => match &self.udp {
-                Some(udp) => udp.hold(handshake.stream, peer, &target).await.map(|()| None),
-                None => refuse(&handshake.stream, "UDP ASSOCIATE (the config says `tcp_only`)").await,
+                Some(udp) => udp
+                    .hold(handshake.stream, peer, &target)
+                    .await
+                    .map(|()| None),
+                None => {
+                    refuse(
+                        &handshake.stream,
+                        "UDP ASSOCIATE (the config says `tcp_only`)",
+                    )
+                    .await
+                }
             },
             Command::Bind => refuse(&handshake.stream, "BIND").await,
             Command::Other(_) => refuse(&handshake.stream, "an unknown command").await,
@@ -77,7 +100,10 @@ async fn refuse<T>(stream: &Stream, what: &'static str) -> Result<T, Error> {
 }
 
 async fn answer(stream: &Stream, code: Code) -> Result<(), Error> {
-    stream.write_all(&encode(&Response::failure(code))).await.map_err(Error::io(Side::Client))
+    stream
+        .write_all(&encode(&Response::failure(code)))
+        .await
+        .map_err(Error::io(Side::Client))
 }
 
 fn encode(response: &Response<'_>) -> Vec<u8> {
@@ -94,28 +120,50 @@ struct Handshake {
 
 impl Handshake {
     async fn request(&mut self, logins: &[Login]) -> Result<(Command, Address), Error> {
-        let needed = if logins.is_empty() { AuthMethod::None } else { AuthMethod::Password };
+        let needed = if logins.is_empty() {
+            AuthMethod::None
+        } else {
+            AuthMethod::Password
+        };
         let offered = self.next(|bytes| {
             Ok(Greeting::parse(bytes)?.map(|(greeting, used)| (greeting.offers(needed), used)))
         });
-        let selected = if offered.await? { needed } else { AuthMethod::Unacceptable };
+        let selected = if offered.await? {
+            needed
+        } else {
+            AuthMethod::Unacceptable
+        };
         self.write(&Selection(selected).encode()).await?;
         match selected {
             AuthMethod::None => {}
             AuthMethod::Password => {
                 let known = self.next(|bytes| {
-                    Ok(Credentials::parse(bytes)?.map(|(given, used)| (is_known(logins, &given), used)))
+                    Ok(Credentials::parse(bytes)?
+                        .map(|(given, used)| (is_known(logins, &given), used)))
                 });
                 let known = known.await?;
-                self.write(&if known { Verdict::Accepted } else { Verdict::Refused }.encode()).await?;
+                self.write(
+                    &if known {
+                        Verdict::Accepted
+                    } else {
+                        Verdict::Refused
+                    }
+                    .encode(),
+                )
+                .await?;
                 if !known {
                     return Err(Error::Credentials);
                 }
             }
-            _ => return Err(Error::NotOffered("any of the client's authentication methods")),
+            _ => {
+                return Err(Error::NotOffered(
+                    "any of the client's authentication methods",
+                ));
+            }
         }
         let request = self.next(|bytes| {
-            Ok(socks::Request::parse(bytes)?.map(|(request, used)| ((request.command, request.address.to_owned()), used)))
+            Ok(socks::Request::parse(bytes)?
+                .map(|(request, used)| ((request.command, request.address.to_owned()), used)))
         });
         let request = request.await;
         if let Err(Error::Wire { source, .. }) = &request {
@@ -130,16 +178,27 @@ impl Handshake {
         parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, wire::Error>,
     ) -> Result<T, Error> {
         loop {
-            let parsed = parse(&self.read).map_err(|source| Error::Wire { side: Side::Client, source })?;
+            let parsed = parse(&self.read).map_err(|source| Error::Wire {
+                side: Side::Client,
+                source,
+            })?;
             if let Some((value, used)) = parsed {
                 self.read.drain(..used);
                 return Ok(value);
             }
-            self.stream.readable().await.map_err(Error::io(Side::Client))?;
+            self.stream
+                .readable()
+                .await
+                .map_err(Error::io(Side::Client))?;
             let mut room = [0; READ];
-            match self.stream.try_read(&mut [std::io::IoSliceMut::new(&mut room)]) {
+            match self
+                .stream
+                .try_read(&mut [std::io::IoSliceMut::new(&mut room)])
+            {
                 Ok(0) => return Err(Error::HandshakeEnd),
-                Ok(count) => self.read.extend_from_slice(room.get(..count).unwrap_or_default()),
+                Ok(count) => self
+                    .read
+                    .extend_from_slice(room.get(..count).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(Error::io(Side::Client)(error)),
             }
@@ -147,14 +206,23 @@ impl Handshake {
     }
 
     async fn write(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.stream.write_all(bytes).await.map_err(Error::io(Side::Client))
+        self.stream
+            .write_all(bytes)
+            .await
+            .map_err(Error::io(Side::Client))
     }
 }
 
 /// Compares with every login, so that the time tells nothing of them.
 fn is_known(logins: &[Login], given: &Credentials<'_>) -> bool {
-    let matches = |(user, password): &Login| user.as_slice().ct_eq(given.user) & password.as_slice().ct_eq(given.password);
-    logins.iter().map(matches).fold(Choice::from(0), |found, same| found | same).into()
+    let matches = |(user, password): &Login| {
+        user.as_slice().ct_eq(given.user) & password.as_slice().ct_eq(given.password)
+    };
+    logins
+        .iter()
+        .map(matches)
+        .fold(Choice::from(0), |found, same| found | same)
+        .into()
 }
 
 /// The answers to CONNECT.
@@ -162,7 +230,10 @@ struct Answer;
 
 impl Reply for Answer {
     fn success(&self) -> Vec<u8> {
-        encode(&Response { reply: Code::Succeeded, ..Response::failure(Code::Succeeded) })
+        encode(&Response {
+            reply: Code::Succeeded,
+            ..Response::failure(Code::Succeeded)
+        })
     }
 
     fn failure(&self, error: &Error) -> Vec<u8> {
@@ -174,7 +245,8 @@ impl Reply for Answer {
 fn code_of(error: &Error) -> Code {
     match error {
         Error::Denied(_) => Code::NotAllowed,
-        Error::Resolve { .. } | Error::Connect(net::Error::NoAddress | net::Error::ConnectTimeout { .. }) => {
+        Error::Resolve { .. }
+        | Error::Connect(net::Error::NoAddress | net::Error::ConnectTimeout { .. }) => {
             Code::HostUnreachable
         }
         Error::Connect(net::Error::Connect { source, .. }) => match source.kind() {
@@ -189,19 +261,45 @@ fn code_of(error: &Error) -> Code {
 
 impl Datagrams {
     /// Answers UDP ASSOCIATE and keeps the association until the client's connection ends (RFC 1928 §7).
-    async fn hold(&self, stream: Stream, peer: SocketAddr, announced: &Address) -> Result<(), Error> {
-        let _ticket = self.associations.open(peer.ip().to_canonical(), announced.port(), |peer| (self.close)(peer));
-        let local = stream.local_addr().map_err(Error::io(Side::Client))?.ip().to_canonical();
+    async fn hold(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        announced: &Address,
+    ) -> Result<(), Error> {
+        let _ticket = self
+            .associations
+            .open(peer.ip().to_canonical(), announced.port(), |peer| {
+                (self.close)(peer)
+            });
+        let local = stream
+            .local_addr()
+            .map_err(Error::io(Side::Client))?
+            .ip()
+            .to_canonical();
         let bound = SocketAddr::new(reachable(self.address.ip(), local), self.address.port());
         let address = match &self.public {
             None => AddressRef::Ip(bound),
-            Some(Address::Ip(public)) if public.port() == 0 => AddressRef::Ip((public.ip(), bound.port()).into()),
+            Some(Address::Ip(public)) if public.port() == 0 => {
+                AddressRef::Ip((public.ip(), bound.port()).into())
+            }
             Some(public) => public.as_ref(),
         };
-        let reply = Response { reply: Code::Succeeded, bound: address };
-        stream.write_all(&encode(&reply)).await.map_err(Error::io(Side::Client))?;
+        let reply = Response {
+            reply: Code::Succeeded,
+            bound: address,
+        };
+        stream
+            .write_all(&encode(&reply))
+            .await
+            .map_err(Error::io(Side::Client))?;
         let mut room = [0; 64];
-        while stream.read(&mut room).await.map_err(Error::io(Side::Client))? > 0 {}
+        while stream
+            .read(&mut room)
+            .await
+            .map_err(Error::io(Side::Client))?
+            > 0
+        {}
         Ok(())
     }
 }

@@ -21,7 +21,12 @@ const MAX_ATTEMPTS: usize = 8;
 /// # Errors
 /// [`Error::Connect`] with the error of the last address when all have failed, [`Error::ConnectTimeout`] after
 /// `limit`, [`Error::NoAddress`] when there are none.
-pub async fn tcp(addresses: &[IpAddr], port: u16, options: &SocketOptions, limit: Duration) -> Result<Stream, Error> {
+pub async fn tcp(
+    addresses: &[IpAddr],
+    port: u16,
+    options: &SocketOptions,
+    limit: Duration,
+) -> Result<Stream, Error> {
     let dial = async {
         match addresses {
             [] => Err(Error::NoAddress),
@@ -31,7 +36,9 @@ pub async fn tcp(addresses: &[IpAddr], port: u16, options: &SocketOptions, limit
     };
     tokio::time::timeout(limit, dial)
         .await
-        .unwrap_or(Err(Error::ConnectTimeout { seconds: limit.as_secs() }))
+        .unwrap_or(Err(Error::ConnectTimeout {
+            seconds: limit.as_secs(),
+        }))
 }
 
 async fn connect(address: SocketAddr, options: &SocketOptions) -> Result<Stream, Error> {
@@ -50,7 +57,9 @@ async fn connect(address: SocketAddr, options: &SocketOptions) -> Result<Stream,
             None => Ok(Stream::new(stream)),
         }
     };
-    attempt.await.map_err(|source| Error::Connect { address, source })
+    attempt
+        .await
+        .map_err(|source| Error::Connect { address, source })
 }
 
 fn in_progress(error: &io::Error) -> bool {
@@ -90,13 +99,23 @@ async fn race(addresses: Vec<SocketAddr>, options: &SocketOptions) -> Result<Str
 fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
     let (mut preferred, mut other) = (
-        addresses.iter().filter(|address| address.is_ipv4() == first_is_v4),
-        addresses.iter().filter(|address| address.is_ipv4() != first_is_v4),
+        addresses
+            .iter()
+            .filter(|address| address.is_ipv4() == first_is_v4),
+        addresses
+            .iter()
+            .filter(|address| address.is_ipv4() != first_is_v4),
     );
     let mut order = Vec::with_capacity(addresses.len().min(MAX_ATTEMPTS));
     while order.len() < MAX_ATTEMPTS {
         let before = order.len();
-        order.extend(preferred.next().into_iter().chain(other.next()).map(|ip| SocketAddr::new(*ip, port)));
+        order.extend(
+            preferred
+                .next()
+                .into_iter()
+                .chain(other.next())
+                .map(|ip| SocketAddr::new(*ip, port)),
+        );
         if order.len() == before {
             break;
         }
@@ -112,8 +131,14 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let addresses: Vec<IpAddr> = ["::1", "::2", "::3", "127.0.0.1"].iter().map(|ip| ip.parse().unwrap()).collect();
-        let order: Vec<String> = interleave(&addresses, 80).iter().map(ToString::to_string).collect();
+        let addresses: Vec<IpAddr> = ["::1", "::2", "::3", "127.0.0.1"]
+            .iter()
+            .map(|ip| ip.parse().unwrap())
+            .collect();
+        let order: Vec<String> = interleave(&addresses, 80)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(order, ["[::1]:80", "127.0.0.1:80", "[::2]:80", "[::3]:80"]);
     }
 
@@ -123,7 +148,13 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         // Nobody listens there on ::1, so that attempt fails at once and the next begins without its delay.
         let addresses: [IpAddr; 2] = ["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-        let stream = tcp(&addresses, port, &SocketOptions::default(), Duration::from_secs(5)).await;
+        let stream = tcp(
+            &addresses,
+            port,
+            &SocketOptions::default(),
+            Duration::from_secs(5),
+        )
+        .await;
         assert!(stream.is_ok());
     }
 
@@ -132,7 +163,15 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let error = tcp(&["127.0.0.1".parse().unwrap()], port, &SocketOptions::default(), Duration::from_secs(5)).await;
-        assert!(matches!(error, Err(Error::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused));
+        let error = tcp(
+            &["127.0.0.1".parse().unwrap()],
+            port,
+            &SocketOptions::default(),
+            Duration::from_secs(5),
+        )
+        .await;
+        assert!(
+            matches!(error, Err(Error::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused)
+        );
     }
 }

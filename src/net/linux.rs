@@ -1,5 +1,8 @@
 //! What only Linux has. Elsewhere these functions do nothing or say that they cannot.
-#![cfg_attr(target_os = "linux", expect(unsafe_code, reason = "TCP Fast Open has no safe interface"))]
+#![cfg_attr(
+    target_os = "linux",
+    expect(unsafe_code, reason = "TCP Fast Open has no safe interface")
+)]
 
 use std::io;
 
@@ -35,14 +38,28 @@ fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
     // SAFETY: the descriptor is open as long as `socket` is borrowed, and the pointer and size describe `value`,
     // which outlives the call.
     let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const value).cast(),
+            size,
+        )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Sets the mark and the interface of an outgoing socket.
 #[cfg(target_os = "linux")]
-pub(super) fn set_route(socket: &Socket, mark: Option<u32>, interface: Option<&str>) -> io::Result<()> {
+pub(super) fn set_route(
+    socket: &Socket,
+    mark: Option<u32>,
+    interface: Option<&str>,
+) -> io::Result<()> {
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
@@ -55,7 +72,9 @@ pub(super) fn set_route(socket: &Socket, mark: Option<u32>, interface: Option<&s
 /// Lets the system fragment datagrams that are longer than the path takes.
 #[cfg(target_os = "linux")]
 pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
-    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
+    use rustix::net::sockopt::{
+        Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    };
     if socket.domain()? == socket2::Domain::IPV6 {
         set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT)?;
     }
@@ -75,7 +94,11 @@ pub(super) fn set_fast_open_connect(_: &Socket) -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn set_route(_: &Socket, mark: Option<u32>, interface: Option<&str>) -> io::Result<()> {
-    if mark.is_some() || interface.is_some() { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    if mark.is_some() || interface.is_some() {
+        Err(io::ErrorKind::Unsupported.into())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -25,9 +25,18 @@ pub struct Group {
 ///
 /// # Errors
 /// [`Error::Bind`].
-pub fn tcp(address: SocketAddr, count: usize, group: Group, options: &SocketOptions) -> Result<Vec<TcpListener>, Error> {
+pub fn tcp(
+    address: SocketAddr,
+    count: usize,
+    group: Group,
+    options: &SocketOptions,
+) -> Result<Vec<TcpListener>, Error> {
     let bind = |address, shared| -> io::Result<Socket> {
-        let protocol = if options.mptcp { linux::MPTCP } else { Protocol::TCP };
+        let protocol = if options.mptcp {
+            linux::MPTCP
+        } else {
+            Protocol::TCP
+        };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
         socket.set_reuse_address(true)?;
         prepare(&socket, address, group.only_v6, shared)?;
@@ -43,16 +52,29 @@ pub fn tcp(address: SocketAddr, count: usize, group: Group, options: &SocketOpti
     };
     bind_group(address, count, group.share, bind)
         .map(|sockets| sockets.into_iter().map(TcpListener::from).collect())
-        .map_err(|source| Error::Bind { protocol: "tcp", address, source })
+        .map_err(|source| Error::Bind {
+            protocol: "tcp",
+            address,
+            source,
+        })
 }
 
 /// Binds `count` UDP sockets to `address`, as [`tcp`] does.
 ///
 /// # Errors
 /// [`Error::Bind`].
-pub fn udp(address: SocketAddr, count: usize, group: Group, options: &SocketOptions) -> Result<Vec<UdpSocket>, Error> {
+pub fn udp(
+    address: SocketAddr,
+    count: usize,
+    group: Group,
+    options: &SocketOptions,
+) -> Result<Vec<UdpSocket>, Error> {
     let bind = |address, shared| -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
         prepare(&socket, address, group.only_v6, shared)?;
         let buffers = SocketOptions {
             send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
@@ -64,7 +86,11 @@ pub fn udp(address: SocketAddr, count: usize, group: Group, options: &SocketOpti
     };
     bind_group(address, count, group.share, bind)
         .map(|sockets| sockets.into_iter().map(UdpSocket::from).collect())
-        .map_err(|source| Error::Bind { protocol: "udp", address, source })
+        .map_err(|source| Error::Bind {
+            protocol: "udp",
+            address,
+            source,
+        })
 }
 
 /// SO_REUSEPORT would let a second process of ours share the port without a word. So the first bind goes without it

@@ -55,9 +55,15 @@ pub enum Error {
 /// The system's words, with what to do about them where that is known.
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "the address is already in use; stop the other program or choose another port".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE".into(),
-        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address".into(),
+        std::io::ErrorKind::AddrInUse => {
+            "the address is already in use; stop the other program or choose another port".into()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE".into()
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address".into()
+        }
         _ => error.to_string(),
     }
 }

@@ -35,10 +35,18 @@ impl SocketOptions {
     /// # Errors
     /// What the system refuses.
     pub fn outgoing_tcp(&self, peer: SocketAddr) -> io::Result<Socket> {
-        let protocol = if self.mptcp { linux::MPTCP } else { Protocol::TCP };
+        let protocol = if self.mptcp {
+            linux::MPTCP
+        } else {
+            Protocol::TCP
+        };
         let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(protocol))?;
         self.apply_outgoing(&socket, peer)?;
-        if let Some(address) = self.bind_addresses.iter().find(|address| address.is_ipv4() == peer.is_ipv4()) {
+        if let Some(address) = self
+            .bind_addresses
+            .iter()
+            .find(|address| address.is_ipv4() == peer.is_ipv4())
+        {
             socket.bind(&SocketAddr::new(*address, 0).into())?;
         }
         if self.fast_open {
@@ -62,7 +70,11 @@ impl SocketOptions {
     }
 
     fn bound_udp(&self, address: SocketAddr) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }

@@ -114,13 +114,21 @@ impl Buffer {
     /// A buffer of just this size, for a chunk that needs it.
     #[must_use]
     pub fn take_exact(size: Size) -> Self {
-        let spare = FREE.try_with(|free| free.borrow_mut().get_mut(size.index()).and_then(Vec::pop)).ok().flatten();
+        let spare = FREE
+            .try_with(|free| free.borrow_mut().get_mut(size.index()).and_then(Vec::pop))
+            .ok()
+            .flatten();
         IN_USE.fetch_add(size.bytes(), Ordering::Relaxed);
         let (bytes, ready) = match spare {
             Some(spare) => (spare.bytes, spare.ready),
             None => (vec![0; size.bytes()].into_boxed_slice(), Vec::new()),
         };
-        Self { bytes, size, ready, raw: 0..0 }
+        Self {
+            bytes,
+            size,
+            ready,
+            raw: 0..0,
+        }
     }
 
     /// The size that it was made with.
@@ -166,7 +174,10 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         IN_USE.fetch_sub(self.size.bytes(), Ordering::Relaxed);
         self.ready.clear();
-        let spare = Spare { bytes: std::mem::take(&mut self.bytes), ready: std::mem::take(&mut self.ready) };
+        let spare = Spare {
+            bytes: std::mem::take(&mut self.bytes),
+            ready: std::mem::take(&mut self.ready),
+        };
         // While the thread ends there is no pool any more, and the memory is simply freed.
         let _ = FREE.try_with(|free| {
             if let Some(list) = free.borrow_mut().get_mut(self.size.index())

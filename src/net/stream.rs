@@ -45,9 +45,12 @@ impl Stream {
     /// `WouldBlock` when there is nothing to read, or what the system says.
     pub fn try_read(&self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let room = slots.iter().map(|slot| slot.len()).sum();
-        once(room, |interest, io| self.0.try_io(interest, io), Interest::READABLE, || {
-            Ok(rustix::io::readv(&self.0, slots)?)
-        })
+        once(
+            room,
+            |interest, io| self.0.try_io(interest, io),
+            Interest::READABLE,
+            || Ok(rustix::io::readv(&self.0, slots)?),
+        )
     }
 
     /// Reads at least a byte into `buf`; 0 is the end of the stream. Cancel safe.
@@ -68,13 +71,20 @@ impl Stream {
     ///
     /// # Errors
     /// What the system says.
-    pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    pub fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let len = parts.iter().map(|part| part.len()).sum();
         loop {
             ready!(self.0.poll_write_ready(cx))?;
-            let result = once(len, |interest, io| self.0.try_io(interest, io), Interest::WRITABLE, || {
-                Ok(rustix::io::writev(&self.0, parts)?)
-            });
+            let result = once(
+                len,
+                |interest, io| self.0.try_io(interest, io),
+                Interest::WRITABLE,
+                || Ok(rustix::io::writev(&self.0, parts)?),
+            );
             match result {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
@@ -88,7 +98,8 @@ impl Stream {
     /// What the system says.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = std::future::poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(bytes)])).await?;
+            let written =
+                std::future::poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(bytes)])).await?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
@@ -146,7 +157,11 @@ fn once(
             Ok(count) => {
                 moved = Some(count);
                 let short = count > 0 && count < room;
-                return if short { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
+                return if short {
+                    Err(io::ErrorKind::WouldBlock.into())
+                } else {
+                    Ok(())
+                };
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

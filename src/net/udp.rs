@@ -47,7 +47,10 @@ impl Socket {
             linux::allow_fragments(&socket)?;
         }
         socket.set_nonblocking(true)?;
-        Ok(Self { io: tokio::net::UdpSocket::from_std(socket.into())?, state })
+        Ok(Self {
+            io: tokio::net::UdpSocket::from_std(socket.into())?,
+            state,
+        })
     }
 
     /// Our own address.
@@ -77,17 +80,25 @@ impl Socket {
                     let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
                         std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
                     self.io.try_io(Interest::READABLE, || {
-                        self.state.recv(UdpSockRef::from(&self.io), &mut slots, &mut metas)
+                        self.state
+                            .recv(UdpSockRef::from(&self.io), &mut slots, &mut metas)
                     })?
                 };
-                let received = buffer.chunks_exact_mut(MAX_DATAGRAM).zip(&metas).take(count);
+                let received = buffer
+                    .chunks_exact_mut(MAX_DATAGRAM)
+                    .zip(&metas)
+                    .take(count);
                 for (slot, meta) in received {
-                    let path = Path { peer: canonical(meta.addr), local: meta.dst_ip.map(|ip| ip.to_canonical()) };
+                    let path = Path {
+                        peer: canonical(meta.addr),
+                        local: meta.dst_ip.map(|ip| ip.to_canonical()),
+                    };
                     let run = slot.get_mut(..meta.len).unwrap_or_default();
                     if run.is_empty() {
                         take(&mut [], path);
                     }
-                    run.chunks_mut(meta.stride.max(1)).for_each(|datagram| take(datagram, path));
+                    run.chunks_mut(meta.stride.max(1))
+                        .for_each(|datagram| take(datagram, path));
                 }
                 Ok(())
             });
@@ -106,15 +117,18 @@ impl Socket {
         let mut from = 0;
         while let Some((run, next)) = batch.run(from, self.state.max_gso_segments()) {
             let transmit = Transmit {
-                destination: if v6 { mapped(run.path.peer) } else { run.path.peer },
+                destination: if v6 {
+                    mapped(run.path.peer)
+                } else {
+                    run.path.peer
+                },
                 ecn: None,
                 contents: run.bytes,
                 segment_size: (next - from > 1).then_some(run.segment),
                 src_ip: run.path.local,
             };
-            let result = self.io.try_io(Interest::WRITABLE, || {
-                self.state.try_send(UdpSockRef::from(&self.io), &transmit)
-            });
+            // Not through the reactor: it has not yet heard that a new socket is writable, and nobody waits for it.
+            let result = self.state.try_send(UdpSockRef::from(&self.io), &transmit);
             if let Err(error) = result {
                 tracing::debug!(peer = %run.path.peer, bytes = run.segment, %error, "datagram not sent");
                 lost += next - from;
@@ -128,10 +142,18 @@ impl Socket {
 
 /// Errors that say something of one datagram, not of the socket.
 fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock};
+    use io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable,
+        WouldBlock,
+    };
     matches!(
         error.kind(),
-        WouldBlock | Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
+        WouldBlock
+            | Interrupted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkUnreachable
     )
 }
 
@@ -197,7 +219,10 @@ impl Batch {
 
     /// The longest run that begins with datagram `from`: one peer, one length, of which only the last may be shorter.
     fn run(&self, from: usize, most: usize) -> Option<(Run<'_>, usize)> {
-        let start = from.checked_sub(1).and_then(|before| self.datagrams.get(before)).map_or(0, |before| before.0);
+        let start = from
+            .checked_sub(1)
+            .and_then(|before| self.datagrams.get(before))
+            .map_or(0, |before| before.0);
         let &(mut end, path) = self.datagrams.get(from)?;
         let segment = end - start;
         let mut next = from + 1;
@@ -212,7 +237,14 @@ impl Batch {
             end = candidate;
             next += 1;
         }
-        Some((Run { bytes: self.bytes.get(start..end)?, segment, path }, next))
+        Some((
+            Run {
+                bytes: self.bytes.get(start..end)?,
+                segment,
+                path,
+            },
+            next,
+        ))
     }
 
     fn clear(&mut self) {
@@ -227,7 +259,10 @@ mod tests {
     use super::*;
 
     fn path(port: u16) -> Path {
-        Path { peer: ([127, 0, 0, 1], port).into(), local: None }
+        Path {
+            peer: ([127, 0, 0, 1], port).into(),
+            local: None,
+        }
     }
 
     fn batch(datagrams: &[(u16, usize)]) -> Batch {
@@ -249,10 +284,26 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_length_and_peer_leave_together() {
-        let datagrams = [(1, 100), (1, 100), (1, 60), (1, 100), (2, 100), (2, 101), (2, 0), (2, 0)];
+        let datagrams = [
+            (1, 100),
+            (1, 100),
+            (1, 60),
+            (1, 100),
+            (2, 100),
+            (2, 101),
+            (2, 0),
+            (2, 0),
+        ];
         assert_eq!(
             runs(&batch(&datagrams)),
-            [(1, 3, 260), (1, 1, 100), (2, 1, 100), (2, 1, 101), (2, 1, 0), (2, 1, 0)]
+            [
+                (1, 3, 260),
+                (1, 1, 100),
+                (2, 1, 100),
+                (2, 1, 101),
+                (2, 1, 0),
+                (2, 1, 0)
+            ]
         );
     }
 
@@ -266,9 +317,18 @@ mod tests {
     #[tokio::test]
     async fn batch_arrives_as_it_was_pushed() {
         let bound = || socket2::Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
-        let (a, b) = (Socket::new(bound(), true).unwrap(), Socket::new(bound(), true).unwrap());
-        let to = Path { peer: b.local_addr().unwrap(), local: None };
-        let sent: Vec<Vec<u8>> = [1200, 1200, 1200, 0, 7, 30_000].iter().map(|len| vec![1; *len]).collect();
+        let (a, b) = (
+            Socket::new(bound(), true).unwrap(),
+            Socket::new(bound(), true).unwrap(),
+        );
+        let to = Path {
+            peer: b.local_addr().unwrap(),
+            local: None,
+        };
+        let sent: Vec<Vec<u8>> = [1200, 1200, 1200, 0, 7, 30_000]
+            .iter()
+            .map(|len| vec![1; *len])
+            .collect();
         let mut batch = Batch::default();
         for bytes in &sent {
             batch
@@ -288,7 +348,10 @@ mod tests {
                     got.push(bytes.to_vec());
                 })
             });
-            tokio::time::timeout(std::time::Duration::from_secs(5), receive).await.unwrap().unwrap();
+            tokio::time::timeout(std::time::Duration::from_secs(5), receive)
+                .await
+                .unwrap()
+                .unwrap();
         }
         assert_eq!(got, sent);
     }

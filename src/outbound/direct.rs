@@ -38,7 +38,11 @@ impl Direct {
         if trusted || !self.deny_private {
             return Ok(dial::tcp(&addresses, target.port(), &self.options, self.connect).await?);
         }
-        let public: Vec<IpAddr> = addresses.iter().copied().filter(|ip| !is_private(*ip)).collect();
+        let public: Vec<IpAddr> = addresses
+            .iter()
+            .copied()
+            .filter(|ip| !is_private(*ip))
+            .collect();
         if let (true, Some(denied)) = (public.is_empty(), addresses.first()) {
             return Err(Error::Denied(*denied));
         }
@@ -54,12 +58,18 @@ impl Direct {
             Some(answer) => answer,
             None => self.resolver.lookup(name).await,
         };
-        answer.map_err(|error| Error::Resolve { name: name.to_string(), reason: error.to_string() })
+        answer.map_err(|error| Error::Resolve {
+            name: name.to_string(),
+            reason: error.to_string(),
+        })
     }
 
     fn choose(&self, addresses: &[IpAddr], port: u16, trusted: bool) -> Option<SocketAddr> {
         let allowed = |ip: &&IpAddr| trusted || !self.deny_private || !is_private(**ip);
-        addresses.iter().find(allowed).map(|ip| SocketAddr::new(*ip, port))
+        addresses
+            .iter()
+            .find(allowed)
+            .map(|ip| SocketAddr::new(*ip, port))
     }
 }
 
@@ -70,7 +80,11 @@ impl Outbound for Direct {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let stream = self.dial(&request.target, request.trusted).await?;
-        Ok(Leg { stream, codec: None, first: First::Nothing })
+        Ok(Leg {
+            stream,
+            codec: None,
+            first: First::Nothing,
+        })
     }
 }
 
@@ -108,7 +122,10 @@ impl PacketOutbound for Direct {
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
-            let shared = ip.octets().first_chunk::<2>().is_some_and(|[a, b]| *a == 100 && (64..128).contains(b));
+            let shared = ip
+                .octets()
+                .first_chunk::<2>()
+                .is_some_and(|[a, b]| *a == 100 && (64..128).contains(b));
             let this_network = ip.octets().first() == Some(&0);
             ip.is_loopback()
                 || ip.is_private()
@@ -141,13 +158,32 @@ mod tests {
     #[test]
     fn private_networks_are_known() {
         let private = [
-            "127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "::1", "::", "fe80::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
         ];
         for ip in private {
             assert!(is_private(ip.parse().unwrap()), "{ip}");
         }
-        for ip in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808"] {
+        for ip in [
+            "1.1.1.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "64:ff9b::808:808",
+        ] {
             assert!(!is_private(ip.parse().unwrap()), "{ip}");
         }
     }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -40,8 +40,20 @@ pub struct Server {
 impl Server {
     /// A server of which nothing bad is known.
     #[must_use]
-    pub const fn new(address: Address, credentials: Credentials, direct: Direct, mode: (bool, bool)) -> Self {
-        Self { address, credentials, direct, mode, failed: AtomicBool::new(false), failed_at: AtomicU64::new(0) }
+    pub const fn new(
+        address: Address,
+        credentials: Credentials,
+        direct: Direct,
+        mode: (bool, bool),
+    ) -> Self {
+        Self {
+            address,
+            credentials,
+            direct,
+            mode,
+            failed: AtomicBool::new(false),
+            failed_at: AtomicU64::new(0),
+        }
     }
 }
 
@@ -58,7 +70,10 @@ impl Servers {
     /// With at least one server; without any, nothing can be reached.
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
-        Self(Arc::new(Inner { servers, begun: Instant::now() }))
+        Self(Arc::new(Inner {
+            servers,
+            begun: Instant::now(),
+        }))
     }
 
     fn now(&self) -> u64 {
@@ -70,9 +85,15 @@ impl Servers {
         let now = self.now();
         let penalty = u64::try_from(PENALTY.as_millis()).unwrap_or(u64::MAX);
         let avoided = move |server: &Server| {
-            server.failed.load(Relaxed) && now.saturating_sub(server.failed_at.load(Relaxed)) < penalty
+            server.failed.load(Relaxed)
+                && now.saturating_sub(server.failed_at.load(Relaxed)) < penalty
         };
-        let mut servers: Vec<_> = self.0.servers.iter().filter(|server| fits(server)).collect();
+        let mut servers: Vec<_> = self
+            .0
+            .servers
+            .iter()
+            .filter(|server| fits(server))
+            .collect();
         servers.sort_by_key(|server| avoided(server));
         servers.into_iter()
     }
@@ -81,7 +102,9 @@ impl Servers {
 impl Outbound for Servers {
     /// While the last connection to the server that would be chosen was made.
     fn is_confident(&self) -> bool {
-        self.order(|server| server.mode.0).next().is_some_and(|server| !server.failed.load(Relaxed))
+        self.order(|server| server.mode.0)
+            .next()
+            .is_some_and(|server| !server.failed.load(Relaxed))
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
@@ -97,7 +120,11 @@ impl Outbound for Servers {
                         Opener::response(&server.credentials, salt),
                         Sealer::request(&server.credentials, salt, request.target.as_ref()),
                     );
-                    return Ok(Leg { stream, codec: Some(codec), first: First::Nothing });
+                    return Ok(Leg {
+                        stream,
+                        codec: Some(codec),
+                        first: First::Nothing,
+                    });
                 }
                 Err(error) => {
                     server.failed_at.store(self.now(), Relaxed);
@@ -114,18 +141,29 @@ impl Outbound for Servers {
 
 impl PacketOutbound for Servers {
     fn open(&self, _: bool) -> io::Result<Upstream> {
-        let server = self.order(|server| server.mode.1).next().ok_or(io::ErrorKind::NotConnected)?;
+        let server = self
+            .order(|server| server.mode.1)
+            .next()
+            .ok_or(io::ErrorKind::NotConnected)?;
         let session = rand::random();
         Ok(Upstream {
-            socket: udp::Socket::new(server.direct.options.outgoing_udp()?, server.direct.fragment)?,
+            socket: udp::Socket::new(
+                server.direct.options.outgoing_udp()?,
+                server.direct.fragment,
+            )?,
             server: Some(server.address.clone()),
-            wrap: Wrap::Seal(PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?),
-            unwrap: Unwrap::Open(ClientPackets::new(&server.credentials, session)),
+            wrap: Wrap::Seal(
+                PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?,
+            ),
+            unwrap: Unwrap::Open(Box::new(ClientPackets::new(&server.credentials, session))),
         })
     }
 
     fn locate(&self, server: AddressRef<'_>, _: bool) -> Located {
-        self.0.servers.first().map_or(Located::Denied, |first| first.direct.locate(server, true))
+        self.0
+            .servers
+            .first()
+            .map_or(Located::Denied, |first| first.direct.locate(server, true))
     }
 
     async fn resolve(&self, server: &Address, _: bool) -> Option<SocketAddr> {

@@ -32,13 +32,21 @@ impl Counters {
     /// Counts a failure by its short name.
     pub fn fail(&self, status: &'static str) {
         // A panic elsewhere while the lock was held cannot have left a number half written.
-        *self.failures.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
+        *self
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(status)
+            .or_default() += 1;
     }
 
     /// How often each kind of failure has been seen.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<&'static str, u64> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -59,6 +67,8 @@ impl std::fmt::Display for Counters {
             get(&self.datagrams_down),
             get(&self.datagrams_lost),
         )?;
-        self.failures().iter().try_for_each(|(status, count)| write!(f, " failed.{status}={count}"))
+        self.failures()
+            .iter()
+            .try_for_each(|(status, count)| write!(f, " failed.{status}={count}"))
     }
 }

@@ -100,8 +100,13 @@ impl Error {
     #[must_use]
     pub const fn status(&self) -> &'static str {
         match self {
-            Self::Io { side: Side::Client, .. } => "client_io",
-            Self::Io { side: Side::Upstream, .. } => "upstream_io",
+            Self::Io {
+                side: Side::Client, ..
+            } => "client_io",
+            Self::Io {
+                side: Side::Upstream,
+                ..
+            } => "upstream_io",
             Self::Wire { source, .. } => source.status(),
             Self::Cut(_) => "cut",
             Self::HandshakeTimeout => "handshake_timeout",

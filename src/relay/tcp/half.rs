@@ -57,7 +57,8 @@ impl Half {
     /// The direction that reads from `from`.
     #[must_use]
     pub fn new(codec: Codec, from: Side) -> Self {
-        let head_due = matches!(&codec, Codec::Seal(sealer) if from == Side::Client && sealer.at_head());
+        let head_due =
+            matches!(&codec, Codec::Seal(sealer) if from == Side::Client && sealer.at_head());
         Self {
             codec,
             from,
@@ -102,9 +103,18 @@ impl Half {
     ///
     /// # Errors
     /// What broke, and on which side.
-    pub fn poll(&mut self, cx: &mut Context<'_>, source: &Stream, sink: &Stream) -> Poll<Result<(), Error>> {
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &Stream,
+        sink: &Stream,
+    ) -> Poll<Result<(), Error>> {
         let from = self.from;
-        let to = if from == Side::Client { Side::Upstream } else { Side::Client };
+        let to = if from == Side::Client {
+            Side::Upstream
+        } else {
+            Side::Client
+        };
         for _ in 0..MAX_READS {
             if self.state == State::Read {
                 ready!(self.poll_read(cx, source)).map_err(|fault| match fault {
@@ -162,10 +172,14 @@ impl Half {
 
     /// One vectored read into the payload slots, then sealed where it stands.
     fn read_plain(&mut self, source: &Stream) -> Result<Read, Fault> {
-        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(self.size));
+        let mut buffer = self
+            .buffer
+            .take()
+            .unwrap_or_else(|| Buffer::take(self.size));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
-            let mut slots: [IoSliceMut<'_>; MAX_PARTS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let mut slots: [IoSliceMut<'_>; MAX_PARTS] =
+                std::array::from_fn(|_| IoSliceMut::new(&mut []));
             let used = match &self.codec {
                 Codec::Seal(sealer) => sealer.slots(bytes, &mut slots),
                 Codec::Copy | Codec::Open(_) => {
@@ -203,9 +217,14 @@ impl Half {
 
     /// One read, then every whole chunk opened where it stands.
     fn read_sealed(&mut self, source: &Stream) -> Result<Read, Fault> {
-        let Codec::Open(opener) = &self.codec else { return Ok(Read::End) };
+        let Codec::Open(opener) = &self.codec else {
+            return Ok(Read::End);
+        };
         let need = opener.need();
-        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(self.size));
+        let mut buffer = self
+            .buffer
+            .take()
+            .unwrap_or_else(|| Buffer::take(self.size));
         if buffer.raw.start + need > buffer.bytes().len() {
             buffer.compact();
         }
@@ -234,10 +253,13 @@ impl Half {
 
     /// Opens the whole chunks of the buffer.
     fn open(&mut self) -> Result<Read, Fault> {
-        let (Codec::Open(opener), Some(buffer)) = (&mut self.codec, &mut self.buffer) else { return Ok(Read::NotYet) };
+        let (Codec::Open(opener), Some(buffer)) = (&mut self.codec, &mut self.buffer) else {
+            return Ok(Read::NotYet);
+        };
         let (bytes, ready, raw) = buffer.parts();
         while ready.len() < MAX_PARTS {
-            let opened = match opener.open(bytes.get_mut(raw.clone()).unwrap_or_default(), unix_now) {
+            let opened = match opener.open(bytes.get_mut(raw.clone()).unwrap_or_default(), unix_now)
+            {
                 Ok(opened) => opened,
                 Err(fault) if ready.is_empty() => return Err(Fault::Wire(fault)),
                 Err(fault) => {
@@ -257,18 +279,29 @@ impl Half {
         if raw.start == raw.end {
             *raw = 0..0;
         }
-        Ok(if ready.is_empty() { Read::NotYet } else { Read::Something })
+        Ok(if ready.is_empty() {
+            Read::NotYet
+        } else {
+            Read::Something
+        })
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<io::Result<()>> {
-        let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
+        let Some(buffer) = &self.buffer else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
             let mut parts: [IoSlice<'_>; MAX_PARTS] = std::array::from_fn(|_| IoSlice::new(&[]));
             let mut used = 0;
             let ranges = buffer.ready.get(self.next..).unwrap_or_default();
             for (part, range) in parts.iter_mut().zip(ranges) {
                 let skip = if used == 0 { self.written } else { 0 };
-                *part = IoSlice::new(buffer.bytes().get(range.start + skip..range.end).unwrap_or_default());
+                *part = IoSlice::new(
+                    buffer
+                        .bytes()
+                        .get(range.start + skip..range.end)
+                        .unwrap_or_default(),
+                );
                 used += 1;
             }
             if used == 0 {
@@ -295,7 +328,9 @@ impl Half {
     fn after_write(&mut self) {
         (self.next, self.written) = (0, 0);
         self.state = State::Read;
-        let Some(buffer) = &mut self.buffer else { return };
+        let Some(buffer) = &mut self.buffer else {
+            return;
+        };
         buffer.ready.clear();
         if buffer.raw.is_empty() || !matches!(self.codec, Codec::Open(_)) {
             self.buffer = None;
@@ -311,13 +346,21 @@ impl Half {
 
     /// Before a wait: an empty buffer goes back, the beginning of a chunk is kept in as little as holds it.
     fn shrink(&mut self) {
-        let Some(buffer) = self.buffer.take() else { return };
-        let Codec::Open(opener) = &self.codec else { return };
+        let Some(buffer) = self.buffer.take() else {
+            return;
+        };
+        let Codec::Open(opener) = &self.codec else {
+            return;
+        };
         if buffer.raw.is_empty() {
             return;
         }
-        let size = Size::holding(opener.need()).unwrap_or(buffer.size());
-        self.buffer = Some(if size < buffer.size() { buffer.resized(size) } else { buffer });
+        let size = Size::holding(opener.need()).unwrap_or(Size::Large);
+        self.buffer = Some(if size < buffer.size() {
+            buffer.resized(size)
+        } else {
+            buffer
+        });
     }
 
     /// Chooses the size of the next buffer: larger after a read that filled this one, small again when reads stay small.
@@ -369,14 +412,28 @@ fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
 /// Seals; at the head of a stream with the time and, where the request is empty, with padding.
 fn seal(sealer: &mut Sealer, bytes: &mut [u8], count: usize) -> Result<usize, wire::Error> {
     if !sealer.at_head() {
-        return sealer.seal(bytes, count, Fresh { now: 0, padding: &[] });
+        let fresh = Fresh {
+            now: 0,
+            padding: &[],
+        };
+        return sealer.seal(bytes, count, fresh);
     }
-    let padding: [u8; ss::MAX_PADDING] = if count == 0 { rand::random() } else { [0; ss::MAX_PADDING] };
-    let len = rand::random_range(1..=ss::MAX_PADDING);
-    sealer.seal(bytes, count, Fresh { now: unix_now(), padding: padding.get(..len).unwrap_or(&padding) })
+    let mut padding = [0; ss::MAX_PADDING];
+    let mut len = 0;
+    if count == 0 {
+        len = rand::random_range(1..=padding.len());
+        rand::fill(&mut padding[..]);
+    }
+    let fresh = Fresh {
+        now: unix_now(),
+        padding: padding.get(..len).unwrap_or_default(),
+    };
+    sealer.seal(bytes, count, fresh)
 }
 
 /// The time in Unix seconds; a clock before 1970 is taken for 1970.
 pub fn unix_now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }

@@ -178,9 +178,13 @@ async fn establish<I: Inbound, O: Outbound>(
     timeouts: &Timeouts,
     ready: impl FnOnce() + Send,
 ) -> Established {
-    let request = inbound.accept(stream, peer, Instant::now() + timeouts.handshake).await;
+    let request = inbound
+        .accept(stream, peer, Instant::now() + timeouts.handshake)
+        .await;
     ready();
-    let Some(mut request) = request.map_err(|error| (error, None))? else { return Ok(None) };
+    let Some(mut request) = request.map_err(|error| (error, None))? else {
+        return Ok(None);
+    };
     let target: Box<str> = request.target.to_string().into();
     match connect(&mut request, outbound, timeouts).await {
         Ok(upstream) => match Flow::new(request.leg, upstream) {
@@ -190,7 +194,11 @@ async fn establish<I: Inbound, O: Outbound>(
         Err(error) => {
             if let Some(reply) = &request.reply {
                 // The client learns why; one that does not take the answer is gone anyway.
-                let _ = timeout(timeouts.half_close, request.leg.stream.write_all(&reply.failure(&error))).await;
+                let _ = timeout(
+                    timeouts.half_close,
+                    request.leg.stream.write_all(&reply.failure(&error)),
+                )
+                .await;
             } else {
                 request.leg.stream.reset_on_close();
             }
@@ -200,7 +208,11 @@ async fn establish<I: Inbound, O: Outbound>(
 }
 
 /// Connects, and sees to it that the client's first bytes are there to ride with the head.
-async fn connect<O: Outbound>(request: &mut Request, outbound: &O, timeouts: &Timeouts) -> Result<Leg, Error> {
+async fn connect<O: Outbound>(
+    request: &mut Request,
+    outbound: &O,
+    timeouts: &Timeouts,
+) -> Result<Leg, Error> {
     let early = outbound.is_confident();
     if early {
         accept(request).await?;
@@ -209,7 +221,10 @@ async fn connect<O: Outbound>(request: &mut Request, outbound: &O, timeouts: &Ti
     if !early {
         accept(request).await?;
     }
-    let awaits_payload = upstream.codec.as_ref().is_some_and(|(_, sealer)| sealer.at_head());
+    let awaits_payload = upstream
+        .codec
+        .as_ref()
+        .is_some_and(|(_, sealer)| sealer.at_head());
     if awaits_payload && matches!(request.leg.first, First::Nothing) {
         // Whether they came or not, the request goes now: a server that speaks first must not wait.
         let _ = timeout(timeouts.first_payload, request.leg.stream.readable()).await;
@@ -219,7 +234,12 @@ async fn connect<O: Outbound>(request: &mut Request, outbound: &O, timeouts: &Ti
 
 async fn accept(request: &mut Request) -> Result<(), Error> {
     if let Some(reply) = request.reply.take() {
-        request.leg.stream.write_all(&reply.success()).await.map_err(Error::io(Side::Client))?;
+        request
+            .leg
+            .stream
+            .write_all(&reply.success())
+            .await
+            .map_err(Error::io(Side::Client))?;
     }
     Ok(())
 }
@@ -239,7 +259,11 @@ impl Flow {
             (None, None) => (Codec::Copy, Codec::Copy),
             (None, Some((opener, sealer))) => (Codec::Seal(sealer), Codec::Open(opener)),
             (Some((opener, sealer)), None) => (Codec::Open(opener), Codec::Seal(sealer)),
-            (Some(_), Some(_)) => return Err(Error::NotOffered("relaying from one encrypted stream into another")),
+            (Some(_), Some(_)) => {
+                return Err(Error::NotOffered(
+                    "relaying from one encrypted stream into another",
+                ));
+            }
         };
         let mut up = Half::new(up, Side::Client);
         match client.first {
@@ -247,18 +271,37 @@ impl Flow {
             First::Ahead(bytes) => up.begin_with(bytes),
             First::Opened(buffer) => up.begin_in(buffer),
         }
-        Ok(Self { client: client.stream, upstream: upstream.stream, up, down: Half::new(down, Side::Upstream) })
+        Ok(Self {
+            client: client.stream,
+            upstream: upstream.stream,
+            up,
+            down: Half::new(down, Side::Upstream),
+        })
     }
 
     /// Relays until both directions have ended, one side breaks, or nothing moves any more.
-    async fn run<I: Inbound>(mut self, timeouts: &Timeouts, inbound: &I) -> (Result<(), Error>, Traffic) {
+    async fn run<I: Inbound>(
+        mut self,
+        timeouts: &Timeouts,
+        inbound: &I,
+    ) -> (Result<(), Error>, Traffic) {
         let result = self.relay(timeouts).await;
-        let traffic = Traffic { up: self.up.moved(), down: self.down.moved() };
+        let traffic = Traffic {
+            up: self.up.moved(),
+            down: self.down.moved(),
+        };
         match &result {
             Ok(()) | Err(Error::Idle { .. }) => {}
-            Err(Error::Wire { side: Side::Client, .. } | Error::Cut(Side::Client)) => {
+            Err(
+                Error::Wire {
+                    side: Side::Client, ..
+                }
+                | Error::Cut(Side::Client),
+            ) => {
                 self.upstream.reset_on_close();
-                let Self { client, upstream, .. } = self;
+                let Self {
+                    client, upstream, ..
+                } = self;
                 drop(upstream);
                 inbound.punish(client).await;
             }
@@ -308,7 +351,11 @@ const TICKS: u32 = 4;
 
 impl Quiet {
     const fn new(limit: Duration) -> Self {
-        Self { limit, last: 0, ticks: 0 }
+        Self {
+            limit,
+            last: 0,
+            ticks: 0,
+        }
     }
 
     fn period(&self) -> Duration {
@@ -323,12 +370,23 @@ impl Quiet {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>, moved: u64) -> Poll<Result<(), Error>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut tick: Pin<&mut Sleep>,
+        moved: u64,
+    ) -> Poll<Result<(), Error>> {
         while tick.as_mut().poll(cx).is_ready() {
-            self.ticks = if moved == self.last { self.ticks + 1 } else { 0 };
+            self.ticks = if moved == self.last {
+                self.ticks + 1
+            } else {
+                0
+            };
             self.last = moved;
             if self.ticks >= TICKS {
-                return Poll::Ready(Err(Error::Idle { seconds: self.limit.as_secs() }));
+                return Poll::Ready(Err(Error::Idle {
+                    seconds: self.limit.as_secs(),
+                }));
             }
             let next = Instant::now() + self.period();
             tick.as_mut().reset(next);

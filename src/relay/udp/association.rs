@@ -51,7 +51,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Association {
-    pub(super) fn new(key: Key, path: Path, upstream: Upstream, reply: Wrap, packets: Option<ServerPackets>) -> Self {
+    pub(super) fn new(
+        key: Key,
+        path: Path,
+        upstream: Upstream,
+        reply: Wrap,
+        packets: Option<ServerPackets>,
+    ) -> Self {
         Self {
             key,
             socket: upstream.socket,
@@ -59,7 +65,10 @@ impl Association {
             path: Mutex::new(path),
             packets: Mutex::new(packets),
             wrap: Mutex::new(upstream.wrap),
-            back: Mutex::new(Some(Back { unwrap: upstream.unwrap, wrap: reply })),
+            back: Mutex::new(Some(Back {
+                unwrap: upstream.unwrap,
+                wrap: reply,
+            })),
             touched: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -67,7 +76,11 @@ impl Association {
     }
 
     /// Opens and validates a packet of the client's.
-    pub(super) fn open(&self, packet: &mut [u8], found: &Identified) -> Result<Range<usize>, wire::Error> {
+    pub(super) fn open(
+        &self,
+        packet: &mut [u8],
+        found: &Identified,
+    ) -> Result<Range<usize>, wire::Error> {
         match &mut *lock(&self.packets) {
             Some(packets) => packets.open(packet, found, unix_now()),
             None => Err(wire::Error::SessionMismatch),
@@ -79,7 +92,13 @@ impl Association {
         *lock(&self.path) = path;
     }
 
-    pub(super) fn wrap(&self, batch: &mut Batch, path: Path, address: &[u8], data: &[u8]) -> Result<(), wire::Error> {
+    pub(super) fn wrap(
+        &self,
+        batch: &mut Batch,
+        path: Path,
+        address: &[u8],
+        data: &[u8],
+    ) -> Result<(), wire::Error> {
         lock(&self.wrap).push(batch, path, address, data)
     }
 
@@ -98,8 +117,14 @@ impl Association {
 }
 
 /// Brings back what the upstream answers, until the association has ended.
-pub(super) async fn answer<O: PacketOutbound>(relay: Arc<Relay<O>>, association: Arc<Association>, socket: Arc<Socket>) {
-    let Some(mut back) = lock(&association.back).take() else { return };
+pub(super) async fn answer<O: PacketOutbound>(
+    relay: Arc<Relay<O>>,
+    association: Arc<Association>,
+    socket: Arc<Socket>,
+) {
+    let Some(mut back) = lock(&association.back).take() else {
+        return;
+    };
     let _now = Gauge::new(&relay.counters.associations_now);
     let mut tick = interval(relay.timeout / TICKS);
     let (mut quiet, mut seen) = (0, 0);
@@ -140,7 +165,9 @@ impl Back {
         socket: &Socket,
     ) -> Poll<io::Result<()>> {
         let send = |batch: &mut Batch| {
-            counters.datagrams_lost.fetch_add(socket.send(batch) as u64, Relaxed);
+            counters
+                .datagrams_lost
+                .fetch_add(socket.send(batch) as u64, Relaxed);
         };
         ANSWERS.with_borrow_mut(|batch| {
             let received = association.socket.poll_receive(cx, |packet, from| {
@@ -166,14 +193,23 @@ impl Back {
         })
     }
 
-    fn take(&mut self, packet: &mut [u8], from: Path, to: Path, batch: &mut Batch) -> Result<(), wire::Error> {
+    fn take(
+        &mut self,
+        packet: &mut [u8],
+        from: Path,
+        to: Path,
+        batch: &mut Batch,
+    ) -> Result<(), wire::Error> {
         let body = self.unwrap.open(packet)?;
         let body = packet.get(body).unwrap_or_default();
         match self.unwrap {
             Unwrap::Bare => {
                 let mut room = [0; Address::MAX_LEN];
-                let len = AddressRef::Ip(from.peer).encode(&mut room).ok_or(wire::Error::Truncated)?;
-                self.wrap.push(batch, to, room.get(..len).unwrap_or_default(), body)
+                let len = AddressRef::Ip(from.peer)
+                    .encode(&mut room)
+                    .ok_or(wire::Error::Truncated)?;
+                self.wrap
+                    .push(batch, to, room.get(..len).unwrap_or_default(), body)
             }
             Unwrap::Sealed => self.wrap.push(batch, to, &[], body),
             Unwrap::Open(_) => {

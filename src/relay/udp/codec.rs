@@ -28,7 +28,13 @@ impl Wrap {
     ///
     /// # Errors
     /// When a session has come to its end.
-    pub fn push(&mut self, batch: &mut Batch, path: Path, address: &[u8], data: &[u8]) -> Result<(), wire::Error> {
+    pub fn push(
+        &mut self,
+        batch: &mut Batch,
+        path: Path,
+        address: &[u8],
+        data: &[u8],
+    ) -> Result<(), wire::Error> {
         match self {
             Self::Bare => batch.push(path, data.len(), |room| write(room, &[data])),
             Self::Socks => {
@@ -39,10 +45,19 @@ impl Wrap {
             Self::Seal(sealer) => {
                 let start = sealer.headroom();
                 let body = start..start + address.len() + data.len();
-                let len = if sealer.is_plain() { body.end } else { body.end + TAG_LEN };
+                let len = if sealer.is_plain() {
+                    body.end
+                } else {
+                    body.end + TAG_LEN
+                };
                 batch.push(path, len, |room| {
-                    write(room.get_mut(body.clone()).unwrap_or_default(), &[address, data])?;
-                    sealer.seal(room, body, unix_now(), &rand::random()).map(drop)
+                    write(
+                        room.get_mut(body.clone()).unwrap_or_default(),
+                        &[address, data],
+                    )?;
+                    sealer
+                        .seal(room, body, unix_now(), &rand::random())
+                        .map(drop)
                 })
             }
         }
@@ -52,7 +67,7 @@ impl Wrap {
 /// Takes the body out of what an upstream sent.
 pub enum Unwrap {
     /// Sealed by a server.
-    Open(ClientPackets),
+    Open(Box<ClientPackets>),
     /// The data alone.
     Bare,
     /// Not ours to open: passed on as it is.
@@ -74,7 +89,9 @@ impl Unwrap {
 
 fn write(mut room: &mut [u8], parts: &[&[u8]]) -> Result<(), wire::Error> {
     for part in parts {
-        let (front, rest) = room.split_at_mut_checked(part.len()).ok_or(wire::Error::Truncated)?;
+        let (front, rest) = room
+            .split_at_mut_checked(part.len())
+            .ok_or(wire::Error::Truncated)?;
         front.copy_from_slice(part);
         room = rest;
     }

@@ -64,7 +64,11 @@ pub trait PacketOutbound: Send + Sync + 'static {
     fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Located;
 
     /// Where a datagram for `target` is to be sent.
-    fn resolve(&self, target: &Address, trusted: bool) -> impl Future<Output = Option<SocketAddr>> + Send;
+    fn resolve(
+        &self,
+        target: &Address,
+        trusted: bool,
+    ) -> impl Future<Output = Option<SocketAddr>> + Send;
 }
 
 /// The upstream side of a new association.
@@ -136,13 +140,18 @@ impl<O: PacketOutbound> Relay<O> {
     }
 
     fn table(&self) -> MutexGuard<'_, LruCache<Key, Arc<Association>>> {
-        self.associations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.associations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends `association`, unless its place has been taken by another.
     fn remove(&self, association: &Arc<Association>) {
         let mut table = self.table();
-        if table.peek(&association.key).is_some_and(|found| Arc::ptr_eq(found, association)) {
+        if table
+            .peek(&association.key)
+            .is_some_and(|found| Arc::ptr_eq(found, association))
+        {
             table.pop(&association.key);
         }
     }
@@ -166,7 +175,11 @@ impl<O: PacketOutbound> Relay<O> {
             }
             self.flush(&mut work);
             for association in work.begun.drain(..) {
-                tasks.spawn(association::answer(Arc::clone(&self), association, Arc::clone(&socket)));
+                tasks.spawn(association::answer(
+                    Arc::clone(&self),
+                    association,
+                    Arc::clone(&socket),
+                ));
             }
             for waiting in work.unresolved.drain(..) {
                 tasks.spawn(Arc::clone(&self).send_later(waiting));
@@ -195,12 +208,18 @@ impl<O: PacketOutbound> Relay<O> {
                 };
                 self.forward(work, &association, body)
             }
-            PacketInbound::Shadowsocks { accounts, salts, next_hops } => {
+            PacketInbound::Shadowsocks {
+                accounts,
+                salts,
+                next_hops,
+            } => {
                 let found = accounts.identify(datagram)?;
                 if let Some(next) = found.user.and_then(|user| next_hops.get(user)?.as_ref()) {
                     return self.pass_on(work, accounts, datagram, &found, path, next);
                 }
-                let key = found.session.map_or(Key::Peer(path.peer), |id| Key::Session(id, found.user));
+                let key = found
+                    .session
+                    .map_or(Key::Peer(path.peer), |id| Key::Session(id, found.user));
                 let (association, body) = match self.find(work, key) {
                     Some(association) => {
                         let body = association.open(datagram, &found)?;
@@ -215,7 +234,10 @@ impl<O: PacketOutbound> Relay<O> {
                             rand::random(),
                             found.session.unwrap_or_default(),
                         )?);
-                        (self.begin(work, key, path, false, wrap, Some(packets))?, body)
+                        (
+                            self.begin(work, key, path, false, wrap, Some(packets))?,
+                            body,
+                        )
                     }
                 };
                 if !has_sessions(accounts.method()) {
@@ -243,12 +265,23 @@ impl<O: PacketOutbound> Relay<O> {
             Some(association) => association,
             None => self.begin(work, key, path, true, Wrap::Bare, None)?,
         };
-        self.dispatch(work, &association, next.as_ref(), &[], datagram.get(packet).unwrap_or_default(), true)
+        self.dispatch(
+            work,
+            &association,
+            next.as_ref(),
+            &[],
+            datagram.get(packet).unwrap_or_default(),
+            true,
+        )
     }
 
     /// The association known by `key`; neighbours of a batch mostly have the same.
     fn find(&self, work: &mut Work, key: Key) -> Option<Arc<Association>> {
-        if let Some(current) = work.current.as_ref().filter(|current| current.key == key && !current.is_closed()) {
+        if let Some(current) = work
+            .current
+            .as_ref()
+            .filter(|current| current.key == key && !current.is_closed())
+        {
             return Some(Arc::clone(current));
         }
         self.table().get(&key).cloned()
@@ -282,7 +315,12 @@ impl<O: PacketOutbound> Relay<O> {
     }
 
     /// Sends a body on to where its address says.
-    fn forward(&self, work: &mut Work, association: &Arc<Association>, body: &[u8]) -> Result<(), wire::Error> {
+    fn forward(
+        &self,
+        work: &mut Work,
+        association: &Arc<Association>,
+        body: &[u8],
+    ) -> Result<(), wire::Error> {
         let (target, len) = AddressRef::parse(body)?.ok_or(wire::Error::Truncated)?;
         let (address, data) = body.split_at_checked(len).ok_or(wire::Error::Truncated)?;
         self.dispatch(work, association, target, address, data, false)
@@ -297,11 +335,18 @@ impl<O: PacketOutbound> Relay<O> {
         data: &[u8],
         trusted: bool,
     ) -> Result<(), wire::Error> {
-        if work.current.as_ref().is_none_or(|current| !Arc::ptr_eq(current, association)) {
+        if work
+            .current
+            .as_ref()
+            .is_none_or(|current| !Arc::ptr_eq(current, association))
+        {
             self.flush(work);
             work.current = Some(Arc::clone(association));
         }
-        let (target, trusted) = association.server.as_ref().map_or((target, trusted), |server| (server.as_ref(), true));
+        let (target, trusted) = association
+            .server
+            .as_ref()
+            .map_or((target, trusted), |server| (server.as_ref(), true));
         match self.outbound.locate(target, trusted) {
             Located::At(peer) => {
                 association.wrap(&mut work.batch, Path { peer, local: None }, address, data)?;
@@ -309,13 +354,15 @@ impl<O: PacketOutbound> Relay<O> {
                     self.flush(work);
                 }
             }
-            Located::Unknown if work.unresolved.len() < MAX_RESOLVING => work.unresolved.push(Unresolved {
-                association: Arc::clone(association),
-                target: target.to_owned(),
-                address: address.into(),
-                data: data.into(),
-                trusted,
-            }),
+            Located::Unknown if work.unresolved.len() < MAX_RESOLVING => {
+                work.unresolved.push(Unresolved {
+                    association: Arc::clone(association),
+                    target: target.to_owned(),
+                    address: address.into(),
+                    data: data.into(),
+                    trusted,
+                })
+            }
             Located::Unknown => return Err(wire::Error::NoResources),
             Located::Denied => return Err(wire::Error::Denied),
         }
@@ -340,14 +387,22 @@ impl<O: PacketOutbound> Relay<O> {
             self.counters.fail(wire::Error::NoResources.status());
             return;
         };
-        let Some(peer) = self.outbound.resolve(&waiting.target, waiting.trusted).await else {
+        let Some(peer) = self
+            .outbound
+            .resolve(&waiting.target, waiting.trusted)
+            .await
+        else {
             self.counters.fail("resolve");
             tracing::debug!(target = %waiting.target, "datagram dropped: its target has no usable address");
             return;
         };
         let mut batch = Batch::default();
         let path = Path { peer, local: None };
-        if waiting.association.wrap(&mut batch, path, &waiting.address, &waiting.data).is_ok() {
+        if waiting
+            .association
+            .wrap(&mut batch, path, &waiting.address, &waiting.data)
+            .is_ok()
+        {
             let lost = waiting.association.socket.send(&mut batch);
             self.counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
         }
@@ -374,10 +429,23 @@ struct Unresolved {
 }
 
 /// Packets without ids are known by their salts.
-fn check_salt(accounts: &Accounts, salts: &Mutex<SaltPool>, packet: &[u8]) -> Result<(), wire::Error> {
-    let Some(salt) = Salt::read(accounts.method(), packet).filter(|salt| !salt.as_slice().is_empty()) else {
+fn check_salt(
+    accounts: &Accounts,
+    salts: &Mutex<SaltPool>,
+    packet: &[u8],
+) -> Result<(), wire::Error> {
+    let Some(salt) =
+        Salt::read(accounts.method(), packet).filter(|salt| !salt.as_slice().is_empty())
+    else {
         return Ok(());
     };
-    let fresh = salts.lock().unwrap_or_else(PoisonError::into_inner).insert(salt.as_slice(), Duration::ZERO);
-    if fresh { Ok(()) } else { Err(wire::Error::Replayed) }
+    let fresh = salts
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(salt.as_slice(), Duration::ZERO);
+    if fresh {
+        Ok(())
+    } else {
+        Err(wire::Error::Replayed)
+    }
 }

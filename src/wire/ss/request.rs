@@ -101,7 +101,8 @@ impl RequestOpener {
     /// # Errors
     /// What is wrong with the request, and that again if asked again. The peer must not be able to tell.
     pub fn open(&mut self, accounts: &Accounts, buf: &mut [u8], now: u64) -> Result<Step, Error> {
-        if buf.len() < self.need(accounts) {
+        // A SIP004 request may be whole already when its first chunk is: nothing more is needed then.
+        if buf.len() < self.need(accounts) && !matches!(self.state, State::Address { .. }) {
             return Ok(Step::More);
         }
         let step = match std::mem::replace(&mut self.state, State::Done) {

@@ -1,0 +1,438 @@
+//! Every error says where, what, and what to do.
+
+use super::*;
+
+#[test]
+fn a_syntax_error_has_a_place() {
+    assert_eq!(
+        failure("{\n  \"server\": \"a\"\n  \"x\": 1}", Role::Local),
+        "2:16: not valid JSON: Expected comma"
+    );
+    assert_eq!(failure("", Role::Local), "the config is empty");
+    assert_eq!(
+        failure("[]", Role::Local),
+        "1:1: a config is an object: `{ … }`"
+    );
+}
+
+#[test]
+fn a_type_error_has_line_column_and_key_path() {
+    let text = "{\n\"servers\": [\n  {\"server\": \"192.0.2.1\", \"server_port\": true, \"password\": \"p\", \"method\": \"aes-256-gcm\"}]}";
+    assert_eq!(
+        failure(text, Role::Local),
+        "3:42: servers[0].server_port: expected a whole number from 0 to 65535, found `true`"
+    );
+}
+
+#[test]
+fn an_array_is_no_object() {
+    let found = failure(
+        &with("\"timeouts\": [1, 2], \"servers\": [[\"a\", 1]], \"log\": [], \"locals\": {}"),
+        Role::Local,
+    );
+    for path in ["timeouts", "servers[0]", "log"] {
+        assert!(
+            found.contains(&format!(
+                "{path}: expected an object: `{{ … }}`, found an array"
+            )),
+            "{found}"
+        );
+    }
+    assert!(
+        found.contains("locals: expected an array: `[ … ]`, found an object"),
+        "{found}"
+    );
+    assert_eq!(found.lines().count(), 4, "{found}");
+}
+
+#[test]
+fn all_errors_are_found_at_once() {
+    let text = r#"{"server": "192.0.2.1", "server_port": 70000, "password": "p", "method": "aes-256-gcm",
+        "fast_open": "yes", "mode": "udp", "locals": [5], "timeouts": {"idle": 0}, "sever": 1}"#;
+    let found = failure(text, Role::Local);
+    for expected in [
+        "server_port: expected a whole number from 0 to 65535, found `70000`",
+        "fast_open: expected `true` or `false`, found a string",
+        "mode: `udp` is no mode (it is `tcp_and_udp`, `tcp_only` or `udp_only`)",
+        "locals[0]: expected an object: `{ … }`, found `5`",
+        "timeouts.idle: 0 seconds",
+        "sever: unknown key (did you mean `server`?)",
+    ] {
+        assert!(found.contains(expected), "no {expected:?} in\n{found}");
+    }
+    assert_eq!(found.lines().count(), 6, "{found}");
+}
+
+#[test]
+fn a_slip_of_the_pen_is_an_error_with_the_right_key() {
+    let found = failure(&with("\"passwrod\": \"x\", \"localPort\": 1"), Role::Local);
+    assert!(
+        found.contains("passwrod: unknown key (did you mean `password`?)"),
+        "{found}"
+    );
+    assert!(
+        found.contains("localPort: unknown key (did you mean `local_port`?)"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_foreign_key_is_a_warning_that_fails_the_check() {
+    let config = local(&with("\"shareOverLan\": true, \"quota_bytes\": 5"));
+    let found = shown(&config.warnings);
+    assert!(
+        found.contains("shareOverLan: unknown key, ignored"),
+        "{found}"
+    );
+    assert!(
+        found.contains("quota_bytes: unknown key, ignored (it belongs in an entry of `users`)"),
+        "{found}"
+    );
+    assert!(config.warnings.iter().all(Diagnostic::fails_check));
+}
+
+#[test]
+fn underscores_and_slashes_begin_comments() {
+    let config = local(&with(
+        "\"_note\": 1, \"//\": 2, \"// why\": {\"server\": 3}",
+    ));
+    assert_eq!(shown(&config.warnings), "");
+}
+
+#[test]
+fn a_key_given_twice_is_an_error() {
+    let found = failure(&with("\"password\": \"other\""), Role::Local);
+    assert!(found.contains("password: given twice"), "{found}");
+    let found = failure(
+        r#"{"servers": [{"server": "a", "address": "b", "server_port": 1, "password": "p", "method": "aes-128-gcm"}]}"#,
+        Role::Local,
+    );
+    assert_eq!(
+        found,
+        "1:30: servers[0].address: given twice: it is another name of `server`"
+    );
+}
+
+#[test]
+fn features_to_come_are_refused_unless_they_ask_for_nothing() {
+    for (key, value) in [
+        ("acl", "\"/etc/acl\""),
+        ("plugin", "\"v2ray-plugin\""),
+        ("manager_address", "\"127.0.0.1\""),
+        ("online_config", "{\"config_url\": \"https://x\"}"),
+        ("outbound_proxy", "\"socks5://127.0.0.1:1\""),
+        ("forwards", "[{}]"),
+        ("reverse", "[{}]"),
+        ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
+        ("transport", "{\"type\": \"ws\"}"),
+        ("warm_connections", "2"),
+        ("launchd_tcp_socket_name", "\"x\""),
+    ] {
+        let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);
+        assert!(
+            found.ends_with(&format!("{key}: not yet in this version of ssr")),
+            "{found}"
+        );
+        assert!(found.starts_with("1:"), "{found}");
+        for blank in ["null", "\"\"", "[]", "{}", "0", "false"] {
+            assert_eq!(
+                shown(&server(&with(&format!("\"{key}\": {blank}"))).warnings),
+                ""
+            );
+        }
+    }
+}
+
+#[test]
+fn protocols_to_come_are_refused_for_local_only() {
+    for protocol in ["http", "tunnel", "redir", "dns", "tun", "fake-dns"] {
+        let text = with(&format!(
+            "\"locals\": [{{\"protocol\": \"{protocol}\", \"local_port\": 1}}]"
+        ));
+        let found = failure(&text, Role::Local);
+        assert!(found.contains("locals[0].protocol: "), "{found}");
+        assert!(
+            found.contains(&format!("`{protocol}`: not yet in this version of ssr")),
+            "{found}"
+        );
+        server(&text);
+        local(&with(&format!(
+            "\"locals\": [{{\"protocol\": \"{protocol}\", \"disabled\": true}}, {{}}]"
+        )));
+    }
+}
+
+#[test]
+fn a_disabled_entry_may_ask_for_anything() {
+    let config = local(
+        r#"{"servers": [
+            {"disabled": true, "server": "a", "server_port": 1, "method": "rc4", "plugin": "x", "acl": "y"},
+            {"server": "b", "server_port": 1, "method": "aes-256-gcm", "password": "p"}]}"#,
+    );
+    assert_eq!(config.servers.len(), 1);
+}
+
+#[test]
+fn limits_of_users_matter_to_server_only() {
+    let text = format!(
+        r#"{{"server": "192.0.2.1", "server_port": 1, "password": "{KEY}", "method": "2022-blake3-aes-256-gcm",
+            "users": [{{"name": "a", "password": "{USER_KEY}", "quota_bytes": 5}}]}}"#
+    );
+    assert!(failure(&text, Role::Server).contains("users[0].quota_bytes: not yet"));
+    local(&text);
+}
+
+#[test]
+fn a_key_of_wrong_length_says_what_makes_a_right_one() {
+    let found = failure(
+        r#"{"server": "192.0.2.1", "server_port": 1, "method": "2022-blake3-aes-256-gcm", "password": "AAAAAAAAAAAAAAAAAAAAAA=="}"#,
+        Role::Local,
+    );
+    for part in [
+        "1:",
+        "password: ",
+        "16",
+        "32",
+        "`ssr genkey -m 2022-blake3-aes-256-gcm`",
+    ] {
+        assert!(found.contains(part), "no {part:?} in {found}");
+    }
+    assert!(!found.contains("AAAA"), "{found}");
+}
+
+#[test]
+fn a_chain_says_which_key_is_wrong() {
+    let found = failure(
+        &format!(
+            r#"{{"server": "192.0.2.1", "server_port": 1, "method": "2022-blake3-aes-256-gcm", "password": "{KEY}:AAAA"}}"#
+        ),
+        Role::Local,
+    );
+    assert!(found.contains("password: key 2 of 2: "), "{found}");
+}
+
+#[test]
+fn identity_needs_an_aes_method() {
+    let found = failure(
+        &format!(
+            r#"{{"server": "192.0.2.1", "server_port": 1, "method": "2022-blake3-chacha20-poly1305", "password": "{KEY}:{USER_KEY}"}}"#
+        ),
+        Role::Local,
+    );
+    assert!(
+        found.contains("AES blocks") && !found.contains(USER_KEY),
+        "{found}"
+    );
+    let found = failure(
+        &with("\"users\": [{\"name\": \"a\", \"password\": \"b\"}]"),
+        Role::Server,
+    );
+    assert!(
+        found.contains("users: aes-256-gcm cannot tell users apart"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_server_has_one_key_of_its_own() {
+    let found = failure(
+        &format!(
+            r#"{{"server": "192.0.2.1", "server_port": 1, "method": "2022-blake3-aes-256-gcm", "password": "{KEY}:{USER_KEY}"}}"#
+        ),
+        Role::Server,
+    );
+    assert!(
+        found.contains("password: several keys: that is how a client names its user"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_file_for_the_other_role_is_told_from_a_broken_one() {
+    let listening = with("").replace("192.0.2.1", "::");
+    let found = parse(&listening, Role::Local, &no_env).unwrap_err();
+    assert!(is_for_other_role(&found), "{}", shown(&found));
+    server(&listening);
+    let broken = with("\"acl\": \"x\"").replace("192.0.2.1", "::");
+    assert!(!is_for_other_role(
+        &parse(&broken, Role::Local, &no_env).unwrap_err()
+    ));
+}
+
+#[test]
+fn users_are_unique_and_complete() {
+    let found = failure(
+        &format!(
+            r#"{{"server": "192.0.2.1", "server_port": 1, "method": "2022-blake3-aes-256-gcm", "password": "{KEY}", "users": [
+            {{"name": "a", "password": "{USER_KEY}"}}, {{"name": "a", "password": "{USER_KEY}"}},
+            {{"name": "b", "password": "{KEY}"}}, {{"name": "c"}}, {{"password": "{USER_KEY}"}},
+            {{"name": "d", "password": "{USER_KEY}", "server": "192.0.2.7"}}]}}"#
+        ),
+        Role::Server,
+    );
+    for expected in [
+        "users[1].name: `a` is another user's name",
+        "users[1].password: another user's key",
+        "users[2].password: the server's own key",
+        "users[3].password: missing: the user's key",
+        "users[4].name: missing: the user's name",
+        "users[5].server_port: missing: the next server's port",
+    ] {
+        assert!(found.contains(expected), "no {expected:?} in\n{found}");
+    }
+}
+
+#[test]
+fn insecure_methods_are_refused_by_name() {
+    let found = failure(
+        r#"{"server": "192.0.2.1", "server_port": 1, "password": "p", "method": "rc4-md5"}"#,
+        Role::Local,
+    );
+    assert!(
+        found.starts_with("1:70: method: ") && found.contains("rc4-md5"),
+        "{found}"
+    );
+}
+
+#[test]
+fn no_encryption_is_a_warning() {
+    let config = server(r#"{"server": "192.0.2.1", "server_port": 1, "method": "none"}"#);
+    assert!(shown(&config.warnings).contains("method: nothing is encrypted"));
+}
+
+#[test]
+fn missing_keys_are_named() {
+    let found = failure(r#"{"servers": [{"method": "aes-256-gcm"}]}"#, Role::Server);
+    assert!(
+        found.contains("1:14: servers[0].server: missing"),
+        "{found}"
+    );
+    assert!(
+        found.contains("1:14: servers[0].password: missing"),
+        "{found}"
+    );
+    let found = failure(
+        r#"{"server": "192.0.2.1", "password": "p", "method": "aes-256-gcm"}"#,
+        Role::Local,
+    );
+    assert_eq!(found, "1:1: server_port: missing: the server's port");
+    assert!(failure("{}", Role::Local).contains("servers: no server"));
+    assert!(failure(r#"{"servers": []}"#, Role::Server).contains("servers: no server"));
+}
+
+#[test]
+fn a_wrong_value_is_not_called_missing_too() {
+    let found = failure(
+        r#"{"server": "192.0.2.1", "server_port": [1], "password": "p", "method": "aes-256-gcm"}"#,
+        Role::Local,
+    );
+    assert_eq!(found.lines().count(), 1, "{found}");
+}
+
+#[test]
+fn addresses_are_checked() {
+    for (host, expected) in [
+        ("https://example.com", "not an address (give the host alone"),
+        ("exa mple.com", "not an address"),
+        ("", "not an address"),
+        ("example.com:x", "server"),
+        ("0.0.0.0", "0.0.0.0 is where a server listens"),
+    ] {
+        let text = format!(
+            r#"{{"server": "{host}", "server_port": 1, "password": "p", "method": "aes-256-gcm"}}"#
+        );
+        let found = failure(&text, Role::Local);
+        assert!(
+            found.starts_with("1:12: server: ") && found.contains(expected),
+            "{host}: {found}"
+        );
+    }
+}
+
+#[test]
+fn two_cannot_listen_at_one_address() {
+    let text = r#"{"servers": [
+        {"server": "::", "server_port": 1, "password": "p", "method": "aes-256-gcm"},
+        {"server": "::", "server_port": 1, "password": "q", "method": "aes-256-gcm"}]}"#;
+    assert!(
+        failure(text, Role::Server).contains("TCP [::]:1 is taken already, by `servers[0].server`")
+    );
+    let split = r#"{"servers": [
+        {"server": "::", "server_port": 1, "password": "p", "method": "aes-256-gcm", "mode": "tcp_only"},
+        {"server": "::", "server_port": 1, "password": "q", "method": "aes-256-gcm", "mode": "udp_only"}]}"#;
+    server(split);
+    let found = failure(
+        &with("\"local_port\": 1080, \"locals\": [{\"local_port\": 1080}]"),
+        Role::Local,
+    );
+    assert!(
+        found
+            .contains("locals[0].local_port: TCP 127.0.0.1:1080 is taken already, by `local_port`"),
+        "{found}"
+    );
+}
+
+#[test]
+fn no_error_quotes_a_password() {
+    for text in [
+        r#"{"server": "h", "server_port": 1, "method": "aes-256-gcm", "password": ["hunter2"]}"#,
+        r#"{"server": "h", "server_port": 1, "method": "aes-256-gcm", "password": 2.5}"#,
+        r#"{"server": "h", "server_port": "hunter2", "method": "aes-256-gcm", "password": "x"}"#,
+        r#"{"server": "h", "server_port": 1, "method": "2022-blake3-aes-128-gcm", "password": "hunter2"}"#,
+        r#"{"server": "h", "server_port": 1, "method": "aes-256-gcm", "password": "p", "users": "bob:hunter2"}"#,
+        r#"{"server": "h", "method": "aes-256-gcm", "port_password": {"x": "hunter2", "1": [2.5]}}"#,
+        r#"{"server": "h", "server_port": 1, "method": "aes-256-gcm", "servers": ["ss://aes-256-gcm:hunter2@h:1"]}"#,
+        r#"{"server": "h", "server_port": 1, "password": "hunter2", "method": "hunter", "password": "hunter2"}"#,
+    ] {
+        let found = failure(text, Role::Server);
+        assert!(
+            !found.contains("hunter2") && !found.contains("2.5"),
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn dns_errors_have_a_place() {
+    for (value, part) in [
+        ("\"google_h3\"", "HTTP/3"),
+        ("\"unix:///x\"", ""),
+        ("\"not an address\"", ""),
+        ("5", ""),
+    ] {
+        let found = failure(&with(&format!("\"dns\": {value}")), Role::Server);
+        assert!(
+            found.starts_with("1:95: dns: ") && found.contains(part),
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn keys_without_effect_say_so() {
+    let config = server(&with(
+        "\"user\": \"nobody\", \"use_syslog\": true, \"workdir\": \"/tmp\", \"dscp\": {\"1\": \"EF\"}",
+    ));
+    assert_eq!(config.warnings.len(), 4);
+    assert!(config.warnings.iter().all(|finding| !finding.fails_check()));
+    assert!(
+        failure(&with("\"auth\": true"), Role::Server)
+            .contains("auth: one-time authentication was withdrawn")
+    );
+}
+
+#[test]
+fn findings_are_bounded() {
+    let many: Vec<String> = (0..5000)
+        .map(|index| format!("\"k{index}\": [{{}}]"))
+        .collect();
+    let found = parse(&format!("{{{}}}", many.join(",")), Role::Local, &no_env).unwrap_err();
+    assert!(found.len() <= 101, "{}", found.len());
+    for open in ["[", "{\"dns\":", "{\"servers\":[{\"users\":"] {
+        for depth in [100, 100_000] {
+            failure(&open.repeat(depth), Role::Local);
+        }
+    }
+    let bad = format!(r#"{{"servers": [{}]}}"#, vec!["5"; 20_000].join(","));
+    assert!(parse(&bad, Role::Local, &no_env).is_err());
+}
