@@ -24,7 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(AddressRef::parse(&[bytes, &[0; 300]].concat()).is_err());
         }
     }
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
     if let Ok(address) = text.parse::<Address>() {
         let shown = address.to_string();
         assert_eq!(shown.parse::<Address>().as_ref(), Ok(&address), "{shown:?}");

@@ -9,11 +9,18 @@ fuzz_target!(|text: &str| {
     for role in [Role::Local, Role::Server] {
         match parse(text, role, &env) {
             Ok(config) => {
-                assert!(config.warnings.iter().all(|finding| !finding.to_string().is_empty()));
+                assert!(
+                    config
+                        .warnings
+                        .iter()
+                        .all(|finding| !finding.to_string().is_empty())
+                );
                 // What is printed about it holds no secret.
                 assert!(!format!("{config:?}").contains("hunter2") || text.contains("hunter2"));
             }
-            Err(found) => assert!(!found.is_empty() && found.iter().all(|finding| !finding.to_string().is_empty())),
+            Err(found) => assert!(
+                !found.is_empty() && found.iter().all(|finding| !finding.to_string().is_empty())
+            ),
         }
     }
     if let Ok(url) = text.parse::<ServerUrl>() {

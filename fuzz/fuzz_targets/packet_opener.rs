@@ -22,11 +22,23 @@ enum Packet<'a> {
     /// Anything.
     Garbage(&'a [u8]),
     /// The next of the session, damaged.
-    Damaged { body: &'a [u8], seed: u8, edits: Vec<Edit> },
+    Damaged {
+        body: &'a [u8],
+        seed: u8,
+        edits: Vec<Edit>,
+    },
     /// One of those before, as it was.
     Again(u8),
     /// Sealed by one who has the key and does not keep to the protocol.
-    Nonsense { session: u64, id: u64, kind: u8, off: i8, peer: Option<u64>, padding: u16, rest: &'a [u8] },
+    Nonsense {
+        session: u64,
+        id: u64,
+        kind: u8,
+        off: i8,
+        peer: Option<u64>,
+        padding: u16,
+        rest: &'a [u8],
+    },
 }
 
 fuzz_target!(|input: Input<'_>| {
@@ -40,7 +52,9 @@ fuzz_target!(|input: Input<'_>| {
     let mut receiver = Receiver {
         ends: &ends,
         server: None,
-        client: input.to_client.then(|| ClientPackets::new(&ends.credentials, SESSION)),
+        client: input
+            .to_client
+            .then(|| ClientPackets::new(&ends.credentials, SESSION)),
     };
     let mut sent: Vec<(Vec<u8>, &[u8], bool)> = Vec::new();
     // Whether a key holder's nonsense has taken ids of the session, and perhaps moved its window far ahead.
@@ -66,7 +80,9 @@ fuzz_target!(|input: Input<'_>| {
             }
             Packet::Again(at) => {
                 let len = sent.len();
-                let Some((bytes, body, seen)) = sent.get_mut(usize::from(*at) % len.max(1)) else { continue };
+                let Some((bytes, body, seen)) = sent.get_mut(usize::from(*at) % len.max(1)) else {
+                    continue;
+                };
                 let opened = receiver.open(bytes);
                 if *seen && has_sessions(ends.method) {
                     assert_eq!(opened, Err(Error::Replayed));
@@ -75,9 +91,21 @@ fuzz_target!(|input: Input<'_>| {
                     *seen = true;
                 }
             }
-            Packet::Nonsense { session, id, kind, off, peer, padding, rest } => {
+            Packet::Nonsense {
+                session,
+                id,
+                kind,
+                off,
+                peer,
+                padding,
+                rest,
+            } => {
                 // Mostly in the sessions that are under way.
-                let session = if session % 4 == 0 { *session } else { SESSION + u64::from(input.to_client) };
+                let session = if session % 4 == 0 {
+                    *session
+                } else {
+                    SESSION + u64::from(input.to_client)
+                };
                 let mut content = vec![*kind];
                 content.extend_from_slice(&NOW.saturating_add_signed((*off).into()).to_be_bytes());
                 let peer = peer.map(|peer| if peer % 2 == 0 { SESSION } else { peer });
@@ -85,7 +113,8 @@ fuzz_target!(|input: Input<'_>| {
                 content.extend_from_slice(&padding.to_be_bytes());
                 content.extend_from_slice(rest);
                 // Ids close to each other, so that they meet.
-                if let Some(bytes) = by_hand(&ends, input.to_client, session, id % 20_000, &content) {
+                if let Some(bytes) = by_hand(&ends, input.to_client, session, id % 20_000, &content)
+                {
                     if receiver.open(&bytes).is_ok() {
                         // (The server here remembers one session.)
                         if input.to_client || session == SESSION {
@@ -114,7 +143,10 @@ impl Receiver<'_> {
             Some(client) => client.open(&mut packet, NOW)?,
             None => self.serve(&mut packet)?,
         };
-        let body = packet.get(body).expect("the body stands within the packet").to_vec();
+        let body = packet
+            .get(body)
+            .expect("the body stands within the packet")
+            .to_vec();
         let _ = AddressRef::parse(&body);
         Ok(body)
     }
@@ -122,7 +154,11 @@ impl Receiver<'_> {
     fn serve(&mut self, packet: &mut [u8]) -> Result<std::ops::Range<usize>, Error> {
         let accounts = &self.ends.accounts;
         let found = accounts.identify(packet)?;
-        if found.user.and_then(|user| accounts.user(user)).is_some_and(|user| user.relayed) {
+        if found
+            .user
+            .and_then(|user| accounts.user(user))
+            .is_some_and(|user| user.relayed)
+        {
             let range = accounts.readdress(packet, &found)?;
             assert_eq!(range.end, packet.len());
             return Err(Error::Denied);
@@ -146,7 +182,9 @@ fn seal(sealer: &mut PacketSealer, body: &[u8], seed: u8) -> Vec<u8> {
     let start = sealer.headroom();
     let mut buf = vec![0; start + body.len() + if sealer.is_plain() { 0 } else { 16 }];
     buf[start..start + body.len()].copy_from_slice(body);
-    let packet = sealer.seal(&mut buf, start..start + body.len(), NOW, &[seed; 32]).expect("there is room");
+    let packet = sealer
+        .seal(&mut buf, start..start + body.len(), NOW, &[seed; 32])
+        .expect("there is room");
     assert_eq!(packet, 0..buf.len());
     buf
 }
@@ -161,20 +199,29 @@ fn by_hand(ends: &Ends, to_client: bool, session: u64, id: u64, content: &[u8]) 
     let own = ends.accounts.session_key(ends.user);
     if !method.supports_identity() {
         let mut sealed = [&header, content].concat();
-        let tag = Aead::packet(method, own)?.seal(&[9; 24], &mut sealed).ok()?;
+        let tag = Aead::packet(method, own)?
+            .seal(&[9; 24], &mut sealed)
+            .ok()?;
         return Some([&[9; 24], &sealed[..], &tag].concat());
     }
     let mut sealed = content.to_vec();
     let aead = Aead::packet(method, &own.session_subkey(method, &header[..8]))?;
     let tag = aead.seal(&header[4..], &mut sealed).ok()?;
     let plain: [u8; 16] = header.try_into().ok()?;
-    let outer = if to_client { own.clone() } else { key(method, 1) };
+    let outer = if to_client {
+        own.clone()
+    } else {
+        key(method, 1)
+    };
     let mut block = plain;
     Block::new(&outer).encrypt(&mut block);
     let mut packet = block.to_vec();
     if ends.user.is_some() && !to_client {
         let mut identity = own.identity_hash();
-        identity.iter_mut().zip(plain).for_each(|(byte, mask)| *byte ^= mask);
+        identity
+            .iter_mut()
+            .zip(plain)
+            .for_each(|(byte, mask)| *byte ^= mask);
         Block::new(&key(method, 1)).encrypt(&mut identity);
         packet.extend_from_slice(&identity);
     }

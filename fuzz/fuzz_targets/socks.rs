@@ -5,17 +5,24 @@ use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
-use ssr::wire::socks::{self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, Selection, Speaks, Verdict};
+use ssr::wire::socks::{
+    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, Selection, Speaks, Verdict,
+};
 
 /// A parser takes a prefix, and the same one however much follows; before it is whole, it asks for more.
-fn check<'a, T: PartialEq + Debug>(bytes: &'a [u8], parse: impl Fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>) -> Option<(T, usize)> {
+fn check<'a, T: PartialEq + Debug>(
+    bytes: &'a [u8],
+    parse: impl Fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>,
+) -> Option<(T, usize)> {
     let parsed = parse(bytes);
     let whole = match &parsed {
         Ok(Some((_, len))) => *len,
         Ok(None) => bytes.len() + 1,
         // An error shows at some byte and stays.
         Err(error) => {
-            let at = (0..=bytes.len()).find(|at| parse(&bytes[..*at]).is_err()).unwrap_or_default();
+            let at = (0..=bytes.len())
+                .find(|at| parse(&bytes[..*at]).is_err())
+                .unwrap_or_default();
             for cut in at..=bytes.len() {
                 assert_eq!(parse(&bytes[..cut]).as_ref().err(), Some(error));
             }

@@ -8,7 +8,9 @@ use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
 use ssr::wire::ss::request::{RequestOpener, Step};
 use ssr::wire::ss::stream::{Fresh, Opener, Sealer};
-use ssr_fuzz::{Edit, Ends, Hand, NOW, Setting, edit, encoded, is_sealed, key, pieces, salt, target};
+use ssr_fuzz::{
+    Edit, Ends, Hand, NOW, Setting, edit, encoded, is_sealed, key, pieces, salt, target,
+};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -23,7 +25,11 @@ enum Kind<'a> {
     /// Anything.
     Garbage(&'a [u8]),
     /// A valid stream of these payloads, damaged.
-    Damaged { payloads: Vec<&'a [u8]>, padding: u16, edits: Vec<Edit> },
+    Damaged {
+        payloads: Vec<&'a [u8]>,
+        padding: u16,
+        edits: Vec<Edit>,
+    },
     /// Sealed in the right order, and otherwise without sense.
     Nonsense { parts: Vec<Part<'a>> },
 }
@@ -39,9 +45,21 @@ enum Part<'a> {
     /// The target's address and what follows it, in one chunk.
     Address(&'a [u8]),
     /// A fixed header with a variable one of this padding.
-    Head { kind: u8, off: i8, stretch: i8, padding: u16, given: u8, payload: &'a [u8] },
+    Head {
+        kind: u8,
+        off: i8,
+        stretch: i8,
+        padding: u16,
+        given: u8,
+        payload: &'a [u8],
+    },
     /// A response's header.
-    Answer { kind: u8, off: i8, salt: u8, payload: &'a [u8] },
+    Answer {
+        kind: u8,
+        off: i8,
+        salt: u8,
+        payload: &'a [u8],
+    },
 }
 
 fuzz_target!(|input: Input<'_>| {
@@ -52,7 +70,11 @@ fuzz_target!(|input: Input<'_>| {
             // But for one who knows the key (and the fuzzer does not), nothing opens.
             assert!(!is_sealed(ends.method) || got.plain.is_empty() && got.target.is_none());
         }
-        Kind::Damaged { payloads, padding, edits } => {
+        Kind::Damaged {
+            payloads,
+            padding,
+            edits,
+        } => {
             let truth = payloads.concat();
             let mut bytes = sealed(&ends, input.to_client, payloads, *padding);
             let damaged = edit(&mut bytes, edits);
@@ -86,7 +108,11 @@ fn receive(ends: &Ends, to_client: bool, bytes: &[u8], cuts: &[u16]) -> Got {
         buffer: Vec::new(),
         at: 0,
         authenticated: 0,
-        got: Got { plain: Vec::new(), target: None, result: Ok(()) },
+        got: Got {
+            plain: Vec::new(),
+            target: None,
+            result: Ok(()),
+        },
     };
     let result = pieces(bytes, cuts, |piece| receiver.feed(piece));
     if let Err(error) = result {
@@ -113,7 +139,9 @@ impl Receiver<'_> {
         if self.opener.is_none() && !self.open_head()? {
             return Ok(());
         }
-        let Some(opener) = &mut self.opener else { return Ok(()) };
+        let Some(opener) = &mut self.opener else {
+            return Ok(());
+        };
         loop {
             let rest = &mut self.buffer[self.at..];
             let opened = opener.open(rest, || NOW)?;
@@ -144,15 +172,22 @@ impl Receiver<'_> {
                     assert!(accounts.user(user).is_some_and(|user| user.relayed));
                     assert!(salt.end <= rest && rest <= self.buffer.len());
                     // From here on it is another server's.
-                    self.opener = Some(Opener::response(&self.ends.credentials, ssr_fuzz::salt(self.ends.method, 5)));
+                    self.opener = Some(Opener::response(
+                        &self.ends.credentials,
+                        ssr_fuzz::salt(self.ends.method, 5),
+                    ));
                     self.at = self.buffer.len();
                     return Ok(false);
                 }
                 Step::Done(request) => {
                     assert!(self.authenticated == 1 || !is_sealed(self.ends.method));
-                    assert!(request.payload.end <= request.rest && request.rest <= self.buffer.len());
+                    assert!(
+                        request.payload.end <= request.rest && request.rest <= self.buffer.len()
+                    );
                     self.got.target = Some(request.target.to_string());
-                    self.got.plain.extend_from_slice(&self.buffer[request.payload]);
+                    self.got
+                        .plain
+                        .extend_from_slice(&self.buffer[request.payload]);
                     (self.at, self.opener) = (request.rest, Some(request.opener));
                     return Ok(true);
                 }
@@ -163,23 +198,38 @@ impl Receiver<'_> {
 
 /// A valid stream.
 fn sealed(ends: &Ends, to_client: bool, payloads: &[&[u8]], padding: u16) -> Vec<u8> {
-    let (own, request) = (salt(ends.method, if to_client { 6 } else { 5 }), salt(ends.method, 5));
+    let (own, request) = (
+        salt(ends.method, if to_client { 6 } else { 5 }),
+        salt(ends.method, 5),
+    );
     let mut sealer = if to_client {
-        Sealer::response(ends.method, ends.accounts.session_key(ends.user), own, request)
+        Sealer::response(
+            ends.method,
+            ends.accounts.session_key(ends.user),
+            own,
+            request,
+        )
     } else {
         Sealer::request(&ends.credentials, own, target())
     };
     let padding = vec![0x77; usize::from(padding) % 900 + 1];
-    let fresh = Fresh { now: NOW, padding: &padding };
+    let fresh = Fresh {
+        now: NOW,
+        padding: &padding,
+    };
     let mut bytes = Vec::new();
     for payload in payloads.iter().chain([&[].as_slice()]) {
         let mut buf = vec![0; payload.len() + 2000];
         let mut slots = [IoSliceMut::new(&mut [])];
         let used = sealer.slots(&mut buf, &mut slots);
         assert_eq!(used, 1);
-        let Some(slot) = slots[0].get_mut(..payload.len()) else { return bytes };
+        let Some(slot) = slots[0].get_mut(..payload.len()) else {
+            return bytes;
+        };
         slot.copy_from_slice(payload);
-        let len = sealer.seal(&mut buf, payload.len(), fresh).expect("the slots were made for it");
+        let len = sealer
+            .seal(&mut buf, payload.len(), fresh)
+            .expect("the slots were made for it");
         bytes.extend_from_slice(&buf[..len]);
     }
     bytes
@@ -193,11 +243,16 @@ fn nonsense(ends: &Ends, to_client: bool, parts: &[Part<'_>]) -> Option<Vec<u8>>
     if ends.user.is_some() && !to_client {
         // The identity header is the only thing that is right for certain.
         let mut identity = ends.credentials.key().identity_hash();
-        ssr::crypto::Block::new(&key(method, 1).identity_subkey(own.as_slice())).encrypt(&mut identity);
+        ssr::crypto::Block::new(&key(method, 1).identity_subkey(own.as_slice()))
+            .encrypt(&mut identity);
         hand.bytes.extend_from_slice(&identity);
     }
     let time = |off: i8| NOW.saturating_add_signed(i64::from(off)).to_be_bytes();
-    let length = |len: usize, stretch: i8| u16::try_from(len).unwrap_or(u16::MAX).saturating_add_signed(stretch.into());
+    let length = |len: usize, stretch: i8| {
+        u16::try_from(len)
+            .unwrap_or(u16::MAX)
+            .saturating_add_signed(stretch.into())
+    };
     for part in parts.iter().take(32) {
         match part {
             Part::Raw(bytes) => hand.seal(bytes),
@@ -211,7 +266,14 @@ fn nonsense(ends: &Ends, to_client: bool, parts: &[Part<'_>]) -> Option<Vec<u8>>
                 hand.seal(&length(bytes.len(), 0).to_be_bytes());
                 hand.seal(&bytes);
             }
-            Part::Head { kind, off, stretch, padding, given, payload } => {
+            Part::Head {
+                kind,
+                off,
+                stretch,
+                padding,
+                given,
+                payload,
+            } => {
                 let mut variable = encoded(target());
                 variable.extend_from_slice(&padding.to_be_bytes());
                 variable.extend(vec![0; usize::from(*given)]);
@@ -222,7 +284,12 @@ fn nonsense(ends: &Ends, to_client: bool, parts: &[Part<'_>]) -> Option<Vec<u8>>
                 hand.seal(&fixed);
                 hand.seal(&variable);
             }
-            Part::Answer { kind, off, salt: seed, payload } => {
+            Part::Answer {
+                kind,
+                off,
+                salt: seed,
+                payload,
+            } => {
                 let mut fixed = vec![*kind];
                 fixed.extend_from_slice(&time(*off));
                 fixed.extend_from_slice(salt(method, *seed).as_slice());

@@ -13,7 +13,8 @@ pub const USER: usize = 1;
 /// The key of `method` made of `seed`.
 #[must_use]
 pub fn key(method: Method, seed: u8) -> Key {
-    Key::from_slice(&vec![seed; method.key_len()]).unwrap_or_else(|| Key::from_password(method, &[seed]))
+    Key::from_slice(&vec![seed; method.key_len()])
+        .unwrap_or_else(|| Key::from_password(method, &[seed]))
 }
 
 /// The salt of `method` made of `seed`.
@@ -44,11 +45,18 @@ impl Setting {
     pub fn ends(self) -> Ends {
         let method = Method::ALL[usize::from(self.method) % Method::ALL.len()];
         if self.shared && method.supports_identity() {
-            let account = |seed, relayed| Account { key: key(method, seed), relayed };
+            let account = |seed, relayed| Account {
+                key: key(method, seed),
+                relayed,
+            };
             return Ends {
                 method,
                 credentials: Credentials::new(method, vec![key(method, 1)], key(method, 11)),
-                accounts: Accounts::new(method, key(method, 1), vec![account(10, true), account(11, false)]),
+                accounts: Accounts::new(
+                    method,
+                    key(method, 1),
+                    vec![account(10, true), account(11, false)],
+                ),
                 user: Some(USER),
             };
         }
@@ -124,13 +132,20 @@ impl Hand {
     pub fn new(method: Method, key: &Key, salt: Salt) -> Option<Self> {
         let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice()))?;
         let nonce = NonceCounter::new(aead.nonce_len());
-        Some(Self { aead, nonce, bytes: salt.as_slice().to_vec() })
+        Some(Self {
+            aead,
+            nonce,
+            bytes: salt.as_slice().to_vec(),
+        })
     }
 
     /// Adds what is sealed under the next nonce.
     pub fn seal(&mut self, plain: &[u8]) {
         let mut data = plain.to_vec();
-        let tag = self.aead.seal(self.nonce.next().as_slice(), &mut data).expect("the nonce fits");
+        let tag = self
+            .aead
+            .seal(self.nonce.next().as_slice(), &mut data)
+            .expect("the nonce fits");
         self.bytes.extend_from_slice(&data);
         self.bytes.extend_from_slice(&tag);
     }
@@ -154,9 +169,19 @@ pub const fn target() -> AddressRef<'static> {
 ///
 /// # Errors
 /// What `take` says.
-pub fn pieces<E>(bytes: &[u8], cuts: &[u16], take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    let mut cuts: Vec<_> = cuts.iter().take(16).map(|cut| usize::from(*cut) % (bytes.len() + 1)).collect();
+pub fn pieces<E>(
+    bytes: &[u8],
+    cuts: &[u16],
+    take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut cuts: Vec<_> = cuts
+        .iter()
+        .take(16)
+        .map(|cut| usize::from(*cut) % (bytes.len() + 1))
+        .collect();
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).try_for_each(take)
+    cuts.windows(2)
+        .map(|cut| &bytes[cut[0]..cut[1]])
+        .try_for_each(take)
 }

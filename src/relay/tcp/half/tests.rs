@@ -88,7 +88,11 @@ fn credentials(method: Method) -> Credentials {
 }
 
 fn request(method: Method) -> Codec {
-    Codec::Seal(Sealer::request(&credentials(method), salt(method, 1), TARGET))
+    Codec::Seal(Sealer::request(
+        &credentials(method),
+        salt(method, 1),
+        TARGET,
+    ))
 }
 
 fn response(method: Method) -> Codec {
@@ -154,10 +158,7 @@ fn opened(method: Method, bytes: &[u8]) -> Option<(String, Vec<u8>)> {
         match opener.open(&accounts, &mut bytes, unix_now()).unwrap() {
             Step::Authenticated(_) => {}
             Step::Done(request) => {
-                return Some((
-                    request.target.to_string(),
-                    bytes[request.payload].to_vec(),
-                ));
+                return Some((request.target.to_string(), bytes[request.payload].to_vec()));
             }
             Step::More | Step::Relay { .. } => return None,
         }
@@ -374,9 +375,7 @@ async fn what_came_before_a_bad_chunk_is_passed_on() {
     let mut half = Half::new(answer(method), Side::Upstream);
     let result = run(&mut half, &source, &sink).await;
     let fault = wire::Error::Unauthenticated;
-    assert!(
-        matches!(result, Err(Error::Wire { side: Side::Upstream, source }) if source == fault)
-    );
+    assert!(matches!(result, Err(Error::Wire { side: Side::Upstream, source }) if source == fault));
     let mut bytes = [0; 16];
     assert_eq!(soon(far.read(&mut bytes)).await.unwrap(), 8);
     assert_eq!((&bytes[..8], half.moved()), (b"goodgood".as_slice(), 8));
@@ -402,7 +401,11 @@ async fn end_is_passed_on_behind_the_last_byte() {
 async fn broken_sink_and_source_are_told_apart() {
     for sink_breaks in [false, true] {
         let ((source, peer), (sink, far)) = (connection().await, connection().await);
-        let (mut whole, broken) = if sink_breaks { (peer, far) } else { (far, peer) };
+        let (mut whole, broken) = if sink_breaks {
+            (peer, far)
+        } else {
+            (far, peer)
+        };
         socket2::SockRef::from(&broken)
             .set_linger(Some(Duration::ZERO))
             .unwrap();
@@ -422,7 +425,11 @@ async fn broken_sink_and_source_are_told_apart() {
             }
         })
         .await;
-        let side = if sink_breaks { Side::Upstream } else { Side::Client };
+        let side = if sink_breaks {
+            Side::Upstream
+        } else {
+            Side::Client
+        };
         assert!(matches!(result, Err(Error::Io { side: found, .. }) if found == side));
     }
 }
@@ -449,12 +456,18 @@ async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest() {
     half.size = Size::Large;
     peer.write_all(&hand.2[whole..whole + 7]).await.unwrap();
     run_until(&mut half, &source, &sink, |half| {
-        half.buffer.as_ref().is_some_and(|buffer| buffer.size() == Size::Small)
+        half.buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.size() == Size::Small)
     })
     .await;
-    peer.write_all(&hand.2[whole + 7..whole + 100]).await.unwrap();
+    peer.write_all(&hand.2[whole + 7..whole + 100])
+        .await
+        .unwrap();
     run_until(&mut half, &source, &sink, |half| {
-        half.buffer.as_ref().is_some_and(|buffer| buffer.size() == Size::Medium)
+        half.buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.size() == Size::Medium)
     })
     .await;
     peer.write_all(&hand.2[whole + 100..]).await.unwrap();
