@@ -30,13 +30,25 @@ fn request_is_refused_more_than_30_s_off() {
             hand.head(0, time, header.len(), &header);
             Receiver::server(&ends.accounts).feed(&hand.bytes)
         };
-        for time in [NOW - MAX_TIME_SKEW, NOW - 1, NOW, NOW + 1, NOW + MAX_TIME_SKEW] {
+        for time in [
+            NOW - MAX_TIME_SKEW,
+            NOW - 1,
+            NOW,
+            NOW + 1,
+            NOW + MAX_TIME_SKEW,
+        ] {
             assert_eq!(served(time), Ok(()));
         }
         assert_eq!(served(NOW + 31), Err(Error::TimestampSkew { seconds: 31 }));
         assert_eq!(served(NOW - 31), Err(Error::TimestampSkew { seconds: -31 }));
-        assert!(matches!(served(0), Err(Error::TimestampSkew { seconds: ..-31 })));
-        assert!(matches!(served(u64::MAX), Err(Error::TimestampSkew { seconds: 31.. })));
+        assert!(matches!(
+            served(0),
+            Err(Error::TimestampSkew { seconds: ..-31 })
+        ));
+        assert!(matches!(
+            served(u64::MAX),
+            Err(Error::TimestampSkew { seconds: 31.. })
+        ));
     }
 }
 
@@ -44,12 +56,22 @@ fn request_is_refused_more_than_30_s_off() {
 fn response_is_refused_more_than_30_s_off() {
     for method in of_2022() {
         let ends = single(method);
-        let answered = |now: u64| Receiver::client(&ends.credentials).at(now).feed(&response(&ends, None, b"x"));
+        let answered = |now: u64| {
+            Receiver::client(&ends.credentials)
+                .at(now)
+                .feed(&response(&ends, None, b"x"))
+        };
         for now in [NOW - MAX_TIME_SKEW, NOW, NOW + MAX_TIME_SKEW] {
             assert_eq!(answered(now), Ok(()));
         }
-        assert_eq!(answered(NOW + 31), Err(Error::TimestampSkew { seconds: -31 }));
-        assert_eq!(answered(NOW - 31), Err(Error::TimestampSkew { seconds: 31 }));
+        assert_eq!(
+            answered(NOW + 31),
+            Err(Error::TimestampSkew { seconds: -31 })
+        );
+        assert_eq!(
+            answered(NOW - 31),
+            Err(Error::TimestampSkew { seconds: 31 })
+        );
     }
 }
 
@@ -58,9 +80,15 @@ fn sip004_asks_for_no_time() {
     for method in of_2017().chain([Method::None]) {
         let ends = single(method);
         let sealed = request(&ends, &target(), b"x");
-        assert_eq!(Receiver::server(&ends.accounts).at(u64::MAX).feed(&sealed), Ok(()));
+        assert_eq!(
+            Receiver::server(&ends.accounts).at(u64::MAX).feed(&sealed),
+            Ok(())
+        );
         let answer = response(&ends, None, b"x");
-        assert_eq!(Receiver::client(&ends.credentials).at(0).feed(&answer), Ok(()));
+        assert_eq!(
+            Receiver::client(&ends.credentials).at(0).feed(&answer),
+            Ok(())
+        );
     }
 }
 
@@ -72,12 +100,18 @@ fn header_of_the_other_direction_is_refused() {
         for kind in [1, 2, 255] {
             let mut hand = Hand::new(method, &key(method, 1), salt(method, 5));
             hand.head(kind, NOW, header.len(), &header);
-            assert_eq!(Receiver::server(&ends.accounts).feed(&hand.bytes), Err(Error::HeaderType(kind)));
+            assert_eq!(
+                Receiver::server(&ends.accounts).feed(&hand.bytes),
+                Err(Error::HeaderType(kind))
+            );
         }
         for kind in [0, 2, 255] {
             let mut hand = Hand::new(method, &key(method, 1), salt(method, 6));
             hand.answer(kind, NOW, salt(method, 5).as_slice(), b"x");
-            assert_eq!(Receiver::client(&ends.credentials).feed(&hand.bytes), Err(Error::HeaderType(kind)));
+            assert_eq!(
+                Receiver::client(&ends.credentials).feed(&hand.bytes),
+                Err(Error::HeaderType(kind))
+            );
         }
     }
 }
@@ -87,7 +121,11 @@ fn stream_sent_back_to_its_sender_does_not_open() {
     for method in of_2022() {
         let ends = single(method);
         let mut client = Receiver::client(&ends.credentials);
-        assert!(client.feed(&request(&ends, &target(), &pattern(300))).is_err());
+        assert!(
+            client
+                .feed(&request(&ends, &target(), &pattern(300)))
+                .is_err()
+        );
         let mut server = Receiver::server(&ends.accounts);
         assert!(server.feed(&response(&ends, None, &pattern(300))).is_err());
         assert!(!server.authenticated && server.plain.is_empty() && client.plain.is_empty());
@@ -100,7 +138,10 @@ fn response_to_another_request_is_refused() {
         let ends = single(method);
         let mut hand = Hand::new(method, &key(method, 1), salt(method, 6));
         hand.answer(1, NOW, salt(method, 7).as_slice(), b"x");
-        assert_eq!(Receiver::client(&ends.credentials).feed(&hand.bytes), Err(Error::SaltMismatch));
+        assert_eq!(
+            Receiver::client(&ends.credentials).feed(&hand.bytes),
+            Err(Error::SaltMismatch)
+        );
     }
 }
 
@@ -113,7 +154,10 @@ fn padding_rules_hold() {
         assert_eq!(served(method, &variable(MAX_PADDING, b"x")), ok(b"x"));
         // Neither payload nor padding.
         assert_eq!(served(method, &variable(0, &[])), Err(Error::Padding));
-        assert_eq!(served(method, &variable(MAX_PADDING + 1, b"x")), Err(Error::Padding));
+        assert_eq!(
+            served(method, &variable(MAX_PADDING + 1, b"x")),
+            Err(Error::Padding)
+        );
         // Padding beyond the header.
         let mut header = variable(20, &[]);
         for _ in 0..20 {
@@ -130,8 +174,14 @@ fn variable_header_cut_short_is_refused_at_every_byte() {
         for cut in 0..header.len() {
             assert!(served(method, &header[..cut]).is_err(), "{cut}");
         }
-        assert_eq!(served(method, &[0x05, 0, 0, 0, 0, 0, 0]), Err(Error::AddressType(5)));
-        assert_eq!(served(method, &[0x03, 0, 0, 80, 0, 0, 1]), Err(Error::AddressDomain));
+        assert_eq!(
+            served(method, &[0x05, 0, 0, 0, 0, 0, 0]),
+            Err(Error::AddressType(5))
+        );
+        assert_eq!(
+            served(method, &[0x03, 0, 0, 80, 0, 0, 1]),
+            Err(Error::AddressDomain)
+        );
     }
 }
 
@@ -186,13 +236,22 @@ fn sip004_address_may_be_cut_by_chunks_anywhere() {
         for first in 0..plain.len() {
             for second in (first..plain.len()).step_by(3) {
                 let mut hand = Hand::new(method, &key(method, 1), salt(method, 5));
-                hand.chunk(&plain[..first]).chunk(&plain[first..second]).chunk(&[]).chunk(&plain[second..]);
+                hand.chunk(&plain[..first])
+                    .chunk(&plain[first..second])
+                    .chunk(&[])
+                    .chunk(&plain[second..]);
                 hand.chunk(b"more");
                 for piece in [1, 7, hand.bytes.len()] {
                     let mut server = Receiver::server(&ends.accounts);
-                    hand.bytes.chunks(piece).for_each(|piece| server.feed(piece).unwrap());
+                    hand.bytes
+                        .chunks(piece)
+                        .for_each(|piece| server.feed(piece).unwrap());
                     assert_eq!(server.target, Some(target()));
-                    assert_eq!(server.plain, [payload.as_slice(), b"more"].concat(), "{first} {second} {piece}");
+                    assert_eq!(
+                        server.plain,
+                        [payload.as_slice(), b"more"].concat(),
+                        "{first} {second} {piece}"
+                    );
                 }
             }
         }
@@ -203,11 +262,17 @@ fn sip004_address_may_be_cut_by_chunks_anywhere() {
 fn bad_address_is_refused_as_soon_as_it_can_be_seen() {
     for method in of_2017().chain([Method::None]) {
         let ends = single(method);
-        for (bytes, error) in [([0x00].as_slice(), Error::AddressType(0)), (&[0x03, 0], Error::AddressDomain)] {
+        for (bytes, error) in [
+            ([0x00].as_slice(), Error::AddressType(0)),
+            (&[0x03, 0], Error::AddressDomain),
+        ] {
             let sealed = if method == Method::None {
                 bytes.to_vec()
             } else {
-                Hand::new(method, &key(method, 1), salt(method, 5)).chunk(bytes).bytes.clone()
+                Hand::new(method, &key(method, 1), salt(method, 5))
+                    .chunk(bytes)
+                    .bytes
+                    .clone()
             };
             assert_eq!(Receiver::server(&ends.accounts).feed(&sealed), Err(error));
         }
@@ -226,7 +291,8 @@ fn each_user_is_known_by_its_identity() {
             let mut client = Receiver::client(&ends.credentials);
             client.feed(&answer).unwrap();
             assert_eq!(client.plain, b"back");
-            let mut other = Receiver::client(&shared(method, if seed == 10 { 11 } else { 10 }).credentials);
+            let mut other =
+                Receiver::client(&shared(method, if seed == 10 { 11 } else { 10 }).credentials);
             assert_eq!(other.feed(&answer), Err(Error::Unauthenticated));
         }
     }
@@ -237,32 +303,67 @@ fn unknown_user_is_refused() {
     for method in WITH_IDENTITY {
         let ends = shared(method, 13);
         let sealed = request(&ends, &target(), b"x");
-        assert_eq!(Receiver::server(&ends.accounts).feed(&sealed), Err(Error::UnknownIdentity));
+        assert_eq!(
+            Receiver::server(&ends.accounts).feed(&sealed),
+            Err(Error::UnknownIdentity)
+        );
         // One who knows the server's key alone.
         let stranger = single(method);
         let sealed = request(&stranger, &target(), b"x");
-        assert_eq!(Receiver::server(&ends.accounts).feed(&sealed), Err(Error::UnknownIdentity));
+        assert_eq!(
+            Receiver::server(&ends.accounts).feed(&sealed),
+            Err(Error::UnknownIdentity)
+        );
         // One who knows its own key and nothing of the server's.
         let credentials = Credentials::new(method, vec![key(method, 2)], key(method, 11));
-        let ends = Ends { credentials, accounts: ends.accounts };
+        let ends = Ends {
+            credentials,
+            accounts: ends.accounts,
+        };
         let sealed = request(&ends, &target(), b"x");
-        assert_eq!(Receiver::server(&ends.accounts).feed(&sealed), Err(Error::UnknownIdentity));
+        assert_eq!(
+            Receiver::server(&ends.accounts).feed(&sealed),
+            Err(Error::UnknownIdentity)
+        );
     }
 }
 
 #[test]
 fn request_passes_through_two_relays() {
     for method in WITH_IDENTITY {
-        let credentials = Credentials::new(method, vec![key(method, 1), key(method, 2), key(method, 3)], key(method, 4));
+        let credentials = Credentials::new(
+            method,
+            vec![key(method, 1), key(method, 2), key(method, 3)],
+            key(method, 4),
+        );
         assert_eq!(credentials.identities(), 3);
         let relay = |own: u8, next: u8| {
-            let other = Account { key: key(method, 99), relayed: false };
-            Accounts::new(method, key(method, own), vec![other, Account { key: key(method, next), relayed: true }])
+            let other = Account {
+                key: key(method, 99),
+                relayed: false,
+            };
+            Accounts::new(
+                method,
+                key(method, own),
+                vec![
+                    other,
+                    Account {
+                        key: key(method, next),
+                        relayed: true,
+                    },
+                ],
+            )
         };
         let (first, second) = (relay(1, 2), relay(2, 3));
-        let account = Account { key: key(method, 4), relayed: false };
+        let account = Account {
+            key: key(method, 4),
+            relayed: false,
+        };
         let last = Accounts::new(method, key(method, 3), vec![account]);
-        let ends = Ends { credentials, accounts: last };
+        let ends = Ends {
+            credentials,
+            accounts: last,
+        };
         let sealed = request(&ends, &target(), b"hello");
         let mut passed = sealed.clone();
         for relay in [&first, &second] {
@@ -274,19 +375,34 @@ fn request_passes_through_two_relays() {
         }
         let mut server = Receiver::server(&ends.accounts);
         server.feed(&passed).unwrap();
-        assert_eq!((server.target, server.plain.as_slice(), server.user), (Some(target()), b"hello".as_slice(), Some(0)));
+        assert_eq!(
+            (server.target, server.plain.as_slice(), server.user),
+            (Some(target()), b"hello".as_slice(), Some(0))
+        );
         // A relay's own key opens nothing at the next server.
-        assert_eq!(Receiver::server(&second).feed(&sealed), Err(Error::UnknownIdentity));
+        assert_eq!(
+            Receiver::server(&second).feed(&sealed),
+            Err(Error::UnknownIdentity)
+        );
     }
 }
 
 #[test]
 fn methods_without_identities_have_no_users() {
-    for method in Method::ALL.into_iter().filter(|method| !method.supports_identity()) {
-        let users = vec![Account { key: key(method, 9), relayed: true }];
+    for method in Method::ALL
+        .into_iter()
+        .filter(|method| !method.supports_identity())
+    {
+        let users = vec![Account {
+            key: key(method, 9),
+            relayed: true,
+        }];
         let accounts = Accounts::new(method, key(method, 1), users);
         assert!(!accounts.has_users());
-        let ends = Ends { accounts, ..single(method) };
+        let ends = Ends {
+            accounts,
+            ..single(method)
+        };
         let mut server = Receiver::server(&ends.accounts);
         server.feed(&request(&ends, &target(), b"x")).unwrap();
         assert_eq!((server.user, server.target), (None, Some(target())));
@@ -299,9 +415,15 @@ fn another_key_opens_nothing() {
         let ends = single(method);
         let accounts = Accounts::new(method, key(method, 2), Vec::new());
         let sealed = request(&ends, &target(), b"x");
-        assert_eq!(Receiver::server(&accounts).feed(&sealed), Err(Error::Unauthenticated));
+        assert_eq!(
+            Receiver::server(&accounts).feed(&sealed),
+            Err(Error::Unauthenticated)
+        );
         let credentials = Credentials::new(method, Vec::new(), key(method, 2));
         let answer = response(&ends, None, b"x");
-        assert_eq!(Receiver::client(&credentials).feed(&answer), Err(Error::Unauthenticated));
+        assert_eq!(
+            Receiver::client(&credentials).feed(&answer),
+            Err(Error::Unauthenticated)
+        );
     }
 }

@@ -5,7 +5,13 @@
 //! - `packet`: packets, their sessions, windows and identities.
 //! - `oracle`: the same bytes as an independent implementation.
 //! - `random`: any payload, any split, any garbage.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod head;
 mod oracle;
@@ -26,7 +32,10 @@ use crate::wire::{Address, AddressRef, Error};
 pub(super) const NOW: u64 = 1_700_000_000;
 /// Padding for requests without payload.
 pub(super) const PADDING: [u8; 900] = [0xAA; 900];
-pub(super) const FRESH: Fresh<'_> = Fresh { now: NOW, padding: &PADDING };
+pub(super) const FRESH: Fresh<'_> = Fresh {
+    now: NOW,
+    padding: &PADDING,
+};
 
 pub(super) const SEALED: [Method; 8] = [
     Method::Aes128Gcm,
@@ -41,15 +50,20 @@ pub(super) const SEALED: [Method; 8] = [
 pub(super) const WITH_IDENTITY: [Method; 2] = [Method::Blake3Aes128Gcm, Method::Blake3Aes256Gcm];
 
 pub(super) fn of_2022() -> impl Iterator<Item = Method> {
-    SEALED.into_iter().filter(|method| method.family() == Family::Aead2022)
+    SEALED
+        .into_iter()
+        .filter(|method| method.family() == Family::Aead2022)
 }
 
 pub(super) fn of_2017() -> impl Iterator<Item = Method> {
-    SEALED.into_iter().filter(|method| method.family() == Family::Aead)
+    SEALED
+        .into_iter()
+        .filter(|method| method.family() == Family::Aead)
 }
 
 pub(super) fn key(method: Method, seed: u8) -> Key {
-    Key::from_slice(&vec![seed; method.key_len()]).unwrap_or_else(|| Key::from_password(method, &[seed]))
+    Key::from_slice(&vec![seed; method.key_len()])
+        .unwrap_or_else(|| Key::from_password(method, &[seed]))
 }
 
 pub(super) fn salt(method: Method, seed: u8) -> Salt {
@@ -72,7 +86,10 @@ pub(super) fn single(method: Method) -> Ends {
 
 /// A server with the users 10, 11 and 12; the client is the one of `seed`.
 pub(super) fn shared(method: Method, seed: u8) -> Ends {
-    let users = [10, 11, 12].map(|seed| Account { key: key(method, seed), relayed: false });
+    let users = [10, 11, 12].map(|seed| Account {
+        key: key(method, seed),
+        relayed: false,
+    });
     Ends {
         credentials: Credentials::new(method, vec![key(method, 1)], key(method, seed)),
         accounts: Accounts::new(method, key(method, 1), users.into()),
@@ -81,7 +98,10 @@ pub(super) fn shared(method: Method, seed: u8) -> Ends {
 
 /// Every way to be connected: each method, and those with identities also with users.
 pub(super) fn every_end() -> impl Iterator<Item = Ends> {
-    Method::ALL.into_iter().map(single).chain(WITH_IDENTITY.map(|method| shared(method, 11)))
+    Method::ALL
+        .into_iter()
+        .map(single)
+        .chain(WITH_IDENTITY.map(|method| shared(method, 11)))
 }
 
 pub(super) fn targets() -> [Address; 4] {
@@ -115,23 +135,37 @@ impl Hand {
     pub(super) fn new(method: Method, key: &Key, salt: Salt) -> Self {
         let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice())).unwrap();
         let nonce = NonceCounter::new(aead.nonce_len());
-        Self { aead, nonce, bytes: salt.as_slice().to_vec() }
+        Self {
+            aead,
+            nonce,
+            bytes: salt.as_slice().to_vec(),
+        }
     }
 
     pub(super) fn seal(&mut self, plain: &[u8]) -> &mut Self {
         let mut data = plain.to_vec();
-        let tag = self.aead.seal(self.nonce.next().as_slice(), &mut data).unwrap();
+        let tag = self
+            .aead
+            .seal(self.nonce.next().as_slice(), &mut data)
+            .unwrap();
         self.bytes.extend_from_slice(&data);
         self.bytes.extend_from_slice(&tag);
         self
     }
 
     pub(super) fn chunk(&mut self, payload: &[u8]) -> &mut Self {
-        self.seal(&u16::try_from(payload.len()).unwrap().to_be_bytes()).seal(payload)
+        self.seal(&u16::try_from(payload.len()).unwrap().to_be_bytes())
+            .seal(payload)
     }
 
     /// A SIP022 request's head; `announced` is the length that the fixed header gives.
-    pub(super) fn head(&mut self, kind: u8, time: u64, announced: usize, variable: &[u8]) -> &mut Self {
+    pub(super) fn head(
+        &mut self,
+        kind: u8,
+        time: u64,
+        announced: usize,
+        variable: &[u8],
+    ) -> &mut Self {
         let mut fixed = vec![kind];
         fixed.extend_from_slice(&time.to_be_bytes());
         fixed.extend_from_slice(&u16::try_from(announced).unwrap().to_be_bytes());
@@ -139,7 +173,13 @@ impl Hand {
     }
 
     /// A SIP022 response's head.
-    pub(super) fn answer(&mut self, kind: u8, time: u64, request: &[u8], payload: &[u8]) -> &mut Self {
+    pub(super) fn answer(
+        &mut self,
+        kind: u8,
+        time: u64,
+        request: &[u8],
+        payload: &[u8],
+    ) -> &mut Self {
         let mut fixed = vec![kind];
         fixed.extend_from_slice(&time.to_be_bytes());
         fixed.extend_from_slice(request);
@@ -181,14 +221,22 @@ pub(super) fn fill(sealer: &Sealer, buf: &mut [u8], payload: &[u8], most: usize)
 /// A whole request of `payload`, in buffers that hold several chunks.
 pub(super) fn request(ends: &Ends, target: &Address, payload: &[u8]) -> Vec<u8> {
     let salt = salt(ends.credentials.method(), 5);
-    seal_all(&mut Sealer::request(&ends.credentials, salt, target.as_ref()), payload, 100_000)
+    seal_all(
+        &mut Sealer::request(&ends.credentials, salt, target.as_ref()),
+        payload,
+        100_000,
+    )
 }
 
 /// A whole response of `payload` to [`request`].
 pub(super) fn response(ends: &Ends, user: Option<usize>, payload: &[u8]) -> Vec<u8> {
     let method = ends.credentials.method();
     let key = ends.accounts.session_key(user);
-    seal_all(&mut Sealer::response(method, key, salt(method, 6), salt(method, 5)), payload, 100_000)
+    seal_all(
+        &mut Sealer::response(method, key, salt(method, 6), salt(method, 5)),
+        payload,
+        100_000,
+    )
 }
 
 /// One who receives a stream piece by piece and opens what can be opened.
@@ -211,11 +259,17 @@ pub(super) struct Receiver<'a> {
 impl<'a> Receiver<'a> {
     pub(super) fn server(accounts: &'a Accounts) -> Self {
         let head = Some((accounts, RequestOpener::new(accounts.method())));
-        Self { head, ..Self::client_with(None) }
+        Self {
+            head,
+            ..Self::client_with(None)
+        }
     }
 
     pub(super) fn client(credentials: &Credentials) -> Self {
-        Self::client_with(Some(Opener::response(credentials, salt(credentials.method(), 5))))
+        Self::client_with(Some(Opener::response(
+            credentials,
+            salt(credentials.method(), 5),
+        )))
     }
 
     fn client_with(opener: Option<Opener>) -> Self {
@@ -252,14 +306,20 @@ impl<'a> Receiver<'a> {
         if self.opener.is_none() && self.relayed.is_none() {
             self.open_head()?;
         }
-        let Some(opener) = &mut self.opener else { return Ok(()) };
+        let Some(opener) = &mut self.opener else {
+            return Ok(());
+        };
         loop {
             let opened = opener.open(&mut self.buffer[self.at..], || self.now)?;
             if opened.used == 0 {
-                assert!(opener.need() > self.buffer.len() - self.at, "what is needed is there");
+                assert!(
+                    opener.need() > self.buffer.len() - self.at,
+                    "what is needed is there"
+                );
                 return Ok(());
             }
-            self.plain.extend_from_slice(&self.buffer[self.at..][opened.payload]);
+            self.plain
+                .extend_from_slice(&self.buffer[self.at..][opened.payload]);
             self.at += opened.used;
         }
     }
@@ -269,7 +329,10 @@ impl<'a> Receiver<'a> {
         loop {
             match head.open(accounts, &mut self.buffer, self.now)? {
                 Step::More => {
-                    assert!(head.need(accounts) > self.buffer.len(), "what is needed is there");
+                    assert!(
+                        head.need(accounts) > self.buffer.len(),
+                        "what is needed is there"
+                    );
                     return Ok(());
                 }
                 Step::Authenticated(_) => {
@@ -277,7 +340,8 @@ impl<'a> Receiver<'a> {
                     self.authenticated = true;
                 }
                 Step::Relay { user, salt, rest } => {
-                    self.relayed = Some((user, [&self.buffer[salt], &self.buffer[rest..]].concat()));
+                    self.relayed =
+                        Some((user, [&self.buffer[salt], &self.buffer[rest..]].concat()));
                     return Ok(());
                 }
                 Step::Done(request) => {

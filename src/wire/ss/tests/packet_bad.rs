@@ -45,9 +45,17 @@ fn answered(method: Method, content: &[u8]) -> Result<Vec<u8>, Error> {
 fn packet_is_refused_more_than_30_s_off() {
     for method in of_2022() {
         let to_server = |time| served(method, &[front(0, time, None, 0, 0), body(1)].concat());
-        let to_client = |time| answered(method, &[front(1, time, Some(SESSION), 0, 0), body(1)].concat());
+        let to_client = |time| {
+            answered(
+                method,
+                &[front(1, time, Some(SESSION), 0, 0), body(1)].concat(),
+            )
+        };
         for time in [NOW - MAX_TIME_SKEW, NOW, NOW + MAX_TIME_SKEW] {
-            assert_eq!((to_server(time), to_client(time)), (Ok(body(1)), Ok(body(1))));
+            assert_eq!(
+                (to_server(time), to_client(time)),
+                (Ok(body(1)), Ok(body(1)))
+            );
         }
         for (time, seconds) in [(NOW - 31, -31), (NOW + 31, 31)] {
             let error = Err(Error::TimestampSkew { seconds });
@@ -64,9 +72,14 @@ fn packet_is_refused_more_than_30_s_off() {
 fn packet_of_the_other_direction_is_refused() {
     for method in of_2022() {
         let ends = single(method);
-        let (packet, answer) =
-            (seal(&mut client_sealer(&ends), &body(9), 1), seal(&mut server_sealer(&ends, SERVER), &body(9), 1));
-        assert_eq!(Server::new(&ends.accounts).open(&answer), Err(Error::HeaderType(1)));
+        let (packet, answer) = (
+            seal(&mut client_sealer(&ends), &body(9), 1),
+            seal(&mut server_sealer(&ends, SERVER), &body(9), 1),
+        );
+        assert_eq!(
+            Server::new(&ends.accounts).open(&answer),
+            Err(Error::HeaderType(1))
+        );
         let mut client = ClientPackets::new(&ends.credentials, SESSION);
         assert_eq!(open(&mut client, &packet), Err(Error::HeaderType(0)));
         for kind in [2, 255] {
@@ -81,13 +94,31 @@ fn packet_of_the_other_direction_is_refused() {
 fn packet_padding_is_skipped_and_bounded() {
     for method in of_2022() {
         for len in [0, 1, MAX_PADDING] {
-            assert_eq!(served(method, &[front(0, NOW, None, len, len), body(1)].concat()), Ok(body(1)));
-            assert_eq!(answered(method, &[front(1, NOW, Some(SESSION), len, len), body(1)].concat()), Ok(body(1)));
+            assert_eq!(
+                served(method, &[front(0, NOW, None, len, len), body(1)].concat()),
+                Ok(body(1))
+            );
+            assert_eq!(
+                answered(
+                    method,
+                    &[front(1, NOW, Some(SESSION), len, len), body(1)].concat()
+                ),
+                Ok(body(1))
+            );
         }
         let long = MAX_PADDING + 1;
-        assert_eq!(served(method, &[front(0, NOW, None, long, long), body(1)].concat()), Err(Error::Padding));
-        assert_eq!(served(method, &front(0, NOW, None, 20, 19)), Err(Error::Padding));
-        assert_eq!(answered(method, &front(1, NOW, Some(SESSION), 20, 19)), Err(Error::Padding));
+        assert_eq!(
+            served(method, &[front(0, NOW, None, long, long), body(1)].concat()),
+            Err(Error::Padding)
+        );
+        assert_eq!(
+            served(method, &front(0, NOW, None, 20, 19)),
+            Err(Error::Padding)
+        );
+        assert_eq!(
+            answered(method, &front(1, NOW, Some(SESSION), 20, 19)),
+            Err(Error::Padding)
+        );
     }
 }
 
@@ -112,7 +143,10 @@ fn packet_cut_or_changed_is_refused_and_moves_nothing() {
     for ends in every_end().filter(|ends| ends.accounts.method() != Method::None) {
         let method = ends.accounts.method();
         let (mut sealer, mut answers) = (client_sealer(&ends), server_sealer(&ends, SERVER));
-        let (packet, answer) = (seal(&mut sealer, &body(20), 1), seal(&mut answers, &body(20), 1));
+        let (packet, answer) = (
+            seal(&mut sealer, &body(20), 1),
+            seal(&mut answers, &body(20), 1),
+        );
         for begun in [false, true] {
             let mut server = Server::new(&ends.accounts);
             let mut client = ClientPackets::new(&ends.credentials, SESSION);
@@ -138,7 +172,10 @@ fn packet_cut_or_changed_is_refused_and_moves_nothing() {
                     assert!(open(&mut client, &changed).is_err(), "{method} {at}");
                 }
             }
-            assert_eq!(server.open(&[&packet[..], b"x"].concat()), Err(Error::Unauthenticated));
+            assert_eq!(
+                server.open(&[&packet[..], b"x"].concat()),
+                Err(Error::Unauthenticated)
+            );
             assert_eq!(server.open(&packet), Ok(body(20)));
             assert_eq!(open(&mut client, &answer), Ok(body(20)));
         }
@@ -151,18 +188,40 @@ fn refused_packet_does_not_move_the_window() {
     for method in of_2022() {
         let ends = single(method);
         let mut server = Server::new(&ends.accounts);
-        let good = |id| by_hand(method, SESSION, id, &[front(0, NOW, None, 0, 0), body(1)].concat());
+        let good = |id| {
+            by_hand(
+                method,
+                SESSION,
+                id,
+                &[front(0, NOW, None, 0, 0), body(1)].concat(),
+            )
+        };
         server.open(&good(5)).unwrap();
         let far = u64::MAX - 1;
-        for content in [front(0, NOW - 31, None, 0, 0), front(1, NOW, Some(SESSION), 0, 0), front(0, NOW, None, 901, 901)] {
-            assert!(server.open(&by_hand(method, SESSION, far, &content)).is_err());
+        for content in [
+            front(0, NOW - 31, None, 0, 0),
+            front(1, NOW, Some(SESSION), 0, 0),
+            front(0, NOW, None, 901, 901),
+        ] {
+            assert!(
+                server
+                    .open(&by_hand(method, SESSION, far, &content))
+                    .is_err()
+            );
         }
         for id in [0, 1, 4, 6, far] {
             assert_eq!(server.open(&good(id)), Ok(body(1)), "{id}");
         }
         assert_eq!(server.open(&good(7)), Err(Error::Replayed));
         let mut client = ClientPackets::new(&ends.credentials, SESSION);
-        let good = |id| by_hand(method, SERVER, id, &[front(1, NOW, Some(SESSION), 0, 0), body(1)].concat());
+        let good = |id| {
+            by_hand(
+                method,
+                SERVER,
+                id,
+                &[front(1, NOW, Some(SESSION), 0, 0), body(1)].concat(),
+            )
+        };
         open(&mut client, &good(5)).unwrap();
         for content in [
             front(1, NOW - 31, Some(SESSION), 0, 0),
@@ -185,10 +244,16 @@ fn another_key_opens_no_packet() {
         let ends = single(method);
         let accounts = Accounts::new(method, key(method, 2), Vec::new());
         let packet = seal(&mut client_sealer(&ends), &body(9), 1);
-        assert_eq!(Server::new(&accounts).open(&packet), Err(Error::Unauthenticated));
+        assert_eq!(
+            Server::new(&accounts).open(&packet),
+            Err(Error::Unauthenticated)
+        );
         let credentials = Credentials::new(method, Vec::new(), key(method, 2));
         let answer = seal(&mut server_sealer(&ends, SERVER), &body(9), 1);
-        assert_eq!(open(&mut ClientPackets::new(&credentials, SESSION), &answer), Err(Error::Unauthenticated));
+        assert_eq!(
+            open(&mut ClientPackets::new(&credentials, SESSION), &answer),
+            Err(Error::Unauthenticated)
+        );
     }
 }
 
@@ -200,10 +265,12 @@ fn packet_found_under_one_name_does_not_open_under_another() {
         let mut packet = seal(&mut client_sealer(&ends), &body(9), 1);
         let found = ends.accounts.identify(&mut packet).unwrap();
         let mut foreign = seal(&mut client_sealer(&other), &body(9), 1);
-        let mut session =
-            super::super::packet::ServerPackets::new(&ends.accounts, &found).unwrap();
+        let mut session = super::super::packet::ServerPackets::new(&ends.accounts, &found).unwrap();
         let found = ends.accounts.identify(&mut foreign).unwrap();
-        assert_eq!(session.open(&mut foreign, &found, NOW), Err(Error::Unauthenticated));
+        assert_eq!(
+            session.open(&mut foreign, &found, NOW),
+            Err(Error::Unauthenticated)
+        );
     }
 }
 
@@ -214,7 +281,10 @@ fn relay_refuses_a_packet_that_has_shrunk() {
         let mut packet = seal(&mut client_sealer(&ends), &body(1), 1);
         let found = ends.accounts.identify(&mut packet).unwrap();
         for len in 0..32 {
-            assert_eq!(ends.accounts.readdress(&mut packet[..len], &found), Err(Error::Truncated));
+            assert_eq!(
+                ends.accounts.readdress(&mut packet[..len], &found),
+                Err(Error::Truncated)
+            );
         }
         let empty = single(method);
         assert!(has_sessions(method) && empty.accounts.identify(&mut []).is_err());

@@ -16,12 +16,16 @@ fn feed_cut(receiver: &mut Receiver<'_>, bytes: &[u8], cuts: &[Index]) -> Result
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).try_for_each(|cut| receiver.feed(&bytes[cut[0]..cut[1]]))
+    cuts.windows(2)
+        .try_for_each(|cut| receiver.feed(&bytes[cut[0]..cut[1]]))
 }
 
 /// Seals payloads one after the other, in buffers of the given sizes.
 fn sealed(mut sealer: Sealer, payloads: &[(Vec<u8>, usize)]) -> Vec<u8> {
-    payloads.iter().flat_map(|(payload, room)| seal_all(&mut sealer, payload, *room)).collect()
+    payloads
+        .iter()
+        .flat_map(|(payload, room)| seal_all(&mut sealer, payload, *room))
+        .collect()
 }
 
 proptest! {
