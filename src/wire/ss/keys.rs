@@ -163,7 +163,7 @@ impl Accounts {
         self.by_hash.get(hash).copied()
     }
 
-    /// The user at a place that [`Accounts::find`] gave.
+    /// The user at a place that a request named.
     #[must_use]
     pub fn user(&self, index: usize) -> Option<&Account> {
         self.users.get(index)
