@@ -2,7 +2,7 @@
 //! field wrong on purpose.
 
 use super::{bytes::pattern, peers::Spec, socks::Target};
-use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
+use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use shadowsocks::{
     ServerConfig,
     crypto::{CipherKind, v1::Cipher, v2::tcp::TcpCipher, v2::udp::UdpCipher},
@@ -244,12 +244,15 @@ impl Sealing {
 
     /// A client's datagram of SIP022.
     pub fn seal_packet(&self, packet: &Packet, target: &Target, data: &[u8]) -> Vec<u8> {
+        self.seal_body(packet, &[&[0, 0], target.0.as_slice(), data].concat())
+    }
+
+    /// A packet whose body, after type and time, is `rest`.
+    fn seal_body(&self, packet: &Packet, rest: &[u8]) -> Vec<u8> {
         let ids = [packet.session.to_be_bytes(), packet.id.to_be_bytes()].concat();
         let mut body = vec![packet.kind];
         body.extend(packet.timestamp.to_be_bytes());
-        body.extend([0, 0]); // no padding
-        body.extend(&target.0);
-        body.extend(data);
+        body.extend(rest);
         let cipher = UdpCipher::new(self.kind, &self.key, packet.session);
         if self.chacha() {
             let nonce = pattern(packet.session ^ packet.id ^ now() << 32, 24);
@@ -273,8 +276,74 @@ impl Sealing {
 
     /// Opens a server's datagram of SIP022.
     pub fn open_packet(&self, bytes: &[u8]) -> Answer {
-        use aes::cipher::BlockCipherDecrypt;
-        let (ids, body) = if self.chacha() {
+        let (ids, body) = self.open_ids(bytes);
+        let number = |bytes: &[u8]| u64::from_be_bytes(bytes[..8].try_into().unwrap());
+        assert_eq!(body[0], 1, "type of a server's packet");
+        assert!(
+            now().abs_diff(number(&body[1..])) <= 30,
+            "timestamp of a server's packet"
+        );
+        let padding = usize::from(u16::from_be_bytes([body[17], body[18]]));
+        let (target, data) = Target::parse(&body[19 + padding..body.len() - TAG]);
+        Answer {
+            server_session: number(&ids),
+            id: number(&ids[8..]),
+            client_session: number(&body[9..]),
+            target,
+            data: data.to_vec(),
+        }
+    }
+
+    /// A server's answer stream with one chunk, to the request with this salt.
+    pub fn seal_response(
+        &self,
+        kind: u8,
+        timestamp: u64,
+        request_salt: &[u8],
+        data: &[u8],
+    ) -> Vec<u8> {
+        let mut bytes = self.fresh_salt();
+        let mut stream = self.stream(&bytes);
+        let len = u16::try_from(data.len()).unwrap().to_be_bytes();
+        let head = if self.is_2022() {
+            [
+                &[kind],
+                timestamp.to_be_bytes().as_slice(),
+                request_salt,
+                &len,
+            ]
+            .concat()
+        } else {
+            len.to_vec()
+        };
+        bytes.extend(stream.seal(&head));
+        bytes.extend(stream.seal(data));
+        bytes
+    }
+
+    /// The session id of a client's SIP022 packet.
+    pub fn client_session(&self, bytes: &[u8]) -> u64 {
+        u64::from_be_bytes(self.open_ids(bytes).0[..8].try_into().unwrap())
+    }
+
+    /// A server's datagram of SIP022; `packet` has the server's ids.
+    pub fn seal_answer(
+        &self,
+        packet: &Packet,
+        client_session: u64,
+        from: &Target,
+        data: &[u8],
+    ) -> Vec<u8> {
+        let client = client_session.to_be_bytes();
+        self.seal_body(
+            packet,
+            &[client.as_slice(), &[0, 0], &from.0, data].concat(),
+        )
+    }
+
+    /// The ids of a packet and its body, tag included.
+    fn open_ids(&self, bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        if self.chacha() {
             let (nonce, sealed) = bytes.split_at(24);
             let mut plain = sealed.to_vec();
             let cipher = UdpCipher::new(self.kind, &self.key, 0);
@@ -303,21 +372,6 @@ impl Sealing {
                 "a datagram that opens"
             );
             (ids, body)
-        };
-        let number = |bytes: &[u8]| u64::from_be_bytes(bytes[..8].try_into().unwrap());
-        assert_eq!(body[0], 1, "type of a server's packet");
-        assert!(
-            now().abs_diff(number(&body[1..])) <= 30,
-            "timestamp of a server's packet"
-        );
-        let padding = usize::from(u16::from_be_bytes([body[17], body[18]]));
-        let (target, data) = Target::parse(&body[19 + padding..body.len() - TAG]);
-        Answer {
-            server_session: number(&ids),
-            id: number(&ids[8..]),
-            client_session: number(&body[9..]),
-            target,
-            data: data.to_vec(),
         }
     }
 
