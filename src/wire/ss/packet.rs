@@ -412,6 +412,12 @@ impl ClientPackets {
         }
     }
 
+    /// Whether a packet proves to answer this association. Without sessions, an old or foreign packet opens as well.
+    #[must_use]
+    pub fn proves_its_session(&self) -> bool {
+        has_sessions(self.method)
+    }
+
     /// Opens and validates a packet; returns where its address and data stand.
     ///
     /// # Errors
