@@ -191,7 +191,7 @@ impl Sealer {
     fn capacity(&self) -> usize {
         match (self.head.as_deref(), self.family) {
             (_, Family::Plain) => usize::MAX,
-            (Some(Head::Request { address, .. }), _) => CHUNK - address.len() - 2,
+            (Some(Head::Request { address, .. }), _) => CHUNK.saturating_sub(address.len() + 2),
             _ => CHUNK,
         }
     }
