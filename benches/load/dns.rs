@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Seconds that an answer may be kept: longer than any work lasts.
@@ -15,6 +15,7 @@ pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
     queries: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl NameServer {
@@ -26,13 +27,14 @@ impl NameServer {
             io::Error::new(error.kind(), format!("port 53 of {address}: {error}"))
         })?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let server = Self {
+        let mut server = Self {
             address: socket.local_addr()?,
             queries: Arc::default(),
             stop: Arc::default(),
+            thread: None,
         };
         let (queries, stop) = (Arc::clone(&server.queries), Arc::clone(&server.stop));
-        thread::spawn(move || {
+        server.thread = Some(thread::spawn(move || {
             let mut query = [0; 512];
             while !stop.load(Relaxed) {
                 let Ok((length, peer)) = socket.recv_from(&mut query) else {
@@ -44,7 +46,7 @@ impl NameServer {
                     let _ = socket.send_to(&answer, peer);
                 }
             }
-        });
+        }));
         Ok(server)
     }
 
@@ -56,6 +58,10 @@ impl NameServer {
 impl Drop for NameServer {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // One that died has ended, too. The next server wants the port.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         ("idle", _, "local KiB" | "server KiB") => vec![AtMost(3.5)],
         ("udp-1200", _, "datagrams/s") => vec![Above(2.2, Rust)],
         ("udp-1200", _, "CPU us/datagram") => vec![Below(0.4, Rust)],
-        ("udp-sources-20k" | "udp-sources-60k", _, "loss %") => vec![NoLossOr(0.5, Rust)],
+        ("udp-sources-5k" | "udp-sources-20k", _, "loss %") => vec![NoLossOr(0.5, Rust)],
         ("first-byte-client-speaks" | "first-byte-server-speaks", _, "cold ms") => {
             vec![AtMost(206.0)]
         }

@@ -164,7 +164,7 @@ impl Link {
             threads: Vec::new(),
         };
         link.direction(&near, &far, shape)?;
-        let seed = shape.seed ^ 0x5555_5555;
+        let seed = !shape.seed << 1;
         link.direction(&far, &near, Shape { seed, ..shape })?;
         Ok(link)
     }
@@ -204,7 +204,8 @@ struct Queue {
 
 /// Takes packets from a device and decides when, and whether, each arrives.
 fn take(device: &File, shape: Shape, queue: &Queue, stop: &AtomicBool) {
-    let mut random = shape.seed.wrapping_mul(2) | 1;
+    // The seed spread over all bits (splitmix64's), or the first numbers would be small.
+    let mut random = (shape.seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut free = Instant::now();
     let mut packet = [0; PACKET];
     while !stop.load(Relaxed) {
@@ -218,7 +219,7 @@ fn take(device: &File, shape: Shape, queue: &Queue, stop: &AtomicBool) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let is_lost = (random >> 11) as f64 / (1_u64 << 53) as f64 <= shape.loss;
+        let is_lost = shape.loss > (random >> 11) as f64 / (1_u64 << 53) as f64;
         let now = Instant::now();
         if is_lost || free.saturating_duration_since(now) > shape.queue {
             continue;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::dns::NameServer;
 use crate::link_works;
+use crate::process::file_limit;
 use crate::proxies::{Kind, Programs, Running, Setup, start};
 use crate::route::Target;
 use crate::syscalls;
@@ -20,8 +21,6 @@ pub(crate) struct Context<'a> {
     pub(crate) targets: &'a Targets,
     pub(crate) directory: &'a Path,
     pub(crate) quick: bool,
-    /// How many files may be open.
-    pub(crate) files: u64,
 }
 
 impl Context<'_> {
@@ -133,8 +132,8 @@ pub(crate) fn works() -> Vec<Work> {
     plain("idle", Task::Idle, PROXIES);
     plain("udp-100", Task::Datagrams { size: 100 }, DATAGRAMS);
     plain("udp-1200", Task::Datagrams { size: 1200 }, DATAGRAMS);
+    plain("udp-sources-5k", Task::Sources { rate: 5_000 }, DATAGRAMS);
     plain("udp-sources-20k", Task::Sources { rate: 20_000 }, DATAGRAMS);
-    plain("udp-sources-60k", Task::Sources { rate: 60_000 }, DATAGRAMS);
     plain("names", Task::Names, SEALING);
     let speaks = |server_speaks| Task::FirstByte { server_speaks };
     plain("first-byte-client-speaks", speaks(false), OVER_LINK);
@@ -197,7 +196,7 @@ impl Work {
             Task::RoundTripBesideBulk => tcp_works::round_trip_beside_bulk(running, targets, span),
             Task::Idle => {
                 // A proxy has two files for each connection.
-                let most = (cx.files / 2).saturating_sub(200) as usize;
+                let most = (file_limit() / 2).saturating_sub(200) as usize;
                 tcp_works::idle(running, targets, most.min(cx.either(2000, 8000)))
             }
             Task::Datagrams { size } => udp_works::window(running, targets, size, span),

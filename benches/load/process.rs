@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::Result;
 use crate::link::Namespace;
 
@@ -139,9 +141,13 @@ pub(crate) fn machine_and_own_cpu() -> Result<(Duration, Duration)> {
     Ok((Duration::from_millis(busy * 10), own))
 }
 
+/// How many files a process may have open.
+pub(crate) fn file_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// As many open files as the hard limit allows, for this process and those it starts.
-pub(crate) fn raise_file_limit() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+pub(crate) fn raise_file_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let wanted = Rlimit {
         current: maximum,
@@ -149,5 +155,4 @@ pub(crate) fn raise_file_limit() -> u64 {
     };
     // Then the old one stays, and the idle work opens fewer connections.
     let _ = setrlimit(Resource::Nofile, wanted);
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::link::{self, Link, Namespace};
-use crate::process::Process;
+use crate::process::{Process, file_limit};
 use crate::route::Route;
 
 /// Who is measured.
@@ -316,8 +316,10 @@ fn haproxy(
     from: &[SocketAddr],
     to: &[SocketAddr],
 ) -> Result<Command> {
-    let mut text = String::from(
-        "global\n  maxconn 20000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n",
+    // Two files a connection, as everywhere, and some for itself: it does not start where it could not have them all.
+    let connections = file_limit().min(65_536) / 2 - 100;
+    let mut text = format!(
+        "global\n  maxconn {connections}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n",
     );
     for (index, (from, to)) in from.iter().zip(to).enumerate() {
         text += &format!("listen port{index}\n  bind {from}\n  server next {to}\n");

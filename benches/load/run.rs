@@ -82,14 +82,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let directory = std::env::temp_dir().join(format!("ssr-bench-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
     let programs = Programs::find();
-    let files = raise_file_limit();
+    raise_file_limit();
     let targets = Targets::start(Ipv4Addr::LOCALHOST, None)?;
     let cx = Context {
         programs: &programs,
         targets: &targets,
         directory: &directory,
         quick: options.quick,
-        files,
     };
     let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 7 });
     let mut report = Report::default();
@@ -168,6 +167,11 @@ fn about(programs: &Programs) -> Map<String, Value> {
         .unwrap_or_default()
         .trim_start_matches([' ', '\t', ':']);
     about.insert("cpu".to_owned(), json!(model));
+    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    about.insert(
+        "congestion".to_owned(),
+        json!(congestion.unwrap_or_default().trim()),
+    );
     let commit = Command::new("git")
         .args(["describe", "--always", "--dirty"])
         .output();

@@ -121,7 +121,7 @@ pub(crate) fn sources(
     let grown = running.anonymous_kib()?;
     Ok(vec![
         ("loss %", loss(sent as f64, received as f64)),
-        ("CPU us/datagram", cpu_relay * 1e6 / sent as f64),
+        ("CPU us/datagram", cpu_relay * 1e6 / received as f64),
         (
             "CPU us/association",
             (associated - cpu).as_secs_f64() * 1e6 / count as f64,
