@@ -236,7 +236,7 @@ impl Work {
             ("CPU us/conn", interval.cpu * 1e6 / interval.count),
             (
                 "queries/1000 conn",
-                server.queries() as f64 * 1e3 / interval.count,
+                server.queries() as f64 * 1e3 / interval.total,
             ),
         ])
     }

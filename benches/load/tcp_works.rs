@@ -36,6 +36,8 @@ pub(crate) struct Span {
 pub(crate) struct Interval {
     /// How far the counter went.
     pub(crate) count: f64,
+    /// The same, with what was not counted before.
+    pub(crate) total: f64,
     pub(crate) seconds: f64,
     /// CPU seconds of the proxies.
     pub(crate) cpu: f64,
@@ -47,12 +49,14 @@ pub(crate) fn measure(running: &Running, counter: &AtomicU64, span: Span) -> Res
     let begun = Instant::now();
     let (cpu, count) = (running.cpu()?, counter.load(Relaxed));
     thread::sleep(span.time);
-    let (cpu, count) = (running.cpu()? - cpu, counter.load(Relaxed) - count);
+    let total = counter.load(Relaxed);
+    let (cpu, count) = (running.cpu()? - cpu, total - count);
     if count == 0 {
         return Err("nothing got through".into());
     }
     Ok(Interval {
         count: count as f64,
+        total: total as f64,
         seconds: begun.elapsed().as_secs_f64(),
         cpu: cpu.as_secs_f64(),
     })
