@@ -127,9 +127,8 @@ impl Socket {
                 segment_size: (next - from > 1).then_some(run.segment),
                 src_ip: run.path.local,
             };
-            let result = self.io.try_io(Interest::WRITABLE, || {
-                self.state.try_send(UdpSockRef::from(&self.io), &transmit)
-            });
+            // Not through the reactor: it has not yet heard that a new socket is writable, and nobody waits for it.
+            let result = self.state.try_send(UdpSockRef::from(&self.io), &transmit);
             if let Err(error) = result {
                 tracing::debug!(peer = %run.path.peer, bytes = run.segment, %error, "datagram not sent");
                 lost += next - from;

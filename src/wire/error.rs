@@ -30,7 +30,9 @@ pub enum Error {
     #[error("replayed: this salt or packet has been here before")]
     Replayed,
     /// A timestamp outside the window (SIP022 §3.1.5); positive when the peer's clock is ahead.
-    #[error("the peer's clock differs by {seconds} s from ours, at most 30 s are allowed: set both clocks")]
+    #[error(
+        "the peer's clock differs by {seconds} s from ours, at most 30 s are allowed: set both clocks"
+    )]
     TimestampSkew {
         /// How far the peer's clock is ahead of ours, in seconds.
         seconds: i64,

@@ -437,3 +437,6 @@ pub fn unix_now() -> u64 {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

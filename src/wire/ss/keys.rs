@@ -15,15 +15,23 @@ impl Salt {
     /// The salt of `method` made of `random`; what is longer than the method needs is not used.
     #[must_use]
     pub fn new(method: Method, random: [u8; 32]) -> Self {
-        Self { bytes: random, len: method.salt_len().min(32) }
+        Self {
+            bytes: random,
+            len: method.salt_len().min(32),
+        }
     }
 
     /// The salt at the front of `bytes`, or `None` when there are too few.
     #[must_use]
     pub fn read(method: Method, bytes: &[u8]) -> Option<Self> {
         let len = method.salt_len();
-        let mut salt = Self { bytes: [0; 32], len };
-        salt.bytes.get_mut(..len)?.copy_from_slice(bytes.get(..len)?);
+        let mut salt = Self {
+            bytes: [0; 32],
+            len,
+        };
+        salt.bytes
+            .get_mut(..len)?
+            .copy_from_slice(bytes.get(..len)?);
         Some(salt)
     }
 
@@ -47,8 +55,17 @@ impl Credentials {
     /// Keys for a server of `method`; `identity` lists the iPSKs in the order in which servers see them (SIP023).
     #[must_use]
     pub fn new(method: Method, identity: Vec<Key>, key: Key) -> Self {
-        let next: Vec<_> = identity.iter().skip(1).chain([&key]).map(Key::identity_hash).collect();
-        Self { method, identity: identity.into_iter().zip(next).collect(), key }
+        let next: Vec<_> = identity
+            .iter()
+            .skip(1)
+            .chain([&key])
+            .map(Key::identity_hash)
+            .collect();
+        Self {
+            method,
+            identity: identity.into_iter().zip(next).collect(),
+            key,
+        }
     }
 
     /// The method.
@@ -103,13 +120,25 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// A server with `key` and, where `users` is not empty, identity headers (SIP023).
+    /// A server with `key` and, where `users` is not empty, identity headers (SIP023); a method without such headers
+    /// has no users.
     #[must_use]
     pub fn new(method: Method, key: Key, users: Vec<Account>) -> Self {
-        let by_hash = users.iter().enumerate().map(|(index, user)| (user.key.identity_hash(), index)).collect();
+        let by_hash = users
+            .iter()
+            .enumerate()
+            .map(|(index, user)| (user.key.identity_hash(), index))
+            .collect();
         let block = method.supports_identity().then(|| Block::new(&key));
         let chacha = super::packet::chacha(method, &key);
-        Self { method, key, users, by_hash, block, chacha }
+        Self {
+            method,
+            key,
+            users,
+            by_hash,
+            block,
+            chacha,
+        }
     }
 
     /// The method.
@@ -126,7 +155,7 @@ impl Accounts {
     /// Whether requests carry an identity header.
     #[must_use]
     pub const fn has_users(&self) -> bool {
-        !self.users.is_empty()
+        self.method.supports_identity() && !self.users.is_empty()
     }
 
     /// The place of the user with this identity hash.
@@ -134,7 +163,7 @@ impl Accounts {
         self.by_hash.get(hash).copied()
     }
 
-    /// The user at a place that [`Accounts::find`] gave.
+    /// The user at a place that a request named.
     #[must_use]
     pub fn user(&self, index: usize) -> Option<&Account> {
         self.users.get(index)
@@ -143,6 +172,7 @@ impl Accounts {
     /// The key of a session: the user's, or the server's own where it has no users.
     #[must_use]
     pub fn session_key(&self, user: Option<usize>) -> &Key {
-        user.and_then(|index| self.users.get(index)).map_or(&self.key, |user| &user.key)
+        user.and_then(|index| self.users.get(index))
+            .map_or(&self.key, |user| &user.key)
     }
 }

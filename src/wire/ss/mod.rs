@@ -34,12 +34,17 @@ fn check_time(timestamp: u64, now: u64) -> Result<(), Error> {
         return Ok(());
     }
     let ahead = i64::try_from(timestamp.abs_diff(now)).unwrap_or(i64::MAX);
-    Err(Error::TimestampSkew { seconds: if timestamp > now { ahead } else { -ahead } })
+    Err(Error::TimestampSkew {
+        seconds: if timestamp > now { ahead } else { -ahead },
+    })
 }
 
 /// Splits `N` bytes off the front.
 fn take<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Error> {
-    bytes.split_first_chunk::<N>().map(|(head, rest)| (*head, rest)).ok_or(Error::Truncated)
+    bytes
+        .split_first_chunk::<N>()
+        .map(|(head, rest)| (*head, rest))
+        .ok_or(Error::Truncated)
 }
 
 /// Splits `at` bytes off the front, or tells that there are too few.
@@ -53,3 +58,6 @@ fn put<'a>(buf: &'a mut [u8], bytes: &[u8]) -> Result<&'a mut [u8], Error> {
     front.copy_from_slice(bytes);
     Ok(rest)
 }
+
+#[cfg(test)]
+mod tests;

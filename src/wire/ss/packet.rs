@@ -18,7 +18,9 @@ use crate::crypto::aead::TAG_LEN;
 use crate::crypto::{Aead, Block, Family, Key, Method, Window};
 use crate::wire::Error;
 
-use super::{Accounts, Credentials, MAX_PADDING, TYPE_CLIENT, TYPE_SERVER, check_time, put, split, take};
+use super::{
+    Accounts, Credentials, MAX_PADDING, TYPE_CLIENT, TYPE_SERVER, check_time, put, split, take,
+};
 
 /// The separate header of SIP022 AES packets, and what ChaCha packets have in its place inside.
 const HEADER_LEN: usize = 16;
@@ -67,8 +69,14 @@ impl PacketSealer {
             Family::Plain => Kind::Plain,
             Family::Aead => Kind::Aead { key: key.clone() },
             Family::Aead2022 => session_kind(Outgoing {
-                block: method.supports_identity().then(|| Block::new(credentials.outer_key())),
-                identity: credentials.identity().iter().map(|(key, hash)| (Block::new(key), *hash)).collect(),
+                block: method
+                    .supports_identity()
+                    .then(|| Block::new(credentials.outer_key())),
+                identity: credentials
+                    .identity()
+                    .iter()
+                    .map(|(key, hash)| (Block::new(key), *hash))
+                    .collect(),
                 aead: session_aead(method, key, session)?,
                 session,
                 next: 0,
@@ -82,7 +90,12 @@ impl PacketSealer {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] when the key does not fit the method.
-    pub fn server(accounts: &Accounts, user: Option<usize>, session: u64, peer: u64) -> Result<Self, Error> {
+    pub fn server(
+        accounts: &Accounts,
+        user: Option<usize>,
+        session: u64,
+        peer: u64,
+    ) -> Result<Self, Error> {
         let (method, key) = (accounts.method(), accounts.session_key(user));
         let kind = match method.family() {
             Family::Plain => Kind::Plain,
@@ -112,7 +125,11 @@ impl PacketSealer {
             Kind::Plain => 0,
             Kind::Aead { .. } => self.method.salt_len(),
             Kind::Session(session) => {
-                let nonce = if session.block.is_some() { 0 } else { NONCE_LEN };
+                let nonce = if session.block.is_some() {
+                    0
+                } else {
+                    NONCE_LEN
+                };
                 let peer = if session.peer.is_some() { 8 } else { 0 };
                 nonce + HEADER_LEN + 16 * session.identity.len() + 1 + 8 + peer + 2
             }
@@ -125,19 +142,33 @@ impl PacketSealer {
     ///
     /// # Errors
     /// [`Error::Truncated`] when the room is missing.
-    pub fn seal(&mut self, buf: &mut [u8], body: Range<usize>, now: u64, random: &[u8; 32]) -> Result<Range<usize>, Error> {
-        let start = body.start.checked_sub(self.headroom()).ok_or(Error::Truncated)?;
+    pub fn seal(
+        &mut self,
+        buf: &mut [u8],
+        body: Range<usize>,
+        now: u64,
+        random: &[u8; 32],
+    ) -> Result<Range<usize>, Error> {
+        let start = body
+            .start
+            .checked_sub(self.headroom())
+            .ok_or(Error::Truncated)?;
         let (body_start, body_len) = (body.start - start, body.len());
         let packet = buf.get_mut(start..).ok_or(Error::Truncated)?;
         let len = match &mut self.kind {
-            Kind::Plain => body_len,
+            Kind::Plain => split(packet, body_len)?.0.len(),
             Kind::Aead { key } => {
                 let (salt, rest) = split(packet, self.method.salt_len())?;
                 salt.copy_from_slice(random.get(..salt.len()).ok_or(Error::Truncated)?);
                 let subkey = key.session_subkey(self.method, salt);
                 let aead = Aead::stream(self.method, &subkey).ok_or(Error::Truncated)?;
                 let nonce = [0; NONCE_LEN];
-                seal_at(&aead, nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?, rest, body_len)?;
+                seal_at(
+                    &aead,
+                    nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?,
+                    rest,
+                    body_len,
+                )?;
                 salt.len() + body_len + TAG_LEN
             }
             Kind::Session(session) => session.seal(packet, body_start, body_len, now, random)?,
@@ -170,7 +201,11 @@ impl Outgoing {
         let (lead, _) = split(packet, body_start)?;
         let front = lead.len() - 1 - 8 - if self.peer.is_some() { 8 } else { 0 } - 2;
         let (before, head) = split(lead, front)?;
-        let kind = if self.peer.is_some() { TYPE_SERVER } else { TYPE_CLIENT };
+        let kind = if self.peer.is_some() {
+            TYPE_SERVER
+        } else {
+            TYPE_CLIENT
+        };
         let head = put(head, &[kind])?;
         let mut head = put(head, &now.to_be_bytes())?;
         if let Some(peer) = self.peer {
@@ -191,7 +226,10 @@ impl Outgoing {
         let mut identities = put(before, &outer)?;
         for (block, hash) in &self.identity {
             let mut identity = *hash;
-            identity.iter_mut().zip(header).for_each(|(byte, mask)| *byte ^= mask);
+            identity
+                .iter_mut()
+                .zip(header)
+                .for_each(|(byte, mask)| *byte ^= mask);
             block.encrypt(&mut identity);
             identities = put(identities, &identity)?;
         }
@@ -222,16 +260,27 @@ impl Accounts {
     /// # Errors
     /// What is wrong with the packet.
     pub fn identify(&self, packet: &mut [u8]) -> Result<Identified, Error> {
-        let mut found = Identified { session: None, user: None, packet: 0, body: 0..packet.len(), header: [0; 16] };
+        let mut found = Identified {
+            session: None,
+            user: None,
+            packet: 0,
+            body: 0..packet.len(),
+            header: [0; 16],
+        };
         if !has_sessions(self.method()) {
             return Ok(found);
         }
-        (found.header, found.body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
-        if self.has_users() && self.block.is_some() {
-            let (mut identity, _) = take::<16>(packet.get(found.body.start..).ok_or(Error::Truncated)?)?;
+        (found.header, found.body) =
+            open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
+        if let Some(block) = self.block.as_ref().filter(|_| self.has_users()) {
+            let (mut identity, _) =
+                take::<16>(packet.get(found.body.start..).ok_or(Error::Truncated)?)?;
             // A packet's identity is masked by the plain header and stands under the key itself (SIP023 §3).
-            self.block.as_ref().ok_or(Error::Truncated)?.decrypt(&mut identity);
-            identity.iter_mut().zip(found.header).for_each(|(byte, mask)| *byte ^= mask);
+            block.decrypt(&mut identity);
+            identity
+                .iter_mut()
+                .zip(found.header)
+                .for_each(|(byte, mask)| *byte ^= mask);
             found.user = Some(self.find(&identity).ok_or(Error::UnknownIdentity)?);
             found.body.start += identity.len();
         }
@@ -247,7 +296,11 @@ impl Accounts {
     /// [`Error::Truncated`] when the packet is shorter than [`Accounts::identify`] found it.
     pub fn readdress(&self, packet: &mut [u8], found: &Identified) -> Result<Range<usize>, Error> {
         let key = self.session_key(found.user);
-        let start = found.body.start.checked_sub(HEADER_LEN).ok_or(Error::Truncated)?;
+        let start = found
+            .body
+            .start
+            .checked_sub(HEADER_LEN)
+            .ok_or(Error::Truncated)?;
         let mut header = found.header;
         Block::new(key).encrypt(&mut header);
         put(packet.get_mut(start..).ok_or(Error::Truncated)?, &header)?;
@@ -272,15 +325,27 @@ impl ServerPackets {
     pub fn new(accounts: &Accounts, found: &Identified) -> Result<Self, Error> {
         let (method, key) = (accounts.method(), accounts.session_key(found.user).clone());
         let session = found.session.filter(|_| method.supports_identity());
-        let aead = session.map(|id| session_aead(method, &key, id)).transpose()?;
-        Ok(Self { method, aead, key, window: Window::new() })
+        let aead = session
+            .map(|id| session_aead(method, &key, id))
+            .transpose()?;
+        Ok(Self {
+            method,
+            aead,
+            key,
+            window: Window::new(),
+        })
     }
 
     /// Opens and validates a packet; returns where its address and data stand.
     ///
     /// # Errors
     /// What is wrong with it; the session is as it was.
-    pub fn open(&mut self, packet: &mut [u8], found: &Identified, now: u64) -> Result<Range<usize>, Error> {
+    pub fn open(
+        &mut self,
+        packet: &mut [u8],
+        found: &Identified,
+        now: u64,
+    ) -> Result<Range<usize>, Error> {
         if !has_sessions(self.method) {
             return open_single(self.method, &self.key, packet);
         }
@@ -291,7 +356,10 @@ impl ServerPackets {
         let mut body = found.body.clone();
         if let Some(aead) = &self.aead {
             let sealed = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
-            let len = aead.open(nonce_of(&found.header)?, sealed).map_err(|_| Error::Unauthenticated)?.len();
+            let len = aead
+                .open(nonce_of(&found.header)?, sealed)
+                .map_err(|_| Error::Unauthenticated)?
+                .len();
             body.end = body.start + len;
         }
         let bytes = packet.get(body.clone()).ok_or(Error::Truncated)?;
@@ -306,7 +374,9 @@ impl ServerPackets {
 /// The AEAD that opens the ChaCha packets of a server or client: keyed by the PSK itself.
 #[must_use]
 pub fn chacha(method: Method, key: &Key) -> Option<Aead> {
-    (has_sessions(method) && !method.supports_identity()).then(|| Aead::packet(method, key)).flatten()
+    (has_sessions(method) && !method.supports_identity())
+        .then(|| Aead::packet(method, key))
+        .flatten()
 }
 
 /// A client's receiving half of an association.
@@ -352,23 +422,36 @@ impl ClientPackets {
         }
         let (header, mut body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
         let (session, id) = ids(&header)?;
-        let known = self.servers.iter().position(|server| server.as_ref().is_some_and(|known| known.session == session));
+        let known = self.servers.iter().position(|server| {
+            server
+                .as_ref()
+                .is_some_and(|known| known.session == session)
+        });
         let mut fresh = match known {
             Some(_) => None,
             None => Some(Incoming {
                 session,
-                aead: self.block.as_ref().map(|_| session_aead(self.method, &self.key, session)).transpose()?,
+                aead: self
+                    .block
+                    .as_ref()
+                    .map(|_| session_aead(self.method, &self.key, session))
+                    .transpose()?,
                 window: Window::new(),
             }),
         };
-        let slot = known.and_then(|index| self.servers.get_mut(index)).and_then(Option::as_mut);
+        let slot = known
+            .and_then(|index| self.servers.get_mut(index))
+            .and_then(Option::as_mut);
         let server = slot.or(fresh.as_mut()).ok_or(Error::Truncated)?;
         if !server.window.is_fresh(id) {
             return Err(Error::Replayed);
         }
         if let Some(aead) = &server.aead {
             let sealed = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
-            let len = aead.open(nonce_of(&header)?, sealed).map_err(|_| Error::Unauthenticated)?.len();
+            let len = aead
+                .open(nonce_of(&header)?, sealed)
+                .map_err(|_| Error::Unauthenticated)?
+                .len();
             body.end = body.start + len;
         }
         let bytes = packet.get(body.clone()).ok_or(Error::Truncated)?;
@@ -405,7 +488,10 @@ fn open_single(method: Method, key: &Key, packet: &mut [u8]) -> Result<Range<usi
     let aead = Aead::stream(method, &key.session_subkey(method, salt)).ok_or(Error::Truncated)?;
     let nonce = [0; NONCE_LEN];
     let nonce = nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?;
-    let len = aead.open(nonce, sealed).map_err(|_| Error::Unauthenticated)?.len();
+    let len = aead
+        .open(nonce, sealed)
+        .map_err(|_| Error::Unauthenticated)?
+        .len();
     Ok(salt.len()..salt.len() + len)
 }
 
@@ -421,7 +507,10 @@ fn open_header(
         return Ok((header, HEADER_LEN..packet.len()));
     }
     let (nonce, sealed) = split(packet, NONCE_LEN)?;
-    let plain = chacha.ok_or(Error::Unauthenticated)?.open(nonce, sealed).map_err(|_| Error::Unauthenticated)?;
+    let plain = chacha
+        .ok_or(Error::Unauthenticated)?
+        .open(nonce, sealed)
+        .map_err(|_| Error::Unauthenticated)?;
     let (header, rest) = take::<HEADER_LEN>(plain)?;
     let start = NONCE_LEN + HEADER_LEN;
     Ok((header, start..start + rest.len()))

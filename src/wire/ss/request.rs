@@ -26,10 +26,22 @@ pub struct RequestOpener {
 enum State {
     Head,
     /// SIP022: the variable header of this length follows.
-    Variable { crypt: Crypt, len: usize },
-    /// SIP004 and none: the plain bytes gathered so far, until they hold a whole address.
-    Address { opener: Opener, plain: Range<usize> },
+    Variable {
+        crypt: Crypt,
+        len: usize,
+    },
+    /// SIP004: the first chunk has been opened as far as it had come; it may hold the whole address.
+    First {
+        opener: Opener,
+        plain: Range<usize>,
+    },
+    /// SIP004 and none: the plain bytes gathered so far do not hold a whole address.
+    Address {
+        opener: Opener,
+        plain: Range<usize>,
+    },
     Done,
+    Broken(Error),
 }
 
 /// What [`RequestOpener::open`] came to.
@@ -67,7 +79,13 @@ impl RequestOpener {
     /// Begins with an empty buffer.
     #[must_use]
     pub const fn new(method: Method) -> Self {
-        Self { method, state: State::Head, used: 0, user: None, salt: None }
+        Self {
+            method,
+            state: State::Head,
+            used: 0,
+            user: None,
+            salt: None,
+        }
     }
 
     /// The user, once authenticated, on a server with users.
@@ -89,25 +107,29 @@ impl RequestOpener {
             State::Head => head_len(accounts),
             State::Variable { len, .. } => self.used + len + TAG_LEN,
             State::Address { opener, .. } => self.used + opener.need(),
-            State::Done => self.used,
+            State::First { .. } | State::Done | State::Broken(_) => self.used,
         }
     }
 
     /// Goes one step on; `buf` is all that has come so far, `now` the time in Unix seconds.
     ///
     /// # Errors
-    /// What is wrong with the request. The peer must not be able to tell.
+    /// What is wrong with the request, and that again if asked again. The peer must not be able to tell.
     pub fn open(&mut self, accounts: &Accounts, buf: &mut [u8], now: u64) -> Result<Step, Error> {
         // A SIP004 request may be whole already when its first chunk is: nothing more is needed then.
         if buf.len() < self.need(accounts) && !matches!(self.state, State::Address { .. }) {
             return Ok(Step::More);
         }
-        match std::mem::replace(&mut self.state, State::Done) {
+        let step = match std::mem::replace(&mut self.state, State::Done) {
             State::Head => self.open_head(accounts, buf, now),
             State::Variable { crypt, len } => self.open_variable(crypt, len, buf),
-            State::Address { opener, plain } => self.open_address(opener, plain, buf),
+            State::First { opener, plain } | State::Address { opener, plain } => {
+                self.open_address(opener, plain, buf)
+            }
             State::Done => Ok(Step::More),
-        }
+            State::Broken(error) => Err(error),
+        };
+        step.inspect_err(|error| self.state = State::Broken(*error))
     }
 
     fn open_head(&mut self, accounts: &Accounts, buf: &mut [u8], now: u64) -> Result<Step, Error> {
@@ -120,28 +142,39 @@ impl RequestOpener {
                 return self.open_address(Opener::chunks(self.method, None), 0..0, buf);
             }
             Family::Aead => {
-                let crypt = Crypt::new(self.method, accounts.session_key(None), &salt);
-                let mut opener = Opener::chunks(self.method, crypt);
+                let crypt = Crypt::new(self.method, accounts.session_key(None), &salt)
+                    .ok_or(Error::Unauthenticated)?;
+                let mut opener = Opener::chunks(self.method, Some(crypt));
                 let rest = buf.get_mut(salt_len..).ok_or(Error::Truncated)?;
                 let opened = opener.open(rest, || now)?;
                 self.used += opened.used;
                 let plain = salt_len + opened.payload.start..salt_len + opened.payload.end;
-                self.state = State::Address { opener, plain };
+                self.state = State::First { opener, plain };
             }
             Family::Aead2022 => {
                 if accounts.has_users() {
-                    let (mut identity, _) = take::<16>(buf.get(salt_len..).ok_or(Error::Truncated)?)?;
-                    Block::new(&accounts.key().identity_subkey(salt.as_slice())).decrypt(&mut identity);
+                    let (mut identity, _) =
+                        take::<16>(buf.get(salt_len..).ok_or(Error::Truncated)?)?;
+                    Block::new(&accounts.key().identity_subkey(salt.as_slice()))
+                        .decrypt(&mut identity);
                     let user = accounts.find(&identity).ok_or(Error::UnknownIdentity)?;
                     self.user = Some(user);
                     self.used += identity.len();
                     if accounts.user(user).is_some_and(|user| user.relayed) {
-                        return Ok(Step::Relay { user, salt: 0..salt_len, rest: self.used });
+                        return Ok(Step::Relay {
+                            user,
+                            salt: 0..salt_len,
+                            rest: self.used,
+                        });
                     }
                 }
-                let mut crypt =
-                    Crypt::new(self.method, accounts.session_key(self.user), &salt).ok_or(Error::Unauthenticated)?;
-                let len = open_fixed(&mut crypt, buf.get_mut(self.used..).ok_or(Error::Truncated)?, now)?;
+                let mut crypt = Crypt::new(self.method, accounts.session_key(self.user), &salt)
+                    .ok_or(Error::Unauthenticated)?;
+                let len = open_fixed(
+                    &mut crypt,
+                    buf.get_mut(self.used..).ok_or(Error::Truncated)?,
+                    now,
+                )?;
                 self.used += REQUEST_FIXED_LEN + TAG_LEN;
                 self.state = State::Variable { crypt, len };
             }
@@ -150,7 +183,12 @@ impl RequestOpener {
         Ok(Step::Authenticated(salt))
     }
 
-    fn open_variable(&mut self, mut crypt: Crypt, len: usize, buf: &mut [u8]) -> Result<Step, Error> {
+    fn open_variable(
+        &mut self,
+        mut crypt: Crypt,
+        len: usize,
+        buf: &mut [u8],
+    ) -> Result<Step, Error> {
         let start = self.used;
         let header = &*crypt.open(buf.get_mut(start..).ok_or(Error::Truncated)?, len)?;
         self.used += len + TAG_LEN;
@@ -170,12 +208,22 @@ impl RequestOpener {
         }))
     }
 
-    fn open_address(&mut self, mut opener: Opener, mut plain: Range<usize>, buf: &mut [u8]) -> Result<Step, Error> {
+    fn open_address(
+        &mut self,
+        mut opener: Opener,
+        mut plain: Range<usize>,
+        buf: &mut [u8],
+    ) -> Result<Step, Error> {
         loop {
             let bytes = buf.get(plain.clone()).ok_or(Error::Truncated)?;
             if let Some((target, len)) = AddressRef::parse(bytes)? {
                 let (target, payload) = (target.to_owned(), plain.start + len..plain.end);
-                return Ok(Step::Done(Request { target, payload, rest: self.used, opener }));
+                return Ok(Step::Done(Request {
+                    target,
+                    payload,
+                    rest: self.used,
+                    opener,
+                }));
             }
             let opened = opener.open(buf.get_mut(self.used..).ok_or(Error::Truncated)?, || 0)?;
             if opened.used == 0 {

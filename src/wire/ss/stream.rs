@@ -53,14 +53,23 @@ impl Crypt {
     fn seal(&mut self, buf: &mut [u8], len: usize) -> Result<(), Error> {
         let (data, rest) = split(buf, len)?;
         let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
-        *tag = self.aead.seal(self.nonce.next().as_slice(), data).map_err(|_| Error::Unauthenticated)?;
+        *tag = self
+            .aead
+            .seal(self.nonce.next().as_slice(), data)
+            .map_err(|_| Error::Unauthenticated)?;
         Ok(())
     }
 
     /// Opens `len` bytes and their tag at the front of `buf`.
-    pub(super) fn open<'a>(&mut self, buf: &'a mut [u8], len: usize) -> Result<&'a mut [u8], Error> {
+    pub(super) fn open<'a>(
+        &mut self,
+        buf: &'a mut [u8],
+        len: usize,
+    ) -> Result<&'a mut [u8], Error> {
         let sealed = buf.get_mut(..len + TAG_LEN).ok_or(Error::Truncated)?;
-        self.aead.open(self.nonce.next().as_slice(), sealed).map_err(|_| Error::Unauthenticated)
+        self.aead
+            .open(self.nonce.next().as_slice(), sealed)
+            .map_err(|_| Error::Unauthenticated)
     }
 }
 
@@ -83,8 +92,15 @@ pub struct Sealer {
 
 /// What precedes the first payload of a stream.
 enum Head {
-    Request { salt: Salt, identity: Vec<u8>, address: Vec<u8> },
-    Response { salt: Salt, request_salt: Option<Salt> },
+    Request {
+        salt: Salt,
+        identity: Vec<u8>,
+        address: Vec<u8>,
+    },
+    Response {
+        salt: Salt,
+        request_salt: Option<Salt>,
+    },
 }
 
 impl Sealer {
@@ -102,7 +118,11 @@ impl Sealer {
         let _ = target.encode(&mut address);
         Self {
             crypt: Crypt::new(method, credentials.key(), &salt),
-            head: Some(Box::new(Head::Request { salt, identity, address })),
+            head: Some(Box::new(Head::Request {
+                salt,
+                identity,
+                address,
+            })),
             family: method.family(),
         }
     }
@@ -113,10 +133,20 @@ impl Sealer {
         let family = method.family();
         let head = match family {
             Family::Plain => None,
-            Family::Aead => Some(Box::new(Head::Response { salt, request_salt: None })),
-            Family::Aead2022 => Some(Box::new(Head::Response { salt, request_salt: Some(request) })),
+            Family::Aead => Some(Box::new(Head::Response {
+                salt,
+                request_salt: None,
+            })),
+            Family::Aead2022 => Some(Box::new(Head::Response {
+                salt,
+                request_salt: Some(request),
+            })),
         };
-        Self { crypt: Crypt::new(method, key, &salt), head, family }
+        Self {
+            crypt: Crypt::new(method, key, &salt),
+            head,
+            family,
+        }
     }
 
     /// Whether the head of the stream is still to be sent.
@@ -135,8 +165,20 @@ impl Sealer {
             (Some(Head::Request { salt, address, .. }), Family::Aead) => {
                 salt.as_slice().len() + LENGTH_LEN + address.len()
             }
-            (Some(Head::Request { salt, identity, address }), Family::Aead2022) => {
-                salt.as_slice().len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + address.len() + 2
+            (
+                Some(Head::Request {
+                    salt,
+                    identity,
+                    address,
+                }),
+                Family::Aead2022,
+            ) => {
+                salt.as_slice().len()
+                    + identity.len()
+                    + REQUEST_FIXED_LEN
+                    + TAG_LEN
+                    + address.len()
+                    + 2
             }
             (Some(Head::Response { salt, request_salt }), _) => {
                 let fixed = request_salt.map_or(2, |request| 1 + 8 + request.as_slice().len() + 2);
@@ -167,7 +209,9 @@ impl Sealer {
         let (mut lead, mut capacity) = (self.lead(), self.capacity());
         let mut count = 0;
         for slot in slots {
-            let Some((_, rest)) = std::mem::take(&mut buf).split_at_mut_checked(lead) else { break };
+            let Some((_, rest)) = std::mem::take(&mut buf).split_at_mut_checked(lead) else {
+                break;
+            };
             let room = rest.len().saturating_sub(self.tail()).min(capacity);
             if room == 0 {
                 break;
@@ -190,7 +234,12 @@ impl Sealer {
     /// # Errors
     /// [`Error::Truncated`] when `buf` cannot hold what it should hold: the caller broke the agreement of
     /// [`Sealer::slots`].
-    pub fn seal(&mut self, buf: &mut [u8], payload: usize, fresh: Fresh<'_>) -> Result<usize, Error> {
+    pub fn seal(
+        &mut self,
+        buf: &mut [u8],
+        payload: usize,
+        fresh: Fresh<'_>,
+    ) -> Result<usize, Error> {
         let (mut left, mut end) = (payload, 0);
         while left > 0 || (end == 0 && self.at_head()) {
             let rest = buf.get_mut(end..).ok_or(Error::Truncated)?;
@@ -205,17 +254,35 @@ impl Sealer {
     }
 
     fn seal_chunk(&mut self, buf: &mut [u8], len: usize) -> Result<usize, Error> {
-        let Some(crypt) = &mut self.crypt else { return Ok(len) };
+        if self.family == Family::Plain {
+            return split(buf, len).map(|(payload, _)| payload.len());
+        }
+        let crypt = self.crypt.as_mut().ok_or(Error::Unauthenticated)?;
         let (length, payload) = split(buf, LENGTH_LEN)?;
-        put(length, &u16::try_from(len).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
+        put(
+            length,
+            &u16::try_from(len)
+                .map_err(|_| Error::ChunkLength)?
+                .to_be_bytes(),
+        )?;
         crypt.seal(length, 2)?;
         crypt.seal(payload, len)?;
         Ok(LENGTH_LEN + len + TAG_LEN)
     }
 
-    fn seal_head(&mut self, head: Head, buf: &mut [u8], len: usize, fresh: Fresh<'_>) -> Result<usize, Error> {
+    fn seal_head(
+        &mut self,
+        head: Head,
+        buf: &mut [u8],
+        len: usize,
+        fresh: Fresh<'_>,
+    ) -> Result<usize, Error> {
         match head {
-            Head::Request { salt, identity, address } => self.seal_request(&salt, &identity, &address, buf, len, fresh),
+            Head::Request {
+                salt,
+                identity,
+                address,
+            } => self.seal_request(&salt, &identity, &address, buf, len, fresh),
             Head::Response { salt, request_salt } => {
                 let buf = put(buf, salt.as_slice())?;
                 let Some(request) = request_salt else {
@@ -251,7 +318,12 @@ impl Sealer {
             (Some(crypt), Family::Aead) => {
                 let buf = put(buf, salt)?;
                 let (length, chunk) = split(buf, LENGTH_LEN)?;
-                put(length, &u16::try_from(address.len() + len).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
+                put(
+                    length,
+                    &u16::try_from(address.len() + len)
+                        .map_err(|_| Error::ChunkLength)?
+                        .to_be_bytes(),
+                )?;
                 crypt.seal(length, 2)?;
                 put(chunk, address)?;
                 crypt.seal(chunk, address.len() + len)?;
@@ -265,18 +337,30 @@ impl Sealer {
                 let (fixed, body) = split(buf, REQUEST_FIXED_LEN + TAG_LEN)?;
                 let rest = put(fixed, &[TYPE_CLIENT])?;
                 let rest = put(rest, &fresh.now.to_be_bytes())?;
-                put(rest, &u16::try_from(variable).map_err(|_| Error::ChunkLength)?.to_be_bytes())?;
+                put(
+                    rest,
+                    &u16::try_from(variable)
+                        .map_err(|_| Error::ChunkLength)?
+                        .to_be_bytes(),
+                )?;
                 crypt.seal(fixed, REQUEST_FIXED_LEN)?;
                 let rest = put(body, address)?;
-                let rest = put(rest, &u16::try_from(padding.len()).map_err(|_| Error::Padding)?.to_be_bytes())?;
+                let rest = put(
+                    rest,
+                    &u16::try_from(padding.len())
+                        .map_err(|_| Error::Padding)?
+                        .to_be_bytes(),
+                )?;
                 put(rest, padding)?;
                 crypt.seal(body, variable)?;
                 Ok(salt.len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + variable + TAG_LEN)
             }
-            _ => {
-                put(buf, address)?;
-                Ok(address.len() + len)
+            (_, Family::Plain) => {
+                let payload = put(buf, address)?;
+                Ok(address.len() + split(payload, len)?.0.len())
             }
+            // Whatever went wrong with the key, a stream that should be sealed does not go out plain.
+            (None, _) => Err(Error::Unauthenticated),
         }
     }
 }
@@ -294,6 +378,8 @@ enum Expect {
     Length,
     Payload(usize),
     Plain,
+    /// Nothing: what came was wrong.
+    Broken(Error),
 }
 
 /// What a client remembers of its request until the response begins.
@@ -319,17 +405,31 @@ impl Opener {
         let method = credentials.method();
         let expect = match method.family() {
             Family::Plain => Expect::Plain,
-            Family::Aead | Family::Aead2022 => {
-                Expect::Response(Box::new(Awaited { method, key: credentials.key().clone(), request_salt }))
-            }
+            Family::Aead | Family::Aead2022 => Expect::Response(Box::new(Awaited {
+                method,
+                key: credentials.key().clone(),
+                request_salt,
+            })),
         };
-        Self { crypt: None, expect, max_chunk: max_chunk(method) }
+        Self {
+            crypt: None,
+            expect,
+            max_chunk: max_chunk(method),
+        }
     }
 
     /// The direction whose head has been opened with `crypt`: chunks follow.
     pub(super) fn chunks(method: Method, crypt: Option<Crypt>) -> Self {
-        let expect = if crypt.is_some() { Expect::Length } else { Expect::Plain };
-        Self { crypt, expect, max_chunk: max_chunk(method) }
+        let expect = if crypt.is_some() {
+            Expect::Length
+        } else {
+            Expect::Plain
+        };
+        Self {
+            crypt,
+            expect,
+            max_chunk: max_chunk(method),
+        }
     }
 
     /// The number of bytes without which [`Opener::open`] can do nothing.
@@ -346,6 +446,7 @@ impl Opener {
             Expect::Length => LENGTH_LEN,
             Expect::Payload(len) => len + TAG_LEN,
             Expect::Plain => 1,
+            Expect::Broken(_) => 0,
         }
     }
 
@@ -359,18 +460,26 @@ impl Opener {
     /// only at the head of a SIP022 response.
     ///
     /// # Errors
-    /// What the peer did wrong; the stream cannot go on.
+    /// What the peer did wrong, and that again if asked again: the stream cannot go on.
     pub fn open(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
+        let opened = self.open_next(buf, now);
+        opened.inspect_err(|error| self.expect = Expect::Broken(*error))
+    }
+
+    fn open_next(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
         let mut used = 0;
         if let Expect::Response(awaited) = &self.expect {
             if buf.len() < self.need() {
                 return Ok(Opened::default());
             }
             let (salt_len, crypt, payload) = open_response_head(awaited, buf, now)?;
-            (self.crypt, self.expect, used) = (Some(crypt), payload.map_or(Expect::Length, Expect::Payload), salt_len);
+            (self.crypt, self.expect, used) = (
+                Some(crypt),
+                payload.map_or(Expect::Length, Expect::Payload),
+                salt_len,
+            );
         }
-        let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
-        let opened = self.open_chunk(rest)?;
+        let opened = self.open_chunk(buf.get_mut(used..).ok_or(Error::Truncated)?)?;
         Ok(Opened {
             used: used + opened.used,
             payload: used + opened.payload.start..used + opened.payload.end,
@@ -378,29 +487,46 @@ impl Opener {
     }
 
     fn open_chunk(&mut self, buf: &mut [u8]) -> Result<Opened, Error> {
-        let Some(crypt) = &mut self.crypt else {
-            return Ok(Opened { used: buf.len(), payload: 0..buf.len() });
-        };
         let mut used = 0;
         if let Expect::Length = self.expect {
             if buf.len() < LENGTH_LEN {
                 return Ok(Opened::default());
             }
-            let (length, _) = take::<2>(crypt.open(buf, 2)?)?;
+            let (length, _) = take::<2>(self.crypt()?.open(buf, 2)?)?;
             let length = usize::from(u16::from_be_bytes(length));
             if length > self.max_chunk {
                 return Err(Error::ChunkLength);
             }
             (self.expect, used) = (Expect::Payload(length), LENGTH_LEN);
         }
-        let Expect::Payload(len) = self.expect else { return Ok(Opened::default()) };
+        let len = match self.expect {
+            Expect::Payload(len) => len,
+            Expect::Plain => {
+                return Ok(Opened {
+                    used: buf.len(),
+                    payload: 0..buf.len(),
+                });
+            }
+            Expect::Broken(error) => return Err(error),
+            Expect::Response(_) | Expect::Length => return Ok(Opened::default()),
+        };
         let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
         if rest.len() < len + TAG_LEN {
-            return Ok(Opened { used, payload: used..used });
+            return Ok(Opened {
+                used,
+                payload: used..used,
+            });
         }
-        crypt.open(rest, len)?;
+        self.crypt()?.open(rest, len)?;
         self.expect = Expect::Length;
-        Ok(Opened { used: used + len + TAG_LEN, payload: used..used + len })
+        Ok(Opened {
+            used: used + len + TAG_LEN,
+            payload: used..used + len,
+        })
+    }
+
+    fn crypt(&mut self) -> Result<&mut Crypt, Error> {
+        self.crypt.as_mut().ok_or(Error::Unauthenticated)
     }
 }
 
@@ -430,7 +556,11 @@ fn open_response_head(
         return Err(Error::SaltMismatch);
     }
     let (length, _) = take::<2>(length)?;
-    Ok((salt_len + fixed + TAG_LEN, crypt, Some(usize::from(u16::from_be_bytes(length)))))
+    Ok((
+        salt_len + fixed + TAG_LEN,
+        crypt,
+        Some(usize::from(u16::from_be_bytes(length))),
+    ))
 }
 
 fn max_chunk(method: Method) -> usize {

@@ -1,0 +1,187 @@
+//! What the targets share: ends that know each other's keys, a sealer by hand, edits of valid bytes.
+
+use arbitrary::Arbitrary;
+use ssr::crypto::{Aead, Family, Key, Method, NonceCounter};
+use ssr::wire::AddressRef;
+use ssr::wire::ss::{Account, Accounts, Credentials, Salt};
+
+/// The time of day of all targets, in Unix seconds.
+pub const NOW: u64 = 1_700_000_000;
+/// The place of the client among the server's users.
+pub const USER: usize = 1;
+
+/// The key of `method` made of `seed`.
+#[must_use]
+pub fn key(method: Method, seed: u8) -> Key {
+    Key::from_slice(&vec![seed; method.key_len()])
+        .unwrap_or_else(|| Key::from_password(method, &[seed]))
+}
+
+/// The salt of `method` made of `seed`.
+#[must_use]
+pub fn salt(method: Method, seed: u8) -> Salt {
+    Salt::new(method, [seed; 32])
+}
+
+/// Which method, and whether the server has users.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub struct Setting {
+    method: u8,
+    shared: bool,
+}
+
+/// Both ends of a connection.
+pub struct Ends {
+    pub method: Method,
+    pub credentials: Credentials,
+    pub accounts: Accounts,
+    /// The client's place among the users, where there are some.
+    pub user: Option<usize>,
+}
+
+impl Setting {
+    /// The ends that are meant.
+    #[must_use]
+    pub fn ends(self) -> Ends {
+        let method = Method::ALL[usize::from(self.method) % Method::ALL.len()];
+        if self.shared && method.supports_identity() {
+            let account = |seed, relayed| Account {
+                key: key(method, seed),
+                relayed,
+            };
+            return Ends {
+                method,
+                credentials: Credentials::new(method, vec![key(method, 1)], key(method, 11)),
+                accounts: Accounts::new(
+                    method,
+                    key(method, 1),
+                    vec![account(10, true), account(11, false)],
+                ),
+                user: Some(USER),
+            };
+        }
+        Ends {
+            method,
+            credentials: Credentials::new(method, Vec::new(), key(method, 1)),
+            accounts: Accounts::new(method, key(method, 1), Vec::new()),
+            user: None,
+        }
+    }
+}
+
+/// Whether everything on the wire is authenticated.
+#[must_use]
+pub fn is_sealed(method: Method) -> bool {
+    method.family() != Family::Plain
+}
+
+/// What is done to valid bytes.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Edit {
+    Change { at: u16, with: u8 },
+    Remove { at: u16, len: u8 },
+    Repeat { at: u16, len: u8 },
+    Insert { at: u16, byte: u8 },
+    Cut { at: u16 },
+}
+
+/// Applies `edits`; whether anything is different now.
+pub fn edit(bytes: &mut Vec<u8>, edits: &[Edit]) -> bool {
+    let before = bytes.clone();
+    for edit in edits.iter().take(8) {
+        let place = |at: u16| usize::from(at) % (bytes.len() + 1);
+        match *edit {
+            Edit::Change { at, with } => {
+                let at = place(at);
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= with;
+                }
+            }
+            Edit::Remove { at, len } => {
+                let (from, len) = (place(at), usize::from(len));
+                bytes.drain(from..bytes.len().min(from + len));
+            }
+            Edit::Repeat { at, len } => {
+                let (from, len) = (place(at), usize::from(len));
+                let part = bytes[from..bytes.len().min(from + len)].to_vec();
+                bytes.splice(from..from, part);
+            }
+            Edit::Insert { at, byte } => {
+                let at = place(at);
+                bytes.insert(at, byte);
+            }
+            Edit::Cut { at } => {
+                let at = place(at);
+                bytes.truncate(at);
+            }
+        }
+    }
+    *bytes != before
+}
+
+/// One direction of a stream sealed by hand, so that a key holder can say any nonsense.
+pub struct Hand {
+    aead: Aead,
+    nonce: NonceCounter,
+    pub bytes: Vec<u8>,
+}
+
+impl Hand {
+    /// Begins with the salt; `None` for the method without encryption.
+    #[must_use]
+    pub fn new(method: Method, key: &Key, salt: Salt) -> Option<Self> {
+        let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice()))?;
+        let nonce = NonceCounter::new(aead.nonce_len());
+        Some(Self {
+            aead,
+            nonce,
+            bytes: salt.as_slice().to_vec(),
+        })
+    }
+
+    /// Adds what is sealed under the next nonce.
+    pub fn seal(&mut self, plain: &[u8]) {
+        let mut data = plain.to_vec();
+        let tag = self
+            .aead
+            .seal(self.nonce.next().as_slice(), &mut data)
+            .expect("the nonce fits");
+        self.bytes.extend_from_slice(&data);
+        self.bytes.extend_from_slice(&tag);
+    }
+}
+
+/// The bytes of an address.
+#[must_use]
+pub fn encoded(address: AddressRef<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; address.encoded_len()];
+    address.encode(&mut bytes).expect("the address fits");
+    bytes
+}
+
+/// The target of all requests.
+#[must_use]
+pub const fn target() -> AddressRef<'static> {
+    AddressRef::Domain("example.com", 443)
+}
+
+/// Cuts `bytes` where `cuts` say and gives the pieces to `take` until it fails.
+///
+/// # Errors
+/// What `take` says.
+pub fn pieces<E>(
+    bytes: &[u8],
+    cuts: &[u16],
+    take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut cuts: Vec<_> = cuts
+        .iter()
+        .take(16)
+        .map(|cut| usize::from(*cut) % (bytes.len() + 1))
+        .collect();
+    cuts.extend([0, bytes.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2)
+        .map(|cut| &bytes[cut[0]..cut[1]])
+        .try_for_each(take)
+}

@@ -1,0 +1,106 @@
+//! What an idle connection costs: ten thousand of them through the pair, held and then used.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+#![allow(clippy::print_stdout, reason = "the figures are the result")]
+
+mod common;
+
+use common::{
+    eventually,
+    peers::{Pair, Spec},
+    socks::read_array,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+const WANTED: usize = 10_000;
+/// KiB that a connection may cost on either side before the test fails.
+const BOUND: f64 = 16.0;
+
+/// How many connections this machine's limit of open files allows: every process of the chain holds two sockets for each.
+fn affordable() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )
+    .unwrap();
+    let files = maximum
+        .or(current)
+        .map_or(usize::MAX, |files| usize::try_from(files).unwrap());
+    WANTED.min((files - 200) / 2)
+}
+
+fn holds(method: &str, count: usize) {
+    let pair = Pair::new(
+        common::peers::Program::Ssr,
+        common::peers::Program::Ssr,
+        &Spec::new(method),
+    );
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let target = listener.local_addr().unwrap().into();
+    let both = [
+        ("local", &pair.local.process),
+        ("server", &pair.server.process),
+    ];
+    let connect = || -> (TcpStream, TcpStream) {
+        let mut client = pair.socks().connect(&target);
+        client.write_all(b"there").unwrap(); // before the accept, so that no half waits for a first byte
+        let (mut far, _) = listener.accept().unwrap();
+        assert_eq!(&read_array::<5>(&mut far), b"there");
+        (client, far)
+    };
+    // The first ones pay for pools and thread stacks, which is not the cost of a connection.
+    let mut held: Vec<_> = (0..count / 20).map(|_| connect()).collect();
+    let first = held.len();
+    let before = both.map(|(_, process)| process.memory_kib("Anonymous"));
+    held.extend((first..count).map(|_| connect()));
+    let hold = if std::env::var_os("SSR_TEST_LONG").is_some() {
+        60
+    } else {
+        3
+    };
+    std::thread::sleep(Duration::from_secs(hold)); // idleness is the subject
+    for ((side, process), before) in both.into_iter().zip(before) {
+        let grown = process.memory_kib("Anonymous").saturating_sub(before);
+        let each = grown as f64 / (count - first) as f64;
+        println!("{method}: {count} idle connections, {side}: {each:.2} KiB each");
+        assert!(each < BOUND, "{each:.2} KiB a connection in {side}");
+    }
+    for (client, far) in &mut held {
+        exchange(client, far);
+    }
+    drop(held);
+    eventually("every connection is closed", || {
+        both.iter().all(|(_, process)| process.open_files() < 200)
+    });
+}
+
+fn exchange(client: &mut TcpStream, far: &mut TcpStream) {
+    client.write_all(b"there").unwrap();
+    assert_eq!(&read_array::<5>(far), b"there");
+    far.write_all(b"back").unwrap();
+    assert_eq!(&read_array::<4>(client), b"back");
+}
+
+// One test, because two at a time would share this process's limit of open files.
+#[test]
+fn ten_thousand_idle_connections_are_cheap_and_still_work() {
+    let count = affordable();
+    for method in ["2022-blake3-aes-256-gcm", "aes-256-gcm"] {
+        holds(method, count);
+    }
+}
