@@ -49,6 +49,7 @@ impl Site {
             targets: &[targets.respond, targets.source, targets.banner],
             name_server: None,
             link: Some(&link),
+            counted: false,
             directory: cx.directory,
         };
         let running = start(cx.programs, &setup)?;

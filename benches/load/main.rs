@@ -7,6 +7,7 @@
     reason = "a tool for developers that prints figures; a few system calls have no safe interface"
 )]
 
+mod allocations;
 mod dns;
 mod goals;
 mod link;
@@ -38,6 +39,7 @@ fn main() -> Result<()> {
     match arguments.split_first() {
         Some((command, rest)) if command == "run" => run::run(&run::Options::parse(rest)?),
         Some((command, rest)) if command == "target" => targets::main(rest),
+        Some((command, rest)) if command == "counted" => allocations::main(rest),
         Some(_) => Err(USAGE.into()),
         None => {
             println!("{USAGE}");

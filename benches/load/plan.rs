@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Result;
+use crate::allocations;
 use crate::dns::NameServer;
 use crate::link_works;
 use crate::process::file_limit;
@@ -50,6 +51,7 @@ enum Task {
     Start,
     Size,
     Calls,
+    Allocations,
     FirstByte { server_speaks: bool },
     LinkBulk,
     Page,
@@ -72,6 +74,7 @@ const BLAKE: &str = "2022-blake3-aes-256-gcm";
 const EVERYONE: &[Kind] = &Kind::ALL;
 /// Those that open and seal, by method: 2022 came after libev.
 const SEALING: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev];
+const OURS: &[Kind] = &[Kind::Ssr];
 const MODERN: &[Kind] = &[Kind::Ssr, Kind::Rust];
 const PROXIES: &[Kind] = &[
     Kind::Ssr,
@@ -143,11 +146,18 @@ pub(crate) fn works() -> Vec<Work> {
     plain("start", Task::Start, PROGRAMS);
     plain("size", Task::Size, PROGRAMS);
     plain("system-calls", Task::Calls, PROGRAMS);
+    plain("allocations", Task::Allocations, OURS);
     let mut modern = |name: &str, task| add(format!("{name}/{BLAKE}"), task, BLAKE, MODERN);
     modern("connections", Task::Connections);
     modern("round-trip", Task::RoundTrip);
     modern("udp-1200", Task::Datagrams { size: 1200 });
     modern("udp-sources-20k", Task::Sources { rate: 20_000 });
+    add(
+        format!("allocations/{BLAKE}"),
+        Task::Allocations,
+        BLAKE,
+        OURS,
+    );
     works
 }
 
@@ -169,9 +179,11 @@ impl Work {
             _ => {}
         }
         let mut running = self.start(cx, kind, None)?;
-        let figures = self.on_loopback(cx, &running)?;
-        running.check()?;
-        Ok(figures)
+        let figures = self.on_loopback(cx, &running);
+        match running.check() {
+            Err(death) => Err(death),
+            Ok(()) => figures,
+        }
     }
 
     fn start(&self, cx: &Context<'_>, kind: Kind, names: Option<&NameServer>) -> Result<Running> {
@@ -182,6 +194,7 @@ impl Work {
             targets: &[t.source, t.sink, t.echo, t.respond, t.hold],
             name_server: names.map(|server| server.address),
             link: None,
+            counted: matches!(self.task, Task::Allocations),
             directory: cx.directory,
         };
         start(cx.programs, &setup)
@@ -215,6 +228,7 @@ impl Work {
                 ])
             }
             Task::Calls => syscalls::count(running, targets, cx.directory),
+            Task::Allocations => allocations::count(running, targets, cx.directory),
             _ => Err("not a work on loopback".into()),
         }
     }

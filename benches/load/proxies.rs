@@ -127,6 +127,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) targets: &'a [SocketAddr],
     pub(crate) name_server: Option<SocketAddr>,
     pub(crate) link: Option<&'a Link>,
+    /// Under the counting allocator: `ssr` only.
+    pub(crate) counted: bool,
     /// For config files and logs.
     pub(crate) directory: &'a Path,
 }
@@ -210,8 +212,8 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     } else {
         let config = config(setup, local, server)?;
         (
-            command(programs, setup.kind, Role::Local, &config),
-            command(programs, setup.kind, Role::Server, &config),
+            command(programs, setup, Role::Local, &config)?,
+            command(programs, setup, Role::Server, &config)?,
         )
     };
     let server_log = setup.directory.join("server.log");
@@ -268,16 +270,26 @@ fn ready(
     }
 }
 
-fn command(programs: &Programs, kind: Kind, role: Role, config: &Path) -> Command {
-    let mut command = Command::new(programs.program(kind, role));
-    if matches!(kind, Kind::Ssr | Kind::Plain) {
-        command.arg(match role {
-            Role::Local => "local",
-            Role::Server => "server",
-        });
+fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) -> Result<Command> {
+    let name = match role {
+        Role::Local => "local",
+        Role::Server => "server",
+    };
+    if setup.counted {
+        let socket = setup.directory.join(name).with_extension("socket");
+        if socket.exists() {
+            fs::remove_file(&socket)?;
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["counted", name]).arg(config).arg(socket);
+        return Ok(command);
+    }
+    let mut command = Command::new(programs.program(setup.kind, role));
+    if matches!(setup.kind, Kind::Ssr | Kind::Plain) {
+        command.arg(name);
     }
     command.arg("-c").arg(config);
-    command
+    Ok(command)
 }
 
 /// The config file of Shadowsocks implementations, for both roles.

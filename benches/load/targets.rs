@@ -21,6 +21,8 @@ use crate::process::Process;
 const THREADS: usize = 64;
 /// Bytes of a request: how many to answer (big-endian `u64`), and padding.
 pub(crate) const REQUEST: usize = 128;
+/// Connections held between two looks for those that have gone.
+const SWEEP: usize = 500;
 /// Payload that is sent without being copied into the kernel, again and again.
 const BLOCK: usize = 1 << 20;
 
@@ -197,7 +199,7 @@ fn banner(mut stream: TcpStream) -> io::Result<()> {
     drain(&stream, |_| {})
 }
 
-/// One thread that answers each new connection once and keeps it.
+/// One thread that answers each new connection once and keeps it until its client has gone.
 fn hold(address: Ipv4Addr) -> io::Result<SocketAddr> {
     let listener = listen(address)?;
     let address = listener.local_addr()?;
@@ -205,16 +207,23 @@ fn hold(address: Ipv4Addr) -> io::Result<SocketAddr> {
         let mut held = Vec::new();
         let mut bytes = [0; 64];
         while let Ok((mut stream, _)) = listener.accept() {
-            if stream
+            let answered = stream
                 .read_exact(&mut bytes)
                 .and_then(|()| stream.write_all(&bytes))
-                .is_ok()
-            {
+                .and_then(|()| stream.set_nonblocking(true));
+            if answered.is_ok() {
                 held.push(stream);
+            }
+            if held.len() % SWEEP == 0 {
+                held.retain(is_open);
             }
         }
     });
     Ok(address)
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn echo_datagrams(socket: &UdpSocket) {
