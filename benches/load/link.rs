@@ -1,0 +1,263 @@
+//! A slow link in user space: two network namespaces, a tun device in each, and threads that carry packets between them
+//! with delay, loss and a rate. It needs nothing of the kernel but tun (no netem), and nothing is left behind: the
+//! namespaces have no names, and end with the last process in them.
+//!
+//! ```text
+//! namespace a                                             namespace b
+//!   client, ssr local      10.99.0.1 ── link ── 10.99.0.2      ssr server, target
+//! ```
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The address of namespace a.
+pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The address of namespace b.
+pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+/// `TUNSETIFF` of linux/if_tun.h.
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+/// Packets are not larger: the MTU of tun devices is 1500.
+const PACKET: usize = 2048;
+/// How often a thread looks whether it should end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What the link does to packets, the same in each direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// One way.
+    pub(crate) delay: Duration,
+    /// Probability that a packet is lost.
+    pub(crate) loss: f64,
+    /// Bits a second.
+    pub(crate) rate: f64,
+    /// How long a packet may wait for its turn; one that would wait longer is lost.
+    pub(crate) queue: Duration,
+    /// Where the losses begin.
+    pub(crate) seed: u64,
+}
+
+/// A network namespace without a name.
+#[derive(Debug)]
+pub(crate) struct Namespace(File);
+
+impl Namespace {
+    /// A new one.
+    ///
+    /// # Errors
+    ///
+    /// Without the right to make one (root has it).
+    fn new() -> io::Result<Self> {
+        let made = thread::spawn(|| {
+            // SAFETY: changes this thread only, which ends at once.
+            checked(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        let file = made.join().map_err(|_| io::Error::other("a thread died"))?;
+        Ok(Self(file?))
+    }
+
+    /// Puts a command to be started into it.
+    pub(crate) fn place(&self, command: &mut Command) -> io::Result<()> {
+        let file = self.0.try_clone()?;
+        // SAFETY: between fork and exec this makes one system call, which takes no pointer.
+        unsafe {
+            command.pre_exec(move || checked(libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET)));
+        }
+        Ok(())
+    }
+
+    /// Puts the calling thread, and those that it will start, into it.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        // SAFETY: changes this thread only.
+        checked(unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) })
+    }
+
+    /// Runs `work` on a thread inside.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let outcome = thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.enter()?;
+                Ok(work())
+            });
+            inside.join()
+        });
+        outcome.map_err(|_| io::Error::other("a thread died"))?
+    }
+
+    /// `ip ARGUMENTS` inside.
+    fn ip(&self, arguments: &str) -> io::Result<()> {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' ')).stdin(Stdio::null());
+        self.place(&mut command)?;
+        let output = command.output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let message = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("ip {arguments}: {message}")))
+    }
+
+    /// A tun device with `address` in it.
+    fn device(&self, address: Ipv4Addr) -> io::Result<File> {
+        let file = self.run(tun)??;
+        self.ip("link set lo up")?;
+        self.ip(&format!("addr add {address}/24 dev link0"))?;
+        // Whole windows leave at once; what the device's queue cannot hold would be lost without our knowing.
+        self.ip("link set link0 txqueuelen 10000 up")?;
+        Ok(file)
+    }
+}
+
+fn checked(result: libc::c_int) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A tun device `link0` in the namespace of this thread.
+fn tun() -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"link0") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the kernel reads and writes one `ifreq`, which lives and is not touched meanwhile.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+    Ok(file)
+}
+
+/// The link. It ends when dropped.
+pub(crate) struct Link {
+    pub(crate) a: Namespace,
+    pub(crate) b: Namespace,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Link {
+    /// # Errors
+    ///
+    /// Without root, `/dev/net/tun` or `ip`.
+    pub(crate) fn new(shape: Shape) -> io::Result<Self> {
+        let (a, b) = (Namespace::new()?, Namespace::new()?);
+        let (near, far) = (a.device(A)?, b.device(B)?);
+        let mut link = Self {
+            a,
+            b,
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        link.direction(&near, &far, shape)?;
+        let seed = !shape.seed << 1;
+        link.direction(&far, &near, Shape { seed, ..shape })?;
+        Ok(link)
+    }
+
+    fn direction(&mut self, from: &File, to: &File, shape: Shape) -> io::Result<()> {
+        let queue = Arc::new(Queue::default());
+        let (from, stop, filled) = (
+            from.try_clone()?,
+            Arc::clone(&self.stop),
+            Arc::clone(&queue),
+        );
+        self.threads
+            .push(thread::spawn(move || take(&from, shape, &filled, &stop)));
+        let (to, stop) = (to.try_clone()?, Arc::clone(&self.stop));
+        self.threads
+            .push(thread::spawn(move || give(&to, &queue, &stop)));
+        Ok(())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            // One that died has ended, too.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Packets on their way, in the order of their arrival.
+#[derive(Default)]
+struct Queue {
+    packets: Mutex<VecDeque<(Instant, Vec<u8>)>>,
+    filled: Condvar,
+}
+
+/// Takes packets from a device and decides when, and whether, each arrives.
+fn take(device: &File, shape: Shape, queue: &Queue, stop: &AtomicBool) {
+    // The seed spread over all bits (splitmix64's), or the first numbers would be small.
+    let mut random = (shape.seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut free = Instant::now();
+    let mut packet = [0; PACKET];
+    while !stop.load(Relaxed) {
+        if !is_readable(device) {
+            continue;
+        }
+        let Ok(length) = (&mut &*device).read(&mut packet) else {
+            return;
+        };
+        // xorshift64: losses need no better, and can be repeated.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let is_lost = shape.loss > (random >> 11) as f64 / (1_u64 << 53) as f64;
+        let now = Instant::now();
+        if is_lost || free.saturating_duration_since(now) > shape.queue {
+            continue;
+        }
+        free = free.max(now) + Duration::from_secs_f64(length as f64 * 8.0 / shape.rate);
+        let bytes = packet.get(..length).unwrap_or_default().to_vec();
+        let mut packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        packets.push_back((free + shape.delay, bytes));
+        queue.filled.notify_one();
+    }
+}
+
+/// Gives packets to the other device when they are due.
+fn give(device: &File, queue: &Queue, stop: &AtomicBool) {
+    // SAFETY: changes this thread only: sleeps end on the microsecond, not some fifty later.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let mut packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);
+    while !stop.load(Relaxed) {
+        let Some((due, packet)) = packets.pop_front() else {
+            let waited = queue.filled.wait_timeout(packets, LOOK);
+            packets = waited.unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        };
+        drop(packets);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        // A device that takes no more loses packets, as devices do.
+        let _ = (&mut &*device).write(&packet);
+        packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn is_readable(device: &File) -> bool {
+    let mut wanted = libc::pollfd {
+        fd: device.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the kernel reads and writes one `pollfd`, which lives and is not touched meanwhile.
+    let ready = unsafe { libc::poll(&raw mut wanted, 1, LOOK.as_millis() as libc::c_int) };
+    ready > 0
+}

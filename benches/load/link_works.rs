@@ -1,0 +1,153 @@
+//! Works over a slow link: local and client at one end, server and target at the other.
+
+use std::io::Read as _;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::link::{self, Link, Shape};
+use crate::plan::Context;
+use crate::proxies::{Kind, Running, Setup, start};
+use crate::route::{Route, Target};
+use crate::targets::Targets;
+use crate::tcp_works::{Figures, Flows, request};
+
+/// Half of the round trip.
+const DELAY: Duration = Duration::from_millis(50);
+/// Loss of the lossy link.
+const LOSS: f64 = 0.01;
+/// Bits a second of either link.
+const RATE: f64 = 100e6;
+/// From one connection to the next, when the first is to have warmed what can be warmed.
+const SOON: Duration = Duration::from_millis(300);
+/// Requests of a page: the document, and what it names.
+const REQUESTS: usize = 30;
+/// Connections that a browser opens to one host.
+const CONNECTIONS: usize = 6;
+
+/// The link, targets at its far end, and an implementation across it.
+struct Site {
+    running: Running,
+    targets: Targets,
+    link: Link,
+}
+
+impl Site {
+    fn new(cx: &Context<'_>, kind: Kind, method: &str, loss: f64, seed: u64) -> Result<Self> {
+        let link = Link::new(Shape {
+            delay: DELAY,
+            loss,
+            rate: RATE,
+            queue: 2 * DELAY,
+            seed,
+        })?;
+        let targets = Targets::start(link::B, Some(&link.b))?;
+        let setup = Setup {
+            kind,
+            method,
+            targets: &[targets.respond, targets.source, targets.banner],
+            name_server: None,
+            link: Some(&link),
+            counted: false,
+            directory: cx.directory,
+        };
+        let running = start(cx.programs, &setup)?;
+        Ok(Self {
+            running,
+            targets,
+            link,
+        })
+    }
+
+    /// Runs a client at the near end.
+    fn client<T: Send>(
+        &self,
+        work: impl FnOnce(&Route, &Targets) -> Result<T> + Send,
+    ) -> Result<T> {
+        let (route, targets) = (&self.running.route, &self.targets);
+        self.link.a.run(|| work(route, targets))?
+    }
+}
+
+/// From the client's connect to the first byte from the target: for the first connection that a fresh proxy sees, and
+/// for one soon after.
+pub(crate) fn first_byte(
+    cx: &Context<'_>,
+    kind: Kind,
+    method: &str,
+    server_speaks: bool,
+) -> Result<Figures> {
+    let site = Site::new(cx, kind, method, 0.0, 1)?;
+    let once = |route: &Route, targets: &Targets| -> Result<f64> {
+        let begun = Instant::now();
+        if server_speaks {
+            let mut stream = route.connect(&Target::from(targets.banner))?;
+            stream.read_exact(&mut [0])?;
+        } else {
+            let mut stream = route.connect(&Target::from(targets.respond))?;
+            request(&mut stream, 1)?;
+        }
+        Ok(begun.elapsed().as_secs_f64() * 1e3)
+    };
+    site.client(|route, targets| {
+        let cold = once(route, targets)?;
+        thread::sleep(SOON);
+        Ok(vec![("cold ms", cold), ("warm ms", once(route, targets)?)])
+    })
+}
+
+/// One stream down the lossy link.
+pub(crate) fn bulk(
+    cx: &Context<'_>,
+    kind: Kind,
+    method: &str,
+    time: Duration,
+    seed: u64,
+) -> Result<Figures> {
+    let site = Site::new(cx, kind, method, LOSS, seed)?;
+    site.client(|route, targets| {
+        let flows = Flows::start(route, targets, false, 1)?;
+        let begun = Instant::now();
+        thread::sleep(time);
+        flows.check()?;
+        let bits = flows.moved.load(Relaxed) as f64 * 8.0;
+        Ok(vec![("Mbit/s", bits / 1e6 / begun.elapsed().as_secs_f64())])
+    })
+}
+
+/// A page: a document, then everything else over six connections.
+pub(crate) fn page(cx: &Context<'_>, kind: Kind, method: &str, seed: u64) -> Result<Figures> {
+    let site = Site::new(cx, kind, method, LOSS, seed)?;
+    site.client(|route, targets| {
+        let begun = Instant::now();
+        let target = Target::from(targets.respond);
+        let mut first = route.connect(&target)?;
+        request(&mut first, size(0))?;
+        let mut first = Some(first);
+        let loaded = thread::scope(|scope| {
+            let mut loaders = Vec::new();
+            for connection in 0..CONNECTIONS {
+                let (kept, target) = (first.take(), &target);
+                loaders.push(scope.spawn(move || -> Result<()> {
+                    let mut stream = match kept {
+                        Some(stream) => stream,
+                        None => route.connect(target)?,
+                    };
+                    for number in (1..REQUESTS).skip(connection).step_by(CONNECTIONS) {
+                        request(&mut stream, size(number))?;
+                    }
+                    Ok(())
+                }));
+            }
+            let mut outcomes = loaders.into_iter().map(|loader| loader.join());
+            outcomes.try_for_each(|outcome| outcome.map_err(|_| "a loader died")?)
+        });
+        loaded.map(|()| vec![("ms", begun.elapsed().as_secs_f64() * 1e3)])
+    })
+}
+
+/// Bytes of a page's part: 4 to 40 KiB, the same every time.
+fn size(number: usize) -> u64 {
+    4096 * (1 + number as u64 * 7 % 10)
+}

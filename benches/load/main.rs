@@ -1,0 +1,49 @@
+//! The load generator of `scripts/bench`: targets, clients, a slow link, and the runner that sets proxies between them.
+//! What is measured and how to read it: `benches/README.md`.
+#![allow(
+    unsafe_code,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a tool for developers that prints figures; a few system calls have no safe interface"
+)]
+
+mod allocations;
+mod dns;
+mod goals;
+mod link;
+mod link_works;
+mod mmsg;
+mod plan;
+mod process;
+mod proxies;
+mod report;
+mod route;
+mod run;
+mod syscalls;
+mod targets;
+mod tcp_works;
+mod udp_works;
+
+/// Nobody handles these errors: they are shown.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const USAGE: &str =
+    "load run [--quick] [--rounds N] [--json FILE] [--list] [WORK…]: see benches/README.md";
+
+fn main() -> Result<()> {
+    // `cargo bench` adds an argument of its own; `cargo bench` and `cargo test` without a name start every bench.
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    match arguments.split_first() {
+        Some((command, rest)) if command == "run" => run::run(&run::Options::parse(rest)?),
+        Some((command, rest)) if command == "target" => targets::main(rest),
+        Some((command, rest)) if command == "counted" => allocations::main(rest),
+        Some(_) => Err(USAGE.into()),
+        None => {
+            println!("{USAGE}");
+            Ok(())
+        }
+    }
+}

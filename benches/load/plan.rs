@@ -1,0 +1,257 @@
+//! The works: what is done, with which method, by whom.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::Result;
+use crate::allocations;
+use crate::dns::NameServer;
+use crate::link_works;
+use crate::process::file_limit;
+use crate::proxies::{Kind, Programs, Running, Setup, start};
+use crate::route::Target;
+use crate::syscalls;
+use crate::targets::Targets;
+use crate::tcp_works::{self, Figures, Span};
+use crate::udp_works;
+
+/// What all works share.
+pub(crate) struct Context<'a> {
+    pub(crate) programs: &'a Programs,
+    pub(crate) targets: &'a Targets,
+    pub(crate) directory: &'a Path,
+    pub(crate) quick: bool,
+}
+
+impl Context<'_> {
+    fn either<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    fn span(&self) -> Span {
+        Span {
+            warm: Duration::from_millis(self.either(150, 300)),
+            time: Duration::from_millis(self.either(450, 2000)),
+        }
+    }
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    Bulk { up: bool, streams: usize },
+    Connections,
+    RoundTrip,
+    RoundTripBesideBulk,
+    Idle,
+    Datagrams { size: usize },
+    Sources { rate: usize },
+    Names,
+    Start,
+    Size,
+    Calls,
+    Allocations,
+    FirstByte { server_speaks: bool },
+    LinkBulk,
+    Page,
+}
+
+/// A row of the plan.
+pub(crate) struct Work {
+    pub(crate) name: String,
+    task: Task,
+    method: &'static str,
+    pub(crate) kinds: &'static [Kind],
+    /// Left out by `--quick` unless it is named.
+    pub(crate) slow: bool,
+}
+
+const AES: &str = "aes-256-gcm";
+const CHACHA: &str = "chacha20-ietf-poly1305";
+const BLAKE: &str = "2022-blake3-aes-256-gcm";
+
+const EVERYONE: &[Kind] = &Kind::ALL;
+/// Those that open and seal, by method: 2022 came after libev.
+const SEALING: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev];
+const OURS: &[Kind] = &[Kind::Ssr];
+const MODERN: &[Kind] = &[Kind::Ssr, Kind::Rust];
+const PROXIES: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Rust,
+    Kind::Libev,
+    Kind::Haproxy,
+    Kind::Plain,
+];
+const PROGRAMS: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev, Kind::Haproxy];
+const DATAGRAMS: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Rust,
+    Kind::Libev,
+    Kind::Direct,
+    Kind::Plain,
+];
+const OVER_LINK: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Rust,
+    Kind::Libev,
+    Kind::Haproxy,
+    Kind::Direct,
+];
+
+/// UDP sources at once.
+const SOURCES: usize = 2000;
+/// Names that are resolved.
+const NAMES: usize = 16;
+
+/// All works, in the order of the table.
+pub(crate) fn works() -> Vec<Work> {
+    let mut works = Vec::new();
+    let mut add = |name: String, task, method, kinds| {
+        works.push(Work {
+            name,
+            task,
+            method,
+            kinds,
+            slow: matches!(task, Task::Calls),
+        });
+    };
+    for (method, kinds) in [(AES, EVERYONE), (BLAKE, MODERN), (CHACHA, SEALING)] {
+        for (up, way) in [(false, "down"), (true, "up")] {
+            for streams in [1, 8] {
+                let name = format!("bulk-{way}-{streams}/{method}");
+                add(name, Task::Bulk { up, streams }, method, kinds);
+            }
+        }
+    }
+    let mut plain = |name: &str, task, kinds| add(name.to_owned(), task, AES, kinds);
+    plain("connections", Task::Connections, EVERYONE);
+    plain("round-trip", Task::RoundTrip, EVERYONE);
+    plain(
+        "round-trip-beside-bulk",
+        Task::RoundTripBesideBulk,
+        EVERYONE,
+    );
+    plain("idle", Task::Idle, PROXIES);
+    plain("udp-100", Task::Datagrams { size: 100 }, DATAGRAMS);
+    plain("udp-1200", Task::Datagrams { size: 1200 }, DATAGRAMS);
+    plain("udp-sources-5k", Task::Sources { rate: 5_000 }, DATAGRAMS);
+    plain("udp-sources-20k", Task::Sources { rate: 20_000 }, DATAGRAMS);
+    plain("names", Task::Names, SEALING);
+    let speaks = |server_speaks| Task::FirstByte { server_speaks };
+    plain("first-byte-client-speaks", speaks(false), OVER_LINK);
+    plain("first-byte-server-speaks", speaks(true), OVER_LINK);
+    plain("link-bulk", Task::LinkBulk, OVER_LINK);
+    plain("link-page", Task::Page, OVER_LINK);
+    plain("start", Task::Start, PROGRAMS);
+    plain("size", Task::Size, PROGRAMS);
+    plain("system-calls", Task::Calls, PROGRAMS);
+    plain("allocations", Task::Allocations, OURS);
+    let mut modern = |name: &str, task| add(format!("{name}/{BLAKE}"), task, BLAKE, MODERN);
+    modern("connections", Task::Connections);
+    modern("round-trip", Task::RoundTrip);
+    modern("udp-1200", Task::Datagrams { size: 1200 });
+    modern("udp-sources-20k", Task::Sources { rate: 20_000 });
+    add(
+        format!("allocations/{BLAKE}"),
+        Task::Allocations,
+        BLAKE,
+        OURS,
+    );
+    works
+}
+
+impl Work {
+    /// Starts `kind` fresh, does the work once, ends it.
+    pub(crate) fn run(&self, cx: &Context<'_>, kind: Kind, round: u64) -> Result<Figures> {
+        let time = cx.either(Duration::from_secs(3), Duration::from_secs(10));
+        match self.task {
+            Task::Size => {
+                let bytes = cx.programs.size(kind)? as f64;
+                return Ok(vec![("MiB", bytes / f64::from(1 << 20))]);
+            }
+            Task::FirstByte { server_speaks } => {
+                return link_works::first_byte(cx, kind, self.method, server_speaks);
+            }
+            Task::LinkBulk => return link_works::bulk(cx, kind, self.method, time, round),
+            Task::Page => return link_works::page(cx, kind, self.method, round),
+            Task::Names => return self.names(cx, kind),
+            _ => {}
+        }
+        let mut running = self.start(cx, kind, None)?;
+        let figures = self.on_loopback(cx, &running);
+        match running.check() {
+            Err(death) => Err(death),
+            Ok(()) => figures,
+        }
+    }
+
+    fn start(&self, cx: &Context<'_>, kind: Kind, names: Option<&NameServer>) -> Result<Running> {
+        let t = cx.targets;
+        let setup = Setup {
+            kind,
+            method: self.method,
+            targets: &[t.source, t.sink, t.echo, t.respond, t.hold],
+            name_server: names.map(|server| server.address),
+            link: None,
+            counted: matches!(self.task, Task::Allocations),
+            directory: cx.directory,
+        };
+        start(cx.programs, &setup)
+    }
+
+    fn on_loopback(&self, cx: &Context<'_>, running: &Running) -> Result<Figures> {
+        let (targets, span) = (cx.targets, cx.span());
+        match self.task {
+            Task::Bulk { up, streams } => tcp_works::bulk(running, targets, up, streams, span),
+            Task::Connections => tcp_works::connect_request_response(running, targets, span),
+            Task::RoundTrip => tcp_works::round_trip(running, targets, span),
+            Task::RoundTripBesideBulk => tcp_works::round_trip_beside_bulk(running, targets, span),
+            Task::Idle => {
+                // A proxy has two files for each connection.
+                let most = (file_limit() / 2).saturating_sub(200) as usize;
+                tcp_works::idle(running, targets, most.min(cx.either(2000, 8000)))
+            }
+            Task::Datagrams { size } => udp_works::window(running, targets, size, span),
+            Task::Sources { rate } => udp_works::sources(
+                running,
+                targets,
+                SOURCES,
+                rate,
+                span.time.max(Duration::from_secs(1)),
+            ),
+            Task::Start => {
+                let pair = running.processes.as_ref().ok_or("no process")?;
+                Ok(vec![
+                    ("local ms", pair.local_start.as_secs_f64() * 1e3),
+                    ("server ms", pair.server_start.as_secs_f64() * 1e3),
+                ])
+            }
+            Task::Calls => syscalls::count(running, targets, cx.directory),
+            Task::Allocations => allocations::count(running, targets, cx.directory),
+            _ => Err("not a work on loopback".into()),
+        }
+    }
+
+    /// Short connections to names, of which there are few: what a cache of names is worth.
+    fn names(&self, cx: &Context<'_>, kind: Kind) -> Result<Figures> {
+        let server = NameServer::start()?;
+        let mut running = self.start(cx, kind, Some(&server))?;
+        let port = cx.targets.respond.port();
+        let wanted: Vec<Target> = (0..NAMES)
+            .map(|number| Target::Name(format!("host{number}.bench.example"), port))
+            .collect();
+        let interval = tcp_works::connections(&running, &wanted, 32, cx.span())?;
+        // The last to be asked for may still be on their way.
+        thread::sleep(Duration::from_millis(50));
+        running.check()?;
+        Ok(vec![
+            ("conn/s", interval.count / interval.seconds),
+            ("CPU us/conn", interval.cpu * 1e6 / interval.count),
+            (
+                "queries/1000 conn",
+                server.queries() as f64 * 1e3 / interval.total,
+            ),
+        ])
+    }
+}

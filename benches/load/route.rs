@@ -1,0 +1,132 @@
+//! The ways from a client to a target: straight, by SOCKS5 (RFC 1928), by a fixed forward.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::time::Duration;
+
+/// No step of any work lasts as long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a client reaches targets.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    Direct,
+    /// Through the SOCKS5 port of a local proxy.
+    Socks(SocketAddr),
+    /// Each target at a port of its own.
+    Forward(Vec<(SocketAddr, SocketAddr)>),
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Address(SocketAddr),
+    Name(String, u16),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl Route {
+    /// A connection on which payload may be sent.
+    pub(crate) fn connect(&self, target: &Target) -> io::Result<TcpStream> {
+        let address = match (self, target) {
+            (Self::Socks(proxy), _) => {
+                let mut stream = dial(*proxy)?;
+                handshake(&mut stream, 1, target)?;
+                return Ok(stream);
+            }
+            (Self::Direct, Target::Address(address)) => *address,
+            (Self::Forward(ports), Target::Address(address)) => {
+                let port = ports.iter().find(|(from, _)| from == address);
+                port.ok_or_else(|| other("no forward to this target"))?.1
+            }
+            (_, Target::Name(..)) => return Err(other("only a SOCKS proxy resolves names")),
+        };
+        dial(address)
+    }
+
+    /// Where to send datagrams for `target`, what to put in front of them, and the connection that keeps it so.
+    pub(crate) fn associate(
+        &self,
+        target: SocketAddr,
+    ) -> io::Result<(SocketAddr, Vec<u8>, Option<TcpStream>)> {
+        match self {
+            Self::Direct => Ok((target, Vec::new(), None)),
+            Self::Forward(_) => Err(other("no datagrams through a forward of streams")),
+            Self::Socks(proxy) => {
+                let mut stream = dial(*proxy)?;
+                let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                let mut relay = SocketAddr::from(handshake(&mut stream, 3, &unknown.into())?);
+                if relay.ip().is_unspecified() {
+                    relay.set_ip(proxy.ip());
+                }
+                let mut header = vec![0, 0, 0];
+                put_target(&mut header, &target.into())?;
+                Ok((relay, header, Some(stream)))
+            }
+        }
+    }
+}
+
+/// A socket that talks to `to` only, with room for bursts.
+pub(crate) fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Asks for `command`, step by step as browsers do, and returns the bound address.
+fn handshake(stream: &mut TcpStream, command: u8, target: &Target) -> io::Result<SocketAddrV4> {
+    stream.write_all(&[5, 1, 0])?;
+    let mut method = [0; 2];
+    stream.read_exact(&mut method)?;
+    if method != [5, 0] {
+        return Err(other("the proxy wants authentication"));
+    }
+    let mut request = vec![5, command, 0];
+    put_target(&mut request, target)?;
+    stream.write_all(&request)?;
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply)?;
+    match reply {
+        [5, 0, _, 1, a, b, c, d, high, low] => Ok(SocketAddrV4::new(
+            Ipv4Addr::new(a, b, c, d),
+            u16::from_be_bytes([high, low]),
+        )),
+        [5, 0, ..] => Err(other("the proxy binds an address that is not IPv4")),
+        [_, code, ..] => Err(other(&format!("the proxy answers {code}"))),
+    }
+}
+
+fn put_target(bytes: &mut Vec<u8>, target: &Target) -> io::Result<()> {
+    match target {
+        Target::Address(SocketAddr::V4(address)) => {
+            bytes.push(1);
+            bytes.extend(address.ip().octets());
+            bytes.extend(address.port().to_be_bytes());
+        }
+        Target::Address(SocketAddr::V6(_)) => return Err(other("targets are IPv4")),
+        Target::Name(name, port) => {
+            let length = u8::try_from(name.len()).map_err(io::Error::other)?;
+            bytes.extend([3, length]);
+            bytes.extend(name.as_bytes());
+            bytes.extend(port.to_be_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn other(message: &str) -> io::Error {
+    io::Error::other(message.to_owned())
+}

@@ -1,0 +1,285 @@
+//! Works on streams: bulk, short connections, round trips, idle connections.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::proxies::Running;
+use crate::route::{Route, Target};
+use crate::targets::{self, REQUEST, Targets};
+
+/// Bytes of the small message.
+const MESSAGE: usize = 64;
+/// Bytes of the answer to a request.
+const RESPONSE: u64 = 512;
+/// Threads that open idle connections.
+const OPENERS: usize = 8;
+
+/// What a work has found: a name with its unit, and the figure.
+pub(crate) type Figures = Vec<(&'static str, f64)>;
+
+/// How long a work lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Not counted.
+    pub(crate) warm: Duration,
+    /// Counted.
+    pub(crate) time: Duration,
+}
+
+/// What happened in the counted time.
+pub(crate) struct Interval {
+    /// How far the counter went.
+    pub(crate) count: f64,
+    /// The same, with what was not counted before.
+    pub(crate) total: f64,
+    pub(crate) seconds: f64,
+    /// CPU seconds of the proxies.
+    pub(crate) cpu: f64,
+}
+
+/// Watches `counter` while others work.
+pub(crate) fn measure(running: &Running, counter: &AtomicU64, span: Span) -> Result<Interval> {
+    thread::sleep(span.warm);
+    let begun = Instant::now();
+    let (cpu, count) = (running.cpu()?, counter.load(Relaxed));
+    thread::sleep(span.time);
+    let total = counter.load(Relaxed);
+    let (cpu, count) = (running.cpu()? - cpu, total - count);
+    if count == 0 {
+        return Err("nothing got through".into());
+    }
+    Ok(Interval {
+        count: count as f64,
+        total: total as f64,
+        seconds: begun.elapsed().as_secs_f64(),
+        cpu: cpu.as_secs_f64(),
+    })
+}
+
+/// Streams that move as much as they can until they are dropped.
+pub(crate) struct Flows {
+    streams: Vec<TcpStream>,
+    threads: Vec<JoinHandle<()>>,
+    pub(crate) moved: Arc<AtomicU64>,
+}
+
+impl Flows {
+    pub(crate) fn start(route: &Route, targets: &Targets, up: bool, count: usize) -> Result<Self> {
+        let target = if up { targets.sink } else { targets.source };
+        let block: Arc<OwnedFd> = Arc::new(targets::block()?);
+        let mut flows = Self {
+            streams: Vec::new(),
+            threads: Vec::new(),
+            moved: Arc::default(),
+        };
+        for _ in 0..count {
+            let stream = route.connect(&target.into())?;
+            flows.streams.push(stream.try_clone()?);
+            let (moved, block) = (Arc::clone(&flows.moved), Arc::clone(&block));
+            flows.threads.push(thread::spawn(move || {
+                if up {
+                    while let Ok(sent @ 1..) = targets::send_block(&stream, &block, 256 << 10) {
+                        moved.fetch_add(sent as u64, Relaxed);
+                    }
+                } else {
+                    // How it ended is seen by its having ended too early.
+                    let _ = targets::drain(&stream, |length| {
+                        moved.fetch_add(length, Relaxed);
+                    });
+                }
+            }));
+        }
+        Ok(flows)
+    }
+
+    /// An error when a stream has ended by itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.threads.iter().any(JoinHandle::is_finished) {
+            true => Err("a bulk stream ended early".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        for stream in &self.streams {
+            // One that has gone needs no end.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// As many bytes as go through.
+pub(crate) fn bulk(
+    running: &Running,
+    targets: &Targets,
+    up: bool,
+    streams: usize,
+    span: Span,
+) -> Result<Figures> {
+    let flows = Flows::start(&running.route, targets, up, streams)?;
+    let interval = measure(running, &flows.moved, span)?;
+    flows.check()?;
+    let gib = interval.count / f64::from(1 << 30);
+    Ok(vec![
+        ("Gbit/s", interval.count * 8.0 / 1e9 / interval.seconds),
+        ("CPU s/GiB", interval.cpu / gib),
+    ])
+}
+
+/// Connects, asks, is answered, closes; again and again, `at_once` in parallel.
+pub(crate) fn connections(
+    running: &Running,
+    wanted: &[Target],
+    at_once: usize,
+    span: Span,
+) -> Result<Interval> {
+    let done = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let failure = Mutex::new(None);
+    let interval = thread::scope(|scope| {
+        for worker in 0..at_once {
+            let (done, stop, failure) = (&done, &stop, &failure);
+            let wanted = wanted.iter().cycle().skip(worker);
+            scope.spawn(move || {
+                for target in wanted {
+                    if stop.load(Relaxed) {
+                        return;
+                    }
+                    if let Err(error) = connection(&running.route, target) {
+                        *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        return;
+                    }
+                    done.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        let interval = measure(running, &done, span);
+        stop.store(true, Relaxed);
+        interval
+    })?;
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(format!("a connection failed: {error}").into()),
+        None => Ok(interval),
+    }
+}
+
+fn connection(route: &Route, target: &Target) -> Result<()> {
+    let mut stream = route.connect(target)?;
+    request(&mut stream, RESPONSE)
+}
+
+/// Asks for `length` bytes and takes them.
+pub(crate) fn request(stream: &mut TcpStream, length: u64) -> Result<()> {
+    let mut bytes = [b'q'; REQUEST];
+    if let Some(head) = bytes.first_chunk_mut() {
+        *head = length.to_be_bytes();
+    }
+    stream.write_all(&bytes)?;
+    let mut buffer = [0; 16 << 10];
+    let mut left = length;
+    while left > 0 {
+        match stream.read(&mut buffer)? {
+            0 => return Err("an answer ended early".into()),
+            count => left = left.saturating_sub(count as u64),
+        }
+    }
+    Ok(())
+}
+
+/// Short connections to the target that answers.
+pub(crate) fn connect_request_response(
+    running: &Running,
+    targets: &Targets,
+    span: Span,
+) -> Result<Figures> {
+    let interval = connections(running, &[targets.respond.into()], 32, span)?;
+    Ok(vec![
+        ("conn/s", interval.count / interval.seconds),
+        ("CPU us/conn", interval.cpu * 1e6 / interval.count),
+    ])
+}
+
+/// One small message at a time, there and back.
+pub(crate) fn round_trip(running: &Running, targets: &Targets, span: Span) -> Result<Figures> {
+    let mut stream = running.route.connect(&targets.echo.into())?;
+    let message = [b'm'; MESSAGE];
+    let mut answer = [0; MESSAGE];
+    let mut times: Vec<f64> = Vec::new();
+    let begun = Instant::now();
+    while begun.elapsed() < span.warm + span.time {
+        let sent = Instant::now();
+        stream.write_all(&message)?;
+        stream.read_exact(&mut answer)?;
+        if begun.elapsed() > span.warm {
+            times.push(sent.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied();
+    Ok(vec![
+        ("p50 us", at(0.5).ok_or("no round trip")?),
+        ("p99 us", at(0.99).ok_or("no round trip")?),
+    ])
+}
+
+/// The same while four streams load the proxies with all they can take.
+pub(crate) fn round_trip_beside_bulk(
+    running: &Running,
+    targets: &Targets,
+    span: Span,
+) -> Result<Figures> {
+    let flows = Flows::start(&running.route, targets, false, 4)?;
+    let before = Instant::now();
+    let mut figures = round_trip(running, targets, span)?;
+    let moved = flows.moved.load(Relaxed) as f64;
+    flows.check()?;
+    figures.push((
+        "bulk Gbit/s",
+        moved * 8.0 / 1e9 / before.elapsed().as_secs_f64(),
+    ));
+    Ok(figures)
+}
+
+/// What connections cost that have been used and are quiet.
+pub(crate) fn idle(running: &Running, targets: &Targets, count: usize) -> Result<Figures> {
+    let before = running.anonymous_kib()?;
+    let target: SocketAddr = targets.hold;
+    let open = || -> Result<Vec<TcpStream>> {
+        let mut streams = Vec::new();
+        for _ in 0..count / OPENERS {
+            let mut stream = running.route.connect(&target.into())?;
+            let mut bytes = [b'i'; MESSAGE];
+            stream.write_all(&bytes)?;
+            stream.read_exact(&mut bytes)?;
+            streams.push(stream);
+        }
+        Ok(streams)
+    };
+    let streams = thread::scope(|scope| {
+        let openers: Vec<_> = (0..OPENERS).map(|_| scope.spawn(open)).collect();
+        let mut streams = Vec::new();
+        for opener in openers {
+            streams.extend(opener.join().map_err(|_| "an opener died")??);
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(streams)
+    })?;
+    // Whatever is given back when nothing happens is given back by then.
+    thread::sleep(Duration::from_millis(1500));
+    let after = running.anonymous_kib()?;
+    let each = streams.len() as f64;
+    Ok(vec![
+        ("local KiB", (after.0 - before.0) / each),
+        ("server KiB", (after.1 - before.1) / each),
+    ])
+}
