@@ -175,6 +175,11 @@ pub(crate) fn works() -> Vec<Work> {
 }
 
 impl Work {
+    /// Whether it comes to the same every time: then once is enough.
+    pub(crate) fn is_exact(&self) -> bool {
+        matches!(self.task, Task::Size | Task::Calls | Task::Allocations)
+    }
+
     /// Whether implementations may do it at the same time: over the lossy link all wait, and nobody's CPU is the limit.
     pub(crate) fn at_once(&self) -> bool {
         matches!(self.task, Task::LinkBulk | Task::Page)

@@ -149,6 +149,7 @@ fn measure(work: &Work, cx: &Context<'_>, options: &Options, rounds: u64, report
     let only = &options.only;
     let mut kinds = work.kinds.to_vec();
     kinds.retain(|kind| only.is_empty() || only.contains(kind));
+    let rounds = if work.is_exact() { 1 } else { rounds };
     for round in 0..rounds {
         let run = |kind: &Kind| (*kind, work.run(cx, *kind, round));
         let outcomes: Vec<_> = if work.at_once() {
