@@ -29,6 +29,18 @@ const BOUND: f64 = 16.0;
 
 /// How many connections this machine's limit of open files allows: every process of the chain holds two sockets for each.
 fn affordable() -> usize {
+    // Root may raise the hard limit; whoever else may not does with fewer connections.
+    let enough = u64::try_from(2 * WANTED + 1000).unwrap();
+    let raised = Rlimit {
+        current: Some(enough),
+        maximum: Some(enough),
+    };
+    if getrlimit(Resource::Nofile)
+        .maximum
+        .is_some_and(|maximum| maximum < enough)
+    {
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,

@@ -43,27 +43,36 @@ impl Setting {
     /// The ends that are meant.
     #[must_use]
     pub fn ends(self) -> Ends {
+        self.keyed(1, 11)
+    }
+
+    /// The same with keys that nothing is sealed under: what the fuzzer has seen sealed, and puts together again, is
+    /// garbage to these.
+    #[must_use]
+    pub fn strangers(self) -> Ends {
+        self.keyed(101, 111)
+    }
+
+    fn keyed(self, own: u8, user: u8) -> Ends {
         let method = Method::ALL[usize::from(self.method) % Method::ALL.len()];
+        let own = key(method, own);
         if self.shared && method.supports_identity() {
             let account = |seed, relayed| Account {
                 key: key(method, seed),
                 relayed,
             };
+            let users = vec![account(user - 1, true), account(user, false)];
             return Ends {
                 method,
-                credentials: Credentials::new(method, vec![key(method, 1)], key(method, 11)),
-                accounts: Accounts::new(
-                    method,
-                    key(method, 1),
-                    vec![account(10, true), account(11, false)],
-                ),
+                credentials: Credentials::new(method, vec![own.clone()], key(method, user)),
+                accounts: Accounts::new(method, own, users),
                 user: Some(USER),
             };
         }
         Ends {
             method,
-            credentials: Credentials::new(method, Vec::new(), key(method, 1)),
-            accounts: Accounts::new(method, key(method, 1), Vec::new()),
+            credentials: Credentials::new(method, Vec::new(), own.clone()),
+            accounts: Accounts::new(method, own, Vec::new()),
             user: None,
         }
     }

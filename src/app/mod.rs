@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime;
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
@@ -26,7 +28,7 @@ use crate::relay::Counters;
 use worker::{Phase, Threads};
 
 /// How long flows may go on after the first signal.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// Exit code of an error that is not the config's (sysexits: EX_UNAVAILABLE).
 const EX_UNAVAILABLE: u8 = 69;
 
@@ -87,6 +89,8 @@ fn start(config: &Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::system("cannot start the main reactor"))?;
+    // Before anything listens: a signal must find its handler as soon as the process can be seen to run.
+    let signals = control.block_on(async { Signals::listen() })?;
     let resolver = Arc::new(control.block_on(async { resolver(config) })?);
     let counters = Arc::new(Counters::default());
     let workers = match config.workers {
@@ -96,15 +100,22 @@ fn start(config: &Config) -> Result<(), Error> {
     let jobs = control.block_on(services::build(config, workers, &resolver, &counters))?;
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
-    let threads =
-        Threads::start(jobs, phases, drained).map_err(Error::system("cannot start a worker"))?;
+    // One end is kept here: what serves datagrams alone has no flows to wait for, and is to run all the same.
+    let threads = Threads::start(jobs, phases, drained.clone())
+        .map_err(Error::system("cannot start a worker"))?;
     tracing::info!(
         role = config.role.name(),
         workers,
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );
-    control.block_on(supervise(phase, drain, &resolver, &counters))?;
+    control.block_on(supervise(
+        signals,
+        phase,
+        (drained, drain),
+        &resolver,
+        &counters,
+    ));
     threads.join();
     report(&resolver, &counters);
     Ok(())
@@ -121,67 +132,100 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
     Resolver::new(settings, runtime::Handle::current())
 }
 
+/// The end whose last copy is dropped when no flow is left, and the end that notices.
+type Drain = (mpsc::Sender<()>, mpsc::Receiver<()>);
+
+/// The signals that mean something.
+#[cfg(unix)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    usr1: Signal,
+    hangup: Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(Error::system("cannot listen for signals"));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            usr1: listen(SignalKind::user_defined1())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits for signals and passes on what they mean.
 #[cfg(unix)]
 async fn supervise(
+    signals: Signals,
     phase: watch::Sender<Phase>,
-    mut drain: mpsc::Receiver<()>,
+    (drained, mut drain): Drain,
     resolver: &Resolver,
     counters: &Counters,
-) -> Result<(), Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(Error::system("cannot listen for signals"));
-    let (mut interrupt, mut terminate) = (
-        listen(SignalKind::interrupt())?,
-        listen(SignalKind::terminate())?,
-    );
-    let (mut usr1, mut hangup) = (
-        listen(SignalKind::user_defined1())?,
-        listen(SignalKind::hangup())?,
-    );
+) {
+    let Signals {
+        mut interrupt,
+        mut terminate,
+        mut usr1,
+        mut hangup,
+    } = signals;
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             _ = usr1.recv() => report(resolver, counters),
             _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not yet in this version; nothing was changed"),
-            _ = drain.recv() => return Ok(()),
         }
     }
     tracing::info!(
-        seconds = DRAIN.as_secs(),
+        seconds = DRAIN_TIME.as_secs(),
         "stopping: no new connections, those there are may end"
     );
+    drop(drained);
     phase.send_replace(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}
-        () = tokio::time::sleep(DRAIN) => tracing::info!("closing the connections that are left"),
+        () = tokio::time::sleep(DRAIN_TIME) => tracing::info!("closing the connections that are left"),
         _ = interrupt.recv() => tracing::info!("second signal: stopping at once"),
         _ = terminate.recv() => tracing::info!("second signal: stopping at once"),
     }
     phase.send_replace(Phase::Stop);
-    Ok(())
 }
 
 /// Waits for Ctrl-C.
 #[cfg(not(unix))]
 async fn supervise(
+    _: Signals,
     phase: watch::Sender<Phase>,
-    mut drain: mpsc::Receiver<()>,
+    (drained, mut drain): Drain,
     _: &Resolver,
     _: &Counters,
-) -> Result<(), Error> {
-    tokio::signal::ctrl_c()
-        .await
-        .map_err(Error::system("cannot listen for Ctrl-C"))?;
+) {
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        tracing::error!(%error, "cannot listen for Ctrl-C");
+    }
+    drop(drained);
     phase.send_replace(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}
-        () = tokio::time::sleep(DRAIN) => {}
+        () = tokio::time::sleep(DRAIN_TIME) => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     phase.send_replace(Phase::Stop);
-    Ok(())
+}
+
+/// Ctrl-C alone, which needs no preparation.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        Ok(Self)
+    }
 }
 
 /// Writes the counters to the log: at the end, and when SIGUSR1 asks for it.

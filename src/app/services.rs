@@ -21,6 +21,7 @@ use crate::inbound::socks::{Datagrams, Socks};
 use crate::net::{SocketOptions, listener};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::{self, Servers};
+use crate::outbound::warm::Wish;
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
@@ -206,6 +207,10 @@ impl Builder<'_> {
             ),
             self.direct(&server.socket, true),
             (server.mode.tcp, server.mode.udp),
+            match server.warm {
+                config::Warm::Auto => Wish::Auto,
+                config::Warm::Count(count) => Wish::Count(count),
+            },
         )
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings};
+use super::scalar::{List, Number, Strings, Warm};
 use super::secret::Secret;
 
 /// The whole file.
@@ -68,6 +68,7 @@ pub(super) struct Top {
     pub(super) limits: Option<Limits>,
     pub(super) workers: Option<Number<u64>>,
     pub(super) deny_private: Option<bool>,
+    pub(super) warm_connections: Option<Warm>,
     pub(super) first_payload_wait_ms: Option<Number<u64>>,
     pub(super) inbound_send_buffer_size: Option<Number<u32>>,
     pub(super) inbound_recv_buffer_size: Option<Number<u32>>,
@@ -97,6 +98,8 @@ pub(super) struct Server {
     pub(super) outbound_bind_interface: Option<String>,
     pub(super) outbound_udp_allow_fragmentation: Option<bool>,
     pub(super) inbound_udp_allow_fragmentation: Option<bool>,
+    // ssr
+    pub(super) warm_connections: Option<Warm>,
 }
 
 /// An entry of `users`.

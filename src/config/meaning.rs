@@ -160,9 +160,12 @@ fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
     }
 }
 
+/// What a program beside us needs to answer "connected" with its first bytes, and little against any round trip.
+const FIRST_BYTES_WAIT: Duration = Duration::from_millis(4);
+
 fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
     match top.first_payload_wait_ms {
-        None => Duration::from_millis(10),
+        None => FIRST_BYTES_WAIT,
         Some(Number(wait)) if wait <= 1000 => Duration::from_millis(wait),
         Some(Number(_)) => {
             cx.report.error_hint(

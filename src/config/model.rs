@@ -84,6 +84,8 @@ pub struct Server {
     pub mode: Mode,
     /// Users behind identity headers (SIP023); server only, names and keys are unique.
     pub users: Vec<User>,
+    /// Spare connections that local keeps to it.
+    pub warm: Warm,
     /// How likely the balancer is to prefer it.
     pub weight: Weight,
     /// The global socket options with those of this entry over them.
@@ -146,6 +148,15 @@ impl Mode {
             _ => "tcp_and_udp",
         }
     }
+}
+
+/// How many spare connections local keeps to a server while its user is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warm {
+    /// By demand, where dialling takes time.
+    Auto,
+    /// This many.
+    Count(usize),
 }
 
 /// A server's weight for the balancer, each from 0 to 1.

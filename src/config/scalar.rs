@@ -107,3 +107,35 @@ impl<T> Deref for List<T> {
         &self.0
     }
 }
+
+/// `warm_connections`: `"auto"` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Warm {
+    /// `"auto"`.
+    Auto,
+    /// A number.
+    Count(u64),
+}
+
+impl<'de> Deserialize<'de> for Warm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = Warm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\" or a whole number")
+            }
+            fn visit_u64<E: Error>(self, count: u64) -> Result<Warm, E> {
+                Ok(Warm::Count(count))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Warm, E> {
+                match text {
+                    "auto" => Ok(Warm::Auto),
+                    _ => Err(E::invalid_value(Unexpected::Other("text"), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}

@@ -99,19 +99,12 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "plugin",
             "reverse",
             "transport",
-            "warm_connections",
         ],
     ),
     (
         Kind::Server,
         Fate::Later,
-        &[
-            "acl",
-            "outbound_proxy",
-            "plugin",
-            "transport",
-            "warm_connections",
-        ],
+        &["acl", "outbound_proxy", "plugin", "transport"],
     ),
     (
         Kind::Local,

@@ -8,11 +8,13 @@ use crate::wire::address::Address;
 
 use super::file::{self, Top};
 use super::meaning::Context;
-use super::model::{Mode, Role, Server, SocketOptions, Weight};
+use super::model::{Mode, Role, Server, SocketOptions, Warm, Weight};
 use super::options;
-use super::scalar::{Number, Strings};
+use super::scalar::{self, Number, Strings};
 use super::secret::Secret;
 
+/// The most spare connections that may be asked for.
+const MAX_WARM: usize = 64;
 /// What shadowsocks-libev takes where nothing is said.
 const DEFAULT_METHOD: Method = Method::ChaCha20Poly1305;
 
@@ -107,6 +109,7 @@ fn top_entry(top: &Top) -> file::Server {
         users: top.users.clone(),
         remarks: top.remarks.clone(),
         id: top.id.clone(),
+        warm_connections: top.warm_connections,
         ..file::Server::default()
     }
 }
@@ -164,6 +167,7 @@ impl Build<'_, '_> {
             tcp: self.weight("tcp_weight", self.entry.tcp_weight),
             udp: self.weight("udp_weight", self.entry.udp_weight),
         };
+        let warm = self.warm();
         let socket = options::socket_of(self.entry, self.at, self.socket, self.cx);
         let idle = match self.at {
             "" => None,
@@ -201,6 +205,7 @@ impl Build<'_, '_> {
                     keys: keys.clone(),
                     mode,
                     users: users.clone(),
+                    warm,
                     weight,
                     socket: socket.clone(),
                     idle,
@@ -219,6 +224,21 @@ impl Build<'_, '_> {
             Some(name) if several => format!("{name} ({address})"),
             Some(name) => name.clone(),
             None => address.to_string(),
+        }
+    }
+
+    fn warm(&mut self) -> Warm {
+        match self.entry.warm_connections {
+            None | Some(scalar::Warm::Auto) => Warm::Auto,
+            Some(scalar::Warm::Count(count)) => match usize::try_from(count) {
+                Ok(count) if count <= MAX_WARM => Warm::Count(count),
+                _ => {
+                    let path = self.key("warm_connections");
+                    let message = format!("out of range: \"auto\", or from 0 to {MAX_WARM}");
+                    self.cx.report.error(&path, message);
+                    Warm::Auto
+                }
+            },
         }
     }
 

@@ -20,6 +20,22 @@ impl Stream {
         Self(stream)
     }
 
+    /// Takes over a connected, non-blocking socket that is registered with no reactor.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        TcpStream::from_std(stream).map(Self)
+    }
+
+    /// Gives up the reactor, for use by another.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.0.into_std()
+    }
+
     /// Waits until a read will find something: bytes, the end, or an error.
     ///
     /// # Errors

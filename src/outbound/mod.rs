@@ -2,6 +2,8 @@
 //!
 //! - [`direct`]: resolve and connect.
 //! - [`shadowsocks`]: through one of several servers.
+//! - [`warm`]: connections to a server that are there before they are asked for.
 
 pub mod direct;
 pub mod shadowsocks;
+pub mod warm;

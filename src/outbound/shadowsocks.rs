@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::direct::Direct;
-use crate::net::udp;
+use super::warm::{Warm, Wish};
+use crate::net::{Stream, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg, Outbound, Request};
 use crate::relay::udp::codec::{Unwrap, Wrap};
@@ -32,6 +33,7 @@ pub struct Server {
     pub direct: Direct,
     /// Whether it takes streams, and datagrams.
     pub mode: (bool, bool),
+    warm: Warm,
     failed: AtomicBool,
     /// When it failed last, in milliseconds since the balancer began.
     failed_at: AtomicU64,
@@ -40,17 +42,19 @@ pub struct Server {
 impl Server {
     /// A server of which nothing bad is known.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         address: Address,
         credentials: Credentials,
         direct: Direct,
         mode: (bool, bool),
+        warm: Wish,
     ) -> Self {
         Self {
             address,
             credentials,
             direct,
             mode,
+            warm: Warm::new(warm),
             failed: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
         }
@@ -81,21 +85,47 @@ impl Servers {
     }
 
     /// The servers that `fits` accepts, those that failed a moment ago last.
-    fn order(&self, fits: impl Fn(&Server) -> bool) -> impl Iterator<Item = &Server> {
+    fn order<'a>(
+        &'a self,
+        fits: impl Fn(&Server) -> bool + Copy + 'a,
+    ) -> impl Iterator<Item = &'a Server> {
         let now = self.now();
         let penalty = u64::try_from(PENALTY.as_millis()).unwrap_or(u64::MAX);
         let avoided = move |server: &Server| {
             server.failed.load(Relaxed)
                 && now.saturating_sub(server.failed_at.load(Relaxed)) < penalty
         };
-        let mut servers: Vec<_> = self
-            .0
-            .servers
-            .iter()
-            .filter(|server| fits(server))
-            .collect();
-        servers.sort_by_key(|server| avoided(server));
-        servers.into_iter()
+        let fitting = |last: bool| {
+            let servers = self.0.servers.iter();
+            servers.filter(move |server| fits(server) && avoided(server) == last)
+        };
+        fitting(false).chain(fitting(true))
+    }
+
+    /// A connection to `server`: a spare one if there is any, and spares for the requests to come.
+    async fn connection(&self, server: &Server) -> Result<Stream, Error> {
+        if let Some(stream) = server.warm.take() {
+            server.warm.refill(&server.direct, &server.address);
+            return Ok(stream);
+        }
+        let begun = Instant::now();
+        let dialled = server.direct.dial(&server.address, true).await;
+        match &dialled {
+            Ok(_) => {
+                if server.failed.swap(false, Relaxed) {
+                    tracing::info!(server = %server.address, "server can be reached again");
+                }
+                server.warm.dialled(begun.elapsed());
+                server.warm.refill(&server.direct, &server.address);
+            }
+            Err(error) => {
+                server.failed_at.store(self.now(), Relaxed);
+                if !server.failed.swap(true, Relaxed) {
+                    tracing::warn!(server = %server.address, %error, "server cannot be reached");
+                }
+            }
+        }
+        dialled
     }
 }
 
@@ -110,11 +140,8 @@ impl Outbound for Servers {
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let mut failure = Error::Connect(crate::net::Error::NoAddress);
         for server in self.order(|server| server.mode.0) {
-            match server.direct.dial(&server.address, true).await {
+            match self.connection(server).await {
                 Ok(stream) => {
-                    if server.failed.swap(false, Relaxed) {
-                        tracing::info!(server = %server.address, "server can be reached again");
-                    }
                     let salt = Salt::new(server.credentials.method(), rand::random());
                     let codec = (
                         Opener::response(&server.credentials, salt),
@@ -126,13 +153,7 @@ impl Outbound for Servers {
                         first: First::Nothing,
                     });
                 }
-                Err(error) => {
-                    server.failed_at.store(self.now(), Relaxed);
-                    if !server.failed.swap(true, Relaxed) {
-                        tracing::warn!(server = %server.address, %error, "server cannot be reached");
-                    }
-                    failure = error;
-                }
+                Err(error) => failure = error,
             }
         }
         Err(failure)

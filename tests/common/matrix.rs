@@ -213,11 +213,11 @@ pub fn server_speaks_first(socks: &Socks, targets: &Targets) {
 
 /// The greeting is not held back by the wait for the client's first bytes.
 pub fn server_speaks_first_at_once(socks: &Socks, targets: &Targets) {
-    let mut took: Vec<Duration> = (0..7).map(|_| time_to_banner(socks, targets)).collect();
-    took.sort();
+    // The best of several: a busy machine holds some back, a wait that is too long holds back all.
+    let took: Vec<Duration> = (0..7).map(|_| time_to_banner(socks, targets)).collect();
     assert!(
-        took[3] < SERVER_FIRST,
-        "median time to the banner: {took:?}"
+        took.iter().min() < Some(&SERVER_FIRST),
+        "times to the banner: {took:?}"
     );
 }
 

@@ -125,7 +125,6 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
         ("reverse", "[{}]"),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
         ("transport", "{\"type\": \"ws\"}"),
-        ("warm_connections", "2"),
         ("launchd_tcp_socket_name", "\"x\""),
     ] {
         let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,8 @@ pub(super) struct Association {
     pub(super) socket: Socket,
     /// The server that all datagrams go to; `None`: each goes to its target.
     pub(super) server: Option<Address>,
+    /// Where the last datagram went.
+    sent_to: Mutex<Option<SocketAddr>>,
     path: Mutex<Path>,
     /// Opens what the client sends, when it is sealed.
     packets: Mutex<Option<ServerPackets>>,
@@ -62,6 +65,7 @@ impl Association {
             key,
             socket: upstream.socket,
             server: upstream.server,
+            sent_to: Mutex::new(None),
             path: Mutex::new(path),
             packets: Mutex::new(packets),
             wrap: Mutex::new(upstream.wrap),
@@ -99,6 +103,9 @@ impl Association {
         address: &[u8],
         data: &[u8],
     ) -> Result<(), wire::Error> {
+        if self.server.is_some() {
+            *lock(&self.sent_to) = Some(path.peer);
+        }
         lock(&self.wrap).push(batch, path, address, data)
     }
 
@@ -172,7 +179,17 @@ impl Back {
         ANSWERS.with_borrow_mut(|batch| {
             let received = association.socket.poll_receive(cx, |packet, from| {
                 let to = *lock(&association.path);
-                match self.take(packet, from, to, batch) {
+                let taken = match &self.unwrap {
+                    // An answer that proves nothing must at least come from where the question went.
+                    Unwrap::Open(packets)
+                        if !packets.proves_its_session()
+                            && *lock(&association.sent_to) != Some(from.peer) =>
+                    {
+                        Err(wire::Error::SessionMismatch)
+                    }
+                    _ => self.take(packet, from, to, batch),
+                };
+                match taken {
                     Ok(()) => {
                         association.touch();
                         counters.datagrams_down.fetch_add(1, Relaxed);

@@ -86,7 +86,8 @@ impl PacketSealer {
         Ok(Self { method, kind })
     }
 
-    /// The server's direction: answers the client's session `peer`; `session` must be random.
+    /// The server's direction: answers the client's session `peer`; `session` must be random. Both directions derive
+    /// their keys alike, so should the two be equal, the server's is changed (SIP022 §3.2.2).
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] when the key does not fit the method.
@@ -97,6 +98,7 @@ impl PacketSealer {
         peer: u64,
     ) -> Result<Self, Error> {
         let (method, key) = (accounts.method(), accounts.session_key(user));
+        let session = if session == peer { !session } else { session };
         let kind = match method.family() {
             Family::Plain => Kind::Plain,
             Family::Aead => Kind::Aead { key: key.clone() },
@@ -239,6 +241,10 @@ impl Outgoing {
         Ok(front + len + TAG_LEN)
     }
 }
+
+/// How long a server's session must have been silent before it is forgotten for a newer one, in seconds
+/// (SIP022 §3.2.4): by then none of its packets is young enough to be taken for that of a new session.
+const FORGET_AFTER: u64 = 60;
 
 /// What the front of a packet tells a server.
 #[derive(Clone, Debug)]
@@ -395,6 +401,8 @@ struct Incoming {
     session: u64,
     aead: Option<Aead>,
     window: Window,
+    /// When its last packet was opened, in Unix seconds.
+    seen: u64,
 }
 
 impl ClientPackets {
@@ -410,6 +418,12 @@ impl ClientPackets {
             session,
             servers: [None, None],
         }
+    }
+
+    /// Whether a packet proves to answer this association. Without sessions, an old or foreign packet opens as well.
+    #[must_use]
+    pub fn proves_its_session(&self) -> bool {
+        has_sessions(self.method)
     }
 
     /// Opens and validates a packet; returns where its address and data stand.
@@ -437,6 +451,7 @@ impl ClientPackets {
                     .map(|_| session_aead(self.method, &self.key, session))
                     .transpose()?,
                 window: Window::new(),
+                seen: now,
             }),
         };
         let slot = known
@@ -459,7 +474,15 @@ impl ClientPackets {
         if !server.window.accept(id) {
             return Err(Error::Replayed);
         }
+        server.seen = now;
         if let Some(fresh) = fresh {
+            let [_, oldest] = &self.servers;
+            if oldest
+                .as_ref()
+                .is_some_and(|oldest| oldest.seen.abs_diff(now) <= FORGET_AFTER)
+            {
+                return Err(Error::Replayed);
+            }
             self.servers.rotate_right(1);
             if let Some(newest) = self.servers.first_mut() {
                 *newest = Some(fresh);

@@ -540,6 +540,10 @@ fn open_response_head(
     let salt_len = salt.as_slice().len();
     let mut crypt = Crypt::new(awaited.method, &awaited.key, &salt).ok_or(Error::Truncated)?;
     if awaited.method.family() != Family::Aead2022 {
+        // Under the methods of 2017 a request sent back to its client would open as the answer.
+        if salt.as_slice() == awaited.request_salt.as_slice() {
+            return Err(Error::Replayed);
+        }
         return Ok((salt_len, crypt, None));
     }
     let fixed = 1 + 8 + salt_len + 2;

@@ -133,6 +133,19 @@ fn stream_sent_back_to_its_sender_does_not_open() {
 }
 
 #[test]
+fn request_of_2017_sent_back_is_no_response() {
+    for method in of_2017() {
+        let ends = single(method);
+        let mut client = Receiver::client(&ends.credentials);
+        let sent_back = client.feed(&request(&ends, &target(), &pattern(300)));
+        assert_eq!(
+            (sent_back, client.plain),
+            (Err(Error::Replayed), Vec::new())
+        );
+    }
+}
+
+#[test]
 fn response_to_another_request_is_refused() {
     for method in of_2022() {
         let ends = single(method);

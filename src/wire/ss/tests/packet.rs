@@ -72,8 +72,12 @@ impl<'a> Server<'a> {
 }
 
 pub(super) fn open(client: &mut ClientPackets, packet: &[u8]) -> Result<Vec<u8>, Error> {
+    open_at(client, packet, NOW)
+}
+
+fn open_at(client: &mut ClientPackets, packet: &[u8], now: u64) -> Result<Vec<u8>, Error> {
     let mut packet = packet.to_vec();
-    let body: Range<usize> = client.open(&mut packet, NOW)?;
+    let body: Range<usize> = client.open(&mut packet, now)?;
     Ok(packet[body].to_vec())
 }
 
@@ -220,21 +224,62 @@ fn packet_older_than_the_window_is_refused() {
 fn answers_of_a_restarted_server_arrive_beside_late_ones() {
     for ends in with_sessions() {
         let mut client = ClientPackets::new(&ends.credentials, SESSION);
-        let [mut old, mut new, mut newest] = [1, 2, 3].map(|session| server_sealer(&ends, session));
+        let [mut old, mut new] = [1, 2].map(|session| server_sealer(&ends, session));
         let first = seal(&mut old, &body(1), 1);
         let late = seal(&mut old, &body(2), 2);
         let second = seal(&mut new, &body(3), 3);
-        let third = seal(&mut newest, &body(4), 4);
         assert_eq!(open(&mut client, &first), Ok(body(1)));
         assert_eq!(open(&mut client, &second), Ok(body(3)));
         assert_eq!(open(&mut client, &late), Ok(body(2)));
         for packet in [&first, &second, &late] {
             assert_eq!(open(&mut client, packet), Err(Error::Replayed));
         }
-        assert_eq!(open(&mut client, &third), Ok(body(4)));
-        for packet in [&second, &third] {
-            assert_eq!(open(&mut client, packet), Err(Error::Replayed));
+    }
+}
+
+#[test]
+fn session_is_not_forgotten_while_its_packets_could_be_replayed() {
+    // Each new session would push out an old one, whose recorded packets would then pass for new.
+    for ends in with_sessions() {
+        let mut client = ClientPackets::new(&ends.credentials, SESSION);
+        let sealed = |session: u64, now: u64| {
+            let mut sealer = server_sealer(&ends, session);
+            let (start, body) = (sealer.headroom(), body(1));
+            let mut buf = vec![0; start + body.len() + 16];
+            buf[start..start + body.len()].copy_from_slice(&body);
+            let range = start..start + body.len();
+            sealer.seal(&mut buf, range, now, &[1; 32]).unwrap();
+            buf
+        };
+        let (first, second) = (sealed(1, NOW + 30), sealed(2, NOW + 30));
+        assert_eq!(open(&mut client, &first), Ok(body(1)));
+        assert_eq!(open(&mut client, &second), Ok(body(1)));
+        for now in [NOW, NOW + 30, NOW + 60] {
+            let third = sealed(3, now);
+            assert_eq!(open_at(&mut client, &third, now), Err(Error::Replayed));
+            assert_eq!(open_at(&mut client, &first, now), Err(Error::Replayed));
+            assert_eq!(open_at(&mut client, &second, now), Err(Error::Replayed));
         }
+        let now = NOW + 61;
+        assert_eq!(open_at(&mut client, &sealed(3, now), now), Ok(body(1)));
+        for packet in [&first, &second] {
+            assert!(open_at(&mut client, packet, now).is_err());
+        }
+        // The second was silent for as long, and so makes room as well.
+        assert_eq!(open_at(&mut client, &sealed(4, now), now), Ok(body(1)));
+        let more = open_at(&mut client, &sealed(5, now), now);
+        assert_eq!(more, Err(Error::Replayed));
+    }
+}
+
+#[test]
+fn server_does_not_take_over_the_clients_session() {
+    for ends in with_sessions() {
+        let mut client = ClientPackets::new(&ends.credentials, SESSION);
+        let answer = seal(&mut server_sealer(&ends, SESSION), &body(1), 1);
+        assert_eq!(open(&mut client, &answer), Ok(body(1)));
+        let other = seal(&mut server_sealer(&ends, !SESSION), &body(1), 1);
+        assert_eq!(answer, other);
     }
 }
 

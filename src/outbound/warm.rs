@@ -1,0 +1,205 @@
+//! Spare connections to a server, opened before they are asked for: they save a request the round trip of a dial.
+//!
+//! Nothing has been said on them; salt and header are made when a request takes one. They are opened only after a
+//! request has come, so none is while nobody browses, and closed again after some seconds.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::direct::Direct;
+use crate::net::Stream;
+use crate::wire::Address;
+
+/// How long a spare connection is kept. Less than servers wait for a request, ours and others'.
+const KEEP: Duration = Duration::from_secs(8);
+/// Over how long requests are counted to tell how many spares are wanted.
+const WINDOW: Duration = Duration::from_secs(2);
+/// The most spares that `auto` keeps.
+const MOST: usize = 4;
+/// A dial that is quicker than this is not worth a spare connection.
+const WORTH: Duration = Duration::from_millis(3);
+
+/// How many spare connections are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// As many as requests came lately, and none where a dial is quick.
+    Auto,
+    /// This many, while requests come.
+    Count(usize),
+}
+
+/// The spare connections to one server, of all workers.
+pub struct Warm {
+    wish: Wish,
+    state: Arc<Mutex<State>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    /// Registered with no reactor, so that any worker may take them; the newest last.
+    idle: VecDeque<(u64, TcpStream)>,
+    dialling: usize,
+    demand: Demand,
+    /// How long the last dial took.
+    dial: Duration,
+}
+
+/// Requests in this window of time and in the one before.
+#[derive(Default)]
+struct Demand {
+    begun: Option<Instant>,
+    now: usize,
+    before: usize,
+}
+
+impl Demand {
+    fn note(&mut self, now: Instant) {
+        match self.begun.map(|begun| now.saturating_duration_since(begun)) {
+            Some(age) if age < WINDOW => self.now += 1,
+            Some(age) => {
+                let recent = age < 2 * WINDOW;
+                (self.begun, self.before, self.now) =
+                    (Some(now), if recent { self.now } else { 0 }, 1);
+            }
+            None => (self.begun, self.now) = (Some(now), 1),
+        }
+    }
+
+    fn level(&self) -> usize {
+        self.now.max(self.before)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Warm {
+    /// Without connections yet.
+    #[must_use]
+    pub fn new(wish: Wish) -> Self {
+        Self {
+            wish,
+            state: Arc::default(),
+            tasks: Mutex::new(JoinSet::new()),
+        }
+    }
+
+    /// A spare connection that is still good, if there is one. To be called once a request.
+    pub fn take(&self) -> Option<Stream> {
+        if self.wish == Wish::Count(0) {
+            return None;
+        }
+        let mut state = lock(&self.state);
+        state.demand.note(Instant::now());
+        // The newest first: what is left over is then the oldest, and ends by its age.
+        while let Some((_, stream)) = state.idle.pop_back() {
+            if is_untouched(&stream) {
+                return Stream::from_std(stream).ok();
+            }
+        }
+        None
+    }
+
+    /// Notes how long a dial took.
+    pub fn dialled(&self, time: Duration) {
+        lock(&self.state).dial = time;
+    }
+
+    /// Opens what is wanted beyond what there is.
+    pub fn refill(&self, direct: &Direct, server: &Address) {
+        let mut state = lock(&self.state);
+        let wanted = match self.wish {
+            Wish::Count(count) => count,
+            Wish::Auto if state.dial < WORTH => 0,
+            Wish::Auto => state.demand.level().min(MOST),
+        };
+        let missing = wanted.saturating_sub(state.idle.len() + state.dialling);
+        if missing == 0 {
+            return;
+        }
+        state.dialling += missing;
+        drop(state);
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        for _ in 0..missing {
+            let (state, direct, server) = (Arc::clone(&self.state), direct.clone(), server.clone());
+            tasks.spawn(async move {
+                let dialled = direct.dial(&server, true).await;
+                let Some(number) =
+                    lock(&state).keep(dialled.ok().and_then(|stream| stream.into_std().ok()))
+                else {
+                    return;
+                };
+                sleep(KEEP).await;
+                lock(&state).idle.retain(|(other, _)| *other != number);
+            });
+        }
+    }
+}
+
+impl State {
+    /// Takes in what a dial has come to.
+    fn keep(&mut self, dialled: Option<TcpStream>) -> Option<u64> {
+        self.dialling = self.dialling.saturating_sub(1);
+        self.next += 1;
+        self.idle.push_back((self.next, dialled?));
+        Some(self.next)
+    }
+}
+
+/// Whether the server has neither closed the connection nor said anything on it.
+fn is_untouched(stream: &TcpStream) -> bool {
+    matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn demand_is_that_of_the_last_seconds() {
+        let mut demand = Demand::default();
+        for _ in 0..3 {
+            demand.note(Instant::now());
+        }
+        assert_eq!(demand.level(), 3);
+        tokio::time::advance(WINDOW).await;
+        demand.note(Instant::now());
+        assert_eq!(demand.level(), 3);
+        tokio::time::advance(3 * WINDOW).await;
+        demand.note(Instant::now());
+        assert_eq!(demand.level(), 1);
+    }
+
+    #[tokio::test]
+    async fn dead_spare_is_not_given_out() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            (stream, listener.accept().unwrap().0)
+        };
+        let warm = Warm::new(Wish::Auto);
+        let (alive, _peer) = connect();
+        let (dead, peer) = connect();
+        drop(peer);
+        // The end arrives soon, and is seen by a peek that waits for it.
+        dead.set_nonblocking(false).unwrap();
+        assert_eq!(dead.peek(&mut [0]).unwrap(), 0);
+        dead.set_nonblocking(true).unwrap();
+        lock(&warm.state).keep(Some(alive));
+        lock(&warm.state).keep(Some(dead));
+        assert!(warm.take().is_some());
+        assert!(warm.take().is_none());
+    }
+}
