@@ -23,8 +23,8 @@ use crate::tcp_works::{Figures, Flows, request};
 /// Payload bytes of a full chunk of SIP004, and of those that `ssr` makes for any method.
 const CHUNK: f64 = 16_383.0;
 /// Before it, buffers grow and pools fill.
-const WARM_BYTES: u64 = 256 << 20;
-const BULK_BYTES: u64 = 1 << 30;
+const WARM_BYTES: u64 = 128 << 20;
+const BULK_BYTES: u64 = 512 << 20;
 /// Datagrams that go there and back, one after the other.
 const DATAGRAMS: usize = 5000;
 const CONNECTIONS: usize = 500;

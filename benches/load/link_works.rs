@@ -50,7 +50,7 @@ impl Site {
             name_server: None,
             link: Some(&link),
             counted: false,
-            directory: cx.directory,
+            directory: &cx.directory(kind),
         };
         let running = start(cx.programs, &setup)?;
         Ok(Self {

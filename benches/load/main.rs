@@ -27,8 +27,7 @@ mod udp_works;
 /// Nobody handles these errors: they are shown.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str =
-    "load run [--quick] [--rounds N] [--json FILE] [--list] [WORK…]: see benches/README.md";
+const USAGE: &str = "load run [--quick] [--rounds N] [--only NAME,NAME] [--json FILE] [--list] [WORK…]: see benches/README.md";
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own; `cargo bench` and `cargo test` without a name start every bench.

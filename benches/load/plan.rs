@@ -1,6 +1,6 @@
 //! The works: what is done, with which method, by whom.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -20,11 +20,17 @@ use crate::udp_works;
 pub(crate) struct Context<'a> {
     pub(crate) programs: &'a Programs,
     pub(crate) targets: &'a Targets,
+    /// Has a directory for each implementation.
     pub(crate) directory: &'a Path,
     pub(crate) quick: bool,
 }
 
 impl Context<'_> {
+    /// Where an implementation's config and logs are.
+    pub(crate) fn directory(&self, kind: Kind) -> PathBuf {
+        self.directory.join(kind.name())
+    }
+
     fn either<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
@@ -108,12 +114,19 @@ const NAMES: usize = 16;
 pub(crate) fn works() -> Vec<Work> {
     let mut works = Vec::new();
     let mut add = |name: String, task, method, kinds| {
+        let slow = match task {
+            Task::Calls => true,
+            Task::Sources { rate } => rate < 20_000,
+            // One method shows how streams share.
+            Task::Bulk { streams, .. } => streams > 1 && method != AES,
+            _ => false,
+        };
         works.push(Work {
             name,
             task,
             method,
             kinds,
-            slow: matches!(task, Task::Calls),
+            slow,
         });
     };
     for (method, kinds) in [(AES, EVERYONE), (BLAKE, MODERN), (CHACHA, SEALING)] {
@@ -162,6 +175,16 @@ pub(crate) fn works() -> Vec<Work> {
 }
 
 impl Work {
+    /// Whether it comes to the same every time: then once is enough.
+    pub(crate) fn is_exact(&self) -> bool {
+        matches!(self.task, Task::Size | Task::Calls | Task::Allocations)
+    }
+
+    /// Whether implementations may do it at the same time: over the lossy link all wait, and nobody's CPU is the limit.
+    pub(crate) fn at_once(&self) -> bool {
+        matches!(self.task, Task::LinkBulk | Task::Page)
+    }
+
     /// Starts `kind` fresh, does the work once, ends it.
     pub(crate) fn run(&self, cx: &Context<'_>, kind: Kind, round: u64) -> Result<Figures> {
         let time = cx.either(Duration::from_secs(3), Duration::from_secs(10));
@@ -179,7 +202,7 @@ impl Work {
             _ => {}
         }
         let mut running = self.start(cx, kind, None)?;
-        let figures = self.on_loopback(cx, &running);
+        let figures = self.on_loopback(cx, kind, &running);
         match running.check() {
             Err(death) => Err(death),
             Ok(()) => figures,
@@ -195,13 +218,13 @@ impl Work {
             name_server: names.map(|server| server.address),
             link: None,
             counted: matches!(self.task, Task::Allocations),
-            directory: cx.directory,
+            directory: &cx.directory(kind),
         };
         start(cx.programs, &setup)
     }
 
-    fn on_loopback(&self, cx: &Context<'_>, running: &Running) -> Result<Figures> {
-        let (targets, span) = (cx.targets, cx.span());
+    fn on_loopback(&self, cx: &Context<'_>, kind: Kind, running: &Running) -> Result<Figures> {
+        let (targets, span, directory) = (cx.targets, cx.span(), &cx.directory(kind));
         match self.task {
             Task::Bulk { up, streams } => tcp_works::bulk(running, targets, up, streams, span),
             Task::Connections => tcp_works::connect_request_response(running, targets, span),
@@ -227,8 +250,8 @@ impl Work {
                     ("server ms", pair.server_start.as_secs_f64() * 1e3),
                 ])
             }
-            Task::Calls => syscalls::count(running, targets, cx.directory),
-            Task::Allocations => allocations::count(running, targets, cx.directory),
+            Task::Calls => syscalls::count(running, targets, directory),
+            Task::Allocations => allocations::count(running, targets, directory),
             _ => Err("not a work on loopback".into()),
         }
     }

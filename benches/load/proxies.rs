@@ -217,9 +217,9 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         )
     };
     let server_log = setup.directory.join("server.log");
-    let (server, server_start) = ready(server_command, far, &server_log, server)?;
+    let (server, server_start) = ready(server_command, far, &server_log, &servers)?;
     let local_log = setup.directory.join("local.log");
-    let (local_process, local_start) = ready(local_command, near, &local_log, local)?;
+    let (local_process, local_start) = ready(local_command, near, &local_log, &locals)?;
     let route = match setup.kind {
         Kind::Haproxy => Route::Forward(setup.targets.iter().copied().zip(locals).collect()),
         _ => Route::Socks(local),
@@ -235,23 +235,23 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     })
 }
 
-/// Starts a role and waits until its port accepts; returns how long that took.
+/// Starts a role and waits until all its ports accept; returns how long that took.
 fn ready(
     command: Command,
     namespace: Option<&Namespace>,
     log: &Path,
-    port: SocketAddr,
+    ports: &[SocketAddr],
 ) -> Result<(Process, Duration)> {
     let begun = Instant::now();
     let mut process = Process::spawn(command, namespace, log)?;
     let mut try_it = || -> Result<Duration> {
         loop {
-            if TcpStream::connect(port).is_ok() {
+            if ports.iter().all(|port| TcpStream::connect(port).is_ok()) {
                 return Ok(begun.elapsed());
             }
             process.check()?;
             if begun.elapsed() > Duration::from_secs(10) {
-                return Err("the port does not accept".into());
+                return Err("a port does not accept".into());
             }
             thread::sleep(Duration::from_micros(200));
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
@@ -21,6 +22,8 @@ pub(crate) struct Options {
     list: bool,
     rounds: Option<u64>,
     json: Option<PathBuf>,
+    /// Who takes part; empty: everyone.
+    only: Vec<Kind>,
     /// Beginnings of the names of works; none: all.
     works: Vec<String>,
 }
@@ -32,6 +35,7 @@ impl Options {
             list: false,
             rounds: None,
             json: None,
+            only: Vec::new(),
             works: Vec::new(),
         };
         let mut arguments = arguments.iter();
@@ -46,6 +50,15 @@ impl Options {
                 "--json" => {
                     let path = arguments.next().ok_or("--json needs a file")?;
                     options.json = Some(path.into());
+                }
+                "--only" => {
+                    let names = arguments.next().ok_or("--only needs names")?;
+                    for name in names.split(',') {
+                        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+                        options
+                            .only
+                            .push(kind.ok_or_else(|| format!("who is {name}?"))?);
+                    }
                 }
                 flag if flag.starts_with('-') => return Err(format!("what is {flag}?").into()),
                 work => options.works.push(work.to_owned()),
@@ -80,7 +93,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let begun = Instant::now();
     let (machine, own) = machine_and_own_cpu()?;
     let directory = std::env::temp_dir().join(format!("ssr-bench-{}", std::process::id()));
-    fs::create_dir_all(&directory)?;
+    for kind in Kind::ALL {
+        fs::create_dir_all(directory.join(kind.name()))?;
+    }
     let programs = Programs::find();
     raise_file_limit();
     let targets = Targets::start(Ipv4Addr::LOCALHOST, None)?;
@@ -93,14 +108,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 7 });
     let mut report = Report::default();
     for work in &works {
-        measure(work, &cx, rounds, &mut report);
+        measure(work, &cx, options, rounds, &mut report);
     }
     drop(targets);
     fs::remove_dir_all(&directory)?;
     let (machine_after, own_after) = machine_and_own_cpu()?;
     let others = (machine_after - machine).saturating_sub(own_after - own);
     let elapsed = begun.elapsed();
-    let cores = std::thread::available_parallelism()?.get();
+    let cores = thread::available_parallelism()?.get();
     let busy = others.as_secs_f64() * 100.0 / (elapsed.as_secs_f64() * cores as f64);
 
     println!("{}", report.table());
@@ -129,26 +144,43 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn measure(work: &Work, cx: &Context<'_>, rounds: u64, report: &mut Report) {
+fn measure(work: &Work, cx: &Context<'_>, options: &Options, rounds: u64, report: &mut Report) {
     let begun = Instant::now();
+    let only = &options.only;
+    let mut kinds = work.kinds.to_vec();
+    kinds.retain(|kind| only.is_empty() || only.contains(kind));
+    let rounds = if work.is_exact() { 1 } else { rounds };
     for round in 0..rounds {
-        // Nobody always comes first.
-        let turn = round as usize % work.kinds.len();
-        let (late, early) = work.kinds.split_at(turn);
-        for kind in early.iter().chain(late) {
-            match work.run(cx, *kind, round) {
+        let run = |kind: &Kind| (*kind, work.run(cx, *kind, round));
+        let outcomes: Vec<_> = if work.at_once() {
+            thread::scope(|scope| {
+                let all: Vec<_> = kinds
+                    .iter()
+                    .map(|kind| scope.spawn(move || run(kind)))
+                    .collect();
+                all.into_iter().filter_map(|one| one.join().ok()).collect()
+            })
+        } else {
+            kinds.iter().map(run).collect()
+        };
+        for (kind, outcome) in outcomes {
+            match outcome {
                 Ok(figures) => {
                     for (figure, value) in figures {
-                        report.add(&work.name, *kind, figure, value);
+                        report.add(&work.name, kind, figure, value);
                     }
                 }
                 Err(error) => {
-                    let failure =
-                        format!("{} of {}, round {round}: {error}", work.name, kind.name());
+                    let (work, name) = (&work.name, kind.name());
+                    let failure = format!("{work} of {name}, round {round}: {error}");
                     eprintln!("{failure}");
                     report.failures.push(failure);
                 }
             }
+        }
+        // Nobody always comes first.
+        if kinds.len() > 1 {
+            kinds.rotate_left(1);
         }
     }
     eprintln!("{} ({:.1} s)", work.name, begun.elapsed().as_secs_f64());
