@@ -21,8 +21,9 @@ pub enum Codec {
 
 /// Payloads that are written with one call; also the most slots that are filled by one.
 const MAX_PARTS: usize = 64;
-/// Reads in a row after which another flow of the worker gets its turn.
+/// Reads in a row, and bytes of payload, after which another flow of the worker gets its turn.
 const MAX_READS: usize = 4;
+const MAX_TURN: u64 = 128 * 1024;
 /// Reads that leave three quarters of a buffer empty, in a row, after which the flow goes back to a small one.
 const SMALL_READS: u8 = 4;
 
@@ -115,7 +116,11 @@ impl Half {
         } else {
             Side::Client
         };
+        let enough = self.moved + MAX_TURN;
         for _ in 0..MAX_READS {
+            if self.moved >= enough {
+                break;
+            }
             if self.state == State::Read {
                 ready!(self.poll_read(cx, source)).map_err(|fault| match fault {
                     Fault::Io(source) => Error::Io { side: from, source },

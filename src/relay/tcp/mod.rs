@@ -168,7 +168,7 @@ impl Drop for Gauge<'_> {
     }
 }
 
-type Established = Result<Option<(Flow, Box<str>)>, (Error, Option<Box<str>>)>;
+type Established = Result<Option<(Box<Flow>, Box<str>)>, (Error, Option<Box<str>>)>;
 
 async fn establish<I: Inbound, O: Outbound>(
     stream: Stream,
@@ -188,7 +188,7 @@ async fn establish<I: Inbound, O: Outbound>(
     let target: Box<str> = request.target.to_string().into();
     match connect(&mut request, outbound, timeouts).await {
         Ok(upstream) => match Flow::new(request.leg, upstream) {
-            Ok(flow) => Ok(Some((flow, target))),
+            Ok(flow) => Ok(Some((Box::new(flow), target))),
             Err(error) => Err((error, Some(target))),
         },
         Err(error) => {
@@ -281,7 +281,7 @@ impl Flow {
 
     /// Relays until both directions have ended, one side breaks, or nothing moves any more.
     async fn run<I: Inbound>(
-        mut self,
+        mut self: Box<Self>,
         timeouts: &Timeouts,
         inbound: &I,
     ) -> (Result<(), Error>, Traffic) {
@@ -301,9 +301,9 @@ impl Flow {
                 self.upstream.reset_on_close();
                 let Self {
                     client, upstream, ..
-                } = self;
+                } = *self;
                 drop(upstream);
-                inbound.punish(client).await;
+                Box::pin(inbound.punish(client)).await;
             }
             // A broken stream is passed on as one, or the other end would take a part for the whole.
             Err(_) => {
