@@ -523,3 +523,34 @@ async fn full_sink_stops_the_source() {
     assert_eq!(half.moved(), held);
     drop(far);
 }
+
+#[tokio::test]
+#[ignore = "`read_sealed` keeps its small buffer for as long as there is the beginning of a chunk in it"]
+async fn bulk_is_opened_in_large_buffers() {
+    let method = Method::Blake3Aes256Gcm;
+    let mut hand = Hand::new(method);
+    hand.head(b"x");
+    let chunk = pattern(16_000);
+    (0..300).for_each(|_| hand.chunk(&chunk));
+    let sealed = hand.2;
+    let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
+    let mut half = Half::new(answer(method), Side::Upstream);
+    let (mut held, mut received) = (Vec::new(), Vec::new());
+    let work = async {
+        tokio::join!(
+            async {
+                peer.write_all(&sealed).await.unwrap();
+                peer.shutdown().await.unwrap();
+            },
+            poll_fn(|cx| {
+                let polled = half.poll(cx, &source, &sink);
+                held.extend(half.buffer.as_ref().map(Buffer::size));
+                polled
+            }),
+            far.read_to_end(&mut received),
+        )
+    };
+    soon(work).await.1.unwrap();
+    assert_eq!(received.len(), 1 + 300 * chunk.len());
+    assert!(held.contains(&Size::Large), "{held:?}");
+}
