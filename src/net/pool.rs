@@ -104,11 +104,21 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Whether there is memory for one more buffer of `size`. For one of the least size there always is.
+    #[must_use]
+    pub fn affords(size: Size) -> bool {
+        size == Size::Small
+            || IN_USE.load(Ordering::Relaxed) + size.bytes() <= BUDGET.load(Ordering::Relaxed)
+    }
+
     /// A buffer of `size`, or a small one when memory is short.
     #[must_use]
     pub fn take(size: Size) -> Self {
-        let short = IN_USE.load(Ordering::Relaxed) + size.bytes() > BUDGET.load(Ordering::Relaxed);
-        Self::take_exact(if short { Size::Small } else { size })
+        Self::take_exact(if Self::affords(size) {
+            size
+        } else {
+            Size::Small
+        })
     }
 
     /// A buffer of just this size, for a chunk that needs it.

@@ -233,6 +233,10 @@ impl Half {
         if buffer.raw.start + need > buffer.bytes().len() {
             buffer.compact();
         }
+        // A bulk flow nearly always has the beginning of a chunk left over, and is to grow all the same.
+        if self.size > buffer.size() && Buffer::affords(self.size) {
+            buffer = buffer.resized(self.size);
+        }
         if need > buffer.bytes().len() {
             let size = Size::holding(need).ok_or(Fault::Wire(wire::Error::ChunkLength))?;
             buffer = buffer.resized(size);

@@ -525,7 +525,6 @@ async fn full_sink_stops_the_source() {
 }
 
 #[tokio::test]
-#[ignore = "`read_sealed` keeps its small buffer for as long as there is the beginning of a chunk in it"]
 async fn bulk_is_opened_in_large_buffers() {
     let method = Method::Blake3Aes256Gcm;
     let mut hand = Hand::new(method);
