@@ -24,7 +24,7 @@ use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::warm::Wish;
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
-use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, Salts};
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts, Credentials};
 
@@ -105,7 +105,10 @@ impl Builder<'_> {
             }
             if server.mode.udp {
                 let inbound = PacketInbound::Shadowsocks {
-                    salts: Mutex::new(SaltPool::new(None, PACKET_SALTS)),
+                    salts: (self.config.replay != ReplayPolicy::Ignore).then(|| Salts {
+                        seen: Mutex::new(SaltPool::new(None, PACKET_SALTS)),
+                        reject: self.config.replay == ReplayPolicy::Reject,
+                    }),
                     accounts,
                     next_hops,
                 };

@@ -294,4 +294,6 @@ async fn drain(stream: &Stream, deadline: Instant) {
         sleep_until(deadline).await;
     };
     let _ = timeout_at(deadline, read).await;
+    // Where something is left unread, the close is a reset: before it, the stranger sees the end that all see.
+    let _ = stream.shutdown();
 }

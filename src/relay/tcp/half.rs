@@ -147,7 +147,7 @@ impl Half {
 
     /// Ends with something to write, with the end of the stream, or waiting.
     fn poll_read(&mut self, cx: &mut Context<'_>, source: &Stream) -> Poll<Result<(), Fault>> {
-        loop {
+        for _ in 0..MAX_READS {
             if self.buffer.is_none() && !self.head_due && self.ahead.is_empty() {
                 ready!(source.poll_readable(cx)).map_err(Fault::Io)?;
             }
@@ -173,6 +173,9 @@ impl Half {
                 Err(fault) => return Poll::Ready(Err(fault)),
             }
         }
+        // Chunks that are empty, or come in crumbs: the others are to have their turn all the same.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// One vectored read into the payload slots, then sealed where it stands.

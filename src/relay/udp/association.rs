@@ -8,9 +8,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use super::codec::{Unwrap, Wrap};
 use super::{Key, PacketOutbound, Relay, Upstream};
@@ -24,13 +25,18 @@ use crate::wire::{self, Address, AddressRef};
 /// datagram.
 const TICKS: u32 = 4;
 
+/// How long an association rests after an error of its socket.
+const ERROR_REST: Duration = Duration::from_millis(100);
+
 /// One client: its upstream socket and what both directions remember.
 pub(super) struct Association {
     pub(super) key: Key,
     pub(super) socket: Socket,
     /// The server that all datagrams go to; `None`: each goes to its target.
     pub(super) server: Option<Address>,
-    /// Where the last datagram went.
+    /// Whether all datagrams go to one place, and answers come from there.
+    pinned: bool,
+    /// Where the last datagram went, if it is pinned.
     sent_to: Mutex<Option<SocketAddr>>,
     path: Mutex<Path>,
     /// Opens what the client sends, when it is sealed.
@@ -64,6 +70,7 @@ impl Association {
         Self {
             key,
             socket: upstream.socket,
+            pinned: upstream.server.is_some() || matches!(upstream.unwrap, Unwrap::Sealed),
             server: upstream.server,
             sent_to: Mutex::new(None),
             path: Mutex::new(path),
@@ -91,6 +98,14 @@ impl Association {
         }
     }
 
+    /// Marks a packet that was opened elsewhere as seen.
+    pub(super) fn admit(&self, found: &Identified) -> Result<(), wire::Error> {
+        match &mut *lock(&self.packets) {
+            Some(packets) => packets.admit(found),
+            None => Ok(()),
+        }
+    }
+
     /// The client is there now: call it only after its packet has been authenticated.
     pub(super) fn moved_to(&self, path: Path) {
         *lock(&self.path) = path;
@@ -103,7 +118,7 @@ impl Association {
         address: &[u8],
         data: &[u8],
     ) -> Result<(), wire::Error> {
-        if self.server.is_some() {
+        if self.pinned {
             *lock(&self.sent_to) = Some(path.peer);
         }
         lock(&self.wrap).push(batch, path, address, data)
@@ -138,8 +153,9 @@ pub(super) async fn answer<O: PacketOutbound>(
     loop {
         tokio::select! {
             received = poll_fn(|cx| back.poll(cx, &relay.counters, &association, &socket)) => if let Err(error) = received {
-                tracing::debug!(%error, "association ended by its socket");
-                break;
+                // To end here would forget which packets have been seen. A socket that stays broken ends by its age.
+                tracing::debug!(%error, "an association's socket failed");
+                sleep(ERROR_REST).await;
             },
             () = association.closing.notified() => break,
             _ = tick.tick() => {
@@ -181,8 +197,8 @@ impl Back {
                 let to = *lock(&association.path);
                 let taken = match &self.unwrap {
                     // An answer that proves nothing must at least come from where the question went.
-                    Unwrap::Open(packets)
-                        if !packets.proves_its_session()
+                    unwrap
+                        if !unwrap.proves_its_sender()
                             && *lock(&association.sent_to) != Some(from.peer) =>
                     {
                         Err(wire::Error::SessionMismatch)
@@ -191,7 +207,10 @@ impl Back {
                 };
                 match taken {
                     Ok(()) => {
-                        association.touch();
+                        // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
+                        if association.pinned {
+                            association.touch();
+                        }
                         counters.datagrams_down.fetch_add(1, Relaxed);
                     }
                     Err(error) => {

@@ -75,6 +75,16 @@ pub enum Unwrap {
 }
 
 impl Unwrap {
+    /// Whether it does not matter where a packet comes from: it proves to be an answer, or anybody may answer.
+    #[must_use]
+    pub fn proves_its_sender(&self) -> bool {
+        match self {
+            Self::Open(packets) => packets.proves_its_session(),
+            Self::Bare => true,
+            Self::Sealed => false,
+        }
+    }
+
     /// Where the body stands, or on a bare socket the data.
     ///
     /// # Errors
