@@ -161,7 +161,7 @@ fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
 }
 
 /// What a program beside us needs to answer "connected" with its first bytes, and little against any round trip.
-const FIRST_BYTES_WAIT: Duration = Duration::from_millis(4);
+const FIRST_BYTES_WAIT: Duration = Duration::from_millis(2);
 
 fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
     match top.first_payload_wait_ms {

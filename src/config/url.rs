@@ -8,10 +8,7 @@
 
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-
+use crate::crypto;
 use crate::wire::address::Address;
 
 use super::secret::Secret;
@@ -131,20 +128,9 @@ fn cut(text: &str, mark: char) -> (&str, &str) {
     text.split_once(mark).unwrap_or((text, ""))
 }
 
-/// Either alphabet, padded or not.
+/// Text in base64, of either alphabet, padded or not.
 fn base64(text: &str) -> Option<String> {
-    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-    const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-
-    let engine = if text.contains(['-', '_']) {
-        URL_SAFE
-    } else {
-        STANDARD
-    };
-    String::from_utf8(engine.decode(text).ok()?).ok()
+    String::from_utf8(crypto::base64::decode(text)?.to_vec()).ok()
 }
 
 /// Undoes percent-encoding (RFC 3986 §2.1).

@@ -10,8 +10,6 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hkdf::Hkdf;
 use md5::{Digest as _, Md5};
 use sha1::Sha1;
@@ -79,22 +77,7 @@ impl Key {
     /// # Errors
     /// [`KeyError::NotBase64`], or [`KeyError::WrongLength`] when it is not exactly [`Method::key_len`] bytes.
     pub fn from_base64(method: Method, text: &str) -> Result<Self, KeyError> {
-        // Bits beyond the last byte are ignored: implementations in Go write no such keys, but read them.
-        const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-            .with_decode_allow_trailing_bits(true);
-        const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-        const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-
-        let engine = if text.contains(['-', '_']) {
-            URL_SAFE
-        } else {
-            STANDARD
-        };
-        let bytes = engine
-            .decode(text)
-            .map(Zeroizing::new)
-            .map_err(|_| KeyError::NotBase64 { method })?;
+        let bytes = super::base64::decode(text).ok_or(KeyError::NotBase64 { method })?;
         if bytes.len() != method.key_len() {
             return Err(KeyError::WrongLength {
                 method,

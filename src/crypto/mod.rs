@@ -5,6 +5,7 @@
 //! | [`method`] | the table of encryption methods: names, lengths, families |
 //! | [`key`] | master keys, and every key derived from one |
 //! | [`aead`] | sealing and opening in place, and the nonce that counts |
+//! | [`base64`] | base64 as people write keys |
 //! | [`block`] | the bare AES block of SIP022 packet headers and SIP023 identity headers |
 //! | [`salt_pool`] | salts seen before: replay protection of streams |
 //! | [`window`] | packet ids seen before: replay protection of datagrams |
@@ -18,6 +19,7 @@
 )]
 
 pub mod aead;
+pub mod base64;
 pub mod block;
 pub mod key;
 pub mod method;

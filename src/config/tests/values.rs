@@ -30,7 +30,7 @@ fn defaults_are_safe_and_bounded() {
     assert_eq!(config.limits, limits);
     assert_eq!(config.socket.keep_alive, Some(seconds(15)));
     assert_eq!(config.replay, ReplayPolicy::Reject);
-    assert_eq!(config.first_bytes_wait, Duration::from_millis(4));
+    assert_eq!(config.first_bytes_wait, Duration::from_millis(2));
     assert_eq!(
         (config.workers, config.nofile, config.deny_private),
         (0, None, false)
