@@ -91,11 +91,7 @@ impl Builder<'_> {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
                 let inbound = Shadowsocks {
                     accounts: Arc::clone(&accounts),
-                    users: server
-                        .users
-                        .iter()
-                        .map(|user| (user.name.clone(), user.next_hop.clone()))
-                        .collect(),
+                    next_hops: next_hops.clone(),
                     salts: Mutex::new(salts(&accounts)),
                     replay: replay(self.config.replay),
                     begun: Instant::now(),

@@ -39,8 +39,8 @@ pub enum Replay {
 pub struct Shadowsocks {
     /// Who may use it.
     pub accounts: Arc<Accounts>,
-    /// The names of the accounts, and the next servers of those that are relayed (SIP023).
-    pub users: Vec<(String, Option<Address>)>,
+    /// The next server of each relayed identity, by its place among the accounts (SIP023).
+    pub next_hops: Vec<Option<Address>>,
     /// Salts that have been here.
     pub salts: Mutex<SaltPool>,
     /// What is done about one that has.
@@ -66,7 +66,7 @@ impl Inbound for Shadowsocks {
             .await
             .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
-            Ok((target, first)) => Ok(Some(self.request(stream, &reading.opener, target, first))),
+            Ok((asked, first)) => Ok(Some(asked.into_request(stream, first))),
             Err(error @ Error::Wire { .. }) => {
                 drop(reading);
                 drain(&stream, deadline).await;
@@ -92,21 +92,12 @@ enum Asked {
     },
 }
 
-impl Shadowsocks {
-    fn request(
-        &self,
-        stream: Stream,
-        opener: &RequestOpener,
-        asked: Asked,
-        first: Buffer,
-    ) -> Request {
-        let user = opener
-            .user()
-            .and_then(|index| self.users.get(index))
-            .map(|(name, _)| name.clone());
-        let (target, codec, trusted) = match asked {
-            Asked::Target { target, codec } => (target, Some(codec), false),
-            Asked::Next { target } => (target, None, true),
+impl Asked {
+    /// The request on `stream` that came with `first`.
+    fn into_request(self, stream: Stream, first: Buffer) -> Request {
+        let (target, codec, trusted) = match self {
+            Self::Target { target, codec } => (target, Some(codec), false),
+            Self::Next { target } => (target, None, true),
         };
         Request {
             leg: Leg {
@@ -115,12 +106,13 @@ impl Shadowsocks {
                 first: First::Opened(first),
             },
             target,
-            user,
             reply: None,
             trusted,
         }
     }
+}
 
+impl Shadowsocks {
     /// Whether a stream may begin with this salt. It is remembered only now, when its sender has proved to know the
     /// key: a stranger that was quicker with a salt it overheard has not burned it.
     fn admit(&self, salt: &Salt) -> Result<(), wire::Error> {
@@ -247,7 +239,7 @@ impl Reading {
                 Step::More => return Ok(None),
                 Step::Authenticated(salt) => inbound.admit(&salt)?,
                 Step::Relay { user, salt, rest } => {
-                    let next = inbound.users.get(user).and_then(|(_, next)| next.clone());
+                    let next = inbound.next_hops.get(user).cloned().flatten();
                     ready.extend([salt, rest..raw.end]);
                     *raw = 0..0;
                     return next

@@ -69,7 +69,6 @@ impl Inbound for Socks {
                     },
                 },
                 target,
-                user: None,
                 reply: Some(Box::new(Answer)),
                 trusted: false,
             })),

@@ -135,26 +135,12 @@ impl Stream {
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 
-    /// The peer's address.
-    ///
-    /// # Errors
-    /// When it is not connected any more.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr()
-    }
-
     /// Our own address.
     ///
     /// # Errors
     /// What the system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
-    }
-
-    /// The TCP socket below, for options.
-    #[must_use]
-    pub const fn tcp(&self) -> &TcpStream {
-        &self.0
     }
 }
 

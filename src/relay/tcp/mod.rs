@@ -63,8 +63,6 @@ pub struct Request {
     pub leg: Leg,
     /// Where to.
     pub target: Address,
-    /// Who asks, where users have names.
-    pub user: Option<String>,
     /// How the client is told; `None`: it is not.
     pub reply: Option<Box<dyn Reply>>,
     /// Whether the operator, not the client, chose the target.
