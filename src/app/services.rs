@@ -18,9 +18,9 @@ use crate::dns::Resolver;
 use crate::inbound::associations::Associations;
 use crate::inbound::shadowsocks::{Replay, Shadowsocks};
 use crate::inbound::socks::{Datagrams, Socks};
-use crate::net::{SocketOptions, listener};
+use crate::net::{self, SocketOptions, listener};
 use crate::outbound::direct::Direct;
-use crate::outbound::shadowsocks::{self, Servers};
+use crate::outbound::shadowsocks::{self, Servers, Weights};
 use crate::outbound::warm::Wish;
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
@@ -77,10 +77,7 @@ impl Builder<'_> {
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
-            let direct = self.direct(
-                &server.socket,
-                server.socket.outbound_udp_allow_fragmentation,
-            );
+            let direct = self.direct(outgoing(&server.socket, false));
             let next_hops: Vec<_> = server
                 .users
                 .iter()
@@ -110,7 +107,7 @@ impl Builder<'_> {
                 };
                 let sockets = self.bind_udp(bound, &server.socket)?;
                 let relay = self.relay(inbound, direct);
-                self.packets(&relay, sockets);
+                self.packets(&relay, sockets, incoming(&server.socket).datagrams);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
         }
@@ -163,7 +160,12 @@ impl Builder<'_> {
             let open = !local.mode.tcp;
             let admits = Box::new(move |peer| open || admitted.admits(peer));
             let relay = self.relay(PacketInbound::Socks(admits), servers.clone());
-            self.packets(&relay, sockets);
+            // Between programs of one machine, nothing is too long.
+            let any = net::Datagrams {
+                longest: None,
+                ..incoming(options).datagrams
+            };
+            self.packets(&relay, sockets, any);
             datagrams = Some(Datagrams {
                 address: bound,
                 public: local.udp_associate_address.clone(),
@@ -204,8 +206,11 @@ impl Builder<'_> {
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
-            self.direct(&server.socket, true),
-            (server.mode.tcp, server.mode.udp),
+            self.direct(outgoing(&server.socket, true)),
+            Weights {
+                tcp: server.mode.tcp.then_some(server.weight.tcp),
+                udp: server.mode.udp.then_some(server.weight.udp),
+            },
             match server.warm {
                 config::Warm::Auto => Wish::Auto,
                 config::Warm::Count(count) => Wish::Count(count),
@@ -213,13 +218,12 @@ impl Builder<'_> {
         )
     }
 
-    fn direct(&self, socket: &config::SocketOptions, fragment: bool) -> Direct {
+    fn direct(&self, options: SocketOptions) -> Direct {
         Direct {
             resolver: Arc::clone(self.resolver),
-            options: outgoing(socket),
+            options,
             connect: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
-            fragment,
         }
     }
 
@@ -277,9 +281,14 @@ impl Builder<'_> {
         ))
     }
 
-    fn packets<O: PacketOutbound>(&mut self, relay: &Arc<Relay<O>>, sockets: Vec<UdpSocket>) {
+    fn packets<O: PacketOutbound>(
+        &mut self,
+        relay: &Arc<Relay<O>>,
+        sockets: Vec<UdpSocket>,
+        options: net::Datagrams,
+    ) {
         for (jobs, socket) in self.jobs.iter_mut().zip(sockets) {
-            jobs.push(packets(Arc::clone(relay), socket));
+            jobs.push(packets(Arc::clone(relay), socket, options));
         }
     }
 
@@ -381,12 +390,17 @@ fn incoming(options: &config::SocketOptions) -> SocketOptions {
         keep_alive: options.keep_alive,
         send_buffer: size(options.inbound_send_buffer),
         recv_buffer: size(options.inbound_recv_buffer),
+        datagrams: net::Datagrams {
+            fragment: options.inbound_udp_allow_fragmentation.unwrap_or(true),
+            longest: options.udp_mtu,
+        },
         ..SocketOptions::default()
     }
 }
 
-/// Options of the sockets that go out.
-fn outgoing(options: &config::SocketOptions) -> SocketOptions {
+/// Options of the sockets that go out, to a server or to targets. What is long for the path because of our own tags and
+/// headers should not be lost, so on the way to a server the system may cut it where the config does not say.
+fn outgoing(options: &config::SocketOptions, to_server: bool) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,
         mptcp: options.mptcp,
@@ -400,6 +414,12 @@ fn outgoing(options: &config::SocketOptions) -> SocketOptions {
             .chain(options.bind_address_other)
             .collect(),
         bind_interface: options.bind_interface.clone(),
+        datagrams: net::Datagrams {
+            fragment: options
+                .outbound_udp_allow_fragmentation
+                .unwrap_or(to_server),
+            longest: options.udp_mtu,
+        },
     }
 }
 

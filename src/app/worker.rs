@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::handshakes::Handshakes;
-use crate::net::Stream;
 use crate::net::udp::Socket;
+use crate::net::{Datagrams, Stream};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
@@ -220,7 +220,11 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// The job of serving a packet socket.
-pub(super) fn packets<O: PacketOutbound>(relay: Arc<Relay<O>>, socket: std::net::UdpSocket) -> Job {
+pub(super) fn packets<O: PacketOutbound>(
+    relay: Arc<Relay<O>>,
+    socket: std::net::UdpSocket,
+    options: Datagrams,
+) -> Job {
     Box::new(move |shared| {
         let Shared { phase, drained } = shared;
         // Datagrams have no end to wait for: only the phase ends this.
@@ -228,7 +232,7 @@ pub(super) fn packets<O: PacketOutbound>(relay: Arc<Relay<O>>, socket: std::net:
         Box::pin(async move {
             let mut phase = phase;
             let served = async {
-                let socket = Socket::new(socket.into(), true)?;
+                let socket = Socket::new(socket.into(), options)?;
                 relay.serve(Arc::new(socket)).await
             };
             tokio::select! {

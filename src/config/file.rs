@@ -60,7 +60,6 @@ pub(super) struct Top {
     pub(super) outbound_udp_allow_fragmentation: Option<bool>,
     pub(super) inbound_udp_allow_fragmentation: Option<bool>,
     pub(super) security: Option<Security>,
-    pub(super) balancer: Option<Balancer>,
     pub(super) log: Option<Log>,
     pub(super) runtime: Option<Runtime>,
     // ssr
@@ -139,15 +138,6 @@ pub(super) struct Security {
 #[serde(default)]
 pub(super) struct ReplayAttack {
     pub(super) policy: Option<String>,
-}
-
-/// `balancer`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Balancer {
-    pub(super) max_server_rtt: Option<Number<u64>>,
-    pub(super) check_interval: Option<Number<u64>>,
-    pub(super) check_best_interval: Option<Number<u64>>,
 }
 
 /// `log`.

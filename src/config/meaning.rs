@@ -102,7 +102,6 @@ pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
             .filter(|count| *count > 0),
         replay: replay(top, cx),
         deny_private: top.deny_private.unwrap_or(false),
-        balancer: options::balancer(top, cx),
         log: logging::log(top.log.as_ref(), cx),
         first_bytes_wait: first_bytes_wait(top, cx),
         warnings: Vec::new(),

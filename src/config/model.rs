@@ -59,8 +59,6 @@ pub struct Config {
     pub replay: ReplayPolicy,
     /// Refuse targets in loopback, link-local, private and metadata networks after resolution.
     pub deny_private: bool,
-    /// How local chooses among servers.
-    pub balancer: Balancer,
     /// What is logged, and where to.
     pub log: Log,
     /// How long local waits, at most, for first bytes of a client after the dial, to send them with the header.
@@ -86,7 +84,7 @@ pub struct Server {
     pub users: Vec<User>,
     /// Spare connections that local keeps to it.
     pub warm: Warm,
-    /// How likely the balancer is to prefer it.
+    /// How much local prefers it to others.
     pub weight: Weight,
     /// The global socket options with those of this entry over them.
     pub socket: SocketOptions,
@@ -159,7 +157,7 @@ pub enum Warm {
     Count(usize),
 }
 
-/// A server's weight for the balancer, each from 0 to 1.
+/// How much a server is preferred to others, each from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weight {
     /// For TCP.
@@ -271,12 +269,12 @@ pub struct SocketOptions {
     pub outbound_send_buffer: Option<u32>,
     /// SO_RCVBUF of outbound sockets.
     pub outbound_recv_buffer: Option<u32>,
-    /// Largest UDP payload to send, in bytes.
+    /// Longest datagram between local and server and towards targets, in bytes of UDP payload; longer ones are dropped.
     pub udp_mtu: Option<usize>,
-    /// Let the system fragment datagrams sent to clients.
-    pub inbound_udp_allow_fragmentation: bool,
-    /// Let the system fragment datagrams sent to targets.
-    pub outbound_udp_allow_fragmentation: bool,
+    /// Let the system fragment datagrams sent to clients; `None`: it may.
+    pub inbound_udp_allow_fragmentation: Option<bool>,
+    /// Let the system fragment datagrams sent on; `None`: those to a server, not those to targets.
+    pub outbound_udp_allow_fragmentation: Option<bool>,
 }
 
 /// What is done about a repeated salt of an AEAD-2017 method. Methods of 2022 always reject.
@@ -288,17 +286,6 @@ pub enum ReplayPolicy {
     Detect,
     /// The connection is treated as one with a wrong key.
     Reject,
-}
-
-/// How local chooses among servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Balancer {
-    /// A probe that takes longer has failed.
-    pub max_server_rtt: Duration,
-    /// Between probes of all servers.
-    pub check_interval: Duration,
-    /// Between probes of the best server; `None`: it is probed with the others.
-    pub check_best_interval: Option<Duration>,
 }
 
 /// What is logged, and where to.

@@ -124,6 +124,7 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
         ("forwards", "[{}]"),
         ("reverse", "[{}]"),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
+        ("balancer", "{\"check_interval\": 10}"),
         ("transport", "{\"type\": \"ws\"}"),
         ("launchd_tcp_socket_name", "\"x\""),
     ] {
