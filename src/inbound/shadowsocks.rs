@@ -14,7 +14,7 @@ use crate::crypto::{Family, SaltPool};
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
 use crate::relay::tcp::half::unix_now;
-use crate::relay::tcp::{First, Inbound, Leg, Request};
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
@@ -57,7 +57,7 @@ impl Inbound for Shadowsocks {
         stream: Stream,
         _: SocketAddr,
         deadline: Instant,
-    ) -> Result<Option<Request>, Error> {
+    ) -> Result<Accepted<'_>, Error> {
         let mut reading = Reading {
             opener: RequestOpener::new(self.accounts.method()),
             buffer: None,
@@ -66,7 +66,7 @@ impl Inbound for Shadowsocks {
             .await
             .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
-            Ok((asked, first)) => Ok(Some(asked.into_request(stream, first))),
+            Ok((asked, first)) => Ok(Accepted::Request(asked.into_request(stream, first))),
             Err(error @ Error::Wire { .. }) => {
                 drop(reading);
                 drain(&stream, deadline).await;
