@@ -259,6 +259,7 @@ impl Builder<'_> {
                 idle,
                 half_close: timeouts.half_close,
                 first_payload: self.config.first_bytes_wait,
+                keep_alive: self.config.socket.keep_alive,
             },
             counters: Arc::clone(self.counters),
             connections: Arc::clone(&self.connections),

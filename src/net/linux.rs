@@ -6,7 +6,7 @@
 
 use std::io;
 
-use socket2::{Protocol, Socket};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Multipath TCP.
 #[cfg(target_os = "linux")]
@@ -69,13 +69,19 @@ pub(super) fn set_route(
     Ok(())
 }
 
+/// A socket that does not block, by one system call.
+#[cfg(target_os = "linux")]
+pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    Socket::new(domain, kind.nonblocking(), Some(protocol))
+}
+
 /// Lets the system fragment datagrams that are longer than the path takes.
 #[cfg(target_os = "linux")]
 pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
     use rustix::net::sockopt::{
         Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
     };
-    if socket.domain()? == socket2::Domain::IPV6 {
+    if socket.domain()? == Domain::IPV6 {
         set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT)?;
     }
     set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT)?;
@@ -99,6 +105,13 @@ pub(super) fn set_route(_: &Socket, mark: Option<u32>, interface: Option<&str>) 
     } else {
         Ok(())
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(domain, kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::pipe;
+use super::{options, pipe};
 
 /// A connected stream.
 pub struct Stream(Kind);
@@ -288,6 +288,25 @@ impl Stream {
             Kind::Pipe(end) => end.reset_on_close(),
             Kind::Layer(layer) => lock(layer).inner().reset_on_close(),
         }
+    }
+
+    /// Lets the system probe a silent peer after `time`; a peer that is gone then ends the stream.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn keep_alive(&self, time: Duration) -> io::Result<()> {
+        match &self.0 {
+            Kind::Tcp(stream) => options::keep_alive(&SockRef::from(stream), time),
+            Kind::Parked(stream) => options::keep_alive(&SockRef::from(stream), time),
+            Kind::Pipe(_) => Ok(()),
+            Kind::Layer(layer) => lock(layer).inner().keep_alive(time),
+        }
+    }
+
+    /// Whether to close it is to end it properly, when its peer has ended already.
+    #[must_use]
+    pub const fn ends_by_close(&self) -> bool {
+        matches!(self.0, Kind::Tcp(_))
     }
 
     /// Our own address.

@@ -103,7 +103,8 @@ impl Half {
         self.state == State::Done
     }
 
-    /// Moves bytes until the source is empty, the sink is full or the end has come.
+    /// Moves bytes until the source is empty, the sink is full or the end has come. `last`: the other direction has
+    /// ended, and after the end of this one the streams are closed.
     ///
     /// # Errors
     /// What broke, and on which side.
@@ -112,6 +113,7 @@ impl Half {
         cx: &mut Context<'_>,
         source: &Stream,
         sink: &Stream,
+        last: bool,
     ) -> Poll<Result<(), Error>> {
         let from = self.from;
         let to = if from == Side::Client {
@@ -139,8 +141,10 @@ impl Half {
                 }
             }
             if self.state == State::End {
-                // A peer that is gone already will be noticed by the other direction.
-                let _ = ready!(sink.poll_shutdown(cx));
+                if !(last && sink.ends_by_close()) {
+                    // A peer that is gone already will be noticed by the other direction.
+                    let _ = ready!(sink.poll_shutdown(cx));
+                }
                 self.state = State::Done;
             }
             if self.state == State::Done {

@@ -35,6 +35,8 @@ pub struct Timeouts {
     pub half_close: Duration,
     /// How long a request waits for its first bytes, beyond the dial.
     pub first_payload: Duration,
+    /// How long an upstream may be silent before the system probes whether it is there; `None`: for ever.
+    pub keep_alive: Option<Duration>,
 }
 
 /// One end of a relay: a stream, and what is spoken on it.
@@ -258,6 +260,10 @@ async fn accept(request: &mut Request) -> Result<(), Error> {
     Ok(())
 }
 
+/// How long a flow lasts before it is worth the system calls that probe its upstream; the client's end has inherited
+/// them from its listener.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// Two connected legs.
 struct Flow {
     client: Stream,
@@ -330,14 +336,16 @@ impl Flow {
 
     async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Error> {
         let mut quiet = Quiet::new(timeouts.idle);
-        let mut tick = pin!(sleep(quiet.period()));
+        let mut settling = timeouts.keep_alive;
+        let settles = settling.map_or(Duration::MAX, |time| SETTLED.min(time));
+        let mut tick = pin!(sleep(quiet.period().min(settles)));
         poll_fn(|cx| {
-            let mut ended = 0;
+            let mut ended = usize::from(self.up.is_done()) + usize::from(self.down.is_done());
             for (half, source, sink) in [
                 (&mut self.up, &self.client, &self.upstream),
                 (&mut self.down, &self.upstream, &self.client),
             ] {
-                if half.is_done() || half.poll(cx, source, sink)?.is_ready() {
+                if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
                     ended += 1;
                 }
             }
@@ -345,6 +353,14 @@ impl Flow {
                 2 => return Poll::Ready(Ok(())),
                 1 => quiet.shorten(timeouts.half_close, tick.as_mut()),
                 _ => {}
+            }
+            if let Some(time) = settling
+                && tick.as_mut().poll(cx).is_ready()
+            {
+                settling = None;
+                // Where the system refuses, the idle timeout remains.
+                let _ = self.upstream.keep_alive(time);
+                tick.as_mut().reset(Instant::now() + quiet.period());
             }
             quiet.poll(cx, tick.as_mut(), self.up.moved() + self.down.moved())
         })
