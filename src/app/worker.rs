@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::handshakes::Handshakes;
 use crate::net::udp::Socket;
@@ -26,6 +27,10 @@ const LOG_EVERY: u32 = 100;
 /// Tasks polled between two looks at the sockets. A turn of a bulk flow takes long enough for small flows to wait for,
 /// so far fewer than tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
+
+/// While there are flows, a timer is due within this time. A timer that is due before all others costs the reactor a
+/// wake-up by itself when it is set, and every connection sets some; behind this one they are never the first.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,11 +134,14 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         };
         let mut flows = JoinSet::new();
         let mut rests: u32 = 0;
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = shared.reached(Phase::Drain) => break,
                 Some(_) = flows.join_next() => {}
+                _ = beat.tick(), if !flows.is_empty() => {}
                 accepted = self.accept(&listener) => match accepted {
                     Ok(accepted) => {
                         rests = 0;
