@@ -6,6 +6,7 @@
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
 //! - [`pool`]: the buffers that are held only while data moves.
+//! - [`tls`]: TLS over a stream.
 //! - [`udp`]: datagrams in batches.
 
 pub mod dial;
@@ -15,6 +16,7 @@ pub mod options;
 pub mod pipe;
 pub mod pool;
 pub mod stream;
+pub mod tls;
 pub mod udp;
 
 pub use options::SocketOptions;
