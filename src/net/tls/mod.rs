@@ -127,6 +127,8 @@ struct Tls {
     eof: bool,
     ended: bool,
     closed: bool,
+    /// Whether the session is beyond use.
+    failed: bool,
 }
 
 impl Tls {
@@ -143,6 +145,7 @@ impl Tls {
             eof: false,
             ended: false,
             closed: false,
+            failed: false,
         }
     }
 
@@ -238,6 +241,9 @@ impl Tls {
 
     /// Does `task`, and whatever the session wants first. Returns where it stands, and the bytes taken or given.
     fn run(&mut self, task: Task<'_, '_>) -> io::Result<(Step, usize)> {
+        if self.failed {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let Self {
             session,
             incoming,
@@ -274,6 +280,7 @@ impl Tls {
             Ok(_) if self.ended => Ok((Step::End, moved)),
             Ok(step) => Ok((step, moved)),
             Err(error) => {
+                self.failed = true;
                 self.queue_alert();
                 Err(error)
             }
@@ -288,13 +295,8 @@ impl Tls {
             task: Task::Advance,
             moved: 0,
         };
-        // An alert, and the word that it is to be sent; then the error comes again.
-        for _ in 0..4 {
-            let verdict = work.once(&mut self.session, &mut self.incoming);
-            if !matches!(verdict, Ok(None)) {
-                return;
-            }
-        }
+        // Once: the alert comes first, and a session that has failed must not be asked for more.
+        let _ = work.once(&mut self.session, &mut self.incoming);
     }
 
     /// Sends what is to be sent.
