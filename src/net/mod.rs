@@ -8,6 +8,7 @@
 //! - [`ws`]: WebSocket over a stream, from the upgrade on.
 //! - [`mux`]: the streams of mux.cool within a WebSocket.
 //! - [`pool`]: the buffers that are held only while data moves.
+//! - [`tls`]: TLS over a stream.
 //! - [`udp`]: datagrams in batches.
 
 pub mod dial;
@@ -18,6 +19,7 @@ pub mod options;
 pub mod pipe;
 pub mod pool;
 pub mod stream;
+pub mod tls;
 pub mod udp;
 pub mod ws;
 
