@@ -11,7 +11,7 @@
 mod common;
 
 use common::{
-    DEADLINE, eventually,
+    DEADLINE, SILENCE, eventually,
     matrix::{self, Targets},
     peers::{self, Half, Program, Spec, Start},
     socks::{self, Socks},
@@ -21,8 +21,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{Read, Write},
-    net::SocketAddr,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -134,6 +134,48 @@ fn websocket_in_tls_carries_everything_with_and_without_mux() {
             json!({"type": "ws", "path": "/chat", "tls": identity.trusted(), "mux": mux});
         let local = local(server.address, &transport);
         matrix::run(&local.socks(), &Targets::start(), &WITHOUT_HALF_CLOSE);
+    }
+}
+
+/// A port that leads to the server by TCP alone.
+fn without_udp(server: SocketAddr) -> TcpTarget {
+    TcpTarget::serve(move |client| {
+        let upstream = socks::dial(server);
+        let pass = |mut from: &TcpStream, mut to: &TcpStream| {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| pass(&upstream, &client));
+            pass(&client, &upstream);
+        });
+    })
+}
+
+#[test]
+fn datagrams_go_inside_where_there_is_no_udp() {
+    let identity = Identity::new();
+    let targets = Targets::start();
+    for method in [METHOD, "aes-256-gcm"] {
+        let spec = Spec::new(method);
+        let server = Start::server(Program::Ssr, &spec)
+            .with(json!({"transport": {"type": "ws", "tls": identity.own()}}))
+            .run();
+        let gate = without_udp(server.address);
+        let at = ([127, 0, 0, 1], gate.port()).into();
+        let local = |udp_over| {
+            Start::local(Program::Ssr, &spec, at)
+                .with(json!({"transport": {
+                    "type": "ws", "tls": identity.trusted(), "udp_over": udp_over,
+                }}))
+                .run()
+        };
+        let inside = local("ws");
+        let failed = matrix::failures(&inside.socks(), &targets, |name| name.starts_with("udp"));
+        assert!(failed.is_empty(), "{method}: {failed:#?}");
+        let beside = local("udp").socks().associate();
+        beside.send(&targets.udp.target(), b"lost");
+        assert!(beside.receive(SILENCE).is_none());
     }
 }
 

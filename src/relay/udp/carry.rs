@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
@@ -137,6 +137,11 @@ impl Carrier<'_> {
     /// From the stream to the socket.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         for _ in 0..TURN {
+            // A new socket does not know yet that there is room in it.
+            match ready!(self.socket.poll_send_ready(cx)) {
+                Ok(()) => {}
+                Err(_) => return Poll::Ready(Ended::Socket),
+            }
             let mut buffer = self
                 .partial
                 .take()
@@ -147,7 +152,7 @@ impl Carrier<'_> {
                 .pipe
                 .poll_take(cx, bytes.get_mut(raw.end..).unwrap_or_default());
             let Poll::Ready(taken) = taken else {
-                if !raw.is_empty() {
+                if raw.start < raw.end {
                     self.partial = Some(buffer);
                 }
                 return if self.pipe.is_abandoned() {
