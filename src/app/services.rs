@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Error;
 use super::handshakes::Handshakes;
 use super::worker::{Job, Port, packets};
+use super::{Error, transport};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
 use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
@@ -97,7 +97,10 @@ impl Builder<'_> {
                     begun: Instant::now(),
                     patience: self.config.timeouts.handshake,
                 };
-                bound = self.streams(address, &server.socket, inbound, direct.clone(), idle)?;
+                let (at, listeners) = self.bind_tcp(address, &server.socket)?;
+                bound = at;
+                let transport = transport::server(server)?;
+                self.port(listeners, inbound, direct.clone(), idle, transport);
             }
             if server.mode.udp {
                 let inbound = PacketInbound::Shadowsocks {
@@ -123,7 +126,7 @@ impl Builder<'_> {
                 .servers
                 .iter()
                 .map(|server| self.server(server))
-                .collect(),
+                .collect::<Result<_, _>>()?,
         );
         let addresses = self
             .config
@@ -189,6 +192,7 @@ impl Builder<'_> {
                 inbound,
                 servers.clone(),
                 self.config.timeouts.idle,
+                None,
             );
         }
         tracing::info!(%address, protocol = local.protocol.name(), mode = local.mode.name(), "listening");
@@ -196,8 +200,8 @@ impl Builder<'_> {
     }
 
     /// A server as `local` sees it.
-    fn server(&self, server: &Server) -> shadowsocks::Server {
-        shadowsocks::Server::new(
+    fn server(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
+        Ok(shadowsocks::Server::new(
             server.address.clone(),
             Credentials::new(
                 server.method,
@@ -205,12 +209,13 @@ impl Builder<'_> {
                 server.keys.key.clone(),
             ),
             self.direct(&server.socket, true),
+            transport::client(server)?,
             (server.mode.tcp, server.mode.udp),
             match server.warm {
                 config::Warm::Auto => Wish::Auto,
                 config::Warm::Count(count) => Wish::Count(count),
             },
-        )
+        ))
     }
 
     fn direct(&self, socket: &config::SocketOptions, fragment: bool) -> Direct {
@@ -223,25 +228,14 @@ impl Builder<'_> {
         }
     }
 
-    fn streams<I, O>(
+    fn port<I, O>(
         &mut self,
-        address: SocketAddr,
-        options: &config::SocketOptions,
+        listeners: Vec<TcpListener>,
         inbound: I,
         outbound: O,
         idle: Duration,
-    ) -> Result<SocketAddr, Error>
-    where
-        I: crate::relay::tcp::Inbound + Send + 'static,
-        O: crate::relay::tcp::Outbound + Send + 'static,
-    {
-        let (bound, listeners) = self.bind_tcp(address, options)?;
-        self.port(listeners, inbound, outbound, idle);
-        Ok(bound)
-    }
-
-    fn port<I, O>(&mut self, listeners: Vec<TcpListener>, inbound: I, outbound: O, idle: Duration)
-    where
+        transport: Option<crate::net::transport::Server>,
+    ) where
         I: crate::relay::tcp::Inbound + Send + 'static,
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
@@ -259,6 +253,7 @@ impl Builder<'_> {
             counters: Arc::clone(self.counters),
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
+            transport,
         });
         for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
             jobs.push(port.job(listener));

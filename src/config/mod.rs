@@ -37,9 +37,9 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Network, Protocol, ReplayPolicy,
-    Role, Rotation, Server, Sink, SocketOptions, Timeouts, Tls, Transport, User, Warm, WebSocket,
-    Weight, Writer,
+    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role,
+    Rotation, Server, Sink, SocketOptions, Timeouts, Tls, Transport, User, Warm, WebSocket, Weight,
+    Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::net::tls;
+use crate::net::transport::Network;
 use crate::wire::address::Address;
 use crate::wire::http::Endpoint;
 
@@ -131,15 +132,6 @@ pub struct WebSocket {
     pub mux: bool,
     /// Whose `X-Forwarded-For` server believes.
     pub trusted_proxies: Vec<Network>,
-}
-
-/// The addresses that begin alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// One of them; never an IPv4 address in IPv6's clothes.
-    pub ip: IpAddr,
-    /// How many bits are alike.
-    pub prefix: u8,
 }
 
 /// The keys of one server. For server, `key` is its own and `identity` is empty.

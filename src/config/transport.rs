@@ -1,15 +1,15 @@
 //! `transport`: what stands between TCP and Shadowsocks. The old spelling of the same is in [`super::plugin`].
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::crypto::base64;
 use crate::net::tls::{self, Pem, Trust};
+use crate::net::transport::Network;
 use crate::wire::address::Address;
 use crate::wire::http::{self, Endpoint};
 
 use super::file;
-use super::model::{Network, Role, Tls, Transport, WebSocket};
+use super::model::{Role, Tls, Transport, WebSocket};
 use super::scalar::{Number, TlsForm};
 use super::servers::{Build, key_at};
 
@@ -164,9 +164,9 @@ impl Build<'_, '_> {
         let path = key_at(at, "trusted_proxies");
         let mut networks = Vec::new();
         for (index, text) in list.items.iter().enumerate() {
-            match network(text) {
-                Some(network) => networks.push(network),
-                None => self.cx.report.error(
+            match text.parse() {
+                Ok(network) => networks.push(network),
+                Err(()) => self.cx.report.error(
                     &format!("{path}[{index}]"),
                     "not a network: an IP address, or one with the length of a prefix as in `10.0.0.0/8`",
                 ),
@@ -322,43 +322,6 @@ impl WebSocket {
         }
         endpoint
     }
-}
-
-impl Network {
-    /// Whether `ip` is in it.
-    #[must_use]
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.ip, ip.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => same_prefix(
-                u32::from(own).into(),
-                u32::from(other).into(),
-                32 - u32::from(self.prefix),
-            ),
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                same_prefix(own.into(), other.into(), 128 - u32::from(self.prefix))
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Whether two addresses differ in the last `free` bits alone.
-fn same_prefix(one: u128, other: u128, free: u32) -> bool {
-    (one ^ other).checked_shr(free).unwrap_or(0) == 0
-}
-
-fn network(text: &str) -> Option<Network> {
-    let (ip, prefix) = match text.trim().split_once('/') {
-        Some((ip, prefix)) => (ip, Some(prefix)),
-        None => (text.trim(), None),
-    };
-    let ip = ip.parse::<IpAddr>().ok()?.to_canonical();
-    let most = if ip.is_ipv4() { 32 } else { 128 };
-    let prefix = match prefix {
-        Some(prefix) => prefix.parse::<u8>().ok().filter(|prefix| *prefix <= most)?,
-        None => most,
-    };
-    Some(Network { ip, prefix })
 }
 
 /// 32 bytes in hex, or in base64 as curl takes them (`sha256//…`).

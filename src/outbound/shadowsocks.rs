@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::direct::Direct;
 use super::warm::{Warm, Wish};
-use crate::net::{Stream, udp};
+use crate::net::{self, Stream, transport, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg, Outbound, Request};
 use crate::relay::udp::codec::{Unwrap, Wrap};
@@ -31,6 +31,8 @@ pub struct Server {
     pub credentials: Credentials,
     /// How it is connected to.
     pub direct: Direct,
+    /// What stands between TCP and Shadowsocks.
+    pub transport: Option<Arc<transport::Client>>,
     /// Whether it takes streams, and datagrams.
     pub mode: (bool, bool),
     warm: Warm,
@@ -46,6 +48,7 @@ impl Server {
         address: Address,
         credentials: Credentials,
         direct: Direct,
+        transport: Option<transport::Client>,
         mode: (bool, bool),
         warm: Wish,
     ) -> Self {
@@ -53,12 +56,39 @@ impl Server {
             address,
             credentials,
             direct,
+            transport: transport.map(Arc::new),
             mode,
             warm: Warm::new(warm),
             failed: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
         }
     }
+}
+
+impl Server {
+    /// Opens spare connections, if any are wanted.
+    fn refill(&self) {
+        self.warm
+            .refill(&self.direct, &self.address, self.transport.as_ref());
+    }
+}
+
+/// A connection to a server, ready for Shadowsocks.
+///
+/// # Errors
+/// Those of [`Direct::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
+pub(super) async fn dial(
+    direct: &Direct,
+    server: &Address,
+    transport: Option<&transport::Client>,
+) -> Result<Stream, Error> {
+    let stream = direct.dial(server, true).await?;
+    let Some(transport) = transport else {
+        return Ok(stream);
+    };
+    let upgraded = timeout(direct.connect, Box::pin(transport.upgrade(stream))).await;
+    let seconds = direct.connect.as_secs();
+    Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
 }
 
 /// Servers in the order of the config: the first that can be reached is used.
@@ -105,18 +135,19 @@ impl Servers {
     /// A connection to `server`: a spare one if there is any, and spares for the requests to come.
     async fn connection(&self, server: &Server) -> Result<Stream, Error> {
         if let Some(stream) = server.warm.take() {
-            server.warm.refill(&server.direct, &server.address);
+            server.refill();
             return Ok(stream);
         }
         let begun = Instant::now();
-        let dialled = server.direct.dial(&server.address, true).await;
+        let transport = server.transport.as_deref();
+        let dialled = dial(&server.direct, &server.address, transport).await;
         match &dialled {
             Ok(_) => {
                 if server.failed.swap(false, Relaxed) {
                     tracing::info!(server = %server.address, "server can be reached again");
                 }
                 server.warm.dialled(begun.elapsed());
-                server.warm.refill(&server.direct, &server.address);
+                server.refill();
             }
             Err(error) => {
                 server.failed_at.store(self.now(), Relaxed);
@@ -138,7 +169,7 @@ impl Outbound for Servers {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let mut failure = Error::Connect(crate::net::Error::NoAddress);
+        let mut failure = Error::Connect(net::Error::NoAddress);
         for server in self.order(|server| server.mode.0) {
             match self.connection(server).await {
                 Ok(stream) => {
