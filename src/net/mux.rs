@@ -388,17 +388,12 @@ impl Server {
         let waiting = pipe.waiting();
         let size = Size::holding(waiting.min(MAX_DATA)).unwrap_or(Size::Medium);
         let taken = if waiting == 0 {
-            carried
-                .pipe
-                .poll_take(cx, &mut [])
-                .map(|taken| (taken, None))
+            pipe.poll_take(cx, &mut []).map(|taken| (taken, None))
         } else {
             let mut buffer = Buffer::take_exact(size);
             let (bytes, ..) = buffer.parts();
             let most = bytes.len().min(MAX_DATA);
-            let taken = carried
-                .pipe
-                .poll_take(cx, bytes.get_mut(..most).unwrap_or_default());
+            let taken = pipe.poll_take(cx, bytes.get_mut(..most).unwrap_or_default());
             taken.map(|taken| (taken, Some(buffer)))
         };
         match taken {

@@ -60,7 +60,7 @@ async fn pair(first: &[u8]) -> (Stream, Stream) {
         client
     };
     let (client, server) = within(async { tokio::join!(client, serve(far)) }).await;
-    let Accepted::One(server) = server.unwrap() else {
+    let Accepted::Bare(server) = server.unwrap() else {
         panic!("mux.cool");
     };
     (client, server)
@@ -369,7 +369,7 @@ async fn refusal_of_a_server_says_its_status() {
 /// A server that answers on each of its streams with what came, and the end with the end.
 async fn echo_server(socket: TcpStream) -> io::Result<()> {
     match serve(socket).await? {
-        Accepted::One(stream) => {
+        Accepted::Bare(stream) => {
             echo(stream).await;
             Ok(())
         }

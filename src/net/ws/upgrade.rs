@@ -61,7 +61,7 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
 /// What a client that was agreed with speaks.
 pub enum Accepted {
     /// One stream, bare or the only one within mux.cool.
-    One(Stream),
+    Bare(Stream),
     /// Any number within mux.cool.
     Mux(Box<mux::Server>),
 }
@@ -104,11 +104,11 @@ pub async fn accept(
         loop {
             match detect(ws.ahead()) {
                 Some(Kind::Bare) => {
-                    return Ok::<_, io::Error>(Accepted::One(Stream::layered(ws)));
+                    return Ok::<_, io::Error>(Accepted::Bare(Stream::layered(ws)));
                 }
                 Some(Kind::Mux) if ws.peer_knows_end() => {
                     let ws = ws.with_session(Session::server())?;
-                    return Ok(Accepted::One(Stream::layered(ws)));
+                    return Ok(Accepted::Bare(Stream::layered(ws)));
                 }
                 Some(Kind::Mux) => return Ok(Accepted::Mux(Box::new(mux::Server::new(ws)))),
                 _ if poll_fn(|cx| ws.poll_ahead(cx)).await? => {
