@@ -19,6 +19,7 @@ use crate::inbound::associations::Associations;
 use crate::inbound::shadowsocks::{Replay, Shadowsocks};
 use crate::inbound::socks::{Datagrams, Socks};
 use crate::net::{SocketOptions, listener};
+use crate::outbound::datagrams::{Inside, WithPackets};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::warm::Wish;
@@ -100,7 +101,13 @@ impl Builder<'_> {
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
                 let transport = transport::server(server)?;
-                self.port(listeners, inbound, direct.clone(), idle, transport);
+                // Over WebSocket a client may send its datagrams inside, too.
+                if server.mode.udp && transport.as_ref().is_some_and(|made| made.ws.is_some()) {
+                    let outbound = WithPackets::new(direct.clone(), bound, self.config.udp_timeout);
+                    self.port(listeners, inbound, outbound, idle, transport);
+                } else {
+                    self.port(listeners, inbound, direct.clone(), idle, transport);
+                }
             }
             if server.mode.udp {
                 let inbound = PacketInbound::Shadowsocks {
@@ -211,6 +218,15 @@ impl Builder<'_> {
             self.direct(&server.socket, true),
             transport::client(server)?,
             (server.mode.tcp, server.mode.udp),
+            server
+                .transport
+                .as_ref()
+                .is_some_and(|transport| transport.udp_inside)
+                .then(|| Inside {
+                    timeouts: self.timeouts(self.config.udp_timeout),
+                    idle: self.config.udp_timeout,
+                    counters: Arc::clone(self.counters),
+                }),
             match server.warm {
                 config::Warm::Auto => Wish::Auto,
                 config::Warm::Count(count) => Wish::Count(count),
@@ -239,17 +255,10 @@ impl Builder<'_> {
         I: crate::relay::tcp::Inbound + Send + 'static,
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
-        let timeouts = &self.config.timeouts;
         let port = Arc::new(Port {
             inbound,
             outbound,
-            timeouts: Timeouts {
-                handshake: timeouts.handshake,
-                connect: timeouts.connect,
-                idle,
-                half_close: timeouts.half_close,
-                first_payload: self.config.first_bytes_wait,
-            },
+            timeouts: self.timeouts(idle),
             counters: Arc::clone(self.counters),
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
@@ -257,6 +266,17 @@ impl Builder<'_> {
         });
         for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
             jobs.push(port.job(listener));
+        }
+    }
+
+    fn timeouts(&self, idle: Duration) -> Timeouts {
+        let timeouts = &self.config.timeouts;
+        Timeouts {
+            handshake: timeouts.handshake,
+            connect: timeouts.connect,
+            idle,
+            half_close: timeouts.half_close,
+            first_payload: self.config.first_bytes_wait,
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::datagrams::{Carriers, Inside, Route};
 use super::direct::Direct;
 use super::warm::{Warm, Wish};
 use crate::net::{self, Stream, transport, udp};
@@ -35,6 +36,8 @@ pub struct Server {
     pub transport: Option<Arc<transport::Client>>,
     /// Whether it takes streams, and datagrams.
     pub mode: (bool, bool),
+    /// What it takes to send datagrams inside streams; `None`: they go beside them.
+    pub inside: Option<Inside>,
     warm: Warm,
     failed: AtomicBool,
     /// When it failed last, in milliseconds since the balancer began.
@@ -50,6 +53,7 @@ impl Server {
         direct: Direct,
         transport: Option<transport::Client>,
         mode: (bool, bool),
+        inside: Option<Inside>,
         warm: Wish,
     ) -> Self {
         Self {
@@ -58,6 +62,7 @@ impl Server {
             direct,
             transport: transport.map(Arc::new),
             mode,
+            inside,
             warm: Warm::new(warm),
             failed: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
@@ -91,12 +96,26 @@ pub(super) async fn dial(
     Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
 }
 
+/// A connection to a server as the end of a relay to `target`.
+pub(super) fn leg(stream: Stream, credentials: &Credentials, target: AddressRef<'_>) -> Leg {
+    let salt = Salt::new(credentials.method(), rand::random());
+    Leg {
+        stream,
+        codec: Some((
+            Opener::response(credentials, salt),
+            Sealer::request(credentials, salt, target),
+        )),
+        first: First::Nothing,
+    }
+}
+
 /// Servers in the order of the config: the first that can be reached is used.
 #[derive(Clone)]
 pub struct Servers(Arc<Inner>);
 
 struct Inner {
     servers: Vec<Server>,
+    carriers: Carriers,
     begun: Instant,
 }
 
@@ -106,6 +125,7 @@ impl Servers {
     pub fn new(servers: Vec<Server>) -> Self {
         Self(Arc::new(Inner {
             servers,
+            carriers: Carriers::default(),
             begun: Instant::now(),
         }))
     }
@@ -173,16 +193,7 @@ impl Outbound for Servers {
         for server in self.order(|server| server.mode.0) {
             match self.connection(server).await {
                 Ok(stream) => {
-                    let salt = Salt::new(server.credentials.method(), rand::random());
-                    let codec = (
-                        Opener::response(&server.credentials, salt),
-                        Sealer::request(&server.credentials, salt, request.target.as_ref()),
-                    );
-                    return Ok(Leg {
-                        stream,
-                        codec: Some(codec),
-                        first: First::Nothing,
-                    });
+                    return Ok(leg(stream, &server.credentials, request.target.as_ref()));
                 }
                 Err(error) => failure = error,
             }
@@ -198,12 +209,26 @@ impl PacketOutbound for Servers {
             .next()
             .ok_or(io::ErrorKind::NotConnected)?;
         let session = rand::random();
+        let (socket, address) = match &server.inside {
+            None => {
+                let socket = server.direct.options.outgoing_udp()?;
+                let socket = udp::Socket::new(socket, server.direct.fragment)?;
+                (socket, server.address.clone())
+            }
+            Some(inside) => {
+                let (socket, carrier) = self.0.carriers.open(Route {
+                    address: server.address.clone(),
+                    credentials: server.credentials.clone(),
+                    direct: server.direct.clone(),
+                    transport: server.transport.clone(),
+                    inside: inside.clone(),
+                })?;
+                (socket, Address::Ip(carrier))
+            }
+        };
         Ok(Upstream {
-            socket: udp::Socket::new(
-                server.direct.options.outgoing_udp()?,
-                server.direct.fragment,
-            )?,
-            server: Some(server.address.clone()),
+            socket,
+            server: Some(address),
             wrap: Wrap::Seal(
                 PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?,
             ),
