@@ -233,6 +233,16 @@ fn upload_arrives(socks: &Socks) {
     assert_eq!(sum, digest(&upload));
 }
 
+/// ss-local listens before its plugin does.
+fn plugin_is_up(local: &Half) {
+    let echo = TcpTarget::echo();
+    eventually("the plugin carries a byte", || {
+        let mut stream = local.socks().connect(&echo.v4());
+        let mut byte = [7];
+        stream.write_all(&byte).is_ok() && stream.read_exact(&mut byte).is_ok()
+    });
+}
+
 fn works_with_the_plugin(kind: Kind, socks: &Socks, targets: &Targets) {
     let can = |name: &str| is_tcp(name) && !PLUGIN_CANNOT.contains(&name);
     let failed = matrix::failures(socks, targets, can);
@@ -270,6 +280,7 @@ fn v2ray_plugin_clients_with_and_without_mux_reach_one_ssr_port() {
             let local = Start::local(Libev, &spec, server.address)
                 .with(certificate.plugin_client(kind(mux)))
                 .run();
+            plugin_is_up(&local);
             works_with_the_plugin(kind(mux), &local.socks(), &targets);
         }
     }
@@ -293,6 +304,7 @@ fn download_until_the_end_ends_at_a_v2ray_plugin_client() {
         let local = Start::local(Libev, &spec, server.address)
             .with(certificate.plugin_client(kind))
             .run();
+        plugin_is_up(&local);
         let mut stream = local.socks().connect(&target.v4());
         stream.write_all(b"GET!").unwrap();
         let mut body = Vec::new();

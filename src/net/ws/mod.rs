@@ -331,8 +331,16 @@ impl WebSocket {
         })
     }
 
+    /// A server has heard what its client understands, and shows a stranger nothing that tells it from others.
+    const fn greet(&mut self) {
+        if matches!(self.role, Role::Server) && !self.peer_knows_end() {
+            self.encoder.skip_greeting();
+        }
+    }
+
     /// Begins a frame of `len` bytes at most, behind `extra`; masks those of `bytes` that will go with it.
     fn begin(&mut self, extra: &[u8], len: usize, bytes: &mut [u8]) {
+        self.greet();
         let (head, key) = self.encoder.data(extra, len, rand::random());
         if let Some(key) = key {
             let _ = xor(bytes.get_mut(..len).unwrap_or_default(), key);
@@ -417,6 +425,7 @@ impl WebSocket {
     /// Puts a frame of `payload`, a few bytes, behind those that wait; see [`WebSocket::poll_flushed`]. Not within a
     /// frame of the caller's.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, payload: &[u8]) {
+        self.greet();
         let (head, _) = self.encoder.data(payload, 0, rand::random());
         self.head = Some((head, 0));
         // If the connection is broken, the next read will tell.

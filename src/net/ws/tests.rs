@@ -446,28 +446,14 @@ impl ByHand {
     /// The next frame of the server: id, status, data.
     async fn hear(&mut self) -> (u16, u8, Vec<u8>) {
         let mut payload = Vec::new();
-        assert_eq!(self.0.read_u8().await.unwrap() & 0x0f, 2);
+        // A frame as any, without the sign that only ours understand.
+        assert_eq!(self.0.read_u8().await.unwrap(), 0x82);
         let len = match self.0.read_u8().await.unwrap() {
             126 => usize::from(self.0.read_u16().await.unwrap()),
             127 => usize::try_from(self.0.read_u64().await.unwrap()).unwrap(),
             len => usize::from(len),
         };
         payload.resize(len, 0);
-        self.0.read_exact(&mut payload).await.unwrap();
-        if payload.is_empty() {
-            // Its first fragment, which is how it tells that it understands ends.
-            return Box::pin(self.continued()).await;
-        }
-        Self::parsed(&payload)
-    }
-
-    async fn continued(&mut self) -> (u16, u8, Vec<u8>) {
-        assert_eq!(self.0.read_u8().await.unwrap(), 0x80);
-        let len = match self.0.read_u8().await.unwrap() {
-            126 => usize::from(self.0.read_u16().await.unwrap()),
-            len => usize::from(len),
-        };
-        let mut payload = vec![0; len];
         self.0.read_exact(&mut payload).await.unwrap();
         Self::parsed(&payload)
     }
@@ -530,6 +516,31 @@ async fn stream_of_id_0_closes_its_websocket() {
     within(client.0.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(rest, [0x88, 2, 3, 232], "a Close");
     within(server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn websocket_without_streams_is_closed_in_the_end() {
+    let (near, far) = sockets().await;
+    let server = tokio::spawn(echo_server(far));
+    let mut client = ByHand::new(near).await;
+    client.say(Frame::New { id: 1, data: 1 }, b"x").await;
+    assert_eq!(within(client.hear()).await, (1, 2, b"x".to_vec()));
+    let end = Frame::End {
+        id: 1,
+        error: false,
+    };
+    client.say(end, &[]).await;
+    let begun = Instant::now();
+    // From here on nothing happens but timers.
+    tokio::time::pause();
+    let mut rest = Vec::new();
+    client.0.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 2, 3, 232], "a Close");
+    assert!(
+        begun.elapsed() > Duration::from_secs(16),
+        "v2ray-plugin may use it until then"
+    );
+    server.await.unwrap().unwrap();
 }
 
 #[tokio::test]
