@@ -82,6 +82,12 @@ pub(crate) struct Common {
     /// The encryption method
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
+    /// What stands between TCP and Shadowsocks: builtin:v2ray-plugin
+    #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
+    plugin: Option<String>,
+    /// Its options, as in `tls;host=example.com;path=/x`
+    #[arg(long, value_name = "OPTIONS", requires = "server_addr")]
+    plugin_opts: Option<String>,
     /// End connections that were silent for so many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -304,6 +310,14 @@ impl Common {
     /// Flags that have a value.
     fn values(&self, flags: &mut Overrides) {
         for (value, path, flag) in [
+            (&self.plugin, "plugin", "--plugin"),
+            (&self.plugin_opts, "plugin_opts", "--plugin-opts"),
+        ] {
+            if let Some(value) = value {
+                flags.set(path, value.as_str(), flag);
+            }
+        }
+        for (value, path, flag) in [
             (self.timeout, "timeouts.idle", "--timeout"),
             (self.dns_cache_size, "dns_cache_size", "--dns-cache-size"),
             (self.tcp_keep_alive, "keep_alive", "--tcp-keep-alive"),
@@ -443,7 +457,6 @@ mod tests {
     fn flags_of_features_to_come_are_refused_by_name() {
         for (args, flag) in [
             ("ssr local --acl x", "--acl"),
-            ("ssr server -c x --plugin v2ray-plugin", "--plugin"),
             ("ssr local -c x -f 192.0.2.1:53", "--forward-addr"),
             ("ssr server -c x -d", "--daemonize"),
             ("ssr server -c x -a nobody", "--user"),

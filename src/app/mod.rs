@@ -2,6 +2,7 @@
 //!
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
+//! - `transport.rs`: what stands between TCP and Shadowsocks.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
@@ -10,6 +11,7 @@
 mod handshakes;
 pub mod log;
 mod services;
+mod transport;
 mod worker;
 
 use std::process::ExitCode;
@@ -41,6 +43,14 @@ pub enum Error {
     /// The resolver.
     #[error("DNS: {0}")]
     Dns(#[from] dns::Error),
+    /// The files of TLS.
+    #[error("{at}.{}: {source}", source.key())]
+    Tls {
+        /// The key path of the config.
+        at: String,
+        /// What is wrong.
+        source: crate::net::tls::Error,
+    },
     /// A listening address given as a name.
     #[error("cannot resolve the listening address {name}: {source}")]
     Listen {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use crate::crypto::{Key, Method};
 use crate::dns;
+use crate::net::tls;
+use crate::net::transport::Network;
 use crate::wire::address::Address;
+use crate::wire::http::Endpoint;
 
 use super::diagnostic::Diagnostic;
 use super::secret::Secret;
@@ -90,6 +93,43 @@ pub struct Server {
     pub socket: SocketOptions,
     /// This entry's own idle timeout, over [`Timeouts::idle`].
     pub idle: Option<Duration>,
+    /// What stands between TCP and Shadowsocks; `None`: nothing.
+    pub transport: Option<Transport>,
+}
+
+/// What stands between TCP and Shadowsocks. At least one of TLS and WebSocket.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    /// TLS, the outer one of the two.
+    pub tls: Option<Tls>,
+    /// WebSocket.
+    pub ws: Option<WebSocket>,
+    /// Whether local sends datagrams inside it, and not beside it.
+    pub udp_inside: bool,
+}
+
+/// TLS, for both roles.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The key path that described it.
+    pub at: String,
+    /// The server's name, where it is another than its address or the host of WebSocket.
+    pub server_name: Option<String>,
+    /// Which server local takes for the right one.
+    pub trust: tls::Trust,
+    /// The server's chain of certificates and its key; always there for server.
+    pub identity: Option<(tls::Pem, tls::Pem)>,
+}
+
+/// WebSocket, for both roles.
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    /// Where it is served. Without a host, server takes any and local sends the server's address.
+    pub endpoint: Endpoint,
+    /// Whether local puts mux.cool into it.
+    pub mux: bool,
+    /// Whose `X-Forwarded-For` server believes.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The keys of one server. For server, `key` is its own and `identity` is empty.

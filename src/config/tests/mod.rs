@@ -10,6 +10,7 @@
 mod errors;
 mod flags;
 mod references;
+mod transport;
 mod values;
 
 use std::path::Path;
