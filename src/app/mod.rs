@@ -2,11 +2,13 @@
 //!
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
+//! - `forwards.rs`: the same for ports with one target.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
 //! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
 
+mod forwards;
 mod handshakes;
 pub mod log;
 mod services;

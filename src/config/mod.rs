@@ -12,7 +12,9 @@
 
 mod diagnostic;
 mod document;
+mod endpoint;
 mod file;
+mod forwards;
 mod keys;
 mod load;
 mod locals;
@@ -35,8 +37,9 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role,
-    Rotation, Server, Sink, SocketOptions, Timeouts, User, Warm, Weight, Writer,
+    Balancer, Config, Credential, Endpoint, Forward, Keys, Limits, Local, Log, Mode, Protocol,
+    ReplayPolicy, Role, Rotation, Scheme, Server, Sink, SocketOptions, Timeouts, User, Warm,
+    Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

@@ -18,6 +18,8 @@ pub enum Role {
     Local,
     /// `ssr server`: listens for clients, connects to targets.
     Server,
+    /// `ssr forward`: neither; only what is under `forwards`.
+    Forward,
 }
 
 impl Role {
@@ -26,6 +28,7 @@ impl Role {
         match self {
             Self::Local => "local",
             Self::Server => "server",
+            Self::Forward => "forward",
         }
     }
 }
@@ -35,10 +38,12 @@ impl Role {
 pub struct Config {
     /// Whom it was read for.
     pub role: Role,
-    /// At least one. What local connects to, and what server listens as.
+    /// At least one, but for forward. What local connects to, and what server listens as.
     pub servers: Vec<Server>,
-    /// What local listens on, at least one; empty for server.
+    /// What local listens on, at least one; empty for the others.
     pub locals: Vec<Local>,
+    /// From where to where bytes are carried as they are; at least one for forward.
+    pub forwards: Vec<Forward>,
     /// How long each thing may take.
     pub timeouts: Timeouts,
     /// How long a UDP association stays without traffic; at least 60 s where a method of 2022 is used (SIP022 §3.2).
@@ -208,6 +213,72 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Socks => "socks",
+        }
+    }
+}
+
+/// A port whose connections, or datagrams, go to one target.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Where to listen.
+    pub listen: Endpoint,
+    /// Where to carry to; UDP if and only if `listen` is.
+    pub target: Endpoint,
+}
+
+/// A side of a [`Forward`].
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// Where; port 0 on the listening side is any free one.
+    pub address: Address,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", self.scheme.name(), self.address)
+    }
+}
+
+/// What is spoken at an [`Endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// A plain stream.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// WebSocket (RFC 6455).
+    Ws,
+    /// WebSocket in TLS.
+    Wss,
+}
+
+impl Scheme {
+    /// Its name in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp, Self::Ws, Self::Wss];
+        all.into_iter().find(|scheme| scheme.name() == name)
+    }
+
+    pub(super) fn is_ws(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    pub(super) fn default_port(self) -> Option<u16> {
+        match self {
+            Self::Tcp | Self::Udp => None,
+            Self::Ws => Some(80),
+            Self::Wss => Some(443),
         }
     }
 }

@@ -17,6 +17,9 @@ pub(super) enum Kind {
     Server,
     User,
     Local,
+    Forward,
+    Endpoint,
+    EndpointTls,
     Security,
     ReplayAttack,
     Balancer,
@@ -32,6 +35,7 @@ pub(super) enum Kind {
     Servers,
     Users,
     Locals,
+    Forwards,
     Writers,
     /// Not ours to check: a resolver's options, passwords by port.
     Free,
@@ -42,7 +46,12 @@ impl Kind {
     pub(super) fn is_object(self) -> bool {
         !matches!(
             self,
-            Self::Servers | Self::Users | Self::Locals | Self::Writers | Self::Free
+            Self::Servers
+                | Self::Users
+                | Self::Locals
+                | Self::Forwards
+                | Self::Writers
+                | Self::Free
         )
     }
 
@@ -52,6 +61,7 @@ impl Kind {
             Self::Servers => Self::Server,
             Self::Users => Self::User,
             Self::Locals => Self::Local,
+            Self::Forwards => Self::Forward,
             Self::Writers => Self::Writer,
             other => other,
         }
@@ -90,7 +100,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         &[
             "acl",
             "admin",
-            "forwards",
             "launchd_tcp_socket_name",
             "launchd_udp_socket_name",
             "manager_address",
@@ -235,6 +244,9 @@ const KINDS: &[Kind] = &[
     Kind::Server,
     Kind::User,
     Kind::Local,
+    Kind::Forward,
+    Kind::Endpoint,
+    Kind::EndpointTls,
     Kind::Security,
     Kind::ReplayAttack,
     Kind::Balancer,
@@ -265,6 +277,9 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
+        (Kind::Top, "forwards") => Kind::Forwards,
+        (Kind::Forward, "listen" | "target") => Kind::Endpoint,
+        (Kind::Endpoint, "tls") => Kind::EndpointTls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
@@ -333,6 +348,9 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Server => "in an entry of `servers`",
             Kind::User => "in an entry of `users`",
             Kind::Local => "in an entry of `locals`",
+            Kind::Forward => "in an entry of `forwards`",
+            Kind::Endpoint => "in `listen` or `target` of a forward",
+            Kind::EndpointTls => "in `tls` of a forward's `listen` or `target`",
             Kind::ReplayAttack => "in `security.replay_attack`",
             Kind::Security => "in `security`",
             Kind::Balancer => "in `balancer`",
@@ -368,6 +386,9 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Server => fields_of::<file::Server>(),
         Kind::User => fields_of::<file::User>(),
         Kind::Local => fields_of::<file::Local>(),
+        Kind::Forward => fields_of::<file::Forward>(),
+        Kind::Endpoint => fields_of::<file::Endpoint>(),
+        Kind::EndpointTls => fields_of::<file::ForwardTls>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
         Kind::Balancer => fields_of::<file::Balancer>(),
@@ -380,7 +401,12 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Runtime => fields_of::<file::Runtime>(),
         Kind::Timeouts => fields_of::<file::Timeouts>(),
         Kind::Limits => fields_of::<file::Limits>(),
-        Kind::Servers | Kind::Users | Kind::Locals | Kind::Writers | Kind::Free => &[],
+        Kind::Servers
+        | Kind::Users
+        | Kind::Locals
+        | Kind::Forwards
+        | Kind::Writers
+        | Kind::Free => &[],
     }
 }
 

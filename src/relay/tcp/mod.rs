@@ -190,6 +190,10 @@ async fn establish<I: Inbound, O: Outbound>(
             Err(error) => Err((error, Some(target))),
         },
         Err(error) => {
+            if request.trusted {
+                // Nobody but the operator can mend it.
+                tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target: the client is closed");
+            }
             if let Some(reply) = &request.reply {
                 // The client learns why; one that does not take the answer is gone anyway.
                 let _ = timeout(
