@@ -5,6 +5,7 @@
 //! - [`dial`]: connecting, with the address families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
+//! - [`splice`]: from socket to socket inside the kernel.
 //! - [`pool`]: the buffers that are held only while data moves.
 //! - [`udp`]: datagrams in batches.
 
@@ -14,6 +15,7 @@ pub mod listener;
 pub mod options;
 pub mod pipe;
 pub mod pool;
+pub mod splice;
 pub mod stream;
 pub mod udp;
 

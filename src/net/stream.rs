@@ -290,6 +290,20 @@ impl Stream {
         }
     }
 
+    /// Whether it is a bare socket, whose bytes the kernel can move by itself.
+    #[must_use]
+    pub const fn is_socket(&self) -> bool {
+        self.tcp().is_some()
+    }
+
+    /// The socket, where nothing stands over it.
+    pub(super) const fn tcp(&self) -> Option<&TcpStream> {
+        match &self.0 {
+            Kind::Tcp(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     /// Our own address.
     ///
     /// # Errors
@@ -372,7 +386,7 @@ fn write_tcp(
 /// One system call inside `try_io`. A call that moved less than `room` has shown that the socket is empty (or full):
 /// `try_io` is told `WouldBlock`, so that it waits for the next event, and the count is kept aside. The end of a stream
 /// and errors are not lost by this, since the reactor never clears those.
-fn once(
+pub(super) fn once(
     room: usize,
     try_io: impl FnOnce(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
     interest: Interest,

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod half;
+mod splice;
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
