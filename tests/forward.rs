@@ -41,6 +41,28 @@ fn one_byte_and_many_arrive_as_they_were_sent() {
     forward::both_ways(forward.connect(), 20 * MIB, 20 * MIB);
 }
 
+/// Bytes that the process has read and written through memory of its own (`/proc/PID/io`).
+#[cfg(target_os = "linux")]
+fn bytes_through_memory(process: &Process) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{}/io", process.id())).unwrap();
+    let fields = text.lines().filter_map(|line| {
+        line.strip_prefix("rchar: ")
+            .or_else(|| line.strip_prefix("wchar: "))
+    });
+    fields.map(|digits| digits.parse::<usize>().unwrap()).sum()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn bulk_does_not_enter_user_space() {
+    let target = TcpTarget::duplex();
+    let forward = Forwarder::tcp(target.port());
+    let before = bytes_through_memory(&forward.process);
+    forward::both_ways(forward.connect(), 50 * MIB, 50 * MIB);
+    let copied = bytes_through_memory(&forward.process) - before;
+    assert!(copied < 4 * MIB, "{copied} bytes of {}", 100 * MIB);
+}
+
 #[test]
 fn a_name_and_ipv6_are_targets_too() {
     let target = TcpTarget::echo();
