@@ -10,6 +10,7 @@ use super::meaning::Context;
 use super::model::{Endpoint, Forward, Role, Scheme};
 use super::scalar::UrlOr;
 use super::servers::key_at;
+use super::websocket::Written;
 
 /// Every forward that is not disabled.
 pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
@@ -36,7 +37,7 @@ pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
 
 /// Which end of a forward.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Listen,
     Target,
 }
@@ -94,22 +95,17 @@ fn endpoint(
     if !is_reachable(&url.address, end, &path, cx) {
         return None;
     }
-    if url.scheme.is_ws() || keys.host.is_some() || keys.headers.is_some() || keys.tls.is_some() {
-        let name = url.scheme.name();
-        cx.report
-            .error(&path, format!("`{name}`: not yet in this version of ssr"));
-        return None;
-    }
-    if let Some((name, _)) = url.options.first() {
-        cx.report.error_hint(
-            &path,
-            format!("a `{}` URL has no option `{name}`", url.scheme.name()),
-            "leave out what follows the port",
-        );
-        return None;
-    }
+    let written = Written {
+        at,
+        url_at: &path,
+        url: &url,
+        keys,
+    };
+    // Also where there is none: an option that means nothing is an error.
+    let ws = written.websocket(end, cx)?;
     Some(Endpoint {
         scheme: url.scheme,
+        ws: url.scheme.is_ws().then(|| Box::new(ws)),
         address: url.address,
     })
 }

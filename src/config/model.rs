@@ -233,11 +233,63 @@ pub struct Endpoint {
     pub scheme: Scheme,
     /// Where; port 0 on the listening side is any free one.
     pub address: Address,
+    /// Of `ws` and `wss`: the rest.
+    pub ws: Option<Box<WebSocket>>,
+}
+
+/// What belongs to a WebSocket beyond its address.
+#[derive(Clone)]
+pub struct WebSocket {
+    /// The path, for a target with its query.
+    pub path: String,
+    /// The `Host` that a target is asked with; where we listen, the one that is wanted, or `None` for any.
+    pub host: Option<String>,
+    /// Fields that a target is sent besides.
+    pub fields: Vec<(String, String)>,
+    /// Of `wss`.
+    pub tls: Option<Tls>,
+}
+
+/// There may be secrets in the fields.
+impl std::fmt::Debug for WebSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.fields.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("WebSocket")
+            .field("path", &self.path)
+            .field("host", &self.host)
+            .field("fields", &names)
+            .field("tls", &self.tls)
+            .finish()
+    }
+}
+
+/// TLS of one side.
+#[derive(Clone, Debug)]
+pub enum Tls {
+    /// Where we listen; both are PEM files.
+    Server {
+        /// The chain of certificates, our own first.
+        cert: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+    /// Towards a target.
+    Client {
+        /// The name that its certificate is to be for.
+        name: String,
+        /// A PEM file of authorities in place of the usual ones.
+        ca: Option<PathBuf>,
+        /// SHA-256 of the public keys that it may have.
+        pins: Vec<[u8; 32]>,
+        /// Whether it is believed whatever it shows.
+        insecure: bool,
+    },
 }
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}", self.scheme.name(), self.address)
+        let path = self.ws.as_ref().map_or("", |ws| ws.path.as_str());
+        write!(f, "{}://{}{path}", self.scheme.name(), self.address)
     }
 }
 
