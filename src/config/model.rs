@@ -234,12 +234,12 @@ pub struct Endpoint {
     /// Where; port 0 on the listening side is any free one.
     pub address: Address,
     /// Of `ws` and `wss`: the rest.
-    pub ws: Option<Box<WebSocket>>,
+    pub ws: Option<Box<EndpointWs>>,
 }
 
-/// What belongs to a WebSocket beyond its address.
+/// What belongs to a EndpointWs beyond its address.
 #[derive(Clone)]
-pub struct WebSocket {
+pub struct EndpointWs {
     /// The path, for a target with its query.
     pub path: String,
     /// The `Host` that a target is asked with; where we listen, the one that is wanted, or `None` for any.
@@ -247,14 +247,14 @@ pub struct WebSocket {
     /// Fields that a target is sent besides.
     pub fields: Vec<(String, String)>,
     /// Of `wss`.
-    pub tls: Option<Tls>,
+    pub tls: Option<EndpointTls>,
 }
 
 /// There may be secrets in the fields.
-impl std::fmt::Debug for WebSocket {
+impl std::fmt::Debug for EndpointWs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<&str> = self.fields.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("WebSocket")
+        f.debug_struct("EndpointWs")
             .field("path", &self.path)
             .field("host", &self.host)
             .field("fields", &names)
@@ -265,7 +265,7 @@ impl std::fmt::Debug for WebSocket {
 
 /// TLS of one side.
 #[derive(Clone, Debug)]
-pub enum Tls {
+pub enum EndpointTls {
     /// Where we listen; both are PEM files.
     Server {
         /// The chain of certificates, our own first.
@@ -302,7 +302,7 @@ pub enum Scheme {
     Udp,
     /// WebSocket (RFC 6455).
     Ws,
-    /// WebSocket in TLS.
+    /// EndpointWs in TLS.
     Wss,
 }
 

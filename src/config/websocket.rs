@@ -9,7 +9,7 @@ use super::endpoint::EndpointUrl;
 use super::file;
 use super::forwards::End;
 use super::meaning::Context;
-use super::model::{Scheme, Tls, WebSocket};
+use super::model::{Scheme, EndpointTls, EndpointWs};
 use super::servers::key_at;
 
 /// What stands at `at`: the URL, taken apart, and the keys beside it.
@@ -43,7 +43,7 @@ const OPTIONS: [(&str, Option<End>, bool); 8] = [
 
 impl Written<'_> {
     /// Judges the options; `None` after an error.
-    pub(super) fn websocket(&self, end: End, cx: &mut Context<'_>) -> Option<WebSocket> {
+    pub(super) fn websocket(&self, end: End, cx: &mut Context<'_>) -> Option<EndpointWs> {
         let given = self.given(cx)?;
         for option in &given {
             self.fits(option, end, cx)?;
@@ -58,11 +58,11 @@ impl Written<'_> {
         }
         let host = one("host").or_else(|| (end == End::Target).then(|| self.default_host()));
         let tls = match (self.url.scheme, end) {
-            (Scheme::Wss, End::Listen) => Some(Tls::Server {
+            (Scheme::Wss, End::Listen) => Some(EndpointTls::Server {
                 cert: self.file(one("cert"), "cert", cx)?,
                 key: self.file(one("key"), "key", cx)?,
             }),
-            (Scheme::Wss, End::Target) => Some(Tls::Client {
+            (Scheme::Wss, End::Target) => Some(EndpointTls::Client {
                 name: one("server_name").unwrap_or_else(|| bare(host.as_deref()).to_owned()),
                 ca: one("ca").map(PathBuf::from),
                 pins: match given.iter().find(|option| option.name == "pin_sha256") {
@@ -76,7 +76,7 @@ impl Written<'_> {
             }),
             _ => None,
         };
-        Some(WebSocket {
+        Some(EndpointWs {
             path: match self.url.path.as_str() {
                 "" => "/".to_owned(),
                 path => path.to_owned(),

@@ -7,6 +7,7 @@
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
 //! - [`splice`]: from socket to socket inside the kernel.
 //! - [`pool`]: the buffers that are held only while data moves.
+//! - [`tls`]: TLS over a stream.
 //! - [`udp`]: datagrams in batches.
 
 pub mod dial;
@@ -17,6 +18,7 @@ pub mod pipe;
 pub mod pool;
 pub mod splice;
 pub mod stream;
+pub mod tls;
 pub mod udp;
 
 pub use options::SocketOptions;

@@ -1,6 +1,7 @@
 //! What a peer can get wrong on the wire.
 
 use super::socks::Speaks;
+use super::{mux, websocket};
 
 /// A message that breaks its protocol. The variant says what is wrong, [`Error::status`] is its short name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -64,6 +65,12 @@ pub enum Error {
     /// A session that has used up its packet ids.
     #[error("the session has used up its packet ids")]
     PacketId,
+    /// A WebSocket frame that RFC 6455 forbids.
+    #[error("WebSocket: {0}")]
+    WebSocket(#[from] websocket::Violation),
+    /// A mux.cool frame that makes no sense.
+    #[error("mux.cool: {0}")]
+    Mux(#[from] mux::Violation),
 }
 
 impl Error {
@@ -89,6 +96,8 @@ impl Error {
             Self::Denied => "denied",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",
+            Self::WebSocket(_) => "websocket",
+            Self::Mux(_) => "mux",
         }
     }
 }

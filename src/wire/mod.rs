@@ -5,6 +5,9 @@
 //! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
 //! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
 //! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
+//! | [`http`] | the heads of an upgrade to WebSocket, and the answers to other requests |
+//! | [`websocket`] | WebSocket frames that carry a stream of bytes |
+//! | [`mux`] | mux.cool frames, as v2ray-plugin wraps its streams in |
 //! | [`error`] | what a peer can get wrong |
 //!
 //! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
@@ -17,8 +20,11 @@
 
 pub mod address;
 pub mod error;
+pub mod http;
+pub mod mux;
 pub mod socks;
 pub mod ss;
+pub mod websocket;
 
 pub use address::{Address, AddressRef};
 pub use error::Error;
