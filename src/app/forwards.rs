@@ -1,9 +1,13 @@
 //! Forwards: ports whose connections, or datagrams, are carried to one target as they are.
 
+use std::net::SocketAddr;
+
 use super::Error;
 use super::services::Builder;
-use crate::config::{Forward, Scheme};
-use crate::inbound::tunnel::Tunnel;
+use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
+use crate::inbound::tunnel::{Entrance, Tunnel};
+use crate::net::tls;
+use crate::outbound::tunnel;
 use crate::relay::udp::PacketInbound;
 
 impl Builder<'_> {
@@ -12,33 +16,70 @@ impl Builder<'_> {
         let forwards = &self.config.forwards;
         self.note_wildcards(forwards.iter().map(|forward| &forward.listen.address));
         for forward in forwards {
-            self.forward(forward).await?;
+            let Forward { listen, target } = forward;
+            let address = self.listen_address(&listen.address).await?;
+            let bound = match listen.scheme {
+                Scheme::Udp => self.datagrams(address, target)?,
+                Scheme::Tcp | Scheme::Ws | Scheme::Wss => self.tunnel(address, forward)?,
+            };
+            tracing::info!(listen = format!("{}://{bound}", listen.scheme.name()), %target, "forwarding");
         }
         Ok(())
     }
 
-    async fn forward(&mut self, forward: &Forward) -> Result<(), Error> {
+    fn datagrams(&mut self, address: SocketAddr, target: &Endpoint) -> Result<SocketAddr, Error> {
+        let options = &self.config.socket;
+        let direct = self.direct(options, true);
+        let sockets = self.bind_udp(address, options)?;
+        let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
+        let relay = self.relay(PacketInbound::Tunnel(target.address.clone()), direct);
+        self.packets(&relay, sockets);
+        Ok(bound.unwrap_or(address))
+    }
+
+    fn tunnel(&mut self, address: SocketAddr, forward: &Forward) -> Result<SocketAddr, Error> {
         let Forward { listen, target } = forward;
         let options = &self.config.socket;
-        let address = self.listen_address(&listen.address).await?;
+        let idle = self.config.timeouts.idle;
         let direct = self.direct(options, true);
-        let bound = match listen.scheme {
-            Scheme::Udp => {
-                let sockets = self.bind_udp(address, options)?;
-                let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
-                let relay = self.relay(PacketInbound::Tunnel(target.address.clone()), direct);
-                self.packets(&relay, sockets);
-                bound.unwrap_or(address)
-            }
-            Scheme::Tcp | Scheme::Ws | Scheme::Wss => {
-                let inbound = Tunnel {
-                    target: target.address.clone(),
-                };
-                let idle = self.config.timeouts.idle;
-                self.streams(address, options, inbound, direct, idle)?
-            }
+        let inbound = Tunnel {
+            target: target.address.clone(),
+            entrance: match &listen.ws {
+                None => Entrance::Plain,
+                Some(ws) => Entrance::Ws {
+                    request: ws.request.clone(),
+                    tls: server(listen, ws)?,
+                },
+            },
         };
-        tracing::info!(listen = format!("{}://{bound}", listen.scheme.name()), %target, "forwarding");
-        Ok(())
+        match &target.ws {
+            None => self.streams(address, options, inbound, direct, idle),
+            Some(ws) => {
+                let outbound = tunnel::Tunnel {
+                    direct,
+                    request: ws.request.clone(),
+                    tls: client(target, ws)?,
+                };
+                self.streams(address, options, inbound, outbound, idle)
+            }
+        }
+    }
+}
+
+fn server(listen: &Endpoint, ws: &EndpointWs) -> Result<Option<tls::Server>, Error> {
+    match &ws.tls {
+        Some(EndpointTls::Server { cert, key }) => tls::Server::new(cert.clone(), key.clone())
+            .map(Some)
+            .map_err(Error::tls(listen)),
+        _ => Ok(None),
+    }
+}
+
+fn client(target: &Endpoint, ws: &EndpointWs) -> Result<Option<tls::Client>, Error> {
+    match &ws.tls {
+        Some(EndpointTls::Client { name, trust }) => tls::Client::new(name, trust)
+            .map(Some)
+            .map_err(Error::tls(target)),
+        _ => Ok(None),
     }
 }

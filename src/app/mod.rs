@@ -23,9 +23,9 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::dns::{self, Resolver};
-use crate::net::pool;
+use crate::net::{pool, tls};
 use crate::relay::Counters;
 use worker::{Phase, Threads};
 
@@ -51,6 +51,14 @@ pub enum Error {
         /// What the resolver said.
         source: dns::Error,
     },
+    /// The TLS of a forward.
+    #[error("{endpoint}: `{}`: {source}", source.key())]
+    Tls {
+        /// Which side of which forward.
+        endpoint: String,
+        /// What is wrong.
+        source: tls::Error,
+    },
     /// Something else that the system refuses.
     #[error("{what}: {source}")]
     System {
@@ -62,6 +70,11 @@ pub enum Error {
 }
 
 impl Error {
+    fn tls(endpoint: &Endpoint) -> impl FnOnce(tls::Error) -> Self {
+        let endpoint = endpoint.to_string();
+        move |source| Self::Tls { endpoint, source }
+    }
+
     fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
     }

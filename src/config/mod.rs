@@ -38,9 +38,9 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Balancer, Config, Credential, Endpoint, Forward, Keys, Limits, Local, Log, Mode, Protocol,
-    ReplayPolicy, Role, Rotation, Scheme, Server, Sink, SocketOptions, Timeouts, EndpointTls, User, Warm,
-    EndpointWs, Weight, Writer,
+    Balancer, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
+    Log, Mode, Protocol, ReplayPolicy, Role, Rotation, Scheme, Server, Sink, SocketOptions,
+    Timeouts, User, Warm, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::crypto::{Key, Method};
 use crate::dns;
+use crate::net::tls::{Pem, Trust};
 use crate::wire::address::Address;
+use crate::wire::http;
 
 use super::diagnostic::Diagnostic;
 use super::secret::Secret;
@@ -237,58 +239,48 @@ pub struct Endpoint {
     pub ws: Option<Box<EndpointWs>>,
 }
 
-/// What belongs to a EndpointWs beyond its address.
+/// What belongs to a WebSocket beyond its address.
 #[derive(Clone)]
 pub struct EndpointWs {
-    /// The path, for a target with its query.
-    pub path: String,
-    /// The `Host` that a target is asked with; where we listen, the one that is wanted, or `None` for any.
-    pub host: Option<String>,
-    /// Fields that a target is sent besides.
-    pub fields: Vec<(String, String)>,
+    /// What a target is asked for; where we listen, what has to be asked for.
+    pub request: http::Endpoint,
     /// Of `wss`.
     pub tls: Option<EndpointTls>,
 }
 
-/// There may be secrets in the fields.
+/// There may be secrets in header fields.
 impl std::fmt::Debug for EndpointWs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<&str> = self.fields.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("EndpointWs")
-            .field("path", &self.path)
-            .field("host", &self.host)
-            .field("fields", &names)
+            .field("path", &self.request.path)
+            .field("host", &self.request.host)
             .field("tls", &self.tls)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 /// TLS of one side.
 #[derive(Clone, Debug)]
 pub enum EndpointTls {
-    /// Where we listen; both are PEM files.
+    /// Where we listen.
     Server {
         /// The chain of certificates, our own first.
-        cert: PathBuf,
+        cert: Pem,
         /// Its private key.
-        key: PathBuf,
+        key: Pem,
     },
     /// Towards a target.
     Client {
         /// The name that its certificate is to be for.
         name: String,
-        /// A PEM file of authorities in place of the usual ones.
-        ca: Option<PathBuf>,
-        /// SHA-256 of the public keys that it may have.
-        pins: Vec<[u8; 32]>,
-        /// Whether it is believed whatever it shows.
-        insecure: bool,
+        /// Whom we believe.
+        trust: Trust,
     },
 }
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = self.ws.as_ref().map_or("", |ws| ws.path.as_str());
+        let path = self.ws.as_ref().map_or("", |ws| ws.request.path.as_str());
         write!(f, "{}://{}{path}", self.scheme.name(), self.address)
     }
 }
@@ -302,7 +294,7 @@ pub enum Scheme {
     Udp,
     /// WebSocket (RFC 6455).
     Ws,
-    /// EndpointWs in TLS.
+    /// WebSocket in TLS.
     Wss,
 }
 

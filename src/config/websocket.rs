@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use crate::crypto;
+use crate::net::tls::{Pem, Trust};
 use crate::wire::address::Address;
+use crate::wire::http;
 
 use super::endpoint::EndpointUrl;
 use super::file;
 use super::forwards::End;
 use super::meaning::Context;
-use super::model::{Scheme, EndpointTls, EndpointWs};
+use super::model::{EndpointTls, EndpointWs, Scheme};
 use super::servers::key_at;
 
 /// What stands at `at`: the URL, taken apart, and the keys beside it.
@@ -64,27 +66,16 @@ impl Written<'_> {
             }),
             (Scheme::Wss, End::Target) => Some(EndpointTls::Client {
                 name: one("server_name").unwrap_or_else(|| bare(host.as_deref()).to_owned()),
-                ca: one("ca").map(PathBuf::from),
-                pins: match given.iter().find(|option| option.name == "pin_sha256") {
-                    Some(option) => pins(option, cx)?,
-                    None => Vec::new(),
-                },
-                insecure: match given.iter().find(|option| option.name == "insecure") {
-                    Some(option) => switch(option, cx)?,
-                    None => false,
-                },
+                trust: trust(&given, cx)?,
             }),
             _ => None,
         };
-        Some(EndpointWs {
-            path: match self.url.path.as_str() {
-                "" => "/".to_owned(),
-                path => path.to_owned(),
-            },
-            host,
-            fields,
-            tls,
-        })
+        let path = match self.url.path.as_str() {
+            "" => "/".to_owned(),
+            path => path.to_owned(),
+        };
+        let request = http::Endpoint { path, host, fields };
+        Some(EndpointWs { request, tls })
     }
 
     /// All options of both places. One that stands in both, or is unknown, is an error.
@@ -176,8 +167,8 @@ impl Written<'_> {
         Some(())
     }
 
-    fn file(&self, value: Option<String>, name: &str, cx: &mut Context<'_>) -> Option<PathBuf> {
-        let file = value.filter(|value| !value.is_empty()).map(PathBuf::from);
+    fn file(&self, value: Option<String>, name: &str, cx: &mut Context<'_>) -> Option<Pem> {
+        let file = value.filter(|value| !value.is_empty()).map(pem);
         if file.is_none() {
             cx.report.error_hint(
                 self.url_at,
@@ -239,6 +230,26 @@ fn field(option: &Given, cx: &mut Context<'_>) -> Option<(String, String)> {
 fn is_token(name: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.bytes().all(is_token)
+}
+
+fn pem(file: String) -> Pem {
+    Pem::File(PathBuf::from(file))
+}
+
+/// Whom a client believes.
+fn trust(given: &[Given], cx: &mut Context<'_>) -> Option<Trust> {
+    let find = |name: &str| given.iter().find(|option| option.name == name);
+    Some(Trust {
+        ca: find("ca").map(|option| pem(option.value.clone())),
+        pins: match find("pin_sha256") {
+            Some(option) => pins(option, cx)?,
+            None => Vec::new(),
+        },
+        insecure: match find("insecure") {
+            Some(option) => switch(option, cx)?,
+            None => false,
+        },
+    })
 }
 
 /// SHA-256 of public keys: base64 or hex digits, separated by commas.

@@ -139,8 +139,11 @@ impl Stream {
         Ok(Parked(self))
     }
 
-    /// Puts another stream in its place.
-    fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
+    /// Puts another stream in its place: one that stands over it, say. After an error it is broken.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
         // Between the two there has to be something.
         let this = std::mem::replace(self, Self(Kind::Pipe(pipe::End::broken())));
         *self = change(this)?;

@@ -1,9 +1,11 @@
 //! Floor 4: how to reach it.
 //!
 //! - [`direct`]: resolve and connect.
+//! - [`tunnel`]: by WebSocket.
 //! - [`shadowsocks`]: through one of several servers.
 //! - [`warm`]: connections to a server that are there before they are asked for.
 
 pub mod direct;
 pub mod shadowsocks;
+pub mod tunnel;
 pub mod warm;

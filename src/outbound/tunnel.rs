@@ -1,0 +1,48 @@
+//! To a target that speaks WebSocket.
+
+use tokio::time::timeout;
+
+use super::direct::Direct;
+use crate::net::{self, tls, ws};
+use crate::relay::Error;
+use crate::relay::tcp::{First, Leg, Outbound, Request};
+use crate::wire::http;
+
+/// Connects to a target and asks it for a WebSocket.
+pub struct Tunnel {
+    /// How to connect.
+    pub direct: Direct,
+    /// What is asked for.
+    pub request: http::Endpoint,
+    /// In TLS.
+    pub tls: Option<tls::Client>,
+}
+
+impl Outbound for Tunnel {
+    fn is_confident(&self) -> bool {
+        false
+    }
+
+    async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        let connect = async {
+            let stream = self.direct.dial(&request.target, request.trusted).await?;
+            let stream = match &self.tls {
+                None => stream,
+                Some(tls) => tls.connect(stream).await.map_err(net::Error::UpgradeIo)?,
+            };
+            Ok(ws::connect(stream, &self.request, false).await?)
+        };
+        // All of it is connecting.
+        let limit = self.direct.connect;
+        let stream = timeout(limit, connect).await.unwrap_or_else(|_| {
+            Err(Error::Connect(net::Error::ConnectTimeout {
+                seconds: limit.as_secs(),
+            }))
+        })?;
+        Ok(Leg {
+            stream,
+            codec: None,
+            first: First::Nothing,
+        })
+    }
+}
