@@ -6,6 +6,8 @@
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
 //! - [`splice`]: from socket to socket inside the kernel.
+//! - [`ws`]: WebSocket over a stream, from the upgrade on.
+//! - [`mux`]: the streams of mux.cool within a WebSocket.
 //! - [`pool`]: the buffers that are held only while data moves.
 //! - [`tls`]: TLS over a stream.
 //! - [`udp`]: datagrams in batches.
@@ -13,6 +15,7 @@
 pub mod dial;
 mod linux;
 pub mod listener;
+pub mod mux;
 pub mod options;
 pub mod pipe;
 pub mod pool;
@@ -20,6 +23,7 @@ pub mod splice;
 pub mod stream;
 pub mod tls;
 pub mod udp;
+pub mod ws;
 
 pub use options::SocketOptions;
 pub use stream::{Parked, Stream};
@@ -53,6 +57,17 @@ pub enum Error {
         /// The limit, in seconds.
         seconds: u64,
     },
+    /// The server did not agree to a WebSocket.
+    #[error("no WebSocket with the server: {0}")]
+    Upgrade(#[from] crate::wire::http::NotUpgraded),
+    /// The connection broke during the upgrade, or it took too long.
+    #[error("no WebSocket with the server: {0}")]
+    UpgradeIo(#[source] std::io::Error),
+    /// A path, host or header field of the config that cannot stand in a request.
+    #[error(
+        "a path, host or header field of the transport has characters that HTTP forbids: remove them"
+    )]
+    UpgradeRequest,
     /// A name without addresses that may be used.
     #[error("no usable address")]
     NoAddress,

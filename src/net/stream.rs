@@ -77,6 +77,11 @@ pub trait Layer: Send {
     /// What breaks below.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// As [`Stream::reset_on_close`].
+    fn reset_on_close(&mut self) {
+        self.inner().reset_on_close();
+    }
+
     /// The stream below.
     fn inner(&mut self) -> &mut Stream;
 }
@@ -289,7 +294,7 @@ impl Stream {
             Kind::Tcp(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Parked(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Pipe(end) => end.reset_on_close(),
-            Kind::Layer(layer) => lock(layer).inner().reset_on_close(),
+            Kind::Layer(layer) => lock(layer).reset_on_close(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! From frames to bytes.
 
 use super::{
-    FIN, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER, OPCODE, RESERVED,
-    Role, Violation, close, opcode, xor,
+    END_UNDERSTOOD, FIN, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER,
+    OPCODE, RESERVED, Role, Violation, close, opcode, xor,
 };
 
 /// Whether more will come.
@@ -106,7 +106,8 @@ impl Decoder {
         self.status
     }
 
-    /// Whether the peer has told that it understands the end of one direction; `None` before it has said anything.
+    /// Whether the peer has told that it understands the end of one direction; `None` before it has said anything of
+    /// the kind.
     #[must_use]
     pub const fn knows_end(&self) -> Option<bool> {
         if self.said_something {
@@ -278,6 +279,9 @@ impl Decoder {
         if self.message == Message::BehindNothing && last {
             if empty {
                 self.status = Status::Ended;
+                let mut pong = Control::new(opcode::PONG);
+                pong.push(END_UNDERSTOOD);
+                self.pong = Some(Box::new(pong));
             }
             self.knows_end = true;
         }
@@ -315,8 +319,12 @@ impl Decoder {
                 }
                 Err(violation) => self.fail(violation),
             },
-            // A Pong tells that the peer is alive, which every byte does.
-            _ => {}
+            // Any other Pong tells that the peer is alive, which every byte does.
+            _ => {
+                if control.payload() == END_UNDERSTOOD {
+                    (self.knows_end, self.said_something) = (true, true);
+                }
+            }
         }
     }
 }

@@ -16,8 +16,9 @@
 //!
 //! WebSocket ends both directions at once. Two ends that know this module can end one of them, in frames that every
 //! other peer takes for nothing: an **empty message in two fragments** is the end of its direction. That an end will
-//! be understood is told by the first message with payload: it has an **empty first fragment**. To peers that do not
-//! tell it the end must be said with a Close, later.
+//! be understood is told by the first message with payload: it has an **empty first fragment**. Who has said nothing
+//! yet answers an end with a **Pong of one zero byte**, which nobody asked for. To peers that tell neither the end must
+//! be said with a Close, later.
 
 mod decoder;
 mod encoder;
@@ -63,6 +64,8 @@ const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
+/// The payload of a Pong that answers the end of a direction.
+const END_UNDERSTOOD: &[u8] = &[0];
 /// Lengths that say how many bytes of length follow.
 const LENGTH_16: u8 = 126;
 const LENGTH_64: u8 = 127;
