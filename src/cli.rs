@@ -84,6 +84,12 @@ pub(crate) struct Common {
     /// The encryption method
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
+    /// What stands between TCP and Shadowsocks: builtin:v2ray-plugin
+    #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
+    plugin: Option<String>,
+    /// Its options, as in `tls;host=example.com;path=/x`
+    #[arg(long, value_name = "OPTIONS", requires = "server_addr")]
+    plugin_opts: Option<String>,
     /// UDP only
     #[arg(short = 'u', conflicts_with = "tcp_and_udp")]
     udp_only: bool,
@@ -317,6 +323,14 @@ impl Common {
         if self.tcp_and_udp {
             flags.mode(Mode::TCP_AND_UDP.name(), "-U");
         }
+        for (value, path, flag) in [
+            (&self.plugin, "plugin", "--plugin"),
+            (&self.plugin_opts, "plugin_opts", "--plugin-opts"),
+        ] {
+            if let Some(value) = value {
+                flags.set(path, value.as_str(), flag);
+            }
+        }
         self.general.apply(&mut flags);
         Ok(Request {
             config: self.config,
@@ -493,7 +507,6 @@ mod tests {
     fn flags_of_features_to_come_are_refused_by_name() {
         for (args, flag) in [
             ("ssr local --acl x", "--acl"),
-            ("ssr server -c x --plugin v2ray-plugin", "--plugin"),
             ("ssr local -c x -f 192.0.2.1:53", "--forward-addr"),
             ("ssr server -c x -d", "--daemonize"),
             ("ssr server -c x -a nobody", "--user"),

@@ -6,7 +6,7 @@ use super::Error;
 use super::services::Builder;
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
 use crate::inbound::tunnel::{Entrance, Tunnel};
-use crate::net::tls;
+use crate::net::{tls, transport};
 use crate::outbound::tunnel;
 use crate::relay::udp::PacketInbound;
 
@@ -52,17 +52,21 @@ impl Builder<'_> {
                 },
             },
         };
+        let (bound, listeners) = self.bind_tcp(address, options)?;
         match &target.ws {
-            None => self.streams(address, options, inbound, direct, idle),
+            None => self.port(listeners, inbound, direct, idle, None),
             Some(ws) => {
                 let outbound = tunnel::Tunnel {
                     direct,
-                    request: ws.request.clone(),
-                    tls: client(target, ws)?,
+                    transport: transport::Client {
+                        tls: client(target, ws)?,
+                        ws: Some((ws.request.clone(), false)),
+                    },
                 };
-                self.streams(address, options, inbound, outbound, idle)
+                self.port(listeners, inbound, outbound, idle, None);
             }
         }
+        Ok(bound)
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
 //! - `forwards.rs`: the same for ports with one target.
+//! - `transport.rs`: what stands between TCP and Shadowsocks.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
@@ -12,6 +13,7 @@ mod forwards;
 mod handshakes;
 pub mod log;
 mod services;
+mod transport;
 mod worker;
 
 use std::process::ExitCode;
@@ -43,6 +45,14 @@ pub enum Error {
     /// The resolver.
     #[error("DNS: {0}")]
     Dns(#[from] dns::Error),
+    /// The files of TLS.
+    #[error("{at}.{}: {source}", source.key())]
+    Tls {
+        /// The key path of the config.
+        at: String,
+        /// What is wrong.
+        source: crate::net::tls::Error,
+    },
     /// A listening address given as a name.
     #[error("cannot resolve the listening address {name}: {source}")]
     Listen {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Error;
 use super::handshakes::Handshakes;
 use super::worker::{Job, Port, packets};
+use super::{Error, transport};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
 use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
@@ -19,6 +19,7 @@ use crate::inbound::associations::Associations;
 use crate::inbound::shadowsocks::{Replay, Shadowsocks};
 use crate::inbound::socks::{Datagrams, Socks};
 use crate::net::{SocketOptions, listener};
+use crate::outbound::datagrams::{Inside, WithPackets};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::warm::Wish;
@@ -99,7 +100,16 @@ impl Builder<'_> {
                     begun: Instant::now(),
                     patience: self.config.timeouts.handshake,
                 };
-                bound = self.streams(address, &server.socket, inbound, direct.clone(), idle)?;
+                let (at, listeners) = self.bind_tcp(address, &server.socket)?;
+                bound = at;
+                let transport = transport::server(server)?;
+                // Over WebSocket a client may send its datagrams inside, too.
+                if server.mode.udp && transport.as_ref().is_some_and(|made| made.ws.is_some()) {
+                    let outbound = WithPackets::new(direct.clone(), bound, self.config.udp_timeout);
+                    self.port(listeners, inbound, outbound, idle, transport);
+                } else {
+                    self.port(listeners, inbound, direct.clone(), idle, transport);
+                }
             }
             if server.mode.udp {
                 let inbound = PacketInbound::Shadowsocks {
@@ -125,7 +135,7 @@ impl Builder<'_> {
                 .servers
                 .iter()
                 .map(|server| self.server(server))
-                .collect(),
+                .collect::<Result<_, _>>()?,
         );
         let addresses = self
             .config
@@ -191,6 +201,7 @@ impl Builder<'_> {
                 inbound,
                 servers.clone(),
                 self.config.timeouts.idle,
+                None,
             );
         }
         tracing::info!(%address, protocol = local.protocol.name(), mode = local.mode.name(), "listening");
@@ -198,8 +209,8 @@ impl Builder<'_> {
     }
 
     /// A server as `local` sees it.
-    fn server(&self, server: &Server) -> shadowsocks::Server {
-        shadowsocks::Server::new(
+    fn server(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
+        Ok(shadowsocks::Server::new(
             server.address.clone(),
             Credentials::new(
                 server.method,
@@ -207,12 +218,22 @@ impl Builder<'_> {
                 server.keys.key.clone(),
             ),
             self.direct(&server.socket, true),
+            transport::client(server)?,
             (server.mode.tcp, server.mode.udp),
+            server
+                .transport
+                .as_ref()
+                .is_some_and(|transport| transport.udp_inside)
+                .then(|| Inside {
+                    timeouts: self.timeouts(self.config.udp_timeout),
+                    idle: self.config.udp_timeout,
+                    counters: Arc::clone(self.counters),
+                }),
             match server.warm {
                 config::Warm::Auto => Wish::Auto,
                 config::Warm::Count(count) => Wish::Count(count),
             },
-        )
+        ))
     }
 
     pub(super) fn direct(&self, socket: &config::SocketOptions, fragment: bool) -> Direct {
@@ -225,45 +246,39 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn streams<I, O>(
+    pub(super) fn port<I, O>(
         &mut self,
-        address: SocketAddr,
-        options: &config::SocketOptions,
+        listeners: Vec<TcpListener>,
         inbound: I,
         outbound: O,
         idle: Duration,
-    ) -> Result<SocketAddr, Error>
-    where
+        transport: Option<crate::net::transport::Server>,
+    ) where
         I: crate::relay::tcp::Inbound + Send + 'static,
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
-        let (bound, listeners) = self.bind_tcp(address, options)?;
-        self.port(listeners, inbound, outbound, idle);
-        Ok(bound)
-    }
-
-    fn port<I, O>(&mut self, listeners: Vec<TcpListener>, inbound: I, outbound: O, idle: Duration)
-    where
-        I: crate::relay::tcp::Inbound + Send + 'static,
-        O: crate::relay::tcp::Outbound + Send + 'static,
-    {
-        let timeouts = &self.config.timeouts;
         let port = Arc::new(Port {
             inbound,
             outbound,
-            timeouts: Timeouts {
-                handshake: timeouts.handshake,
-                connect: timeouts.connect,
-                idle,
-                half_close: timeouts.half_close,
-                first_payload: self.config.first_bytes_wait,
-            },
+            timeouts: self.timeouts(idle),
             counters: Arc::clone(self.counters),
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
+            transport,
         });
         for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
             jobs.push(port.job(listener));
+        }
+    }
+
+    fn timeouts(&self, idle: Duration) -> Timeouts {
+        let timeouts = &self.config.timeouts;
+        Timeouts {
+            handshake: timeouts.handshake,
+            connect: timeouts.connect,
+            idle,
+            half_close: timeouts.half_close,
+            first_payload: self.config.first_bytes_wait,
         }
     }
 
@@ -293,7 +308,7 @@ impl Builder<'_> {
         }
     }
 
-    fn bind_tcp(
+    pub(super) fn bind_tcp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,

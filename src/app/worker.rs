@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,10 +12,11 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::handshakes::Handshakes;
-use crate::net::Stream;
+use super::handshakes::{Handshakes, Place};
 use crate::net::udp::Socket;
+use crate::net::{Stream, transport, ws};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
@@ -110,6 +112,8 @@ pub(super) struct Port<I, O> {
     pub(super) counters: Arc<Counters>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
+    /// What stands between TCP and what the inbound speaks.
+    pub(super) transport: Option<transport::Server>,
 }
 
 impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
@@ -187,26 +191,57 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 peer,
                 room: _room,
             } = accepted;
-            let (inbound, outbound) = (&port.inbound, &port.outbound);
-            tcp::serve(
-                stream,
-                peer,
-                inbound,
-                outbound,
-                &port.timeouts,
-                &port.counters,
-                move || drop(place),
-            )
-            .await;
+            if port.transport.is_none() {
+                port.flow(stream, peer, move || drop(place)).await;
+            } else {
+                Box::pin(port.within(stream, peer, place)).await;
+            }
         });
         self.handshakes.attach(number, flow);
+    }
+
+    /// Serves one stream to its end.
+    async fn flow(&self, stream: Stream, peer: SocketAddr, ready: impl FnOnce() + Send) {
+        let (inbound, outbound) = (&self.inbound, &self.outbound);
+        let (timeouts, counters) = (&self.timeouts, &self.counters);
+        tcp::serve(stream, peer, inbound, outbound, timeouts, counters, ready).await;
+    }
+
+    /// Serves what comes within a transport.
+    async fn within(self: Arc<Self>, stream: Stream, mut peer: SocketAddr, place: Place) {
+        let Some(transport) = &self.transport else {
+            return;
+        };
+        let deadline = Instant::now() + self.timeouts.handshake;
+        let accepted = Box::pin(transport.accept(stream, peer.ip(), deadline)).await;
+        match accepted {
+            Ok((ws::Accepted::Bare(stream), ip)) => {
+                peer.set_ip(ip);
+                self.flow(stream, peer, move || drop(place)).await;
+            }
+            Ok((ws::Accepted::Mux(streams), ip)) => {
+                drop(place);
+                peer.set_ip(ip);
+                let serve = |stream| {
+                    let port = Arc::clone(&self);
+                    async move { port.flow(stream, peer, || ()).await }
+                };
+                if let Err(error) = streams.run(serve).await {
+                    tracing::debug!(%peer, %error, "mux.cool ended");
+                }
+            }
+            Err(error) => {
+                self.counters.fail("transport");
+                tracing::debug!(%peer, %error, "not a client of the transport");
+            }
+        }
     }
 }
 
 /// A new connection, with its place among those allowed.
 struct Accepted {
     stream: Stream,
-    peer: std::net::SocketAddr,
+    peer: SocketAddr,
     room: tokio::sync::OwnedSemaphorePermit,
 }
 

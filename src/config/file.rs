@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings, UrlOr, Warm};
+use super::scalar::{List, Number, Strings, TlsForm, UrlOr, Warm};
 use super::secret::Secret;
 
 /// The whole file.
@@ -70,6 +70,9 @@ pub(super) struct Top {
     pub(super) workers: Option<Number<u64>>,
     pub(super) deny_private: Option<bool>,
     pub(super) warm_connections: Option<Warm>,
+    pub(super) transport: Option<Transport>,
+    pub(super) plugin: Option<String>,
+    pub(super) plugin_opts: Option<String>,
     pub(super) first_payload_wait_ms: Option<Number<u64>>,
     pub(super) inbound_send_buffer_size: Option<Number<u32>>,
     pub(super) inbound_recv_buffer_size: Option<Number<u32>>,
@@ -99,8 +102,38 @@ pub(super) struct Server {
     pub(super) outbound_bind_interface: Option<String>,
     pub(super) outbound_udp_allow_fragmentation: Option<bool>,
     pub(super) inbound_udp_allow_fragmentation: Option<bool>,
+    pub(super) plugin: Option<String>,
+    pub(super) plugin_opts: Option<String>,
     // ssr
     pub(super) warm_connections: Option<Warm>,
+    pub(super) transport: Option<Transport>,
+}
+
+/// `transport`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Transport {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    pub(super) tls: Option<TlsForm>,
+    pub(super) mux: Option<Number<u64>>,
+    pub(super) udp_over: Option<String>,
+    pub(super) trusted_proxies: Option<Strings>,
+}
+
+/// `transport.tls`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Tls {
+    pub(super) server_name: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) pin_sha256: Option<Strings>,
+    pub(super) insecure: Option<bool>,
 }
 
 /// An entry of `users`.

@@ -103,6 +103,12 @@ fn endpoint(
     };
     // Also where there is none: an option that means nothing is an error.
     let ws = written.websocket(end, cx)?;
+    if let (true, Some(tls)) = (cx.files, &ws.tls)
+        && let Err(error) = tls.try_files()
+    {
+        cx.report.error(&path, format!("`{}`: {error}", error.key()));
+        return None;
+    }
     Some(Endpoint {
         scheme: url.scheme,
         ws: url.scheme.is_ws().then(|| Box::new(ws)),

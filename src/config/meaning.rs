@@ -21,6 +21,8 @@ pub(super) struct Context<'a> {
     pub(super) role: Role,
     /// The environment, for `"${VAR}"`.
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether files that the config names are read.
+    pub(super) files: bool,
     pub(super) report: Reporter,
 }
 

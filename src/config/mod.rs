@@ -23,12 +23,14 @@ mod meaning;
 mod model;
 mod options;
 mod overrides;
+mod plugin;
 mod reporter;
 mod scalar;
 mod schema;
 mod secret;
 mod servers;
 mod summary;
+mod transport;
 mod url;
 mod websocket;
 
@@ -40,7 +42,7 @@ pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
     Balancer, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
     Log, Mode, Protocol, ReplayPolicy, Role, Rotation, Scheme, Server, Sink, SocketOptions,
-    Timeouts, User, Warm, Weight, Writer,
+    Timeouts, Tls, Transport, User, Warm, WebSocket, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;
@@ -83,12 +85,28 @@ pub fn parse_with(
     env: &dyn Fn(&str) -> Option<String>,
     flags: &Overrides,
 ) -> Result<Config, Vec<Diagnostic>> {
+    translate(text, role, env, flags, false)
+}
+
+/// As [`parse_with`]; with `files`, those that the config names are read and judged.
+fn translate(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+    flags: &Overrides,
+    files: bool,
+) -> Result<Config, Vec<Diagnostic>> {
     let mut found = Vec::new();
     let mut document = Document::parse(text, role, &mut found)?;
     flags.apply(&mut document, env);
     let mut report = Reporter::new(document, found);
     let top = report.file();
-    let mut cx = Context { role, env, report };
+    let mut cx = Context {
+        role,
+        env,
+        files,
+        report,
+    };
     let mut config = meaning::config(&top, &mut cx);
     let found = cx.report.finish();
     if found

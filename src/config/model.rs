@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::crypto::{Key, Method};
 use crate::dns;
-use crate::net::tls::{Pem, Trust};
+use crate::net::tls::{self, Pem, Trust};
+use crate::net::transport::Network;
 use crate::wire::address::Address;
 use crate::wire::http;
 
@@ -99,6 +100,43 @@ pub struct Server {
     pub socket: SocketOptions,
     /// This entry's own idle timeout, over [`Timeouts::idle`].
     pub idle: Option<Duration>,
+    /// What stands between TCP and Shadowsocks; `None`: nothing.
+    pub transport: Option<Transport>,
+}
+
+/// What stands between TCP and Shadowsocks. At least one of TLS and WebSocket.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    /// TLS, the outer one of the two.
+    pub tls: Option<Tls>,
+    /// WebSocket.
+    pub ws: Option<WebSocket>,
+    /// Whether local sends datagrams inside it, and not beside it.
+    pub udp_inside: bool,
+}
+
+/// TLS, for both roles.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The key path that described it.
+    pub at: String,
+    /// The server's name, where it is another than its address or the host of WebSocket.
+    pub server_name: Option<String>,
+    /// Which server local takes for the right one.
+    pub trust: tls::Trust,
+    /// The server's chain of certificates and its key; always there for server.
+    pub identity: Option<(tls::Pem, tls::Pem)>,
+}
+
+/// WebSocket, for both roles.
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    /// Where it is served. Without a host, server takes any and local sends the server's address.
+    pub endpoint: http::Endpoint,
+    /// Whether local puts mux.cool into it.
+    pub mux: bool,
+    /// Whose `X-Forwarded-For` server believes.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The keys of one server. For server, `key` is its own and `identity` is empty.
@@ -276,6 +314,16 @@ pub enum EndpointTls {
         /// Whom we believe.
         trust: Trust,
     },
+}
+
+impl EndpointTls {
+    /// Reads the files as the services will.
+    pub(super) fn try_files(&self) -> Result<(), tls::Error> {
+        match self {
+            Self::Server { cert, key } => tls::Server::new(cert.clone(), key.clone()).map(drop),
+            Self::Client { name, trust } => tls::Client::new(name, trust).map(drop),
+        }
+    }
 }
 
 impl std::fmt::Display for Endpoint {

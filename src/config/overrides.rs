@@ -9,7 +9,7 @@ use super::url::{ServerUrl, UrlError};
 const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
 
 /// Keys that describe a server: one that comes from flags replaces all of them.
-const SERVER_KEYS: [&str; 10] = [
+const SERVER_KEYS: [&str; 13] = [
     "server",
     "server_port",
     "password",
@@ -20,6 +20,9 @@ const SERVER_KEYS: [&str; 10] = [
     "remarks",
     "id",
     "servers",
+    "transport",
+    "plugin",
+    "plugin_opts",
 ];
 
 /// Keys that describe a listener of local.
@@ -50,12 +53,9 @@ impl Overrides {
     /// `--server-url`: one server in place of the file's.
     ///
     /// # Errors
-    /// [`UrlError`], also for a plugin, which is not in this version yet.
+    /// [`UrlError`].
     pub fn server_url(&mut self, url: &str) -> Result<(), UrlError> {
         let url: ServerUrl = url.parse()?;
-        if url.plugin.is_some() {
-            return Err(UrlError::Plugin);
-        }
         self.server(
             &url.address.to_string(),
             Some(&url.method),
@@ -64,6 +64,11 @@ impl Overrides {
         self.server_flag = "--server-url";
         if let (Some(server), Some(name)) = (&mut self.server, url.name) {
             server.insert("remarks".to_owned(), name.into());
+        }
+        if let (Some(server), Some(plugin)) = (&mut self.server, url.plugin) {
+            let (name, options) = plugin.split_once(';').unwrap_or((&plugin, ""));
+            server.insert("plugin".to_owned(), name.into());
+            server.insert("plugin_opts".to_owned(), options.into());
         }
         Ok(())
     }

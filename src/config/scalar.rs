@@ -7,6 +7,8 @@ use std::ops::Deref;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use super::file;
+
 /// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number<T>(pub(super) T);
@@ -106,6 +108,38 @@ impl<T> Deref for List<T> {
 
     fn deref(&self) -> &[T] {
         &self.0
+    }
+}
+
+/// `tls`: `true`, `false`, or an object.
+#[derive(Clone, Debug)]
+pub(super) enum TlsForm {
+    /// `false`.
+    Off,
+    /// `true`: as an empty object.
+    On,
+    /// An object.
+    With(Box<file::Tls>),
+}
+
+impl<'de> Deserialize<'de> for TlsForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = TlsForm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, `false` or an object: `{ … }`")
+            }
+            fn visit_bool<E: Error>(self, on: bool) -> Result<TlsForm, E> {
+                Ok(if on { TlsForm::On } else { TlsForm::Off })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsForm, A::Error> {
+                let tls = file::Tls::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(TlsForm::With(Box::new(tls)))
+            }
+        }
+        deserializer.deserialize_any(Form)
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Runtime,
     Timeouts,
     Limits,
+    Transport,
+    Tls,
     Servers,
     Users,
     Locals,
@@ -105,16 +107,10 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "manager_address",
             "online_config",
             "outbound_proxy",
-            "plugin",
             "reverse",
-            "transport",
         ],
     ),
-    (
-        Kind::Server,
-        Fate::Later,
-        &["acl", "outbound_proxy", "plugin", "transport"],
-    ),
+    (Kind::Server, Fate::Later, &["acl", "outbound_proxy"]),
     (
         Kind::Local,
         Fate::Later,
@@ -140,22 +136,17 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Silent,
         &[
-            // Of a plugin and a manager, which are refused themselves.
+            // Of programs as plugins and of a manager, which are refused themselves.
             "manager_port",
             "plugin_args",
             "plugin_mode",
-            "plugin_opts",
             // SIP008 documents carry these.
             "bytes_remaining",
             "bytes_used",
             "version",
         ],
     ),
-    (
-        Kind::Server,
-        Fate::Silent,
-        &["plugin_args", "plugin_mode", "plugin_opts"],
-    ),
+    (Kind::Server, Fate::Silent, &["plugin_args", "plugin_mode"]),
     (
         Kind::Local,
         Fate::Silent,
@@ -259,6 +250,8 @@ const KINDS: &[Kind] = &[
     Kind::Runtime,
     Kind::Timeouts,
     Kind::Limits,
+    Kind::Transport,
+    Kind::Tls,
 ];
 
 /// What becomes of `key` in an object of `kind`.
@@ -293,6 +286,8 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "runtime") => Kind::Runtime,
         (Kind::Top, "timeouts") => Kind::Timeouts,
         (Kind::Top, "limits") => Kind::Limits,
+        (Kind::Top | Kind::Server, "transport") => Kind::Transport,
+        (Kind::Transport, "tls") => Kind::Tls,
         _ => Kind::Free,
     }
 }
@@ -357,6 +352,8 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Runtime => "in `runtime`",
             Kind::Timeouts => "in `timeouts`",
             Kind::Limits => "in `limits`",
+            Kind::Transport => "in `transport`",
+            Kind::Tls => "in `transport.tls`",
             _ => "in `log`",
         })
 }
@@ -401,6 +398,8 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Runtime => fields_of::<file::Runtime>(),
         Kind::Timeouts => fields_of::<file::Timeouts>(),
         Kind::Limits => fields_of::<file::Limits>(),
+        Kind::Transport => fields_of::<file::Transport>(),
+        Kind::Tls => fields_of::<file::Tls>(),
         Kind::Servers
         | Kind::Users
         | Kind::Locals

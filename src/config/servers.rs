@@ -118,6 +118,9 @@ fn top_entry(top: &Top) -> file::Server {
         remarks: top.remarks.clone(),
         id: top.id.clone(),
         warm_connections: top.warm_connections,
+        transport: top.transport.clone(),
+        plugin: top.plugin.clone(),
+        plugin_opts: top.plugin_opts.clone(),
         ..file::Server::default()
     }
 }
@@ -176,6 +179,7 @@ impl Build<'_, '_> {
             udp: self.weight("udp_weight", self.entry.udp_weight),
         };
         let warm = self.warm();
+        let transport = self.transport();
         let socket = options::socket_of(self.entry, self.at, self.socket, self.cx);
         let idle = match self.at {
             "" => None,
@@ -217,6 +221,7 @@ impl Build<'_, '_> {
                     weight,
                     socket: socket.clone(),
                     idle,
+                    transport: transport.clone(),
                 };
                 found.push((blame, server));
             }

@@ -79,6 +79,7 @@ impl Config {
         if server.name != server.address.to_string() {
             write!(out, ", \"{}\"", server.name)?;
         }
+        self.write_transport(server, out)?;
         match server.keys.identity.len() {
             0 => writeln!(out)?,
             1 => writeln!(out, ", as a user behind an identity header")?,
@@ -101,6 +102,32 @@ impl Config {
             0 => writeln!(out),
             more => writeln!(out, " and {more} more"),
         }
+    }
+
+    fn write_transport(&self, server: &Server, out: &mut String) -> fmt::Result {
+        let Some(transport) = &server.transport else {
+            return Ok(());
+        };
+        write!(out, ", over {}", transport.name())?;
+        if let Some(ws) = &transport.ws {
+            let host = ws.endpoint.host.as_deref().unwrap_or_default();
+            write!(out, " {host}{}", ws.endpoint.path)?;
+            if ws.mux && self.role == Role::Local {
+                write!(out, " with mux.cool")?;
+            }
+        }
+        if let (Some(_), Role::Local) = (&transport.tls, self.role) {
+            write!(out, ", TLS for {}", transport.server_name(&server.address))?;
+        }
+        if server.mode.udp && self.role == Role::Local {
+            let way = if transport.udp_inside {
+                "inside"
+            } else {
+                "beside it"
+            };
+            write!(out, ", UDP {way}")?;
+        }
+        Ok(())
     }
 
     /// What a reader would want to know without having asked.

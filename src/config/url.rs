@@ -46,9 +46,6 @@ pub enum UrlError {
     /// Host or port.
     #[error("the URL's address is not `host:port`")]
     Address,
-    /// It asks for a plugin.
-    #[error("the URL asks for a plugin: not yet in this version of ssr")]
-    Plugin,
 }
 
 impl FromStr for ServerUrl {

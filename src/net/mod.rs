@@ -10,6 +10,7 @@
 //! - [`mux`]: the streams of mux.cool within a WebSocket.
 //! - [`pool`]: the buffers that are held only while data moves.
 //! - [`tls`]: TLS over a stream.
+//! - [`transport`]: TLS, WebSocket, or one in the other, as a config asks for them.
 //! - [`udp`]: datagrams in batches.
 
 pub mod dial;
@@ -22,6 +23,7 @@ pub mod pool;
 pub mod splice;
 pub mod stream;
 pub mod tls;
+pub mod transport;
 pub mod udp;
 pub mod ws;
 
@@ -68,6 +70,9 @@ pub enum Error {
         "a path, host or header field of the transport has characters that HTTP forbids: remove them"
     )]
     UpgradeRequest,
+    /// The server is not the right one, or TLS with it broke.
+    #[error("the TLS handshake with the server failed: {0}")]
+    Tls(std::io::Error),
     /// A name without addresses that may be used.
     #[error("no usable address")]
     NoAddress,

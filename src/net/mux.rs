@@ -4,7 +4,8 @@
 //! each WebSocket, and a server stops reading while any of its streams is full.
 //!
 //! End closes a stream in both directions. Two ends of ours therefore end one direction by the WebSocket's own means
-//! ([`super::ws`]), which is the same thing while there is one stream in it.
+//! ([`super::ws`]), which is the same thing while there is one stream in it. A server that has learnt that the client is
+//! one of ours takes its stream as it is; the streams of others go through pipes.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -31,7 +32,7 @@ const MAX_STREAMS: usize = 128;
 const WINDOW: usize = 256 * 1024;
 const CAPACITY: usize = 128 * 1024;
 /// Bytes read from the WebSocket at once.
-const READ: Size = Size::Small;
+const READ: Size = Size::Medium;
 /// Bytes waiting in a stream above which nothing more is read: what is read next fits, with the part of the window
 /// whose reading has not been told yet.
 const FULL: usize = WINDOW / 4 * 3 - READ.bytes();
@@ -40,19 +41,32 @@ const EMPTY: Duration = Duration::from_secs(20);
 /// Reads, and writes, after which others have their turn.
 const TURNS: usize = 8;
 
-/// A client's stream within a WebSocket.
+/// The only stream within a WebSocket: a client's, and that of a client of ours as the server has it.
 pub(super) struct Session {
     decoder: Decoder,
+    /// `None` on a server before the client's New.
+    id: Option<u16>,
     begun: bool,
     ended: Option<bool>,
 }
 
 impl Session {
-    /// Before its New.
-    pub(super) const fn new() -> Self {
+    /// A client's, before its New.
+    pub(super) const fn client() -> Self {
         Self {
             decoder: Decoder::new(),
+            id: Some(ID),
             begun: false,
+            ended: None,
+        }
+    }
+
+    /// A server's, before the client's New.
+    pub(super) const fn server() -> Self {
+        Self {
+            decoder: Decoder::new(),
+            id: None,
+            begun: true,
             ended: None,
         }
     }
@@ -63,13 +77,15 @@ impl Session {
         while from < bytes.len() && self.ended.is_none() {
             let (used, event) = self.decoder.next(bytes.get(from..).unwrap_or_default())?;
             match event {
-                Event::Data(ID) => {
+                Event::Data(id) if self.id == Some(id) => {
                     if from != to {
                         bytes.copy_within(from..from + used, to);
                     }
                     to += used;
                 }
-                Event::End(ID, error) => self.ended = Some(error),
+                Event::End(id, error) if self.id == Some(id) => self.ended = Some(error),
+                Event::New(id) if self.id.is_none() => self.id = Some(id),
+                Event::New(_) => return Err(Violation::Stream),
                 _ => {}
             }
             from += used;
@@ -87,7 +103,7 @@ impl Session {
         self.decoder.at_boundary()
     }
 
-    /// Whether the server has ended the stream, and if so, whether as broken.
+    /// Whether the peer has ended the stream, and if so, whether as broken.
     pub(super) const fn ended(&self) -> Option<bool> {
         self.ended
     }
@@ -95,10 +111,11 @@ impl Session {
     /// The head of the next frame, and how many of `len` bytes go behind it.
     pub(super) fn next_head(&mut self, len: usize) -> (Head, usize) {
         let data = u16::try_from(len.min(MAX_DATA)).unwrap_or(u16::MAX);
+        let id = self.id.unwrap_or(ID);
         let frame = if self.begun {
-            Frame::Keep { id: ID, data }
+            Frame::Keep { id, data }
         } else {
-            Frame::New { id: ID, data }
+            Frame::New { id, data }
         };
         self.begun = true;
         (frame.head(), usize::from(data))
@@ -109,25 +126,18 @@ impl Session {
 pub struct Server {
     ws: WebSocket,
     decoder: Decoder,
-    streams: BTreeMap<u16, Carried>,
+    streams: BTreeMap<u16, Pipe>,
     /// The stream that had its turn last.
     last: u16,
     /// A frame on its way out: whose it is, and its data.
     out: Option<(u16, Buffer)>,
     /// A frame without data on its way out.
     flushing: bool,
-    /// Whether the client has ended its direction of everything.
-    client_ended: bool,
+    /// Whether the client has closed.
+    closed: bool,
     /// Whether the client closes, and wants us to close, when its stream has ended.
     last_one: bool,
     idle: Option<Pin<Box<Sleep>>>,
-}
-
-/// A stream's inner end.
-struct Carried {
-    pipe: Pipe,
-    /// Whether our direction has ended, which the client knows.
-    ended: bool,
 }
 
 impl Server {
@@ -140,7 +150,7 @@ impl Server {
             last: 0,
             out: None,
             flushing: false,
-            client_ended: false,
+            closed: false,
             last_one: false,
             idle: None,
         }
@@ -181,11 +191,8 @@ impl Server {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stream>>> {
         self.poll_out(cx)?;
         for _ in 0..TURNS {
-            if self.client_ended {
-                if self.streams.is_empty() && self.out.is_none() && !self.flushing {
-                    return Poll::Ready(Ok(None));
-                }
-                break;
+            if self.closed {
+                return Poll::Ready(Ok(None));
             }
             if self.is_full() {
                 break;
@@ -196,7 +203,7 @@ impl Server {
                 Poll::Pending => return self.poll_idle(cx),
             }
         }
-        if !self.client_ended && !self.is_full() {
+        if !self.is_full() {
             cx.waker().wake_by_ref();
         }
         self.poll_idle(cx)
@@ -204,10 +211,10 @@ impl Server {
 
     /// Whether a stream's reader is too far behind.
     fn is_full(&self) -> bool {
-        self.streams.values().any(|carried| {
+        self.streams.values().any(|pipe| {
             // There is no window to be told of: what has been read is room again.
-            let _ = carried.pipe.take_credit();
-            carried.pipe.unread() > FULL && !carried.pipe.is_abandoned()
+            let _ = pipe.take_credit();
+            pipe.unread() > FULL && !pipe.is_abandoned()
         })
     }
 
@@ -217,7 +224,7 @@ impl Server {
             self.idle = None;
             return Poll::Pending;
         }
-        if self.last_one || self.ws.peer_knows_end() {
+        if self.last_one {
             return Poll::Ready(Ok(None));
         }
         let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(EMPTY)));
@@ -252,11 +259,8 @@ impl Server {
             if !self.decoder.at_boundary() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.client_ended = true;
-            self.streams
-                .values()
-                .for_each(|carried| carried.pipe.finish());
-            self.streams.retain(|_, carried| !carried.ended);
+            self.closed = true;
+            self.streams.values().for_each(Pipe::finish);
             return Ok(Poll::Ready(None));
         }
         let read = bytes.get(..count).unwrap_or_default();
@@ -287,14 +291,13 @@ impl Server {
                     self.last_one |= id == 0;
                     self.idle = None;
                     let (stream, pipe) = pipe::pair(WINDOW, CAPACITY);
-                    let carried = Carried { pipe, ended: false };
-                    self.streams.insert(id, carried);
+                    self.streams.insert(id, pipe);
                     return Ok((at, Some(stream)));
                 }
                 Event::Data(id) => {
-                    if let Some(carried) = self.streams.get(&id) {
+                    if let Some(pipe) = self.streams.get(&id) {
                         let data = rest.get(..used).unwrap_or_default();
-                        match carried.pipe.push(data) {
+                        match pipe.push(data) {
                             // What nobody will read is dropped; the stream's own end is told by its turn.
                             Ok(()) | Err(pipe::Refused::Closed) => {}
                             Err(pipe::Refused::Window) => {
@@ -304,10 +307,10 @@ impl Server {
                     }
                 }
                 Event::End(id, error) => {
-                    if let Some(carried) = self.streams.remove(&id)
+                    if let Some(pipe) = self.streams.remove(&id)
                         && !error
                     {
-                        carried.pipe.finish();
+                        pipe.finish();
                     }
                 }
                 Event::Nothing => {}
@@ -321,9 +324,7 @@ impl Server {
         for _ in 0..TURNS {
             if self.poll_frame(cx)?.is_pending() {
                 // While the socket is full, readers that catch up let us read on.
-                self.streams
-                    .values()
-                    .for_each(|carried| carried.pipe.watch(cx));
+                self.streams.values().for_each(|pipe| pipe.watch(cx));
                 return Ok(());
             }
             let ids = |range| self.streams.range(range).map(|(id, _)| *id);
@@ -381,30 +382,18 @@ impl Server {
 
     /// Begins a frame of what stream `id` has; pending when it has nothing.
     fn poll_stream(&mut self, cx: &mut Context<'_>, id: u16) -> io::Result<Poll<()>> {
-        let Some(carried) = self.streams.get_mut(&id) else {
+        let Some(pipe) = self.streams.get_mut(&id) else {
             return Ok(Poll::Pending);
         };
-        if carried.ended {
-            carried.pipe.watch(cx);
-            if carried.pipe.is_abandoned() {
-                self.streams.remove(&id);
-            }
-            return Ok(Poll::Pending);
-        }
-        let waiting = carried.pipe.waiting();
+        let waiting = pipe.waiting();
         let size = Size::holding(waiting.min(MAX_DATA)).unwrap_or(Size::Medium);
         let taken = if waiting == 0 {
-            carried
-                .pipe
-                .poll_take(cx, &mut [])
-                .map(|taken| (taken, None))
+            pipe.poll_take(cx, &mut []).map(|taken| (taken, None))
         } else {
             let mut buffer = Buffer::take_exact(size);
             let (bytes, ..) = buffer.parts();
             let most = bytes.len().min(MAX_DATA);
-            let taken = carried
-                .pipe
-                .poll_take(cx, bytes.get_mut(..most).unwrap_or_default());
+            let taken = pipe.poll_take(cx, bytes.get_mut(..most).unwrap_or_default());
             taken.map(|taken| (taken, Some(buffer)))
         };
         match taken {
@@ -414,20 +403,9 @@ impl Server {
                 return Ok(Poll::Ready(()));
             }
             Poll::Pending | Poll::Ready((Taken::Bytes(_), _)) => return Ok(Poll::Pending),
-            Poll::Ready((Taken::End, _))
-                if self.ws.peer_knows_end() && !carried.pipe.is_abandoned() =>
-            {
-                carried.ended = true;
-                self.flushing = true;
-                self.ws.end(cx);
-                if self.client_ended {
-                    self.streams.remove(&id);
-                }
-                return Ok(Poll::Ready(()));
-            }
             Poll::Ready((taken, _)) => {
-                if let Some(carried) = self.streams.remove(&id) {
-                    carried.pipe.finish();
+                if let Some(pipe) = self.streams.remove(&id) {
+                    pipe.finish();
                 }
                 let error = taken == Taken::Reset;
                 self.flushing = true;

@@ -3,19 +3,16 @@
 use tokio::time::timeout;
 
 use super::direct::Direct;
-use crate::net::{self, tls, ws};
+use crate::net::{self, transport};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg, Outbound, Request};
-use crate::wire::http;
 
 /// Connects to a target and asks it for a WebSocket.
 pub struct Tunnel {
     /// How to connect.
     pub direct: Direct,
-    /// What is asked for.
-    pub request: http::Endpoint,
-    /// In TLS.
-    pub tls: Option<tls::Client>,
+    /// What stands between.
+    pub transport: transport::Client,
 }
 
 impl Outbound for Tunnel {
@@ -26,11 +23,7 @@ impl Outbound for Tunnel {
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let connect = async {
             let stream = self.direct.dial(&request.target, request.trusted).await?;
-            let stream = match &self.tls {
-                None => stream,
-                Some(tls) => tls.connect(stream).await.map_err(net::Error::UpgradeIo)?,
-            };
-            Ok(ws::connect(stream, &self.request, false).await?)
+            Ok(self.transport.upgrade(stream).await?)
         };
         // All of it is connecting.
         let limit = self.direct.connect;

@@ -19,6 +19,7 @@
 )]
 
 pub mod address;
+pub mod datagrams;
 pub mod error;
 pub mod http;
 pub mod mux;

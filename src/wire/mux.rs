@@ -51,6 +51,9 @@ pub enum Violation {
     /// A status that nobody has defined.
     #[error("status {0:#04x} is not defined")]
     Status(u8),
+    /// A second stream where one was agreed on.
+    #[error("a stream that nobody expects")]
+    Stream,
 }
 
 /// What a stream begins with.

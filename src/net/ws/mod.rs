@@ -46,7 +46,7 @@ const LINGER_UNKNOWN: Duration = Duration::from_secs(3);
 /// Payload without a header in it that is worth a read of its own.
 const DIRECT: usize = 16 * 1024;
 /// Bytes that are read beyond it: the next header.
-const BEYOND: usize = 16;
+const BEYOND: usize = 24;
 /// The longest place for a header.
 const MAX_LEAD: usize = 40;
 /// A caller's buffer that is shorter gets its bytes by way of one of ours.
@@ -127,8 +127,16 @@ impl WebSocket {
     }
 
     /// Whether the peer still reads what we say.
-    pub(super) const fn peer_listens(&self) -> bool {
+    const fn peer_listens(&self) -> bool {
         matches!(self.decoder.status(), Status::Open | Status::Ended)
+    }
+
+    /// Takes what is inside for the single stream of a session.
+    pub(super) fn with_session(mut self, mut session: Session) -> io::Result<Self> {
+        let len = session.decode(&mut self.ahead).map_err(invalid)?;
+        self.ahead.truncate(len);
+        self.session = Some(session);
+        Ok(self)
     }
 
     /// Takes in `bytes` of the connection that were read by somebody else.
@@ -323,8 +331,16 @@ impl WebSocket {
         })
     }
 
+    /// A server has heard what its client understands, and shows a stranger nothing that tells it from others.
+    const fn greet(&mut self) {
+        if matches!(self.role, Role::Server) && !self.peer_knows_end() {
+            self.encoder.skip_greeting();
+        }
+    }
+
     /// Begins a frame of `len` bytes at most, behind `extra`; masks those of `bytes` that will go with it.
     fn begin(&mut self, extra: &[u8], len: usize, bytes: &mut [u8]) {
+        self.greet();
         let (head, key) = self.encoder.data(extra, len, rand::random());
         if let Some(key) = key {
             let _ = xor(bytes.get_mut(..len).unwrap_or_default(), key);
@@ -409,15 +425,11 @@ impl WebSocket {
     /// Puts a frame of `payload`, a few bytes, behind those that wait; see [`WebSocket::poll_flushed`]. Not within a
     /// frame of the caller's.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, payload: &[u8]) {
+        self.greet();
         let (head, _) = self.encoder.data(payload, 0, rand::random());
         self.head = Some((head, 0));
         // If the connection is broken, the next read will tell.
         let _ = self.poll_flushed(cx);
-    }
-
-    /// Ends our direction as [`Layer::poll_shutdown`] does.
-    pub(super) fn end(&mut self, cx: &mut Context<'_>) {
-        let _ = self.poll_shutdown(cx);
     }
 
     /// Waits until all that was to be sent has been.

@@ -53,16 +53,16 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
     let mut behind = timeout(AGREE_WITHIN, agreed)
         .await
         .unwrap_or_else(|_| Err(Error::UpgradeIo(io::ErrorKind::TimedOut.into())))?;
-    let mut ws = WebSocket::new(stream, Role::Client, mux.then(Session::new));
+    let mut ws = WebSocket::new(stream, Role::Client, mux.then(Session::client));
     ws.feed(&mut behind).map_err(Error::UpgradeIo)?;
     Ok(Stream::layered(ws))
 }
 
 /// What a client that was agreed with speaks.
 pub enum Accepted {
-    /// One stream.
+    /// One stream, bare or the only one within mux.cool.
     Bare(Stream),
-    /// Streams within mux.cool.
+    /// Any number within mux.cool.
     Mux(Box<mux::Server>),
 }
 
@@ -99,6 +99,10 @@ pub async fn accept(
             match detect(ws.ahead()) {
                 Some(Kind::Bare) => {
                     return Ok::<_, io::Error>(Accepted::Bare(Stream::layered(ws)));
+                }
+                Some(Kind::Mux) if ws.peer_knows_end() => {
+                    let ws = ws.with_session(Session::server())?;
+                    return Ok(Accepted::Bare(Stream::layered(ws)));
                 }
                 Some(Kind::Mux) => return Ok(Accepted::Mux(Box::new(mux::Server::new(ws)))),
                 _ if poll_fn(|cx| ws.poll_ahead(cx)).await? => {

@@ -10,6 +10,7 @@
 //! authenticated. The table is shared by all workers, since a client that roams reaches another worker's socket.
 
 mod association;
+pub mod carry;
 pub mod codec;
 
 use std::future::{Future, poll_fn};

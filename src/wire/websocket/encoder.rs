@@ -88,6 +88,11 @@ impl Encoder {
         }
     }
 
+    /// Leaves out the sign that the end of one direction is understood, for a peer that would make nothing of it.
+    pub const fn skip_greeting(&mut self) {
+        self.greeted = true;
+    }
+
     const fn key(&self, key: Key) -> Option<Key> {
         match self.role {
             Role::Client => Some(key),
