@@ -485,9 +485,9 @@ fn a_wrong_url_is_told_by_part_and_with_a_hint() {
             ["TARGET: 0.0.0.0 is where to listen", "127.0.0.1"],
         ),
         (
-            vec!["tcp://127.0.0.1:0", "tcp://a:1?x=1"],
+            vec!["tcp://127.0.0.1:0", "tcp://a:1?host=x"],
             78,
-            ["TARGET: a `tcp` URL has no option `x`", "leave out"],
+            ["TARGET: a `tcp` URL has no option `host`", "leave it out"],
         ),
     ] {
         let output = ssr(&["forward"]).args(&arguments).output().unwrap();

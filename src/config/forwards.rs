@@ -106,7 +106,8 @@ fn endpoint(
     if let (true, Some(tls)) = (cx.files, &ws.tls)
         && let Err(error) = tls.try_files()
     {
-        cx.report.error(&path, format!("`{}`: {error}", error.key()));
+        cx.report
+            .error(&path, format!("`{}`: {error}", error.key()));
         return None;
     }
     Some(Endpoint {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::crypto;
 use crate::net::tls::{Pem, Trust};
 use crate::wire::address::Address;
 use crate::wire::http;
@@ -13,6 +12,7 @@ use super::forwards::End;
 use super::meaning::Context;
 use super::model::{EndpointTls, EndpointWs, Scheme};
 use super::servers::key_at;
+use super::transport::pin;
 
 /// What stands at `at`: the URL, taken apart, and the keys beside it.
 pub(super) struct Written<'a> {
@@ -254,12 +254,7 @@ fn trust(given: &[Given], cx: &mut Context<'_>) -> Option<Trust> {
 
 /// SHA-256 of public keys: base64 or hex digits, separated by commas.
 fn pins(option: &Given, cx: &mut Context<'_>) -> Option<Vec<[u8; 32]>> {
-    let pins = option.value.split(',').map(|pin| {
-        let pin = pin.trim();
-        let pin = pin.strip_prefix("sha256//").unwrap_or(pin);
-        hex(pin).or_else(|| crypto::base64::decode(pin)?.as_slice().try_into().ok())
-    });
-    let pins = pins.collect::<Option<Vec<[u8; 32]>>>();
+    let pins: Option<Vec<[u8; 32]>> = option.value.split(',').map(pin).collect();
     if pins.is_none() {
         cx.report.error_hint(
             &option.at,
@@ -268,17 +263,6 @@ fn pins(option: &Given, cx: &mut Context<'_>) -> Option<Vec<[u8; 32]>> {
         );
     }
     pins
-}
-
-fn hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 fn switch(option: &Given, cx: &mut Context<'_>) -> Option<bool> {
