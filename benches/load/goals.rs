@@ -54,7 +54,7 @@ impl Goal {
 /// The goals of a figure.
 pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
-    use Kind::{Libev, Plain, Rust};
+    use Kind::{Haproxy, Libev, Plain, Rust, Socat};
     let (task, method) = work.split_once('/').unwrap_or((work, "aes-256-gcm"));
     let is_bulk = task.starts_with("bulk-");
     match (task, method, figure) {
@@ -76,6 +76,10 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         ("first-byte-client-speaks" | "first-byte-server-speaks", _, "warm ms") => {
             vec![AtMost(106.0)]
         }
+        (_, _, "CPU s/GiB") if task.starts_with("forward-bulk-") => {
+            vec![Below(1.0, Haproxy), Below(1.0, Socat)]
+        }
+        ("forward-connections", _, "CPU us/conn") => vec![Below(1.1, Haproxy), Below(1.0, Socat)],
         // Timers that tick meanwhile are not the chunk's.
         ("allocations", _, "per chunk down" | "per chunk up" | "per datagram") => {
             vec![AtMost(0.001)]

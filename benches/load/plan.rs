@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::allocations;
 use crate::dns::NameServer;
+use crate::forwards;
 use crate::link_works;
 use crate::process::file_limit;
 use crate::proxies::{Kind, Programs, Running, Setup, start};
@@ -77,7 +78,27 @@ const AES: &str = "aes-256-gcm";
 const CHACHA: &str = "chacha20-ietf-poly1305";
 const BLAKE: &str = "2022-blake3-aes-256-gcm";
 
-const EVERYONE: &[Kind] = &Kind::ALL;
+/// In place of a method: ports are carried to other ports as they are.
+pub(crate) const FORWARD: &str = "forward";
+
+const EVERYONE: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Rust,
+    Kind::Libev,
+    Kind::Haproxy,
+    Kind::Direct,
+    Kind::Plain,
+];
+/// Those that carry one port to another.
+const FORWARDERS: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Haproxy,
+    Kind::Splicing,
+    Kind::Socat,
+    Kind::Direct,
+];
+/// Those of them that do not start a process for a connection.
+const LIGHT: &[Kind] = &[Kind::Ssr, Kind::Haproxy, Kind::Splicing];
 /// Those that open and seal, by method: 2022 came after libev.
 const SEALING: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev];
 const OURS: &[Kind] = &[Kind::Ssr];
@@ -118,7 +139,7 @@ pub(crate) fn works() -> Vec<Work> {
             Task::Calls => true,
             Task::Sources { rate } => rate < 20_000,
             // One method shows how streams share.
-            Task::Bulk { streams, .. } => streams > 1 && method != AES,
+            Task::Bulk { streams, .. } => streams > 1 && method != AES && method != FORWARD,
             _ => false,
         };
         works.push(Work {
@@ -171,6 +192,18 @@ pub(crate) fn works() -> Vec<Work> {
         BLAKE,
         OURS,
     );
+    let mut forward =
+        |name: &str, task, kinds| add(format!("forward-{name}"), task, FORWARD, kinds);
+    for (up, way) in [(false, "down"), (true, "up")] {
+        for streams in [1, 8] {
+            let name = format!("bulk-{way}-{streams}");
+            forward(&name, Task::Bulk { up, streams }, FORWARDERS);
+        }
+    }
+    forward("connections", Task::Connections, FORWARDERS);
+    forward("round-trip", Task::RoundTrip, FORWARDERS);
+    forward("round-trip-beside-bulk", Task::RoundTripBesideBulk, LIGHT);
+    forward("idle", Task::Idle, LIGHT);
     works
 }
 
@@ -220,7 +253,10 @@ impl Work {
             counted: matches!(self.task, Task::Allocations),
             directory: &cx.directory(kind),
         };
-        start(cx.programs, &setup)
+        match self.method {
+            FORWARD => forwards::start(cx.programs, &setup),
+            _ => start(cx.programs, &setup),
+        }
     }
 
     fn on_loopback(&self, cx: &Context<'_>, kind: Kind, running: &Running) -> Result<Figures> {

@@ -2,12 +2,14 @@
 //!
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
+//! - `forwards.rs`: the same for ports with one target.
 //! - `transport.rs`: what stands between TCP and Shadowsocks.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
 //! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
 
+mod forwards;
 mod handshakes;
 pub mod log;
 mod services;
@@ -23,9 +25,9 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::dns::{self, Resolver};
-use crate::net::pool;
+use crate::net::{pool, tls};
 use crate::relay::Counters;
 use worker::{Phase, Threads};
 
@@ -59,6 +61,14 @@ pub enum Error {
         /// What the resolver said.
         source: dns::Error,
     },
+    /// The TLS of a forward.
+    #[error("{endpoint}: `{}`: {source}", source.key())]
+    Tls {
+        /// Which side of which forward.
+        endpoint: String,
+        /// What is wrong.
+        source: tls::Error,
+    },
     /// Something else that the system refuses.
     #[error("{what}: {source}")]
     System {
@@ -70,6 +80,11 @@ pub enum Error {
 }
 
 impl Error {
+    fn tls(endpoint: &Endpoint) -> impl FnOnce(tls::Error) -> Self {
+        let endpoint = endpoint.to_string();
+        move |source| Self::Tls { endpoint, source }
+    }
+
     fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
     }

@@ -57,12 +57,14 @@ pub(super) async fn build(
     match config.role {
         Role::Local => builder.locals().await?,
         Role::Server => builder.servers().await?,
+        Role::Forward => {}
     }
+    builder.forwards().await?;
     Ok(builder.jobs)
 }
 
-struct Builder<'a> {
-    config: &'a Config,
+pub(super) struct Builder<'a> {
+    pub(super) config: &'a Config,
     resolver: &'a Arc<Resolver>,
     counters: &'a Arc<Counters>,
     connections: Arc<Semaphore>,
@@ -239,7 +241,7 @@ impl Builder<'_> {
         ))
     }
 
-    fn direct(&self, options: SocketOptions) -> Direct {
+    pub(super) fn direct(&self, options: SocketOptions) -> Direct {
         Direct {
             resolver: Arc::clone(self.resolver),
             options,
@@ -248,7 +250,7 @@ impl Builder<'_> {
         }
     }
 
-    fn port<I, O>(
+    pub(super) fn port<I, O>(
         &mut self,
         listeners: Vec<TcpListener>,
         inbound: I,
@@ -285,7 +287,11 @@ impl Builder<'_> {
         }
     }
 
-    fn relay<O: PacketOutbound>(&self, inbound: PacketInbound, outbound: O) -> Arc<Relay<O>> {
+    pub(super) fn relay<O: PacketOutbound>(
+        &self,
+        inbound: PacketInbound,
+        outbound: O,
+    ) -> Arc<Relay<O>> {
         let capacity =
             NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Relay::new(
@@ -297,7 +303,7 @@ impl Builder<'_> {
         ))
     }
 
-    fn packets<O: PacketOutbound>(
+    pub(super) fn packets<O: PacketOutbound>(
         &mut self,
         relay: &Arc<Relay<O>>,
         sockets: Vec<UdpSocket>,
@@ -308,7 +314,7 @@ impl Builder<'_> {
         }
     }
 
-    fn bind_tcp(
+    pub(super) fn bind_tcp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
@@ -326,7 +332,7 @@ impl Builder<'_> {
         Ok((bound, listeners))
     }
 
-    fn bind_udp(
+    pub(super) fn bind_udp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
@@ -346,16 +352,16 @@ impl Builder<'_> {
         }
     }
 
-    fn note_wildcards<'a>(&mut self, addresses: impl Iterator<Item = &'a Address>) {
+    pub(super) fn note_wildcards<'a>(&mut self, addresses: impl Iterator<Item = &'a Address>) {
         let wildcards = addresses.filter_map(|address| match address {
             Address::Ip(address) if address.ip() == Ipv4Addr::UNSPECIFIED => Some(address.port()),
             _ => None,
         });
-        self.four = wildcards.collect();
+        self.four.extend(wildcards);
     }
 
     /// The socket address of a listening address, which may be a name.
-    async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
+    pub(super) async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
         match address {
             Address::Ip(address) => Ok(*address),
             Address::Domain(name, port) => {

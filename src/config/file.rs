@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings, TlsForm, Warm};
+use super::scalar::{List, Number, Strings, TlsForm, UrlOr, Warm};
 use super::secret::Secret;
 
 /// The whole file.
@@ -40,6 +40,7 @@ pub(super) struct Top {
     pub(super) protocol: Option<String>,
     pub(super) servers: Option<List<Server>>,
     pub(super) locals: Option<List<Local>>,
+    pub(super) forwards: Option<List<Forward>>,
     pub(super) mode: Option<String>,
     pub(super) timeout: Option<Number<u64>>,
     pub(super) udp_timeout: Option<Number<u64>>,
@@ -157,6 +158,37 @@ pub(super) struct Local {
     pub(super) mode: Option<String>,
     pub(super) protocol: Option<String>,
     pub(super) socks5_auth_config_path: Option<String>,
+}
+
+/// An entry of `forwards`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Forward {
+    pub(super) listen: Option<UrlOr<Endpoint>>,
+    pub(super) target: Option<UrlOr<Endpoint>>,
+    pub(super) disabled: Option<bool>,
+}
+
+/// A side of a forward: its URL, and what else could stand in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Endpoint {
+    pub(super) url: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, Option<String>>>,
+    pub(super) tls: Option<ForwardTls>,
+}
+
+/// `tls` of a side of a forward.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ForwardTls {
+    pub(super) server_name: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) pin_sha256: Option<String>,
+    pub(super) insecure: Option<bool>,
 }
 
 /// `security`.

@@ -12,7 +12,9 @@
 
 mod diagnostic;
 mod document;
+mod endpoint;
 mod file;
+mod forwards;
 mod keys;
 mod load;
 mod locals;
@@ -30,6 +32,7 @@ mod servers;
 mod summary;
 mod transport;
 mod url;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -37,8 +40,9 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role, Rotation,
-    Server, Sink, SocketOptions, Timeouts, Tls, Transport, User, Warm, WebSocket, Weight, Writer,
+    Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local, Log, Mode,
+    Protocol, ReplayPolicy, Role, Rotation, Scheme, Server, Sink, SocketOptions, Timeouts, Tls,
+    Transport, User, Warm, WebSocket, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

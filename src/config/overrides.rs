@@ -35,6 +35,7 @@ pub struct Overrides {
     server_flag: &'static str,
     local: Map<String, Value>,
     mode: Option<(&'static str, &'static str)>,
+    forwards: Vec<Value>,
     rest: Vec<(&'static str, Value, &'static str)>,
 }
 
@@ -82,14 +83,22 @@ impl Overrides {
         self.mode = Some((mode, flag));
     }
 
+    /// `LISTEN TARGET`: a forward, in place of those of the file.
+    pub fn forward(&mut self, listen: &str, target: &str) {
+        let mut forward = Map::new();
+        forward.insert("listen".to_owned(), listen.into());
+        forward.insert("target".to_owned(), target.into());
+        self.forwards.push(Value::Object(forward));
+    }
+
     /// The key at `path` (keys joined by dots).
     pub fn set(&mut self, path: &'static str, value: impl Into<Value>, flag: &'static str) {
         self.rest.push((path, value.into(), flag));
     }
 
-    /// Whether there is a server without a file.
-    pub fn has_server(&self) -> bool {
-        self.server.is_some()
+    /// Whether there is something to run without a file.
+    pub fn are_enough(&self) -> bool {
+        self.server.is_some() || !self.forwards.is_empty()
     }
 
     /// Puts all over `document`.
@@ -123,6 +132,14 @@ impl Overrides {
             document.set("mode", mode.into(), flag);
             document.forget("servers", "mode");
             document.forget("locals", "mode");
+        }
+        if !self.forwards.is_empty() {
+            let forwards = Value::Array(self.forwards.clone());
+            document.set("forwards", forwards, "LISTEN TARGET");
+            for index in 0..self.forwards.len() {
+                document.name(format!("forwards[{index}].listen"), "LISTEN");
+                document.name(format!("forwards[{index}].target"), "TARGET");
+            }
         }
         for (path, value, flag) in &self.rest {
             if *path == "timeouts.idle" {

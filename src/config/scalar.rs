@@ -174,3 +174,32 @@ impl<'de> Deserialize<'de> for Warm {
         deserializer.deserialize_any(Form)
     }
 }
+
+/// A URL, or an object that has one beside other keys.
+#[derive(Clone, Debug)]
+pub(super) enum UrlOr<T> {
+    /// The URL alone.
+    Url(String),
+    /// The object.
+    Object(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for UrlOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Form<T> {
+            type Value = UrlOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL, or an object: `{ \"url\": … }`")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<UrlOr<T>, E> {
+                Ok(UrlOr::Url(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UrlOr<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(UrlOr::Object)
+            }
+        }
+        deserializer.deserialize_any(Form(PhantomData))
+    }
+}

@@ -17,6 +17,9 @@ pub(super) enum Kind {
     Server,
     User,
     Local,
+    Forward,
+    Endpoint,
+    EndpointTls,
     Security,
     ReplayAttack,
     Log,
@@ -33,6 +36,7 @@ pub(super) enum Kind {
     Servers,
     Users,
     Locals,
+    Forwards,
     Writers,
     /// Not ours to check: a resolver's options, passwords by port.
     Free,
@@ -43,7 +47,12 @@ impl Kind {
     pub(super) fn is_object(self) -> bool {
         !matches!(
             self,
-            Self::Servers | Self::Users | Self::Locals | Self::Writers | Self::Free
+            Self::Servers
+                | Self::Users
+                | Self::Locals
+                | Self::Forwards
+                | Self::Writers
+                | Self::Free
         )
     }
 
@@ -53,6 +62,7 @@ impl Kind {
             Self::Servers => Self::Server,
             Self::Users => Self::User,
             Self::Locals => Self::Local,
+            Self::Forwards => Self::Forward,
             Self::Writers => Self::Writer,
             other => other,
         }
@@ -92,7 +102,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "acl",
             "admin",
             "balancer",
-            "forwards",
             "launchd_tcp_socket_name",
             "launchd_udp_socket_name",
             "manager_address",
@@ -226,6 +235,9 @@ const KINDS: &[Kind] = &[
     Kind::Server,
     Kind::User,
     Kind::Local,
+    Kind::Forward,
+    Kind::Endpoint,
+    Kind::EndpointTls,
     Kind::Security,
     Kind::ReplayAttack,
     Kind::Log,
@@ -257,6 +269,9 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
+        (Kind::Top, "forwards") => Kind::Forwards,
+        (Kind::Forward, "listen" | "target") => Kind::Endpoint,
+        (Kind::Endpoint, "tls") => Kind::EndpointTls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
@@ -326,6 +341,9 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Server => "in an entry of `servers`",
             Kind::User => "in an entry of `users`",
             Kind::Local => "in an entry of `locals`",
+            Kind::Forward => "in an entry of `forwards`",
+            Kind::Endpoint => "in `listen` or `target` of a forward",
+            Kind::EndpointTls => "in `tls` of a forward's `listen` or `target`",
             Kind::ReplayAttack => "in `security.replay_attack`",
             Kind::Security => "in `security`",
             Kind::Runtime => "in `runtime`",
@@ -362,6 +380,9 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Server => fields_of::<file::Server>(),
         Kind::User => fields_of::<file::User>(),
         Kind::Local => fields_of::<file::Local>(),
+        Kind::Forward => fields_of::<file::Forward>(),
+        Kind::Endpoint => fields_of::<file::Endpoint>(),
+        Kind::EndpointTls => fields_of::<file::ForwardTls>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
         Kind::Log => fields_of::<file::Log>(),
@@ -375,7 +396,12 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Limits => fields_of::<file::Limits>(),
         Kind::Transport => fields_of::<file::Transport>(),
         Kind::Tls => fields_of::<file::Tls>(),
-        Kind::Servers | Kind::Users | Kind::Locals | Kind::Writers | Kind::Free => &[],
+        Kind::Servers
+        | Kind::Users
+        | Kind::Locals
+        | Kind::Forwards
+        | Kind::Writers
+        | Kind::Free => &[],
     }
 }
 

@@ -27,6 +27,13 @@ impl Config {
         for server in &self.servers {
             self.write_server(server, out)?;
         }
+        for forward in &self.forwards {
+            writeln!(
+                out,
+                "  forward     {} -> {}",
+                forward.listen, forward.target
+            )?;
+        }
         let source = match &self.dns {
             dns::Source::System => "the system's name servers".to_owned(),
             _ => "the name servers under `dns`".to_owned(),
@@ -59,7 +66,7 @@ impl Config {
 
     fn write_server(&self, server: &Server, out: &mut String) -> fmt::Result {
         let verb = match self.role {
-            Role::Local => "server",
+            Role::Local | Role::Forward => "server",
             Role::Server => "listen",
         };
         write!(

@@ -263,7 +263,7 @@ impl Build<'_, '_> {
                 tls::Server::new(cert.clone(), key.clone()).map(drop)
             }
             (Role::Server, None) => Ok(()),
-            (Role::Local, _) => {
+            (Role::Local | Role::Forward, _) => {
                 let name = tls.server_name.as_deref().unwrap_or("localhost");
                 tls::Client::new(name, &tls.trust).map(drop)
             }
@@ -325,7 +325,7 @@ impl WebSocket {
 }
 
 /// 32 bytes in hex, or in base64 as curl takes them (`sha256//…`).
-fn pin(text: &str) -> Option<[u8; 32]> {
+pub(super) fn pin(text: &str) -> Option<[u8; 32]> {
     let text = text.trim();
     let text = text.strip_prefix("sha256//").unwrap_or(text);
     let hex = text.replace(':', "");

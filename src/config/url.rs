@@ -131,7 +131,7 @@ fn base64(text: &str) -> Option<String> {
 }
 
 /// Undoes percent-encoding (RFC 3986 §2.1).
-fn percent(text: &str, part: &'static str) -> Result<String, UrlError> {
+pub(super) fn percent(text: &str, part: &'static str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

@@ -2,8 +2,10 @@
 //!
 //! - [`socks`]: programs beside `ssr local`, by SOCKS5.
 //! - [`associations`]: which of them may send datagrams.
+//! - [`tunnel`]: programs that are all taken to one target.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be some.
 
 pub mod associations;
 pub mod shadowsocks;
 pub mod socks;
+pub mod tunnel;

@@ -5,6 +5,7 @@
 )]
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -86,6 +87,34 @@ pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
     }
     set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT)?;
     Ok(())
+}
+
+/// A pipe that does not block, for about `capacity` bytes: the read end, the write end.
+#[cfg(target_os = "linux")]
+pub(super) fn pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+    let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    // A user who has many pipes already gets no larger ones: then the default has to do.
+    let _ = fcntl_setpipe_size(&ends.1, capacity);
+    Ok(ends)
+}
+
+/// Moves up to `most` bytes between a socket and a pipe, whichever is which, without copying them.
+#[cfg(target_os = "linux")]
+pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    use rustix::pipe::SpliceFlags;
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn pipe(_: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn splice(_: impl AsFd, _: impl AsFd, _: usize) -> io::Result<usize> {
+    Err(io::ErrorKind::InvalidInput.into())
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -5,6 +5,7 @@
 //! - [`dial`]: connecting, with the address families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
+//! - [`splice`]: from socket to socket inside the kernel.
 //! - [`ws`]: WebSocket over a stream, from the upgrade on.
 //! - [`mux`]: the streams of mux.cool within a WebSocket.
 //! - [`pool`]: the buffers that are held only while data moves.
@@ -19,6 +20,7 @@ pub mod mux;
 pub mod options;
 pub mod pipe;
 pub mod pool;
+pub mod splice;
 pub mod stream;
 pub mod tls;
 pub mod transport;

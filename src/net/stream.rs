@@ -144,8 +144,11 @@ impl Stream {
         Ok(Parked(self))
     }
 
-    /// Puts another stream in its place.
-    fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
+    /// Puts another stream in its place: one that stands over it, say. After an error it is broken.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
         // Between the two there has to be something.
         let this = std::mem::replace(self, Self(Kind::Pipe(pipe::End::broken())));
         *self = change(this)?;
@@ -308,10 +311,18 @@ impl Stream {
         }
     }
 
-    /// Whether to close it is to end it properly, when its peer has ended already.
+    /// Whether it is a bare socket, whose bytes the kernel can move by itself.
     #[must_use]
-    pub const fn ends_by_close(&self) -> bool {
-        matches!(self.0, Kind::Tcp(_))
+    pub const fn is_socket(&self) -> bool {
+        self.tcp().is_some()
+    }
+
+    /// The socket, where nothing stands over it.
+    pub(super) const fn tcp(&self) -> Option<&TcpStream> {
+        match &self.0 {
+            Kind::Tcp(stream) => Some(stream),
+            _ => None,
+        }
     }
 
     /// Our own address.
@@ -396,7 +407,7 @@ fn write_tcp(
 /// One system call inside `try_io`. A call that moved less than `room` has shown that the socket is empty (or full):
 /// `try_io` is told `WouldBlock`, so that it waits for the next event, and the count is kept aside. The end of a stream
 /// and errors are not lost by this, since the reactor never clears those.
-fn once(
+pub(super) fn once(
     room: usize,
     try_io: impl FnOnce(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
     interest: Interest,

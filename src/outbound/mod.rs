@@ -2,10 +2,12 @@
 //!
 //! - [`datagrams`]: packets inside streams.
 //! - [`direct`]: resolve and connect.
+//! - [`tunnel`]: by WebSocket.
 //! - [`shadowsocks`]: through one of several servers.
 //! - [`warm`]: connections to a server that are there before they are asked for.
 
 pub mod datagrams;
 pub mod direct;
 pub mod shadowsocks;
+pub mod tunnel;
 pub mod warm;

@@ -62,6 +62,9 @@ pub enum Refusal {
     /// A head longer than 16 KiB.
     #[error("a head of more than 16 KiB")]
     TooLong,
+    /// It is served, but what stands behind us does not answer.
+    #[error("a request for a target that cannot be reached")]
+    BadGateway,
 }
 
 /// What a server needs of a request.
@@ -334,6 +337,7 @@ impl Refusal {
         let (status, fields) = match self {
             Self::BadRequest | Self::TooLong => ("400 Bad Request", ""),
             Self::NotFound => ("404 Not Found", ""),
+            Self::BadGateway => ("502 Bad Gateway", ""),
             Self::Version => ("426 Upgrade Required", "Sec-WebSocket-Version: 13\r\n"),
         };
         let body = format!(

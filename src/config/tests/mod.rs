@@ -9,6 +9,7 @@
 
 mod errors;
 mod flags;
+mod forwards;
 mod references;
 mod transport;
 mod values;

@@ -20,7 +20,7 @@
 
 mod upgrade;
 
-pub use upgrade::{Accepted, Peer, accept, connect};
+pub use upgrade::{Accepted, Asked, Peer, accept, asked, connect};
 
 use std::future::Future as _;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -86,16 +86,10 @@ pub async fn accept(
     peer: Peer<'_>,
     deadline: Instant,
 ) -> io::Result<(Accepted, IpAddr)> {
-    let asked = timeout_at(deadline, read_request(&stream, endpoint))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    let (upgrade, mut behind) = match asked {
-        Ok(asked) => asked,
-        Err(refusal) => {
-            let _ = timeout(FAREWELL, refuse(&stream, refusal)).await;
-            return Err(io::Error::new(io::ErrorKind::InvalidData, refusal));
-        }
-    };
+    let Asked {
+        upgrade,
+        mut behind,
+    } = asked(&stream, endpoint, deadline).await?;
     let client = upgrade.client(peer.ip, peer.is_trusted);
     let begin = async {
         stream.write_all(upgrade.response().as_bytes()).await?;
@@ -124,10 +118,51 @@ pub async fn accept(
     Ok((accepted, client))
 }
 
-type Asked = Result<(http::Upgrade, Vec<u8>), Refusal>;
+/// A client's request that fits and has not been answered yet.
+pub struct Asked {
+    upgrade: http::Upgrade,
+    behind: Vec<u8>,
+}
+
+impl Asked {
+    /// The answer that agrees.
+    #[must_use]
+    pub fn response(&self) -> String {
+        self.upgrade.response()
+    }
+
+    /// Makes a WebSocket of the stream on which that has been answered, with nothing but the stream itself inside.
+    ///
+    /// # Errors
+    /// `InvalidData` when the client has sent already what is none.
+    pub fn begin(mut self, stream: Stream) -> io::Result<Stream> {
+        let mut ws = WebSocket::new(stream, Role::Server, None);
+        ws.feed(&mut self.behind)?;
+        Ok(Stream::layered(ws))
+    }
+}
+
+/// Waits on `stream` for the request of a WebSocket at `endpoint`. Everybody else gets the page of a web server, and is
+/// closed; that, like whatever goes wrong, is an error. Ends soon after `deadline`.
+///
+/// # Errors
+/// `InvalidData` when something else was asked for, `TimedOut`, `UnexpectedEof`, or what the system says.
+pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> io::Result<Asked> {
+    let read = timeout_at(deadline, read_request(stream, endpoint));
+    match read
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?
+    {
+        Ok(asked) => Ok(asked),
+        Err(refusal) => {
+            let _ = timeout(FAREWELL, refuse(stream, refusal)).await;
+            Err(io::Error::new(io::ErrorKind::InvalidData, refusal))
+        }
+    }
+}
 
 /// Reads a request, and what came behind it.
-async fn read_request(stream: &Stream, endpoint: &Endpoint) -> io::Result<Asked> {
+async fn read_request(stream: &Stream, endpoint: &Endpoint) -> io::Result<Result<Asked, Refusal>> {
     let mut head = Vec::new();
     loop {
         let before = head.len();
@@ -143,7 +178,10 @@ async fn read_request(stream: &Stream, endpoint: &Endpoint) -> io::Result<Asked>
             Ok(None) => {}
             Ok(Some((upgrade, len))) => {
                 head.drain(..len);
-                return Ok(Ok((upgrade, head)));
+                return Ok(Ok(Asked {
+                    upgrade,
+                    behind: head,
+                }));
             }
             Err(refusal) => return Ok(Err(refusal)),
         }

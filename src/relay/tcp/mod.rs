@@ -5,8 +5,10 @@
 //! ```
 
 pub mod half;
+mod splice;
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
@@ -89,6 +91,13 @@ pub trait Reply: Send + Sync {
     fn success(&self) -> Vec<u8>;
     /// The bytes that tell it why it is not.
     fn failure(&self, error: &Error) -> Vec<u8>;
+    /// Makes of its stream what it is from then on, once it has been told that it is connected.
+    ///
+    /// # Errors
+    /// When it has said something that does not fit.
+    fn begin(self: Box<Self>, _: &mut Stream) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Who asks for what: reads a client's handshake.
@@ -208,6 +217,10 @@ async fn establish<'a, I: Inbound, O: Outbound>(
             Err(error) => Err((error, Some(target))),
         },
         Err(error) => {
+            if request.trusted {
+                // Nobody but the operator can mend it.
+                tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target: the client is closed");
+            }
             if let Some(reply) = &request.reply {
                 // The client learns why; one that does not take the answer is gone anyway.
                 let _ = timeout(
@@ -255,6 +268,9 @@ async fn accept(request: &mut Request) -> Result<(), Error> {
             .stream
             .write_all(&reply.success())
             .await
+            .map_err(Error::io(Side::Client))?;
+        reply
+            .begin(&mut request.leg.stream)
             .map_err(Error::io(Side::Client))?;
     }
     Ok(())
