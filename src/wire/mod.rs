@@ -5,6 +5,7 @@
 //! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
 //! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
 //! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
+//! | [`tunnel`] | reverse tunnels: the frames of many streams inside one |
 //! | [`error`] | what a peer can get wrong |
 //!
 //! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
@@ -19,6 +20,7 @@ pub mod address;
 pub mod error;
 pub mod socks;
 pub mod ss;
+pub mod tunnel;
 
 pub use address::{Address, AddressRef};
 pub use error::Error;
