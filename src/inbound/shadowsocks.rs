@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::crypto::{Family, SaltPool};
 use crate::net::Stream;
@@ -23,6 +23,8 @@ use crate::wire::{self, Address};
 
 /// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
 const MAX_DRAIN: usize = 1 << 20;
+/// How long the end of a stream may take to be written, where that is more than a word to the system.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What is done about the repeated salt of a method of 2017. Those of 2022 always reject it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,5 +289,5 @@ async fn drain(stream: &Stream, deadline: Instant) {
     };
     let _ = timeout_at(deadline, read).await;
     // Where something is left unread, the close is a reset: before it, the stranger sees the end that all see.
-    let _ = stream.shutdown();
+    let _ = timeout(FAREWELL, stream.shutdown()).await;
 }

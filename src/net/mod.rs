@@ -3,7 +3,8 @@
 //! - [`options`]: what may be set on a socket.
 //! - [`listener`]: one listening socket a worker, bound so that a second process is refused.
 //! - [`dial`]: connecting, with the address families raced (RFC 8305).
-//! - [`stream`]: a byte stream, read and written in vectors.
+//! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
+//! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
 //! - [`pool`]: the buffers that are held only while data moves.
 //! - [`udp`]: datagrams in batches.
 
@@ -11,12 +12,13 @@ pub mod dial;
 mod linux;
 pub mod listener;
 pub mod options;
+pub mod pipe;
 pub mod pool;
 pub mod stream;
 pub mod udp;
 
 pub use options::SocketOptions;
-pub use stream::Stream;
+pub use stream::{Parked, Stream};
 
 use std::net::SocketAddr;
 

@@ -4,8 +4,6 @@
 //! request has come, so none is while nobody browses, and closed again after some seconds.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::direct::Direct;
-use crate::net::Stream;
+use crate::net::{Parked, Stream};
 use crate::wire::Address;
 
 /// How long a spare connection is kept. Less than servers wait for a request, ours and others'.
@@ -45,7 +43,7 @@ pub struct Warm {
 struct State {
     next: u64,
     /// Registered with no reactor, so that any worker may take them; the newest last.
-    idle: VecDeque<(u64, TcpStream)>,
+    idle: VecDeque<(u64, Parked)>,
     dialling: usize,
     demand: Demand,
     /// How long the last dial took.
@@ -102,8 +100,8 @@ impl Warm {
         state.demand.note(Instant::now());
         // The newest first: what is left over is then the oldest, and ends by its age.
         while let Some((_, stream)) = state.idle.pop_back() {
-            if is_untouched(&stream) {
-                return Stream::from_std(stream).ok();
+            if stream.is_untouched() {
+                return stream.resume().ok();
             }
         }
         None
@@ -135,7 +133,7 @@ impl Warm {
             tasks.spawn(async move {
                 let dialled = direct.dial(&server, true).await;
                 let Some(number) =
-                    lock(&state).keep(dialled.ok().and_then(|stream| stream.into_std().ok()))
+                    lock(&state).keep(dialled.ok().and_then(|stream| stream.park().ok()))
                 else {
                     return;
                 };
@@ -148,17 +146,12 @@ impl Warm {
 
 impl State {
     /// Takes in what a dial has come to.
-    fn keep(&mut self, dialled: Option<TcpStream>) -> Option<u64> {
+    fn keep(&mut self, dialled: Option<Parked>) -> Option<u64> {
         self.dialling = self.dialling.saturating_sub(1);
         self.next += 1;
         self.idle.push_back((self.next, dialled?));
         Some(self.next)
     }
-}
-
-/// Whether the server has neither closed the connection nor said anything on it.
-fn is_untouched(stream: &TcpStream) -> bool {
-    matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]
@@ -183,22 +176,19 @@ mod tests {
 
     #[tokio::test]
     async fn dead_spare_is_not_given_out() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let connect = || {
-            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            (stream, listener.accept().unwrap().0)
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = async || {
+            let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+            let (near, far) = tokio::join!(near, listener.accept());
+            (Stream::new(near.unwrap()), far.unwrap().0)
         };
         let warm = Warm::new(Wish::Auto);
-        let (alive, _peer) = connect();
-        let (dead, peer) = connect();
+        let (alive, _peer) = connect().await;
+        let (dead, peer) = connect().await;
         drop(peer);
-        // The end arrives soon, and is seen by a peek that waits for it.
-        dead.set_nonblocking(false).unwrap();
-        assert_eq!(dead.peek(&mut [0]).unwrap(), 0);
-        dead.set_nonblocking(true).unwrap();
-        lock(&warm.state).keep(Some(alive));
-        lock(&warm.state).keep(Some(dead));
+        dead.readable().await.unwrap();
+        lock(&warm.state).keep(alive.park().ok());
+        lock(&warm.state).keep(dead.park().ok());
         assert!(warm.take().is_some());
         assert!(warm.take().is_none());
     }

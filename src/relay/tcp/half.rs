@@ -1,6 +1,7 @@
 //! One direction of a stream: read, seal or open in place, write.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use crate::net::Stream;
@@ -51,6 +52,8 @@ pub struct Half {
 enum State {
     Read,
     Write,
+    /// The end has come, and is to be passed on.
+    End,
     Done,
 }
 
@@ -135,9 +138,12 @@ impl Half {
                     return Poll::Ready(Err(Error::Wire { side: from, source }));
                 }
             }
-            if self.state == State::Done {
+            if self.state == State::End {
                 // A peer that is gone already will be noticed by the other direction.
-                let _ = sink.shutdown();
+                let _ = ready!(sink.poll_shutdown(cx));
+                self.state = State::Done;
+            }
+            if self.state == State::Done {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -163,7 +169,7 @@ impl Half {
                 Ok(Read::NotYet) => {}
                 Ok(Read::End) => {
                     self.buffer = None;
-                    self.state = State::Done;
+                    self.state = State::End;
                     return Poll::Ready(Ok(()));
                 }
                 Err(Fault::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -299,31 +305,26 @@ impl Half {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<io::Result<()>> {
-        let Some(buffer) = &self.buffer else {
+        let Some(buffer) = &mut self.buffer else {
             return Poll::Ready(Ok(()));
         };
         loop {
-            let mut parts: [IoSlice<'_>; MAX_PARTS] = std::array::from_fn(|_| IoSlice::new(&[]));
-            let mut used = 0;
-            let ranges = buffer.ready.get(self.next..).unwrap_or_default();
-            for (part, range) in parts.iter_mut().zip(ranges) {
-                let skip = if used == 0 { self.written } else { 0 };
-                *part = IoSlice::new(
-                    buffer
-                        .bytes()
-                        .get(range.start + skip..range.end)
-                        .unwrap_or_default(),
-                );
-                used += 1;
-            }
-            if used == 0 {
+            let (bytes, ready, _) = buffer.parts();
+            let ranges = ready.get(self.next..).unwrap_or_default();
+            let Some(first) = ranges.first() else {
                 return Poll::Ready(Ok(()));
-            }
-            let mut count = ready!(sink.poll_write(cx, parts.get(..used).unwrap_or_default()))?;
+            };
+            let mut count = if ready.len() == 1 {
+                // One run, as all that is sealed: it may be coded further where it stands.
+                let rest = bytes.get_mut(first.start + self.written..first.end);
+                ready!(sink.poll_write_mut(cx, rest.unwrap_or_default()))?
+            } else {
+                ready!(write_parts(cx, sink, bytes, ranges, self.written))?
+            };
             if count == 0 && ranges.iter().any(|range| !range.is_empty()) {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            while let Some(range) = buffer.ready.get(self.next) {
+            while let Some(range) = ready.get(self.next) {
                 let left = range.len() - self.written;
                 if count < left {
                     self.written += count;
@@ -401,6 +402,23 @@ enum Fault {
     Io(io::Error),
     Wire(wire::Error),
     Cut,
+}
+
+/// Writes ranges of `bytes`; of the first, `skip` bytes have been written.
+fn write_parts(
+    cx: &mut Context<'_>,
+    sink: &Stream,
+    bytes: &[u8],
+    ranges: &[Range<usize>],
+    mut skip: usize,
+) -> Poll<io::Result<usize>> {
+    let mut parts: [IoSlice<'_>; MAX_PARTS] = std::array::from_fn(|_| IoSlice::new(&[]));
+    for (part, range) in parts.iter_mut().zip(ranges) {
+        *part = IoSlice::new(bytes.get(range.start + skip..range.end).unwrap_or_default());
+        skip = 0;
+    }
+    let used = ranges.len().min(MAX_PARTS);
+    sink.poll_write(cx, parts.get(..used).unwrap_or_default())
 }
 
 /// Moves what was read ahead into the slots.

@@ -1,0 +1,260 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Wake;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::*;
+
+const WINDOW: usize = 256 * 1024;
+const CAPACITY: usize = 64 * 1024;
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+impl Wakes {
+    fn count(&self) -> usize {
+        self.0.load(SeqCst)
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 7 + at / 251) as u8).collect()
+}
+
+fn read(stream: &Stream, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let count = stream.try_read(&mut [IoSliceMut::new(&mut bytes)])?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+fn kind<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
+    result.err().map(|error| error.kind())
+}
+
+#[test]
+fn pushed_bytes_come_out_in_order_whatever_the_pieces() {
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    let payload = pattern(WINDOW);
+    let (mut at, mut size) = (0, 1);
+    while at < payload.len() {
+        let end = payload.len().min(at + size);
+        pipe.push(&payload[at..end]).unwrap();
+        (at, size) = (end, (size * 5) % 40_009 + 1);
+    }
+    let mut received = Vec::new();
+    let (mut first, mut second) = ([0; 7], [0; 9001]);
+    loop {
+        let mut slots = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)];
+        let Ok(count) = stream.try_read(&mut slots) else {
+            break;
+        };
+        received.extend_from_slice(&first[..count.min(7)]);
+        received.extend_from_slice(&second[..count.saturating_sub(7)]);
+    }
+    assert!(received == payload);
+}
+
+#[test]
+fn empty_pipe_holds_no_buffer() {
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    pipe.push(&pattern(100_000)).unwrap();
+    assert!(lock(&pipe.0).down.parts.len() > 1);
+    assert_eq!(read(&stream, 100_000).unwrap().len(), 100_000);
+    assert!(lock(&pipe.0).down.parts.is_empty());
+}
+
+#[test]
+fn window_is_given_back_only_with_the_credit() {
+    let (stream, pipe) = pair(1000, 1000);
+    pipe.push(&[1; 1000]).unwrap();
+    assert_eq!(pipe.push(&[1]), Err(Refused::Window));
+    assert_eq!(read(&stream, 249).unwrap().len(), 249);
+    assert_eq!(pipe.take_credit(), None);
+    assert_eq!(read(&stream, 1).unwrap().len(), 1);
+    assert_eq!(pipe.push(&[1]), Err(Refused::Window));
+    assert_eq!(pipe.take_credit(), Some(250));
+    assert_eq!(pipe.take_credit(), None);
+    pipe.push(&[1; 250]).unwrap();
+    assert_eq!(
+        (pipe.push(&[1]), pipe.unread()),
+        (Err(Refused::Window), 1000)
+    );
+    pipe.widen(1);
+    pipe.push(&[1]).unwrap();
+}
+
+#[test]
+fn handle_is_woken_where_there_was_nothing_and_not_for_every_piece() {
+    let (stream, pipe) = pair(1000, 100);
+    let (wakes, writes) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
+    let (owner, writer) = (Arc::clone(&wakes).into(), Arc::clone(&writes).into());
+    let (mut cx, mut user) = (Context::from_waker(&owner), Context::from_waker(&writer));
+    let mut buf = [0; 60];
+    assert!(pipe.poll_take(&mut cx, &mut buf).is_pending());
+    for expected in [40, 40, 20] {
+        let written = stream.poll_write(&mut user, &[IoSlice::new(&[9; 40])]);
+        assert!(matches!(written, Poll::Ready(Ok(count)) if count == expected));
+        assert_eq!(wakes.count(), 1);
+    }
+    assert!(
+        stream
+            .poll_write(&mut user, &[IoSlice::new(&[9])])
+            .is_pending()
+    );
+    // Forty of a hundred are left: there is room worth waking for.
+    assert_eq!(
+        pipe.poll_take(&mut cx, &mut buf),
+        Poll::Ready(Taken::Bytes(60))
+    );
+    assert_eq!((writes.count(), pipe.waiting()), (1, 40));
+    assert_eq!(
+        pipe.poll_take(&mut cx, &mut buf),
+        Poll::Ready(Taken::Bytes(40))
+    );
+    assert!(pipe.poll_take(&mut cx, &mut buf).is_pending());
+    // Credit wakes once, when there is enough of it.
+    pipe.push(&[1; 1000]).unwrap();
+    for (len, expected) in [(249, 1), (1, 2), (100, 2)] {
+        read(&stream, len).unwrap();
+        assert_eq!(wakes.count(), expected);
+    }
+    pipe.watch(&cx);
+    drop(stream);
+    assert!(wakes.count() > 2 && pipe.is_abandoned());
+}
+
+#[test]
+fn reader_is_woken_by_bytes_by_the_end_and_by_a_reset() {
+    let acts: [fn(&Pipe); 3] = [|pipe| pipe.push(b"x").unwrap(), Pipe::finish, Pipe::reset];
+    for act in acts {
+        let (stream, pipe) = pair(WINDOW, CAPACITY);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Arc::clone(&wakes).into();
+        let mut cx = Context::from_waker(&waker);
+        assert!(stream.poll_readable(&mut cx).is_pending());
+        assert_eq!(kind(read(&stream, 1)), Some(io::ErrorKind::WouldBlock));
+        act(&pipe);
+        assert_eq!(wakes.count(), 1);
+        assert!(stream.poll_readable(&mut cx).is_ready());
+    }
+}
+
+#[test]
+fn ends_are_told_apart() {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut buf = [0; 8];
+    // The handle finishes, then goes: what was pushed is read, then the end.
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    pipe.push(b"last").unwrap();
+    pipe.finish();
+    assert_eq!(pipe.push(b"late"), Err(Refused::Closed));
+    drop(pipe);
+    assert_eq!(read(&stream, 8).unwrap(), b"last");
+    assert_eq!(read(&stream, 8).unwrap(), b"");
+    let written = stream.poll_write(&mut cx, &[IoSlice::new(b"x")]);
+    assert!(matches!(written, Poll::Ready(Err(error)) if error.kind() == BrokenPipe));
+    // It goes without a word.
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    pipe.push(b"cut").unwrap();
+    drop(pipe);
+    assert_eq!(kind(read(&stream, 8)), Some(ConnectionReset));
+    let written = stream.poll_write(&mut cx, &[IoSlice::new(b"x")]);
+    assert!(matches!(written, Poll::Ready(Err(error)) if error.kind() == ConnectionReset));
+    // The user shuts down: the answer still comes.
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    assert!(
+        stream
+            .poll_write(&mut cx, &[IoSlice::new(b"ask")])
+            .is_ready()
+    );
+    assert!(matches!(stream.poll_shutdown(&mut cx), Poll::Ready(Ok(()))));
+    assert_eq!(
+        pipe.poll_take(&mut cx, &mut buf),
+        Poll::Ready(Taken::Bytes(3))
+    );
+    assert_eq!(pipe.poll_take(&mut cx, &mut buf), Poll::Ready(Taken::End));
+    pipe.push(b"answer").unwrap();
+    assert_eq!(read(&stream, 8).unwrap(), b"answer");
+    drop(stream);
+    assert_eq!(pipe.push(b"x"), Err(Refused::Closed));
+    // The user closes what it takes for broken.
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    assert!(
+        stream
+            .poll_write(&mut cx, &[IoSlice::new(b"ask")])
+            .is_ready()
+    );
+    stream.reset_on_close();
+    drop(stream);
+    assert_eq!(pipe.poll_take(&mut cx, &mut buf), Poll::Ready(Taken::Reset));
+    assert_eq!(pipe.waiting(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_passes_between_threads_without_a_lost_wake() {
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    let payload = pattern(8_000_000);
+    let sent = payload.clone();
+    // The handle echoes whatever it takes, within the window.
+    let echo = tokio::spawn(async move {
+        let mut buf = vec![0; 10_000];
+        let mut window = WINDOW;
+        loop {
+            let taken = poll_fn(|cx| {
+                window += pipe.take_credit().unwrap_or(0);
+                pipe.watch(cx);
+                window += pipe.take_credit().unwrap_or(0);
+                if window < buf.len() {
+                    return Poll::Pending;
+                }
+                pipe.poll_take(cx, &mut buf)
+            });
+            match taken.await {
+                Taken::Bytes(count) => {
+                    pipe.push(&buf[..count]).unwrap();
+                    window -= count;
+                }
+                Taken::End => return pipe.finish(),
+                Taken::Reset => return,
+            }
+        }
+    });
+    let stream = Arc::new(stream);
+    let writer = Arc::clone(&stream);
+    let write = tokio::spawn(async move {
+        for piece in sent.chunks(33_333) {
+            writer.write_all(piece).await.unwrap();
+        }
+        writer.shutdown().await.unwrap();
+    });
+    let receive = async {
+        let (mut received, mut room) = (Vec::new(), vec![0; 50_000]);
+        loop {
+            match stream.read(&mut room).await.unwrap() {
+                0 => return received,
+                count => received.extend_from_slice(&room[..count]),
+            }
+        }
+    };
+    let received = timeout(Duration::from_secs(30), receive).await.unwrap();
+    assert!(received == payload);
+    write.await.unwrap();
+    echo.await.unwrap();
+}
