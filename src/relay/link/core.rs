@@ -364,7 +364,10 @@ impl Core {
         }
         let credit = u32::try_from(count + growth).unwrap_or(u32::MAX);
         self.say(Frame::Window { id, credit });
-        let stale = self.round_trip.measured.is_none_or(|at| now >= at + MEASURE_EVERY);
+        let stale = self
+            .round_trip
+            .measured
+            .is_none_or(|at| now >= at + MEASURE_EVERY);
         if stale && self.awaited.is_none() {
             self.ping(now);
         }

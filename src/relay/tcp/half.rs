@@ -440,7 +440,11 @@ fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
 }
 
 /// Seals; at the head of a stream with the time and, where the request is empty, with padding.
-fn seal(sealer: &mut Sealer, bytes: &mut [u8], count: usize) -> Result<usize, wire::Error> {
+pub(in crate::relay) fn seal(
+    sealer: &mut Sealer,
+    bytes: &mut [u8],
+    count: usize,
+) -> Result<usize, wire::Error> {
     if !sealer.at_head() {
         let fresh = Fresh {
             now: 0,

@@ -63,7 +63,11 @@ impl Source for Local {
     fn read(&mut self, id: u64, out: &mut [u8]) -> Read {
         let stream = self.streams.get_mut(&id).unwrap();
         if stream.to_send.is_empty() {
-            return if stream.complete { Read::End } else { Read::Empty };
+            return if stream.complete {
+                Read::End
+            } else {
+                Read::Empty
+            };
         }
         let count = stream.to_send.len().min(out.len());
         for (place, byte) in out.iter_mut().zip(stream.to_send.drain(..count)) {
@@ -112,7 +116,12 @@ impl Side {
     }
 
     fn say(&mut self, id: u64, bytes: &[u8]) {
-        self.local.streams.entry(id).or_default().to_send.extend(bytes);
+        self.local
+            .streams
+            .entry(id)
+            .or_default()
+            .to_send
+            .extend(bytes);
         self.core.wake(id);
     }
 
@@ -155,7 +164,9 @@ fn settle(a: &mut Side, b: &mut Side, now: Duration) {
 
 fn pattern(id: u64, server: bool, len: usize) -> Vec<u8> {
     let seed = id * 31 + u64::from(server);
-    (0..len).map(|at| (seed + at as u64 * 7 + (at as u64 >> 8)) as u8).collect()
+    (0..len)
+        .map(|at| (seed + at as u64 * 7 + (at as u64 >> 8)) as u8)
+        .collect()
 }
 
 /// One thing that happens.
@@ -270,16 +281,28 @@ fn stream_waits_for_its_window_and_others_do_not() {
     server.say(2, &vec![1; 1 << 20]);
     server.say(4, &[2; 1000]);
     while server.transmit(20_000) {}
-    client.hear(&mut server, Duration::ZERO, usize::MAX).unwrap();
-    assert_eq!(client.local.streams[&2].heard.len(), window::INITIAL as usize);
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert_eq!(
+        client.local.streams[&2].heard.len(),
+        window::INITIAL as usize
+    );
     assert_eq!(client.local.streams[&4].heard.len(), 1000);
     // What is consumed may be sent again.
     client.consume(Duration::ZERO, 2, 1000);
     while client.transmit(20_000) {}
-    server.hear(&mut client, Duration::ZERO, usize::MAX).unwrap();
+    server
+        .hear(&mut client, Duration::ZERO, usize::MAX)
+        .unwrap();
     while server.transmit(20_000) {}
-    client.hear(&mut server, Duration::ZERO, usize::MAX).unwrap();
-    assert_eq!(client.local.streams[&2].heard.len(), window::INITIAL as usize + 1000);
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert_eq!(
+        client.local.streams[&2].heard.len(),
+        window::INITIAL as usize + 1000
+    );
 }
 
 #[test]
@@ -309,11 +332,15 @@ fn more_than_the_window_resets_that_stream_alone() {
     server.say(2, &vec![1; window::INITIAL as usize + 1]);
     server.say(4, b"fine");
     while server.transmit(20_000) {}
-    client.hear(&mut server, Duration::ZERO, usize::MAX).unwrap();
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
     assert!(client.local.streams[&2].reset);
     assert_eq!(client.local.streams[&4].heard, b"fine");
     while client.transmit(20_000) {}
-    server.hear(&mut client, Duration::ZERO, usize::MAX).unwrap();
+    server
+        .hear(&mut client, Duration::ZERO, usize::MAX)
+        .unwrap();
     assert!(server.local.streams[&2].reset);
     assert!(!server.local.streams[&4].reset);
 }
@@ -323,7 +350,10 @@ fn window_grows_to_twice_what_a_round_trip_delivers() {
     let (mut server, mut client) = joined();
     // A path of 100 ms that takes whatever the window lets through.
     client.core.round_trip = RoundTrip::default();
-    client.core.round_trip.note(Duration::ZERO, Duration::from_millis(100));
+    client
+        .core
+        .round_trip
+        .note(Duration::ZERO, Duration::from_millis(100));
     let mut now = Duration::ZERO;
     let mut sizes = Vec::new();
     for _ in 0..12 {
@@ -385,25 +415,58 @@ fn what_comes_out_of_turn_ends_the_link() {
         out.truncate(len);
         out
     };
-    let hello = encode(Frame::Hello(Hello { caps: 0, window: 1, max_payload: 1 }));
-    let open = |id| Frame::Open { id, open: visitor() };
+    let hello = encode(Frame::Hello(Hello {
+        caps: 0,
+        window: 1,
+        max_payload: 1,
+    }));
+    let open = |id| Frame::Open {
+        id,
+        open: visitor(),
+    };
     let fin = Frame::Fin { id: 2 };
-    let accept = Frame::Accept { id: 2, nonce: [0; 16] };
+    let accept = Frame::Accept {
+        id: 2,
+        nonce: [0; 16],
+    };
     for (greeted, frame, error) in [
-        (false, Frame::InitialRemoteServer { name: "a" }, Error::TunnelV0),
+        (
+            false,
+            Frame::InitialRemoteServer { name: "a" },
+            Error::TunnelV0,
+        ),
         (false, Frame::Heartbeat, Error::TunnelV0),
         (false, fin, Error::FrameUnexpected),
-        (true, Frame::Hello(Hello { caps: 0, window: 1, max_payload: 1 }), Error::FrameUnexpected),
+        (
+            true,
+            Frame::Hello(Hello {
+                caps: 0,
+                window: 1,
+                max_payload: 1,
+            }),
+            Error::FrameUnexpected,
+        ),
         (true, fin, Error::FrameUnexpected),
         (true, accept, Error::FrameUnexpected),
         (true, open(1), Error::FrameUnexpected),
-        (true, Frame::Data { id: 8, payload: b"x" }, Error::FrameUnexpected),
+        (
+            true,
+            Frame::Data {
+                id: 8,
+                payload: b"x",
+            },
+            Error::FrameUnexpected,
+        ),
     ] {
         let mut side = Side::new(End::Client);
         if greeted {
-            side.core.receive(Duration::ZERO, &hello, &mut side.local).unwrap();
+            side.core
+                .receive(Duration::ZERO, &hello, &mut side.local)
+                .unwrap();
         }
-        let result = side.core.receive(Duration::ZERO, &encode(frame), &mut side.local);
+        let result = side
+            .core
+            .receive(Duration::ZERO, &encode(frame), &mut side.local);
         assert_eq!(result, Err(Over::Wire(error)), "{frame:?}");
     }
 }
@@ -415,7 +478,9 @@ fn oldest_datagrams_are_lost_first() {
         server.core.datagram(2, number.to_be_bytes().into());
     }
     while server.transmit(20_000) {}
-    client.hear(&mut server, Duration::ZERO, usize::MAX).unwrap();
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
     assert_eq!(client.local.datagrams.len(), MAX_DATAGRAMS);
     assert_eq!(client.local.datagrams[0], 3usize.to_be_bytes());
 }
