@@ -3,7 +3,9 @@
 //! - [`socks`]: programs beside `ssr local`, by SOCKS5.
 //! - [`associations`]: which of them may send datagrams.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be some.
+//! - [`reverse`]: visitors of reverse tunnels.
 
 pub mod associations;
+pub mod reverse;
 pub mod shadowsocks;
 pub mod socks;

@@ -3,8 +3,10 @@
 //! A stranger sees one thing, whatever it sends and however it cuts it: nothing comes back, and the connection is
 //! closed when the time for a handshake is over, counted from its beginning.
 
+use std::future::Future;
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
-use crate::wire::{self, Address};
+use crate::wire::{self, Address, tunnel};
 
 /// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
 const MAX_DRAIN: usize = 1 << 20;
@@ -51,13 +53,18 @@ pub struct Shadowsocks {
     pub begun: Instant,
     /// For how long a stranger is listened to that broke a stream after its handshake.
     pub patience: Duration,
+    /// What serves the links of reverse tunnels.
+    pub links: Links,
 }
+
+/// Serves the link that a client has asked for, to its end.
+pub type Links = Box<dyn Fn(Request) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl Inbound for Shadowsocks {
     async fn accept(
         &self,
         stream: Stream,
-        _: SocketAddr,
+        peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Option<Request>, Error> {
         let mut reading = Reading {
@@ -68,7 +75,10 @@ impl Inbound for Shadowsocks {
             .await
             .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
-            Ok((asked, first)) => Ok(Some(asked.into_request(stream, first))),
+            Ok((asked, first)) => {
+                let user = reading.opener.user();
+                Ok(Some(asked.into_request(stream, first, peer, user)))
+            }
             Err(error @ Error::Wire { .. }) => {
                 drop(reading);
                 drain(&stream, deadline).await;
@@ -76,6 +86,14 @@ impl Inbound for Shadowsocks {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn divert(&self, request: Request) -> Option<Request> {
+        if request.trusted || request.target.as_ref() != tunnel::target() {
+            return Some(request);
+        }
+        (self.links)(request).await;
+        None
     }
 
     async fn punish(&self, stream: Stream) {
@@ -96,7 +114,13 @@ enum Asked {
 
 impl Asked {
     /// The request on `stream` that came with `first`.
-    fn into_request(self, stream: Stream, first: Buffer) -> Request {
+    fn into_request(
+        self,
+        stream: Stream,
+        first: Buffer,
+        peer: SocketAddr,
+        user: Option<usize>,
+    ) -> Request {
         let (target, codec, trusted) = match self {
             Self::Target { target, codec } => (target, Some(codec), false),
             Self::Next { target } => (target, None, true),
@@ -110,6 +134,8 @@ impl Asked {
             target,
             reply: None,
             trusted,
+            peer,
+            user,
         }
     }
 }

@@ -71,6 +71,8 @@ impl Inbound for Socks {
                 target,
                 reply: Some(Box::new(Answer)),
                 trusted: false,
+                peer,
+                user: None,
             })),
             Command::UdpAssociate => match &self.udp {
                 Some(udp) => udp

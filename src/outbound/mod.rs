@@ -5,5 +5,6 @@
 //! - [`warm`]: connections to a server that are there before they are asked for.
 
 pub mod direct;
+pub mod reverse;
 pub mod shadowsocks;
 pub mod warm;

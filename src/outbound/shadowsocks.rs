@@ -138,6 +138,16 @@ impl Outbound for Servers {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        self.reach(request.target.as_ref()).await
+    }
+}
+
+impl Servers {
+    /// Begins a stream to `target` through the first server that can be reached.
+    ///
+    /// # Errors
+    /// That of the last server tried.
+    pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let mut failure = Error::Connect(crate::net::Error::NoAddress);
         for server in self.order(|server| server.mode.0) {
             match self.connection(server).await {
@@ -145,7 +155,7 @@ impl Outbound for Servers {
                     let salt = Salt::new(server.credentials.method(), rand::random());
                     let codec = (
                         Opener::response(&server.credentials, salt),
-                        Sealer::request(&server.credentials, salt, request.target.as_ref()),
+                        Sealer::request(&server.credentials, salt, target),
                     );
                     return Ok(Leg {
                         stream,

@@ -67,6 +67,10 @@ pub struct Request {
     pub reply: Option<Box<dyn Reply>>,
     /// Whether the operator, not the client, chose the target.
     pub trusted: bool,
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// Which user of the inbound's it is, where that has users.
+    pub user: Option<usize>,
 }
 
 /// Answers to a client's request.
@@ -87,6 +91,12 @@ pub trait Inbound: Sync {
         peer: SocketAddr,
         deadline: Instant,
     ) -> impl Future<Output = Result<Option<Request>, Error>> + Send;
+
+    /// Serves by itself a request that is not to be relayed, to its end; all others it gives back. The time of the
+    /// handshake is over by then.
+    fn divert(&self, request: Request) -> impl Future<Output = Option<Request>> + Send {
+        std::future::ready(Some(request))
+    }
 
     /// Deals with a stream on which the client broke the protocol after its handshake.
     fn punish(&self, stream: Stream) -> impl Future<Output = ()> + Send;
@@ -180,7 +190,10 @@ async fn establish<I: Inbound, O: Outbound>(
         .accept(stream, peer, Instant::now() + timeouts.handshake)
         .await;
     ready();
-    let Some(mut request) = request.map_err(|error| (error, None))? else {
+    let Some(request) = request.map_err(|error| (error, None))? else {
+        return Ok(None);
+    };
+    let Some(mut request) = inbound.divert(request).await else {
         return Ok(None);
     };
     let target: Box<str> = request.target.to_string().into();
