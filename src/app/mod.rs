@@ -2,6 +2,7 @@
 //!
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
+//! - `reverse/`: reverse tunnels.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
@@ -9,6 +10,7 @@
 
 mod handshakes;
 pub mod log;
+mod reverse;
 mod services;
 mod worker;
 

@@ -11,16 +11,17 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::handshakes::Handshakes;
+use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
 use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
 use crate::inbound::associations::Associations;
-use crate::inbound::shadowsocks::{Replay, Shadowsocks};
+use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
 use crate::inbound::socks::{Datagrams, Socks};
-use crate::net::{SocketOptions, listener};
+use crate::net::{self, SocketOptions, listener};
 use crate::outbound::direct::Direct;
-use crate::outbound::shadowsocks::{self, Servers};
+use crate::outbound::shadowsocks::{self, Servers, Weights};
 use crate::outbound::warm::Wish;
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
@@ -73,14 +74,12 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     async fn servers(&mut self) -> Result<(), Error> {
+        let publisher = self.publisher();
         self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
-            let direct = self.direct(
-                &server.socket,
-                server.socket.outbound_udp_allow_fragmentation,
-            );
+            let direct = self.direct(outgoing(&server.socket, false));
             let next_hops: Vec<_> = server
                 .users
                 .iter()
@@ -96,6 +95,7 @@ impl Builder<'_> {
                     replay: replay(self.config.replay),
                     begun: Instant::now(),
                     patience: self.config.timeouts.handshake,
+                    links: links(&publisher, server),
                 };
                 bound = self.streams(address, &server.socket, inbound, direct.clone(), idle)?;
             }
@@ -110,7 +110,7 @@ impl Builder<'_> {
                 };
                 let sockets = self.bind_udp(bound, &server.socket)?;
                 let relay = self.relay(inbound, direct);
-                self.packets(&relay, sockets);
+                self.packets(&relay, sockets, incoming(&server.socket).datagrams);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
         }
@@ -134,7 +134,61 @@ impl Builder<'_> {
         for local in &self.config.locals {
             self.socks(local, &servers).await?;
         }
+        self.offer(&servers);
         Ok(())
+    }
+
+    /// What serves the links of reverse tunnels.
+    fn publisher(&mut self) -> Arc<Publisher> {
+        let reverse = &self.config.reverse;
+        let common = Common {
+            options: incoming(&self.config.socket),
+            timeouts: self.timeouts(self.config.timeouts.idle),
+            udp_idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+            connections: Arc::clone(&self.connections),
+            handshakes: Arc::clone(&self.handshakes),
+        };
+        let (publisher, job) = Publisher::new(reverse.allow.clone(), reverse.heartbeat, common);
+        if let Some(jobs) = self.jobs.first_mut() {
+            jobs.push(job);
+        }
+        publisher
+    }
+
+    /// Offers services to the server, on each worker the links of its share.
+    fn offer(&mut self, servers: &Servers) {
+        let reverse = &self.config.reverse;
+        if reverse.services.is_empty() {
+            return;
+        }
+        let client = Client::new(Offered {
+            services: reverse.services.clone(),
+            heartbeat: reverse.heartbeat,
+            servers: servers.clone(),
+            direct: self.direct(outgoing(&self.config.socket, false)),
+            timeouts: self.timeouts(self.config.timeouts.idle),
+            udp_idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+        });
+        let workers = self.jobs.len();
+        for index in 0..reverse.links {
+            let number = u8::try_from(index).unwrap_or(u8::MAX);
+            if let Some(jobs) = self.jobs.get_mut(index % workers.max(1)) {
+                jobs.push(client.job(number));
+            }
+        }
+    }
+
+    fn timeouts(&self, idle: Duration) -> Timeouts {
+        let timeouts = &self.config.timeouts;
+        Timeouts {
+            handshake: timeouts.handshake,
+            connect: timeouts.connect,
+            idle,
+            half_close: timeouts.half_close,
+            first_payload: self.config.first_bytes_wait,
+        }
     }
 
     async fn socks(&mut self, local: &Local, servers: &Servers) -> Result<(), Error> {
@@ -163,7 +217,12 @@ impl Builder<'_> {
             let open = !local.mode.tcp;
             let admits = Box::new(move |peer| open || admitted.admits(peer));
             let relay = self.relay(PacketInbound::Socks(admits), servers.clone());
-            self.packets(&relay, sockets);
+            // Between programs of one machine, nothing is too long.
+            let any = net::Datagrams {
+                longest: None,
+                ..incoming(options).datagrams
+            };
+            self.packets(&relay, sockets, any);
             datagrams = Some(Datagrams {
                 address: bound,
                 public: local.udp_associate_address.clone(),
@@ -204,8 +263,11 @@ impl Builder<'_> {
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
-            self.direct(&server.socket, true),
-            (server.mode.tcp, server.mode.udp),
+            self.direct(outgoing(&server.socket, true)),
+            Weights {
+                tcp: server.mode.tcp.then_some(server.weight.tcp),
+                udp: server.mode.udp.then_some(server.weight.udp),
+            },
             match server.warm {
                 config::Warm::Auto => Wish::Auto,
                 config::Warm::Count(count) => Wish::Count(count),
@@ -213,13 +275,12 @@ impl Builder<'_> {
         )
     }
 
-    fn direct(&self, socket: &config::SocketOptions, fragment: bool) -> Direct {
+    fn direct(&self, options: SocketOptions) -> Direct {
         Direct {
             resolver: Arc::clone(self.resolver),
-            options: outgoing(socket),
+            options,
             connect: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
-            fragment,
         }
     }
 
@@ -245,17 +306,10 @@ impl Builder<'_> {
         I: crate::relay::tcp::Inbound + Send + 'static,
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
-        let timeouts = &self.config.timeouts;
         let port = Arc::new(Port {
             inbound,
             outbound,
-            timeouts: Timeouts {
-                handshake: timeouts.handshake,
-                connect: timeouts.connect,
-                idle,
-                half_close: timeouts.half_close,
-                first_payload: self.config.first_bytes_wait,
-            },
+            timeouts: self.timeouts(idle),
             counters: Arc::clone(self.counters),
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
@@ -277,9 +331,14 @@ impl Builder<'_> {
         ))
     }
 
-    fn packets<O: PacketOutbound>(&mut self, relay: &Arc<Relay<O>>, sockets: Vec<UdpSocket>) {
+    fn packets<O: PacketOutbound>(
+        &mut self,
+        relay: &Arc<Relay<O>>,
+        sockets: Vec<UdpSocket>,
+        options: net::Datagrams,
+    ) {
         for (jobs, socket) in self.jobs.iter_mut().zip(sockets) {
-            jobs.push(packets(Arc::clone(relay), socket));
+            jobs.push(packets(Arc::clone(relay), socket, options));
         }
     }
 
@@ -349,6 +408,16 @@ impl Builder<'_> {
     }
 }
 
+/// Hands the links of a server's clients to the publisher, with their users' names.
+fn links(publisher: &Arc<Publisher>, server: &Server) -> Links {
+    let publisher = Arc::clone(publisher);
+    let names: Vec<String> = server.users.iter().map(|user| user.name.clone()).collect();
+    Box::new(move |leg, peer, user| {
+        let user = user.and_then(|index| names.get(index)).cloned();
+        Box::pin(Arc::clone(&publisher).serve(leg, peer, user))
+    })
+}
+
 fn accounts(server: &Server) -> Accounts {
     let users = server.users.iter();
     let users = users
@@ -381,12 +450,17 @@ fn incoming(options: &config::SocketOptions) -> SocketOptions {
         keep_alive: options.keep_alive,
         send_buffer: size(options.inbound_send_buffer),
         recv_buffer: size(options.inbound_recv_buffer),
+        datagrams: net::Datagrams {
+            fragment: options.inbound_udp_allow_fragmentation.unwrap_or(true),
+            longest: options.udp_mtu,
+        },
         ..SocketOptions::default()
     }
 }
 
-/// Options of the sockets that go out.
-fn outgoing(options: &config::SocketOptions) -> SocketOptions {
+/// Options of the sockets that go out, to a server or to targets. What is long for the path because of our own tags and
+/// headers should not be lost, so on the way to a server the system may cut it where the config does not say.
+fn outgoing(options: &config::SocketOptions, to_server: bool) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,
         mptcp: options.mptcp,
@@ -400,6 +474,12 @@ fn outgoing(options: &config::SocketOptions) -> SocketOptions {
             .chain(options.bind_address_other)
             .collect(),
         bind_interface: options.bind_interface.clone(),
+        datagrams: net::Datagrams {
+            fragment: options
+                .outbound_udp_allow_fragmentation
+                .unwrap_or(to_server),
+            longest: options.udp_mtu,
+        },
     }
 }
 

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::handshakes::Handshakes;
-use crate::net::Stream;
 use crate::net::udp::Socket;
+use crate::net::{Datagrams, Stream};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
@@ -47,8 +47,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// For what ends by a phase of its own.
+    pub(super) fn under(phase: watch::Receiver<Phase>) -> Self {
+        let (drained, _) = mpsc::channel(1);
+        Self { phase, drained }
+    }
+
     /// Waits until the process has come to `phase`.
-    async fn reached(&mut self, phase: Phase) {
+    pub(super) async fn reached(&mut self, phase: Phase) {
         // A main thread that is gone has come to its end.
         let _ = self.phase.wait_for(|current| *current >= phase).await;
     }
@@ -119,7 +125,11 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         Box::new(move |shared| Box::pin(port.serve(listener, shared)))
     }
 
-    async fn serve(self: Arc<Self>, listener: std::net::TcpListener, mut shared: Shared) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        listener: std::net::TcpListener,
+        mut shared: Shared,
+    ) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
@@ -220,7 +230,11 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// The job of serving a packet socket.
-pub(super) fn packets<O: PacketOutbound>(relay: Arc<Relay<O>>, socket: std::net::UdpSocket) -> Job {
+pub(super) fn packets<O: PacketOutbound>(
+    relay: Arc<Relay<O>>,
+    socket: std::net::UdpSocket,
+    options: Datagrams,
+) -> Job {
     Box::new(move |shared| {
         let Shared { phase, drained } = shared;
         // Datagrams have no end to wait for: only the phase ends this.
@@ -228,7 +242,7 @@ pub(super) fn packets<O: PacketOutbound>(relay: Arc<Relay<O>>, socket: std::net:
         Box::pin(async move {
             let mut phase = phase;
             let served = async {
-                let socket = Socket::new(socket.into(), true)?;
+                let socket = Socket::new(socket.into(), options)?;
                 relay.serve(Arc::new(socket)).await
             };
             tokio::select! {

@@ -22,6 +22,7 @@ mod model;
 mod options;
 mod overrides;
 mod reporter;
+mod reverse;
 mod scalar;
 mod schema;
 mod secret;
@@ -35,8 +36,8 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Balancer, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Role,
-    Rotation, Server, Sink, SocketOptions, Timeouts, User, Warm, Weight, Writer,
+    Allow, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Reverse,
+    Role, Rotation, Server, Service, Sink, SocketOptions, Timeouts, User, Warm, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

@@ -1,12 +1,13 @@
 //! The config as meant: what the services are built from. Every value has been checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::wire::address::Address;
+use crate::wire::{proxy, tunnel};
 
 use super::diagnostic::Diagnostic;
 use super::secret::Secret;
@@ -59,14 +60,61 @@ pub struct Config {
     pub replay: ReplayPolicy,
     /// Refuse targets in loopback, link-local, private and metadata networks after resolution.
     pub deny_private: bool,
-    /// How local chooses among servers.
-    pub balancer: Balancer,
     /// What is logged, and where to.
     pub log: Log,
     /// How long local waits, at most, for first bytes of a client after the dial, to send them with the header.
     pub first_bytes_wait: Duration,
+    /// Reverse tunnels.
+    pub reverse: Reverse,
     /// What deserves a warning at start.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Reverse tunnels: what local offers, and what server lets be offered.
+#[derive(Clone, Debug)]
+pub struct Reverse {
+    /// What local offers; names are unique. Empty for server.
+    pub services: Vec<Service>,
+    /// Over how many links; at least one.
+    pub links: usize,
+    /// Between two pings of a link; after three without an answer it is dead.
+    pub heartbeat: Duration,
+    /// What server grants; empty: nothing. Empty for local.
+    pub allow: Vec<Allow>,
+}
+
+/// Something near local that the server is to publish.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Unique, 1 to 255 bytes.
+    pub name: String,
+    /// Where visitors come to, on the server; port 0: any that is granted.
+    pub bind: SocketAddr,
+    /// Where they are taken to.
+    pub target: Address,
+    /// What it speaks.
+    pub protocol: tunnel::Protocol,
+    /// Of HTTP: its Host, in small letters; else empty.
+    pub host: String,
+    /// Whether, and how, the target is told who the visitor is.
+    pub proxy: Option<proxy::Version>,
+    /// Whether other clients may offer the same and share the load.
+    pub group: bool,
+}
+
+/// What some users may publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Who; `None`: everybody.
+    pub user: Option<String>,
+    /// At which addresses; an unspecified one stands for all of its family, `::` for all.
+    pub ip: IpAddr,
+    /// At which ports, the first and the last.
+    pub ports: (u16, u16),
+    /// For HTTP, under which Host: a name, `*.` and a name, `*`; `None`: none.
+    pub host: Option<String>,
+    /// By which protocol; `None`: any.
+    pub protocol: Option<tunnel::Protocol>,
 }
 
 /// A Shadowsocks server: one address, one method, one key or several users.
@@ -86,7 +134,7 @@ pub struct Server {
     pub users: Vec<User>,
     /// Spare connections that local keeps to it.
     pub warm: Warm,
-    /// How likely the balancer is to prefer it.
+    /// How much local prefers it to others.
     pub weight: Weight,
     /// The global socket options with those of this entry over them.
     pub socket: SocketOptions,
@@ -159,7 +207,7 @@ pub enum Warm {
     Count(usize),
 }
 
-/// A server's weight for the balancer, each from 0 to 1.
+/// How much a server is preferred to others, each from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weight {
     /// For TCP.
@@ -271,12 +319,12 @@ pub struct SocketOptions {
     pub outbound_send_buffer: Option<u32>,
     /// SO_RCVBUF of outbound sockets.
     pub outbound_recv_buffer: Option<u32>,
-    /// Largest UDP payload to send, in bytes.
+    /// Longest datagram between local and server and towards targets, in bytes of UDP payload; longer ones are dropped.
     pub udp_mtu: Option<usize>,
-    /// Let the system fragment datagrams sent to clients.
-    pub inbound_udp_allow_fragmentation: bool,
-    /// Let the system fragment datagrams sent to targets.
-    pub outbound_udp_allow_fragmentation: bool,
+    /// Let the system fragment datagrams sent to clients; `None`: it may.
+    pub inbound_udp_allow_fragmentation: Option<bool>,
+    /// Let the system fragment datagrams sent on; `None`: those to a server, not those to targets.
+    pub outbound_udp_allow_fragmentation: Option<bool>,
 }
 
 /// What is done about a repeated salt of an AEAD-2017 method. Methods of 2022 always reject.
@@ -288,17 +336,6 @@ pub enum ReplayPolicy {
     Detect,
     /// The connection is treated as one with a wrong key.
     Reject,
-}
-
-/// How local chooses among servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Balancer {
-    /// A probe that takes longer has failed.
-    pub max_server_rtt: Duration,
-    /// Between probes of all servers.
-    pub check_interval: Duration,
-    /// Between probes of the best server; `None`: it is probed with the others.
-    pub check_best_interval: Option<Duration>,
 }
 
 /// What is logged, and where to.

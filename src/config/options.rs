@@ -1,24 +1,22 @@
-//! Sockets, timeouts, limits, workers, balancer.
+//! Sockets, timeouts, limits, workers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::file::{self, Top};
 use super::meaning::Context;
-use super::model::{Balancer, Limits, SocketOptions, Timeouts};
+use super::model::{Limits, SocketOptions, Timeouts};
 use super::scalar::Number;
 use super::servers::key_at;
 
+/// Bytes of an IPv4 and a UDP header.
+const IP_UDP_HEADERS: usize = 28;
 /// More threads than this is a slip.
 const MAX_WORKERS: u64 = 1024;
 
 /// The global socket options.
 pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
     let (bind_address, bind_address_other) = bind_addresses(top, cx);
-    let mtu = match top.udp_mtu {
-        Some(_) => ("udp_mtu", top.udp_mtu),
-        None => ("mtu", top.mtu),
-    };
     SocketOptions {
         no_delay: top.no_delay.unwrap_or(false),
         fast_open: top.fast_open.unwrap_or(false),
@@ -41,9 +39,13 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
         inbound_recv_buffer: size(top.inbound_recv_buffer_size.or(top.tcp_incoming_rcvbuf)),
         outbound_send_buffer: size(top.outbound_send_buffer_size.or(top.tcp_outgoing_sndbuf)),
         outbound_recv_buffer: size(top.outbound_recv_buffer_size.or(top.tcp_outgoing_rcvbuf)),
-        udp_mtu: udp_mtu(mtu.0, mtu.1, cx),
-        inbound_udp_allow_fragmentation: top.inbound_udp_allow_fragmentation.unwrap_or(false),
-        outbound_udp_allow_fragmentation: top.outbound_udp_allow_fragmentation.unwrap_or(false),
+        udp_mtu: match top.udp_mtu {
+            Some(_) => udp_mtu("udp_mtu", top.udp_mtu, cx),
+            // libev's is that of the network interface.
+            None => udp_mtu("mtu", top.mtu, cx).map(|mtu| mtu.saturating_sub(IP_UDP_HEADERS)),
+        },
+        inbound_udp_allow_fragmentation: top.inbound_udp_allow_fragmentation,
+        outbound_udp_allow_fragmentation: top.outbound_udp_allow_fragmentation,
     }
 }
 
@@ -69,11 +71,11 @@ pub(super) fn socket_of(
     if let Some(interface) = filled(entry.outbound_bind_interface.as_deref()) {
         socket.bind_interface = Some(interface);
     }
-    if let Some(allow) = entry.inbound_udp_allow_fragmentation {
-        socket.inbound_udp_allow_fragmentation = allow;
+    if entry.inbound_udp_allow_fragmentation.is_some() {
+        socket.inbound_udp_allow_fragmentation = entry.inbound_udp_allow_fragmentation;
     }
-    if let Some(allow) = entry.outbound_udp_allow_fragmentation {
-        socket.outbound_udp_allow_fragmentation = allow;
+    if entry.outbound_udp_allow_fragmentation.is_some() {
+        socket.outbound_udp_allow_fragmentation = entry.outbound_udp_allow_fragmentation;
     }
     socket
 }
@@ -209,28 +211,5 @@ pub(super) fn workers(top: &Top, cx: &mut Context<'_>) -> usize {
         }
         Some(Number(count)) => usize::try_from(count).unwrap_or(0),
         None => 0,
-    }
-}
-
-/// `balancer`.
-pub(super) fn balancer(top: &Top, cx: &mut Context<'_>) -> Balancer {
-    let written = top.balancer.clone().unwrap_or_default();
-    let max_server_rtt = cx.seconds("balancer.max_server_rtt", written.max_server_rtt);
-    let check_interval = cx
-        .seconds("balancer.check_interval", written.check_interval)
-        .unwrap_or(Duration::from_secs(10));
-    let check_best_interval =
-        cx.seconds("balancer.check_best_interval", written.check_best_interval);
-    if check_best_interval.is_some_and(|best| best > check_interval) {
-        cx.report.error_hint(
-            "balancer.check_best_interval",
-            "longer than `check_interval`",
-            "the best server is probed at least as often as the others",
-        );
-    }
-    Balancer {
-        max_server_rtt: max_server_rtt.unwrap_or(Duration::from_secs(5)),
-        check_interval,
-        check_best_interval,
     }
 }

@@ -19,7 +19,6 @@ pub(super) enum Kind {
     Local,
     Security,
     ReplayAttack,
-    Balancer,
     Log,
     Format,
     Writer,
@@ -29,6 +28,11 @@ pub(super) enum Kind {
     Runtime,
     Timeouts,
     Limits,
+    Reverse,
+    Service,
+    Allow,
+    Services,
+    Allows,
     Servers,
     Users,
     Locals,
@@ -42,7 +46,13 @@ impl Kind {
     pub(super) fn is_object(self) -> bool {
         !matches!(
             self,
-            Self::Servers | Self::Users | Self::Locals | Self::Writers | Self::Free
+            Self::Servers
+                | Self::Users
+                | Self::Locals
+                | Self::Writers
+                | Self::Services
+                | Self::Allows
+                | Self::Free
         )
     }
 
@@ -53,6 +63,8 @@ impl Kind {
             Self::Users => Self::User,
             Self::Locals => Self::Local,
             Self::Writers => Self::Writer,
+            Self::Services => Self::Service,
+            Self::Allows => Self::Allow,
             other => other,
         }
     }
@@ -90,6 +102,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         &[
             "acl",
             "admin",
+            "balancer",
             "forwards",
             "launchd_tcp_socket_name",
             "launchd_udp_socket_name",
@@ -97,7 +110,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "online_config",
             "outbound_proxy",
             "plugin",
-            "reverse",
             "transport",
         ],
     ),
@@ -237,7 +249,6 @@ const KINDS: &[Kind] = &[
     Kind::Local,
     Kind::Security,
     Kind::ReplayAttack,
-    Kind::Balancer,
     Kind::Log,
     Kind::Format,
     Kind::Writer,
@@ -247,6 +258,9 @@ const KINDS: &[Kind] = &[
     Kind::Runtime,
     Kind::Timeouts,
     Kind::Limits,
+    Kind::Reverse,
+    Kind::Service,
+    Kind::Allow,
 ];
 
 /// What becomes of `key` in an object of `kind`.
@@ -268,7 +282,6 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
-        (Kind::Top, "balancer") => Kind::Balancer,
         (Kind::Top, "log") => Kind::Log,
         (Kind::Log | Kind::Console | Kind::LogFile | Kind::Syslog, "format") => Kind::Format,
         (Kind::Log, "writers") => Kind::Writers,
@@ -278,8 +291,17 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "runtime") => Kind::Runtime,
         (Kind::Top, "timeouts") => Kind::Timeouts,
         (Kind::Top, "limits") => Kind::Limits,
+        (Kind::Top, "reverse") => Kind::Reverse,
+        (Kind::Reverse, "services") => Kind::Services,
+        (Kind::Reverse, "allow") => Kind::Allows,
         _ => Kind::Free,
     }
+}
+
+/// The key that an array stands for where an object of `kind` is expected: `reverse: […]` is short for
+/// `reverse: {"services": […]}`.
+pub(super) fn shorthand(kind: Kind) -> Option<(&'static str, Kind)> {
+    (kind == Kind::Reverse).then_some(("services", Kind::Services))
 }
 
 /// Whether the value under `key` must never be quoted.
@@ -335,10 +357,12 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Local => "in an entry of `locals`",
             Kind::ReplayAttack => "in `security.replay_attack`",
             Kind::Security => "in `security`",
-            Kind::Balancer => "in `balancer`",
             Kind::Runtime => "in `runtime`",
             Kind::Timeouts => "in `timeouts`",
             Kind::Limits => "in `limits`",
+            Kind::Reverse => "in `reverse`",
+            Kind::Service => "in an entry of `reverse.services`",
+            Kind::Allow => "in an entry of `reverse.allow`",
             _ => "in `log`",
         })
 }
@@ -370,7 +394,6 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Local => fields_of::<file::Local>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
-        Kind::Balancer => fields_of::<file::Balancer>(),
         Kind::Log => fields_of::<file::Log>(),
         Kind::Format => fields_of::<file::Format>(),
         Kind::Writer => fields_of::<file::Writer>(),
@@ -380,7 +403,16 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Runtime => fields_of::<file::Runtime>(),
         Kind::Timeouts => fields_of::<file::Timeouts>(),
         Kind::Limits => fields_of::<file::Limits>(),
-        Kind::Servers | Kind::Users | Kind::Locals | Kind::Writers | Kind::Free => &[],
+        Kind::Reverse => fields_of::<file::Reverse>(),
+        Kind::Service => fields_of::<file::Service>(),
+        Kind::Allow => fields_of::<file::Allow>(),
+        Kind::Servers
+        | Kind::Users
+        | Kind::Locals
+        | Kind::Writers
+        | Kind::Services
+        | Kind::Allows
+        | Kind::Free => &[],
     }
 }
 

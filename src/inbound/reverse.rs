@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::net::Stream;
 use crate::relay::Error;
-use crate::relay::tcp::{First, Inbound, Leg, Request};
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Request};
 use crate::wire::Address;
 
 /// Whoever comes wants the one thing there is.
@@ -23,8 +23,8 @@ impl Inbound for Visitors {
         stream: Stream,
         peer: SocketAddr,
         _: Instant,
-    ) -> Result<Option<Request>, Error> {
-        Ok(Some(Request {
+    ) -> Result<Accepted<'_>, Error> {
+        Ok(Accepted::Request(Request {
             leg: Leg {
                 stream,
                 codec: None,
@@ -34,7 +34,6 @@ impl Inbound for Visitors {
             reply: None,
             trusted: true,
             peer,
-            user: None,
         }))
     }
 

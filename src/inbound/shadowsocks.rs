@@ -16,7 +16,7 @@ use crate::crypto::{Family, SaltPool};
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
 use crate::relay::tcp::half::unix_now;
-use crate::relay::tcp::{First, Inbound, Leg, Request};
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
@@ -57,8 +57,24 @@ pub struct Shadowsocks {
     pub links: Links,
 }
 
-/// Serves the link that a client has asked for, to its end.
-pub type Links = Box<dyn Fn(Request) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Serves the link that a client at an address has asked for, to its end; the number is the user's place among the
+/// accounts.
+pub type Links = Box<
+    dyn Fn(
+            Leg,
+            SocketAddr,
+            Option<usize>,
+        ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>
+        + Send
+        + Sync,
+>;
+
+impl Request {
+    /// Whether it is the link of a reverse tunnel. What is passed on to another server may be one there.
+    fn is_link(&self) -> bool {
+        !self.trusted && self.target.as_ref() == tunnel::target()
+    }
+}
 
 impl Inbound for Shadowsocks {
     async fn accept(
@@ -66,7 +82,7 @@ impl Inbound for Shadowsocks {
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Option<Request>, Error> {
+    ) -> Result<Accepted<'_>, Error> {
         let mut reading = Reading {
             opener: RequestOpener::new(self.accounts.method()),
             buffer: None,
@@ -77,7 +93,12 @@ impl Inbound for Shadowsocks {
         match read {
             Ok((asked, first)) => {
                 let user = reading.opener.user();
-                Ok(Some(asked.into_request(stream, first, peer, user)))
+                let request = asked.into_request(stream, first, peer);
+                Ok(if request.is_link() {
+                    Accepted::Job((self.links)(request.leg, peer, user))
+                } else {
+                    Accepted::Request(request)
+                })
             }
             Err(error @ Error::Wire { .. }) => {
                 drop(reading);
@@ -86,14 +107,6 @@ impl Inbound for Shadowsocks {
             }
             Err(error) => Err(error),
         }
-    }
-
-    async fn divert(&self, request: Request) -> Option<Request> {
-        if request.trusted || request.target.as_ref() != tunnel::target() {
-            return Some(request);
-        }
-        (self.links)(request).await;
-        None
     }
 
     async fn punish(&self, stream: Stream) {
@@ -114,13 +127,7 @@ enum Asked {
 
 impl Asked {
     /// The request on `stream` that came with `first`.
-    fn into_request(
-        self,
-        stream: Stream,
-        first: Buffer,
-        peer: SocketAddr,
-        user: Option<usize>,
-    ) -> Request {
+    fn into_request(self, stream: Stream, first: Buffer, peer: SocketAddr) -> Request {
         let (target, codec, trusted) = match self {
             Self::Target { target, codec } => (target, Some(codec), false),
             Self::Next { target } => (target, None, true),
@@ -135,7 +142,6 @@ impl Asked {
             reply: None,
             trusted,
             peer,
-            user,
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::associations::Associations;
 use crate::net::{self, Stream};
-use crate::relay::tcp::{First, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::socks::{
     AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
@@ -50,7 +50,7 @@ impl Inbound for Socks {
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Option<Request>, Error> {
+    ) -> Result<Accepted<'_>, Error> {
         let mut handshake = Handshake {
             stream,
             read: Vec::new(),
@@ -58,7 +58,7 @@ impl Inbound for Socks {
         let request = timeout_at(deadline, handshake.request(&self.logins));
         let (command, target) = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
         match command {
-            Command::Connect => Ok(Some(Request {
+            Command::Connect => Ok(Accepted::Request(Request {
                 leg: Leg {
                     stream: handshake.stream,
                     codec: None,
@@ -72,13 +72,13 @@ impl Inbound for Socks {
                 reply: Some(Box::new(Answer)),
                 trusted: false,
                 peer,
-                user: None,
             })),
             Command::UdpAssociate => match &self.udp {
-                Some(udp) => udp
-                    .hold(handshake.stream, peer, &target)
-                    .await
-                    .map(|()| None),
+                Some(udp) => Ok(Accepted::Job(Box::pin(udp.hold(
+                    handshake.stream,
+                    peer,
+                    target.port(),
+                )))),
                 None => {
                     refuse(
                         &handshake.stream,
@@ -262,15 +262,10 @@ fn code_of(error: &Error) -> Code {
 
 impl Datagrams {
     /// Answers UDP ASSOCIATE and keeps the association until the client's connection ends (RFC 1928 §7).
-    async fn hold(
-        &self,
-        stream: Stream,
-        peer: SocketAddr,
-        announced: &Address,
-    ) -> Result<(), Error> {
+    async fn hold(&self, stream: Stream, peer: SocketAddr, announced: u16) -> Result<(), Error> {
         let _ticket = self
             .associations
-            .open(peer.ip().to_canonical(), announced.port(), |peer| {
+            .open(peer.ip().to_canonical(), announced, |peer| {
                 (self.close)(peer)
             });
         let local = stream

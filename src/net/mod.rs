@@ -17,7 +17,7 @@ pub mod pool;
 pub mod stream;
 pub mod udp;
 
-pub use options::SocketOptions;
+pub use options::{Datagrams, SocketOptions};
 pub use stream::{Parked, Stream};
 
 use std::net::SocketAddr;

@@ -27,6 +27,17 @@ pub struct SocketOptions {
     pub bind_addresses: Vec<IpAddr>,
     /// `SO_BINDTODEVICE`, of outgoing sockets.
     pub bind_interface: Option<String>,
+    /// Of sockets for datagrams.
+    pub datagrams: Datagrams,
+}
+
+/// What a socket for datagrams does with long ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Datagrams {
+    /// Those longer than the path takes are cut by the system instead of being refused.
+    pub fragment: bool,
+    /// Those of more bytes are dropped, in both directions.
+    pub longest: Option<usize>,
 }
 
 impl SocketOptions {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 
-use super::linux;
+use super::{Datagrams, linux};
 
 /// The longest datagram, and the most that the kernel merges into one read.
 pub const MAX_DATAGRAM: usize = 65_535;
@@ -19,6 +19,8 @@ const MAX_RUN: usize = 65_000;
 pub struct Socket {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
+    /// Bytes of the longest datagram that may pass.
+    longest: usize,
 }
 
 /// Where a datagram came from and to which of our addresses.
@@ -36,20 +38,20 @@ thread_local! {
 }
 
 impl Socket {
-    /// Takes over a bound socket. `fragment`: datagrams longer than the path allows are cut by the system instead of
-    /// being refused.
+    /// Takes over a bound socket.
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(socket: socket2::Socket, fragment: bool) -> io::Result<Self> {
+    pub fn new(socket: socket2::Socket, options: Datagrams) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        if fragment {
+        if options.fragment {
             linux::allow_fragments(&socket)?;
         }
         socket.set_nonblocking(true)?;
         Ok(Self {
             io: tokio::net::UdpSocket::from_std(socket.into())?,
             state,
+            longest: options.longest.unwrap_or(MAX_DATAGRAM),
         })
     }
 
@@ -98,6 +100,7 @@ impl Socket {
                         take(&mut [], path);
                     }
                     run.chunks_mut(meta.stride.max(1))
+                        .filter(|datagram| datagram.len() <= self.longest)
                         .for_each(|datagram| take(datagram, path));
                 }
                 Ok(())
@@ -116,6 +119,12 @@ impl Socket {
         let mut lost = 0;
         let mut from = 0;
         while let Some((run, next)) = batch.run(from, self.state.max_gso_segments()) {
+            if run.segment > self.longest {
+                tracing::debug!(peer = %run.path.peer, bytes = run.segment, longest = self.longest, "datagram not sent: longer than `udp_mtu`");
+                lost += 1;
+                from += 1;
+                continue;
+            }
             let transmit = Transmit {
                 destination: if v6 {
                     mapped(run.path.peer)
@@ -314,12 +323,30 @@ mod tests {
         assert_eq!(runs(&batch), [(1, 1, 10)]);
     }
 
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn fragments_are_allowed_where_wanted_alone() {
+        use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
+        for (fragment, expected) in [
+            (true, Ipv4PathMtuDiscovery::WANT),
+            (false, Ipv4PathMtuDiscovery::PROBE),
+        ] {
+            let bound = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let options = Datagrams {
+                fragment,
+                longest: None,
+            };
+            let socket = Socket::new(bound.into(), options).unwrap();
+            assert_eq!(ip_mtu_discover(&socket.io).unwrap(), expected);
+        }
+    }
+
     #[tokio::test]
     async fn batch_arrives_as_it_was_pushed() {
         let bound = || socket2::Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         let (a, b) = (
-            Socket::new(bound(), true).unwrap(),
-            Socket::new(bound(), true).unwrap(),
+            Socket::new(bound(), Datagrams::default()).unwrap(),
+            Socket::new(bound(), Datagrams::default()).unwrap(),
         );
         let to = Path {
             peer: b.local_addr().unwrap(),

@@ -24,8 +24,6 @@ pub struct Direct {
     pub connect: Duration,
     /// Whether addresses of private networks are refused, after resolution.
     pub deny_private: bool,
-    /// Whether datagrams that are too long for the path are cut.
-    pub fragment: bool,
 }
 
 impl Direct {
@@ -91,7 +89,7 @@ impl Outbound for Direct {
 impl PacketOutbound for Direct {
     fn open(&self, sealed: bool) -> io::Result<Upstream> {
         Ok(Upstream {
-            socket: udp::Socket::new(self.options.outgoing_udp()?, self.fragment)?,
+            socket: udp::Socket::new(self.options.outgoing_udp()?, self.options.datagrams)?,
             server: None,
             wrap: Wrap::Bare,
             unwrap: if sealed { Unwrap::Sealed } else { Unwrap::Bare },

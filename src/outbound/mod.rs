@@ -1,6 +1,7 @@
 //! Floor 4: how to reach it.
 //!
 //! - [`direct`]: resolve and connect.
+//! - [`reverse`]: through a reverse tunnel, and behind it.
 //! - [`shadowsocks`]: through one of several servers.
 //! - [`warm`]: connections to a server that are there before they are asked for.
 

@@ -31,8 +31,8 @@ pub struct Server {
     pub credentials: Credentials,
     /// How it is connected to.
     pub direct: Direct,
-    /// Whether it takes streams, and datagrams.
-    pub mode: (bool, bool),
+    /// How much it is wanted for streams, and for datagrams; `None`: it takes none.
+    pub weights: Weights,
     warm: Warm,
     failed: AtomicBool,
     /// When it failed last, in milliseconds since the balancer began.
@@ -46,14 +46,14 @@ impl Server {
         address: Address,
         credentials: Credentials,
         direct: Direct,
-        mode: (bool, bool),
+        weights: Weights,
         warm: Wish,
     ) -> Self {
         Self {
             address,
             credentials,
             direct,
-            mode,
+            weights,
             warm: Warm::new(warm),
             failed: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
@@ -61,12 +61,24 @@ impl Server {
     }
 }
 
-/// Servers in the order of the config: the first that can be reached is used.
+/// How much a server is wanted, from 0 to 1; `None`: it does not offer that at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    /// For streams.
+    pub tcp: Option<f64>,
+    /// For datagrams.
+    pub udp: Option<f64>,
+}
+
+/// Servers by weight, and within a weight in the order of the config: the first that can be reached is used.
 #[derive(Clone)]
 pub struct Servers(Arc<Inner>);
 
 struct Inner {
     servers: Vec<Server>,
+    /// Which of them take streams, and which datagrams, the most wanted first.
+    tcp: Vec<usize>,
+    udp: Vec<usize>,
     begun: Instant,
 }
 
@@ -75,6 +87,8 @@ impl Servers {
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
         Self(Arc::new(Inner {
+            tcp: ranking(&servers, |weights| weights.tcp),
+            udp: ranking(&servers, |weights| weights.udp),
             servers,
             begun: Instant::now(),
         }))
@@ -84,22 +98,21 @@ impl Servers {
         u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The servers that `fits` accepts, those that failed a moment ago last.
-    fn order<'a>(
-        &'a self,
-        fits: impl Fn(&Server) -> bool + Copy + 'a,
-    ) -> impl Iterator<Item = &'a Server> {
+    /// The servers of a ranking, those that failed a moment ago last.
+    fn order<'a>(&'a self, ranking: &'a [usize]) -> impl Iterator<Item = &'a Server> {
         let now = self.now();
         let penalty = u64::try_from(PENALTY.as_millis()).unwrap_or(u64::MAX);
         let avoided = move |server: &Server| {
             server.failed.load(Relaxed)
                 && now.saturating_sub(server.failed_at.load(Relaxed)) < penalty
         };
-        let fitting = |last: bool| {
-            let servers = self.0.servers.iter();
-            servers.filter(move |server| fits(server) && avoided(server) == last)
+        let ranked = move |last: bool| {
+            let servers = ranking
+                .iter()
+                .filter_map(|place| self.0.servers.get(*place));
+            servers.filter(move |server| avoided(server) == last)
         };
-        fitting(false).chain(fitting(true))
+        ranked(false).chain(ranked(true))
     }
 
     /// A connection to `server`: a spare one if there is any, and spares for the requests to come.
@@ -129,10 +142,21 @@ impl Servers {
     }
 }
 
+/// The servers that have such a weight, the heaviest first.
+fn ranking(servers: &[Server], weight: impl Fn(&Weights) -> Option<f64>) -> Vec<usize> {
+    let weights = servers.iter().map(|server| weight(&server.weights));
+    let mut ranked: Vec<(usize, f64)> = weights
+        .enumerate()
+        .filter_map(|(place, weight)| Some((place, weight?)))
+        .collect();
+    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    ranked.into_iter().map(|(place, _)| place).collect()
+}
+
 impl Outbound for Servers {
     /// While the last connection to the server that would be chosen was made.
     fn is_confident(&self) -> bool {
-        self.order(|server| server.mode.0)
+        self.order(&self.0.tcp)
             .next()
             .is_some_and(|server| !server.failed.load(Relaxed))
     }
@@ -149,7 +173,7 @@ impl Servers {
     /// That of the last server tried.
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let mut failure = Error::Connect(crate::net::Error::NoAddress);
-        for server in self.order(|server| server.mode.0) {
+        for server in self.order(&self.0.tcp) {
             match self.connection(server).await {
                 Ok(stream) => {
                     let salt = Salt::new(server.credentials.method(), rand::random());
@@ -173,14 +197,14 @@ impl Servers {
 impl PacketOutbound for Servers {
     fn open(&self, _: bool) -> io::Result<Upstream> {
         let server = self
-            .order(|server| server.mode.1)
+            .order(&self.0.udp)
             .next()
             .ok_or(io::ErrorKind::NotConnected)?;
         let session = rand::random();
         Ok(Upstream {
             socket: udp::Socket::new(
                 server.direct.options.outgoing_udp()?,
-                server.direct.fragment,
+                server.direct.options.datagrams,
             )?,
             server: Some(server.address.clone()),
             wrap: Wrap::Seal(

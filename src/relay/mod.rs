@@ -92,6 +92,9 @@ pub enum Error {
         /// For how long, in seconds.
         seconds: u64,
     },
+    /// The client of a link has another one in its place.
+    #[error("the client has made a new link in place of this one")]
+    Replaced,
     /// Nothing moved for too long.
     #[error("nothing moved for {seconds} s")]
     Idle {
@@ -127,6 +130,7 @@ impl Error {
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
             Self::Silent { .. } => "silent",
+            Self::Replaced => "replaced",
             Self::Idle { .. } => "idle",
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::net::Stream;
 use crate::net::stream::Layer;
-use crate::relay::tcp::{First, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
 use crate::wire::http::{self, Requests};
@@ -34,7 +34,7 @@ impl Inbound for HttpVisitors {
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Option<Request>, Error> {
+    ) -> Result<Accepted<'_>, Error> {
         let mut rewriting = Rewriting {
             stream,
             requests: Requests::new(peer.ip().to_canonical()),
@@ -62,7 +62,7 @@ impl Inbound for HttpVisitors {
             side: Side::Client,
             source,
         })?;
-        Ok(Some(Request {
+        Ok(Accepted::Request(Request {
             leg: Leg {
                 stream: Stream::layered(rewriting),
                 codec: None,
@@ -72,7 +72,6 @@ impl Inbound for HttpVisitors {
             reply: Some(Box::new(BadGateway)),
             trusted: true,
             peer,
-            user: None,
         }))
     }
 

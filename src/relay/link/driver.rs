@@ -52,7 +52,6 @@ pub async fn run<H: Host>(
             shared: Arc::clone(&handle.0),
             table: HashMap::new(),
             host,
-            useless: false,
             opened: Vec::new(),
             answers: Vec::new(),
             broken: Vec::new(),
@@ -98,8 +97,6 @@ struct Pipes<'a, H> {
     shared: Arc<Shared>,
     table: HashMap<u64, (Pipe, Waker)>,
     host: &'a mut H,
-    /// The host has no use for the link any more.
-    useless: bool,
     /// What the core is to be told after it has told us: new streams, answers, streams that nobody reads any more.
     opened: Vec<u64>,
     answers: Vec<Reaction>,
@@ -164,6 +161,9 @@ impl<H: Host> Link<'_, H> {
     ) -> Poll<Result<(), Error>> {
         for _ in 0..MAX_ROUNDS {
             let mut busy = self.take(cx);
+            if self.waiting.evicted {
+                return Poll::Ready(Err(Error::Replaced));
+            }
             busy |= self.read(cx)?;
             self.pipes.host.poll(cx);
             self.react();
@@ -203,9 +203,6 @@ impl<H: Host> Link<'_, H> {
     }
 
     fn is_over(&self) -> bool {
-        if self.pipes.useless {
-            return true;
-        }
         self.leaving
             && self.core.streams() == 0
             && self.core.is_idle()
@@ -218,6 +215,7 @@ impl<H: Host> Link<'_, H> {
         let some = self.pipes.shared.take(cx.waker(), &mut self.waiting);
         if self.waiting.stopping && !self.leaving {
             self.leaving = true;
+            self.pipes.host.leaving();
             self.core.go_away(Code::STOPPING, RETRY, "stopping");
         }
         if !some {
@@ -387,7 +385,6 @@ impl<H: Host> Pipes<'_, H> {
     fn opened(&mut self, id: u64, open: Open<'_>) {
         let refused = match self.host.kind(open.service) {
             None => Some("no such service"),
-            Some(_) if self.useless => Some("stopping"),
             Some(kind) => {
                 let visitor = Visitor {
                     id,
@@ -444,7 +441,7 @@ impl<H: Host> Sink for Pipes<'_, H> {
                 code,
                 bound,
                 message,
-            } => self.useless |= !self.host.registered(service, code, bound, message),
+            } => self.host.registered(service, code, bound, message),
             Event::Opened(id, open) => self.opened(id, open),
             Event::Answered(id, code, message) => {
                 if code != Code::OK {

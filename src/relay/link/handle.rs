@@ -28,6 +28,7 @@ struct State {
     next_id: u64,
     over: bool,
     stopping: bool,
+    evicted: bool,
     commands: VecDeque<Command>,
     datagrams: VecDeque<(u64, Box<[u8]>)>,
     /// Streams of whose pipes something is to be looked at.
@@ -77,6 +78,7 @@ pub(super) struct Waiting {
     pub(super) datagrams: VecDeque<(u64, Box<[u8]>)>,
     pub(super) ready: Vec<u64>,
     pub(super) stopping: bool,
+    pub(super) evicted: bool,
 }
 
 impl Handle {
@@ -88,6 +90,7 @@ impl Handle {
             next_id: end.first_id(),
             over: false,
             stopping: false,
+            evicted: false,
             commands: VecDeque::new(),
             datagrams: VecDeque::new(),
             ready: Vec::new(),
@@ -171,6 +174,14 @@ impl Handle {
         self.0.wake_with(|state| state.stopping = true);
     }
 
+    /// Ends the link at once: its client has another one in its place.
+    pub fn evict(&self) {
+        self.0.wake_with(|state| {
+            state.stopping = true;
+            state.evicted = true;
+        });
+    }
+
     /// Whether the link is over, or takes nobody any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -215,7 +226,7 @@ impl Shared {
     /// Takes all that waits. If there is nothing, `waker` is woken when there is.
     pub(super) fn take(&self, waker: &Waker, into: &mut Waiting) -> bool {
         let mut state = self.lock();
-        into.stopping = state.stopping;
+        (into.stopping, into.evicted) = (state.stopping, state.evicted);
         if state.commands.is_empty() && state.datagrams.is_empty() && state.ready.is_empty() {
             match &mut state.waker {
                 Some(old) => old.clone_from(waker),

@@ -79,14 +79,8 @@ pub trait Host: Send {
     /// The client offers a service.
     fn register(&mut self, service: u64, register: Register<'_>) -> Answer;
 
-    /// The server has answered to an offer. `false`: the link is of no use any more.
-    fn registered(
-        &mut self,
-        service: u64,
-        code: Code,
-        bound: AddressRef<'_>,
-        message: &str,
-    ) -> bool;
+    /// The server has answered to an offer.
+    fn registered(&mut self, service: u64, code: Code, bound: AddressRef<'_>, message: &str);
 
     /// What a service of ours takes; `None`: there is none of this number.
     fn kind(&self, service: u64) -> Option<Kind>;
@@ -105,6 +99,9 @@ pub trait Host: Send {
 
     /// A stream or flow is over.
     fn closed(&mut self, id: u64);
+
+    /// The link takes no more visitors, and ends when those there are have gone.
+    fn leaving(&mut self);
 
     /// The other end is leaving; another link is welcome after the time.
     fn going_away(&mut self, code: Code, retry: Duration, message: &str);

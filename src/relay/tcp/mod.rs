@@ -69,8 +69,18 @@ pub struct Request {
     pub trusted: bool,
     /// Where the client is.
     pub peer: SocketAddr,
-    /// Which user of the inbound's it is, where that has users.
-    pub user: Option<usize>,
+}
+
+/// What a handshake has led to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is looked at once, and nearly always is a request"
+)]
+pub enum Accepted<'a> {
+    /// A stream to relay.
+    Request(Request),
+    /// Something else that the client's connection stands for, to be done for as long as it lasts.
+    Job(Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>),
 }
 
 /// Answers to a client's request.
@@ -83,20 +93,13 @@ pub trait Reply: Send + Sync {
 
 /// Who asks for what: reads a client's handshake.
 pub trait Inbound: Sync {
-    /// Reads a request; `None` when there is nothing to relay and all has been done. What goes wrong is answered here,
-    /// or deliberately not. Must return soon after `deadline`.
+    /// Reads a request. What goes wrong is answered here, or deliberately not. Must return soon after `deadline`.
     fn accept(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Option<Request>, Error>> + Send;
-
-    /// Serves by itself a request that is not to be relayed, to its end; all others it gives back. The time of the
-    /// handshake is over by then.
-    fn divert(&self, request: Request) -> impl Future<Output = Option<Request>> + Send {
-        std::future::ready(Some(request))
-    }
+    ) -> impl Future<Output = Result<Accepted<'_>, Error>> + Send;
 
     /// Deals with a stream on which the client broke the protocol after its handshake.
     fn punish(&self, stream: Stream) -> impl Future<Output = ()> + Send;
@@ -136,8 +139,8 @@ pub async fn serve<I: Inbound, O: Outbound>(
     // Boxed, so that what handshake and dial need is given back before the long part begins.
     let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready)).await;
     let (error, traffic, target) = match established {
-        Ok(None) => return,
-        Ok(Some((flow, target))) => {
+        Ok(Established::Job(job)) => (job.await.err(), Traffic::default(), None),
+        Ok(Established::Flow(flow, target)) => {
             let (result, traffic) = flow.run(timeouts, inbound).await;
             (result.err(), traffic, Some(target))
         }
@@ -176,30 +179,32 @@ impl Drop for Gauge<'_> {
     }
 }
 
-type Established = Result<Option<(Box<Flow>, Box<str>)>, (Error, Option<Box<str>>)>;
+/// What is left to do when the handshake is over.
+enum Established<'a> {
+    Flow(Box<Flow>, Box<str>),
+    Job(Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>),
+}
 
-async fn establish<I: Inbound, O: Outbound>(
+async fn establish<'a, I: Inbound, O: Outbound>(
     stream: Stream,
     peer: SocketAddr,
-    inbound: &I,
+    inbound: &'a I,
     outbound: &O,
     timeouts: &Timeouts,
     ready: impl FnOnce() + Send,
-) -> Established {
-    let request = inbound
+) -> Result<Established<'a>, (Error, Option<Box<str>>)> {
+    let accepted = inbound
         .accept(stream, peer, Instant::now() + timeouts.handshake)
         .await;
     ready();
-    let Some(request) = request.map_err(|error| (error, None))? else {
-        return Ok(None);
-    };
-    let Some(mut request) = inbound.divert(request).await else {
-        return Ok(None);
+    let mut request = match accepted.map_err(|error| (error, None))? {
+        Accepted::Request(request) => request,
+        Accepted::Job(job) => return Ok(Established::Job(job)),
     };
     let target: Box<str> = request.target.to_string().into();
     match connect(&mut request, outbound, timeouts).await {
         Ok(upstream) => match Flow::new(request.leg, upstream) {
-            Ok(flow) => Ok(Some((Box::new(flow), target))),
+            Ok(flow) => Ok(Established::Flow(Box::new(flow), target)),
             Err(error) => Err((error, Some(target))),
         },
         Err(error) => {
