@@ -17,6 +17,7 @@ mod plan;
 mod process;
 mod proxies;
 mod report;
+mod reverses;
 mod route;
 mod run;
 mod syscalls;

@@ -10,6 +10,7 @@ use crate::dns::NameServer;
 use crate::link_works;
 use crate::process::file_limit;
 use crate::proxies::{Kind, Programs, Running, Setup, start};
+use crate::reverses;
 use crate::route::Target;
 use crate::syscalls;
 use crate::targets::Targets;
@@ -77,7 +78,19 @@ const AES: &str = "aes-256-gcm";
 const CHACHA: &str = "chacha20-ietf-poly1305";
 const BLAKE: &str = "2022-blake3-aes-256-gcm";
 
-const EVERYONE: &[Kind] = &Kind::ALL;
+/// In place of a method: a public port at the server leads to a target behind the client.
+pub(crate) const REVERSE: &str = "reverse";
+
+const EVERYONE: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Rust,
+    Kind::Libev,
+    Kind::Haproxy,
+    Kind::Direct,
+    Kind::Plain,
+];
+/// Those that make reverse tunnels; ours is encrypted, and one of theirs.
+const TUNNELS: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise];
 /// Those that open and seal, by method: 2022 came after libev.
 const SEALING: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev];
 const OURS: &[Kind] = &[Kind::Ssr];
@@ -118,7 +131,7 @@ pub(crate) fn works() -> Vec<Work> {
             Task::Calls => true,
             Task::Sources { rate } => rate < 20_000,
             // One method shows how streams share.
-            Task::Bulk { streams, .. } => streams > 1 && method != AES,
+            Task::Bulk { streams, .. } => streams > 1 && method != AES && method != REVERSE,
             _ => false,
         };
         works.push(Work {
@@ -171,6 +184,20 @@ pub(crate) fn works() -> Vec<Work> {
         BLAKE,
         OURS,
     );
+    let mut reverse = |name: &str, task| add(format!("reverse-{name}"), task, REVERSE, TUNNELS);
+    for (up, way) in [(false, "down"), (true, "up")] {
+        reverse(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });
+    }
+    reverse(
+        "bulk-down-8",
+        Task::Bulk {
+            up: false,
+            streams: 8,
+        },
+    );
+    reverse("connections", Task::Connections);
+    reverse("round-trip", Task::RoundTrip);
+    reverse("idle", Task::Idle);
     works
 }
 
@@ -220,7 +247,10 @@ impl Work {
             counted: matches!(self.task, Task::Allocations),
             directory: &cx.directory(kind),
         };
-        start(cx.programs, &setup)
+        match self.method {
+            REVERSE => reverses::start(cx.programs, &setup),
+            _ => start(cx.programs, &setup),
+        }
     }
 
     fn on_loopback(&self, cx: &Context<'_>, kind: Kind, running: &Running) -> Result<Figures> {

@@ -26,16 +26,22 @@ pub(crate) enum Kind {
     Direct,
     /// `ssr` with the method `none`: the floor without AEAD.
     Plain,
+    /// rathole without encryption; reverse tunnels only.
+    Rathole,
+    /// rathole with Noise; reverse tunnels only.
+    Noise,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Ssr,
         Self::Rust,
         Self::Libev,
         Self::Haproxy,
         Self::Direct,
         Self::Plain,
+        Self::Rathole,
+        Self::Noise,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -46,6 +52,8 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Direct => "direct",
             Self::Plain => "none",
+            Self::Rathole => "rathole",
+            Self::Noise => "noise",
         }
     }
 }
@@ -67,6 +75,15 @@ impl Programs {
         }
     }
 
+    pub(crate) fn ssr(&self) -> &Path {
+        &self.ssr
+    }
+
+    /// rathole is installed beside shadowsocks-rust.
+    pub(crate) fn rathole(&self) -> PathBuf {
+        self.rust.join("rathole")
+    }
+
     /// The program of a role.
     fn program(&self, kind: Kind, role: Role) -> PathBuf {
         match (kind, role) {
@@ -76,6 +93,7 @@ impl Programs {
             (Kind::Libev, Role::Local) => "/usr/bin/ss-local".into(),
             (Kind::Libev, Role::Server) => "/usr/bin/ss-server".into(),
             (Kind::Haproxy, _) => "/usr/sbin/haproxy".into(),
+            (Kind::Rathole | Kind::Noise, _) => self.rathole(),
             (Kind::Direct, _) => PathBuf::new(),
         }
     }
@@ -236,7 +254,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
 }
 
 /// Starts a role and waits until all its ports accept; returns how long that took.
-fn ready(
+pub(crate) fn ready(
     command: Command,
     namespace: Option<&Namespace>,
     log: &Path,
@@ -344,7 +362,7 @@ fn haproxy(
 }
 
 /// A port that nobody listens on, below those that the kernel gives to clients.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..1000 {

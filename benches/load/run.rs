@@ -211,7 +211,13 @@ fn about(programs: &Programs) -> Map<String, Value> {
         let commit = String::from_utf8_lossy(&output.stdout);
         about.insert("commit".to_owned(), json!(commit.trim()));
     }
-    for kind in [Kind::Ssr, Kind::Rust, Kind::Libev, Kind::Haproxy] {
+    for kind in [
+        Kind::Ssr,
+        Kind::Rust,
+        Kind::Libev,
+        Kind::Haproxy,
+        Kind::Rathole,
+    ] {
         about.insert(kind.name().to_owned(), json!(programs.version(kind)));
     }
     about
