@@ -52,6 +52,7 @@ pub async fn run<H: Host>(
             shared: Arc::clone(&handle.0),
             table: HashMap::new(),
             host,
+            leaves: false,
             opened: Vec::new(),
             answers: Vec::new(),
             broken: Vec::new(),
@@ -59,6 +60,7 @@ pub async fn run<H: Host>(
         waiting: Waiting::default(),
         begun,
         leaving: false,
+        ended: false,
         side: match settings.end {
             End::Server => Side::Client,
             End::Client => Side::Upstream,
@@ -89,6 +91,8 @@ struct Link<'a, H> {
     begun: Instant,
     /// GoAway has been said.
     leaving: bool,
+    /// The other end has left as it said.
+    ended: bool,
     side: Side,
 }
 
@@ -97,6 +101,8 @@ struct Pipes<'a, H> {
     shared: Arc<Shared>,
     table: HashMap<u64, (Pipe, Waker)>,
     host: &'a mut H,
+    /// The other end has said that it leaves: then its end is no surprise.
+    leaves: bool,
     /// What the core is to be told after it has told us: new streams, answers, streams that nobody reads any more.
     opened: Vec<u64>,
     answers: Vec<Reaction>,
@@ -176,8 +182,17 @@ impl<H: Host> Link<'_, H> {
                 return self.wait(cx, timer.as_mut());
             }
         }
+        // Whoever keeps us busy need not be the other end.
+        if self.now() >= self.core.timeout() {
+            self.tick()?;
+        }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        let ticked = self.core.tick(self.begun.elapsed());
+        ticked.map_err(|over| self.fail(Broken::Core(over)))
     }
 
     fn wait(
@@ -193,8 +208,7 @@ impl<H: Host> Link<'_, H> {
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let ticked = self.core.tick(self.begun.elapsed());
-            ticked.map_err(|over| self.fail(Broken::Core(over)))?;
+            self.tick()?;
             if !self.core.is_idle() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -203,6 +217,9 @@ impl<H: Host> Link<'_, H> {
     }
 
     fn is_over(&self) -> bool {
+        if self.ended {
+            return true;
+        }
         self.leaving
             && self.core.streams() == 0
             && self.core.is_idle()
@@ -330,6 +347,10 @@ impl<H: Host> Link<'_, H> {
         match read {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(Broken::Carrier(Fault::End))) if self.pipes.leaves => {
+                self.ended = true;
+                Ok(false)
+            }
             Poll::Ready(Err(broken)) => Err(self.fail(broken)),
         }
     }
@@ -466,7 +487,10 @@ impl<H: Host> Sink for Pipes<'_, H> {
                 self.table.remove(&id);
                 self.host.closed(id);
             }
-            Event::GoAway(code, retry, message) => self.host.going_away(code, retry, message),
+            Event::GoAway(code, retry, message) => {
+                self.leaves = true;
+                self.host.going_away(code, retry, message);
+            }
         }
     }
 }
