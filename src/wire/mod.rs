@@ -5,7 +5,7 @@
 //! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
 //! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
 //! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
-//! | [`http`] | requests on their way through a proxy |
+//! | [`requests`] | HTTP requests on their way through a proxy |
 //! | [`proxy`] | the PROXY protocol: who the visitor is |
 //! | [`tunnel`] | reverse tunnels: the frames of many streams inside one |
 //! | [`error`] | what a peer can get wrong |
@@ -20,8 +20,9 @@
 
 pub mod address;
 pub mod error;
-pub mod http;
+
 pub mod proxy;
+pub mod requests;
 pub mod socks;
 pub mod ss;
 pub mod tunnel;

@@ -172,13 +172,6 @@ pub enum Frame<'a> {
         /// What [`Frame::Open`] said.
         nonce: [u8; NONCE_LEN],
     },
-    /// A frame of a later version.
-    Unknown {
-        /// Its op.
-        op: u16,
-        /// Its id.
-        id: u64,
-    },
 }
 
 /// What comes before the payload of a Data frame.
@@ -303,7 +296,6 @@ impl Frame<'_> {
                 out.put(&nonce)?;
                 (op::ACCEPT, id)
             }
-            Self::Unknown { op, id } => (op, id),
             Self::InitialRemoteServer { .. }
             | Self::InitialConnection { .. }
             | Self::Heartbeat
@@ -359,7 +351,8 @@ fn parse(op: u16, id: u64, payload: &[u8]) -> Result<Frame<'_>, Error> {
             id,
             nonce: rest.take()?,
         },
-        _ => Frame::Unknown { op, id },
+        // What is not known has been skipped.
+        _ => return Err(Error::FrameUnexpected),
     })
 }
 

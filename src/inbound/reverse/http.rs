@@ -13,7 +13,7 @@ use crate::net::stream::Layer;
 use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
-use crate::wire::http::{self, Requests};
+use crate::wire::requests::{self, Requests};
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
@@ -80,13 +80,13 @@ impl Inbound for HttpVisitors {
 
 /// Why there is no first request.
 enum First400 {
-    Http(http::Error),
+    Http(requests::Error),
     Io(io::Error),
     Late,
 }
 
 async fn refuse(stream: &Stream, status: u16, reason: &str) {
-    let answer = http::response(status, reason);
+    let answer = requests::response(status, reason);
     let told = async {
         stream.write_all(&answer).await?;
         stream.shutdown().await?;
@@ -108,7 +108,7 @@ impl Reply for BadGateway {
     }
 
     fn failure(&self, _: &Error) -> Vec<u8> {
-        http::response(502, "Bad Gateway")
+        requests::response(502, "Bad Gateway")
     }
 }
 
@@ -144,7 +144,7 @@ impl Rewriting {
     }
 
     /// Rewrites what has been read, as far as that is allowed.
-    fn work(&mut self) -> Result<(), http::Error> {
+    fn work(&mut self) -> Result<(), requests::Error> {
         let used = self.requests.feed(&self.raw, &mut self.out)?;
         self.raw.drain(..used);
         if self.raw.is_empty() {

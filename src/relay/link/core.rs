@@ -561,7 +561,7 @@ impl Core {
                 let retry = Duration::from_millis(u64::from(retry_ms));
                 sink.event(Event::GoAway(code, retry, message));
             }
-            Frame::Heartbeat | Frame::Unknown { .. } => {}
+            Frame::Heartbeat => {}
             // Dialled-back connections (0010) are not taken; the others come out of turn.
             _ => return Err(Error::FrameUnexpected),
         }
