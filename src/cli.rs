@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Local(Box<LocalArgs>),
     /// Serve clients
     Server(Box<ServerArgs>),
+    /// Carry connections or datagrams from one address to another, as they are
+    Forward(Box<ForwardArgs>),
     /// Say what a config would run, or everything that is wrong with it
     Check(CheckArgs),
     /// Make a fresh key or password
@@ -41,7 +43,7 @@ pub(crate) struct CheckArgs {
     /// The config; without it, the one that the role would find
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Read it as this role only [default: both]
+    /// Read it as this role only: local, server or forward [default: local and server]
     #[arg(long, value_name = "ROLE", value_parser = role)]
     pub(crate) role: Option<Role>,
 }
@@ -61,7 +63,7 @@ pub(crate) struct GenkeyArgs {
     pub(crate) users: u16,
 }
 
-/// Flags of both roles.
+/// Flags of both halves.
 #[derive(Args)]
 pub(crate) struct Common {
     /// The config [default: local.json or server.json, then config.json, in the working directory, in ssr/ and
@@ -82,15 +84,30 @@ pub(crate) struct Common {
     /// The encryption method
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
-    /// End connections that were silent for so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
+    /// What stands between TCP and Shadowsocks: builtin:v2ray-plugin
+    #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
+    plugin: Option<String>,
+    /// Its options, as in `tls;host=example.com;path=/x`
+    #[arg(long, value_name = "OPTIONS", requires = "server_addr")]
+    plugin_opts: Option<String>,
     /// UDP only
     #[arg(short = 'u', conflicts_with = "tcp_and_udp")]
     udp_only: bool,
     /// TCP and UDP (the default here, for configs that say otherwise)
     #[arg(short = 'U')]
     tcp_and_udp: bool,
+    #[command(flatten)]
+    general: General,
+    #[command(flatten)]
+    later: Later,
+}
+
+/// Flags of everything that runs.
+#[derive(Args)]
+pub(crate) struct General {
+    /// End connections that were silent for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
     /// Name servers: [tcp://|udp://]ip[:port],… or system, google, cloudflare, quad9
     #[arg(long, value_name = "SERVERS")]
     dns: Option<String>,
@@ -151,8 +168,18 @@ pub(crate) struct Common {
     /// Worker threads [default: one a core]
     #[arg(long, value_name = "COUNT")]
     worker_threads: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct ForwardArgs {
+    /// Where to listen, then where to carry to, as URLs: tcp://HOST:PORT or udp://HOST:PORT; any number of pairs
+    #[arg(value_name = "LISTEN TARGET", value_hint = ValueHint::Url)]
+    urls: Vec<String>,
+    /// A config whose "forwards" to run, if no URLs are given; the rest of it counts too, but for servers and locals
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
     #[command(flatten)]
-    later: Later,
+    general: General,
 }
 
 #[derive(Args)]
@@ -257,6 +284,28 @@ impl ServerArgs {
     }
 }
 
+impl ForwardArgs {
+    /// # Errors
+    /// What is missing, in words.
+    pub(crate) fn request(self) -> Result<Request, String> {
+        if self.urls.is_empty() && self.config.is_none() {
+            return Err("nothing to forward: give LISTEN and TARGET, or -c FILE".to_owned());
+        }
+        let mut flags = Overrides::default();
+        for pair in self.urls.chunks(2) {
+            match pair {
+                [listen, target] => flags.forward(listen, target),
+                _ => return Err("the last LISTEN has no TARGET: URLs come in pairs".to_owned()),
+            }
+        }
+        self.general.apply(&mut flags);
+        Ok(Request {
+            config: self.config,
+            flags,
+        })
+    }
+}
+
 impl Common {
     fn request(self) -> Result<Request, String> {
         refuse(&self.later.given())?;
@@ -274,12 +323,26 @@ impl Common {
         if self.tcp_and_udp {
             flags.mode(Mode::TCP_AND_UDP.name(), "-U");
         }
-        self.switches(&mut flags);
-        self.values(&mut flags);
+        for (value, path, flag) in [
+            (&self.plugin, "plugin", "--plugin"),
+            (&self.plugin_opts, "plugin_opts", "--plugin-opts"),
+        ] {
+            if let Some(value) = value {
+                flags.set(path, value.as_str(), flag);
+            }
+        }
+        self.general.apply(&mut flags);
         Ok(Request {
             config: self.config,
             flags,
         })
+    }
+}
+
+impl General {
+    fn apply(&self, flags: &mut Overrides) {
+        self.switches(flags);
+        self.values(flags);
     }
 
     /// Flags that are on or off.
@@ -394,7 +457,8 @@ fn role(text: &str) -> Result<Role, String> {
     match text {
         "local" => Ok(Role::Local),
         "server" => Ok(Role::Server),
-        _ => Err("it is `local` or `server`".to_owned()),
+        "forward" => Ok(Role::Forward),
+        _ => Err("it is `local`, `server` or `forward`".to_owned()),
     }
 }
 
@@ -443,7 +507,6 @@ mod tests {
     fn flags_of_features_to_come_are_refused_by_name() {
         for (args, flag) in [
             ("ssr local --acl x", "--acl"),
-            ("ssr server -c x --plugin v2ray-plugin", "--plugin"),
             ("ssr local -c x -f 192.0.2.1:53", "--forward-addr"),
             ("ssr server -c x -d", "--daemonize"),
             ("ssr server -c x -a nobody", "--user"),

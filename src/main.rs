@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     match command {
         Command::Local(args) => start(Role::Local, args.request()),
         Command::Server(args) => start(Role::Server, args.request()),
+        Command::Forward(args) => start(Role::Forward, args.request()),
         Command::Check(args) => check(&args),
         Command::Genkey(args) => genkey(&args),
     }
@@ -53,9 +54,9 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
         Ok(request) => request,
         Err(message) => return usage(&message),
     };
-    // A server given by flags needs no file; one that lies about must not change what the flags say.
+    // What is given by flags needs no file; one that lies about must not change what the flags say.
     let path = match config {
-        None if flags.has_server() => None,
+        None if flags.are_enough() => None,
         None => match config::default_path(role) {
             None => return usage(&nowhere(role)),
             found => found,
@@ -83,11 +84,16 @@ fn run(config: &Config) -> ExitCode {
 fn check(args: &CheckArgs) -> ExitCode {
     let roles = match args.role {
         Some(role) => vec![role],
-        None => vec![Role::Server, Role::Local],
+        None => vec![Role::Server, Role::Local, Role::Forward],
     };
     let mut outcomes = Vec::new();
     let mut told: Vec<Diagnostic> = Vec::new();
     for role in roles {
+        // A file that either half can run says there what it forwards.
+        let halves = |outcome| matches!(outcome, &Outcome::OtherRole(..));
+        if args.role.is_none() && role == Role::Forward && !outcomes.iter().all(halves) {
+            continue;
+        }
         let Some(path) = args.config.clone().or_else(|| config::default_path(role)) else {
             return usage(&nowhere(role));
         };

@@ -54,7 +54,7 @@ impl Goal {
 /// The goals of a figure.
 pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
-    use Kind::{Libev, Noise, Plain, Rathole, Rust};
+    use Kind::{Haproxy, Libev, Noise, Plain, Rathole, Rust, Socat};
     let (task, method) = work.split_once('/').unwrap_or((work, "aes-256-gcm"));
     let is_bulk = task.starts_with("bulk-");
     match (task, method, figure) {
@@ -82,6 +82,10 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         (_, _, "CPU s/GiB") if task.starts_with("reverse-bulk-") => vec![Below(0.45, Noise)],
         ("reverse-connections", _, "conn/s") => vec![Above(1.0, Rathole)],
         ("reverse-idle", _, "local KiB" | "server KiB") => vec![AtMost(6.0)],
+        (_, _, "CPU s/GiB") if task.starts_with("forward-bulk-") => {
+            vec![Below(1.0, Haproxy), Below(1.0, Socat)]
+        }
+        ("forward-connections", _, "CPU us/conn") => vec![Below(1.1, Haproxy), Below(1.0, Socat)],
         // Timers that tick meanwhile are not the chunk's.
         ("allocations", _, "per chunk down" | "per chunk up" | "per datagram") => {
             vec![AtMost(0.001)]

@@ -9,6 +9,7 @@
 
 mod allocations;
 mod dns;
+mod forwards;
 mod goals;
 mod link;
 mod link_works;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::allocations;
 use crate::dns::NameServer;
+use crate::forwards;
 use crate::link_works;
 use crate::process::file_limit;
 use crate::proxies::{Kind, Programs, Running, Setup, start};
@@ -80,6 +81,8 @@ const BLAKE: &str = "2022-blake3-aes-256-gcm";
 
 /// In place of a method: a public port at the server leads to a target behind the client.
 pub(crate) const REVERSE: &str = "reverse";
+/// In place of a method: ports are carried to other ports as they are.
+pub(crate) const FORWARD: &str = "forward";
 
 const EVERYONE: &[Kind] = &[
     Kind::Ssr,
@@ -91,6 +94,16 @@ const EVERYONE: &[Kind] = &[
 ];
 /// Those that make reverse tunnels; ours is encrypted, and one of theirs.
 const TUNNELS: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise];
+/// Those that carry one port to another.
+const FORWARDERS: &[Kind] = &[
+    Kind::Ssr,
+    Kind::Haproxy,
+    Kind::Splicing,
+    Kind::Socat,
+    Kind::Direct,
+];
+/// Those of them that do not start a process for a connection.
+const LIGHT: &[Kind] = &[Kind::Ssr, Kind::Haproxy, Kind::Splicing];
 /// Those that open and seal, by method: 2022 came after libev.
 const SEALING: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev];
 const OURS: &[Kind] = &[Kind::Ssr];
@@ -131,7 +144,7 @@ pub(crate) fn works() -> Vec<Work> {
             Task::Calls => true,
             Task::Sources { rate } => rate < 20_000,
             // One method shows how streams share.
-            Task::Bulk { streams, .. } => streams > 1 && method != AES && method != REVERSE,
+            Task::Bulk { streams, .. } => streams > 1 && ![AES, FORWARD, REVERSE].contains(&method),
             _ => false,
         };
         works.push(Work {
@@ -198,6 +211,18 @@ pub(crate) fn works() -> Vec<Work> {
     reverse("connections", Task::Connections);
     reverse("round-trip", Task::RoundTrip);
     reverse("idle", Task::Idle);
+    let mut forward =
+        |name: &str, task, kinds| add(format!("forward-{name}"), task, FORWARD, kinds);
+    for (up, way) in [(false, "down"), (true, "up")] {
+        for streams in [1, 8] {
+            let name = format!("bulk-{way}-{streams}");
+            forward(&name, Task::Bulk { up, streams }, FORWARDERS);
+        }
+    }
+    forward("connections", Task::Connections, FORWARDERS);
+    forward("round-trip", Task::RoundTrip, FORWARDERS);
+    forward("round-trip-beside-bulk", Task::RoundTripBesideBulk, LIGHT);
+    forward("idle", Task::Idle, LIGHT);
     works
 }
 
@@ -249,6 +274,7 @@ impl Work {
         };
         match self.method {
             REVERSE => reverses::start(cx.programs, &setup),
+            FORWARD => forwards::start(cx.programs, &setup),
             _ => start(cx.programs, &setup),
         }
     }

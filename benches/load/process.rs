@@ -70,25 +70,7 @@ impl Process {
     /// The CPU time of all its threads so far, those that have ended too, by the scheduler's clock (nanoseconds, not
     /// ticks).
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let mut clock = 0;
-        let pid = libc::pid_t::try_from(self.pid())?;
-        // SAFETY: `clock` is a valid place for the result.
-        let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error).into());
-        }
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: `time` is a valid place for the result.
-        if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
-            return Err(io::Error::last_os_error().into());
-        }
-        Ok(Duration::new(
-            u64::try_from(time.tv_sec)?,
-            u32::try_from(time.tv_nsec)?,
-        ))
+        cpu_of(self.pid())
     }
 
     /// Its anonymous memory in KiB: heap, stacks and what it has written of its image; not the files mapped.
@@ -100,6 +82,29 @@ impl Process {
         let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
         Ok(kib.ok_or("no `Anonymous` in smaps_rollup")?.parse()?)
     }
+}
+
+/// As [`Process::cpu`], of any process.
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
+    let mut clock = 0;
+    let pid = libc::pid_t::try_from(pid)?;
+    // SAFETY: `clock` is a valid place for the result.
+    let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error).into());
+    }
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid place for the result.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(Duration::new(
+        u64::try_from(time.tv_sec)?,
+        u32::try_from(time.tv_nsec)?,
+    ))
 }
 
 impl Drop for Process {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::Result;
+use crate::forwards;
 use crate::link::{self, Link, Namespace};
 use crate::process::{Process, file_limit};
 use crate::route::Route;
@@ -30,6 +31,10 @@ pub(crate) enum Kind {
     Rathole,
     /// rathole with Noise; reverse tunnels only.
     Noise,
+    /// Forwards only.
+    Socat,
+    /// haproxy with `option splice-auto`; forwards only.
+    Splicing,
 }
 
 impl Kind {
@@ -42,6 +47,8 @@ impl Kind {
         Self::Plain,
         Self::Rathole,
         Self::Noise,
+        Self::Socat,
+        Self::Splicing,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -54,6 +61,8 @@ impl Kind {
             Self::Plain => "none",
             Self::Rathole => "rathole",
             Self::Noise => "noise",
+            Self::Socat => "socat",
+            Self::Splicing => "splicing",
         }
     }
 }
@@ -92,7 +101,8 @@ impl Programs {
             (Kind::Rust, Role::Server) => self.rust.join("ssserver"),
             (Kind::Libev, Role::Local) => "/usr/bin/ss-local".into(),
             (Kind::Libev, Role::Server) => "/usr/bin/ss-server".into(),
-            (Kind::Haproxy, _) => "/usr/sbin/haproxy".into(),
+            (Kind::Haproxy | Kind::Splicing, _) => "/usr/sbin/haproxy".into(),
+            (Kind::Socat, _) => "/usr/bin/socat".into(),
             (Kind::Rathole | Kind::Noise, _) => self.rathole(),
             (Kind::Direct, _) => PathBuf::new(),
         }
@@ -115,6 +125,7 @@ impl Programs {
     pub(crate) fn version(&self, kind: Kind) -> String {
         let flag = match kind {
             Kind::Haproxy => "-v",
+            Kind::Socat => "-V",
             Kind::Libev => "-h",
             _ => "--version",
         };
@@ -154,6 +165,8 @@ pub(crate) struct Setup<'a> {
 /// An implementation at work: none, or both roles.
 pub(crate) struct Running {
     pub(crate) processes: Option<Pair>,
+    /// Processes that have no roles.
+    pub(crate) forwarders: Vec<Process>,
     pub(crate) route: Route,
 }
 
@@ -167,11 +180,11 @@ pub(crate) struct Pair {
 }
 
 impl Running {
-    /// CPU time of both roles so far.
+    /// CPU time of both roles, or of all forwarders, so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         match &self.processes {
             Some(pair) => Ok(pair.local.cpu()? + pair.server.cpu()?),
-            None => Ok(Duration::ZERO),
+            None => self.forwarders.iter().map(forwards::family_cpu).sum(),
         }
     }
 
@@ -179,7 +192,10 @@ impl Running {
     pub(crate) fn anonymous_kib(&self) -> Result<(f64, f64)> {
         match &self.processes {
             Some(pair) => Ok((pair.local.anonymous_kib()?, pair.server.anonymous_kib()?)),
-            None => Ok((0.0, 0.0)),
+            None => {
+                let all = self.forwarders.iter().map(Process::anonymous_kib);
+                Ok((all.sum::<Result<f64>>()?, 0.0))
+            }
         }
     }
 
@@ -188,6 +204,9 @@ impl Running {
         if let Some(pair) = &mut self.processes {
             pair.local.check()?;
             pair.server.check()?;
+        }
+        for forwarder in &mut self.forwarders {
+            forwarder.check()?;
         }
         Ok(())
     }
@@ -208,6 +227,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         Kind::Direct => {
             return Ok(Running {
                 processes: None,
+                forwarders: Vec::new(),
                 route: Route::Direct,
             });
         }
@@ -224,8 +244,15 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     let server = *servers.first().ok_or("no target")?;
     let (local_command, server_command) = if setup.kind == Kind::Haproxy {
         (
-            haproxy(programs, setup.directory, "local", &locals, &servers)?,
-            haproxy(programs, setup.directory, "server", &servers, setup.targets)?,
+            haproxy(programs, setup.directory, "local", "", &locals, &servers)?,
+            haproxy(
+                programs,
+                setup.directory,
+                "server",
+                "",
+                &servers,
+                setup.targets,
+            )?,
         )
     } else {
         let config = config(setup, local, server)?;
@@ -249,6 +276,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             local_start,
             server_start,
         }),
+        forwarders: Vec::new(),
         route,
     })
 }
@@ -339,17 +367,18 @@ fn config(setup: &Setup<'_>, local: SocketAddr, server: SocketAddr) -> Result<Pa
 }
 
 /// A haproxy that forwards each port to another.
-fn haproxy(
+pub(crate) fn haproxy(
     programs: &Programs,
     directory: &Path,
     name: &str,
+    option: &str,
     from: &[SocketAddr],
     to: &[SocketAddr],
 ) -> Result<Command> {
     // Two files a connection, as everywhere, and some for itself: it does not start where it could not have them all.
     let connections = file_limit().min(65_536) / 2 - 100;
     let mut text = format!(
-        "global\n  maxconn {connections}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n",
+        "global\n  maxconn {connections}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n{option}",
     );
     for (index, (from, to)) in from.iter().zip(to).enumerate() {
         text += &format!("listen port{index}\n  bind {from}\n  server next {to}\n");

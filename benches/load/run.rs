@@ -217,6 +217,7 @@ fn about(programs: &Programs) -> Map<String, Value> {
         Kind::Libev,
         Kind::Haproxy,
         Kind::Rathole,
+        Kind::Socat,
     ] {
         about.insert(kind.name().to_owned(), json!(programs.version(kind)));
     }

@@ -3,15 +3,19 @@
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
 //! - `reverse/`: reverse tunnels.
+//! - `forwards.rs`: the same for ports with one target.
+//! - `transport.rs`: what stands between TCP and Shadowsocks.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
 //! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
 
+mod forwards;
 mod handshakes;
 pub mod log;
 mod reverse;
 mod services;
+mod transport;
 mod worker;
 
 use std::process::ExitCode;
@@ -23,9 +27,9 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::dns::{self, Resolver};
-use crate::net::pool;
+use crate::net::{pool, tls};
 use crate::relay::Counters;
 use worker::{Phase, Threads};
 
@@ -43,6 +47,14 @@ pub enum Error {
     /// The resolver.
     #[error("DNS: {0}")]
     Dns(#[from] dns::Error),
+    /// The files of TLS.
+    #[error("{at}.{}: {source}", source.key())]
+    Tls {
+        /// The key path of the config.
+        at: String,
+        /// What is wrong.
+        source: crate::net::tls::Error,
+    },
     /// A listening address given as a name.
     #[error("cannot resolve the listening address {name}: {source}")]
     Listen {
@@ -50,6 +62,14 @@ pub enum Error {
         name: String,
         /// What the resolver said.
         source: dns::Error,
+    },
+    /// The TLS of a forward.
+    #[error("{endpoint}: `{}`: {source}", source.key())]
+    Tls {
+        /// Which side of which forward.
+        endpoint: String,
+        /// What is wrong.
+        source: tls::Error,
     },
     /// Something else that the system refuses.
     #[error("{what}: {source}")]
@@ -62,6 +82,11 @@ pub enum Error {
 }
 
 impl Error {
+    fn tls(endpoint: &Endpoint) -> impl FnOnce(tls::Error) -> Self {
+        let endpoint = endpoint.to_string();
+        move |source| Self::Tls { endpoint, source }
+    }
+
     fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
     }

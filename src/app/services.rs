@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Error;
 use super::handshakes::Handshakes;
 use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
+use super::{Error, transport};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
 use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
@@ -20,6 +20,7 @@ use crate::inbound::associations::Associations;
 use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
 use crate::inbound::socks::{Datagrams, Socks};
 use crate::net::{self, SocketOptions, listener};
+use crate::outbound::datagrams::{Inside, WithPackets};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::{self, Servers, Weights};
 use crate::outbound::warm::Wish;
@@ -57,12 +58,14 @@ pub(super) async fn build(
     match config.role {
         Role::Local => builder.locals().await?,
         Role::Server => builder.servers().await?,
+        Role::Forward => {}
     }
+    builder.forwards().await?;
     Ok(builder.jobs)
 }
 
-struct Builder<'a> {
-    config: &'a Config,
+pub(super) struct Builder<'a> {
+    pub(super) config: &'a Config,
     resolver: &'a Arc<Resolver>,
     counters: &'a Arc<Counters>,
     connections: Arc<Semaphore>,
@@ -97,7 +100,16 @@ impl Builder<'_> {
                     patience: self.config.timeouts.handshake,
                     links: links(&publisher, server),
                 };
-                bound = self.streams(address, &server.socket, inbound, direct.clone(), idle)?;
+                let (at, listeners) = self.bind_tcp(address, &server.socket)?;
+                bound = at;
+                let transport = transport::server(server)?;
+                // Over WebSocket a client may send its datagrams inside, too.
+                if server.mode.udp && transport.as_ref().is_some_and(|made| made.ws.is_some()) {
+                    let outbound = WithPackets::new(direct.clone(), bound, self.config.udp_timeout);
+                    self.port(listeners, inbound, outbound, idle, transport);
+                } else {
+                    self.port(listeners, inbound, direct.clone(), idle, transport);
+                }
             }
             if server.mode.udp {
                 let inbound = PacketInbound::Shadowsocks {
@@ -123,7 +135,7 @@ impl Builder<'_> {
                 .servers
                 .iter()
                 .map(|server| self.server(server))
-                .collect(),
+                .collect::<Result<_, _>>()?,
         );
         let addresses = self
             .config
@@ -248,6 +260,7 @@ impl Builder<'_> {
                 inbound,
                 servers.clone(),
                 self.config.timeouts.idle,
+                None,
             );
         }
         tracing::info!(%address, protocol = local.protocol.name(), mode = local.mode.name(), "listening");
@@ -255,8 +268,8 @@ impl Builder<'_> {
     }
 
     /// A server as `local` sees it.
-    fn server(&self, server: &Server) -> shadowsocks::Server {
-        shadowsocks::Server::new(
+    fn server(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
+        Ok(shadowsocks::Server::new(
             server.address.clone(),
             Credentials::new(
                 server.method,
@@ -264,18 +277,28 @@ impl Builder<'_> {
                 server.keys.key.clone(),
             ),
             self.direct(outgoing(&server.socket, true)),
+            transport::client(server)?,
             Weights {
                 tcp: server.mode.tcp.then_some(server.weight.tcp),
                 udp: server.mode.udp.then_some(server.weight.udp),
             },
+            server
+                .transport
+                .as_ref()
+                .is_some_and(|transport| transport.udp_inside)
+                .then(|| Inside {
+                    timeouts: self.timeouts(self.config.udp_timeout),
+                    idle: self.config.udp_timeout,
+                    counters: Arc::clone(self.counters),
+                }),
             match server.warm {
                 config::Warm::Auto => Wish::Auto,
                 config::Warm::Count(count) => Wish::Count(count),
             },
-        )
+        ))
     }
 
-    fn direct(&self, options: SocketOptions) -> Direct {
+    pub(super) fn direct(&self, options: SocketOptions) -> Direct {
         Direct {
             resolver: Arc::clone(self.resolver),
             options,
@@ -284,25 +307,14 @@ impl Builder<'_> {
         }
     }
 
-    fn streams<I, O>(
+    pub(super) fn port<I, O>(
         &mut self,
-        address: SocketAddr,
-        options: &config::SocketOptions,
+        listeners: Vec<TcpListener>,
         inbound: I,
         outbound: O,
         idle: Duration,
-    ) -> Result<SocketAddr, Error>
-    where
-        I: crate::relay::tcp::Inbound + Send + 'static,
-        O: crate::relay::tcp::Outbound + Send + 'static,
-    {
-        let (bound, listeners) = self.bind_tcp(address, options)?;
-        self.port(listeners, inbound, outbound, idle);
-        Ok(bound)
-    }
-
-    fn port<I, O>(&mut self, listeners: Vec<TcpListener>, inbound: I, outbound: O, idle: Duration)
-    where
+        transport: Option<crate::net::transport::Server>,
+    ) where
         I: crate::relay::tcp::Inbound + Send + 'static,
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
@@ -313,13 +325,30 @@ impl Builder<'_> {
             counters: Arc::clone(self.counters),
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
+            transport,
         });
         for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
             jobs.push(port.job(listener));
         }
     }
 
-    fn relay<O: PacketOutbound>(&self, inbound: PacketInbound, outbound: O) -> Arc<Relay<O>> {
+    fn timeouts(&self, idle: Duration) -> Timeouts {
+        let timeouts = &self.config.timeouts;
+        Timeouts {
+            handshake: timeouts.handshake,
+            connect: timeouts.connect,
+            idle,
+            half_close: timeouts.half_close,
+            first_payload: self.config.first_bytes_wait,
+            keep_alive: self.config.socket.keep_alive,
+        }
+    }
+
+    pub(super) fn relay<O: PacketOutbound>(
+        &self,
+        inbound: PacketInbound,
+        outbound: O,
+    ) -> Arc<Relay<O>> {
         let capacity =
             NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Relay::new(
@@ -331,7 +360,7 @@ impl Builder<'_> {
         ))
     }
 
-    fn packets<O: PacketOutbound>(
+    pub(super) fn packets<O: PacketOutbound>(
         &mut self,
         relay: &Arc<Relay<O>>,
         sockets: Vec<UdpSocket>,
@@ -342,7 +371,7 @@ impl Builder<'_> {
         }
     }
 
-    fn bind_tcp(
+    pub(super) fn bind_tcp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
@@ -360,7 +389,7 @@ impl Builder<'_> {
         Ok((bound, listeners))
     }
 
-    fn bind_udp(
+    pub(super) fn bind_udp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
@@ -380,16 +409,16 @@ impl Builder<'_> {
         }
     }
 
-    fn note_wildcards<'a>(&mut self, addresses: impl Iterator<Item = &'a Address>) {
+    pub(super) fn note_wildcards<'a>(&mut self, addresses: impl Iterator<Item = &'a Address>) {
         let wildcards = addresses.filter_map(|address| match address {
             Address::Ip(address) if address.ip() == Ipv4Addr::UNSPECIFIED => Some(address.port()),
             _ => None,
         });
-        self.four = wildcards.collect();
+        self.four.extend(wildcards);
     }
 
     /// The socket address of a listening address, which may be a name.
-    async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
+    pub(super) async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
         match address {
             Address::Ip(address) => Ok(*address),
             Address::Domain(name, port) => {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,10 +12,11 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::handshakes::Handshakes;
+use super::handshakes::{Handshakes, Place};
 use crate::net::udp::Socket;
-use crate::net::{Datagrams, Stream};
+use crate::net::{Datagrams, Stream, transport, ws};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
@@ -26,6 +28,10 @@ const LOG_EVERY: u32 = 100;
 /// Tasks polled between two looks at the sockets. A turn of a bulk flow takes long enough for small flows to wait for,
 /// so far fewer than tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
+
+/// While there are flows, a timer is due within this time. A timer that is due before all others costs the reactor a
+/// wake-up by itself when it is set, and every connection sets some; behind this one they are never the first.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +122,8 @@ pub(super) struct Port<I, O> {
     pub(super) counters: Arc<Counters>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
+    /// What stands between TCP and what the inbound speaks.
+    pub(super) transport: Option<transport::Server>,
 }
 
 impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
@@ -139,11 +147,14 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         };
         let mut flows = JoinSet::new();
         let mut rests: u32 = 0;
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = shared.reached(Phase::Drain) => break,
                 Some(_) = flows.join_next() => {}
+                _ = beat.tick(), if !flows.is_empty() => {}
                 accepted = self.accept(&listener) => match accepted {
                     Ok(accepted) => {
                         rests = 0;
@@ -197,26 +208,57 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 peer,
                 room: _room,
             } = accepted;
-            let (inbound, outbound) = (&port.inbound, &port.outbound);
-            tcp::serve(
-                stream,
-                peer,
-                inbound,
-                outbound,
-                &port.timeouts,
-                &port.counters,
-                move || drop(place),
-            )
-            .await;
+            if port.transport.is_none() {
+                port.flow(stream, peer, move || drop(place)).await;
+            } else {
+                Box::pin(port.within(stream, peer, place)).await;
+            }
         });
         self.handshakes.attach(number, flow);
+    }
+
+    /// Serves one stream to its end.
+    async fn flow(&self, stream: Stream, peer: SocketAddr, ready: impl FnOnce() + Send) {
+        let (inbound, outbound) = (&self.inbound, &self.outbound);
+        let (timeouts, counters) = (&self.timeouts, &self.counters);
+        tcp::serve(stream, peer, inbound, outbound, timeouts, counters, ready).await;
+    }
+
+    /// Serves what comes within a transport.
+    async fn within(self: Arc<Self>, stream: Stream, mut peer: SocketAddr, place: Place) {
+        let Some(transport) = &self.transport else {
+            return;
+        };
+        let deadline = Instant::now() + self.timeouts.handshake;
+        let accepted = Box::pin(transport.accept(stream, peer.ip(), deadline)).await;
+        match accepted {
+            Ok((ws::Accepted::Bare(stream), ip)) => {
+                peer.set_ip(ip);
+                self.flow(stream, peer, move || drop(place)).await;
+            }
+            Ok((ws::Accepted::Mux(streams), ip)) => {
+                drop(place);
+                peer.set_ip(ip);
+                let serve = |stream| {
+                    let port = Arc::clone(&self);
+                    async move { port.flow(stream, peer, || ()).await }
+                };
+                if let Err(error) = streams.run(serve).await {
+                    tracing::debug!(%peer, %error, "mux.cool ended");
+                }
+            }
+            Err(error) => {
+                self.counters.fail("transport");
+                tracing::debug!(%peer, %error, "not a client of the transport");
+            }
+        }
     }
 }
 
 /// A new connection, with its place among those allowed.
 struct Accepted {
     stream: Stream,
-    peer: std::net::SocketAddr,
+    peer: SocketAddr,
     room: tokio::sync::OwnedSemaphorePermit,
 }
 

@@ -8,10 +8,6 @@ pub(super) struct Later {
     #[arg(long, hide = true)]
     acl: Option<String>,
     #[arg(long, hide = true)]
-    plugin: Option<String>,
-    #[arg(long, hide = true)]
-    plugin_opts: Option<String>,
-    #[arg(long, hide = true)]
     plugin_mode: Option<String>,
     #[arg(long, hide = true)]
     outbound_user_cookie: Option<String>,
@@ -72,21 +68,9 @@ pub(super) struct LocalLater {
 
 impl Later {
     /// Each flag, and whether it asks for something.
-    pub(super) fn given(&self) -> [(&'static str, bool); 9] {
+    pub(super) fn given(&self) -> [(&'static str, bool); 7] {
         [
             ("--acl", self.acl.is_some()),
-            (
-                "--plugin",
-                self.plugin
-                    .as_ref()
-                    .is_some_and(|plugin| !plugin.is_empty()),
-            ),
-            (
-                "--plugin-opts",
-                self.plugin_opts
-                    .as_ref()
-                    .is_some_and(|options| !options.is_empty()),
-            ),
             ("--plugin-mode", self.plugin_mode.is_some()),
             (
                 "--outbound-user-cookie",

@@ -149,6 +149,11 @@ impl Document {
         *here = value;
     }
 
+    /// Tells which part of the command line stands at `path`, which has been set.
+    pub(super) fn name(&mut self, path: String, flag: &'static str) {
+        self.flags.insert(path, flag);
+    }
+
     /// Takes `key` out of every entry of the array at `list`.
     pub(super) fn forget(&mut self, list: &str, key: &str) {
         let entries = self.value.get_mut(list).and_then(Value::as_array_mut);
@@ -312,7 +317,9 @@ impl Walk<'_> {
             || switched_off(object, kind)
             || matches!(
                 (self.role, kind),
-                (Role::Server, Kind::Local) | (Role::Local, Kind::User)
+                (Role::Server, Kind::Local)
+                    | (Role::Local, Kind::User)
+                    | (Role::Forward, Kind::Server | Kind::User | Kind::Local)
             );
         let mut map = Map::new();
         let mut seen = HashSet::new();
@@ -414,7 +421,7 @@ impl Walk<'_> {
 
 /// Whether an entry says `"disabled": true`.
 fn switched_off(object: &ast::Object<'_>, kind: Kind) -> bool {
-    matches!(kind, Kind::Server | Kind::Local)
+    matches!(kind, Kind::Server | Kind::Local | Kind::Forward)
         && object
             .get_boolean("disabled")
             .is_some_and(|disabled| disabled.value)

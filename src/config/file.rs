@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings, Warm};
+use super::scalar::{List, Number, Strings, TlsForm, UrlOr, Warm};
 use super::secret::Secret;
 
 /// The whole file.
@@ -40,6 +40,7 @@ pub(super) struct Top {
     pub(super) protocol: Option<String>,
     pub(super) servers: Option<List<Server>>,
     pub(super) locals: Option<List<Local>>,
+    pub(super) forwards: Option<List<Forward>>,
     pub(super) mode: Option<String>,
     pub(super) timeout: Option<Number<u64>>,
     pub(super) udp_timeout: Option<Number<u64>>,
@@ -69,6 +70,9 @@ pub(super) struct Top {
     pub(super) workers: Option<Number<u64>>,
     pub(super) deny_private: Option<bool>,
     pub(super) warm_connections: Option<Warm>,
+    pub(super) transport: Option<Transport>,
+    pub(super) plugin: Option<String>,
+    pub(super) plugin_opts: Option<String>,
     pub(super) first_payload_wait_ms: Option<Number<u64>>,
     pub(super) inbound_send_buffer_size: Option<Number<u32>>,
     pub(super) inbound_recv_buffer_size: Option<Number<u32>>,
@@ -98,8 +102,38 @@ pub(super) struct Server {
     pub(super) outbound_bind_interface: Option<String>,
     pub(super) outbound_udp_allow_fragmentation: Option<bool>,
     pub(super) inbound_udp_allow_fragmentation: Option<bool>,
+    pub(super) plugin: Option<String>,
+    pub(super) plugin_opts: Option<String>,
     // ssr
     pub(super) warm_connections: Option<Warm>,
+    pub(super) transport: Option<Transport>,
+}
+
+/// `transport`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Transport {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    pub(super) tls: Option<TlsForm>,
+    pub(super) mux: Option<Number<u64>>,
+    pub(super) udp_over: Option<String>,
+    pub(super) trusted_proxies: Option<Strings>,
+}
+
+/// `transport.tls`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Tls {
+    pub(super) server_name: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) pin_sha256: Option<Strings>,
+    pub(super) insecure: Option<bool>,
 }
 
 /// An entry of `users`.
@@ -125,6 +159,37 @@ pub(super) struct Local {
     pub(super) mode: Option<String>,
     pub(super) protocol: Option<String>,
     pub(super) socks5_auth_config_path: Option<String>,
+}
+
+/// An entry of `forwards`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Forward {
+    pub(super) listen: Option<UrlOr<Endpoint>>,
+    pub(super) target: Option<UrlOr<Endpoint>>,
+    pub(super) disabled: Option<bool>,
+}
+
+/// A side of a forward: its URL, and what else could stand in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Endpoint {
+    pub(super) url: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, Option<String>>>,
+    pub(super) tls: Option<ForwardTls>,
+}
+
+/// `tls` of a side of a forward.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ForwardTls {
+    pub(super) server_name: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) pin_sha256: Option<String>,
+    pub(super) insecure: Option<bool>,
 }
 
 /// `security`.

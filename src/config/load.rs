@@ -36,7 +36,7 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         None => Zeroizing::new("{}".to_owned()),
     };
     let env = |variable: &str| std::env::var(variable).ok();
-    let mut config = super::parse_with(&text, role, &env, flags).map_err(name)?;
+    let mut config = super::translate(&text, role, &env, flags, true).map_err(name)?;
     config.warnings = name(std::mem::take(&mut config.warnings));
     let mut found = Vec::new();
     for local in &mut config.locals {

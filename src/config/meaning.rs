@@ -11,7 +11,7 @@ use super::file::Top;
 use super::model::{Config, Mode, ReplayPolicy, Role};
 use super::reporter::Reporter;
 use super::scalar::Number;
-use super::{locals, logging, options, reverse, servers};
+use super::{forwards, locals, logging, options, reverse, servers};
 
 /// Least time that SIP022 §3.2.4 lets a UDP session live.
 const SESSION_FLOOR: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ pub(super) struct Context<'a> {
     pub(super) role: Role,
     /// The environment, for `"${VAR}"`.
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether files that the config names are read.
+    pub(super) files: bool,
     pub(super) report: Reporter,
 }
 
@@ -75,10 +77,14 @@ impl Context<'_> {
 pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let socket = options::socket(top, cx);
-    let servers = servers::servers(top, mode, &socket, cx);
+    let forwards = forwards::forwards(top, cx);
+    let servers = match cx.role {
+        Role::Local | Role::Server => servers::servers(top, mode, &socket, cx),
+        Role::Forward => Vec::new(),
+    };
     let locals = match cx.role {
         Role::Local => locals::locals(top, mode, cx),
-        Role::Server => Vec::new(),
+        Role::Server | Role::Forward => Vec::new(),
     };
     let modern = servers
         .iter()
@@ -87,6 +93,7 @@ pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         role: cx.role,
         servers,
         locals,
+        forwards,
         timeouts: options::timeouts(top, cx),
         udp_timeout: udp_timeout(top, modern, cx),
         limits: options::limits(top, cx),

@@ -12,7 +12,9 @@
 
 mod diagnostic;
 mod document;
+mod endpoint;
 mod file;
+mod forwards;
 mod keys;
 mod load;
 mod locals;
@@ -21,6 +23,7 @@ mod meaning;
 mod model;
 mod options;
 mod overrides;
+mod plugin;
 mod reporter;
 mod reverse;
 mod scalar;
@@ -28,7 +31,9 @@ mod schema;
 mod secret;
 mod servers;
 mod summary;
+mod transport;
 mod url;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -36,8 +41,9 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Allow, Config, Credential, Keys, Limits, Local, Log, Mode, Protocol, ReplayPolicy, Reverse,
-    Role, Rotation, Server, Service, Sink, SocketOptions, Timeouts, User, Warm, Weight, Writer,
+    Allow, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
+    Log, Mode, Protocol, ReplayPolicy, Reverse, Role, Rotation, Scheme, Server, Service, Sink,
+    SocketOptions, Timeouts, Tls, Transport, User, Warm, WebSocket, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;
@@ -80,12 +86,28 @@ pub fn parse_with(
     env: &dyn Fn(&str) -> Option<String>,
     flags: &Overrides,
 ) -> Result<Config, Vec<Diagnostic>> {
+    translate(text, role, env, flags, false)
+}
+
+/// As [`parse_with`]; with `files`, those that the config names are read and judged.
+fn translate(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+    flags: &Overrides,
+    files: bool,
+) -> Result<Config, Vec<Diagnostic>> {
     let mut found = Vec::new();
     let mut document = Document::parse(text, role, &mut found)?;
     flags.apply(&mut document, env);
     let mut report = Reporter::new(document, found);
     let top = report.file();
-    let mut cx = Context { role, env, report };
+    let mut cx = Context {
+        role,
+        env,
+        files,
+        report,
+    };
     let mut config = meaning::config(&top, &mut cx);
     let found = cx.report.finish();
     if found

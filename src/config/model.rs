@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::crypto::{Key, Method};
 use crate::dns;
+use crate::net::tls::{self, Pem, Trust};
+use crate::net::transport::Network;
 use crate::wire::address::Address;
-use crate::wire::{proxy, tunnel};
+use crate::wire::{http, proxy, tunnel};
 
 use super::diagnostic::Diagnostic;
 use super::secret::Secret;
@@ -19,6 +21,8 @@ pub enum Role {
     Local,
     /// `ssr server`: listens for clients, connects to targets.
     Server,
+    /// `ssr forward`: neither; only what is under `forwards`.
+    Forward,
 }
 
 impl Role {
@@ -27,6 +31,7 @@ impl Role {
         match self {
             Self::Local => "local",
             Self::Server => "server",
+            Self::Forward => "forward",
         }
     }
 }
@@ -36,10 +41,12 @@ impl Role {
 pub struct Config {
     /// Whom it was read for.
     pub role: Role,
-    /// At least one. What local connects to, and what server listens as.
+    /// At least one, but for forward. What local connects to, and what server listens as.
     pub servers: Vec<Server>,
-    /// What local listens on, at least one; empty for server.
+    /// What local listens on, at least one; empty for the others.
     pub locals: Vec<Local>,
+    /// From where to where bytes are carried as they are; at least one for forward.
+    pub forwards: Vec<Forward>,
     /// How long each thing may take.
     pub timeouts: Timeouts,
     /// How long a UDP association stays without traffic; at least 60 s where a method of 2022 is used (SIP022 §3.2).
@@ -140,6 +147,43 @@ pub struct Server {
     pub socket: SocketOptions,
     /// This entry's own idle timeout, over [`Timeouts::idle`].
     pub idle: Option<Duration>,
+    /// What stands between TCP and Shadowsocks; `None`: nothing.
+    pub transport: Option<Transport>,
+}
+
+/// What stands between TCP and Shadowsocks. At least one of TLS and WebSocket.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    /// TLS, the outer one of the two.
+    pub tls: Option<Tls>,
+    /// WebSocket.
+    pub ws: Option<WebSocket>,
+    /// Whether local sends datagrams inside it, and not beside it.
+    pub udp_inside: bool,
+}
+
+/// TLS, for both roles.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The key path that described it.
+    pub at: String,
+    /// The server's name, where it is another than its address or the host of WebSocket.
+    pub server_name: Option<String>,
+    /// Which server local takes for the right one.
+    pub trust: tls::Trust,
+    /// The server's chain of certificates and its key; always there for server.
+    pub identity: Option<(tls::Pem, tls::Pem)>,
+}
+
+/// WebSocket, for both roles.
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    /// Where it is served. Without a host, server takes any and local sends the server's address.
+    pub endpoint: http::Endpoint,
+    /// Whether local puts mux.cool into it.
+    pub mux: bool,
+    /// Whose `X-Forwarded-For` server believes.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The keys of one server. For server, `key` is its own and `identity` is empty.
@@ -256,6 +300,124 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Socks => "socks",
+        }
+    }
+}
+
+/// A port whose connections, or datagrams, go to one target.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Where to listen.
+    pub listen: Endpoint,
+    /// Where to carry to; UDP if and only if `listen` is.
+    pub target: Endpoint,
+}
+
+/// A side of a [`Forward`].
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// Where; port 0 on the listening side is any free one.
+    pub address: Address,
+    /// Of `ws` and `wss`: the rest.
+    pub ws: Option<Box<EndpointWs>>,
+}
+
+/// What belongs to a WebSocket beyond its address.
+#[derive(Clone)]
+pub struct EndpointWs {
+    /// What a target is asked for; where we listen, what has to be asked for.
+    pub request: http::Endpoint,
+    /// Of `wss`.
+    pub tls: Option<EndpointTls>,
+}
+
+/// There may be secrets in header fields.
+impl std::fmt::Debug for EndpointWs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EndpointWs")
+            .field("path", &self.request.path)
+            .field("host", &self.request.host)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// TLS of one side.
+#[derive(Clone, Debug)]
+pub enum EndpointTls {
+    /// Where we listen.
+    Server {
+        /// The chain of certificates, our own first.
+        cert: Pem,
+        /// Its private key.
+        key: Pem,
+    },
+    /// Towards a target.
+    Client {
+        /// The name that its certificate is to be for.
+        name: String,
+        /// Whom we believe.
+        trust: Trust,
+    },
+}
+
+impl EndpointTls {
+    /// Reads the files as the services will.
+    pub(super) fn try_files(&self) -> Result<(), tls::Error> {
+        match self {
+            Self::Server { cert, key } => tls::Server::new(cert.clone(), key.clone()).map(drop),
+            Self::Client { name, trust } => tls::Client::new(name, trust).map(drop),
+        }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.ws.as_ref().map_or("", |ws| ws.request.path.as_str());
+        write!(f, "{}://{}{path}", self.scheme.name(), self.address)
+    }
+}
+
+/// What is spoken at an [`Endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// A plain stream.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// WebSocket (RFC 6455).
+    Ws,
+    /// WebSocket in TLS.
+    Wss,
+}
+
+impl Scheme {
+    /// Its name in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp, Self::Ws, Self::Wss];
+        all.into_iter().find(|scheme| scheme.name() == name)
+    }
+
+    pub(super) fn is_ws(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    pub(super) fn default_port(self) -> Option<u16> {
+        match self {
+            Self::Tcp | Self::Udp => None,
+            Self::Ws => Some(80),
+            Self::Wss => Some(443),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::url::{ServerUrl, UrlError};
 const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
 
 /// Keys that describe a server: one that comes from flags replaces all of them.
-const SERVER_KEYS: [&str; 10] = [
+const SERVER_KEYS: [&str; 13] = [
     "server",
     "server_port",
     "password",
@@ -20,6 +20,9 @@ const SERVER_KEYS: [&str; 10] = [
     "remarks",
     "id",
     "servers",
+    "transport",
+    "plugin",
+    "plugin_opts",
 ];
 
 /// Keys that describe a listener of local.
@@ -32,6 +35,7 @@ pub struct Overrides {
     server_flag: &'static str,
     local: Map<String, Value>,
     mode: Option<(&'static str, &'static str)>,
+    forwards: Vec<Value>,
     rest: Vec<(&'static str, Value, &'static str)>,
 }
 
@@ -49,12 +53,9 @@ impl Overrides {
     /// `--server-url`: one server in place of the file's.
     ///
     /// # Errors
-    /// [`UrlError`], also for a plugin, which is not in this version yet.
+    /// [`UrlError`].
     pub fn server_url(&mut self, url: &str) -> Result<(), UrlError> {
         let url: ServerUrl = url.parse()?;
-        if url.plugin.is_some() {
-            return Err(UrlError::Plugin);
-        }
         self.server(
             &url.address.to_string(),
             Some(&url.method),
@@ -63,6 +64,11 @@ impl Overrides {
         self.server_flag = "--server-url";
         if let (Some(server), Some(name)) = (&mut self.server, url.name) {
             server.insert("remarks".to_owned(), name.into());
+        }
+        if let (Some(server), Some(plugin)) = (&mut self.server, url.plugin) {
+            let (name, options) = plugin.split_once(';').unwrap_or((&plugin, ""));
+            server.insert("plugin".to_owned(), name.into());
+            server.insert("plugin_opts".to_owned(), options.into());
         }
         Ok(())
     }
@@ -77,14 +83,22 @@ impl Overrides {
         self.mode = Some((mode, flag));
     }
 
+    /// `LISTEN TARGET`: a forward, in place of those of the file.
+    pub fn forward(&mut self, listen: &str, target: &str) {
+        let mut forward = Map::new();
+        forward.insert("listen".to_owned(), listen.into());
+        forward.insert("target".to_owned(), target.into());
+        self.forwards.push(Value::Object(forward));
+    }
+
     /// The key at `path` (keys joined by dots).
     pub fn set(&mut self, path: &'static str, value: impl Into<Value>, flag: &'static str) {
         self.rest.push((path, value.into(), flag));
     }
 
-    /// Whether there is a server without a file.
-    pub fn has_server(&self) -> bool {
-        self.server.is_some()
+    /// Whether there is something to run without a file.
+    pub fn are_enough(&self) -> bool {
+        self.server.is_some() || !self.forwards.is_empty()
     }
 
     /// Puts all over `document`.
@@ -118,6 +132,14 @@ impl Overrides {
             document.set("mode", mode.into(), flag);
             document.forget("servers", "mode");
             document.forget("locals", "mode");
+        }
+        if !self.forwards.is_empty() {
+            let forwards = Value::Array(self.forwards.clone());
+            document.set("forwards", forwards, "LISTEN TARGET");
+            for index in 0..self.forwards.len() {
+                document.name(format!("forwards[{index}].listen"), "LISTEN");
+                document.name(format!("forwards[{index}].target"), "TARGET");
+            }
         }
         for (path, value, flag) in &self.rest {
             if *path == "timeouts.idle" {

@@ -4,7 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+
+use super::file;
 
 /// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +111,38 @@ impl<T> Deref for List<T> {
     }
 }
 
+/// `tls`: `true`, `false`, or an object.
+#[derive(Clone, Debug)]
+pub(super) enum TlsForm {
+    /// `false`.
+    Off,
+    /// `true`: as an empty object.
+    On,
+    /// An object.
+    With(Box<file::Tls>),
+}
+
+impl<'de> Deserialize<'de> for TlsForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = TlsForm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, `false` or an object: `{ … }`")
+            }
+            fn visit_bool<E: Error>(self, on: bool) -> Result<TlsForm, E> {
+                Ok(if on { TlsForm::On } else { TlsForm::Off })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsForm, A::Error> {
+                let tls = file::Tls::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(TlsForm::With(Box::new(tls)))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
 /// `warm_connections`: `"auto"` or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Warm {
@@ -137,5 +172,34 @@ impl<'de> Deserialize<'de> for Warm {
             }
         }
         deserializer.deserialize_any(Form)
+    }
+}
+
+/// A URL, or an object that has one beside other keys.
+#[derive(Clone, Debug)]
+pub(super) enum UrlOr<T> {
+    /// The URL alone.
+    Url(String),
+    /// The object.
+    Object(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for UrlOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Form<T> {
+            type Value = UrlOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL, or an object: `{ \"url\": … }`")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<UrlOr<T>, E> {
+                Ok(UrlOr::Url(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UrlOr<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(UrlOr::Object)
+            }
+        }
+        deserializer.deserialize_any(Form(PhantomData))
     }
 }

@@ -17,6 +17,9 @@ pub(super) enum Kind {
     Server,
     User,
     Local,
+    Forward,
+    Endpoint,
+    EndpointTls,
     Security,
     ReplayAttack,
     Log,
@@ -33,9 +36,12 @@ pub(super) enum Kind {
     Allow,
     Services,
     Allows,
+    Transport,
+    Tls,
     Servers,
     Users,
     Locals,
+    Forwards,
     Writers,
     /// Not ours to check: a resolver's options, passwords by port.
     Free,
@@ -49,6 +55,7 @@ impl Kind {
             Self::Servers
                 | Self::Users
                 | Self::Locals
+                | Self::Forwards
                 | Self::Writers
                 | Self::Services
                 | Self::Allows
@@ -62,6 +69,7 @@ impl Kind {
             Self::Servers => Self::Server,
             Self::Users => Self::User,
             Self::Locals => Self::Local,
+            Self::Forwards => Self::Forward,
             Self::Writers => Self::Writer,
             Self::Services => Self::Service,
             Self::Allows => Self::Allow,
@@ -103,21 +111,14 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "acl",
             "admin",
             "balancer",
-            "forwards",
             "launchd_tcp_socket_name",
             "launchd_udp_socket_name",
             "manager_address",
             "online_config",
             "outbound_proxy",
-            "plugin",
-            "transport",
         ],
     ),
-    (
-        Kind::Server,
-        Fate::Later,
-        &["acl", "outbound_proxy", "plugin", "transport"],
-    ),
+    (Kind::Server, Fate::Later, &["acl", "outbound_proxy"]),
     (
         Kind::Local,
         Fate::Later,
@@ -143,22 +144,17 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Silent,
         &[
-            // Of a plugin and a manager, which are refused themselves.
+            // Of programs as plugins and of a manager, which are refused themselves.
             "manager_port",
             "plugin_args",
             "plugin_mode",
-            "plugin_opts",
             // SIP008 documents carry these.
             "bytes_remaining",
             "bytes_used",
             "version",
         ],
     ),
-    (
-        Kind::Server,
-        Fate::Silent,
-        &["plugin_args", "plugin_mode", "plugin_opts"],
-    ),
+    (Kind::Server, Fate::Silent, &["plugin_args", "plugin_mode"]),
     (
         Kind::Local,
         Fate::Silent,
@@ -247,6 +243,9 @@ const KINDS: &[Kind] = &[
     Kind::Server,
     Kind::User,
     Kind::Local,
+    Kind::Forward,
+    Kind::Endpoint,
+    Kind::EndpointTls,
     Kind::Security,
     Kind::ReplayAttack,
     Kind::Log,
@@ -261,6 +260,8 @@ const KINDS: &[Kind] = &[
     Kind::Reverse,
     Kind::Service,
     Kind::Allow,
+    Kind::Transport,
+    Kind::Tls,
 ];
 
 /// What becomes of `key` in an object of `kind`.
@@ -279,6 +280,9 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
+        (Kind::Top, "forwards") => Kind::Forwards,
+        (Kind::Forward, "listen" | "target") => Kind::Endpoint,
+        (Kind::Endpoint, "tls") => Kind::EndpointTls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
@@ -294,6 +298,8 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "reverse") => Kind::Reverse,
         (Kind::Reverse, "services") => Kind::Services,
         (Kind::Reverse, "allow") => Kind::Allows,
+        (Kind::Top | Kind::Server, "transport") => Kind::Transport,
+        (Kind::Transport, "tls") => Kind::Tls,
         _ => Kind::Free,
     }
 }
@@ -355,6 +361,9 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Server => "in an entry of `servers`",
             Kind::User => "in an entry of `users`",
             Kind::Local => "in an entry of `locals`",
+            Kind::Forward => "in an entry of `forwards`",
+            Kind::Endpoint => "in `listen` or `target` of a forward",
+            Kind::EndpointTls => "in `tls` of a forward's `listen` or `target`",
             Kind::ReplayAttack => "in `security.replay_attack`",
             Kind::Security => "in `security`",
             Kind::Runtime => "in `runtime`",
@@ -363,6 +372,8 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Reverse => "in `reverse`",
             Kind::Service => "in an entry of `reverse.services`",
             Kind::Allow => "in an entry of `reverse.allow`",
+            Kind::Transport => "in `transport`",
+            Kind::Tls => "in `transport.tls`",
             _ => "in `log`",
         })
 }
@@ -392,6 +403,9 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Server => fields_of::<file::Server>(),
         Kind::User => fields_of::<file::User>(),
         Kind::Local => fields_of::<file::Local>(),
+        Kind::Forward => fields_of::<file::Forward>(),
+        Kind::Endpoint => fields_of::<file::Endpoint>(),
+        Kind::EndpointTls => fields_of::<file::ForwardTls>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
         Kind::Log => fields_of::<file::Log>(),
@@ -406,9 +420,12 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Reverse => fields_of::<file::Reverse>(),
         Kind::Service => fields_of::<file::Service>(),
         Kind::Allow => fields_of::<file::Allow>(),
+        Kind::Transport => fields_of::<file::Transport>(),
+        Kind::Tls => fields_of::<file::Tls>(),
         Kind::Servers
         | Kind::Users
         | Kind::Locals
+        | Kind::Forwards
         | Kind::Writers
         | Kind::Services
         | Kind::Allows

@@ -65,7 +65,7 @@ pub(super) fn servers(
     let own_mode = match cx.role {
         Role::Server => mode,
         // A client can do what its server does not: it learns soon enough.
-        Role::Local => Mode::TCP_AND_UDP,
+        Role::Local | Role::Forward => Mode::TCP_AND_UDP,
     };
     for (index, entry) in listed.iter().enumerate() {
         if entry.disabled != Some(true) {
@@ -86,11 +86,19 @@ pub(super) fn servers(
         } else {
             "every server is disabled"
         };
-        cx.report.error_hint(
-            "servers",
-            message,
-            "`server`, `server_port`, `password` and `method` describe one",
-        );
+        if top.forwards.as_deref().unwrap_or_default().is_empty() {
+            cx.report.error_hint(
+                "servers",
+                message,
+                "`server`, `server_port`, `password` and `method` describe one",
+            );
+        } else {
+            cx.report.error_other_role(
+                "servers",
+                message,
+                "`ssr forward -c FILE` runs the forwards alone",
+            );
+        }
     }
     if cx.role == Role::Server {
         refuse_same_address(&found, cx);
@@ -110,6 +118,9 @@ fn top_entry(top: &Top) -> file::Server {
         remarks: top.remarks.clone(),
         id: top.id.clone(),
         warm_connections: top.warm_connections,
+        transport: top.transport.clone(),
+        plugin: top.plugin.clone(),
+        plugin_opts: top.plugin_opts.clone(),
         ..file::Server::default()
     }
 }
@@ -168,6 +179,7 @@ impl Build<'_, '_> {
             udp: self.weight("udp_weight", self.entry.udp_weight),
         };
         let warm = self.warm();
+        let transport = self.transport();
         let socket = options::socket_of(self.entry, self.at, self.socket, self.cx);
         let idle = match self.at {
             "" => None,
@@ -194,7 +206,7 @@ impl Build<'_, '_> {
             let users = self.users(method, &keys);
             let (keys, users) = match self.cx.role {
                 Role::Server => (keys, users),
-                Role::Local => (self.as_first_user(keys, &users), Vec::new()),
+                Role::Local | Role::Forward => (self.as_first_user(keys, &users), Vec::new()),
             };
             let several = addresses.len() > 1 || !ports.is_empty();
             for (blame, address) in addresses {
@@ -209,6 +221,7 @@ impl Build<'_, '_> {
                     weight,
                     socket: socket.clone(),
                     idle,
+                    transport: transport.clone(),
                 };
                 found.push((blame, server));
             }

@@ -30,6 +30,13 @@ impl Config {
         for server in &self.servers {
             self.write_server(server, out)?;
         }
+        for forward in &self.forwards {
+            writeln!(
+                out,
+                "  forward     {} -> {}",
+                forward.listen, forward.target
+            )?;
+        }
         self.write_reverse(out)?;
         let source = match &self.dns {
             dns::Source::System => "the system's name servers".to_owned(),
@@ -63,7 +70,7 @@ impl Config {
 
     fn write_server(&self, server: &Server, out: &mut String) -> fmt::Result {
         let verb = match self.role {
-            Role::Local => "server",
+            Role::Local | Role::Forward => "server",
             Role::Server => "listen",
         };
         write!(
@@ -76,6 +83,7 @@ impl Config {
         if server.name != server.address.to_string() {
             write!(out, ", \"{}\"", server.name)?;
         }
+        self.write_transport(server, out)?;
         match server.keys.identity.len() {
             0 => writeln!(out)?,
             1 => writeln!(out, ", as a user behind an identity header")?,
@@ -138,6 +146,32 @@ impl Config {
                 Some(host) => writeln!(out, ", hosts {host}")?,
                 None => writeln!(out)?,
             }
+        }
+        Ok(())
+    }
+
+    fn write_transport(&self, server: &Server, out: &mut String) -> fmt::Result {
+        let Some(transport) = &server.transport else {
+            return Ok(());
+        };
+        write!(out, ", over {}", transport.name())?;
+        if let Some(ws) = &transport.ws {
+            let host = ws.endpoint.host.as_deref().unwrap_or_default();
+            write!(out, " {host}{}", ws.endpoint.path)?;
+            if ws.mux && self.role == Role::Local {
+                write!(out, " with mux.cool")?;
+            }
+        }
+        if let (Some(_), Role::Local) = (&transport.tls, self.role) {
+            write!(out, ", TLS for {}", transport.server_name(&server.address))?;
+        }
+        if server.mode.udp && self.role == Role::Local {
+            let way = if transport.udp_inside {
+                "inside"
+            } else {
+                "beside it"
+            };
+            write!(out, ", UDP {way}")?;
         }
         Ok(())
     }

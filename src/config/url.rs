@@ -46,9 +46,6 @@ pub enum UrlError {
     /// Host or port.
     #[error("the URL's address is not `host:port`")]
     Address,
-    /// It asks for a plugin.
-    #[error("the URL asks for a plugin: not yet in this version of ssr")]
-    Plugin,
 }
 
 impl FromStr for ServerUrl {
@@ -134,7 +131,7 @@ fn base64(text: &str) -> Option<String> {
 }
 
 /// Undoes percent-encoding (RFC 3986 §2.1).
-fn percent(text: &str, part: &'static str) -> Result<String, UrlError> {
+pub(super) fn percent(text: &str, part: &'static str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

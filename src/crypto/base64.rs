@@ -23,3 +23,9 @@ pub fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     };
     engine.decode(text).map(Zeroizing::new).ok()
 }
+
+/// `bytes` in the standard alphabet, with padding.
+#[must_use]
+pub fn encode(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}

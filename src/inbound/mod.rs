@@ -2,6 +2,7 @@
 //!
 //! - [`socks`]: programs beside `ssr local`, by SOCKS5.
 //! - [`associations`]: which of them may send datagrams.
+//! - [`tunnel`]: programs that are all taken to one target.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be some.
 //! - [`reverse`]: visitors of reverse tunnels.
 
@@ -9,3 +10,4 @@ pub mod associations;
 pub mod reverse;
 pub mod shadowsocks;
 pub mod socks;
+pub mod tunnel;

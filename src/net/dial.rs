@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -51,8 +52,9 @@ async fn connect(address: SocketAddr, options: &SocketOptions) -> Result<Stream,
         }
         let stream = TcpStream::from_std(socket.into())?;
         // Writable means connected or failed; with fast open it is so at once, and the SYN goes with the first write.
-        stream.writable().await?;
-        match stream.take_error()? {
+        let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+        let failed = ready.is_error() || ready.is_write_closed();
+        match failed.then(|| stream.take_error()).transpose()?.flatten() {
             Some(error) => Err(error),
             None => Ok(Stream::new(stream)),
         }

@@ -5,8 +5,9 @@
 )]
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use socket2::{Protocol, Socket};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Multipath TCP.
 #[cfg(target_os = "linux")]
@@ -69,17 +70,51 @@ pub(super) fn set_route(
     Ok(())
 }
 
+/// A socket that does not block, by one system call.
+#[cfg(target_os = "linux")]
+pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    Socket::new(domain, kind.nonblocking(), Some(protocol))
+}
+
 /// Lets the system fragment datagrams that are longer than the path takes.
 #[cfg(target_os = "linux")]
 pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
     use rustix::net::sockopt::{
         Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
     };
-    if socket.domain()? == socket2::Domain::IPV6 {
+    if socket.domain()? == Domain::IPV6 {
         set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT)?;
     }
     set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT)?;
     Ok(())
+}
+
+/// A pipe that does not block, for about `capacity` bytes: the read end, the write end.
+#[cfg(target_os = "linux")]
+pub(super) fn pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+    let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    // A user who has many pipes already gets no larger ones: then the default has to do.
+    let _ = fcntl_setpipe_size(&ends.1, capacity);
+    Ok(ends)
+}
+
+/// Moves up to `most` bytes between a socket and a pipe, whichever is which, without copying them.
+#[cfg(target_os = "linux")]
+pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    use rustix::pipe::SpliceFlags;
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn pipe(_: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn splice(_: impl AsFd, _: impl AsFd, _: usize) -> io::Result<usize> {
+    Err(io::ErrorKind::InvalidInput.into())
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -99,6 +134,13 @@ pub(super) fn set_route(_: &Socket, mark: Option<u32>, interface: Option<&str>) 
     } else {
         Ok(())
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(domain, kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 #[cfg(not(target_os = "linux"))]

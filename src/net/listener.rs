@@ -42,7 +42,7 @@ pub fn tcp(
         prepare(&socket, address, group.only_v6, shared)?;
         if shared {
             // What is set on a listener, its connections inherit.
-            options.apply_stream(&SockRef::from(&socket))?;
+            options.apply_listener(&SockRef::from(&socket))?;
             if options.fast_open {
                 linux::set_fast_open(&socket)?;
             }

@@ -5,17 +5,27 @@
 //! - [`dial`]: connecting, with the address families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
+//! - [`splice`]: from socket to socket inside the kernel.
+//! - [`ws`]: WebSocket over a stream, from the upgrade on.
+//! - [`mux`]: the streams of mux.cool within a WebSocket.
 //! - [`pool`]: the buffers that are held only while data moves.
+//! - [`tls`]: TLS over a stream.
+//! - [`transport`]: TLS, WebSocket, or one in the other, as a config asks for them.
 //! - [`udp`]: datagrams in batches.
 
 pub mod dial;
 mod linux;
 pub mod listener;
+pub mod mux;
 pub mod options;
 pub mod pipe;
 pub mod pool;
+pub mod splice;
 pub mod stream;
+pub mod tls;
+pub mod transport;
 pub mod udp;
+pub mod ws;
 
 pub use options::{Datagrams, SocketOptions};
 pub use stream::{Parked, Stream};
@@ -49,6 +59,20 @@ pub enum Error {
         /// The limit, in seconds.
         seconds: u64,
     },
+    /// The server did not agree to a WebSocket.
+    #[error("no WebSocket with the server: {0}")]
+    Upgrade(#[from] crate::wire::http::NotUpgraded),
+    /// The connection broke during the upgrade, or it took too long.
+    #[error("no WebSocket with the server: {0}")]
+    UpgradeIo(#[source] std::io::Error),
+    /// A path, host or header field of the config that cannot stand in a request.
+    #[error(
+        "a path, host or header field of the transport has characters that HTTP forbids: remove them"
+    )]
+    UpgradeRequest,
+    /// The server is not the right one, or TLS with it broke.
+    #[error("the TLS handshake with the server failed: {0}")]
+    Tls(std::io::Error),
     /// A name without addresses that may be used.
     #[error("no usable address")]
     NoAddress,

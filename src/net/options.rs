@@ -41,7 +41,8 @@ pub struct Datagrams {
 }
 
 impl SocketOptions {
-    /// A non-blocking TCP socket towards `peer`, not yet connected.
+    /// A non-blocking TCP socket towards `peer`, not yet connected, and without keepalive: most connections are over
+    /// before it matters, and it is set on those that are not ([`super::Stream::keep_alive`]).
     ///
     /// # Errors
     /// What the system refuses.
@@ -51,7 +52,7 @@ impl SocketOptions {
         } else {
             Protocol::TCP
         };
-        let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(protocol))?;
+        let socket = linux::nonblocking(Domain::for_address(peer), Type::STREAM, protocol)?;
         self.apply_outgoing(&socket, peer)?;
         if let Some(address) = self
             .bind_addresses
@@ -63,8 +64,7 @@ impl SocketOptions {
         if self.fast_open {
             linux::set_fast_open_connect(&socket)?;
         }
-        self.apply_stream(&SockRef::from(&socket))?;
-        socket.set_nonblocking(true)?;
+        self.apply_basics(&SockRef::from(&socket))?;
         Ok(socket)
     }
 
@@ -81,18 +81,14 @@ impl SocketOptions {
     }
 
     fn bound_udp(&self, address: SocketAddr) -> io::Result<Socket> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM,
-            Some(Protocol::UDP),
-        )?;
+        let domain = Domain::for_address(address);
+        let socket = linux::nonblocking(domain, Type::DGRAM, Protocol::UDP)?;
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
         self.apply_outgoing(&socket, address)?;
         self.apply_buffers(&SockRef::from(&socket))?;
         socket.bind(&address.into())?;
-        socket.set_nonblocking(true)?;
         Ok(socket)
     }
 
@@ -104,16 +100,20 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// Sets what every established stream has. Nagle's algorithm is off everywhere: the relay writes whole chunks, and
-    /// a delayed one would only be late.
+    /// Sets what every accepted stream has, on its listener, from which it inherits.
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn apply_stream(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        socket.set_tcp_nodelay(true)?;
+    pub fn apply_listener(&self, socket: &SockRef<'_>) -> io::Result<()> {
         if let Some(time) = self.keep_alive {
-            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time))?;
+            keep_alive(socket, time)?;
         }
+        self.apply_basics(socket)
+    }
+
+    /// Nagle's algorithm is off everywhere: the relay writes whole chunks, and a delayed one would only be late.
+    fn apply_basics(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
         self.apply_buffers(socket)
     }
 
@@ -130,4 +130,12 @@ impl SocketOptions {
         }
         Ok(())
     }
+}
+
+/// Probes a silent peer after `time`, and every `time` from then on.
+///
+/// # Errors
+/// What the system refuses.
+pub(super) fn keep_alive(socket: &SockRef<'_>, time: Duration) -> io::Result<()> {
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time))
 }

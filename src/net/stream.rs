@@ -19,8 +19,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::pipe;
 use super::pool::Buffer;
+use super::{options, pipe};
 
 /// A connected stream.
 pub struct Stream(Kind);
@@ -77,6 +77,11 @@ pub trait Layer: Send {
     /// # Errors
     /// What breaks below.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// As [`Stream::reset_on_close`].
+    fn reset_on_close(&mut self) {
+        self.inner().reset_on_close();
+    }
 
     /// The stream below.
     fn inner(&mut self) -> &mut Stream;
@@ -140,8 +145,11 @@ impl Stream {
         Ok(Parked(self))
     }
 
-    /// Puts another stream in its place.
-    fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
+    /// Puts another stream in its place: one that stands over it, say. After an error it is broken.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
         // Between the two there has to be something.
         let this = std::mem::replace(self, Self(Kind::Pipe(pipe::End::broken())));
         *self = change(this)?;
@@ -313,7 +321,34 @@ impl Stream {
             Kind::Tcp(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Parked(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Pipe(end) => end.reset_on_close(),
-            Kind::Layer(layer) => lock(layer).inner().reset_on_close(),
+            Kind::Layer(layer) => lock(layer).reset_on_close(),
+        }
+    }
+
+    /// Lets the system probe a silent peer after `time`; a peer that is gone then ends the stream.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn keep_alive(&self, time: Duration) -> io::Result<()> {
+        match &self.0 {
+            Kind::Tcp(stream) => options::keep_alive(&SockRef::from(stream), time),
+            Kind::Parked(stream) => options::keep_alive(&SockRef::from(stream), time),
+            Kind::Pipe(_) => Ok(()),
+            Kind::Layer(layer) => lock(layer).inner().keep_alive(time),
+        }
+    }
+
+    /// Whether it is a bare socket, whose bytes the kernel can move by itself.
+    #[must_use]
+    pub const fn is_socket(&self) -> bool {
+        self.tcp().is_some()
+    }
+
+    /// The socket, where nothing stands over it.
+    pub(super) const fn tcp(&self) -> Option<&TcpStream> {
+        match &self.0 {
+            Kind::Tcp(stream) => Some(stream),
+            _ => None,
         }
     }
 
@@ -399,7 +434,7 @@ fn write_tcp(
 /// One system call inside `try_io`. A call that moved less than `room` has shown that the socket is empty (or full):
 /// `try_io` is told `WouldBlock`, so that it waits for the next event, and the count is kept aside. The end of a stream
 /// and errors are not lost by this, since the reactor never clears those.
-fn once(
+pub(super) fn once(
     room: usize,
     try_io: impl FnOnce(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
     interest: Interest,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::datagrams::{Carriers, Inside, Route};
 use super::direct::Direct;
 use super::warm::{Warm, Wish};
-use crate::net::{Stream, udp};
+use crate::net::{self, Stream, transport, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg, Outbound, Request};
 use crate::relay::udp::codec::{Unwrap, Wrap};
@@ -31,8 +32,12 @@ pub struct Server {
     pub credentials: Credentials,
     /// How it is connected to.
     pub direct: Direct,
+    /// What stands between TCP and Shadowsocks.
+    pub transport: Option<Arc<transport::Client>>,
     /// How much it is wanted for streams, and for datagrams; `None`: it takes none.
     pub weights: Weights,
+    /// What it takes to send datagrams inside streams; `None`: they go beside them.
+    pub inside: Option<Inside>,
     warm: Warm,
     failed: AtomicBool,
     /// When it failed last, in milliseconds since the balancer began.
@@ -46,18 +51,61 @@ impl Server {
         address: Address,
         credentials: Credentials,
         direct: Direct,
+        transport: Option<transport::Client>,
         weights: Weights,
+        inside: Option<Inside>,
         warm: Wish,
     ) -> Self {
         Self {
             address,
             credentials,
             direct,
+            transport: transport.map(Arc::new),
             weights,
+            inside,
             warm: Warm::new(warm),
             failed: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
         }
+    }
+}
+
+impl Server {
+    /// Opens spare connections, if any are wanted.
+    fn refill(&self) {
+        self.warm
+            .refill(&self.direct, &self.address, self.transport.as_ref());
+    }
+}
+
+/// A connection to a server, ready for Shadowsocks.
+///
+/// # Errors
+/// Those of [`Direct::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
+pub(super) async fn dial(
+    direct: &Direct,
+    server: &Address,
+    transport: Option<&transport::Client>,
+) -> Result<Stream, Error> {
+    let stream = direct.dial(server, true).await?;
+    let Some(transport) = transport else {
+        return Ok(stream);
+    };
+    let upgraded = timeout(direct.connect, Box::pin(transport.upgrade(stream))).await;
+    let seconds = direct.connect.as_secs();
+    Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
+}
+
+/// A connection to a server as the end of a relay to `target`.
+pub(super) fn leg(stream: Stream, credentials: &Credentials, target: AddressRef<'_>) -> Leg {
+    let salt = Salt::new(credentials.method(), rand::random());
+    Leg {
+        stream,
+        codec: Some((
+            Opener::response(credentials, salt),
+            Sealer::request(credentials, salt, target),
+        )),
+        first: First::Nothing,
     }
 }
 
@@ -79,6 +127,7 @@ struct Inner {
     /// Which of them take streams, and which datagrams, the most wanted first.
     tcp: Vec<usize>,
     udp: Vec<usize>,
+    carriers: Carriers,
     begun: Instant,
 }
 
@@ -90,6 +139,7 @@ impl Servers {
             tcp: ranking(&servers, |weights| weights.tcp),
             udp: ranking(&servers, |weights| weights.udp),
             servers,
+            carriers: Carriers::default(),
             begun: Instant::now(),
         }))
     }
@@ -118,18 +168,19 @@ impl Servers {
     /// A connection to `server`: a spare one if there is any, and spares for the requests to come.
     async fn connection(&self, server: &Server) -> Result<Stream, Error> {
         if let Some(stream) = server.warm.take() {
-            server.warm.refill(&server.direct, &server.address);
+            server.refill();
             return Ok(stream);
         }
         let begun = Instant::now();
-        let dialled = server.direct.dial(&server.address, true).await;
+        let transport = server.transport.as_deref();
+        let dialled = dial(&server.direct, &server.address, transport).await;
         match &dialled {
             Ok(_) => {
                 if server.failed.swap(false, Relaxed) {
                     tracing::info!(server = %server.address, "server can be reached again");
                 }
                 server.warm.dialled(begun.elapsed());
-                server.warm.refill(&server.direct, &server.address);
+                server.refill();
             }
             Err(error) => {
                 server.failed_at.store(self.now(), Relaxed);
@@ -172,20 +223,11 @@ impl Servers {
     /// # Errors
     /// That of the last server tried.
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
-        let mut failure = Error::Connect(crate::net::Error::NoAddress);
+        let mut failure = Error::Connect(net::Error::NoAddress);
         for server in self.order(&self.0.tcp) {
             match self.connection(server).await {
                 Ok(stream) => {
-                    let salt = Salt::new(server.credentials.method(), rand::random());
-                    let codec = (
-                        Opener::response(&server.credentials, salt),
-                        Sealer::request(&server.credentials, salt, target),
-                    );
-                    return Ok(Leg {
-                        stream,
-                        codec: Some(codec),
-                        first: First::Nothing,
-                    });
+                    return Ok(leg(stream, &server.credentials, target));
                 }
                 Err(error) => failure = error,
             }
@@ -201,12 +243,26 @@ impl PacketOutbound for Servers {
             .next()
             .ok_or(io::ErrorKind::NotConnected)?;
         let session = rand::random();
+        let (socket, address) = match &server.inside {
+            None => {
+                let socket = server.direct.options.outgoing_udp()?;
+                let socket = udp::Socket::new(socket, server.direct.options.datagrams)?;
+                (socket, server.address.clone())
+            }
+            Some(inside) => {
+                let (socket, carrier) = self.0.carriers.open(Route {
+                    address: server.address.clone(),
+                    credentials: server.credentials.clone(),
+                    direct: server.direct.clone(),
+                    transport: server.transport.clone(),
+                    inside: inside.clone(),
+                })?;
+                (socket, Address::Ip(carrier))
+            }
+        };
         Ok(Upstream {
-            socket: udp::Socket::new(
-                server.direct.options.outgoing_udp()?,
-                server.direct.options.datagrams,
-            )?,
-            server: Some(server.address.clone()),
+            socket,
+            server: Some(address),
             wrap: Wrap::Seal(
                 PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?,
             ),

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::direct::Direct;
-use crate::net::{Parked, Stream};
+use super::shadowsocks::dial;
+use crate::net::{Parked, Stream, transport};
 use crate::wire::Address;
 
 /// How long a spare connection is kept. Less than servers wait for a request, ours and others'.
@@ -113,7 +114,12 @@ impl Warm {
     }
 
     /// Opens what is wanted beyond what there is.
-    pub fn refill(&self, direct: &Direct, server: &Address) {
+    pub fn refill(
+        &self,
+        direct: &Direct,
+        server: &Address,
+        transport: Option<&Arc<transport::Client>>,
+    ) {
         let mut state = lock(&self.state);
         let wanted = match self.wish {
             Wish::Count(count) => count,
@@ -130,8 +136,9 @@ impl Warm {
         while tasks.try_join_next().is_some() {}
         for _ in 0..missing {
             let (state, direct, server) = (Arc::clone(&self.state), direct.clone(), server.clone());
+            let transport = transport.cloned();
             tasks.spawn(async move {
-                let dialled = direct.dial(&server, true).await;
+                let dialled = dial(&direct, &server, transport.as_deref()).await;
                 let Some(number) =
                     lock(&state).keep(dialled.ok().and_then(|stream| stream.park().ok()))
                 else {

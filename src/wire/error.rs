@@ -1,6 +1,7 @@
 //! What a peer can get wrong on the wire.
 
 use super::socks::Speaks;
+use super::{mux, websocket};
 
 /// A message that breaks its protocol. The variant says what is wrong, [`Error::status`] is its short name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,6 +80,12 @@ pub enum Error {
     /// The frames of the first port-proxy, which authenticate nobody.
     #[error("the peer speaks port-proxy's first protocol, which is off: it authenticates nobody")]
     TunnelV0,
+    /// A WebSocket frame that RFC 6455 forbids.
+    #[error("WebSocket: {0}")]
+    WebSocket(#[from] websocket::Violation),
+    /// A mux.cool frame that makes no sense.
+    #[error("mux.cool: {0}")]
+    Mux(#[from] mux::Violation),
 }
 
 impl Error {
@@ -109,6 +116,8 @@ impl Error {
             Self::FrameContent => "frame_content",
             Self::FrameUnexpected => "frame_unexpected",
             Self::TunnelV0 => "tunnel_v0",
+            Self::WebSocket(_) => "websocket",
+            Self::Mux(_) => "mux",
         }
     }
 }

@@ -5,6 +5,9 @@
 //! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
 //! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
 //! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
+//! | [`http`] | the heads of an upgrade to WebSocket, and the answers to other requests |
+//! | [`websocket`] | WebSocket frames that carry a stream of bytes |
+//! | [`mux`] | mux.cool frames, as v2ray-plugin wraps its streams in |
 //! | [`requests`] | HTTP requests on their way through a proxy |
 //! | [`proxy`] | the PROXY protocol: who the visitor is |
 //! | [`tunnel`] | reverse tunnels: the frames of many streams inside one |
@@ -19,13 +22,17 @@
 )]
 
 pub mod address;
+pub mod datagrams;
 pub mod error;
 
+pub mod http;
+pub mod mux;
 pub mod proxy;
 pub mod requests;
 pub mod socks;
 pub mod ss;
 pub mod tunnel;
+pub mod websocket;
 
 pub use address::{Address, AddressRef};
 pub use error::Error;

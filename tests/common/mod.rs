@@ -15,6 +15,7 @@
 )]
 
 pub mod bytes;
+pub mod forward;
 pub mod matrix;
 pub mod peers;
 pub mod probe;

@@ -62,6 +62,11 @@ impl UdpTarget {
         target
     }
 
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where to send.
     pub fn target(&self) -> Target {
         self.address.into()

@@ -117,14 +117,12 @@ fn a_key_given_twice_is_an_error() {
 fn features_to_come_are_refused_unless_they_ask_for_nothing() {
     for (key, value) in [
         ("acl", "\"/etc/acl\""),
-        ("plugin", "\"v2ray-plugin\""),
         ("manager_address", "\"127.0.0.1\""),
         ("online_config", "{\"config_url\": \"https://x\"}"),
         ("outbound_proxy", "\"socks5://127.0.0.1:1\""),
         ("forwards", "[{}]"),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
         ("balancer", "{\"check_interval\": 10}"),
-        ("transport", "{\"type\": \"ws\"}"),
         ("launchd_tcp_socket_name", "\"x\""),
     ] {
         let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);

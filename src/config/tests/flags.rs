@@ -62,10 +62,12 @@ fn a_url_is_a_server() {
     let config = parsed("{}", Role::Local, &flags);
     assert_eq!(config.servers[0].name, "Example1");
     assert_eq!(config.servers[0].address.to_string(), "192.168.100.1:8888");
-    assert_eq!(
-        Overrides::default().server_url("ss://YWVzLTEyOC1nY206dGVzdA@192.168.100.1:8888/?plugin=x"),
-        Err(UrlError::Plugin)
-    );
+    let mut flags = Overrides::default();
+    let url = "ss://YWVzLTEyOC1nY206dGVzdA@192.168.100.1:8888/?plugin=v2ray-plugin%3Bpath%3D%2Fx";
+    flags.server_url(url).unwrap();
+    let config = parsed("{}", Role::Local, &flags);
+    let ws = config.servers[0].transport.clone().unwrap().ws.unwrap();
+    assert_eq!(ws.endpoint.path, "/x");
 }
 
 #[test]

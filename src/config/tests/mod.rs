@@ -9,7 +9,9 @@
 
 mod errors;
 mod flags;
+mod forwards;
 mod references;
+mod transport;
 mod values;
 
 use std::path::Path;

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
+use super::splice::{Broken, Splice, Step};
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
 use crate::relay::{Error, Side};
@@ -27,6 +28,8 @@ const MAX_READS: usize = 4;
 const MAX_TURN: u64 = 128 * 1024;
 /// Reads that leave three quarters of a buffer empty, in a row, after which the flow goes back to a small one.
 const SMALL_READS: u8 = 4;
+/// Bytes below which copying costs less than moving pages.
+const SMALL_SPLICE: usize = 4 * 1024;
 
 /// One direction of a stream. It holds a buffer only while bytes are in it.
 pub struct Half {
@@ -34,6 +37,8 @@ pub struct Half {
     from: Side,
     state: State,
     buffer: Option<Buffer>,
+    /// The way of bulk between plain sockets.
+    splice: Splice,
     /// The first of the buffer's ready ranges that is not written yet, and how much of it is.
     next: usize,
     written: usize,
@@ -68,6 +73,7 @@ impl Half {
             from,
             state: State::Read,
             buffer: None,
+            splice: Splice::default(),
             next: 0,
             written: 0,
             size: Size::Small,
@@ -103,7 +109,8 @@ impl Half {
         self.state == State::Done
     }
 
-    /// Moves bytes until the source is empty, the sink is full or the end has come.
+    /// Moves bytes until the source is empty, the sink is full or the end has come. `last`: the other direction has
+    /// ended, and after the end of this one the streams are closed.
     ///
     /// # Errors
     /// What broke, and on which side.
@@ -112,6 +119,7 @@ impl Half {
         cx: &mut Context<'_>,
         source: &Stream,
         sink: &Stream,
+        last: bool,
     ) -> Poll<Result<(), Error>> {
         let from = self.from;
         let to = if from == Side::Client {
@@ -123,6 +131,22 @@ impl Half {
         for _ in 0..MAX_READS {
             if self.moved >= enough {
                 break;
+            }
+            if self.splices() {
+                match ready!(self.splice.poll(cx, source, sink)) {
+                    Ok(Step::Moved(count)) => {
+                        self.spliced(count);
+                        continue;
+                    }
+                    Ok(Step::End) => self.state = State::End,
+                    Ok(Step::Unavailable) => {}
+                    Err(Broken::Source(source)) => {
+                        return Poll::Ready(Err(Error::Io { side: from, source }));
+                    }
+                    Err(Broken::Sink(source)) => {
+                        return Poll::Ready(Err(Error::Io { side: to, source }));
+                    }
+                }
             }
             if self.state == State::Read {
                 ready!(self.poll_read(cx, source)).map_err(|fault| match fault {
@@ -139,8 +163,11 @@ impl Half {
                 }
             }
             if self.state == State::End {
-                // A peer that is gone already will be noticed by the other direction.
-                let _ = ready!(sink.poll_shutdown(cx));
+                // A socket that has nothing more to give is ended by its close.
+                if !(last && sink.is_socket()) {
+                    // A peer that is gone already will be noticed by the other direction.
+                    let _ = ready!(sink.poll_shutdown(cx));
+                }
                 self.state = State::Done;
             }
             if self.state == State::Done {
@@ -149,6 +176,28 @@ impl Half {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the next bytes are better left in the kernel: those of a flow that has filled its last buffer.
+    fn splices(&self) -> bool {
+        matches!(self.codec, Codec::Copy)
+            && self.state == State::Read
+            && self.size != Size::Small
+            && self.buffer.is_none()
+            && self.ahead.is_empty()
+    }
+
+    /// Counts what has gone through a pipe; a flow whose portions stay small goes back to copying.
+    fn spliced(&mut self, count: usize) {
+        self.moved += count as u64;
+        self.small_reads = if count < SMALL_SPLICE && !self.splice.is_busy() {
+            self.small_reads + 1
+        } else {
+            0
+        };
+        if self.small_reads == SMALL_READS {
+            (self.size, self.small_reads) = (Size::Small, 0);
+        }
     }
 
     /// Ends with something to write, with the end of the stream, or waiting.

@@ -5,8 +5,10 @@
 //! ```
 
 pub mod half;
+mod splice;
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,6 +37,8 @@ pub struct Timeouts {
     pub half_close: Duration,
     /// How long a request waits for its first bytes, beyond the dial.
     pub first_payload: Duration,
+    /// How long an upstream may be silent before the system probes whether it is there; `None`: for ever.
+    pub keep_alive: Option<Duration>,
 }
 
 /// One end of a relay: a stream, and what is spoken on it.
@@ -89,6 +93,13 @@ pub trait Reply: Send + Sync {
     fn success(&self) -> Vec<u8>;
     /// The bytes that tell it why it is not.
     fn failure(&self, error: &Error) -> Vec<u8>;
+    /// Makes of its stream what it is from then on, once it has been told that it is connected.
+    ///
+    /// # Errors
+    /// When it has said something that does not fit.
+    fn begin(self: Box<Self>, _: &mut Stream) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Who asks for what: reads a client's handshake.
@@ -208,6 +219,10 @@ async fn establish<'a, I: Inbound, O: Outbound>(
             Err(error) => Err((error, Some(target))),
         },
         Err(error) => {
+            if request.trusted {
+                // Nobody but the operator can mend it.
+                tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target: the client is closed");
+            }
             if let Some(reply) = &request.reply {
                 // The client learns why; one that does not take the answer is gone anyway.
                 let _ = timeout(
@@ -256,9 +271,16 @@ async fn accept(request: &mut Request) -> Result<(), Error> {
             .write_all(&reply.success())
             .await
             .map_err(Error::io(Side::Client))?;
+        reply
+            .begin(&mut request.leg.stream)
+            .map_err(Error::io(Side::Client))?;
     }
     Ok(())
 }
+
+/// How long a flow lasts before it is worth the system calls that probe its upstream; the client's end has inherited
+/// them from its listener.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Two connected legs.
 struct Flow {
@@ -332,14 +354,16 @@ impl Flow {
 
     async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Error> {
         let mut quiet = Quiet::new(timeouts.idle);
-        let mut tick = pin!(sleep(quiet.period()));
+        let mut settling = timeouts.keep_alive;
+        let settles = settling.map_or(Duration::MAX, |time| SETTLED.min(time));
+        let mut tick = pin!(sleep(quiet.period().min(settles)));
         poll_fn(|cx| {
-            let mut ended = 0;
+            let mut ended = usize::from(self.up.is_done()) + usize::from(self.down.is_done());
             for (half, source, sink) in [
                 (&mut self.up, &self.client, &self.upstream),
                 (&mut self.down, &self.upstream, &self.client),
             ] {
-                if half.is_done() || half.poll(cx, source, sink)?.is_ready() {
+                if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
                     ended += 1;
                 }
             }
@@ -347,6 +371,14 @@ impl Flow {
                 2 => return Poll::Ready(Ok(())),
                 1 => quiet.shorten(timeouts.half_close, tick.as_mut()),
                 _ => {}
+            }
+            if let Some(time) = settling
+                && tick.as_mut().poll(cx).is_ready()
+            {
+                settling = None;
+                // Where the system refuses, the idle timeout remains.
+                let _ = self.upstream.keep_alive(time);
+                tick.as_mut().reset(Instant::now() + quiet.period());
             }
             quiet.poll(cx, tick.as_mut(), self.up.moved() + self.down.moved())
         })

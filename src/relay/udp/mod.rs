@@ -10,6 +10,7 @@
 //! authenticated. The table is shared by all workers, since a client that roams reaches another worker's socket.
 
 mod association;
+pub mod carry;
 pub mod codec;
 
 use std::future::{Future, poll_fn};
@@ -50,6 +51,8 @@ pub enum PacketInbound {
         /// The next server of each relayed identity, by its place among the accounts (SIP023).
         next_hops: Vec<Option<Address>>,
     },
+    /// Anything, from anybody, for this target.
+    Tunnel(Address),
 }
 
 /// What tells a replayed packet that has no id.
@@ -252,6 +255,7 @@ impl<O: PacketOutbound> Relay<O> {
                 association.moved_to(path);
                 self.forward(work, &association, datagram.get(body).unwrap_or_default())
             }
+            PacketInbound::Tunnel(target) => self.carry(work, datagram, path, target),
         }
     }
 
@@ -266,19 +270,24 @@ impl<O: PacketOutbound> Relay<O> {
         next: &Address,
     ) -> Result<(), wire::Error> {
         let packet = accounts.readdress(datagram, found)?;
+        let packet = datagram.get(packet).unwrap_or_default();
+        self.carry(work, packet, path, next)
+    }
+
+    /// Sends a packet to `target` as it is; only what comes from there goes back.
+    fn carry(
+        &self,
+        work: &mut Work,
+        packet: &[u8],
+        path: Path,
+        target: &Address,
+    ) -> Result<(), wire::Error> {
         let key = Key::Peer(path.peer);
         let association = match self.find(work, key) {
             Some(association) => association,
             None => self.begin(work, key, path, true, Wrap::Bare, None)?,
         };
-        self.dispatch(
-            work,
-            &association,
-            next.as_ref(),
-            &[],
-            datagram.get(packet).unwrap_or_default(),
-            true,
-        )
+        self.dispatch(work, &association, target.as_ref(), &[], packet, true)
     }
 
     /// The association known by `key`; neighbours of a batch mostly have the same.

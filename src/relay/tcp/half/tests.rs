@@ -43,13 +43,13 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn run(half: &mut Half, source: &Stream, sink: &Stream) -> Result<(), Error> {
-    soon(poll_fn(|cx| half.poll(cx, source, sink))).await
+    soon(poll_fn(|cx| half.poll(cx, source, sink, false))).await
 }
 
 /// Polls once: the source is to be empty, or the sink full.
 async fn step(half: &mut Half, source: &Stream, sink: &Stream) {
     poll_fn(|cx| {
-        assert!(half.poll(cx, source, sink).is_pending());
+        assert!(half.poll(cx, source, sink, false).is_pending());
         Poll::Ready(())
     })
     .await;
@@ -63,7 +63,7 @@ async fn run_until(
     mut done: impl FnMut(&Half) -> bool,
 ) {
     let work = poll_fn(|cx| {
-        let polled = half.poll(cx, source, sink);
+        let polled = half.poll(cx, source, sink, false);
         if done(half) {
             return Poll::Ready(());
         }
@@ -241,8 +241,8 @@ async fn what_one_half_seals_another_opens_whatever_the_pieces() {
                     }
                     target.shutdown().await.unwrap();
                 },
-                poll_fn(|cx| sealing.poll(cx, &source, &sealed)),
-                poll_fn(|cx| opening.poll(cx, &between, &sink)),
+                poll_fn(|cx| sealing.poll(cx, &source, &sealed, false)),
+                poll_fn(|cx| opening.poll(cx, &between, &sink, false)),
                 client.read_to_end(&mut received),
             )
         };
@@ -266,7 +266,7 @@ async fn ahead_goes_before_what_comes_later_however_long_it_is() {
         client.write_all(b"later").await.unwrap();
         client.shutdown().await.unwrap();
         tokio::join!(
-            poll_fn(|cx| half.poll(cx, &source, &sink)),
+            poll_fn(|cx| half.poll(cx, &source, &sink, false)),
             server.read_to_end(&mut received)
         )
     };
@@ -327,7 +327,7 @@ async fn longest_foreign_chunk_passes_byte_for_byte() {
                 }
                 peer.shutdown().await.unwrap();
             },
-            poll_fn(|cx| half.poll(cx, &source, &sink)),
+            poll_fn(|cx| half.poll(cx, &source, &sink, false)),
             far.read_to_end(&mut received),
         )
     };
@@ -421,7 +421,7 @@ async fn broken_sink_and_source_are_told_apart() {
         };
         let result = soon(async {
             tokio::select! {
-                result = poll_fn(|cx| half.poll(cx, &source, &sink)) => result,
+                result = poll_fn(|cx| half.poll(cx, &source, &sink, false)) => result,
                 () = writing => Ok(()),
             }
         })
@@ -543,7 +543,7 @@ async fn bulk_is_opened_in_large_buffers() {
                 peer.shutdown().await.unwrap();
             },
             poll_fn(|cx| {
-                let polled = half.poll(cx, &source, &sink);
+                let polled = half.poll(cx, &source, &sink, false);
                 held.extend(half.buffer.as_ref().map(Buffer::size));
                 polled
             }),

@@ -1,0 +1,614 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::*;
+use crate::wire::http::Endpoint;
+use crate::wire::mux::Frame;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(LIMIT, future).await.unwrap()
+}
+
+/// Two ends of a connection.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap());
+    let (near, far) = tokio::join!(near, listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        path: "/ws".into(),
+        host: Some("example.com".into()),
+        fields: Vec::new(),
+    }
+}
+
+async fn serve(socket: TcpStream) -> io::Result<Accepted> {
+    let peer = Peer {
+        ip: LOCAL,
+        is_trusted: &|_| false,
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let accepted = accept(Stream::new(socket), &endpoint(), peer, deadline).await?;
+    Ok(accepted.0)
+}
+
+/// A client's and a server's end of a WebSocket; the client has said `first`.
+async fn pair(first: &[u8]) -> (Stream, Stream) {
+    let (near, far) = sockets().await;
+    let endpoint = endpoint();
+    let client = async {
+        let client = connect(Stream::new(near), &endpoint, false).await.unwrap();
+        client.write_all(first).await.unwrap();
+        client
+    };
+    let (client, server) = within(async { tokio::join!(client, serve(far)) }).await;
+    let Accepted::Bare(server) = server.unwrap() else {
+        panic!("mux.cool");
+    };
+    (client, server)
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8).collect()
+}
+
+/// Writes in place, in runs of `run` bytes.
+async fn send(stream: &Stream, bytes: &[u8], run: usize) {
+    for chunk in bytes.chunks(run) {
+        let mut chunk = chunk.to_vec();
+        let mut done = 0;
+        while done < chunk.len() {
+            done += poll_fn(|cx| stream.poll_write_mut(cx, &mut chunk[done..]))
+                .await
+                .unwrap();
+        }
+    }
+}
+
+async fn receive(stream: &Stream, len: usize, room: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buf = vec![0; room];
+    while bytes.len() < len {
+        let count = stream.read(&mut buf).await.unwrap();
+        assert!(count > 0, "ended after {} of {len}", bytes.len());
+        bytes.extend_from_slice(&buf[..count]);
+    }
+    bytes
+}
+
+/// Reads to the end.
+async fn rest(stream: &Stream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buf = vec![0; 5000];
+    loop {
+        match stream.read(&mut buf).await.unwrap() {
+            0 => return bytes,
+            count => bytes.extend_from_slice(&buf[..count]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_arrive_as_they_were_in_runs_of_any_length() {
+    let (client, server) = pair(b"x").await;
+    assert_eq!(receive(&server, 1, 1).await, b"x");
+    for (len, run, room) in [
+        (3, 1, 1),
+        (5000, 7, 300),
+        (200_000, 100, 17_000),
+        (300_000, 2048, 100_000),
+        (3_000_000, 65_535, 80_000),
+        (3_000_000, 500_000, 530_000),
+        (1_000_000, 1_000_000, 1000),
+        (70_000, 70_000, 1),
+    ] {
+        let bytes = pattern(len);
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            let (_, got) =
+                within(async { tokio::join!(send(from, &bytes, run), receive(to, len, room)) })
+                    .await;
+            assert!(got == bytes, "{len} in {run}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn slices_that_are_not_ours_are_written_and_left_alone() {
+    let (client, server) = pair(b"x").await;
+    receive(&server, 1, 1).await;
+    let bytes = pattern(100_000);
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        let write = async {
+            let mut done = 0;
+            while done < bytes.len() {
+                let (a, b) = bytes[done..].split_at((bytes.len() - done) / 3);
+                done += poll_fn(|cx| from.poll_write(cx, &[IoSlice::new(a), IoSlice::new(b)]))
+                    .await
+                    .unwrap();
+            }
+        };
+        let (_, got) = within(async { tokio::join!(write, receive(to, bytes.len(), 9000)) }).await;
+        assert!(got == bytes);
+    }
+    assert!(bytes == pattern(100_000));
+}
+
+#[tokio::test]
+async fn bytes_are_read_into_many_slots() {
+    let (client, server) = pair(b"x").await;
+    receive(&server, 1, 1).await;
+    let bytes = pattern(400_000);
+    let read = async {
+        let mut got = Vec::new();
+        while got.len() < bytes.len() {
+            let mut places = vec![[0; 1000]; 40];
+            server.readable().await.unwrap();
+            let mut slots: Vec<_> = places.iter_mut().map(|p| IoSliceMut::new(p)).collect();
+            match server.try_read(&mut slots) {
+                Ok(count) => got.extend_from_slice(&places.concat()[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        got
+    };
+    let (_, got) = within(async { tokio::join!(send(&client, &bytes, 150_000), read) }).await;
+    assert!(got == bytes);
+}
+
+#[tokio::test]
+async fn each_direction_ends_by_itself() {
+    // Whether or not the server has said something before.
+    for greeted in [false, true] {
+        let (client, server) = pair(b"question").await;
+        receive(&server, 8, 100).await;
+        if greeted {
+            send(&server, b"hello", 5).await;
+            receive(&client, 5, 100).await;
+        }
+        client.shutdown().await.unwrap();
+        assert_eq!(within(rest(&server)).await, b"");
+        // Longer than a peer that does not understand would be waited for.
+        let mut byte = [0];
+        let waiting = timeout(LINGER_UNKNOWN + LINGER, client.read(&mut byte)).await;
+        assert!(waiting.is_err(), "the client took silence for the end");
+        send(&server, &pattern(100_000), 30_000).await;
+        server.shutdown().await.unwrap();
+        assert!(within(rest(&client)).await == pattern(100_000));
+    }
+}
+
+#[tokio::test]
+async fn dropped_stream_ends_the_other_at_once() {
+    let (client, server) = pair(b"x").await;
+    receive(&server, 1, 1).await;
+    drop(client);
+    assert_eq!(within(rest(&server)).await, b"");
+    let written = poll_fn(|cx| server.poll_write(cx, &[IoSlice::new(b"y")])).await;
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn reset_stream_is_broken_for_the_other() {
+    let (client, server) = pair(b"x").await;
+    receive(&server, 1, 1).await;
+    client.reset_on_close();
+    drop(client);
+    assert!(within(server.read(&mut [0; 9])).await.is_err());
+}
+
+#[tokio::test]
+async fn cut_frame_is_an_error_and_a_whole_one_is_not() {
+    for (wire, whole) in [(&[0x82, 3, b'a'][..], false), (&[0x82, 1, b'a'], true)] {
+        let (near, mut far) = sockets().await;
+        let client = Stream::layered(WebSocket::new(Stream::new(near), Role::Client, None));
+        far.write_all(wire).await.unwrap();
+        drop(far);
+        let mut buf = [0; 200];
+        assert_eq!(within(client.read(&mut buf)).await.unwrap(), 1);
+        let end = within(client.read(&mut buf)).await;
+        if whole {
+            assert_eq!(end.unwrap(), 0);
+        } else {
+            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+}
+
+/// A foreign server's end: what it sends is in frames by hand.
+async fn foreign() -> (Stream, TcpStream) {
+    let (near, far) = sockets().await;
+    let client = WebSocket::new(Stream::new(near), Role::Client, None);
+    (Stream::layered(client), far)
+}
+
+#[tokio::test]
+async fn pings_are_answered_and_violations_told() {
+    let (client, mut far) = foreign().await;
+    far.write_all(&[0x89, 2, b'h', b'i', 0x82, 1, b'!'])
+        .await
+        .unwrap();
+    assert_eq!(receive(&client, 1, 100).await, b"!");
+    let mut pong = [0; 8];
+    within(far.read_exact(&mut pong)).await.unwrap();
+    assert_eq!(pong[..2], [0x8a, 0x82]);
+    assert_eq!(pong[6] ^ pong[2], b'h');
+    far.write_all(&[0xf2, 0]).await.unwrap();
+    let error = within(client.read(&mut [0; 100])).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    drop(client);
+    let mut close = Vec::new();
+    within(far.read_to_end(&mut close)).await.unwrap();
+    assert_eq!(close[..2], [0x88, 0x82]);
+    assert_eq!([close[6] ^ close[2], close[7] ^ close[3]], [3, 234]);
+}
+
+#[tokio::test]
+async fn close_is_echoed_and_ends_both_directions() {
+    for (code, fine) in [(1000_u16, true), (1011, false)] {
+        let (client, mut far) = foreign().await;
+        let [high, low] = code.to_be_bytes();
+        far.write_all(&[0x88, 2, high, low]).await.unwrap();
+        assert_eq!(within(client.read(&mut [0; 100])).await.is_ok(), fine);
+        drop(client);
+        let mut close = Vec::new();
+        within(far.read_to_end(&mut close)).await.unwrap();
+        assert_eq!(close.len(), 8, "one Close");
+        assert_eq!([close[6] ^ close[2], close[7] ^ close[3]], [high, low]);
+    }
+}
+
+#[tokio::test]
+async fn silence_after_our_end_is_the_end_of_a_foreign_peer() {
+    let (client, mut far) = foreign().await;
+    far.write_all(&[0x82, 1, b'a']).await.unwrap();
+    receive(&client, 1, 100).await;
+    let begun = Instant::now();
+    client.shutdown().await.unwrap();
+    // What it still says is not lost, and postpones the end.
+    sleep(LINGER / 2).await;
+    far.write_all(&[0x82, 1, b'b']).await.unwrap();
+    assert_eq!(within(rest(&client)).await, b"b");
+    assert!(begun.elapsed() >= LINGER && begun.elapsed() < 4 * LINGER);
+    drop(client);
+    let mut close = Vec::new();
+    within(far.read_to_end(&mut close)).await.unwrap();
+    assert_eq!(
+        close.len(),
+        8,
+        "a Close and no sign that means nothing to it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_connection_is_pinged() {
+    let (client, mut far) = foreign().await;
+    let waiting = tokio::spawn(async move { client.readable().await });
+    for _ in 0..3 {
+        let mut ping = [0; 6];
+        far.read_exact(&mut ping).await.unwrap();
+        assert_eq!(ping[..2], [0x89, 0x80]);
+    }
+    assert!(!waiting.is_finished());
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn flood_of_pings_neither_grows_nor_starves() {
+    let (client, mut far) = foreign().await;
+    let flood = [0x89, 1, b'p'].repeat(300_000);
+    let write = async {
+        far.write_all(&flood).await.unwrap();
+        far.write_all(&[0x82, 1, b'!']).await.unwrap();
+        far
+    };
+    let (mut far, got) = within(async { tokio::join!(write, receive(&client, 1, 20_000)) }).await;
+    assert_eq!(got, b"!");
+    drop(client);
+    let mut answers = Vec::new();
+    within(far.read_to_end(&mut answers)).await.unwrap();
+    assert!(answers.len() < 30_000, "{} bytes of answers", answers.len());
+}
+
+#[tokio::test]
+async fn others_get_the_page_of_a_web_server() {
+    for (request, status) in [
+        ("GET /ws HTTP/1.1\r\nHost: example.com\r\n\r\n", "404"),
+        ("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", "404"),
+        ("\x16\x03\x01\x02", "400"),
+    ] {
+        let (mut near, far) = sockets().await;
+        let asking = async {
+            near.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            near.read_to_string(&mut answer).await.unwrap();
+            near.shutdown().await.unwrap();
+            answer
+        };
+        let (answer, served) = within(async { tokio::join!(asking, serve(far)) }).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert_eq!(served.err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+}
+
+#[tokio::test]
+async fn refusal_of_a_server_says_its_status() {
+    let (near, mut far) = sockets().await;
+    let endpoint = endpoint();
+    let answer = async {
+        far.read(&mut [0; 1000]).await.unwrap();
+        far.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            .await
+            .unwrap();
+    };
+    let asked = connect(Stream::new(near), &endpoint, false);
+    let (asked, ()) = within(async { tokio::join!(asked, answer) }).await;
+    assert!(asked.unwrap_err().to_string().contains("403"));
+}
+
+/// A server that answers on each of its streams with what came, and the end with the end.
+async fn echo_server(socket: TcpStream) -> io::Result<()> {
+    match serve(socket).await? {
+        Accepted::Bare(stream) => {
+            echo(stream).await;
+            Ok(())
+        }
+        Accepted::Mux(server) => server.run(echo).await,
+    }
+}
+
+async fn echo(stream: Stream) {
+    let mut buf = vec![0; 20_000];
+    loop {
+        match stream.read(&mut buf).await {
+            Ok(0) => break,
+            Ok(len) => {
+                if stream.write_all(&buf[..len]).await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+    let _ = stream.shutdown().await;
+}
+
+#[tokio::test]
+async fn both_kinds_of_stream_come_to_one_server() {
+    for mux in [false, true] {
+        let (near, far) = sockets().await;
+        let server = tokio::spawn(echo_server(far));
+        let client = within(connect(Stream::new(near), &endpoint(), mux))
+            .await
+            .unwrap();
+        let bytes = pattern(2_000_000);
+        let write = async {
+            send(&client, &bytes, 300_000).await;
+            client.shutdown().await.unwrap();
+        };
+        let (_, got) = within(async { tokio::join!(write, rest(&client)) }).await;
+        assert!(got == bytes, "mux {mux}: {} bytes", got.len());
+        drop(client);
+        within(server).await.unwrap().unwrap();
+    }
+}
+
+/// A client that speaks mux.cool by hand, as v2ray-plugin does: many streams in a WebSocket, one after the other and at
+/// the same time, and no sign that the end of a direction would be understood.
+struct ByHand(TcpStream);
+
+impl ByHand {
+    async fn new(mut socket: TcpStream) -> Self {
+        let request = crate::wire::http::request(&endpoint(), [7; 16]).unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(within(socket.read_u8()).await.unwrap());
+        }
+        Self(socket)
+    }
+
+    async fn say(&mut self, frame: Frame, data: &[u8]) {
+        let head = frame.head();
+        let len = u16::try_from(head.bytes().len() + data.len()).unwrap();
+        // A key of zeros: the payload as it is.
+        let mut wire = vec![0x82, 0x80 | 126];
+        wire.extend(len.to_be_bytes());
+        wire.extend([0; 4]);
+        wire.extend_from_slice(head.bytes());
+        wire.extend_from_slice(data);
+        if len < 126 {
+            wire.splice(1..4, [0x80 | u8::try_from(len).unwrap()]);
+        }
+        self.0.write_all(&wire).await.unwrap();
+    }
+
+    /// The next frame of the server: id, status, data.
+    async fn hear(&mut self) -> (u16, u8, Vec<u8>) {
+        let mut payload = Vec::new();
+        // A frame as any, without the sign that only ours understand.
+        assert_eq!(self.0.read_u8().await.unwrap(), 0x82);
+        let len = match self.0.read_u8().await.unwrap() {
+            126 => usize::from(self.0.read_u16().await.unwrap()),
+            127 => usize::try_from(self.0.read_u64().await.unwrap()).unwrap(),
+            len => usize::from(len),
+        };
+        payload.resize(len, 0);
+        self.0.read_exact(&mut payload).await.unwrap();
+        Self::parsed(&payload)
+    }
+
+    fn parsed(payload: &[u8]) -> (u16, u8, Vec<u8>) {
+        assert_eq!(payload[..2], [0, 4]);
+        let id = u16::from_be_bytes([payload[2], payload[3]]);
+        (
+            id,
+            payload[4],
+            payload.get(8..).unwrap_or_default().to_vec(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn many_streams_share_a_websocket_and_ids_come_again() {
+    let (near, far) = sockets().await;
+    let server = tokio::spawn(echo_server(far));
+    let mut client = ByHand::new(near).await;
+    for _ in 0..2 {
+        for id in 1..=20_u16 {
+            client
+                .say(Frame::New { id, data: 2 }, &id.to_be_bytes())
+                .await;
+        }
+        let mut heard: Vec<_> = Vec::new();
+        for _ in 1..=20 {
+            heard.push(within(client.hear()).await);
+        }
+        heard.sort();
+        for (id, (got, status, data)) in (1..=20_u16).zip(heard) {
+            assert_eq!((got, status, data), (id, 2, id.to_be_bytes().to_vec()));
+            client.say(Frame::End { id, error: false }, &[]).await;
+        }
+        // Each stream has ended on both sides before its id comes again.
+    }
+    drop(client);
+    within(server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn stream_of_id_0_closes_its_websocket() {
+    let (near, far) = sockets().await;
+    let server = tokio::spawn(echo_server(far));
+    let mut client = ByHand::new(near).await;
+    client.say(Frame::New { id: 0, data: 0 }, &[]).await;
+    client.say(Frame::Keep { id: 0, data: 2 }, b"hi").await;
+    assert_eq!(within(client.hear()).await, (0, 2, b"hi".to_vec()));
+    client
+        .say(
+            Frame::End {
+                id: 0,
+                error: false,
+            },
+            &[],
+        )
+        .await;
+    let mut rest = Vec::new();
+    within(client.0.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, [0x88, 2, 3, 232], "a Close");
+    within(server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn websocket_without_streams_is_closed_in_the_end() {
+    let (near, far) = sockets().await;
+    let server = tokio::spawn(echo_server(far));
+    let mut client = ByHand::new(near).await;
+    client.say(Frame::New { id: 1, data: 1 }, b"x").await;
+    assert_eq!(within(client.hear()).await, (1, 2, b"x".to_vec()));
+    let end = Frame::End {
+        id: 1,
+        error: false,
+    };
+    client.say(end, &[]).await;
+    let begun = Instant::now();
+    // From here on nothing happens but timers.
+    tokio::time::pause();
+    let mut rest = Vec::new();
+    client.0.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 2, 3, 232], "a Close");
+    assert!(
+        begun.elapsed() > Duration::from_secs(16),
+        "v2ray-plugin may use it until then"
+    );
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn too_many_streams_break_the_websocket() {
+    let (near, far) = sockets().await;
+    let server = tokio::spawn(echo_server(far));
+    let mut client = ByHand::new(near).await;
+    for id in 1..=129 {
+        client.say(Frame::New { id, data: 0 }, &[]).await;
+    }
+    let error = within(server).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn stalled_reader_stops_the_websocket_and_nothing_is_lost() {
+    let (near, far) = sockets().await;
+    let go = Arc::new(tokio::sync::Notify::new());
+    let wait = Arc::clone(&go);
+    let server = tokio::spawn(async move {
+        let Accepted::Mux(server) = serve(far).await? else {
+            panic!("bare");
+        };
+        server
+            .run(move |stream| {
+                let wait = Arc::clone(&wait);
+                async move {
+                    wait.notified().await;
+                    echo(stream).await;
+                }
+            })
+            .await
+    });
+    let client = ByHand::new(near).await;
+    let bytes = pattern(12_000_000);
+    let (mut reading, mut writing) = client.0.into_split();
+    let sent = bytes.clone();
+    let mut sending = Box::pin(async move {
+        let begin = Frame::New { id: 1, data: 0 }.head();
+        let mut wire = vec![0x82, 0x80 | 14, 0, 0, 0, 0];
+        wire.extend_from_slice(begin.bytes());
+        for chunk in sent.chunks(60_000) {
+            let data = u16::try_from(chunk.len()).unwrap();
+            wire.extend([0x82, 0x80 | 126]);
+            wire.extend((data + 8).to_be_bytes());
+            wire.extend([0; 4]);
+            wire.extend_from_slice(Frame::Keep { id: 1, data }.head().bytes());
+            wire.extend_from_slice(chunk);
+        }
+        writing.write_all(&wire).await.unwrap();
+        writing
+    });
+    assert!(
+        timeout(Duration::from_millis(700), &mut sending)
+            .await
+            .is_err(),
+        "12 MB went nowhere"
+    );
+    go.notify_one();
+    // As many bytes come back, in frames that others have looked at.
+    let echoed = async {
+        let mut got = 0;
+        let mut buf = vec![0; 1 << 16];
+        while got < bytes.len() {
+            got += reading.read(&mut buf).await.unwrap();
+        }
+    };
+    let (writing, ()) = within(async { tokio::join!(sending, echoed) }).await;
+    drop((reading, writing));
+    let _cut = within(server).await.unwrap();
+}

@@ -1,0 +1,188 @@
+//! Packets within streams ([`crate::wire::datagrams`]): a client's associations that go that way, and where a server
+//! takes them in.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Type};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::direct::Direct;
+use super::shadowsocks::{dial, leg};
+use crate::net::pipe::pair;
+use crate::net::{Stream, transport, udp};
+use crate::relay::tcp::{self, First, Inbound, Leg, Outbound, Request, Timeouts};
+use crate::relay::udp::carry::{CAPACITY, Ended, WINDOW, carry, socket};
+use crate::relay::{Counters, Error};
+use crate::wire::Address;
+use crate::wire::datagrams::{NAME, PORT};
+use crate::wire::ss::Credentials;
+
+/// Streams for packets at once.
+const MAX_CARRIERS: usize = 4096;
+/// How long a stream that broke is left alone.
+const REST: Duration = Duration::from_secs(1);
+
+/// What the streams of a client's packets need beside the server.
+#[derive(Clone)]
+pub struct Inside {
+    /// How long each part of their lives may take.
+    pub timeouts: Timeouts,
+    /// How long one stays without a packet.
+    pub idle: Duration,
+    /// Where they are counted.
+    pub counters: Arc<Counters>,
+}
+
+/// A server to which packets go inside streams.
+pub(super) struct Route {
+    pub(super) address: Address,
+    pub(super) credentials: Credentials,
+    pub(super) direct: Direct,
+    pub(super) transport: Option<Arc<transport::Client>>,
+    pub(super) inside: Inside,
+}
+
+/// The streams that carry packets, of all workers.
+#[derive(Default)]
+pub(super) struct Carriers(Mutex<JoinSet<()>>);
+
+impl Carriers {
+    /// A socket for an association, and where on this machine its packets are taken into a stream by `route`.
+    pub(super) fn open(&self, route: Route) -> io::Result<(udp::Socket, SocketAddr)> {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        if tasks.len() >= MAX_CARRIERS {
+            return Err(io::Error::other("too many associations within streams"));
+        }
+        let own = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        own.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let own_address = own
+            .local_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::Unsupported)?;
+        let carrier = socket(own_address)?;
+        let carrier_address = carrier.local_addr()?;
+        tasks.spawn(route.run(carrier, own_address));
+        Ok((udp::Socket::new(own, true)?, carrier_address))
+    }
+}
+
+impl Route {
+    /// Carries an association's packets to its end, in one stream after another if they break.
+    async fn run(self, socket: tokio::net::UdpSocket, association: SocketAddr) {
+        let inside = &self.inside;
+        // The stream is opened for a packet that waits, and not before.
+        while matches!(timeout(inside.idle, socket.readable()).await, Ok(Ok(()))) {
+            let (stream, pipe) = pair(WINDOW, CAPACITY);
+            let (timeouts, counters) = (&inside.timeouts, &inside.counters);
+            let served = tcp::serve(
+                stream,
+                association,
+                &Packets,
+                &self,
+                timeouts,
+                counters,
+                || (),
+            );
+            let (ended, ()) = tokio::join!(carry(pipe, &socket, inside.idle), Box::pin(served));
+            if ended != Ended::Stream {
+                return;
+            }
+            sleep(REST).await;
+        }
+    }
+}
+
+impl Outbound for Route {
+    fn is_confident(&self) -> bool {
+        false
+    }
+
+    async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        let stream = dial(&self.direct, &self.address, self.transport.as_deref()).await?;
+        Ok(leg(stream, &self.credentials, request.target.as_ref()))
+    }
+}
+
+/// Asks for the reserved target.
+struct Packets;
+
+impl Inbound for Packets {
+    async fn accept(
+        &self,
+        stream: Stream,
+        _: SocketAddr,
+        _: Instant,
+    ) -> Result<Option<Request>, Error> {
+        Ok(Some(Request {
+            leg: Leg {
+                stream,
+                codec: None,
+                first: First::Nothing,
+            },
+            target: Address::Domain(NAME.into(), PORT),
+            reply: None,
+            trusted: true,
+        }))
+    }
+
+    async fn punish(&self, _: Stream) {}
+}
+
+/// Targets as [`Direct`] reaches them, and the reserved one.
+pub struct WithPackets {
+    direct: Direct,
+    /// Where the server takes packets, and how long a stream of them stays without any.
+    packets: SocketAddr,
+    idle: Duration,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl WithPackets {
+    /// For the server that takes packets at `packets`.
+    #[must_use]
+    pub fn new(direct: Direct, packets: SocketAddr, idle: Duration) -> Self {
+        Self {
+            direct,
+            packets,
+            idle,
+            tasks: Mutex::new(JoinSet::new()),
+        }
+    }
+}
+
+impl Outbound for WithPackets {
+    fn is_confident(&self) -> bool {
+        self.direct.is_confident()
+    }
+
+    async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        let reserved = matches!(
+            &request.target,
+            Address::Domain(name, PORT) if name.eq_ignore_ascii_case(NAME)
+        );
+        if !reserved {
+            return self.direct.connect(request).await;
+        }
+        let socket = socket(self.packets).map_err(|source| {
+            let address = self.packets;
+            crate::net::Error::Connect { address, source }
+        })?;
+        let (stream, pipe) = pair(WINDOW, CAPACITY);
+        let idle = self.idle;
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            carry(pipe, &socket, idle).await;
+        });
+        Ok(Leg {
+            stream,
+            codec: None,
+            first: First::Nothing,
+        })
+    }
+}

@@ -1,0 +1,41 @@
+//! To a target that speaks WebSocket.
+
+use tokio::time::timeout;
+
+use super::direct::Direct;
+use crate::net::{self, transport};
+use crate::relay::Error;
+use crate::relay::tcp::{First, Leg, Outbound, Request};
+
+/// Connects to a target and asks it for a WebSocket.
+pub struct Tunnel {
+    /// How to connect.
+    pub direct: Direct,
+    /// What stands between.
+    pub transport: transport::Client,
+}
+
+impl Outbound for Tunnel {
+    fn is_confident(&self) -> bool {
+        false
+    }
+
+    async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        let connect = async {
+            let stream = self.direct.dial(&request.target, request.trusted).await?;
+            Ok(self.transport.upgrade(stream).await?)
+        };
+        // All of it is connecting.
+        let limit = self.direct.connect;
+        let stream = timeout(limit, connect).await.unwrap_or_else(|_| {
+            Err(Error::Connect(net::Error::ConnectTimeout {
+                seconds: limit.as_secs(),
+            }))
+        })?;
+        Ok(Leg {
+            stream,
+            codec: None,
+            first: First::Nothing,
+        })
+    }
+}

@@ -1,0 +1,386 @@
+//! The heads of an upgrade to WebSocket (RFC 6455 §4), both sides, and the answers that other requests get.
+//!
+//! The client's request is v2ray-plugin's byte for byte; other requests are answered like a web server that has
+//! nothing at that place answers them.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest as _, Sha1};
+
+/// Bytes of the longest head that is read.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Header fields of a head that is read.
+const MAX_FIELDS: usize = 64;
+/// Random bytes of a `Sec-WebSocket-Key` (RFC 6455 §4.1).
+pub const NONCE_LEN: usize = 16;
+/// What the key is hashed with (RFC 6455 §1.3).
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Where an upgrade goes, or what a server serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// The path, and for a client also the query.
+    pub path: String,
+    /// The `Host`: what a client sends; what a server wants, or `None` if it takes any.
+    pub host: Option<String>,
+    /// Fields that a client adds.
+    pub fields: Vec<(String, String)>,
+}
+
+/// Why a response is not the one to our upgrade.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotUpgraded {
+    /// It is not HTTP.
+    #[error("the server does not speak HTTP")]
+    NotHttp,
+    /// The head is longer than 16 KiB.
+    #[error("the head of the response is longer than 16 KiB")]
+    TooLong,
+    /// Another status than 101.
+    #[error("the server answered {0} instead of 101: check path and host")]
+    Status(u16),
+    /// A 101 that is not to WebSocket, or not to our key.
+    #[error("the server's 101 does not fit the request: {0}")]
+    Field(&'static str),
+}
+
+/// Why a request is not served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is not HTTP/1.x, or an upgrade without a key.
+    #[error("a request that is no proper HTTP")]
+    BadRequest,
+    /// Another path, method or host, or no upgrade at all.
+    #[error("a request for something else")]
+    NotFound,
+    /// Another version of WebSocket than 13.
+    #[error("an upgrade to another version of WebSocket")]
+    Version,
+    /// A head longer than 16 KiB.
+    #[error("a head of more than 16 KiB")]
+    TooLong,
+    /// It is served, but what stands behind us does not answer.
+    #[error("a request for a target that cannot be reached")]
+    BadGateway,
+}
+
+/// What a server needs of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upgrade {
+    /// What proves in the response that it has been understood.
+    accept: String,
+    /// The addresses of `X-Forwarded-For`, the nearest first, as far as they are some.
+    pub forwarded_for: Vec<IpAddr>,
+}
+
+/// Addresses of `X-Forwarded-For` that are kept.
+const MAX_FORWARDED: usize = 16;
+
+/// The request of a client; `None` when a part of it cannot stand in a head.
+#[must_use]
+pub fn request(endpoint: &Endpoint, nonce: [u8; NONCE_LEN]) -> Option<String> {
+    let host = endpoint.host.as_deref().unwrap_or_default();
+    let path = endpoint.path.as_str();
+    let is_clean = |text: &str| !text.bytes().any(|byte| byte.is_ascii_control());
+    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+    let fields = &endpoint.fields;
+    let clean = is_clean(path)
+        && path.starts_with('/')
+        && !path.contains(' ')
+        && is_clean(host)
+        && fields
+            .iter()
+            .all(|(name, value)| is_token(name) && is_clean(value));
+    if !clean {
+        return None;
+    }
+    // Fields given by the operator take the place of ours.
+    let given = |name: &str| {
+        fields
+            .iter()
+            .any(|(given, _)| given.eq_ignore_ascii_case(name))
+    };
+    let mut head = format!("GET {path} HTTP/1.1\r\n");
+    if !given("Host") {
+        let _ = write!(head, "Host: {host}\r\n");
+    }
+    if !given("User-Agent") {
+        head.push_str("User-Agent: Go-http-client/1.1\r\n");
+    }
+    let key = STANDARD.encode(nonce);
+    let _ = write!(
+        head,
+        "Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"
+    );
+    for (name, value) in fields {
+        let _ = write!(head, "{name}: {value}\r\n");
+    }
+    head.push_str("\r\n");
+    (head.len() <= MAX_HEAD).then_some(head)
+}
+
+const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// Reads a client's request; the number is how many bytes its head took. `Ok(None)`: more are needed.
+///
+/// # Errors
+/// [`Refusal`], to be answered with [`Refusal::page`].
+pub fn parse_request(
+    bytes: &[u8],
+    endpoint: &Endpoint,
+) -> Result<Option<(Upgrade, usize)>, Refusal> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let parsed = request
+        .parse(bytes.get(..bytes.len().min(MAX_HEAD)).unwrap_or_default())
+        .map_err(|error| match error {
+            httparse::Error::TooManyHeaders => Refusal::TooLong,
+            _ => Refusal::BadRequest,
+        })?;
+    let httparse::Status::Complete(len) = parsed else {
+        return if bytes.len() >= MAX_HEAD {
+            Err(Refusal::TooLong)
+        } else {
+            Ok(None)
+        };
+    };
+    let fields = Fields(request.headers);
+    let target = request.path.unwrap_or_default();
+    let path = |target: &str| {
+        target
+            .split(['?', '#'])
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let host = fields.one("host");
+    let wanted = endpoint.host.as_deref();
+    if path(target) != path(&endpoint.path)
+        || request.method != Some("GET")
+        || wanted.is_some_and(|wanted| !host.is_some_and(|host| same_host(host, wanted)))
+        || !fields.has_token("upgrade", "websocket")
+    {
+        return Err(Refusal::NotFound);
+    }
+    // An upgrade is of HTTP/1.1 and says for whom it is (RFC 6455 §4.2.1).
+    if request.version != Some(1) || host.is_none() || !fields.has_token("connection", "upgrade") {
+        return Err(Refusal::BadRequest);
+    }
+    if fields.one("sec-websocket-version") != Some("13") {
+        return Err(Refusal::Version);
+    }
+    let key = fields.one("sec-websocket-key").ok_or(Refusal::BadRequest)?;
+    if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != NONCE_LEN {
+        return Err(Refusal::BadRequest);
+    }
+    Ok(Some((
+        Upgrade {
+            accept: accept(key),
+            forwarded_for: forwarded_for(&fields),
+        },
+        len,
+    )))
+}
+
+/// Whether two hosts are the same but for case and the port of the first.
+fn same_host(host: &str, wanted: &str) -> bool {
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    host.eq_ignore_ascii_case(wanted) || bare.eq_ignore_ascii_case(wanted)
+}
+
+/// The fields of a head.
+struct Fields<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Fields<'a> {
+    fn all(&self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a str> {
+        let fields = self.0.iter();
+        fields
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .filter_map(|field| std::str::from_utf8(field.value).ok())
+            .map(str::trim)
+    }
+
+    /// The value of a field that stands exactly once.
+    fn one(&self, name: &'a str) -> Option<&'a str> {
+        let mut all = self.all(name);
+        all.next().filter(|_| all.next().is_none())
+    }
+
+    /// Whether a field is a list with this word in it.
+    fn has_token(&self, name: &'a str, token: &str) -> bool {
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case(token))
+    }
+}
+
+/// The addresses of `X-Forwarded-For`, the nearest first: each proxy adds at the end who came to it. It stops at what
+/// is no address, since what stands before that is anybody's word.
+fn forwarded_for(fields: &Fields<'_>) -> Vec<IpAddr> {
+    fields
+        .all("x-forwarded-for")
+        .rev()
+        .flat_map(|value| value.rsplit(','))
+        .map_while(|entry| {
+            let entry = entry.trim();
+            let bare = entry.trim_start_matches('[').trim_end_matches(']');
+            let with_port = || entry.parse().map(|address: SocketAddr| address.ip());
+            bare.parse().or_else(|_| with_port()).ok()
+        })
+        .take(MAX_FORWARDED)
+        .collect()
+}
+
+impl Upgrade {
+    /// The client's own address: the nearest that is not a proxy that `is_trusted`, where `peer`, who connected to us,
+    /// is one.
+    #[must_use]
+    pub fn client(&self, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+        let mut client = peer;
+        for next in &self.forwarded_for {
+            if !is_trusted(client) {
+                break;
+            }
+            client = *next;
+        }
+        client
+    }
+
+    /// The response that agrees.
+    #[must_use]
+    pub fn response(&self) -> String {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            self.accept
+        )
+    }
+}
+
+/// What a server makes of the key (RFC 6455 §4.2.2).
+fn accept(key: &str) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+/// Reads a server's response to the request with `nonce`; the number is how many bytes its head took. `Ok(None)`:
+/// more are needed.
+///
+/// # Errors
+/// [`NotUpgraded`].
+pub fn parse_response(bytes: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Option<usize>, NotUpgraded> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let parsed = response
+        .parse(bytes.get(..bytes.len().min(MAX_HEAD)).unwrap_or_default())
+        .map_err(|error| match error {
+            httparse::Error::TooManyHeaders => NotUpgraded::TooLong,
+            _ => NotUpgraded::NotHttp,
+        })?;
+    let httparse::Status::Complete(len) = parsed else {
+        return if bytes.len() >= MAX_HEAD {
+            Err(NotUpgraded::TooLong)
+        } else {
+            Ok(None)
+        };
+    };
+    let status = response.code.unwrap_or_default();
+    if status != 101 {
+        return Err(NotUpgraded::Status(status));
+    }
+    let fields = Fields(response.headers);
+    if !fields.has_token("upgrade", "websocket") {
+        return Err(NotUpgraded::Field("Upgrade"));
+    }
+    if !fields.has_token("connection", "upgrade") {
+        return Err(NotUpgraded::Field("Connection"));
+    }
+    if fields.one("sec-websocket-accept") != Some(accept(&STANDARD.encode(nonce)).as_str()) {
+        return Err(NotUpgraded::Field("Sec-WebSocket-Accept"));
+    }
+    // Neither was asked for, and what follows would not be what we take it for.
+    for field in ["sec-websocket-extensions", "sec-websocket-protocol"] {
+        if fields.all(field).next().is_some() {
+            return Err(NotUpgraded::Field(field));
+        }
+    }
+    Ok(Some(len))
+}
+
+impl Refusal {
+    /// The whole answer, such as nginx gives it, at `now` in Unix seconds. The connection is to be closed behind it.
+    #[must_use]
+    pub fn page(self, now: u64) -> String {
+        let (status, fields) = match self {
+            Self::BadRequest | Self::TooLong => ("400 Bad Request", ""),
+            Self::NotFound => ("404 Not Found", ""),
+            Self::BadGateway => ("502 Bad Gateway", ""),
+            Self::Version => ("426 Upgrade Required", "Sec-WebSocket-Version: 13\r\n"),
+        };
+        let body = format!(
+            "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+        );
+        format!(
+            "HTTP/1.1 {status}\r\nServer: nginx\r\nDate: {}\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n{fields}\r\n{body}",
+            date(now),
+            body.len()
+        )
+    }
+}
+
+/// A time in Unix seconds as HTTP writes it (RFC 9110 §5.6.7).
+fn date(now: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb",
+    ];
+    let name = |names: &[&'static str], at: u64| {
+        usize::try_from(at)
+            .ok()
+            .and_then(|at| names.get(at).copied())
+            .unwrap_or_default()
+    };
+    let (days, time) = (now / 86_400, now % 86_400);
+    // Counted from the first of March of the year 0, so that the leap day is the last of its year.
+    let since = days + 719_468;
+    let (era, day) = (since / 146_097, since % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year + u64::from(month >= 10);
+    format!(
+        "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
+        name(&DAYS, days % 7),
+        name(&MONTHS, month),
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
+}
+
+#[cfg(test)]
+mod tests;

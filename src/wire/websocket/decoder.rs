@@ -1,0 +1,352 @@
+//! From frames to bytes.
+
+use super::{
+    END_UNDERSTOOD, FIN, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER,
+    OPCODE, RESERVED, Role, Violation, close, opcode, xor,
+};
+
+/// Whether more will come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// It may.
+    Open,
+    /// The peer has ended this direction and still listens.
+    Ended,
+    /// The peer has closed both, with this status; 1005 stands for none (§7.1.5).
+    Closed(u16),
+    /// The peer broke the protocol.
+    Failed(Violation),
+}
+
+/// A control frame's payload.
+#[derive(Clone)]
+pub(super) struct Control {
+    pub(super) opcode: u8,
+    len: u8,
+    bytes: [u8; MAX_CONTROL],
+}
+
+impl Control {
+    pub(super) const fn new(opcode: u8) -> Self {
+        Self {
+            opcode,
+            len: 0,
+            bytes: [0; MAX_CONTROL],
+        }
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// Takes what fits.
+    pub(super) fn push(&mut self, more: &[u8]) -> &mut [u8] {
+        let at = usize::from(self.len);
+        let end = (at + more.len()).min(MAX_CONTROL);
+        self.len = u8::try_from(end).unwrap_or(self.len);
+        let to = self.bytes.get_mut(at..end).unwrap_or_default();
+        to.copy_from_slice(more.get(..to.len()).unwrap_or_default());
+        to
+    }
+}
+
+/// Where in a message the next frame stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Message {
+    /// Before it.
+    Before,
+    /// Within it, behind a first fragment without payload and nothing else.
+    BehindNothing,
+    /// Within it.
+    Within,
+}
+
+/// Reads the frames of one direction. It keeps the beginning of a header and, while one comes, a control frame; of
+/// what is to be answered it keeps the latest Ping and the Close.
+pub struct Decoder {
+    masked: bool,
+    head: [u8; MAX_HEADER],
+    have: u8,
+    /// Payload of the frame that is still to come.
+    left: u64,
+    /// The frame's key as it goes on with the next byte.
+    key: Key,
+    control: Option<Box<Control>>,
+    message: Message,
+    knows_end: bool,
+    said_something: bool,
+    status: Status,
+    pub(super) pong: Option<Box<Control>>,
+    pub(super) close: Option<u16>,
+}
+
+impl Decoder {
+    /// At the beginning of what the peer of `role` sends.
+    #[must_use]
+    pub const fn new(role: Role) -> Self {
+        Self {
+            masked: matches!(role, Role::Server),
+            head: [0; MAX_HEADER],
+            have: 0,
+            left: 0,
+            key: [0; 4],
+            control: None,
+            message: Message::Before,
+            knows_end: false,
+            said_something: false,
+            status: Status::Open,
+            pong: None,
+            close: None,
+        }
+    }
+
+    /// Whether more will come.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether the peer has told that it understands the end of one direction; `None` before it has said anything of
+    /// the kind.
+    #[must_use]
+    pub const fn knows_end(&self) -> Option<bool> {
+        if self.said_something {
+            Some(self.knows_end)
+        } else {
+            None
+        }
+    }
+
+    /// Bytes of payload that come next, without a header before them.
+    #[must_use]
+    pub const fn payload_left(&self) -> u64 {
+        if self.control.is_some() { 0 } else { self.left }
+    }
+
+    /// Whether a connection that ends here has not been cut within a frame.
+    #[must_use]
+    pub const fn at_boundary(&self) -> bool {
+        self.left == 0 && self.have == 0
+    }
+
+    /// Whether something must be answered: see [`super::Encoder::reply`].
+    #[must_use]
+    pub const fn owes_reply(&self) -> bool {
+        self.pong.is_some() || self.close.is_some()
+    }
+
+    /// Takes `buf`, the next bytes of the connection, and leaves their payload, unmasked, at its front. Returns its
+    /// length. Payload of a frame that began before `buf` stays where it is; what follows a header moves up.
+    ///
+    /// All of `buf` is used up. What the peer did wrong shows in [`Decoder::status`], behind the payload before it.
+    pub fn decode(&mut self, buf: &mut [u8]) -> usize {
+        let (mut from, mut to) = (0, 0);
+        while from < buf.len() && matches!(self.status, Status::Open | Status::Ended) {
+            let rest = buf.get(from..).unwrap_or_default();
+            if self.left == 0 {
+                match self.read_header(rest) {
+                    Ok(used) => from += used,
+                    Err(violation) => self.fail(violation),
+                }
+                continue;
+            }
+            let len = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
+            self.left -= len as u64;
+            if let Some(control) = &mut self.control {
+                let taken = control.push(rest.get(..len).unwrap_or_default());
+                if self.masked {
+                    self.key = xor(taken, self.key);
+                }
+                if self.left == 0 {
+                    self.finish_control();
+                }
+            } else {
+                if from != to {
+                    buf.copy_within(from..from + len, to);
+                }
+                if self.masked {
+                    self.key = xor(buf.get_mut(to..to + len).unwrap_or_default(), self.key);
+                }
+                to += len;
+            }
+            from += len;
+        }
+        to
+    }
+
+    fn fail(&mut self, violation: Violation) {
+        self.status = Status::Failed(violation);
+        self.close = Some(violation.close_code());
+    }
+
+    /// Takes what belongs to a header; acts on it when it is whole.
+    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+        let mut used = 0;
+        loop {
+            let have = usize::from(self.have);
+            let need = self.header_len()?;
+            if have == need {
+                self.have = 0;
+                self.begin_frame()?;
+                return Ok(used);
+            }
+            let more = bytes.get(used..).unwrap_or_default();
+            let len = more.len().min(need - have);
+            if len == 0 {
+                return Ok(used);
+            }
+            if let (Some(to), Some(from)) = (self.head.get_mut(have..have + len), more.get(..len)) {
+                to.copy_from_slice(from);
+            }
+            self.have += u8::try_from(len).unwrap_or_default();
+            used += len;
+        }
+    }
+
+    /// Bytes of the header as far as it is known, and whether its first two are right.
+    fn header_len(&self) -> Result<usize, Violation> {
+        let [first, second, ..] = self.head;
+        if self.have < 2 {
+            return Ok(2);
+        }
+        if first & RESERVED != 0 {
+            return Err(Violation::Reserved);
+        }
+        if (second & MASKED != 0) != self.masked {
+            return Err(Violation::Mask);
+        }
+        let code = first & OPCODE;
+        match code {
+            opcode::CONTINUATION | opcode::TEXT | opcode::BINARY => {
+                if (code == opcode::CONTINUATION) == (self.message == Message::Before) {
+                    return Err(Violation::Continuation);
+                }
+            }
+            opcode::CLOSE | opcode::PING | opcode::PONG => {
+                if first & FIN == 0 {
+                    return Err(Violation::ControlFragment);
+                }
+                if second & LENGTH >= LENGTH_16 {
+                    return Err(Violation::ControlLength);
+                }
+            }
+            other => return Err(Violation::Opcode(other)),
+        }
+        let length = match second & LENGTH {
+            LENGTH_16 => 2,
+            LENGTH_64 => 8,
+            _ => 0,
+        };
+        Ok(2 + length + if self.masked { 4 } else { 0 })
+    }
+
+    fn begin_frame(&mut self) -> Result<(), Violation> {
+        let [first, second, rest @ ..] = self.head;
+        let [a, b, c, d, e, f, g, h, ..] = rest;
+        let (len, key_at) = match second & LENGTH {
+            LENGTH_16 => (u64::from(u16::from_be_bytes([a, b])), 2),
+            LENGTH_64 => (u64::from_be_bytes([a, b, c, d, e, f, g, h]), 8),
+            short => (u64::from(short), 0),
+        };
+        let least = match key_at {
+            2 => u64::from(LENGTH_16),
+            8 => 1 << 16,
+            _ => 0,
+        };
+        if len < least {
+            return Err(Violation::Length);
+        }
+        if len >> 63 != 0 {
+            return Err(Violation::TooBig);
+        }
+        self.left = len;
+        if let Some(key) = rest.get(key_at..).and_then(<[u8]>::first_chunk) {
+            self.key = *key;
+        }
+        let code = first & OPCODE;
+        if code >= opcode::CLOSE {
+            self.control = Some(Box::new(Control::new(code)));
+            if len == 0 {
+                self.finish_control();
+            }
+            return Ok(());
+        }
+        self.begin_data(first & FIN != 0)
+    }
+
+    fn begin_data(&mut self, last: bool) -> Result<(), Violation> {
+        let empty = self.left == 0;
+        if self.message == Message::BehindNothing && last {
+            if empty {
+                self.status = Status::Ended;
+                let mut pong = Control::new(opcode::PONG);
+                pong.push(END_UNDERSTOOD);
+                self.pong = Some(Box::new(pong));
+            }
+            self.knows_end = true;
+        }
+        if !empty {
+            if self.status == Status::Ended {
+                return Err(Violation::AfterEnd);
+            }
+            self.said_something = true;
+        }
+        self.message = match (last, self.message) {
+            (true, _) => Message::Before,
+            (false, Message::Before) if empty => Message::BehindNothing,
+            (false, _) => Message::Within,
+        };
+        Ok(())
+    }
+
+    fn finish_control(&mut self) {
+        let Some(mut control) = self.control.take() else {
+            return;
+        };
+        match control.opcode {
+            opcode::PING => {
+                control.opcode = opcode::PONG;
+                self.pong = Some(control);
+            }
+            opcode::CLOSE => match close_status(control.payload()) {
+                Ok(code) => {
+                    self.status = Status::Closed(code);
+                    self.close = Some(if code == NO_STATUS {
+                        close::NORMAL
+                    } else {
+                        code
+                    });
+                }
+                Err(violation) => self.fail(violation),
+            },
+            // Any other Pong tells that the peer is alive, which every byte does.
+            _ => {
+                if control.payload() == END_UNDERSTOOD {
+                    (self.knows_end, self.said_something) = (true, true);
+                }
+            }
+        }
+    }
+}
+
+/// Stands for a Close without a status; it is never sent (§7.4.1).
+const NO_STATUS: u16 = 1005;
+
+/// The status of a Close (§5.5.1, §7.4).
+fn close_status(payload: &[u8]) -> Result<u16, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() {
+            Ok(NO_STATUS)
+        } else {
+            Err(Violation::CloseCode)
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Violation::CloseCode);
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(code),
+        Err(_) => Err(Violation::CloseReason),
+    }
+}
