@@ -26,6 +26,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         Kind::Direct => {
             return Ok(Running {
                 processes: None,
+                forwarders: Vec::new(),
                 route: Route::Direct,
             });
         }
@@ -44,6 +45,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             local_start,
             server_start,
         }),
+        forwarders: Vec::new(),
         route: Route::Forward(ports),
     })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Error;
-use super::services::Builder;
+use super::services::{Builder, incoming, outgoing};
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
 use crate::inbound::tunnel::{Entrance, Tunnel};
 use crate::net::{tls, transport};
@@ -29,11 +29,11 @@ impl Builder<'_> {
 
     fn datagrams(&mut self, address: SocketAddr, target: &Endpoint) -> Result<SocketAddr, Error> {
         let options = &self.config.socket;
-        let direct = self.direct(options, true);
+        let direct = self.direct(outgoing(options, true));
         let sockets = self.bind_udp(address, options)?;
         let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
         let relay = self.relay(PacketInbound::Tunnel(target.address.clone()), direct);
-        self.packets(&relay, sockets);
+        self.packets(&relay, sockets, incoming(options).datagrams);
         Ok(bound.unwrap_or(address))
     }
 
@@ -41,7 +41,7 @@ impl Builder<'_> {
         let Forward { listen, target } = forward;
         let options = &self.config.socket;
         let idle = self.config.timeouts.idle;
-        let direct = self.direct(options, true);
+        let direct = self.direct(outgoing(options, true));
         let inbound = Tunnel {
             target: target.address.clone(),
             entrance: match &listen.ws {

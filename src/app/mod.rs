@@ -50,10 +50,10 @@ pub enum Error {
     /// The files of TLS.
     #[error("{at}.{}: {source}", source.key())]
     Tls {
-        /// The key path of the config.
+        /// The key path of the config, or the URL of a forward.
         at: String,
         /// What is wrong.
-        source: crate::net::tls::Error,
+        source: tls::Error,
     },
     /// A listening address given as a name.
     #[error("cannot resolve the listening address {name}: {source}")]
@@ -62,14 +62,6 @@ pub enum Error {
         name: String,
         /// What the resolver said.
         source: dns::Error,
-    },
-    /// The TLS of a forward.
-    #[error("{endpoint}: `{}`: {source}", source.key())]
-    Tls {
-        /// Which side of which forward.
-        endpoint: String,
-        /// What is wrong.
-        source: tls::Error,
     },
     /// Something else that the system refuses.
     #[error("{what}: {source}")]
@@ -83,8 +75,8 @@ pub enum Error {
 
 impl Error {
     fn tls(endpoint: &Endpoint) -> impl FnOnce(tls::Error) -> Self {
-        let endpoint = endpoint.to_string();
-        move |source| Self::Tls { endpoint, source }
+        let at = format!("{endpoint}: tls");
+        move |source| Self::Tls { at, source }
     }
 
     fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {

@@ -192,17 +192,6 @@ impl Builder<'_> {
         }
     }
 
-    fn timeouts(&self, idle: Duration) -> Timeouts {
-        let timeouts = &self.config.timeouts;
-        Timeouts {
-            handshake: timeouts.handshake,
-            connect: timeouts.connect,
-            idle,
-            half_close: timeouts.half_close,
-            first_payload: self.config.first_bytes_wait,
-        }
-    }
-
     async fn socks(&mut self, local: &Local, servers: &Servers) -> Result<(), Error> {
         let options = &self.config.socket;
         let mut address = self.listen_address(&local.address).await?;
@@ -313,7 +302,7 @@ impl Builder<'_> {
         inbound: I,
         outbound: O,
         idle: Duration,
-        transport: Option<crate::net::transport::Server>,
+        transport: Option<net::transport::Server>,
     ) where
         I: crate::relay::tcp::Inbound + Send + 'static,
         O: crate::relay::tcp::Outbound + Send + 'static,
@@ -472,7 +461,7 @@ const fn replay(policy: ReplayPolicy) -> Replay {
 }
 
 /// Options of the sockets that clients come to.
-fn incoming(options: &config::SocketOptions) -> SocketOptions {
+pub(super) fn incoming(options: &config::SocketOptions) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,
         mptcp: options.mptcp,
@@ -489,7 +478,7 @@ fn incoming(options: &config::SocketOptions) -> SocketOptions {
 
 /// Options of the sockets that go out, to a server or to targets. What is long for the path because of our own tags and
 /// headers should not be lost, so on the way to a server the system may cut it where the config does not say.
-fn outgoing(options: &config::SocketOptions, to_server: bool) -> SocketOptions {
+pub(super) fn outgoing(options: &config::SocketOptions, to_server: bool) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,
         mptcp: options.mptcp,

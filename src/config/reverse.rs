@@ -29,6 +29,7 @@ pub(super) fn reverse(written: Option<&file::Reverse>, cx: &mut Context<'_>) -> 
     let mut services = Vec::new();
     let mut allow = Vec::new();
     match cx.role {
+        Role::Forward => {}
         Role::Local => services = self::services(written, cx),
         Role::Server => {
             for (index, entry) in written

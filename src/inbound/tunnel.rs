@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::net::ws::{self, Asked};
 use crate::net::{Stream, tls};
 use crate::relay::tcp::half::unix_now;
-use crate::relay::tcp::{First, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::{Address, http};
 
@@ -37,9 +37,9 @@ impl Inbound for Tunnel {
     async fn accept(
         &self,
         stream: Stream,
-        _: SocketAddr,
+        peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Option<Request>, Error> {
+    ) -> Result<Accepted<'_>, Error> {
         let (stream, reply) = match &self.entrance {
             Entrance::Plain => (stream, None),
             Entrance::Ws { request, tls } => {
@@ -47,7 +47,7 @@ impl Inbound for Tunnel {
                 (stream, Some(Box::new(Agreement(asked)) as Box<dyn Reply>))
             }
         };
-        Ok(Some(Request {
+        Ok(Accepted::Request(Request {
             leg: Leg {
                 stream,
                 codec: None,
@@ -56,6 +56,7 @@ impl Inbound for Tunnel {
             target: self.target.clone(),
             reply,
             trusted: true,
+            peer,
         }))
     }
 

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::direct::Direct;
 use super::shadowsocks::{dial, leg};
 use crate::net::pipe::pair;
-use crate::net::{Stream, transport, udp};
-use crate::relay::tcp::{self, First, Inbound, Leg, Outbound, Request, Timeouts};
+use crate::net::{Datagrams, Stream, transport, udp};
+use crate::relay::tcp::{self, Accepted, First, Inbound, Leg, Outbound, Request, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
@@ -67,7 +67,10 @@ impl Carriers {
         let carrier = socket(own_address)?;
         let carrier_address = carrier.local_addr()?;
         tasks.spawn(route.run(carrier, own_address));
-        Ok((udp::Socket::new(own, true)?, carrier_address))
+        Ok((
+            udp::Socket::new(own, Datagrams::default())?,
+            carrier_address,
+        ))
     }
 }
 
@@ -115,10 +118,10 @@ impl Inbound for Packets {
     async fn accept(
         &self,
         stream: Stream,
-        _: SocketAddr,
+        peer: SocketAddr,
         _: Instant,
-    ) -> Result<Option<Request>, Error> {
-        Ok(Some(Request {
+    ) -> Result<Accepted<'_>, Error> {
+        Ok(Accepted::Request(Request {
             leg: Leg {
                 stream,
                 codec: None,
@@ -127,6 +130,7 @@ impl Inbound for Packets {
             target: Address::Domain(NAME.into(), PORT),
             reply: None,
             trusted: true,
+            peer,
         }))
     }
 

@@ -159,6 +159,7 @@ impl Publisher {
             counters: Arc::clone(&self.counters),
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
+            transport: None,
         }
     }
 }
