@@ -21,10 +21,10 @@ use common::{
     udp::UdpTarget,
 };
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    net::{Shutdown, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };

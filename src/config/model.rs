@@ -170,9 +170,9 @@ pub struct Tls {
     /// The server's name, where it is another than its address or the host of WebSocket.
     pub server_name: Option<String>,
     /// Which server local takes for the right one.
-    pub trust: tls::Trust,
+    pub trust: Trust,
     /// The server's chain of certificates and its key; always there for server.
-    pub identity: Option<(tls::Pem, tls::Pem)>,
+    pub identity: Option<(Pem, Pem)>,
 }
 
 /// WebSocket, for both roles.
