@@ -54,7 +54,7 @@ impl Goal {
 /// The goals of a figure.
 pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
-    use Kind::{Haproxy, Libev, Plain, Rust, Socat};
+    use Kind::{Haproxy, Libev, Noise, Plain, Rathole, Rust, Socat};
     let (task, method) = work.split_once('/').unwrap_or((work, "aes-256-gcm"));
     let is_bulk = task.starts_with("bulk-");
     match (task, method, figure) {
@@ -76,6 +76,12 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         ("first-byte-client-speaks" | "first-byte-server-speaks", _, "warm ms") => {
             vec![AtMost(106.0)]
         }
+        (_, _, "Gbit/s") if task.starts_with("reverse-bulk-") => {
+            vec![Above(0.85, Rathole), Above(2.0, Noise)]
+        }
+        (_, _, "CPU s/GiB") if task.starts_with("reverse-bulk-") => vec![Below(0.45, Noise)],
+        ("reverse-connections", _, "conn/s") => vec![Above(1.0, Rathole)],
+        ("reverse-idle", _, "local KiB" | "server KiB") => vec![AtMost(6.0)],
         (_, _, "CPU s/GiB") if task.starts_with("forward-bulk-") => {
             vec![Below(1.0, Haproxy), Below(1.0, Socat)]
         }

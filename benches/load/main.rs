@@ -18,6 +18,7 @@ mod plan;
 mod process;
 mod proxies;
 mod report;
+mod reverses;
 mod route;
 mod run;
 mod syscalls;

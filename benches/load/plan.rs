@@ -11,6 +11,7 @@ use crate::forwards;
 use crate::link_works;
 use crate::process::file_limit;
 use crate::proxies::{Kind, Programs, Running, Setup, start};
+use crate::reverses;
 use crate::route::Target;
 use crate::syscalls;
 use crate::targets::Targets;
@@ -78,6 +79,8 @@ const AES: &str = "aes-256-gcm";
 const CHACHA: &str = "chacha20-ietf-poly1305";
 const BLAKE: &str = "2022-blake3-aes-256-gcm";
 
+/// In place of a method: a public port at the server leads to a target behind the client.
+pub(crate) const REVERSE: &str = "reverse";
 /// In place of a method: ports are carried to other ports as they are.
 pub(crate) const FORWARD: &str = "forward";
 
@@ -89,6 +92,8 @@ const EVERYONE: &[Kind] = &[
     Kind::Direct,
     Kind::Plain,
 ];
+/// Those that make reverse tunnels; ours is encrypted, and one of theirs.
+const TUNNELS: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise];
 /// Those that carry one port to another.
 const FORWARDERS: &[Kind] = &[
     Kind::Ssr,
@@ -139,7 +144,7 @@ pub(crate) fn works() -> Vec<Work> {
             Task::Calls => true,
             Task::Sources { rate } => rate < 20_000,
             // One method shows how streams share.
-            Task::Bulk { streams, .. } => streams > 1 && method != AES && method != FORWARD,
+            Task::Bulk { streams, .. } => streams > 1 && ![AES, FORWARD, REVERSE].contains(&method),
             _ => false,
         };
         works.push(Work {
@@ -192,6 +197,20 @@ pub(crate) fn works() -> Vec<Work> {
         BLAKE,
         OURS,
     );
+    let mut reverse = |name: &str, task| add(format!("reverse-{name}"), task, REVERSE, TUNNELS);
+    for (up, way) in [(false, "down"), (true, "up")] {
+        reverse(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });
+    }
+    reverse(
+        "bulk-down-8",
+        Task::Bulk {
+            up: false,
+            streams: 8,
+        },
+    );
+    reverse("connections", Task::Connections);
+    reverse("round-trip", Task::RoundTrip);
+    reverse("idle", Task::Idle);
     let mut forward =
         |name: &str, task, kinds| add(format!("forward-{name}"), task, FORWARD, kinds);
     for (up, way) in [(false, "down"), (true, "up")] {
@@ -254,6 +273,7 @@ impl Work {
             directory: &cx.directory(kind),
         };
         match self.method {
+            REVERSE => reverses::start(cx.programs, &setup),
             FORWARD => forwards::start(cx.programs, &setup),
             _ => start(cx.programs, &setup),
         }

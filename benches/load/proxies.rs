@@ -27,6 +27,10 @@ pub(crate) enum Kind {
     Direct,
     /// `ssr` with the method `none`: the floor without AEAD.
     Plain,
+    /// rathole without encryption; reverse tunnels only.
+    Rathole,
+    /// rathole with Noise; reverse tunnels only.
+    Noise,
     /// Forwards only.
     Socat,
     /// haproxy with `option splice-auto`; forwards only.
@@ -34,13 +38,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Ssr,
         Self::Rust,
         Self::Libev,
         Self::Haproxy,
         Self::Direct,
         Self::Plain,
+        Self::Rathole,
+        Self::Noise,
         Self::Socat,
         Self::Splicing,
     ];
@@ -53,6 +59,8 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Direct => "direct",
             Self::Plain => "none",
+            Self::Rathole => "rathole",
+            Self::Noise => "noise",
             Self::Socat => "socat",
             Self::Splicing => "splicing",
         }
@@ -80,6 +88,11 @@ impl Programs {
         &self.ssr
     }
 
+    /// rathole is installed beside shadowsocks-rust.
+    pub(crate) fn rathole(&self) -> PathBuf {
+        self.rust.join("rathole")
+    }
+
     /// The program of a role.
     fn program(&self, kind: Kind, role: Role) -> PathBuf {
         match (kind, role) {
@@ -90,6 +103,7 @@ impl Programs {
             (Kind::Libev, Role::Server) => "/usr/bin/ss-server".into(),
             (Kind::Haproxy | Kind::Splicing, _) => "/usr/sbin/haproxy".into(),
             (Kind::Socat, _) => "/usr/bin/socat".into(),
+            (Kind::Rathole | Kind::Noise, _) => self.rathole(),
             (Kind::Direct, _) => PathBuf::new(),
         }
     }

@@ -216,6 +216,7 @@ fn about(programs: &Programs) -> Map<String, Value> {
         Kind::Rust,
         Kind::Libev,
         Kind::Haproxy,
+        Kind::Rathole,
         Kind::Socat,
     ] {
         about.insert(kind.name().to_owned(), json!(programs.version(kind)));

@@ -2,6 +2,7 @@
 //!
 //! - [`log`]: where the log goes.
 //! - `services.rs`: what listens where, and what it does with who comes.
+//! - `reverse/`: reverse tunnels.
 //! - `forwards.rs`: the same for ports with one target.
 //! - `transport.rs`: what stands between TCP and Shadowsocks.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
@@ -12,6 +13,7 @@
 mod forwards;
 mod handshakes;
 pub mod log;
+mod reverse;
 mod services;
 mod transport;
 mod worker;

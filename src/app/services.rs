@@ -10,13 +10,14 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::handshakes::Handshakes;
+use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
 use super::{Error, transport};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
 use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
 use crate::inbound::associations::Associations;
-use crate::inbound::shadowsocks::{Replay, Shadowsocks};
+use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
 use crate::inbound::socks::{Datagrams, Socks};
 use crate::net::{self, SocketOptions, listener};
 use crate::outbound::datagrams::{Inside, WithPackets};
@@ -76,6 +77,7 @@ pub(super) struct Builder<'a> {
 
 impl Builder<'_> {
     async fn servers(&mut self) -> Result<(), Error> {
+        let publisher = self.publisher();
         self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
@@ -96,6 +98,7 @@ impl Builder<'_> {
                     replay: replay(self.config.replay),
                     begun: Instant::now(),
                     patience: self.config.timeouts.handshake,
+                    links: links(&publisher, server),
                 };
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
@@ -143,7 +146,50 @@ impl Builder<'_> {
         for local in &self.config.locals {
             self.socks(local, &servers).await?;
         }
+        self.offer(&servers);
         Ok(())
+    }
+
+    /// What serves the links of reverse tunnels.
+    fn publisher(&mut self) -> Arc<Publisher> {
+        let reverse = &self.config.reverse;
+        let common = Common {
+            options: incoming(&self.config.socket),
+            timeouts: self.timeouts(self.config.timeouts.idle),
+            udp_idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+            connections: Arc::clone(&self.connections),
+            handshakes: Arc::clone(&self.handshakes),
+        };
+        let (publisher, job) = Publisher::new(reverse.allow.clone(), reverse.heartbeat, common);
+        if let Some(jobs) = self.jobs.first_mut() {
+            jobs.push(job);
+        }
+        publisher
+    }
+
+    /// Offers services to the server, on each worker the links of its share.
+    fn offer(&mut self, servers: &Servers) {
+        let reverse = &self.config.reverse;
+        if reverse.services.is_empty() {
+            return;
+        }
+        let client = Client::new(Offered {
+            services: reverse.services.clone(),
+            heartbeat: reverse.heartbeat,
+            servers: servers.clone(),
+            direct: self.direct(outgoing(&self.config.socket, false)),
+            timeouts: self.timeouts(self.config.timeouts.idle),
+            udp_idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+        });
+        let workers = self.jobs.len();
+        for index in 0..reverse.links {
+            let number = u8::try_from(index).unwrap_or(u8::MAX);
+            if let Some(jobs) = self.jobs.get_mut(index % workers.max(1)) {
+                jobs.push(client.job(number));
+            }
+        }
     }
 
     async fn socks(&mut self, local: &Local, servers: &Servers) -> Result<(), Error> {
@@ -378,6 +424,16 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Hands the links of a server's clients to the publisher, with their users' names.
+fn links(publisher: &Arc<Publisher>, server: &Server) -> Links {
+    let publisher = Arc::clone(publisher);
+    let names: Vec<String> = server.users.iter().map(|user| user.name.clone()).collect();
+    Box::new(move |leg, peer, user| {
+        let user = user.and_then(|index| names.get(index)).cloned();
+        Box::pin(Arc::clone(&publisher).serve(leg, peer, user))
+    })
 }
 
 fn accounts(server: &Server) -> Accounts {

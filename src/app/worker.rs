@@ -53,8 +53,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// For what ends by a phase of its own.
+    pub(super) fn under(phase: watch::Receiver<Phase>) -> Self {
+        let (drained, _) = mpsc::channel(1);
+        Self { phase, drained }
+    }
+
     /// Waits until the process has come to `phase`.
-    async fn reached(&mut self, phase: Phase) {
+    pub(super) async fn reached(&mut self, phase: Phase) {
         // A main thread that is gone has come to its end.
         let _ = self.phase.wait_for(|current| *current >= phase).await;
     }
@@ -127,7 +133,11 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         Box::new(move |shared| Box::pin(port.serve(listener, shared)))
     }
 
-    async fn serve(self: Arc<Self>, listener: std::net::TcpListener, mut shared: Shared) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        listener: std::net::TcpListener,
+        mut shared: Shared,
+    ) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use super::Role;
 use super::diagnostic::{Diagnostic, Position, Severity};
@@ -230,6 +230,14 @@ impl Path {
         }
     }
 
+    /// As [`Path::key`], for a key that is understood but not written.
+    fn inside(&self, canonical: &str) -> Self {
+        Self {
+            shown: self.shown.clone(),
+            ..self.key(canonical, canonical)
+        }
+    }
+
     fn index(&self, index: usize) -> Self {
         Self {
             canonical: format!("{}[{index}]", self.canonical),
@@ -270,6 +278,11 @@ impl Walk<'_> {
             ast::Value::NullKeyword(_) => Value::Null,
             // Serde would take it for the object's values in order.
             ast::Value::Array(array) if kind.is_object() => {
+                if let Some((key, kind)) = schema::shorthand(kind) {
+                    // What is wrong in it is still shown where its author has put it.
+                    let at = path.inside(key);
+                    return json!({ key: self.value(node, kind, &at, quiet) });
+                }
                 self.report(
                     Severity::Error,
                     array.range.start,

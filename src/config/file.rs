@@ -64,6 +64,7 @@ pub(super) struct Top {
     pub(super) log: Option<Log>,
     pub(super) runtime: Option<Runtime>,
     // ssr
+    pub(super) reverse: Option<Reverse>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
     pub(super) workers: Option<Number<u64>>,
@@ -287,4 +288,38 @@ pub(super) struct Limits {
     pub(super) udp_associations: Option<Number<u64>>,
     pub(super) handshakes: Option<Number<u64>>,
     pub(super) memory_mib: Option<Number<u64>>,
+}
+
+/// `reverse`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Reverse {
+    pub(super) services: Option<List<Service>>,
+    pub(super) links: Option<Number<u64>>,
+    pub(super) allow: Option<List<Allow>>,
+    pub(super) heartbeat: Option<Number<u64>>,
+}
+
+/// An entry of `reverse.services`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Service {
+    pub(super) name: Option<String>,
+    pub(super) bind: Option<String>,
+    pub(super) target: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) proxy_protocol: Option<String>,
+    pub(super) group: Option<bool>,
+    pub(super) disabled: Option<bool>,
+}
+
+/// An entry of `reverse.allow`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Allow {
+    pub(super) user: Option<String>,
+    pub(super) bind: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) protocol: Option<String>,
 }

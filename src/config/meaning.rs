@@ -11,7 +11,7 @@ use super::file::Top;
 use super::model::{Config, Mode, ReplayPolicy, Role};
 use super::reporter::Reporter;
 use super::scalar::Number;
-use super::{forwards, locals, logging, options, servers};
+use super::{forwards, locals, logging, options, reverse, servers};
 
 /// Least time that SIP022 §3.2.4 lets a UDP session live.
 const SESSION_FLOOR: Duration = Duration::from_secs(60);
@@ -111,6 +111,7 @@ pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         deny_private: top.deny_private.unwrap_or(false),
         log: logging::log(top.log.as_ref(), cx),
         first_bytes_wait: first_bytes_wait(top, cx),
+        reverse: reverse::reverse(top.reverse.as_ref(), cx),
         warnings: Vec::new(),
     }
 }

@@ -25,6 +25,7 @@ mod options;
 mod overrides;
 mod plugin;
 mod reporter;
+mod reverse;
 mod scalar;
 mod schema;
 mod secret;
@@ -40,9 +41,9 @@ mod tests;
 pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
-    Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local, Log, Mode,
-    Protocol, ReplayPolicy, Role, Rotation, Scheme, Server, Sink, SocketOptions, Timeouts, Tls,
-    Transport, User, Warm, WebSocket, Weight, Writer,
+    Allow, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
+    Log, Mode, Protocol, ReplayPolicy, Reverse, Role, Rotation, Scheme, Server, Service, Sink,
+    SocketOptions, Timeouts, Tls, Transport, User, Warm, WebSocket, Weight, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

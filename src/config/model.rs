@@ -1,6 +1,6 @@
 //! The config as meant: what the services are built from. Every value has been checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::dns;
 use crate::net::tls::{self, Pem, Trust};
 use crate::net::transport::Network;
 use crate::wire::address::Address;
-use crate::wire::http;
+use crate::wire::{http, proxy, tunnel};
 
 use super::diagnostic::Diagnostic;
 use super::secret::Secret;
@@ -71,8 +71,57 @@ pub struct Config {
     pub log: Log,
     /// How long local waits, at most, for first bytes of a client after the dial, to send them with the header.
     pub first_bytes_wait: Duration,
+    /// Reverse tunnels.
+    pub reverse: Reverse,
     /// What deserves a warning at start.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Reverse tunnels: what local offers, and what server lets be offered.
+#[derive(Clone, Debug)]
+pub struct Reverse {
+    /// What local offers; names are unique. Empty for server.
+    pub services: Vec<Service>,
+    /// Over how many links; at least one.
+    pub links: usize,
+    /// Between two pings of a link; after three without an answer it is dead.
+    pub heartbeat: Duration,
+    /// What server grants; empty: nothing. Empty for local.
+    pub allow: Vec<Allow>,
+}
+
+/// Something near local that the server is to publish.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Unique, 1 to 255 bytes.
+    pub name: String,
+    /// Where visitors come to, on the server; port 0: any that is granted.
+    pub bind: SocketAddr,
+    /// Where they are taken to.
+    pub target: Address,
+    /// What it speaks.
+    pub protocol: tunnel::Protocol,
+    /// Of HTTP: its Host, in small letters; else empty.
+    pub host: String,
+    /// Whether, and how, the target is told who the visitor is.
+    pub proxy: Option<proxy::Version>,
+    /// Whether other clients may offer the same and share the load.
+    pub group: bool,
+}
+
+/// What some users may publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Who; `None`: everybody.
+    pub user: Option<String>,
+    /// At which addresses; an unspecified one stands for all of its family, `::` for all.
+    pub ip: IpAddr,
+    /// At which ports, the first and the last.
+    pub ports: (u16, u16),
+    /// For HTTP, under which Host: a name, `*.` and a name, `*`; `None`: none.
+    pub host: Option<String>,
+    /// By which protocol; `None`: any.
+    pub protocol: Option<tunnel::Protocol>,
 }
 
 /// A Shadowsocks server: one address, one method, one key or several users.

@@ -31,6 +31,11 @@ pub(super) enum Kind {
     Runtime,
     Timeouts,
     Limits,
+    Reverse,
+    Service,
+    Allow,
+    Services,
+    Allows,
     Transport,
     Tls,
     Servers,
@@ -52,6 +57,8 @@ impl Kind {
                 | Self::Locals
                 | Self::Forwards
                 | Self::Writers
+                | Self::Services
+                | Self::Allows
                 | Self::Free
         )
     }
@@ -64,6 +71,8 @@ impl Kind {
             Self::Locals => Self::Local,
             Self::Forwards => Self::Forward,
             Self::Writers => Self::Writer,
+            Self::Services => Self::Service,
+            Self::Allows => Self::Allow,
             other => other,
         }
     }
@@ -107,7 +116,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "manager_address",
             "online_config",
             "outbound_proxy",
-            "reverse",
         ],
     ),
     (Kind::Server, Fate::Later, &["acl", "outbound_proxy"]),
@@ -249,6 +257,9 @@ const KINDS: &[Kind] = &[
     Kind::Runtime,
     Kind::Timeouts,
     Kind::Limits,
+    Kind::Reverse,
+    Kind::Service,
+    Kind::Allow,
     Kind::Transport,
     Kind::Tls,
 ];
@@ -284,10 +295,19 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "runtime") => Kind::Runtime,
         (Kind::Top, "timeouts") => Kind::Timeouts,
         (Kind::Top, "limits") => Kind::Limits,
+        (Kind::Top, "reverse") => Kind::Reverse,
+        (Kind::Reverse, "services") => Kind::Services,
+        (Kind::Reverse, "allow") => Kind::Allows,
         (Kind::Top | Kind::Server, "transport") => Kind::Transport,
         (Kind::Transport, "tls") => Kind::Tls,
         _ => Kind::Free,
     }
+}
+
+/// The key that an array stands for where an object of `kind` is expected: `reverse: […]` is short for
+/// `reverse: {"services": […]}`.
+pub(super) fn shorthand(kind: Kind) -> Option<(&'static str, Kind)> {
+    (kind == Kind::Reverse).then_some(("services", Kind::Services))
 }
 
 /// Whether the value under `key` must never be quoted.
@@ -349,6 +369,9 @@ pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
             Kind::Runtime => "in `runtime`",
             Kind::Timeouts => "in `timeouts`",
             Kind::Limits => "in `limits`",
+            Kind::Reverse => "in `reverse`",
+            Kind::Service => "in an entry of `reverse.services`",
+            Kind::Allow => "in an entry of `reverse.allow`",
             Kind::Transport => "in `transport`",
             Kind::Tls => "in `transport.tls`",
             _ => "in `log`",
@@ -394,6 +417,9 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Runtime => fields_of::<file::Runtime>(),
         Kind::Timeouts => fields_of::<file::Timeouts>(),
         Kind::Limits => fields_of::<file::Limits>(),
+        Kind::Reverse => fields_of::<file::Reverse>(),
+        Kind::Service => fields_of::<file::Service>(),
+        Kind::Allow => fields_of::<file::Allow>(),
         Kind::Transport => fields_of::<file::Transport>(),
         Kind::Tls => fields_of::<file::Tls>(),
         Kind::Servers
@@ -401,6 +427,8 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         | Kind::Locals
         | Kind::Forwards
         | Kind::Writers
+        | Kind::Services
+        | Kind::Allows
         | Kind::Free => &[],
     }
 }

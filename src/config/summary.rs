@@ -1,9 +1,12 @@
 //! What would run, in words: the output of `ssr check`. Nothing secret is in it.
 
 use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
 
 use crate::crypto::Family;
 use crate::dns;
+use crate::wire::proxy::Version;
+use crate::wire::tunnel::Protocol;
 
 use super::model::{Config, Local, ReplayPolicy, Role, Server};
 
@@ -34,6 +37,7 @@ impl Config {
                 forward.listen, forward.target
             )?;
         }
+        self.write_reverse(out)?;
         let source = match &self.dns {
             dns::Source::System => "the system's name servers".to_owned(),
             _ => "the name servers under `dns`".to_owned(),
@@ -102,6 +106,48 @@ impl Config {
             0 => writeln!(out),
             more => writeln!(out, " and {more} more"),
         }
+    }
+
+    fn write_reverse(&self, out: &mut String) -> fmt::Result {
+        let reverse = &self.reverse;
+        for service in &reverse.services {
+            write!(
+                out,
+                "  publish     \"{}\" {} {} -> {}",
+                service.name,
+                service.protocol.name(),
+                service.bind,
+                service.target
+            )?;
+            if !service.host.is_empty() {
+                write!(out, ", host {}", service.host)?;
+            }
+            match service.proxy {
+                None => {}
+                Some(Version::One) => write!(out, ", PROXY v1")?,
+                Some(Version::Two) => write!(out, ", PROXY v2")?,
+            }
+            writeln!(out, "{}", if service.group { ", in a group" } else { "" })?;
+        }
+        if !reverse.services.is_empty() {
+            let (links, seconds) = (reverse.links, reverse.heartbeat.as_secs());
+            writeln!(out, "    links     {links}, a heartbeat every {seconds} s")?;
+        }
+        for allow in &reverse.allow {
+            let protocol = allow.protocol.map_or("any protocol", Protocol::name);
+            let bind = SocketAddr::new(allow.ip, allow.ports.0);
+            write!(out, "  grant       {bind}")?;
+            if allow.ports.1 != allow.ports.0 {
+                write!(out, "-{}", allow.ports.1)?;
+            }
+            let user = allow.user.as_deref().unwrap_or("every user");
+            write!(out, ", {protocol}, to {user}")?;
+            match &allow.host {
+                Some(host) => writeln!(out, ", hosts {host}")?,
+                None => writeln!(out)?,
+            }
+        }
+        Ok(())
     }
 
     fn write_transport(&self, server: &Server, out: &mut String) -> fmt::Result {

@@ -3,8 +3,10 @@
 //! A stranger sees one thing, whatever it sends and however it cuts it: nothing comes back, and the connection is
 //! closed when the time for a handshake is over, counted from its beginning.
 
+use std::future::Future;
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
-use crate::wire::{self, Address};
+use crate::wire::{self, Address, tunnel};
 
 /// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
 const MAX_DRAIN: usize = 1 << 20;
@@ -51,13 +53,34 @@ pub struct Shadowsocks {
     pub begun: Instant,
     /// For how long a stranger is listened to that broke a stream after its handshake.
     pub patience: Duration,
+    /// What serves the links of reverse tunnels.
+    pub links: Links,
+}
+
+/// Serves the link that a client at an address has asked for, to its end; the number is the user's place among the
+/// accounts.
+pub type Links = Box<
+    dyn Fn(
+            Leg,
+            SocketAddr,
+            Option<usize>,
+        ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>
+        + Send
+        + Sync,
+>;
+
+impl Request {
+    /// Whether it is the link of a reverse tunnel. What is passed on to another server may be one there.
+    fn is_link(&self) -> bool {
+        !self.trusted && self.target.as_ref() == tunnel::target()
+    }
 }
 
 impl Inbound for Shadowsocks {
     async fn accept(
         &self,
         stream: Stream,
-        _: SocketAddr,
+        peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Accepted<'_>, Error> {
         let mut reading = Reading {
@@ -68,7 +91,15 @@ impl Inbound for Shadowsocks {
             .await
             .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
-            Ok((asked, first)) => Ok(Accepted::Request(asked.into_request(stream, first))),
+            Ok((asked, first)) => {
+                let user = reading.opener.user();
+                let request = asked.into_request(stream, first, peer);
+                Ok(if request.is_link() {
+                    Accepted::Job((self.links)(request.leg, peer, user))
+                } else {
+                    Accepted::Request(request)
+                })
+            }
             Err(error @ Error::Wire { .. }) => {
                 drop(reading);
                 drain(&stream, deadline).await;
@@ -96,7 +127,7 @@ enum Asked {
 
 impl Asked {
     /// The request on `stream` that came with `first`.
-    fn into_request(self, stream: Stream, first: Buffer) -> Request {
+    fn into_request(self, stream: Stream, first: Buffer, peer: SocketAddr) -> Request {
         let (target, codec, trusted) = match self {
             Self::Target { target, codec } => (target, Some(codec), false),
             Self::Next { target } => (target, None, true),
@@ -110,6 +141,7 @@ impl Asked {
             target,
             reply: None,
             trusted,
+            peer,
         }
     }
 }

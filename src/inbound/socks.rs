@@ -71,6 +71,7 @@ impl Inbound for Socks {
                 target,
                 reply: Some(Box::new(Answer)),
                 trusted: false,
+                peer,
             })),
             Command::UdpAssociate => match &self.udp {
                 Some(udp) => Ok(Accepted::Job(Box::pin(udp.hold(

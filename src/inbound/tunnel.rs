@@ -37,7 +37,7 @@ impl Inbound for Tunnel {
     async fn accept(
         &self,
         stream: Stream,
-        _: SocketAddr,
+        peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Accepted<'_>, Error> {
         let (stream, reply) = match &self.entrance {
@@ -56,6 +56,7 @@ impl Inbound for Tunnel {
             target: self.target.clone(),
             reply,
             trusted: true,
+            peer,
         }))
     }
 

@@ -19,6 +19,8 @@ use std::task::{Context, Poll, Waker};
 use super::Stream;
 use super::pool::{Buffer, Size};
 
+/// A buffer is kept as it is when at least this part of it is bytes; else these are put behind those of another.
+const WORTH_KEEPING: usize = 4;
 /// Consumed bytes are told to the handle when they are this part of the window.
 const CREDIT_PART: usize = 4;
 
@@ -96,10 +98,10 @@ impl Queue {
             let last = self.parts.back_mut();
             let Some(last) = last.filter(|last| last.raw.end < last.bytes().len()) else {
                 // Whoever leaves bytes standing is a bulk flow.
-                let size = if self.parts.is_empty() && bytes.len() <= Size::Small.bytes() {
-                    Size::Small
-                } else {
-                    Size::Medium
+                let size = match self.parts.len() {
+                    0 if bytes.len() <= Size::Small.bytes() => Size::Small,
+                    0 => Size::Medium,
+                    _ => Size::Large,
                 };
                 self.parts.push_back(Buffer::take(size));
                 continue;
@@ -136,6 +138,31 @@ impl Queue {
         done
     }
 
+    /// Takes a whole buffer over, with the bytes of its one ready range; gives it back where it would be mostly empty.
+    fn give(&mut self, mut buffer: Buffer) -> Result<(), Buffer> {
+        let range = match buffer.ready.as_slice() {
+            [range] => range.clone(),
+            _ => return Err(buffer),
+        };
+        if !self.parts.is_empty() && range.len() < buffer.bytes().len() / WORTH_KEEPING {
+            return Err(buffer);
+        }
+        self.len += range.len();
+        buffer.ready.clear();
+        buffer.raw = range;
+        self.parts.push_back(buffer);
+        Ok(())
+    }
+
+    /// The first buffer, with its bytes as its one ready range.
+    fn take_buffer(&mut self) -> Option<Buffer> {
+        let mut buffer = self.parts.pop_front()?;
+        self.len -= buffer.raw.len();
+        let range = std::mem::replace(&mut buffer.raw, 0..0);
+        buffer.ready.push(range);
+        Some(buffer)
+    }
+
     fn clear(&mut self) {
         *self = Self::default();
     }
@@ -169,6 +196,16 @@ impl State {
         [self.reader.take(), self.writer.take()]
     }
 
+    fn is_writable(&self) -> io::Result<()> {
+        if self.handle == Fate::Reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if self.handle_gone || self.user != Fate::Open {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
     fn reset_by_handle(&mut self) -> [Option<Waker>; 2] {
         self.handle = Fate::Reset;
         self.down.clear();
@@ -187,6 +224,20 @@ fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
 
 fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
     wakers.into_iter().flatten().for_each(Waker::wake);
+}
+
+/// Counts what the reader has taken, and wakes the handle when it is worth a message.
+fn consumed(mut state: MutexGuard<'_, State>, count: usize) {
+    let before = state.credit;
+    state.credit += count;
+    let worth = state.worth();
+    let owner = if before < worth && state.credit >= worth {
+        state.owner.take()
+    } else {
+        None
+    };
+    drop(state);
+    wake([owner]);
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -347,17 +398,42 @@ impl End {
             };
         }
         let count = slots.iter_mut().map(|slot| state.down.take(slot)).sum();
-        let before = state.credit;
-        state.credit += count;
-        let worth = state.worth();
-        let owner = if before < worth && state.credit >= worth {
+        consumed(state, count);
+        Ok(count)
+    }
+
+    /// As [`End::try_read`], without a copy: a buffer whose one ready range has come; `None` when there is none.
+    pub(super) fn take_buffer(&self) -> Option<Buffer> {
+        let mut state = lock(&self.0);
+        let buffer = state.down.take_buffer()?;
+        let count = buffer.ready.iter().map(ExactSizeIterator::len).sum();
+        consumed(state, count);
+        Some(buffer)
+    }
+
+    /// As [`End::poll_write`], without a copy: takes the buffer, whose one ready range is to go, out of `buffer`, or
+    /// leaves it there to be copied.
+    pub(super) fn poll_give(
+        &self,
+        cx: &Context<'_>,
+        buffer: &mut Option<Buffer>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        state.is_writable()?;
+        if state.up.len >= state.capacity {
+            remember(&mut state.writer, cx);
+            return Poll::Pending;
+        }
+        let before = state.up.len;
+        *buffer = buffer.take().and_then(|buffer| state.up.give(buffer).err());
+        let owner = if before == 0 && state.up.len > 0 {
             state.owner.take()
         } else {
             None
         };
         drop(state);
         wake([owner]);
-        Ok(count)
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_write(
@@ -366,12 +442,7 @@ impl End {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.0);
-        if state.handle == Fate::Reset {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if state.handle_gone || state.user != Fate::Open {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
+        state.is_writable()?;
         let before = state.up.len;
         for part in parts {
             let room = state.capacity.saturating_sub(state.up.len);

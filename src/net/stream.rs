@@ -19,6 +19,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::pool::Buffer;
 use super::{options, pipe};
 
 /// A connected stream.
@@ -197,6 +198,32 @@ impl Stream {
             Kind::Parked(stream) => Ok(rustix::io::readv(stream, slots)?),
             Kind::Pipe(end) => end.try_read(slots),
             Kind::Layer(layer) => lock(layer).try_read(slots),
+        }
+    }
+
+    /// As [`Stream::try_read`], without a copy: of a pipe, a buffer whose one ready range is what has come. `None`: there
+    /// is none, for whatever reason; read then.
+    #[must_use]
+    pub fn take_buffer(&self) -> Option<Buffer> {
+        match &self.0 {
+            Kind::Pipe(end) => end.take_buffer(),
+            _ => None,
+        }
+    }
+
+    /// As [`Stream::poll_write`], without a copy: a pipe takes the buffer with its one ready range, or waits until it
+    /// can. What is left in `buffer` is to be written.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_give(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut Option<Buffer>,
+    ) -> Poll<io::Result<()>> {
+        match &self.0 {
+            Kind::Pipe(end) => end.poll_give(cx, buffer),
+            _ => Poll::Ready(Ok(())),
         }
     }
 

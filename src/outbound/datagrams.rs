@@ -118,7 +118,7 @@ impl Inbound for Packets {
     async fn accept(
         &self,
         stream: Stream,
-        _: SocketAddr,
+        peer: SocketAddr,
         _: Instant,
     ) -> Result<Accepted<'_>, Error> {
         Ok(Accepted::Request(Request {
@@ -130,6 +130,7 @@ impl Inbound for Packets {
             target: Address::Domain(NAME.into(), PORT),
             reply: None,
             trusted: true,
+            peer,
         }))
     }
 

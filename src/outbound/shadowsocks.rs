@@ -213,11 +213,21 @@ impl Outbound for Servers {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        self.reach(request.target.as_ref()).await
+    }
+}
+
+impl Servers {
+    /// Begins a stream to `target` through the first server that can be reached.
+    ///
+    /// # Errors
+    /// That of the last server tried.
+    pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let mut failure = Error::Connect(net::Error::NoAddress);
         for server in self.order(&self.0.tcp) {
             match self.connection(server).await {
                 Ok(stream) => {
-                    return Ok(leg(stream, &server.credentials, request.target.as_ref()));
+                    return Ok(leg(stream, &server.credentials, target));
                 }
                 Err(error) => failure = error,
             }

@@ -2,11 +2,13 @@
 //!
 //! - [`tcp`]: serves one stream: handshake, dial, both directions until both have ended.
 //! - [`udp`]: serves one packet socket: associations, their sessions and the way back.
+//! - [`link`]: many streams over one: reverse tunnels.
 //! - [`counters`]: what has happened, in numbers.
 //!
 //! Which protocol a side speaks is the business of the floor above, which hands in its inbound and its outbound.
 
 pub mod counters;
+pub mod link;
 pub mod tcp;
 pub mod udp;
 
@@ -82,6 +84,17 @@ pub enum Error {
     /// The config forbids the target.
     #[error("upstream: {0} is a private address, and `deny_private` is set")]
     Denied(std::net::IpAddr),
+    /// The other end of a link does not answer any more.
+    #[error("{side}: not a word for {seconds} s")]
+    Silent {
+        /// Whose end it was.
+        side: Side,
+        /// For how long, in seconds.
+        seconds: u64,
+    },
+    /// The client of a link has another one in its place.
+    #[error("the client has made a new link in place of this one")]
+    Replaced,
     /// Nothing moved for too long.
     #[error("nothing moved for {seconds} s")]
     Idle {
@@ -116,6 +129,8 @@ impl Error {
             Self::Connect(_) => "connect",
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
+            Self::Silent { .. } => "silent",
+            Self::Replaced => "replaced",
             Self::Idle { .. } => "idle",
         }
     }

@@ -65,6 +65,21 @@ pub enum Error {
     /// A session that has used up its packet ids.
     #[error("the session has used up its packet ids")]
     PacketId,
+    /// A tunnel of another version.
+    #[error("tunnel frames of version {0}, we speak version 1")]
+    TunnelVersion(u8),
+    /// A frame of a tunnel longer than its protocol allows.
+    #[error("tunnel frame longer than its protocol allows")]
+    FrameLength,
+    /// A frame of a tunnel that does not hold what it should.
+    #[error("tunnel frame that does not hold what it should")]
+    FrameContent,
+    /// A frame of a tunnel that has no business there or then.
+    #[error("tunnel frame out of turn")]
+    FrameUnexpected,
+    /// The frames of the first port-proxy, which authenticate nobody.
+    #[error("the peer speaks port-proxy's first protocol, which is off: it authenticates nobody")]
+    TunnelV0,
     /// A WebSocket frame that RFC 6455 forbids.
     #[error("WebSocket: {0}")]
     WebSocket(#[from] websocket::Violation),
@@ -96,6 +111,11 @@ impl Error {
             Self::Denied => "denied",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",
+            Self::TunnelVersion(_) => "tunnel_version",
+            Self::FrameLength => "frame_length",
+            Self::FrameContent => "frame_content",
+            Self::FrameUnexpected => "frame_unexpected",
+            Self::TunnelV0 => "tunnel_v0",
             Self::WebSocket(_) => "websocket",
             Self::Mux(_) => "mux",
         }

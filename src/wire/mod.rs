@@ -8,6 +8,9 @@
 //! | [`http`] | the heads of an upgrade to WebSocket, and the answers to other requests |
 //! | [`websocket`] | WebSocket frames that carry a stream of bytes |
 //! | [`mux`] | mux.cool frames, as v2ray-plugin wraps its streams in |
+//! | [`requests`] | HTTP requests on their way through a proxy |
+//! | [`proxy`] | the PROXY protocol: who the visitor is |
+//! | [`tunnel`] | reverse tunnels: the frames of many streams inside one |
 //! | [`error`] | what a peer can get wrong |
 //!
 //! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
@@ -21,10 +24,14 @@
 pub mod address;
 pub mod datagrams;
 pub mod error;
+
 pub mod http;
 pub mod mux;
+pub mod proxy;
+pub mod requests;
 pub mod socks;
 pub mod ss;
+pub mod tunnel;
 pub mod websocket;
 
 pub use address::{Address, AddressRef};

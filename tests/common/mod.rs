@@ -20,6 +20,7 @@ pub mod matrix;
 pub mod peers;
 pub mod probe;
 pub mod process;
+pub mod reverse;
 pub mod seal;
 pub mod socks;
 pub mod targets;

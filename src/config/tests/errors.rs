@@ -121,7 +121,6 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
         ("online_config", "{\"config_url\": \"https://x\"}"),
         ("outbound_proxy", "\"socks5://127.0.0.1:1\""),
         ("forwards", "[{}]"),
-        ("reverse", "[{}]"),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
         ("balancer", "{\"check_interval\": 10}"),
         ("launchd_tcp_socket_name", "\"x\""),
@@ -433,4 +432,89 @@ fn findings_are_bounded() {
     }
     let bad = format!(r#"{{"servers": [{}]}}"#, vec!["5"; 20_000].join(","));
     assert!(parse(&bad, Role::Local, &no_env).is_err());
+}
+
+#[test]
+fn what_is_wrong_with_reverse_tunnels_is_said_where_it_is() {
+    let good = r#""name": "a", "bind": ":1", "target": "b:1""#;
+    for (role, value, path, words) in [
+        (
+            Role::Local,
+            "[{}]".to_owned(),
+            "reverse[0].name: ",
+            "missing",
+        ),
+        (
+            Role::Local,
+            format!("[{{{good}}}, {{{good}}}]"),
+            "reverse[1].name: ",
+            "another service's name",
+        ),
+        (
+            Role::Local,
+            format!("[{{{good}, \"protocol\": \"ftp\"}}]"),
+            "reverse[0].protocol: ",
+            "`tcp`, `udp` or `http`",
+        ),
+        (
+            Role::Local,
+            format!("[{{{good}, \"protocol\": \"http\"}}]"),
+            "reverse[0].host: ",
+            "missing",
+        ),
+        (
+            Role::Local,
+            format!("[{{{good}, \"proxy_protocol\": \"v3\"}}]"),
+            "reverse[0].proxy_protocol: ",
+            "`v1` or `v2`",
+        ),
+        (
+            Role::Local,
+            format!("[{{{good}, \"bindd\": 1}}]"),
+            "reverse[0].bindd: ",
+            "bind",
+        ),
+        (
+            Role::Local,
+            "[{\"name\": \"a\", \"bind\": \"x:1\", \"target\": \"b:1\"}]".to_owned(),
+            "reverse[0].bind: ",
+            "IP address",
+        ),
+        (
+            Role::Local,
+            "{\"links\": 0}".to_owned(),
+            "reverse.links: ",
+            "from 1 to 64",
+        ),
+        (
+            Role::Server,
+            "{\"heartbeat\": 0}".to_owned(),
+            "reverse.heartbeat: ",
+            "from 1 to 3600",
+        ),
+        (
+            Role::Server,
+            "{\"allow\": [{\"bind\": \"0.0.0.0:7-6\"}]}".to_owned(),
+            "reverse.allow[0].bind: ",
+            "range of ports",
+        ),
+        (
+            Role::Server,
+            "{\"allow\": [{\"bind\": \"*:6\", \"host\": \"a.*\"}]}".to_owned(),
+            "reverse.allow[0].host: ",
+            "pattern",
+        ),
+        (
+            Role::Server,
+            "{\"allow\": [{}]}".to_owned(),
+            "reverse.allow[0].bind: ",
+            "missing",
+        ),
+    ] {
+        let found = failure(&with(&format!("\"reverse\": {value}")), role);
+        assert!(
+            found.contains(path) && found.contains(words),
+            "{value}: {found}"
+        );
+    }
 }

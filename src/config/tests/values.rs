@@ -206,3 +206,77 @@ fn summary_says_what_would_run() {
     let open = local(&with("\"local_address\": \"0.0.0.0\"")).summary();
     assert!(open.contains("is open to whoever can reach it"), "{open}");
 }
+
+#[test]
+fn services_of_reverse_tunnels_are_read_in_both_forms() {
+    let list = r#"[{"name": "ssh", "bind": ":6000", "target": "localhost:22", "proxy_protocol": "v2", "group": true},
+                   {"name": "web", "bind": "[::]:0", "target": "10.0.0.1:80", "protocol": "http", "host": "A.example"}]"#;
+    for (text, links, heartbeat) in [
+        (format!("\"reverse\": {list}"), 1, 20),
+        (
+            format!("\"reverse\": {{\"services\": {list}, \"links\": 3, \"heartbeat\": 1}}"),
+            3,
+            1,
+        ),
+    ] {
+        let config = local(&with(&text));
+        assert_eq!(shown(&config.warnings), "");
+        let reverse = &config.reverse;
+        assert_eq!(
+            (reverse.links, reverse.heartbeat.as_secs()),
+            (links, heartbeat)
+        );
+        let [ssh, web] = reverse.services.as_slice() else {
+            panic!("two services");
+        };
+        assert_eq!(
+            (ssh.bind.to_string(), ssh.target.to_string()),
+            ("0.0.0.0:6000".into(), "localhost:22".into())
+        );
+        assert_eq!(
+            (ssh.proxy, ssh.group),
+            (Some(crate::wire::proxy::Version::Two), true)
+        );
+        assert_eq!(
+            (web.protocol.name(), web.host.as_str()),
+            ("http", "a.example")
+        );
+        assert!(
+            config
+                .summary()
+                .contains("publish     \"web\" http [::]:0 -> 10.0.0.1:80, host a.example\n")
+        );
+        assert!(server(&with(&text)).reverse.services.is_empty());
+    }
+}
+
+#[test]
+fn grants_of_reverse_tunnels_are_read() {
+    assert!(server(&with("")).reverse.allow.is_empty());
+    let config = server(&with(
+        r#""reverse": {"allow": [{"user": "*", "bind": "0.0.0.0:6000-7000", "host": "*.example.com"},
+                                 {"user": "ann", "bind": "[::1]:80", "protocol": "http", "host": "*"}]}"#,
+    ));
+    let [all, ann] = config.reverse.allow.as_slice() else {
+        panic!("two grants");
+    };
+    assert_eq!(
+        (&all.user, all.ports, all.protocol),
+        (&None, (6000, 7000), None)
+    );
+    assert_eq!(
+        (ann.user.as_deref(), ann.ip.to_string()),
+        (Some("ann"), "::1".into())
+    );
+    let summary = config.summary();
+    assert!(
+        summary.contains(
+            "grant       0.0.0.0:6000-7000, any protocol, to every user, hosts *.example.com\n"
+        ),
+        "{summary}"
+    );
+    assert!(
+        summary.contains("grant       [::1]:80, http, to ann, hosts *\n"),
+        "{summary}"
+    );
+}

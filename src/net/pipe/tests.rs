@@ -258,3 +258,61 @@ async fn bulk_passes_between_threads_without_a_lost_wake() {
     write.await.unwrap();
     echo.await.unwrap();
 }
+
+#[test]
+fn whole_buffers_go_over_without_a_copy() {
+    let (stream, pipe) = pair(1 << 20, 1000);
+    let cx = &mut Context::from_waker(Waker::noop());
+    let filled = |byte: u8, len: usize| {
+        let mut buffer = Buffer::take(Size::Small);
+        buffer.parts().0[..len].fill(byte);
+        buffer.ready.push(0..len);
+        Some(buffer)
+    };
+    let mut first = filled(1, 900);
+    assert!(matches!(
+        stream.poll_give(cx, &mut first),
+        Poll::Ready(Ok(()))
+    ));
+    assert!(first.is_none());
+    // What would be mostly air is left to be copied.
+    let mut second = filled(2, 50);
+    assert!(matches!(
+        stream.poll_give(cx, &mut second),
+        Poll::Ready(Ok(()))
+    ));
+    assert!(second.is_some());
+    let mut third = filled(3, 9000);
+    assert!(matches!(
+        stream.poll_give(cx, &mut third),
+        Poll::Ready(Ok(()))
+    ));
+    assert!(third.is_none());
+    // There is no room for more.
+    let mut fourth = filled(4, 9000);
+    assert!(stream.poll_give(cx, &mut fourth).is_pending());
+    let mut taken = vec![0; 20_000];
+    assert_eq!(
+        pipe.poll_take(cx, &mut taken),
+        Poll::Ready(Taken::Bytes(9900))
+    );
+    assert_eq!((taken[899], taken[900], taken[9899]), (1, 3, 3));
+    assert!(matches!(
+        stream.poll_give(cx, &mut fourth),
+        Poll::Ready(Ok(()))
+    ));
+
+    assert!(stream.take_buffer().is_none());
+    pipe.push(&[5; 300_000]).unwrap();
+    let mut count = 0;
+    while let Some(buffer) = stream.take_buffer() {
+        count += buffer.ready[0].len();
+        assert!(
+            buffer.bytes()[buffer.ready[0].clone()]
+                .iter()
+                .all(|byte| *byte == 5)
+        );
+    }
+    assert_eq!(count, 300_000);
+    assert_eq!(pipe.take_credit(), Some(300_000));
+}

@@ -235,6 +235,18 @@ impl Half {
 
     /// One vectored read into the payload slots, then sealed where it stands.
     fn read_plain(&mut self, source: &Stream) -> Result<Read, Fault> {
+        if matches!(self.codec, Codec::Copy)
+            && self.ahead.is_empty()
+            && let Some(buffer) = source.take_buffer()
+        {
+            self.moved += buffer
+                .ready
+                .iter()
+                .map(|range| range.len() as u64)
+                .sum::<u64>();
+            self.buffer = Some(buffer);
+            return Ok(Read::Something);
+        }
         let mut buffer = self
             .buffer
             .take()
@@ -354,6 +366,9 @@ impl Half {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<io::Result<()>> {
+        if matches!(self.codec, Codec::Copy) && (self.next, self.written) == (0, 0) {
+            ready!(sink.poll_give(cx, &mut self.buffer))?;
+        }
         let Some(buffer) = &mut self.buffer else {
             return Poll::Ready(Ok(()));
         };
@@ -489,7 +504,11 @@ fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
 }
 
 /// Seals; at the head of a stream with the time and, where the request is empty, with padding.
-fn seal(sealer: &mut Sealer, bytes: &mut [u8], count: usize) -> Result<usize, wire::Error> {
+pub(in crate::relay) fn seal(
+    sealer: &mut Sealer,
+    bytes: &mut [u8],
+    count: usize,
+) -> Result<usize, wire::Error> {
     if !sealer.at_head() {
         let fresh = Fresh {
             now: 0,

@@ -71,6 +71,8 @@ pub struct Request {
     pub reply: Option<Box<dyn Reply>>,
     /// Whether the operator, not the client, chose the target.
     pub trusted: bool,
+    /// Where the client is.
+    pub peer: SocketAddr,
 }
 
 /// What a handshake has led to.

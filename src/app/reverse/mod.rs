@@ -1,0 +1,27 @@
+//! Reverse tunnels: what `server` publishes, and what `local` offers.
+//!
+//! - `grants.rs`: who may publish what.
+//! - `registry.rs`: what is published, and by which links.
+//! - `server.rs`: the server's end of a link.
+//! - `client.rs`: the client's links and its end of them.
+//! - `datagrams.rs`: visitors who send datagrams, at both ends.
+//!
+//! A public port belongs to the link by which it was asked for, and ends with it. Links of one service have a socket
+//! each on the same port, among which the system shares the visitors out. Only ports on which HTTP is spoken are
+//! shared by links and belong to a job of their own.
+
+mod client;
+mod datagrams;
+mod grants;
+mod registry;
+mod server;
+
+pub(super) use client::{Client, Offered};
+pub(super) use server::{Common, Publisher};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A panic elsewhere cannot have left these tables half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,314 @@
+//! `reverse`: what local offers, and what server grants.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::wire::address::Address;
+use crate::wire::{proxy, tunnel};
+
+use super::file;
+use super::meaning::Context;
+use super::model::{Allow, Reverse, Role, Service};
+use super::scalar::Number;
+use super::servers::key_at;
+
+/// Often enough to keep the place in a router's table, and seldom enough to cost nothing.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+/// A longer one is a slip: nobody wants to wait that long three times.
+const MAX_HEARTBEAT: u64 = 3600;
+/// The most links of one client.
+const MAX_LINKS: u64 = 64;
+/// The most services of one client: as many as a server takes from a link.
+const MAX_SERVICES: usize = 256;
+
+/// The key's meaning for this role; what the other role needs is not looked at.
+pub(super) fn reverse(written: Option<&file::Reverse>, cx: &mut Context<'_>) -> Reverse {
+    let none = file::Reverse::default();
+    let written = written.unwrap_or(&none);
+    let mut services = Vec::new();
+    let mut allow = Vec::new();
+    match cx.role {
+        Role::Forward => {}
+        Role::Local => services = self::services(written, cx),
+        Role::Server => {
+            for (index, entry) in written
+                .allow
+                .as_deref()
+                .unwrap_or_default()
+                .iter()
+                .enumerate()
+            {
+                allow.extend(grant(entry, &format!("reverse.allow[{index}]"), cx));
+            }
+        }
+    }
+    Reverse {
+        services,
+        links: links(written.links, cx),
+        heartbeat: heartbeat(written.heartbeat, cx),
+        allow,
+    }
+}
+
+fn links(written: Option<Number<u64>>, cx: &mut Context<'_>) -> usize {
+    match written {
+        None => 1,
+        Some(Number(count)) if (1..=MAX_LINKS).contains(&count) => {
+            usize::try_from(count).unwrap_or(1)
+        }
+        Some(Number(_)) => {
+            cx.report.error_hint(
+                "reverse.links",
+                format!("not a number from 1 to {MAX_LINKS}"),
+                "one link carries all; a few more share the load of a lossy line",
+            );
+            1
+        }
+    }
+}
+
+fn heartbeat(written: Option<Number<u64>>, cx: &mut Context<'_>) -> Duration {
+    match written {
+        None => HEARTBEAT,
+        Some(Number(seconds)) if (1..=MAX_HEARTBEAT).contains(&seconds) => {
+            Duration::from_secs(seconds)
+        }
+        Some(Number(_)) => {
+            cx.report.error_hint(
+                "reverse.heartbeat",
+                format!("not a number of seconds from 1 to {MAX_HEARTBEAT}"),
+                "leave the key out for 20",
+            );
+            HEARTBEAT
+        }
+    }
+}
+
+fn services(written: &file::Reverse, cx: &mut Context<'_>) -> Vec<Service> {
+    let mut found: Vec<Service> = Vec::new();
+    let mut names = HashSet::new();
+    let listed = written.services.as_deref().unwrap_or_default();
+    if listed.len() > MAX_SERVICES {
+        let message = format!("more than {MAX_SERVICES} services");
+        cx.report.error("reverse.services", message);
+    }
+    for (index, entry) in listed.iter().enumerate() {
+        if entry.disabled == Some(true) {
+            continue;
+        }
+        let at = format!("reverse.services[{index}]");
+        let Some(service) = service(entry, &at, cx) else {
+            continue;
+        };
+        if !names.insert(service.name.clone()) {
+            let message = format!("`{}` is another service's name", service.name);
+            cx.report.error(&key_at(&at, "name"), message);
+        }
+        found.push(service);
+    }
+    found
+}
+
+fn service(entry: &file::Service, at: &str, cx: &mut Context<'_>) -> Option<Service> {
+    let name = entry.name.clone().filter(|name| !name.is_empty());
+    match &name {
+        None => cx.report.error_hint(
+            &key_at(at, "name"),
+            "missing: what the service is called",
+            "any name; the server tells services apart by it",
+        ),
+        Some(name) if name.len() > 255 || name.chars().any(char::is_control) => cx.report.error(
+            &key_at(at, "name"),
+            "longer than 255 bytes, or has control characters",
+        ),
+        Some(_) => {}
+    }
+    let protocol = protocol(entry.protocol.as_deref(), at, cx).unwrap_or(tunnel::Protocol::Tcp);
+    let bind = bind(entry.bind.as_deref(), at, cx);
+    let target = target(entry.target.as_deref(), at, cx);
+    let host = service_host(entry.host.as_deref(), protocol, at, cx);
+    let proxy = proxy_protocol(entry.proxy_protocol.as_deref(), protocol, at, cx);
+    Some(Service {
+        name: name?,
+        bind: bind?,
+        target: target?,
+        protocol,
+        host: host?,
+        proxy,
+        group: entry.group.unwrap_or(false),
+    })
+}
+
+fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<tunnel::Protocol> {
+    match written? {
+        "tcp" => Some(tunnel::Protocol::Tcp),
+        "udp" => Some(tunnel::Protocol::Udp),
+        "http" => Some(tunnel::Protocol::Http),
+        other => {
+            let message = format!("`{other}` is no protocol of a reverse tunnel");
+            let hint = "it is `tcp`, `udp` or `http`";
+            cx.report.error_hint(&key_at(at, "protocol"), message, hint);
+            None
+        }
+    }
+}
+
+/// Where visitors come to: `ADDRESS:PORT`, `:PORT` for all addresses.
+fn bind(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<SocketAddr> {
+    let path = key_at(at, "bind");
+    let hint = "an address of the server and a port there: `0.0.0.0:6000`; port 0 for any";
+    let Some(text) = written.filter(|text| !text.is_empty()) else {
+        cx.report
+            .error_hint(&path, "missing: where visitors come to", hint);
+        return None;
+    };
+    let parsed = match text.strip_prefix(':') {
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        None => text.parse().ok(),
+    };
+    if parsed.is_none() {
+        cx.report
+            .error_hint(&path, "not an IP address and a port", hint);
+    }
+    parsed
+}
+
+fn target(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Address> {
+    let path = key_at(at, "target");
+    let hint = "a host near local, and a port: `127.0.0.1:22`";
+    let Some(text) = written.filter(|text| !text.is_empty()) else {
+        cx.report
+            .error_hint(&path, "missing: where visitors are taken to", hint);
+        return None;
+    };
+    match text.parse::<Address>() {
+        Ok(address) if address.port() > 0 => Some(address),
+        Ok(_) => {
+            cx.report.error_hint(&path, "0 is no port to reach", hint);
+            None
+        }
+        Err(error) => {
+            cx.report.error_hint(&path, error.to_string(), hint);
+            None
+        }
+    }
+}
+
+fn service_host(
+    written: Option<&str>,
+    protocol: tunnel::Protocol,
+    at: &str,
+    cx: &mut Context<'_>,
+) -> Option<String> {
+    let path = key_at(at, "host");
+    let host = written.unwrap_or_default().to_ascii_lowercase();
+    if protocol != tunnel::Protocol::Http {
+        if !host.is_empty() {
+            cx.report.warn_hint(
+                &path,
+                "no effect",
+                "only `\"protocol\": \"http\"` has a Host",
+            );
+        }
+        return Some(String::new());
+    }
+    if host.is_empty() {
+        let hint = "the name under which visitors know it: `www.example.com`";
+        cx.report
+            .error_hint(&path, "missing: `http` services are told apart by it", hint);
+        return None;
+    }
+    if host.contains(['*', ':', '/']) || Address::domain(&host, 80).is_err() {
+        cx.report
+            .error_hint(&path, "not a host name", "without scheme, port and `*`");
+        return None;
+    }
+    Some(host)
+}
+
+fn proxy_protocol(
+    written: Option<&str>,
+    protocol: tunnel::Protocol,
+    at: &str,
+    cx: &mut Context<'_>,
+) -> Option<proxy::Version> {
+    let path = key_at(at, "proxy_protocol");
+    let version = match written.filter(|text| !text.is_empty())? {
+        "v1" => proxy::Version::One,
+        "v2" => proxy::Version::Two,
+        other => {
+            let message = format!("`{other}` is no version of the PROXY protocol");
+            cx.report.error_hint(&path, message, "it is `v1` or `v2`");
+            return None;
+        }
+    };
+    if protocol == tunnel::Protocol::Udp {
+        cx.report
+            .error(&path, "datagrams have no beginning to put it at");
+    }
+    Some(version)
+}
+
+/// An entry of `reverse.allow`.
+fn grant(entry: &file::Allow, at: &str, cx: &mut Context<'_>) -> Option<Allow> {
+    let path = key_at(at, "bind");
+    let hint = "addresses and ports that may be opened: `0.0.0.0:6000-7000`";
+    let Some(text) = entry.bind.as_deref().filter(|text| !text.is_empty()) else {
+        cx.report
+            .error_hint(&path, "missing: what may be opened", hint);
+        return None;
+    };
+    let Some((ip, ports)) = range(text) else {
+        cx.report
+            .error_hint(&path, "not an IP address and a range of ports", hint);
+        return None;
+    };
+    let protocol = protocol(entry.protocol.as_deref(), at, cx);
+    let host = entry
+        .host
+        .as_deref()
+        .filter(|host| !host.is_empty())
+        .map(str::to_ascii_lowercase);
+    if let Some(host) = &host
+        && host
+            .strip_prefix("*.")
+            .unwrap_or(if host == "*" { "any" } else { host })
+            .contains(['*', ':', '/'])
+    {
+        let hint = "a name, `*.example.com`, or `*`";
+        cx.report
+            .error_hint(&key_at(at, "host"), "not a pattern of host names", hint);
+    }
+    Some(Allow {
+        user: entry
+            .user
+            .clone()
+            .filter(|user| user != "*" && !user.is_empty()),
+        ip,
+        ports,
+        host,
+        protocol,
+    })
+}
+
+/// `0.0.0.0:6000-7000`, `[::]:80`, `*:8080`.
+fn range(text: &str) -> Option<(IpAddr, (u16, u16))> {
+    let (host, ports) = text.rsplit_once(':')?;
+    let ip = match host {
+        "*" | "" => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => match host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            Some(six) => IpAddr::V6(six.parse().ok()?),
+            None => IpAddr::V4(host.parse().ok()?),
+        },
+    };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (0 < first && first <= last).then_some((ip, (first, last)))
+}

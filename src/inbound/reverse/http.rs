@@ -1,0 +1,251 @@
+//! Visitors who speak HTTP: which service they want is in the Host of their first request, and each request is told
+//! who they are.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::net::Stream;
+use crate::net::stream::Layer;
+use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
+use crate::relay::{Error, Side};
+use crate::wire::Address;
+use crate::wire::requests::{self, Requests};
+
+/// Bytes that are read at once.
+const READ: usize = 16 * 1024;
+/// How long a visitor has to take an answer of ours.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Visitors of a port that many services share.
+pub struct HttpVisitors {
+    /// The port, for the addresses of requests.
+    pub port: u16,
+    /// Whether there is a service of this Host.
+    pub knows: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl Inbound for HttpVisitors {
+    async fn accept(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> Result<Accepted<'_>, Error> {
+        let mut rewriting = Rewriting {
+            stream,
+            requests: Requests::new(peer.ip().to_canonical()),
+            raw: Vec::new(),
+            out: Vec::new(),
+            ended: false,
+            waiting: None,
+        };
+        let first = timeout_at(deadline, rewriting.first());
+        let host = match first.await.unwrap_or(Err(First400::Late)) {
+            Ok(host) if (self.knows)(&host) => host,
+            Ok(_) => {
+                refuse(&rewriting.stream, 404, "Not Found").await;
+                return Err(Error::NotOffered("this Host"));
+            }
+            Err(First400::Http(error)) => {
+                let (status, reason) = error.status();
+                refuse(&rewriting.stream, status, reason).await;
+                return Err(Error::NotOffered("what is no HTTP/1.1"));
+            }
+            Err(First400::Late) => return Err(Error::HandshakeTimeout),
+            Err(First400::Io(error)) => return Err(Error::io(Side::Client)(error)),
+        };
+        let target = Address::domain(&host, self.port).map_err(|source| Error::Wire {
+            side: Side::Client,
+            source,
+        })?;
+        Ok(Accepted::Request(Request {
+            leg: Leg {
+                stream: Stream::layered(rewriting),
+                codec: None,
+                first: First::Nothing,
+            },
+            target,
+            reply: Some(Box::new(BadGateway)),
+            trusted: true,
+            peer,
+        }))
+    }
+
+    async fn punish(&self, _: Stream) {}
+}
+
+/// Why there is no first request.
+enum First400 {
+    Http(requests::Error),
+    Io(io::Error),
+    Late,
+}
+
+async fn refuse(stream: &Stream, status: u16, reason: &str) {
+    let answer = requests::response(status, reason);
+    let told = async {
+        stream.write_all(&answer).await?;
+        stream.shutdown().await?;
+        // What is left unread at the close would make it a reset, and the answer could be lost.
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A visitor that does not take it is gone anyway.
+    let _ = timeout(FAREWELL, told).await;
+}
+
+/// What a visitor is told when the service's client is gone.
+struct BadGateway;
+
+impl Reply for BadGateway {
+    fn success(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn failure(&self, _: &Error) -> Vec<u8> {
+        requests::response(502, "Bad Gateway")
+    }
+}
+
+/// A visitor's stream whose requests are rewritten as they are read.
+struct Rewriting {
+    stream: Stream,
+    requests: Requests,
+    /// What has been read and has to wait for a response.
+    raw: Vec<u8>,
+    /// What has been rewritten and not been taken.
+    out: Vec<u8>,
+    ended: bool,
+    /// Who waits until a response to an upgrade has begun.
+    waiting: Option<Waker>,
+}
+
+impl Rewriting {
+    /// Reads until the Host of the first request is known.
+    async fn first(&mut self) -> Result<String, First400> {
+        loop {
+            let mut bytes = vec![0; 2048];
+            let count = self.stream.read(&mut bytes).await.map_err(First400::Io)?;
+            if count == 0 {
+                return Err(First400::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.raw
+                .extend_from_slice(bytes.get(..count).unwrap_or_default());
+            self.work().map_err(First400::Http)?;
+            if let Some(host) = self.requests.host() {
+                return Ok(host.to_owned());
+            }
+        }
+    }
+
+    /// Rewrites what has been read, as far as that is allowed.
+    fn work(&mut self) -> Result<(), requests::Error> {
+        let used = self.requests.feed(&self.raw, &mut self.out)?;
+        self.raw.drain(..used);
+        if self.raw.is_empty() {
+            self.raw = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Reads once, unless there is something already.
+    fn fill(&mut self) -> io::Result<()> {
+        if self.raw.is_empty() {
+            let mut bytes = vec![0; READ];
+            match self.stream.try_read(&mut [IoSliceMut::new(&mut bytes)])? {
+                0 => self.ended = true,
+                count => {
+                    bytes.truncate(count);
+                    self.raw = bytes;
+                }
+            }
+        }
+        // What came before has been passed on: the server answers it, and then this direction is over.
+        if self.work().is_err() {
+            self.ended = true;
+        }
+        Ok(())
+    }
+}
+
+impl Layer for Rewriting {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.out.is_empty() || self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if self.requests.is_switching() {
+                self.waiting = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if self.raw.is_empty() {
+                ready!(self.stream.poll_readable(cx))?;
+            }
+            match self.fill() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => result?,
+            }
+        }
+    }
+
+    fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if self.out.is_empty() && !self.ended {
+            if self.requests.is_switching() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.fill()?;
+            if self.out.is_empty() && !self.ended {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        let mut taken = 0;
+        for slot in slots {
+            let rest = self.out.get(taken..).unwrap_or_default();
+            let len = rest.len().min(slot.len());
+            if let (Some(to), Some(from)) = (slot.get_mut(..len), rest.get(..len)) {
+                to.copy_from_slice(from);
+            }
+            taken += len;
+        }
+        self.out.drain(..taken);
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
+        Ok(taken)
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.stream.poll_write(cx, parts))?;
+        if self.requests.is_switching() {
+            let mut left = count;
+            for part in parts {
+                let len = left.min(part.len());
+                self.requests.watch(part.get(..len).unwrap_or_default());
+                left -= len;
+            }
+            if !self.requests.is_switching()
+                && let Some(waker) = self.waiting.take()
+            {
+                waker.wake();
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_shutdown(cx)
+    }
+
+    fn inner(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+}

@@ -1,0 +1,116 @@
+//! The two ends of a reverse tunnel: through the link to whoever offers a service, and from the link to its target.
+
+use std::net::SocketAddr;
+
+use super::direct::Direct;
+use crate::relay::link::{Handle, Visitor};
+use crate::relay::tcp::{First, Leg, Outbound, Request};
+use crate::relay::{Error, Side};
+use crate::wire::proxy::{self, Version};
+use crate::wire::tunnel::Code;
+use crate::wire::{Address, AddressRef};
+
+/// On the server: a stream of the link on which a service was offered.
+pub struct Through {
+    /// The link.
+    pub link: Handle,
+    /// The service's number on it.
+    pub service: u64,
+}
+
+impl Through {
+    /// Opens a stream for the visitor of `request`.
+    ///
+    /// # Errors
+    /// When the link is over.
+    pub fn open(&self, request: &Request) -> Result<Leg, Error> {
+        // Of a layered stream the address is that of its socket.
+        let here = request.leg.stream.local_addr();
+        let destination = here.map_or_else(|_| request.target.clone(), Address::Ip);
+        let stream = self
+            .link
+            .open(self.service, request.peer.into(), destination);
+        Ok(Leg {
+            stream: stream.ok_or_else(gone)?,
+            codec: None,
+            first: First::Nothing,
+        })
+    }
+}
+
+/// The client that offered the service is not there any more.
+#[must_use]
+pub fn gone() -> Error {
+    Error::Io {
+        side: Side::Upstream,
+        source: std::io::ErrorKind::NotConnected.into(),
+    }
+}
+
+impl Outbound for Through {
+    fn is_confident(&self) -> bool {
+        true
+    }
+
+    async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        self.open(request)
+    }
+}
+
+/// On the client: the target of the service that a visitor wants.
+pub struct Behind {
+    /// Connects.
+    pub direct: Direct,
+    /// Whether, and how, the target is told who the visitor is.
+    pub proxy: Option<Version>,
+    /// Who has come.
+    pub visitor: Visitor,
+    /// The link by which it came.
+    pub link: Handle,
+}
+
+impl Behind {
+    async fn reach(&self, target: &Address) -> Result<Leg, Error> {
+        let stream = self.direct.dial(target, true).await?;
+        if let Some(version) = self.proxy {
+            let source = ip(self.visitor.source.as_ref());
+            let destination = ip(self.visitor.destination.as_ref());
+            stream
+                .write_all(&proxy::header(version, source, destination))
+                .await
+                .map_err(Error::io(Side::Upstream))?;
+        }
+        Ok(Leg {
+            stream,
+            codec: None,
+            first: First::Nothing,
+        })
+    }
+}
+
+/// A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
+fn ip(address: AddressRef<'_>) -> SocketAddr {
+    match address {
+        AddressRef::Ip(address) => address,
+        AddressRef::Domain(_, port) => (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
+    }
+}
+
+impl Outbound for Behind {
+    fn is_confident(&self) -> bool {
+        false
+    }
+
+    async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        let reached = self.reach(&request.target).await;
+        match &reached {
+            Ok(_) => self.link.answer(self.visitor.id, Code::OK, String::new()),
+            Err(error) => {
+                tracing::info!(target = %request.target, %error, "a visitor of a reverse tunnel was turned away");
+                let text = error.to_string();
+                self.link.answer(self.visitor.id, Code::UNREACHABLE, text);
+            }
+        }
+        reached
+    }
+}

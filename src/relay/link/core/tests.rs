@@ -1,0 +1,483 @@
+//! Two cores joined by a channel that keeps order and nothing else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// What one end wants to say on a stream, and what it has heard.
+#[derive(Default)]
+struct Ends {
+    to_send: VecDeque<u8>,
+    /// Nothing will be added to `to_send`.
+    complete: bool,
+    heard: Vec<u8>,
+    unread: usize,
+    finished: bool,
+    reset: bool,
+    closed: bool,
+}
+
+/// The streams beside a core.
+#[derive(Default)]
+struct Local {
+    streams: HashMap<u64, Ends>,
+    opened: Vec<u64>,
+    datagrams: Vec<Vec<u8>>,
+}
+
+impl Sink for Local {
+    fn data(&mut self, id: u64, bytes: &[u8]) {
+        let stream = self.streams.get_mut(&id).unwrap();
+        assert!(!stream.finished, "nothing comes after the end");
+        stream.heard.extend_from_slice(bytes);
+        stream.unread += bytes.len();
+    }
+
+    fn datagram(&mut self, _: u64, bytes: &[u8]) {
+        self.datagrams.push(bytes.to_vec());
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Opened(id, _) => {
+                self.opened.push(id);
+                self.streams.entry(id).or_default();
+            }
+            Event::Finished(id) => self.streams.get_mut(&id).unwrap().finished = true,
+            Event::Reset(id) => self.streams.get_mut(&id).unwrap().reset = true,
+            Event::Closed(id) => self.streams.get_mut(&id).unwrap().closed = true,
+            _ => {}
+        }
+    }
+}
+
+impl Source for Local {
+    fn read(&mut self, id: u64, out: &mut [u8]) -> Read {
+        let stream = self.streams.get_mut(&id).unwrap();
+        if stream.to_send.is_empty() {
+            return if stream.complete {
+                Read::End
+            } else {
+                Read::Empty
+            };
+        }
+        let count = stream.to_send.len().min(out.len());
+        for (place, byte) in out.iter_mut().zip(stream.to_send.drain(..count)) {
+            *place = byte;
+        }
+        Read::Bytes(count)
+    }
+}
+
+struct Side {
+    core: Core,
+    local: Local,
+    /// Bytes on their way to the other side.
+    wire: VecDeque<u8>,
+}
+
+impl Side {
+    fn new(end: End) -> Self {
+        Self {
+            core: Core::new(end, HEARTBEAT, Duration::ZERO),
+            local: Local::default(),
+            wire: VecDeque::new(),
+        }
+    }
+
+    fn transmit(&mut self, room: usize) -> bool {
+        let mut out = vec![0; room];
+        let len = self.core.transmit(&mut out, &mut self.local);
+        self.wire.extend(&out[..len]);
+        len > 0
+    }
+
+    fn hear(&mut self, from: &mut Self, now: Duration, count: usize) -> Result<(), Over> {
+        let count = count.min(from.wire.len());
+        let bytes: Vec<u8> = from.wire.drain(..count).collect();
+        self.core.receive(now, &bytes, &mut self.local)
+    }
+
+    fn consume(&mut self, now: Duration, id: u64, count: usize) {
+        let stream = self.local.streams.get_mut(&id).unwrap();
+        let count = count.min(stream.unread);
+        if count > 0 {
+            stream.unread -= count;
+            self.core.consumed(now, id, count);
+        }
+    }
+
+    fn say(&mut self, id: u64, bytes: &[u8]) {
+        self.local
+            .streams
+            .entry(id)
+            .or_default()
+            .to_send
+            .extend(bytes);
+        self.core.wake(id);
+    }
+
+    fn finish(&mut self, id: u64) {
+        self.local.streams.get_mut(&id).unwrap().complete = true;
+        self.core.wake(id);
+    }
+
+    fn open(&mut self, now: Duration, id: u64) {
+        self.local.streams.entry(id).or_default();
+        assert!(self.core.open(now, id, visitor()));
+    }
+}
+
+fn visitor() -> Open<'static> {
+    Open {
+        service: 1,
+        source: AddressRef::Domain("visitor.example", 4711),
+        destination: AddressRef::Domain("public.example", 80),
+    }
+}
+
+/// Lets both sides say all that they can, and hear and consume all of it.
+fn settle(a: &mut Side, b: &mut Side, now: Duration) {
+    let mut busy = true;
+    while busy {
+        busy = false;
+        while a.transmit(20_000) || b.transmit(20_000) {
+            busy = true;
+        }
+        b.hear(a, now, usize::MAX).unwrap();
+        a.hear(b, now, usize::MAX).unwrap();
+        for side in [&mut *a, &mut *b] {
+            for id in side.local.streams.keys().copied().collect::<Vec<_>>() {
+                side.consume(now, id, usize::MAX);
+            }
+        }
+    }
+}
+
+fn pattern(id: u64, server: bool, len: usize) -> Vec<u8> {
+    let seed = id * 31 + u64::from(server);
+    (0..len)
+        .map(|at| (seed + at as u64 * 7 + (at as u64 >> 8)) as u8)
+        .collect()
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Step {
+    Transmit(bool, usize),
+    Hear(bool, usize),
+    Consume(bool, u64, usize),
+    Add(bool, u64, usize),
+    Finish(bool, u64),
+    Wait(u64),
+}
+
+fn steps(streams: u64) -> impl Strategy<Value = Vec<Step>> {
+    let id = (1..=streams).prop_map(|n| 2 * n);
+    let step = prop_oneof![
+        4 => (any::<bool>(), prop_oneof![Just(20_000usize), 0usize..600]).prop_map(|(s, n)| Step::Transmit(s, n)),
+        4 => (any::<bool>(), prop_oneof![Just(usize::MAX), 1usize..5000]).prop_map(|(s, n)| Step::Hear(s, n)),
+        2 => (any::<bool>(), id.clone(), 1usize..400_000).prop_map(|(s, i, n)| Step::Consume(s, i, n)),
+        3 => (any::<bool>(), id.clone(), 1usize..200_000).prop_map(|(s, i, n)| Step::Add(s, i, n)),
+        1 => (any::<bool>(), id).prop_map(|(s, i)| Step::Finish(s, i)),
+        1 => (0u64..5000).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 0..250)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn every_stream_arrives_in_order_whatever_the_interleaving(steps in steps(5)) {
+        let (mut server, mut client) = (Side::new(End::Server), Side::new(End::Client));
+        let mut now = Duration::ZERO;
+        for id in (1..=5).map(|n| 2 * n) {
+            server.open(now, id);
+        }
+        // Until its opening has been heard, a stream is not the client's to use.
+        while server.transmit(20_000) {}
+        client.hear(&mut server, now, usize::MAX).unwrap();
+        let mut sent: HashMap<(bool, u64), usize> = HashMap::new();
+        let mut done: HashMap<(bool, u64), bool> = HashMap::new();
+        for step in &steps {
+            let (is_server, id, count) = match *step {
+                Step::Wait(micros) => {
+                    now += Duration::from_micros(micros);
+                    continue;
+                }
+                Step::Transmit(side, count) | Step::Hear(side, count) => (side, 0, count),
+                Step::Consume(side, id, count) | Step::Add(side, id, count) => (side, id, count),
+                Step::Finish(side, id) => (side, id, 0),
+            };
+            let (side, other) = if is_server {
+                (&mut server, &mut client)
+            } else {
+                (&mut client, &mut server)
+            };
+            match step {
+                Step::Transmit(..) => {
+                    side.transmit(count);
+                }
+                Step::Hear(..) => side.hear(other, now, count).unwrap(),
+                Step::Consume(..) => side.consume(now, id, count),
+                Step::Add(..) => {
+                    if !done.contains_key(&(is_server, id)) {
+                        let begin = *sent.entry((is_server, id)).or_default();
+                        let bytes = pattern(id, is_server, begin + count);
+                        side.say(id, &bytes[begin..]);
+                        sent.insert((is_server, id), begin + count);
+                    }
+                }
+                Step::Finish(..) => {
+                    done.insert((is_server, id), true);
+                    side.finish(id);
+                }
+                Step::Wait(_) => {}
+            }
+        }
+        settle(&mut server, &mut client, now);
+        for (side, from_server) in [(&client, true), (&server, false)] {
+            for (id, ends) in &side.local.streams {
+                let expected = sent.get(&(from_server, *id)).copied().unwrap_or_default();
+                prop_assert!(!ends.reset);
+                prop_assert_eq!(&ends.heard, &pattern(*id, from_server, expected));
+                prop_assert_eq!(ends.finished, done.contains_key(&(from_server, *id)));
+                let both = done.contains_key(&(true, *id)) && done.contains_key(&(false, *id));
+                prop_assert_eq!(ends.closed, both);
+            }
+        }
+        let open = (1..=5).filter(|n| {
+            !(done.contains_key(&(true, 2 * n)) && done.contains_key(&(false, 2 * n)))
+        });
+        let open = open.count();
+        prop_assert_eq!(server.core.streams(), open);
+        prop_assert_eq!(client.core.streams(), open);
+        let of_open = |core: &Core| core.streams.values().map(|s| s.receiving.unread()).sum::<u64>();
+        prop_assert_eq!(client.core.unread, of_open(&client.core));
+        prop_assert_eq!(server.core.unread, of_open(&server.core));
+    }
+}
+
+fn joined() -> (Side, Side) {
+    let (mut server, mut client) = (Side::new(End::Server), Side::new(End::Client));
+    server.open(Duration::ZERO, 2);
+    settle(&mut server, &mut client, Duration::ZERO);
+    assert_eq!(client.local.opened, [2]);
+    (server, client)
+}
+
+#[test]
+fn stream_waits_for_its_window_and_others_do_not() {
+    let (mut server, mut client) = joined();
+    server.open(Duration::ZERO, 4);
+    server.say(2, &vec![1; 1 << 20]);
+    server.say(4, &[2; 1000]);
+    while server.transmit(20_000) {}
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert_eq!(
+        client.local.streams[&2].heard.len(),
+        window::INITIAL as usize
+    );
+    assert_eq!(client.local.streams[&4].heard.len(), 1000);
+    // What is consumed may be sent again.
+    client.consume(Duration::ZERO, 2, 1000);
+    while client.transmit(20_000) {}
+    server
+        .hear(&mut client, Duration::ZERO, usize::MAX)
+        .unwrap();
+    while server.transmit(20_000) {}
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert_eq!(
+        client.local.streams[&2].heard.len(),
+        window::INITIAL as usize + 1000
+    );
+}
+
+#[test]
+fn streams_take_turns_and_control_goes_first() {
+    let (mut server, _) = joined();
+    server.open(Duration::ZERO, 4);
+    server.say(2, &[1; 100_000]);
+    server.say(4, &[2; 100_000]);
+    let mut order = Vec::new();
+    let mut out = vec![0; 20_000];
+    while order.len() < 5 {
+        let len = server.core.transmit(&mut out, &mut server.local);
+        assert!(len <= HEADER_LEN + MAX_PAYLOAD);
+        order.push((out[1], out[7]));
+    }
+    assert_eq!(order, [(8, 4), (3, 2), (3, 4), (3, 2), (3, 4)]);
+    server.core.reset(2);
+    server.core.transmit(&mut out, &mut server.local);
+    assert_eq!((out[1], out[7]), (4, 2));
+}
+
+#[test]
+fn more_than_the_window_resets_that_stream_alone() {
+    let (mut server, mut client) = joined();
+    server.open(Duration::ZERO, 4);
+    server.core.streams.get_mut(&2).unwrap().credit = u64::MAX;
+    server.say(2, &vec![1; window::INITIAL as usize + 1]);
+    server.say(4, b"fine");
+    while server.transmit(20_000) {}
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert!(client.local.streams[&2].reset);
+    assert_eq!(client.local.streams[&4].heard, b"fine");
+    while client.transmit(20_000) {}
+    server
+        .hear(&mut client, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert!(server.local.streams[&2].reset);
+    assert!(!server.local.streams[&4].reset);
+}
+
+#[test]
+fn window_grows_to_twice_what_a_round_trip_delivers() {
+    let (mut server, mut client) = joined();
+    // A path of 100 ms that takes whatever the window lets through.
+    client.core.round_trip = RoundTrip::default();
+    client
+        .core
+        .round_trip
+        .note(Duration::ZERO, Duration::from_millis(100));
+    let mut now = Duration::ZERO;
+    let mut sizes = Vec::new();
+    for _ in 0..12 {
+        now += Duration::from_millis(100);
+        server.say(2, &vec![1; 32 << 20]);
+        while server.transmit(20_000) {}
+        client.hear(&mut server, now, usize::MAX).unwrap();
+        client.consume(now, 2, usize::MAX);
+        client.core.awaited = None;
+        while client.transmit(20_000) {}
+        server.hear(&mut client, now, usize::MAX).unwrap();
+        sizes.push(u64::from(window::INITIAL) + client.core.grown);
+    }
+    assert!(sizes[0] > u64::from(window::INITIAL), "{sizes:?}");
+    assert_eq!(*sizes.last().unwrap(), window::MAX_STREAM, "{sizes:?}");
+    client.core.reset(2);
+    assert_eq!((client.core.grown, client.core.unread), (0, 0));
+}
+
+#[test]
+fn silence_of_three_heartbeats_is_the_end() {
+    let mut core = Core::new(End::Server, HEARTBEAT, Duration::ZERO);
+    let mut pings = 0;
+    let (now, over) = loop {
+        let now = core.timeout();
+        let before = core.control.len();
+        match core.tick(now) {
+            Ok(()) => pings += core.control.len() - before,
+            Err(over) => break (now, over),
+        }
+    };
+    assert_eq!(over, Over::Silent(3 * HEARTBEAT));
+    assert_eq!((now, pings), (3 * HEARTBEAT, 2));
+}
+
+#[test]
+fn probe_is_answered_or_the_link_is_over() {
+    let (mut server, mut client) = joined();
+    let second = Duration::from_secs(1);
+    server.core.probe(second);
+    while server.transmit(20_000) {}
+    client.hear(&mut server, second, usize::MAX).unwrap();
+    while client.transmit(20_000) {}
+    server.hear(&mut client, 2 * second, usize::MAX).unwrap();
+    assert_eq!(server.core.tick(10 * second), Ok(()));
+    server.core.probe(10 * second);
+    assert!(server.core.tick(12 * second).is_ok());
+    assert!(server.core.tick(13 * second).is_err());
+}
+
+#[test]
+fn what_comes_out_of_turn_ends_the_link() {
+    let encode = |frame: Frame<'_>| {
+        let mut out = vec![0; 1000];
+        let len = frame.encode(&mut out).unwrap();
+        out.truncate(len);
+        out
+    };
+    let hello = encode(Frame::Hello(Hello {
+        caps: 0,
+        window: 1,
+        max_payload: 1,
+    }));
+    let open = |id| Frame::Open {
+        id,
+        open: visitor(),
+    };
+    let fin = Frame::Fin { id: 2 };
+    let accept = Frame::Accept {
+        id: 2,
+        nonce: [0; 16],
+    };
+    for (greeted, frame, error) in [
+        (
+            false,
+            Frame::InitialRemoteServer { name: "a" },
+            Error::TunnelV0,
+        ),
+        (false, Frame::Heartbeat, Error::TunnelV0),
+        (false, fin, Error::FrameUnexpected),
+        (
+            true,
+            Frame::Hello(Hello {
+                caps: 0,
+                window: 1,
+                max_payload: 1,
+            }),
+            Error::FrameUnexpected,
+        ),
+        (true, fin, Error::FrameUnexpected),
+        (true, accept, Error::FrameUnexpected),
+        (true, open(1), Error::FrameUnexpected),
+        (
+            true,
+            Frame::Data {
+                id: 8,
+                payload: b"x",
+            },
+            Error::FrameUnexpected,
+        ),
+    ] {
+        let mut side = Side::new(End::Client);
+        if greeted {
+            side.core
+                .receive(Duration::ZERO, &hello, &mut side.local)
+                .unwrap();
+        }
+        let result = side
+            .core
+            .receive(Duration::ZERO, &encode(frame), &mut side.local);
+        assert_eq!(result, Err(Over::Wire(error)), "{frame:?}");
+    }
+}
+
+#[test]
+fn oldest_datagrams_are_lost_first() {
+    let (mut server, mut client) = joined();
+    for number in 0..MAX_DATAGRAMS + 3 {
+        server.core.datagram(2, number.to_be_bytes().into());
+    }
+    while server.transmit(20_000) {}
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert_eq!(client.local.datagrams.len(), MAX_DATAGRAMS);
+    assert_eq!(client.local.datagrams[0], 3usize.to_be_bytes());
+}

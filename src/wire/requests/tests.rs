@@ -1,0 +1,120 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use super::*;
+
+const FORWARDED: &str =
+    "X-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.example\r\n\r\n";
+
+fn requests() -> Requests {
+    Requests::new("192.0.2.9".parse().unwrap())
+}
+
+/// What passes of `input` when it comes in pieces of `size` bytes.
+fn passed(input: &str, size: usize) -> Result<String, Error> {
+    let (mut requests, mut out) = (requests(), Vec::new());
+    for piece in input.as_bytes().chunks(size) {
+        assert_eq!(requests.feed(piece, &mut out)?, piece.len());
+    }
+    Ok(String::from_utf8(out).unwrap())
+}
+
+fn check(input: &str, expected: &str) {
+    for size in [1, 2, 7, 100_000] {
+        assert_eq!(
+            passed(input, size).as_deref(),
+            Ok(expected),
+            "pieces of {size}"
+        );
+    }
+}
+
+#[test]
+fn every_request_of_a_connection_says_who_came() {
+    check(
+        "GET / HTTP/1.1\r\nHost: A.example:80\r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=x\r\n\r\n\
+         POST /a HTTP/1.1\r\nhost: a.example\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        &format!(
+            "GET / HTTP/1.1\r\nHost: A.example:80\r\n{FORWARDED}\
+             POST /a HTTP/1.1\r\nhost: a.example\r\nContent-Length: 5\r\n{FORWARDED}hello\
+             GET /b HTTP/1.1\r\nHost: a.example\r\n{FORWARDED}"
+        ),
+    );
+}
+
+#[test]
+fn chunked_bodies_end_where_they_say() {
+    check(
+        "PUT / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n\
+         5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        &format!(
+            "PUT / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n{FORWARDED}\
+             5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n{FORWARDED}"
+        ),
+    );
+}
+
+#[test]
+fn what_can_be_read_in_two_ways_is_refused() {
+    for head in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+    ] {
+        assert_eq!(passed(head, 1000), Err(Error::Malformed), "{head:?}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(MAX_HEAD));
+    assert_eq!(passed(&long, 1000), Err(Error::TooLong));
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "X: y\r\n".repeat(MAX_HEADERS)
+    );
+    assert_eq!(passed(&many, 1000), Err(Error::TooLong));
+    let other = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n";
+    assert_eq!(passed(other, 1000), Err(Error::OtherHost));
+}
+
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\n\
+                       Upgrade: websocket\r\n\r\n";
+
+#[test]
+fn agreed_upgrade_lets_everything_pass() {
+    let (mut requests, mut out) = (requests(), Vec::new());
+    let input = [UPGRADE.as_bytes(), b"\x81\x00"].concat();
+    assert_eq!(requests.feed(&input, &mut out), Ok(UPGRADE.len()));
+    assert!(String::from_utf8_lossy(&out).contains("Upgrade: websocket\r\n"));
+    assert!(requests.is_switching());
+    for byte in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n" {
+        assert!(requests.is_switching());
+        requests.watch(&[*byte]);
+    }
+    out.clear();
+    assert_eq!(requests.feed(b"\x81\x00GET", &mut out), Ok(5));
+    assert_eq!(out, b"\x81\x00GET");
+}
+
+#[test]
+fn refused_upgrade_leaves_requests_requests() {
+    let (mut requests, mut out) = (requests(), Vec::new());
+    requests.feed(UPGRADE.as_bytes(), &mut out).unwrap();
+    requests.watch(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    out.clear();
+    let next = b"GET / HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+    assert_eq!(requests.feed(next, &mut out), Ok(next.len()));
+    assert!(String::from_utf8(out).unwrap().ends_with(FORWARDED));
+}
+
+#[test]
+fn upgrade_of_a_later_request_is_not_asked_for() {
+    let both = format!("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n{UPGRADE}");
+    let out = passed(&both, 1000).unwrap();
+    assert!(out.contains("Connection: keep-alive\r\n"), "{out}");
+    assert!(!out.contains("websocket"), "{out}");
+}
