@@ -518,7 +518,8 @@ async fn full_sink_stops_the_source() {
         }
     };
     soon(work).await;
-    assert!(half.buffer.is_some() && half.state == State::Write);
+    let copied = half.buffer.is_some() && half.state == State::Write;
+    assert!(copied || half.splice.is_busy(), "bytes wait on their way");
     let held = half.moved();
     step(&mut half, &source, &sink).await;
     assert_eq!(half.moved(), held);
