@@ -70,10 +70,10 @@ impl Builder<'_> {
     }
 }
 
-fn server(listen: &Endpoint, ws: &EndpointWs) -> Result<Option<tls::Server>, Error> {
+fn server(listen: &Endpoint, ws: &EndpointWs) -> Result<Option<Box<tls::Server>>, Error> {
     match &ws.tls {
         Some(EndpointTls::Server { cert, key }) => tls::Server::new(cert.clone(), key.clone())
-            .map(Some)
+            .map(|server| Some(Box::new(server)))
             .map_err(Error::tls(listen)),
         _ => Ok(None),
     }

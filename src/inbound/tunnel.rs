@@ -29,7 +29,7 @@ pub enum Entrance {
         /// What they have to ask for.
         request: http::Endpoint,
         /// In TLS.
-        tls: Option<tls::Server>,
+        tls: Option<Box<tls::Server>>,
     },
 }
 
@@ -43,7 +43,7 @@ impl Inbound for Tunnel {
         let (stream, reply) = match &self.entrance {
             Entrance::Plain => (stream, None),
             Entrance::Ws { request, tls } => {
-                let (stream, asked) = enter(stream, request, tls.as_ref(), deadline).await?;
+                let (stream, asked) = enter(stream, request, tls.as_deref(), deadline).await?;
                 (stream, Some(Box::new(Agreement(asked)) as Box<dyn Reply>))
             }
         };

@@ -415,3 +415,6 @@ impl Server {
         Ok(Poll::Ready(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,6 +173,10 @@ impl Tls {
             Some(mut buffer) => {
                 buffer.compact();
                 if buffer.raw.end == buffer.bytes().len() {
+                    if matches!(self.session, Session::Server(_)) {
+                        // No client has that much to say before it is answered.
+                        return Err(too_long());
+                    }
                     // A flight of the handshake, in which certificates stand.
                     let larger = buffer.size().up();
                     buffer = buffer.resized(larger);
@@ -187,10 +191,7 @@ impl Tls {
         let room = bytes.get_mut(raw.end..).unwrap_or_default();
         let len = room.len();
         let read = if len == 0 {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "TLS: a message too long",
-            ))
+            Err(too_long())
         } else {
             self.inner.try_read(&mut [IoSliceMut::new(room)])
         };
@@ -362,6 +363,10 @@ impl Tls {
             step => Ok((step, 0)),
         }
     }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "TLS: a message too long")
 }
 
 impl Layer for Tls {

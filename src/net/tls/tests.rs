@@ -350,3 +350,24 @@ async fn changed_certificate_is_read_again_and_a_broken_one_is_not_used() {
 }
 
 const LOOK: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn stranger_cannot_make_the_server_hold_much() {
+    let server = Authority::new().server();
+    let (near, far) = connection().await;
+    // The beginning of a ClientHello of 60 kB, in records of 16 kB.
+    let mut hello = vec![1, 0, 0xea, 0x60];
+    hello.resize(60_000, 0);
+    let send = async {
+        for part in hello.chunks(RECORD - 4) {
+            let len = u16::try_from(part.len()).unwrap().to_be_bytes();
+            let record = [&[22, 3, 1], len.as_slice(), part].concat();
+            if near.write_all(&record).await.is_err() {
+                return;
+            }
+        }
+    };
+    let work = async { tokio::join!(send, server.accept(far)) };
+    let error = soon(work).await.1.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}

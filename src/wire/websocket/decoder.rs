@@ -176,6 +176,7 @@ impl Decoder {
 
     fn fail(&mut self, violation: Violation) {
         self.status = Status::Failed(violation);
+        self.pong = None;
         self.close = Some(violation.close_code());
     }
 
