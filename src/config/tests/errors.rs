@@ -433,87 +433,69 @@ fn findings_are_bounded() {
     assert!(parse(&bad, Role::Local, &no_env).is_err());
 }
 
+/// Each value of `reverse` is refused at the path with the words.
+fn reverse_is_refused(role: Role, cases: &[(&str, &str, &str)]) {
+    for (value, path, words) in cases {
+        let found = failure(&with(&format!("\"reverse\": {value}")), role);
+        let fits = found.contains(&format!("reverse{path}: ")) && found.contains(words);
+        assert!(fits, "{value}: {found}");
+    }
+}
+
 #[test]
-fn what_is_wrong_with_reverse_tunnels_is_said_where_it_is() {
+fn what_is_wrong_with_a_service_is_said_where_it_is() {
     let good = r#""name": "a", "bind": ":1", "target": "b:1""#;
-    for (role, value, path, words) in [
+    let service = |more: &str| format!("[{{{good}, {more}}}]");
+    let cases = [
+        ("[{}]".to_owned(), "[0].name", "missing"),
         (
-            Role::Local,
-            "[{}]".to_owned(),
-            "reverse[0].name: ",
-            "missing",
-        ),
-        (
-            Role::Local,
             format!("[{{{good}}}, {{{good}}}]"),
-            "reverse[1].name: ",
+            "[1].name",
             "another service's name",
         ),
         (
-            Role::Local,
-            format!("[{{{good}, \"protocol\": \"ftp\"}}]"),
-            "reverse[0].protocol: ",
+            service(r#""protocol": "ftp""#),
+            "[0].protocol",
             "`tcp`, `udp` or `http`",
         ),
+        (service(r#""protocol": "http""#), "[0].host", "missing"),
         (
-            Role::Local,
-            format!("[{{{good}, \"protocol\": \"http\"}}]"),
-            "reverse[0].host: ",
-            "missing",
-        ),
-        (
-            Role::Local,
-            format!("[{{{good}, \"proxy_protocol\": \"v3\"}}]"),
-            "reverse[0].proxy_protocol: ",
+            service(r#""proxy_protocol": "v3""#),
+            "[0].proxy_protocol",
             "`v1` or `v2`",
         ),
+        (service(r#""bindd": 1"#), "[0].bindd", "bind"),
         (
-            Role::Local,
-            format!("[{{{good}, \"bindd\": 1}}]"),
-            "reverse[0].bindd: ",
-            "bind",
-        ),
-        (
-            Role::Local,
-            "[{\"name\": \"a\", \"bind\": \"x:1\", \"target\": \"b:1\"}]".to_owned(),
-            "reverse[0].bind: ",
+            r#"[{"name": "a", "bind": "x:1", "target": "b:1"}]"#.to_owned(),
+            "[0].bind",
             "IP address",
         ),
-        (
-            Role::Local,
-            "{\"links\": 0}".to_owned(),
-            "reverse.links: ",
-            "from 1 to 64",
-        ),
-        (
-            Role::Server,
-            "{\"heartbeat\": 0}".to_owned(),
-            "reverse.heartbeat: ",
-            "from 1 to 3600",
-        ),
-        (
-            Role::Server,
-            "{\"allow\": [{\"bind\": \"0.0.0.0:7-6\"}]}".to_owned(),
-            "reverse.allow[0].bind: ",
-            "range of ports",
-        ),
-        (
-            Role::Server,
-            "{\"allow\": [{\"bind\": \"*:6\", \"host\": \"a.*\"}]}".to_owned(),
-            "reverse.allow[0].host: ",
-            "pattern",
-        ),
-        (
-            Role::Server,
-            "{\"allow\": [{}]}".to_owned(),
-            "reverse.allow[0].bind: ",
-            "missing",
-        ),
-    ] {
-        let found = failure(&with(&format!("\"reverse\": {value}")), role);
-        assert!(
-            found.contains(path) && found.contains(words),
-            "{value}: {found}"
-        );
-    }
+        (r#"{"links": 0}"#.to_owned(), ".links", "from 1 to 64"),
+    ];
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|(value, path, words)| (value.as_str(), *path, *words))
+        .collect();
+    reverse_is_refused(Role::Local, &cases);
+}
+
+#[test]
+fn what_is_wrong_with_a_grant_is_said_where_it_is() {
+    reverse_is_refused(
+        Role::Server,
+        &[
+            (r#"{"heartbeat": 0}"#, ".heartbeat", "from 1 to 3600"),
+            (
+                r#"{"allow": [{"bind": "0.0.0.0:7-6"}]}"#,
+                ".allow[0].bind",
+                "range of ports",
+            ),
+            (
+                r#"{"allow": [{"bind": "*:6", "host": "a.*"}]}"#,
+                ".allow[0].host",
+                "pattern",
+            ),
+            (r#"{"allow": [{}]}"#, ".allow[0].bind", "missing"),
+        ],
+    );
 }
