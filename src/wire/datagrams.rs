@@ -1,6 +1,6 @@
 //! Shadowsocks packets within a stream, for networks that let no UDP pass: an extension of ours.
 //!
-//! A client opens an ordinary stream to the target [`TARGET`]; a server that does not know it only fails to resolve
+//! A client opens an ordinary stream to the target `TARGET`; a server that does not know it only fails to resolve
 //! the name, which no zone can have (RFC 6761 §6.4). What follows in both directions, to the end of the stream:
 //!
 //! ```text
