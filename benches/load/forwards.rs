@@ -81,10 +81,12 @@ fn one(command: Command, directory: &Path, name: &str, ports: &[SocketAddr]) -> 
 pub(crate) fn family_cpu(process: &Process) -> Result<std::time::Duration> {
     let pid = process.pid();
     let mut time = process.cpu()?;
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    for child in children.split_whitespace() {
-        // One that ends meanwhile is among the ended ones next time.
-        time += crate::process::cpu_of(child.parse()?).unwrap_or_default();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread or a child that ends meanwhile is among the ended ones next time.
+        let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            time += crate::process::cpu_of(child.parse()?).unwrap_or_default();
+        }
     }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').ok_or("a strange /proc/PID/stat")?;

@@ -54,7 +54,7 @@ impl Goal {
 /// The goals of a figure.
 pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
-    use Kind::{Haproxy, Libev, Noise, Plain, Rathole, Rust, Socat};
+    use Kind::{Haproxy, Libev, Noise, Plain, Plugin, Rathole, Rust, Socat, Tcp};
     let (task, method) = work.split_once('/').unwrap_or((work, "aes-256-gcm"));
     let is_bulk = task.starts_with("bulk-");
     match (task, method, figure) {
@@ -76,6 +76,10 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         ("first-byte-client-speaks" | "first-byte-server-speaks", _, "warm ms") => {
             vec![AtMost(106.0)]
         }
+        (_, _, "Gbit/s") if task.starts_with("ws-bulk-") => vec![Above(3.0, Plugin)],
+        (_, _, "CPU s/GiB") if task.starts_with("ws-bulk-") => vec![Below(0.33, Plugin)],
+        ("ws-connections", _, "conn/s") => vec![Above(0.7, Tcp)],
+        ("ws-round-trip", _, "p50 us") => vec![Below(0.5, Plugin)],
         (_, _, "Gbit/s") if task.starts_with("reverse-bulk-") => {
             vec![Above(0.85, Rathole), Above(2.0, Noise)]
         }

@@ -84,6 +84,9 @@ pub(crate) const REVERSE: &str = "reverse";
 /// In place of a method: ports are carried to other ports as they are.
 pub(crate) const FORWARD: &str = "forward";
 
+/// In place of a method: aes-256-gcm over WebSocket.
+pub(crate) const WEB_SOCKET: &str = "web-socket";
+
 const EVERYONE: &[Kind] = &[
     Kind::Ssr,
     Kind::Rust,
@@ -94,6 +97,8 @@ const EVERYONE: &[Kind] = &[
 ];
 /// Those that make reverse tunnels; ours is encrypted, and one of theirs.
 const TUNNELS: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise];
+/// Those that speak WebSocket, and what it costs.
+const WEB: &[Kind] = &[Kind::Ssr, Kind::Plugin, Kind::Tcp];
 /// Those that carry one port to another.
 const FORWARDERS: &[Kind] = &[
     Kind::Ssr,
@@ -197,6 +202,13 @@ pub(crate) fn works() -> Vec<Work> {
         BLAKE,
         OURS,
     );
+    let mut web = |name: &str, task| add(format!("ws-{name}"), task, WEB_SOCKET, WEB);
+    for (up, way) in [(false, "down"), (true, "up")] {
+        web(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });
+    }
+    web("connections", Task::Connections);
+    web("round-trip", Task::RoundTrip);
+    web("idle", Task::Idle);
     let mut reverse = |name: &str, task| add(format!("reverse-{name}"), task, REVERSE, TUNNELS);
     for (up, way) in [(false, "down"), (true, "up")] {
         reverse(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::Result;
-use crate::forwards;
+use crate::forwards::family_cpu;
 use crate::link::{self, Link, Namespace};
+use crate::plan::WEB_SOCKET;
 use crate::process::{Process, file_limit};
 use crate::route::Route;
 
@@ -35,10 +36,14 @@ pub(crate) enum Kind {
     Socat,
     /// haproxy with `option splice-auto`; forwards only.
     Splicing,
+    /// shadowsocks-rust with v2ray-plugin, `mux=0`; over WebSocket only.
+    Plugin,
+    /// `ssr` over TCP, beside itself over WebSocket.
+    Tcp,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Ssr,
         Self::Rust,
         Self::Libev,
@@ -49,6 +54,8 @@ impl Kind {
         Self::Noise,
         Self::Socat,
         Self::Splicing,
+        Self::Plugin,
+        Self::Tcp,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -63,6 +70,8 @@ impl Kind {
             Self::Noise => "noise",
             Self::Socat => "socat",
             Self::Splicing => "splicing",
+            Self::Plugin => "plugin",
+            Self::Tcp => "tcp",
         }
     }
 }
@@ -96,9 +105,9 @@ impl Programs {
     /// The program of a role.
     fn program(&self, kind: Kind, role: Role) -> PathBuf {
         match (kind, role) {
-            (Kind::Ssr | Kind::Plain, _) => self.ssr.clone(),
-            (Kind::Rust, Role::Local) => self.rust.join("sslocal"),
-            (Kind::Rust, Role::Server) => self.rust.join("ssserver"),
+            (Kind::Ssr | Kind::Plain | Kind::Tcp, _) => self.ssr.clone(),
+            (Kind::Rust | Kind::Plugin, Role::Local) => self.rust.join("sslocal"),
+            (Kind::Rust | Kind::Plugin, Role::Server) => self.rust.join("ssserver"),
             (Kind::Libev, Role::Local) => "/usr/bin/ss-local".into(),
             (Kind::Libev, Role::Server) => "/usr/bin/ss-server".into(),
             (Kind::Haproxy | Kind::Splicing, _) => "/usr/sbin/haproxy".into(),
@@ -183,8 +192,8 @@ impl Running {
     /// CPU time of both roles, or of all forwarders, so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         match &self.processes {
-            Some(pair) => Ok(pair.local.cpu()? + pair.server.cpu()?),
-            None => self.forwarders.iter().map(forwards::family_cpu).sum(),
+            Some(pair) => Ok(family_cpu(&pair.local)? + family_cpu(&pair.server)?),
+            None => self.forwarders.iter().map(family_cpu).sum(),
         }
     }
 
@@ -331,8 +340,15 @@ fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) ->
         return Ok(command);
     }
     let mut command = Command::new(programs.program(setup.kind, role));
-    if matches!(setup.kind, Kind::Ssr | Kind::Plain) {
+    if matches!(setup.kind, Kind::Ssr | Kind::Plain | Kind::Tcp) {
         command.arg(name);
+    }
+    if setup.kind == Kind::Plugin {
+        let options = match role {
+            Role::Local => "mux=0",
+            Role::Server => "server;mux=0",
+        };
+        command.args(["--plugin", "ss-v2ray-plugin", "--plugin-opts", options]);
     }
     command.arg("-c").arg(config);
     Ok(command)
@@ -340,8 +356,10 @@ fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) ->
 
 /// The config file of Shadowsocks implementations, for both roles.
 fn config(setup: &Setup<'_>, local: SocketAddr, server: SocketAddr) -> Result<PathBuf> {
+    let web_socket = setup.method == WEB_SOCKET;
     let method = match setup.kind {
         Kind::Plain => "none",
+        _ if web_socket => "aes-256-gcm",
         _ => setup.method,
     };
     let mut config = json!({
@@ -352,9 +370,12 @@ fn config(setup: &Setup<'_>, local: SocketAddr, server: SocketAddr) -> Result<Pa
         "method": method,
         // 32 bytes in base64: a key for 2022, a password for the others.
         "password": "Zm9yIG1lYXN1cmluZyBvbmx5LCB3b3J0aCBub3RoaW4=",
-        "mode": "tcp_and_udp",
+        "mode": if web_socket { "tcp_only" } else { "tcp_and_udp" },
         "timeout": 300,
     });
+    if web_socket && setup.kind == Kind::Ssr {
+        config["transport"] = json!({"type": "ws", "path": "/"});
+    }
     if let (Some(address), Some(keys)) = (setup.name_server, config.as_object_mut()) {
         match setup.kind {
             Kind::Libev => keys.insert("nameserver".to_owned(), json!(address.ip())),
