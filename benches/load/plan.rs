@@ -208,7 +208,12 @@ pub(crate) fn works() -> Vec<Work> {
     }
     web("connections", Task::Connections);
     web("round-trip", Task::RoundTrip);
-    web("idle", Task::Idle);
+    add(
+        "ws-idle".to_owned(),
+        Task::Idle,
+        WEB_SOCKET,
+        &[Kind::Ssr, Kind::Tcp],
+    );
     let mut reverse = |name: &str, task| add(format!("reverse-{name}"), task, REVERSE, TUNNELS);
     for (up, way) in [(false, "down"), (true, "up")] {
         reverse(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });
