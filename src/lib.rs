@@ -13,11 +13,11 @@
 //! |---|---|---|
 //! | 6 | [`app`] | builds the services from the config, runs them, lets them end |
 //! | 5 | [`config`] | the config as written, and as meant; `ss://` URLs |
-//! | 4 | [`inbound`] | who asks for what: SOCKS5 programs, Shadowsocks clients |
-//! | 4 | [`outbound`] | how to reach it: directly, through a server |
-//! | 3 | [`relay`] | serves one stream, serves one packet socket |
+//! | 4 | [`inbound`] | who asks for what: SOCKS5 programs, Shadowsocks clients, ports with one target, visitors of reverse tunnels |
+//! | 4 | [`outbound`] | how to reach it: directly, through a server, through a reverse tunnel |
+//! | 3 | [`relay`] | serves one stream, one packet socket, one link of a reverse tunnel |
 //! | 3 | [`dns`] | from names to addresses, under one cache |
-//! | 2 | [`net`] | listeners, dialling, streams in vectors, datagrams in batches, buffers |
+//! | 2 | [`net`] | listeners, dialling, streams in vectors (TCP, TLS, WebSocket, mux, pipes), datagrams in batches, buffers |
 //! | 1 | [`wire`] | codecs: no IO, no clock, no randomness |
 //! | 0 | [`crypto`] | methods, keys, AEAD in place, salt pool, sliding window |
 //!
@@ -37,6 +37,16 @@
 //!    ([`net::pool`]), reads straight into the places that the codec leaves for payload
 //!    ([`wire::ss::stream`]), seals or opens them where they stand, writes, and gives the buffer back. No payload byte
 //!    is copied, nothing is allocated, and an idle flow holds no buffer.
+//!
+//! What stands between TCP and Shadowsocks is a layer of the stream ([`net::stream`], [`net::transport`]): the relay does
+//! not know of it. Where both ends are bare sockets and nothing is sealed, the kernel moves the bytes
+//! (`relay/tcp/splice.rs`).
+//!
+//! # Reverse tunnels
+//!
+//! `local` opens an ordinary stream to a reserved target; from then on both ends speak the frames of [`wire::tunnel`] on
+//! it. [`relay::link`] carries streams and datagrams over it: its core knows neither sockets nor clock, its driver owns
+//! the carrier. A visitor's stream reaches [`relay::tcp::serve`] at both ends by way of a pipe ([`net::pipe`]).
 //!
 //! # Strangers
 //!
