@@ -106,7 +106,6 @@ impl Outbound for Behind {
         match &reached {
             Ok(_) => self.link.answer(self.visitor.id, Code::OK, String::new()),
             Err(error) => {
-                tracing::info!(target = %request.target, %error, "a visitor of a reverse tunnel was turned away");
                 let text = error.to_string();
                 self.link.answer(self.visitor.id, Code::UNREACHABLE, text);
             }
