@@ -25,15 +25,18 @@ use common::{
     matrix::{self, Targets},
     peers::{self, Spec},
     process::Process,
+    reverse::{dial, exchange},
     socks::Socks,
+    targets::TcpTarget,
 };
 use link::{Link, Shape};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fs,
     io::Read,
     net::{SocketAddr, TcpStream},
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -46,7 +49,8 @@ const PORT: u16 = 8388;
 struct Scene {
     targets: Targets,
     socks: Socks,
-    _processes: [Process; 2],
+    server: Process,
+    _local: Process,
     _config: TempDir,
     // The last to go: it holds the namespaces.
     link: Link,
@@ -54,17 +58,31 @@ struct Scene {
 
 impl Scene {
     fn new(shape: Shape) -> Self {
-        let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
+        Self::with(Self::link(shape), &json!({}), &json!({}))
+    }
+
+    fn link(shape: Shape) -> Link {
+        Link::new(shape).expect("root, /dev/net/tun and `ip`")
+    }
+
+    /// With keys of their own for server and local.
+    fn with(link: Link, server: &Value, local: &Value) -> Self {
         let config = tempfile::tempdir().unwrap();
-        let path = config.path().join("config.json");
         let spec = Spec::new(METHOD);
-        let keys = json!({
-            "server": link::B.to_string(), "server_port": PORT, "method": spec.method, "password": spec.password,
-            "local_address": "127.0.0.1", "local_port": 1080,
-        });
-        fs::write(&path, keys.to_string()).unwrap();
-        let server = start("server", &path, &link.b);
-        let local = start("local", &path, &link.a);
+        let start = |role: &str, more: &Value, place: &link::Namespace| {
+            let mut keys = json!({
+                "server": link::B.to_string(), "server_port": PORT, "method": spec.method, "password": spec.password,
+                "local_address": "127.0.0.1", "local_port": 1080,
+            });
+            for (key, value) in more.as_object().unwrap() {
+                keys[key] = value.clone();
+            }
+            let path = config.path().join(role);
+            fs::write(&path, keys.to_string()).unwrap();
+            start(role, &path, place)
+        };
+        let server = start("server", server, &link.b);
+        let local = start("local", local, &link.a);
         let socks = Socks::new(([127, 0, 0, 1], 1080).into());
         let accepts = |address: SocketAddr| TcpStream::connect(address).is_ok();
         for (place, address) in [
@@ -78,7 +96,8 @@ impl Scene {
         Self {
             targets: link.b.run(Targets::start).unwrap(),
             socks,
-            _processes: [server, local],
+            server,
+            _local: local,
             _config: config,
             link,
         }
@@ -151,4 +170,92 @@ fn nothing_is_lost_over_link_that_loses_packets() {
         matrix::both_ways(socks, targets, 2 << 20, 2 << 20);
         matrix::half_close(socks, targets, 300_000);
     });
+}
+
+/// Where the visitors of the tunnel come to, at the far end.
+const PUBLIC: ([u8; 4], u16) = ([127, 0, 0, 1], 6000);
+
+/// A tunnel from the far end to a target at the near one, with a heartbeat a second.
+fn tunnel(target: u16) -> (Value, Value) {
+    let server = json!({"reverse": {"heartbeat": 1, "allow": [{"bind": "127.0.0.1:6000"}]}});
+    let service =
+        json!({"name": "echo", "bind": "127.0.0.1:6000", "target": format!("127.0.0.1:{target}")});
+    let local = json!({"reverse": {"heartbeat": 1, "services": [service]}});
+    (server, local)
+}
+
+impl Scene {
+    /// A scene with a tunnel in it, which works.
+    fn tunnelled() -> (Self, TcpTarget) {
+        let link = Self::link(Shape {
+            delay: Duration::from_millis(10),
+            ..shape(0.0)
+        });
+        let target = link.a.run(TcpTarget::echo).unwrap();
+        let (server, local) = tunnel(target.port());
+        let scene = Self::with(link, &server, &local);
+        scene.comes_back("the tunnel works");
+        (scene, target)
+    }
+
+    fn visit(&self) -> std::io::Result<()> {
+        let visit = || exchange(&mut TcpStream::connect(SocketAddr::from(PUBLIC))?, b"there");
+        self.link.b.run(visit).unwrap()
+    }
+
+    fn comes_back(&self, what: &str) {
+        eventually(what, || self.visit().is_ok());
+    }
+
+    /// Waits until the public port is closed.
+    fn closes(&self) {
+        let closed = || TcpStream::connect(SocketAddr::from(PUBLIC)).is_err();
+        let closed = || self.link.b.run(closed).unwrap();
+        eventually("the public port is closed", closed);
+    }
+}
+
+fn iptables(place: &link::Namespace, rule: &str) {
+    let mut command = Command::new("iptables");
+    command.args(rule.split(' '));
+    place.place(&mut command).unwrap();
+    assert!(command.status().unwrap().success(), "iptables {rule}");
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn tunnel_over_link_that_goes_dark_is_closed_and_comes_back_by_itself() {
+    let (scene, _target) = Scene::tunnelled();
+    let mut visitor = scene.link.b.run(|| dial(PUBLIC.into())).unwrap();
+    exchange(&mut visitor, b"before").unwrap();
+    scene.link.set_dark(true);
+    let begun = Instant::now();
+    scene.closes();
+    // Three heartbeats of a second, and what the machine adds.
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(exchange(&mut visitor, b"after").is_err());
+    scene.link.set_dark(false);
+    scene.comes_back("the tunnel comes back");
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn tunnel_over_link_whose_nat_forgets_it_comes_back_by_itself() {
+    let (scene, _target) = Scene::tunnelled();
+    let log = scene.server.log();
+    let line = log.lines().rfind(|line| line.contains("link is up"));
+    let port = line.unwrap().split("peer=10.99.0.1:").nth(1).unwrap();
+    let port = port.split_whitespace().next().unwrap();
+    // What a NAT that has forgotten a connection does to it: nothing of it passes, and others do.
+    iptables(
+        &scene.link.b,
+        &format!("-A INPUT -p tcp --sport {port} -j DROP"),
+    );
+    iptables(
+        &scene.link.b,
+        &format!("-A OUTPUT -p tcp --dport {port} -j DROP"),
+    );
+    let ups = || scene.server.log().matches("link is up").count();
+    eventually("local makes another link", || ups() > 1);
+    scene.comes_back("the tunnel comes back");
 }

@@ -146,6 +146,7 @@ fn tun() -> io::Result<File> {
 pub(crate) struct Link {
     pub(crate) a: Namespace,
     pub(crate) b: Namespace,
+    dark: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -160,6 +161,7 @@ impl Link {
         let mut link = Self {
             a,
             b,
+            dark: Arc::default(),
             stop: Arc::default(),
             threads: Vec::new(),
         };
@@ -169,6 +171,11 @@ impl Link {
         Ok(link)
     }
 
+    /// Makes it a black hole, or a link again.
+    pub(crate) fn set_dark(&self, dark: bool) {
+        self.dark.store(dark, Relaxed);
+    }
+
     fn direction(&mut self, from: &File, to: &File, shape: Shape) -> io::Result<()> {
         let queue = Arc::new(Queue::default());
         let (from, stop, filled) = (
@@ -176,8 +183,10 @@ impl Link {
             Arc::clone(&self.stop),
             Arc::clone(&queue),
         );
-        self.threads
-            .push(thread::spawn(move || take(&from, shape, &filled, &stop)));
+        let dark = Arc::clone(&self.dark);
+        self.threads.push(thread::spawn(move || {
+            take(&from, shape, &filled, &dark, &stop);
+        }));
         let (to, stop) = (to.try_clone()?, Arc::clone(&self.stop));
         self.threads
             .push(thread::spawn(move || give(&to, &queue, &stop)));
@@ -203,7 +212,7 @@ struct Queue {
 }
 
 /// Takes packets from a device and decides when, and whether, each arrives.
-fn take(device: &File, shape: Shape, queue: &Queue, stop: &AtomicBool) {
+fn take(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: &AtomicBool) {
     // The seed spread over all bits (splitmix64's), or the first numbers would be small.
     let mut random = (shape.seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut free = Instant::now();
@@ -219,7 +228,8 @@ fn take(device: &File, shape: Shape, queue: &Queue, stop: &AtomicBool) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let is_lost = shape.loss > (random >> 11) as f64 / (1_u64 << 53) as f64;
+        let is_lost =
+            dark.load(Relaxed) || shape.loss > (random >> 11) as f64 / (1_u64 << 53) as f64;
         let now = Instant::now();
         if is_lost || free.saturating_duration_since(now) > shape.queue {
             continue;

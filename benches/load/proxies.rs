@@ -264,11 +264,11 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             )?,
         )
     } else {
-        let config = config(setup, local, server)?;
-        (
-            command(programs, setup, Role::Local, &config)?,
-            command(programs, setup, Role::Server, &config)?,
-        )
+        let start = |role| {
+            let config = config(setup, role, local, server)?;
+            command(programs, setup, role, &config)
+        };
+        (start(Role::Local)?, start(Role::Server)?)
     };
     let server_log = setup.directory.join("server.log");
     let (server, server_start) = ready(server_command, far, &server_log, &servers)?;
@@ -343,19 +343,12 @@ fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) ->
     if matches!(setup.kind, Kind::Ssr | Kind::Plain | Kind::Tcp) {
         command.arg(name);
     }
-    if setup.kind == Kind::Plugin {
-        let options = match role {
-            Role::Local => "mux=0",
-            Role::Server => "server;mux=0",
-        };
-        command.args(["--plugin", "ss-v2ray-plugin", "--plugin-opts", options]);
-    }
     command.arg("-c").arg(config);
     Ok(command)
 }
 
-/// The config file of Shadowsocks implementations, for both roles.
-fn config(setup: &Setup<'_>, local: SocketAddr, server: SocketAddr) -> Result<PathBuf> {
+/// The config file of Shadowsocks implementations: the same for both roles, but for a plugin.
+fn config(setup: &Setup<'_>, role: Role, local: SocketAddr, server: SocketAddr) -> Result<PathBuf> {
     let web_socket = setup.method == WEB_SOCKET;
     let method = match setup.kind {
         Kind::Plain => "none",
@@ -382,7 +375,17 @@ fn config(setup: &Setup<'_>, local: SocketAddr, server: SocketAddr) -> Result<Pa
             _ => keys.insert("dns".to_owned(), json!(format!("udp://{address}"))),
         };
     }
-    let path = setup.directory.join("config.json");
+    if setup.kind == Kind::Plugin {
+        config["plugin"] = json!("ss-v2ray-plugin");
+        config["plugin_opts"] = match role {
+            Role::Local => json!("mux=0"),
+            Role::Server => json!("server;mux=0"),
+        };
+    }
+    let path = setup.directory.join(match role {
+        Role::Local => "local.json",
+        Role::Server => "server.json",
+    });
     fs::write(&path, config.to_string())?;
     Ok(path)
 }
@@ -397,7 +400,8 @@ pub(crate) fn haproxy(
     to: &[SocketAddr],
 ) -> Result<Command> {
     // Two files a connection, as everywhere, and some for itself: it does not start where it could not have them all.
-    let connections = file_limit().min(65_536) / 2 - 100;
+    // Pipes for splicing are a quarter as many.
+    let connections = file_limit().min(65_536) / 3 - 100;
     let mut text = format!(
         "global\n  maxconn {connections}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n{option}",
     );

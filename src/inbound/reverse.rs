@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::net::Stream;
 use crate::relay::Error;
-use crate::relay::tcp::{Accepted, First, Inbound, Leg, Request};
+use crate::relay::tcp::{Accepted, Inbound, Leg, Request};
 use crate::wire::Address;
 
 /// Whoever comes wants the one thing there is.
@@ -25,11 +25,7 @@ impl Inbound for Visitors {
         _: Instant,
     ) -> Result<Accepted<'_>, Error> {
         Ok(Accepted::Request(Request {
-            leg: Leg {
-                stream,
-                codec: None,
-                first: First::Nothing,
-            },
+            leg: Leg::plain(stream),
             target: self.target.clone(),
             reply: None,
             trusted: true,

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::net::ws::{self, Asked};
 use crate::net::{Stream, tls};
 use crate::relay::tcp::half::unix_now;
-use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{Accepted, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::{Address, http};
 
@@ -48,11 +48,7 @@ impl Inbound for Tunnel {
             }
         };
         Ok(Accepted::Request(Request {
-            leg: Leg {
-                stream,
-                codec: None,
-                first: First::Nothing,
-            },
+            leg: Leg::plain(stream),
             target: self.target.clone(),
             reply,
             trusted: true,

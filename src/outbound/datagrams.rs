@@ -14,7 +14,7 @@ use super::direct::Direct;
 use super::shadowsocks::{dial, leg};
 use crate::net::pipe::pair;
 use crate::net::{Datagrams, Stream, transport, udp};
-use crate::relay::tcp::{self, Accepted, First, Inbound, Leg, Outbound, Request, Timeouts};
+use crate::relay::tcp::{self, Accepted, Inbound, Leg, Outbound, Request, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
@@ -122,11 +122,7 @@ impl Inbound for Packets {
         _: Instant,
     ) -> Result<Accepted<'_>, Error> {
         Ok(Accepted::Request(Request {
-            leg: Leg {
-                stream,
-                codec: None,
-                first: First::Nothing,
-            },
+            leg: Leg::plain(stream),
             target: Address::Domain(NAME.into(), PORT),
             reply: None,
             trusted: true,
@@ -183,10 +179,6 @@ impl Outbound for WithPackets {
         tasks.spawn(async move {
             carry(pipe, &socket, idle).await;
         });
-        Ok(Leg {
-            stream,
-            codec: None,
-            first: First::Nothing,
-        })
+        Ok(Leg::plain(stream))
     }
 }

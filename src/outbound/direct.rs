@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::dns::{Addresses, Resolver};
 use crate::net::{SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
-use crate::relay::tcp::{First, Leg, Outbound, Request};
+use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::codec::{Unwrap, Wrap};
 use crate::relay::udp::{Located, PacketOutbound, Upstream};
 use crate::wire::{Address, AddressRef};
@@ -78,11 +78,7 @@ impl Outbound for Direct {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let stream = self.dial(&request.target, request.trusted).await?;
-        Ok(Leg {
-            stream,
-            codec: None,
-            first: First::Nothing,
-        })
+        Ok(Leg::plain(stream))
     }
 }
 

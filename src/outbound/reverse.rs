@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::direct::Direct;
 use crate::relay::link::{Handle, Visitor};
-use crate::relay::tcp::{First, Leg, Outbound, Request};
+use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
 use crate::wire::proxy::{self, Version};
 use crate::wire::tunnel::Code;
@@ -30,11 +30,7 @@ impl Through {
         let stream = self
             .link
             .open(self.service, request.peer.into(), destination);
-        Ok(Leg {
-            stream: stream.ok_or_else(gone)?,
-            codec: None,
-            first: First::Nothing,
-        })
+        stream.map(Leg::plain).ok_or_else(gone)
     }
 }
 
@@ -80,11 +76,7 @@ impl Behind {
                 .await
                 .map_err(Error::io(Side::Upstream))?;
         }
-        Ok(Leg {
-            stream,
-            codec: None,
-            first: First::Nothing,
-        })
+        Ok(Leg::plain(stream))
     }
 }
 

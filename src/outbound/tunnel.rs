@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::direct::Direct;
 use crate::net::{self, transport};
 use crate::relay::Error;
-use crate::relay::tcp::{First, Leg, Outbound, Request};
+use crate::relay::tcp::{Leg, Outbound, Request};
 
 /// Connects to a target and asks it for a WebSocket.
 pub struct Tunnel {
@@ -32,10 +32,6 @@ impl Outbound for Tunnel {
                 seconds: limit.as_secs(),
             }))
         })?;
-        Ok(Leg {
-            stream,
-            codec: None,
-            first: First::Nothing,
-        })
+        Ok(Leg::plain(stream))
     }
 }

@@ -51,6 +51,18 @@ pub struct Leg {
     pub first: First,
 }
 
+impl Leg {
+    /// A stream on which bytes are what they are, and none has come yet.
+    #[must_use]
+    pub const fn plain(stream: Stream) -> Self {
+        Self {
+            stream,
+            codec: None,
+            first: First::Nothing,
+        }
+    }
+}
+
 /// Payload that came together with a request.
 pub enum First {
     /// None.
