@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
@@ -32,7 +33,9 @@ impl Process {
     /// # Errors
     /// Those of the spawn, a missing program above all.
     pub fn spawn(name: &str, command: &mut Command) -> std::io::Result<Self> {
+        // In a group of its own, so that plugins that it starts end with it.
         let mut child = command
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -146,7 +149,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
+        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         let _status = self.child.wait();
         if thread::panicking() {
             let log = self.log();
