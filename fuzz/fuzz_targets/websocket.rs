@@ -59,7 +59,7 @@ fuzz_target!(|input: Input<'_>| {
     } else {
         Role::Client
     };
-    let mut sent = None;
+    let mut sent: Option<Vec<u8>> = None;
     let wire = match input.kind {
         Kind::Garbage(bytes) => bytes.to_vec(),
         Kind::Frames(frames) => {
