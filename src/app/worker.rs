@@ -208,10 +208,11 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 peer,
                 room: _room,
             } = accepted;
-            if port.transport.is_none() {
-                port.flow(stream, peer, move || drop(place)).await;
-            } else {
-                Box::pin(port.within(stream, peer, place)).await;
+            match &port.transport {
+                None => port.flow(stream, peer, move || drop(place)).await,
+                Some(transport) => {
+                    Box::pin(port.within(transport, stream, peer, place)).await;
+                }
             }
         });
         self.handshakes.attach(number, flow);
@@ -225,10 +226,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
     }
 
     /// Serves what comes within a transport.
-    async fn within(self: Arc<Self>, stream: Stream, mut peer: SocketAddr, place: Place) {
-        let Some(transport) = &self.transport else {
-            return;
-        };
+    async fn within(
+        self: &Arc<Self>,
+        transport: &transport::Server,
+        stream: Stream,
+        mut peer: SocketAddr,
+        place: Place,
+    ) {
         let deadline = Instant::now() + self.timeouts.handshake;
         let accepted = Box::pin(transport.accept(stream, peer.ip(), deadline)).await;
         match accepted {
@@ -240,7 +244,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 drop(place);
                 peer.set_ip(ip);
                 let serve = |stream| {
-                    let port = Arc::clone(&self);
+                    let port = Arc::clone(self);
                     async move { port.flow(stream, peer, || ()).await }
                 };
                 if let Err(error) = streams.run(serve).await {

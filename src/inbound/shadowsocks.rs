@@ -13,9 +13,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::crypto::{Family, SaltPool};
-use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
-use crate::relay::tcp::half::unix_now;
+use crate::net::{Stream, unix_now};
 use crate::relay::tcp::{Accepted, First, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use tokio::time::{Instant, timeout_at};
 
 use crate::net::ws::{self, Asked};
-use crate::net::{Stream, tls};
-use crate::relay::tcp::half::unix_now;
-use crate::relay::tcp::{Accepted, Inbound, Leg, Reply, Request};
+use crate::net::{Stream, tls, unix_now};
+use crate::relay::tcp::{Accepted, Inbound, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::{Address, http};
 
@@ -48,11 +47,8 @@ impl Inbound for Tunnel {
             }
         };
         Ok(Accepted::Request(Request {
-            leg: Leg::plain(stream),
-            target: self.target.clone(),
             reply,
-            trusted: true,
-            peer,
+            ..Request::chosen(stream, peer, self.target.clone())
         }))
     }
 

@@ -32,6 +32,14 @@ pub use stream::{Parked, Stream};
 
 use std::net::SocketAddr;
 
+/// The time in Unix seconds; a clock before 1970 is taken for 1970.
+#[must_use]
+pub fn unix_now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
 /// What went wrong with a socket, and whose socket it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

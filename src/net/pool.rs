@@ -167,6 +167,37 @@ impl Buffer {
         }
     }
 
+    /// The same unfinished bytes where at least `need` fit from their beginning, in a buffer of `size` where there is
+    /// memory for one; `None` when there is no buffer so large.
+    #[must_use]
+    pub fn with_room(mut self, size: Size, need: usize) -> Option<Self> {
+        if self.raw.start + need > self.bytes.len() {
+            self.compact();
+        }
+        if size > self.size && Self::affords(size) {
+            self = self.resized(size);
+        }
+        if need > self.bytes.len() {
+            self = self.resized(Size::holding(need)?);
+        }
+        Some(self)
+    }
+
+    /// Before a wait for the rest of a piece of `need` bytes: its beginning in as little as holds it, and nothing where
+    /// there is none.
+    #[must_use]
+    pub fn kept(self, need: usize) -> Option<Self> {
+        if self.raw.is_empty() {
+            return None;
+        }
+        let size = Size::holding(need.max(self.raw.len())).unwrap_or(Size::Large);
+        Some(if size < self.size {
+            self.resized(size)
+        } else {
+            self
+        })
+    }
+
     /// The same unfinished bytes in a buffer of another size, which must hold them.
     #[must_use]
     pub fn resized(self, size: Size) -> Self {

@@ -172,7 +172,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// What a socket for both families calls an IPv4 address.
-fn mapped(address: SocketAddr) -> SocketAddr {
+#[must_use]
+pub fn mapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
         SocketAddr::V6(_) => address,

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Type};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::shadowsocks::{dial, leg};
 use crate::net::pipe::pair;
-use crate::net::{Datagrams, Stream, transport, udp};
-use crate::relay::tcp::{self, Accepted, Inbound, Leg, Outbound, Request, Timeouts};
+use crate::net::{Datagrams, transport, udp};
+use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
@@ -78,6 +78,9 @@ impl Route {
     /// Carries an association's packets to its end, in one stream after another if they break.
     async fn run(self, socket: tokio::net::UdpSocket, association: SocketAddr) {
         let inside = &self.inside;
+        let packets = Fixed {
+            target: Address::Domain(NAME.into(), PORT),
+        };
         // The stream is opened for a packet that waits, and not before.
         while matches!(timeout(inside.idle, socket.readable()).await, Ok(Ok(()))) {
             let (stream, pipe) = pair(WINDOW, CAPACITY);
@@ -85,7 +88,7 @@ impl Route {
             let served = tcp::serve(
                 stream,
                 association,
-                &Packets,
+                &packets,
                 &self,
                 timeouts,
                 counters,
@@ -109,28 +112,6 @@ impl Outbound for Route {
         let stream = dial(&self.direct, &self.address, self.transport.as_deref()).await?;
         Ok(leg(stream, &self.credentials, request.target.as_ref()))
     }
-}
-
-/// Asks for the reserved target.
-struct Packets;
-
-impl Inbound for Packets {
-    async fn accept(
-        &self,
-        stream: Stream,
-        peer: SocketAddr,
-        _: Instant,
-    ) -> Result<Accepted<'_>, Error> {
-        Ok(Accepted::Request(Request {
-            leg: Leg::plain(stream),
-            target: Address::Domain(NAME.into(), PORT),
-            reply: None,
-            trusted: true,
-            peer,
-        }))
-    }
-
-    async fn punish(&self, _: Stream) {}
 }
 
 /// Targets as [`Direct`] reaches them, and the reserved one.

@@ -1,14 +1,12 @@
 //! The two ends of a reverse tunnel: through the link to whoever offers a service, and from the link to its target.
 
-use std::net::SocketAddr;
-
 use super::direct::Direct;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
+use crate::wire::Address;
 use crate::wire::proxy::{self, Version};
 use crate::wire::tunnel::Code;
-use crate::wire::{Address, AddressRef};
 
 /// On the server: a stream of the link on which a service was offered.
 pub struct Through {
@@ -69,22 +67,15 @@ impl Behind {
     async fn reach(&self, target: &Address) -> Result<Leg, Error> {
         let stream = self.direct.dial(target, true).await?;
         if let Some(version) = self.proxy {
-            let source = ip(self.visitor.source.as_ref());
-            let destination = ip(self.visitor.destination.as_ref());
+            // A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
+            let source = self.visitor.source.as_ref().socket_addr();
+            let destination = self.visitor.destination.as_ref().socket_addr();
             stream
                 .write_all(&proxy::header(version, source, destination))
                 .await
                 .map_err(Error::io(Side::Upstream))?;
         }
         Ok(Leg::plain(stream))
-    }
-}
-
-/// A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
-fn ip(address: AddressRef<'_>) -> SocketAddr {
-    match address {
-        AddressRef::Ip(address) => address,
-        AddressRef::Domain(_, port) => (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
     }
 }
 

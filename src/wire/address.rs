@@ -123,6 +123,15 @@ impl<'a> AddressRef<'a> {
         }
     }
 
+    /// The address of a socket; a name, which has none, is taken for any IPv4 address.
+    #[must_use]
+    pub const fn socket_addr(&self) -> SocketAddr {
+        match self {
+            Self::Ip(address) => *address,
+            Self::Domain(_, port) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port),
+        }
+    }
+
     /// The same address, owning its name.
     #[must_use]
     pub fn to_owned(&self) -> Address {

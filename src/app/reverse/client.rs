@@ -1,7 +1,7 @@
 //! The client's links: made, kept and made again; and what comes out of them.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +14,6 @@ use tokio::time::{Sleep, sleep};
 use super::datagrams::{MAX_FLOWS, QUEUE, carry};
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
-use crate::inbound::reverse::Visitors;
 use crate::net::Stream;
 use crate::outbound::direct::Direct;
 use crate::outbound::reverse::Behind;
@@ -23,9 +22,9 @@ use crate::relay::Counters;
 use crate::relay::link::core::MAX_STREAMS;
 use crate::relay::link::handle::Offer;
 use crate::relay::link::{self, Answer, End, Handle, Host, Kind, Settings, Visitor};
-use crate::relay::tcp::{self, Timeouts};
+use crate::relay::tcp::{self, Fixed, Timeouts};
+use crate::wire::AddressRef;
 use crate::wire::tunnel::{self, Code, Protocol, Register};
-use crate::wire::{Address, AddressRef};
 
 /// The longest wait before the first attempt after a loss; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -246,11 +245,8 @@ impl Host for Offering {
             self.handle.answer(visitor.id, Code::FULL, message);
             return;
         }
-        let peer: SocketAddr = match &visitor.source {
-            Address::Ip(address) => *address,
-            Address::Domain(_, port) => (Ipv4Addr::UNSPECIFIED, *port).into(),
-        };
-        let inbound = Visitors {
+        let peer = visitor.source.as_ref().socket_addr();
+        let inbound = Fixed {
             target: service.target.clone(),
         };
         let client = Arc::clone(&self.client);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, interval, timeout};
 use super::lock;
 use crate::app::worker::Phase;
 use crate::net::pool::{Buffer, Size};
+use crate::net::udp::mapped;
 use crate::outbound::direct::Direct;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::udp::PacketOutbound;
@@ -222,9 +223,8 @@ async fn connect(direct: &Direct, target: &crate::wire::Address) -> io::Result<U
     let resolved = direct.resolve(target, true).await;
     let mut address = resolved.ok_or_else(|| io::Error::other("no usable address"))?;
     let socket = UdpSocket::from_std(direct.options.outgoing_udp()?.into())?;
-    if let (true, SocketAddr::V4(four)) = (socket.local_addr()?.is_ipv6(), address) {
-        let six: Ipv6Addr = four.ip().to_ipv6_mapped();
-        address = (six, four.port()).into();
+    if socket.local_addr()?.is_ipv6() {
+        address = mapped(address);
     }
     socket.connect(address).await?;
     Ok(socket)

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -17,19 +18,20 @@ use super::registry::{Registry, Verdict};
 use crate::app::handshakes::Handshakes;
 use crate::app::worker::{Job, Phase, Port, Shared};
 use crate::config::Allow;
-use crate::inbound::reverse::Visitors;
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::{SocketOptions, Stream};
 use crate::outbound::reverse::{Through, gone};
 use crate::relay::link::{self, Answer, End, Handle, Host, Kind, Settings, Visitor};
-use crate::relay::tcp::{Leg, Outbound, Request, Timeouts};
+use crate::relay::tcp::{Fixed, Leg, Outbound, Request, Timeouts};
 use crate::relay::{Counters, Error};
 use crate::wire::tunnel::{Code, Protocol, Register};
 use crate::wire::{Address, AddressRef};
 
 /// Services of one link.
 const MAX_SERVICES: usize = 256;
+/// HTTP ports that wait to be served.
+const MAX_NEW_PORTS: usize = 1024;
 
 /// All that `server` publishes.
 pub(in crate::app) struct Publisher {
@@ -42,7 +44,7 @@ pub(in crate::app) struct Publisher {
     connections: Arc<Semaphore>,
     handshakes: Arc<Handshakes>,
     registry: Mutex<Registry>,
-    http: mpsc::UnboundedSender<NewHttpPort>,
+    http: mpsc::Sender<NewHttpPort>,
 }
 
 /// What visitors of every service share.
@@ -68,7 +70,7 @@ impl Publisher {
         heartbeat: Duration,
         common: Common,
     ) -> (Arc<Self>, Job) {
-        let (http, ports) = mpsc::unbounded_channel();
+        let (http, ports) = mpsc::channel(MAX_NEW_PORTS);
         let publisher = Arc::new(Self {
             grants: Grants(allow),
             heartbeat,
@@ -123,7 +125,7 @@ impl Publisher {
     /// Serves the ports on which HTTP is spoken, and tells the links when it is time to end.
     async fn serve_http(
         self: Arc<Self>,
-        mut ports: mpsc::UnboundedReceiver<NewHttpPort>,
+        mut ports: mpsc::Receiver<NewHttpPort>,
         mut shared: Shared,
     ) {
         let mut tasks = JoinSet::new();
@@ -261,7 +263,7 @@ impl Published {
         share: bool,
     ) -> Result<SocketAddr, Refusal> {
         let listener = self.listen(address, share)?;
-        let inbound = Visitors {
+        let inbound = Fixed {
             target: address.into(),
         };
         let outbound = Through {
@@ -317,8 +319,11 @@ impl Published {
             bound: address,
             phase: phases,
         };
-        let sent = self.publisher.http.send(new);
-        sent.map_err(|_| (Code::STOPPING, "the server is stopping".to_owned()))?;
+        let sent = self.publisher.http.try_send(new);
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => (Code::FULL, "too many new ports at once".to_owned()),
+            TrySendError::Closed(_) => (Code::STOPPING, "the server is stopping".to_owned()),
+        })?;
         registry.add_http_port(address, user, register, phase);
         Ok(address)
     }
@@ -339,13 +344,9 @@ impl Host for Published {
             }
             Err((code, message)) => {
                 tracing::warn!(name, protocol, bind = %register.bind, user, %peer, reason = message, "reverse: refused");
-                let bound = match register.bind {
-                    AddressRef::Ip(bind) => bind,
-                    AddressRef::Domain(_, port) => (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
-                };
                 Answer {
                     code,
-                    bound,
+                    bound: register.bind.socket_addr(),
                     message,
                 }
             }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::WebSocket;
 use crate::net::mux::{self, Session};
 use crate::net::pool::{Buffer, Size};
-use crate::net::{Error, Stream};
+use crate::net::{Error, Stream, unix_now};
 use crate::wire::http::{self, Endpoint, Refusal};
 use crate::wire::mux::{Kind, detect};
 use crate::wire::websocket::Role;
@@ -207,10 +207,9 @@ async fn read_more(stream: &Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
 
 /// Answers what a web server would, and waits until it has been read.
 async fn refuse(stream: &Stream, refusal: Refusal) -> io::Result<()> {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs());
-    stream.write_all(refusal.page(now).as_bytes()).await?;
+    stream
+        .write_all(refusal.page(unix_now()).as_bytes())
+        .await?;
     stream.shutdown().await?;
     let mut drained = 0;
     while drained < MAX_DRAIN {

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
-use crate::relay::tcp::half::{seal, unix_now};
+use crate::net::unix_now;
+use crate::relay::tcp::half::seal;
 use crate::wire;
 use crate::wire::ss::stream::{Opener, Sealer};
 
@@ -90,17 +91,9 @@ impl Incoming {
         let mut buffer = self
             .buffer
             .take()
-            .unwrap_or_else(|| Buffer::take(self.size));
-        if self.size > buffer.size() && Buffer::affords(self.size) {
-            buffer = buffer.resized(self.size);
-        }
-        if need > buffer.bytes().len() {
-            let size = Size::holding(need).ok_or(Fault::Wire(wire::Error::ChunkLength))?;
-            buffer = buffer.resized(size);
-        }
-        if buffer.raw.start + need > buffer.bytes().len() {
-            buffer.compact();
-        }
+            .unwrap_or_else(|| Buffer::take(self.size))
+            .with_room(self.size, need)
+            .ok_or(Fault::Wire(wire::Error::ChunkLength))?;
         let (bytes, _, raw) = buffer.parts();
         let free = bytes.get_mut(raw.end..).unwrap_or_default();
         let room = free.len();
@@ -152,16 +145,8 @@ impl Incoming {
 
     /// Before a wait: the beginning of a chunk is kept in as little as holds it.
     fn shrink(&mut self) {
-        let Some(buffer) = self.buffer.take().filter(|buffer| !buffer.raw.is_empty()) else {
-            self.buffer = None;
-            return;
-        };
-        let size = Size::holding(self.need().max(buffer.raw.len())).unwrap_or(Size::Large);
-        self.buffer = Some(if size < buffer.size() {
-            buffer.resized(size)
-        } else {
-            buffer
-        });
+        let need = self.need();
+        self.buffer = self.buffer.take().and_then(|buffer| buffer.kept(need));
     }
 }
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use super::splice::{Broken, Splice, Step};
-use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
+use crate::net::{Stream, unix_now};
 use crate::relay::{Error, Side};
 use crate::wire::ss::stream::{Fresh, Opener, Sealer};
 use crate::wire::{self, ss};
@@ -296,21 +296,13 @@ impl Half {
             return Ok(Read::End);
         };
         let need = opener.need();
+        // A bulk flow nearly always has the beginning of a chunk left over, and is to grow all the same.
         let mut buffer = self
             .buffer
             .take()
-            .unwrap_or_else(|| Buffer::take(self.size));
-        if buffer.raw.start + need > buffer.bytes().len() {
-            buffer.compact();
-        }
-        // A bulk flow nearly always has the beginning of a chunk left over, and is to grow all the same.
-        if self.size > buffer.size() && Buffer::affords(self.size) {
-            buffer = buffer.resized(self.size);
-        }
-        if need > buffer.bytes().len() {
-            let size = Size::holding(need).ok_or(Fault::Wire(wire::Error::ChunkLength))?;
-            buffer = buffer.resized(size);
-        }
+            .unwrap_or_else(|| Buffer::take(self.size))
+            .with_room(self.size, need)
+            .ok_or(Fault::Wire(wire::Error::ChunkLength))?;
         let (bytes, _, raw) = buffer.parts();
         let free = bytes.get_mut(raw.end..).unwrap_or_default();
         let room = free.len();
@@ -429,15 +421,7 @@ impl Half {
         let Codec::Open(opener) = &self.codec else {
             return;
         };
-        if buffer.raw.is_empty() {
-            return;
-        }
-        let size = Size::holding(opener.need()).unwrap_or(Size::Large);
-        self.buffer = Some(if size < buffer.size() {
-            buffer.resized(size)
-        } else {
-            buffer
-        });
+        self.buffer = buffer.kept(opener.need());
     }
 
     /// Chooses the size of the next buffer: larger after a read that filled this one, small again when reads stay small.
@@ -527,13 +511,6 @@ pub(in crate::relay) fn seal(
         padding: padding.get(..len).unwrap_or_default(),
     };
     sealer.seal(bytes, count, fresh)
-}
-
-/// The time in Unix seconds; a clock before 1970 is taken for 1970.
-pub fn unix_now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]

@@ -87,6 +87,40 @@ pub struct Request {
     pub peer: SocketAddr,
 }
 
+impl Request {
+    /// A plain stream of the client at `peer` that is to go where the operator said.
+    #[must_use]
+    pub const fn chosen(stream: Stream, peer: SocketAddr, target: Address) -> Self {
+        Self {
+            leg: Leg::plain(stream),
+            target,
+            reply: None,
+            trusted: true,
+            peer,
+        }
+    }
+}
+
+/// Whoever comes wants the one thing there is: asks for the same target on behalf of every client.
+pub struct Fixed {
+    /// What that is.
+    pub target: Address,
+}
+
+impl Inbound for Fixed {
+    async fn accept(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        _: Instant,
+    ) -> Result<Accepted<'_>, Error> {
+        let request = Request::chosen(stream, peer, self.target.clone());
+        Ok(Accepted::Request(request))
+    }
+
+    async fn punish(&self, _: Stream) {}
+}
+
 /// What a handshake has led to.
 #[expect(
     clippy::large_enum_variant,

@@ -16,8 +16,9 @@ use tokio::time::{interval, sleep};
 use super::codec::{Unwrap, Wrap};
 use super::{Key, PacketOutbound, Relay, Upstream};
 use crate::net::udp::{Batch, Path, Socket};
+use crate::net::unix_now;
 use crate::relay::Counters;
-use crate::relay::tcp::{Gauge, half::unix_now};
+use crate::relay::tcp::Gauge;
 use crate::wire::ss::packet::{Identified, ServerPackets};
 use crate::wire::{self, Address, AddressRef};
 

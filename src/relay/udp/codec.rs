@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::net::udp::{Batch, Path};
-use crate::relay::tcp::half::unix_now;
+use crate::net::unix_now;
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
 use crate::wire::{self, socks};
 

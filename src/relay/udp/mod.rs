@@ -26,9 +26,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Counters;
-use super::tcp::half::unix_now;
 use crate::crypto::SaltPool;
 use crate::net::udp::{Batch, Path, Socket};
+use crate::net::unix_now;
 use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, has_sessions};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address, AddressRef, socks};
