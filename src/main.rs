@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 
 use crate::cli::{CheckArgs, Cli, Command, GenkeyArgs, Request};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `EX_USAGE` of sysexits.h: the command line is wrong.
 const USAGE: u8 = 64;
 /// `EX_SOFTWARE`: the program is.

@@ -16,6 +16,15 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried at most.
 const MAX_ATTEMPTS: usize = 8;
 
+/// Who speaks first on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// We do, as soon as it stands: what we say can end the handshake, which saves a segment.
+    Ours,
+    /// That is not known.
+    Open,
+}
+
 /// Connects to the first of `addresses` that answers. The families take turns, beginning with the first address's;
 /// an attempt that has not answered in 250 ms is joined by the next.
 ///
@@ -26,13 +35,14 @@ pub async fn tcp(
     addresses: &[IpAddr],
     port: u16,
     options: &SocketOptions,
+    opening: Opening,
     limit: Duration,
 ) -> Result<Stream, Error> {
     let dial = async {
         match addresses {
             [] => Err(Error::NoAddress),
-            [only] => connect((*only, port).into(), options).await,
-            _ => race(interleave(addresses, port), options).await,
+            [only] => connect((*only, port).into(), options, opening).await,
+            _ => race(interleave(addresses, port), options, opening).await,
         }
     };
     tokio::time::timeout(limit, dial)
@@ -42,9 +52,13 @@ pub async fn tcp(
         }))
 }
 
-async fn connect(address: SocketAddr, options: &SocketOptions) -> Result<Stream, Error> {
+async fn connect(
+    address: SocketAddr,
+    options: &SocketOptions,
+    opening: Opening,
+) -> Result<Stream, Error> {
     let attempt = async {
-        let socket = options.outgoing_tcp(address)?;
+        let socket = options.outgoing_tcp(address, opening)?;
         match socket.connect(&address.into()) {
             Ok(()) => {}
             Err(error) if in_progress(&error) => {}
@@ -69,7 +83,11 @@ fn in_progress(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
 }
 
-async fn race(addresses: Vec<SocketAddr>, options: &SocketOptions) -> Result<Stream, Error> {
+async fn race(
+    addresses: Vec<SocketAddr>,
+    options: &SocketOptions,
+    opening: Opening,
+) -> Result<Stream, Error> {
     let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
     let mut failed = Error::NoAddress;
@@ -88,7 +106,7 @@ async fn race(addresses: Vec<SocketAddr>, options: &SocketOptions) -> Result<Str
             () = sleep_until(next_at), if waiting.len() > 0 => {
                 if let Some(address) = waiting.next() {
                     let options = options.clone();
-                    running.spawn(async move { connect(address, &options).await });
+                    running.spawn(async move { connect(address, &options, opening).await });
                 }
                 next_at = Instant::now() + ATTEMPT_DELAY;
             }
@@ -154,6 +172,7 @@ mod tests {
             &addresses,
             port,
             &SocketOptions::default(),
+            Opening::Open,
             Duration::from_secs(5),
         )
         .await;
@@ -169,6 +188,7 @@ mod tests {
             &["127.0.0.1".parse().unwrap()],
             port,
             &SocketOptions::default(),
+            Opening::Open,
             Duration::from_secs(5),
         )
         .await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::dial::Opening;
 use super::linux;
 
 /// Options of the sockets of one side: those towards clients, or those towards servers and targets.
@@ -46,7 +47,7 @@ impl SocketOptions {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn outgoing_tcp(&self, peer: SocketAddr) -> io::Result<Socket> {
+    pub fn outgoing_tcp(&self, peer: SocketAddr, opening: Opening) -> io::Result<Socket> {
         let protocol = if self.mptcp {
             linux::MPTCP
         } else {
@@ -63,6 +64,9 @@ impl SocketOptions {
         }
         if self.fast_open {
             linux::set_fast_open_connect(&socket)?;
+        } else if opening == Opening::Ours {
+            // Where it cannot be, there is a segment more.
+            let _ = linux::set_acknowledge_with_data(&socket);
         }
         self.apply_basics(&SockRef::from(&socket))?;
         Ok(socket)

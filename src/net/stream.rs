@@ -227,6 +227,16 @@ impl Stream {
         }
     }
 
+    /// Whether a socket has bytes to be read, by a look that leaves them there. Of whatever else, it is not known.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        use rustix::net::{RecvFlags, recv};
+        self.tcp().is_some_and(|stream| {
+            let peeked = recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            matches!(peeked, Ok((1.., _)))
+        })
+    }
+
     /// Reads at least a byte into `buf`; 0 is the end of the stream. Cancel safe.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::shadowsocks::{dial, leg};
+use crate::net::dial::Opening;
 use crate::net::pipe::pair;
 use crate::net::{Datagrams, transport, udp};
 use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
@@ -109,7 +110,13 @@ impl Outbound for Route {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let stream = dial(&self.direct, &self.address, self.transport.as_deref()).await?;
+        let stream = dial(
+            &self.direct,
+            &self.address,
+            self.transport.as_deref(),
+            Opening::Ours,
+        )
+        .await?;
         Ok(leg(stream, &self.credentials, request.target.as_ref()))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dns::{Addresses, Resolver};
+use crate::net::dial::Opening;
 use crate::net::{SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -31,10 +32,19 @@ impl Direct {
     ///
     /// # Errors
     /// [`Error::Resolve`], [`Error::Denied`], [`Error::Connect`].
-    pub async fn dial(&self, target: &Address, trusted: bool) -> Result<Stream, Error> {
+    pub async fn dial(
+        &self,
+        target: &Address,
+        trusted: bool,
+        opening: Opening,
+    ) -> Result<Stream, Error> {
         let addresses = self.addresses(target).await?;
+        let connect = async |addresses: &[IpAddr]| {
+            let limit = self.connect;
+            dial::tcp(addresses, target.port(), &self.options, opening, limit).await
+        };
         if trusted || !self.deny_private {
-            return Ok(dial::tcp(&addresses, target.port(), &self.options, self.connect).await?);
+            return Ok(connect(&addresses).await?);
         }
         let public: Vec<IpAddr> = addresses
             .iter()
@@ -44,7 +54,7 @@ impl Direct {
         if let (true, Some(denied)) = (public.is_empty(), addresses.first()) {
             return Err(Error::Denied(*denied));
         }
-        Ok(dial::tcp(&public, target.port(), &self.options, self.connect).await?)
+        Ok(connect(&public).await?)
     }
 
     async fn addresses(&self, target: &Address) -> Result<Addresses, Error> {
@@ -77,7 +87,8 @@ impl Outbound for Direct {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let stream = self.dial(&request.target, request.trusted).await?;
+        let opening = request.opening();
+        let stream = self.dial(&request.target, request.trusted, opening).await?;
         Ok(Leg::plain(stream))
     }
 }

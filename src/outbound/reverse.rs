@@ -1,6 +1,7 @@
 //! The two ends of a reverse tunnel: through the link to whoever offers a service, and from the link to its target.
 
 use super::direct::Direct;
+use crate::net::dial::Opening;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
@@ -65,7 +66,7 @@ pub struct Behind {
 
 impl Behind {
     async fn reach(&self, target: &Address) -> Result<Leg, Error> {
-        let stream = self.direct.dial(target, true).await?;
+        let stream = self.direct.dial(target, true, Opening::Open).await?;
         if let Some(version) = self.proxy {
             // A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
             let source = self.visitor.source.as_ref().socket_addr();

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::datagrams::{Carriers, Inside, Route};
 use super::direct::Direct;
 use super::warm::{Warm, Wish};
+use crate::net::dial::Opening;
 use crate::net::{self, Stream, transport, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg, Outbound, Request};
@@ -78,7 +79,7 @@ impl Server {
     }
 }
 
-/// A connection to a server, ready for Shadowsocks.
+/// A connection to a server, ready for Shadowsocks, on which `opening` speaks first. (A transport's client always does.)
 ///
 /// # Errors
 /// Those of [`Direct::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
@@ -86,11 +87,12 @@ pub(super) async fn dial(
     direct: &Direct,
     server: &Address,
     transport: Option<&transport::Client>,
+    opening: Opening,
 ) -> Result<Stream, Error> {
-    let stream = direct.dial(server, true).await?;
     let Some(transport) = transport else {
-        return Ok(stream);
+        return direct.dial(server, true, opening).await;
     };
+    let stream = direct.dial(server, true, Opening::Ours).await?;
     let upgraded = timeout(direct.connect, Box::pin(transport.upgrade(stream))).await;
     let seconds = direct.connect.as_secs();
     Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
@@ -173,7 +175,14 @@ impl Servers {
         }
         let begun = Instant::now();
         let transport = server.transport.as_deref();
-        let dialled = dial(&server.direct, &server.address, transport).await;
+        let dialled = dial(
+            &server.direct,
+            &server.address,
+            transport,
+            // The head goes at once, or after the short wait for first bytes.
+            Opening::Ours,
+        )
+        .await;
         match &dialled {
             Ok(_) => {
                 if server.failed.swap(false, Relaxed) {

@@ -3,6 +3,7 @@
 use tokio::time::timeout;
 
 use super::direct::Direct;
+use crate::net::dial::Opening;
 use crate::net::{self, transport};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -22,7 +23,8 @@ impl Outbound for Tunnel {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let connect = async {
-            let stream = self.direct.dial(&request.target, request.trusted).await?;
+            let (target, trusted) = (&request.target, request.trusted);
+            let stream = self.direct.dial(target, trusted, Opening::Ours).await?;
             Ok(self.transport.upgrade(stream).await?)
         };
         // All of it is connecting.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::direct::Direct;
 use super::shadowsocks::dial;
+use crate::net::dial::Opening;
 use crate::net::{Parked, Stream, transport};
 use crate::wire::Address;
 
@@ -138,7 +139,7 @@ impl Warm {
             let (state, direct, server) = (Arc::clone(&self.state), direct.clone(), server.clone());
             let transport = transport.cloned();
             tasks.spawn(async move {
-                let dialled = dial(&direct, &server, transport.as_deref()).await;
+                let dialled = dial(&direct, &server, transport.as_deref(), Opening::Open).await;
                 let Some(number) =
                     lock(&state).keep(dialled.ok().and_then(|stream| stream.park().ok()))
                 else {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{Counters, Error, Side};
 use crate::net::Stream;
+use crate::net::dial::Opening;
 use crate::net::pool::Buffer;
 use crate::wire::Address;
 use crate::wire::ss::stream::{Opener, Sealer};
@@ -97,6 +98,21 @@ impl Request {
             reply: None,
             trusted: true,
             peer,
+        }
+    }
+
+    /// Who will speak first at the target: the client, if it has said something already.
+    #[must_use]
+    pub fn opening(&self) -> Opening {
+        let has_spoken = match &self.leg.first {
+            First::Nothing => self.leg.stream.has_bytes(),
+            First::Ahead(bytes) => !bytes.is_empty(),
+            First::Opened(buffer) => !buffer.ready.is_empty(),
+        };
+        if has_spoken {
+            Opening::Ours
+        } else {
+            Opening::Open
         }
     }
 }
