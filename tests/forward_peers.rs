@@ -116,6 +116,20 @@ fn a_client_of_websockets_reaches_tcp() {
     assert!(said.contains("all came back"), "{said}");
 }
 
+#[test]
+#[ignore = "needs peers: scripts/test"]
+fn wrong_frames_are_answered_as_by_websockets() {
+    let target = TcpTarget::echo();
+    let url = format!("tcp://127.0.0.1:{}", target.port());
+    let forward = Forwarder::start("ws", "/here", &url, &[]);
+    let port = forward.address.port().to_string();
+    let said = succeeds(python(
+        include_str!("common/ws_cases.py"),
+        &[&port, "/here"],
+    ));
+    assert!(said.contains("31 cases, 0 differ"), "{said}");
+}
+
 /// nginx that passes `/tunnel` on to `upstream` as its documentation says for WebSocket.
 fn nginx(upstream: std::net::SocketAddr) -> (Process, u16, tempfile::TempDir) {
     let (port, dir) = (free_port(), tempfile::tempdir().unwrap());

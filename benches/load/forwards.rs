@@ -73,7 +73,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
 
 fn one(command: Command, directory: &Path, name: &str, ports: &[SocketAddr]) -> Result<Process> {
     let log = directory.join(name).with_extension("log");
-    let (process, _) = ready(command, None, &log, ports)?;
+    let (process, _) = ready(command, [None; 2], &log, ports)?;
     Ok(process)
 }
 

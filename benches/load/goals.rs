@@ -51,10 +51,13 @@ impl Goal {
     }
 }
 
+/// What nine visitors of a tunnel lose by a tenth who takes nothing.
+pub(crate) const STALLED: &str = "lost beside a stalled one %";
+
 /// The goals of a figure.
 pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
-    use Kind::{Haproxy, Libev, Noise, Plain, Plugin, Rathole, Rust, Socat, Tcp};
+    use Kind::{Direct, Haproxy, Libev, Noise, Plain, Plugin, Rathole, Rust, Socat, Tcp};
     let (task, method) = work.split_once('/').unwrap_or((work, "aes-256-gcm"));
     let is_bulk = task.starts_with("bulk-");
     match (task, method, figure) {
@@ -85,6 +88,8 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         }
         (_, _, "CPU s/GiB") if task.starts_with("reverse-bulk-") => vec![Below(0.45, Noise)],
         ("reverse-connections", _, "conn/s") => vec![Above(1.0, Rathole)],
+        ("reverse-link", _, "Mbit/s") => vec![Above(0.85, Direct)],
+        ("reverse-link", _, STALLED) => vec![AtMost(5.0)],
         ("reverse-idle", _, "local KiB" | "server KiB") => vec![AtMost(6.0)],
         (_, _, "CPU s/GiB") if task.starts_with("forward-bulk-") => {
             vec![Below(1.0, Haproxy), Below(1.0, Socat)]

@@ -6,9 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::goals::STALLED;
 use crate::link::{self, Link, Shape};
-use crate::plan::Context;
+use crate::plan::{Context, REVERSE};
 use crate::proxies::{Kind, Running, Setup, start};
+use crate::reverses;
 use crate::route::{Route, Target};
 use crate::targets::Targets;
 use crate::tcp_works::{Figures, Flows, request};
@@ -21,6 +23,8 @@ const LOSS: f64 = 0.01;
 const RATE: f64 = 100e6;
 /// From one connection to the next, when the first is to have warmed what can be warmed.
 const SOON: Duration = Duration::from_millis(300);
+/// Before a stream over the link is as fast as it gets.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Requests of a page: the document, and what it names.
 const REQUESTS: usize = 30;
 /// Connections that a browser opens to one host.
@@ -145,6 +149,52 @@ pub(crate) fn page(cx: &Context<'_>, kind: Kind, method: &str, seed: u64) -> Res
         });
         loaded.map(|()| vec![("ms", begun.elapsed().as_secs_f64() * 1e3)])
     })
+}
+
+/// A reverse tunnel over the link without loss: how much of it one visitor gets, who takes from a target at the near end,
+/// and how much of what nine get is lost when a tenth takes nothing.
+pub(crate) fn tunnel(cx: &Context<'_>, kind: Kind, time: Duration) -> Result<Figures> {
+    let link = Link::new(Shape {
+        delay: DELAY,
+        loss: 0.0,
+        rate: RATE,
+        queue: 2 * DELAY,
+        seed: 1,
+    })?;
+    let targets = Targets::start(link::A, Some(&link.a))?;
+    let running = reverses::start(
+        cx.programs,
+        &Setup {
+            kind,
+            method: REVERSE,
+            targets: &[targets.source],
+            name_server: None,
+            link: Some(&link),
+            counted: false,
+            directory: &cx.directory(kind),
+        },
+    )?;
+    let visit = |count| Flows::start(&running.route, &targets, false, count);
+    let mbits = |flows: &Flows| -> Result<f64> {
+        // The first seconds are the congestion control's.
+        thread::sleep(SETTLE);
+        let (begun, before) = (Instant::now(), flows.moved.load(Relaxed));
+        thread::sleep(time);
+        flows.check()?;
+        let bits = (flows.moved.load(Relaxed) - before) as f64 * 8.0;
+        Ok(bits / 1e6 / begun.elapsed().as_secs_f64())
+    };
+    link.b.run(|| -> Result<Figures> {
+        let one = mbits(&visit(1)?)?;
+        let nine = visit(9)?;
+        let alone = mbits(&nine)?;
+        let _stalled = running.route.connect(&Target::from(targets.source))?;
+        let beside = mbits(&nine)?;
+        Ok(vec![
+            ("Mbit/s", one),
+            (STALLED, 100.0 * (1.0 - beside / alone)),
+        ])
+    })?
 }
 
 /// Bytes of a page's part: 4 to 40 KiB, the same every time.

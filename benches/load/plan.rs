@@ -63,6 +63,7 @@ enum Task {
     FirstByte { server_speaks: bool },
     LinkBulk,
     Page,
+    Tunnel,
 }
 
 /// A row of the plan.
@@ -97,6 +98,7 @@ const EVERYONE: &[Kind] = &[
 ];
 /// Those that make reverse tunnels; ours is encrypted, and one of theirs.
 const TUNNELS: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise];
+const TUNNELS_OVER_LINK: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise, Kind::Direct];
 /// Those that speak WebSocket, and what it costs.
 const WEB: &[Kind] = &[Kind::Ssr, Kind::Plugin, Kind::Tcp];
 /// Those that carry one port to another.
@@ -228,6 +230,12 @@ pub(crate) fn works() -> Vec<Work> {
     reverse("connections", Task::Connections);
     reverse("round-trip", Task::RoundTrip);
     reverse("idle", Task::Idle);
+    add(
+        "reverse-link".to_owned(),
+        Task::Tunnel,
+        REVERSE,
+        TUNNELS_OVER_LINK,
+    );
     let mut forward =
         |name: &str, task, kinds| add(format!("forward-{name}"), task, FORWARD, kinds);
     for (up, way) in [(false, "down"), (true, "up")] {
@@ -251,7 +259,7 @@ impl Work {
 
     /// Whether implementations may do it at the same time: over the lossy link all wait, and nobody's CPU is the limit.
     pub(crate) fn at_once(&self) -> bool {
-        matches!(self.task, Task::LinkBulk | Task::Page)
+        matches!(self.task, Task::LinkBulk | Task::Page | Task::Tunnel)
     }
 
     /// Starts `kind` fresh, does the work once, ends it.
@@ -267,6 +275,7 @@ impl Work {
             }
             Task::LinkBulk => return link_works::bulk(cx, kind, self.method, time, round),
             Task::Page => return link_works::page(cx, kind, self.method, round),
+            Task::Tunnel => return link_works::tunnel(cx, kind, time),
             Task::Names => return self.names(cx, kind),
             _ => {}
         }

@@ -271,9 +271,9 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         (start(Role::Local)?, start(Role::Server)?)
     };
     let server_log = setup.directory.join("server.log");
-    let (server, server_start) = ready(server_command, far, &server_log, &servers)?;
+    let (server, server_start) = ready(server_command, [far, far], &server_log, &servers)?;
     let local_log = setup.directory.join("local.log");
-    let (local_process, local_start) = ready(local_command, near, &local_log, &locals)?;
+    let (local_process, local_start) = ready(local_command, [near, near], &local_log, &locals)?;
     let route = match setup.kind {
         Kind::Haproxy => Route::Forward(setup.targets.iter().copied().zip(locals).collect()),
         _ => Route::Socks(local),
@@ -290,10 +290,11 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     })
 }
 
-/// Starts a role and waits until all its ports accept; returns how long that took.
+/// Starts a role and waits until all its ports accept; returns how long that took. The namespaces are the role's and
+/// that of the ports.
 pub(crate) fn ready(
     command: Command,
-    namespace: Option<&Namespace>,
+    [namespace, ports_at]: [Option<&Namespace>; 2],
     log: &Path,
     ports: &[SocketAddr],
 ) -> Result<(Process, Duration)> {
@@ -311,7 +312,7 @@ pub(crate) fn ready(
             thread::sleep(Duration::from_micros(200));
         }
     };
-    let outcome = match namespace {
+    let outcome = match ports_at {
         Some(namespace) => namespace.run(try_it)?,
         None => try_it(),
     };

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::Result;
+use crate::link;
 use crate::proxies::{Kind, Pair, Programs, Running, Setup, free_port, ready};
 use crate::route::Route;
 
@@ -21,7 +22,11 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         let public = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         ports.push((*target, public));
     }
-    let control = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let (local_at, server_at, server_ip) = match setup.link {
+        Some(link) => (Some(&link.a), Some(&link.b), link::B),
+        None => (None, None, Ipv4Addr::LOCALHOST),
+    };
+    let control = SocketAddr::from((server_ip, free_port()?));
     let (near, far) = match setup.kind {
         Kind::Direct => {
             return Ok(Running {
@@ -36,8 +41,11 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     };
     let publics: Vec<SocketAddr> = ports.iter().map(|(_, public)| *public).collect();
     let log = |name: &str| setup.directory.join(name).with_extension("log");
-    let (server, server_start) = ready(far, None, &log("server"), &[control])?;
-    let (local, local_start) = ready(near, None, &log("local"), &publics)?;
+    let places = [server_at, server_at];
+    let (server, server_start) = ready(far, places, &log("server"), &[control])?;
+    // The client is ready when the public ports are, at the other end.
+    let places = [local_at, server_at];
+    let (local, local_start) = ready(near, places, &log("local"), &publics)?;
     Ok(Running {
         processes: Some(Pair {
             local,

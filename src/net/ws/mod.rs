@@ -457,6 +457,10 @@ impl Layer for WebSocket {
     }
 
     fn reset_on_close(&mut self) {
+        // The Close that answers an error of the peer, or its own, says all; a reset would overtake it.
+        if !self.peer_listens() {
+            return;
+        }
         self.reset = true;
         self.inner.reset_on_close();
     }
