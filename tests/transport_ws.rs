@@ -347,9 +347,11 @@ fn pair_works_through_nginx() {
     nginx.listening(&[v4(port)]).unwrap();
     let targets = Targets::start();
     for mux in [false, true] {
-        let client = certificate.client(Kind { tls: true, mux });
+        let mut client = certificate.client(Kind { tls: true, mux });
+        // nginx has no way for datagrams beside the WebSocket.
+        client["transport"]["udp_over"] = json!("ws");
         let local = Start::local(Ssr, &spec, v4(port)).with(client).run();
-        let failed = matrix::failures(&local.socks(), &targets, is_tcp);
+        let failed = matrix::failures(&local.socks(), &targets, |_| true);
         assert!(failed.is_empty(), "mux {mux}: {failed:#?}");
     }
     eventually("the log names the client that nginx tells of", || {

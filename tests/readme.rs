@@ -1,0 +1,286 @@
+//! The configs of README.md as they stand there: only keys, which it does not give away, are filled in.
+//!
+//! Both ends have a namespace with the addresses and free ports that the README speaks of, and a link between them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod common;
+#[path = "../benches/load/link.rs"]
+#[allow(
+    unsafe_code,
+    dead_code,
+    clippy::cast_possible_truncation,
+    reason = "a tool of the benchmark: namespaces and tun devices have no safe interface"
+)]
+mod link;
+
+use common::{
+    eventually, forward,
+    matrix::{self, Targets},
+    peers,
+    process::Process,
+    reverse::{dial, exchange},
+    socks::Socks,
+};
+use link::{Link, Namespace, Shape};
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    process::{Command, Output},
+    thread,
+    time::Duration,
+};
+
+const README: &str = include_str!("../README.md");
+/// Where the README's server is.
+const SERVER: [u8; 4] = [203, 0, 113, 7];
+
+/// The text under a heading.
+fn section(heading: &str) -> &'static str {
+    let (_, rest) = README.split_once(&format!("\n## {heading}\n")).unwrap();
+    rest.split("\n## ").next().unwrap()
+}
+
+/// The configs in `text`, with a key in place of what the README says of it.
+fn configs(text: &str, key: &str) -> Vec<String> {
+    let blocks = text.split("```json\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap())
+        .map(|config| {
+            config
+                .replace("the output of: ssr genkey -m 2022-blake3-aes-256-gcm", key)
+                .replace("the same", key)
+        })
+        .collect()
+}
+
+/// The commands in `text` that begin so, without their comments.
+fn commands<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = &'a str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+    let lines = lines.filter(move |line| line.starts_with(begin));
+    lines.map(|line| line.split(" # ").next().unwrap().trim())
+}
+
+fn genkey() -> String {
+    let output = peers::ssr(&["genkey", "-m", "2022-blake3-aes-256-gcm"]).output();
+    String::from_utf8(output.unwrap().stdout)
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+struct Scene {
+    directory: tempfile::TempDir,
+    // The last to go: it holds the namespaces.
+    link: Link,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let link = Link::new(Shape {
+            delay: Duration::from_millis(5),
+            loss: 0.0,
+            rate: 100e6,
+            queue: Duration::from_millis(100),
+            seed: 1,
+        })
+        .expect("root, /dev/net/tun and `ip`");
+        let scene = Self {
+            directory: tempfile::tempdir().unwrap(),
+            link,
+        };
+        scene.shell(&scene.link.b, "ip addr add 203.0.113.7/32 dev lo");
+        scene.shell(&scene.link.a, "ip route add 203.0.113.7 dev link0");
+        scene
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What a shell at `place` says.
+    fn shell(&self, place: &Namespace, line: &str) -> String {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(self.path());
+        place.place(&mut command).unwrap();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
+        assert!(
+            status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&stderr)
+        );
+        String::from_utf8(stdout).unwrap()
+    }
+
+    fn start(&self, place: &Namespace, arguments: &[&str]) -> Process {
+        let mut command = peers::ssr(arguments);
+        command.current_dir(self.path());
+        place.place(&mut command).unwrap();
+        Process::spawn("ssr", &mut command).unwrap()
+    }
+
+    fn role(&self, place: &Namespace, role: &str, config: &str) -> Process {
+        let name = format!("{role}.json");
+        fs::write(self.path().join(&name), config).unwrap();
+        self.start(place, &[role, "-c", &name])
+    }
+}
+
+/// Serves every connection to a port at `place`.
+fn serve(place: &Namespace, port: u16, serve: impl Fn(TcpStream) + Send + Copy + 'static) {
+    let listener = place
+        .run(|| TcpListener::bind(("127.0.0.1", port)))
+        .unwrap()
+        .unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || serve(stream));
+        }
+    });
+}
+
+fn echo(stream: TcpStream) {
+    let _ = io::copy(&mut &stream, &mut &stream);
+}
+
+/// Answers one request with a page that has `N` in it.
+fn page<const N: u16>(mut stream: TcpStream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read_exact(&mut byte).is_err() {
+            return;
+        }
+        request.push(byte[0]);
+    }
+    let body = format!("page {N}");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let _ = stream.write_all((head + &body).as_bytes());
+}
+
+fn get(address: SocketAddr, host: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn reverse_tunnel_of_the_readme_works_over_link() {
+    let scene = Scene::new();
+    let (near, far) = (&scene.link.a, &scene.link.b);
+    let configs = configs(section("Reverse tunnels"), &genkey());
+    serve(near, 22, echo);
+    serve(near, 80, page::<80>);
+    serve(near, 3000, page::<3000>);
+    let dns = near
+        .run(|| UdpSocket::bind("127.0.0.1:53"))
+        .unwrap()
+        .unwrap();
+    thread::spawn(move || {
+        let mut bytes = [0; 1500];
+        while let Ok((len, from)) = dns.recv_from(&mut bytes) {
+            let _ = dns.send_to(&bytes[..len], from);
+        }
+    });
+    let _server = scene.role(far, "server", &configs[0]);
+    let _local = scene.role(near, "local", &configs[1]);
+    // A visitor has an address of its own; here it is the server's.
+    far.run(|| {
+        let at = |port| SocketAddr::from((SERVER, port));
+        eventually("ssh is published", || {
+            TcpStream::connect(at(6022))
+                .is_ok_and(|mut stream| exchange(&mut stream, b"there").is_ok())
+        });
+        let page = |host: &str| get(at(8080), host).unwrap_or_default();
+        eventually("www is published", || {
+            page("www.example.com").contains("page 80")
+        });
+        eventually("wiki is published", || {
+            page("wiki.example.com").contains("page 3000")
+        });
+        assert!(page("other.example.com").starts_with("HTTP/1.1 404 "));
+        let visitor = UdpSocket::bind("0.0.0.0:0").unwrap();
+        visitor.set_read_timeout(Some(common::SILENCE)).unwrap();
+        eventually("dns is published", || {
+            visitor.send_to(b"query", at(6053)).unwrap();
+            let mut answer = [0; 100];
+            visitor
+                .recv(&mut answer)
+                .is_ok_and(|len| &answer[..len] == b"query")
+        });
+        exchange(&mut dial(at(6022)), &[7; 100_000]).unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn tls_of_the_readme_works_over_link() {
+    let scene = Scene::new();
+    let (near, far) = (&scene.link.a, &scene.link.b);
+    let text = section("Through a CDN or a reverse proxy: WebSocket and TLS");
+    let said: Vec<String> = commands(text, "openssl")
+        .map(|line| scene.shell(far, line))
+        .collect();
+    let pin = said.last().unwrap().trim();
+    let config = configs(text, &genkey())[0].replace("the pin", pin);
+    let at_server = config.replace("\"server\": \"203.0.113.7\"", "\"server\": \"::\"");
+    let _server = scene.role(far, "server", &at_server);
+    let targets = far.run(Targets::start).unwrap();
+    let listens = || TcpStream::connect(SocketAddr::from((SERVER, 443))).is_ok();
+    far.run(|| eventually("server listens", listens)).unwrap();
+    let _local = scene.role(near, "local", &config);
+    near.run(|| {
+        let socks = Socks::new(([127, 0, 0, 1], 1080).into());
+        eventually("local listens", || TcpStream::connect(socks.proxy).is_ok());
+        matrix::echoes(&socks, &targets.echo.v4(), 100_000);
+        matrix::echoes_datagram(&socks, &targets, 1000);
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn forwards_of_the_readme_work_over_link() {
+    let scene = Scene::new();
+    let place = &scene.link.b;
+    serve(place, 8080, echo);
+    let lines = commands(section("Forwarding ports"), "ssr forward");
+    let pair: Vec<&str> = lines
+        .filter(|line| line.contains("127.0.0.1:8081/"))
+        .take(2)
+        .collect();
+    let run = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let mut process = scene.start(place, &words);
+        forward::started(&mut process).unwrap();
+        process
+    };
+    let _running: Vec<Process> = pair.iter().map(run).collect();
+    assert_eq!(pair.len(), 2);
+    place
+        .run(|| exchange(&mut dial(([127, 0, 0, 1], 8082).into()), &[7; 100_000]))
+        .unwrap()
+        .unwrap();
+}
