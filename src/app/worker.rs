@@ -202,7 +202,10 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         let place = self.handshakes.begin();
         let number = place.number();
         let port = Arc::clone(self);
+        // In a box, which is gone when its parts are where they belong: the task keeps no room for them of its own.
+        let begun = Box::new((accepted, place));
         let flow = flows.spawn(async move {
+            let (accepted, place) = *begun;
             let Accepted {
                 stream,
                 peer,
@@ -219,10 +222,15 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
     }
 
     /// Serves one stream to its end.
-    async fn flow(&self, stream: Stream, peer: SocketAddr, ready: impl FnOnce() + Send) {
+    fn flow(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        ready: impl FnOnce() + Send,
+    ) -> impl Future<Output = ()> + Send {
         let (inbound, outbound) = (&self.inbound, &self.outbound);
         let (timeouts, counters) = (&self.timeouts, &self.counters);
-        tcp::serve(stream, peer, inbound, outbound, timeouts, counters, ready).await;
+        tcp::serve(stream, peer, inbound, outbound, timeouts, counters, ready)
     }
 
     /// Serves what comes within a transport.

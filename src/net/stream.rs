@@ -348,6 +348,12 @@ impl Stream {
         }
     }
 
+    /// Whether it is the end of a pipe.
+    #[must_use]
+    pub const fn is_pipe(&self) -> bool {
+        matches!(self.0, Kind::Pipe(_))
+    }
+
     /// Whether it is a bare socket, whose bytes the kernel can move by itself.
     #[must_use]
     pub const fn is_socket(&self) -> bool {

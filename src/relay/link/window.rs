@@ -9,7 +9,7 @@ pub(super) const MAX_STREAM: u64 = 16 << 20;
 /// Bytes by which all windows of a link may have grown, and the most that it holds unread.
 pub(super) const MAX_LINK: u64 = 64 << 20;
 /// A round trip is taken for at least this long: below it, what counts is how seldom a busy process gets its turn.
-const MIN_ROUND_TRIP: Duration = Duration::from_millis(2);
+const MIN_ROUND_TRIP: Duration = Duration::from_millis(5);
 /// Round trips of which the shortest is believed: the others have waited behind bytes.
 const SAMPLES: usize = 4;
 

@@ -43,6 +43,8 @@ pub struct Half {
     next: usize,
     written: usize,
     size: Size,
+    /// The largest buffer that is worth it.
+    largest: Size,
     small_reads: u8,
     /// A request's head is to go out even if its client has said nothing yet.
     head_due: bool,
@@ -77,12 +79,20 @@ impl Half {
             next: 0,
             written: 0,
             size: Size::Small,
+            largest: Size::Large,
             small_reads: 0,
             head_due,
             ahead: Vec::new(),
             fault: None,
             moved: 0,
         }
+    }
+
+    /// The same with buffers of up to `largest`.
+    #[must_use]
+    pub const fn up_to(mut self, largest: Size) -> Self {
+        self.largest = largest;
+        self
     }
 
     /// Bytes of the client's that were read together with its request go first.
@@ -427,7 +437,7 @@ impl Half {
     /// Chooses the size of the next buffer: larger after a read that filled this one, small again when reads stay small.
     fn resize(&mut self, count: usize, room: usize) {
         if count == room {
-            self.size = self.size.up();
+            self.size = self.size.up().min(self.largest);
             self.small_reads = 0;
         } else if self.size != Size::Small && count < room / 4 {
             self.small_reads += 1;

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::{Counters, Error, Side};
 use crate::net::Stream;
 use crate::net::dial::Opening;
-use crate::net::pool::Buffer;
+use crate::net::pool::{Buffer, Size};
 use crate::wire::Address;
 use crate::wire::ss::stream::{Opener, Sealer};
 use half::{Codec, Half};
@@ -197,7 +197,10 @@ pub struct Traffic {
 }
 
 /// Serves the stream of `peer` to its end. `ready` is called when the handshake is over.
-pub async fn serve<I: Inbound, O: Outbound>(
+///
+/// The future is what an idle connection holds, so nothing is in it twice: arguments of an `async fn` stay in it beside
+/// whatever they were moved into.
+pub fn serve<I: Inbound, O: Outbound>(
     stream: Stream,
     peer: SocketAddr,
     inbound: &I,
@@ -205,30 +208,52 @@ pub async fn serve<I: Inbound, O: Outbound>(
     timeouts: &Timeouts,
     counters: &Counters,
     ready: impl FnOnce() + Send,
-) {
+) -> impl Future<Output = ()> + Send {
     let begun = Instant::now();
     counters.streams.fetch_add(1, Relaxed);
-    let _now = Gauge::new(&counters.streams_now);
+    let now = Gauge::new(&counters.streams_now);
     // Boxed, so that what handshake and dial need is given back before the long part begins.
-    let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready)).await;
-    let (error, traffic, target) = match established {
-        Ok(Established::Job(job)) => (job.await.err(), Traffic::default(), None),
-        Ok(Established::Flow(flow, target)) => {
-            let (result, traffic) = flow.run(timeouts, inbound).await;
-            (result.err(), traffic, Some(target))
-        }
-        Err((error, target)) => (Some(error), Traffic::default(), target),
-    };
+    let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready));
+    async move {
+        let _now = now;
+        let (error, traffic, target) = match established.await {
+            Ok(Established::Job(job)) => (job.await.err(), Traffic::default(), None),
+            Ok(Established::Flow(flow, target)) => {
+                let (result, traffic) = flow.run(timeouts, inbound).await;
+                (result.err(), traffic, Some(target))
+            }
+            Err((error, target)) => (Some(error), Traffic::default(), target),
+        };
+        ended(
+            peer,
+            begun,
+            counters,
+            error.as_ref(),
+            traffic,
+            target.as_deref(),
+        );
+    }
+}
+
+/// Counts and logs the end of a stream.
+fn ended(
+    peer: SocketAddr,
+    begun: Instant,
+    counters: &Counters,
+    error: Option<&Error>,
+    traffic: Traffic,
+    target: Option<&str>,
+) {
     counters.bytes_up.fetch_add(traffic.up, Relaxed);
     counters.bytes_down.fetch_add(traffic.down, Relaxed);
-    if let Some(error) = &error {
+    if let Some(error) = error {
         counters.fail(error.status());
     }
     tracing::debug!(
         %peer,
-        target = target.map_or_else(|| "-".to_owned(), |target| target.to_string()),
-        status = error.as_ref().map_or("ok", Error::status),
-        error = error.as_ref().map(tracing::field::display),
+        target = target.unwrap_or("-"),
+        status = error.map_or("ok", Error::status),
+        error = error.map(tracing::field::display),
         up_bytes = traffic.up,
         down_bytes = traffic.down,
         elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -365,7 +390,13 @@ impl Flow {
                 ));
             }
         };
-        let mut up = Half::new(up, Side::Client);
+        // The streams of one carrier have a core between them, and with large buffers each fall out of its cache.
+        let largest = if client.stream.is_pipe() || upstream.stream.is_pipe() {
+            Size::Medium
+        } else {
+            Size::Large
+        };
+        let mut up = Half::new(up, Side::Client).up_to(largest);
         match client.first {
             First::Nothing => {}
             First::Ahead(bytes) => up.begin_with(bytes),
@@ -375,7 +406,7 @@ impl Flow {
             client: client.stream,
             upstream: upstream.stream,
             up,
-            down: Half::new(down, Side::Upstream),
+            down: Half::new(down, Side::Upstream).up_to(largest),
         })
     }
 
