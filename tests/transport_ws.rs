@@ -325,6 +325,7 @@ fn pair_works_through_nginx() {
     let spec = Spec::new(METHOD);
     let mut keys = certificate.server(BARE);
     keys["transport"]["trusted_proxies"] = json!(["127.0.0.0/8"]);
+    keys["mode"] = json!("tcp_and_udp");
     let server = Start::server(Ssr, &spec).with(keys).flags(&["-v"]).run();
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -350,6 +351,7 @@ fn pair_works_through_nginx() {
         let mut client = certificate.client(Kind { tls: true, mux });
         // nginx has no way for datagrams beside the WebSocket.
         client["transport"]["udp_over"] = json!("ws");
+        client["mode"] = json!("tcp_and_udp");
         let local = Start::local(Ssr, &spec, v4(port)).with(client).run();
         let failed = matrix::failures(&local.socks(), &targets, |_| true);
         assert!(failed.is_empty(), "mux {mux}: {failed:#?}");
