@@ -1,11 +1,13 @@
 //! Buffers that are held only while data moves.
 //!
 //! Each worker keeps a few free buffers of each size and shares them among its flows; a flow without data has none.
-//! A buffer is filled with zeros once, when the system gives it, and never again.
+//! A buffer is filled with zeros once, when the system gives it, and never again. Where one worker fills what another
+//! empties, a shared pool takes what the second has too much of back to the first.
 
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Sizes of buffers; a flow begins small and grows while its reads fill what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,11 +65,11 @@ impl Size {
         }
     }
 
-    /// Free buffers of this size that a worker keeps: about 4 MiB in all.
+    /// Free buffers of this size that a worker keeps, and all of them together once more: about 4 MiB each.
     const fn spare(self) -> usize {
         match self {
             Self::Small => 64,
-            Self::Medium => 12,
+            Self::Medium => 24,
             Self::Large => 4,
         }
     }
@@ -79,8 +81,39 @@ struct Spare {
     ready: Vec<Range<usize>>,
 }
 
+/// Free buffers by size.
+struct Pool([Vec<Spare>; 3]);
+
+impl Pool {
+    const fn new() -> Self {
+        Self([Vec::new(), Vec::new(), Vec::new()])
+    }
+
+    fn take(&mut self, size: Size) -> Option<Spare> {
+        self.0.get_mut(size.index())?.pop()
+    }
+
+    /// Keeps it, or gives it back when there are enough.
+    fn put(&mut self, size: Size, spare: Spare) -> Option<Spare> {
+        match self.0.get_mut(size.index()) {
+            Some(list) if list.len() < size.spare() => {
+                list.push(spare);
+                None
+            }
+            _ => Some(spare),
+        }
+    }
+}
+
 thread_local! {
-    static FREE: RefCell<[Vec<Spare>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    static FREE: RefCell<Pool> = const { RefCell::new(Pool::new()) };
+}
+
+/// What workers have too much of.
+static SHARED: Mutex<Pool> = Mutex::new(Pool::new());
+
+fn shared() -> MutexGuard<'static, Pool> {
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes of all buffers in use, of all workers.
@@ -125,9 +158,10 @@ impl Buffer {
     #[must_use]
     pub fn take_exact(size: Size) -> Self {
         let spare = FREE
-            .try_with(|free| free.borrow_mut().get_mut(size.index()).and_then(Vec::pop))
+            .try_with(|free| free.borrow_mut().take(size))
             .ok()
-            .flatten();
+            .flatten()
+            .or_else(|| shared().take(size));
         IN_USE.fetch_add(size.bytes(), Ordering::Relaxed);
         let (bytes, ready) = match spare {
             Some(spare) => (spare.bytes, spare.ready),
@@ -219,13 +253,43 @@ impl Drop for Buffer {
             bytes: std::mem::take(&mut self.bytes),
             ready: std::mem::take(&mut self.ready),
         };
-        // While the thread ends there is no pool any more, and the memory is simply freed.
-        let _ = FREE.try_with(|free| {
-            if let Some(list) = free.borrow_mut().get_mut(self.size.index())
-                && list.len() < self.size.spare()
-            {
-                list.push(spare);
+        // While the thread ends it has no pool any more, and the memory is simply freed.
+        let left = FREE.try_with(|free| free.borrow_mut().put(self.size, spare));
+        if let Ok(Some(spare)) = left {
+            let freed = shared().put(self.size, spare);
+            // Not while the others wait.
+            drop(freed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_worker_has_too_much_of_is_used_by_another() {
+        const MARK: u8 = 0xab;
+        let empties = || {
+            let size = Size::Medium;
+            let mut taken: Vec<Buffer> = (0..=size.spare())
+                .map(|_| Buffer::take_exact(size))
+                .collect();
+            for buffer in &mut taken {
+                buffer.parts().0.fill(MARK);
             }
+        };
+        // Other tests share the pool, and may be quicker.
+        let found = (0..100).any(|_| {
+            std::thread::scope(|scope| {
+                scope.spawn(empties);
+            });
+            std::thread::scope(|scope| {
+                let first =
+                    scope.spawn(|| Buffer::take_exact(Size::Medium).bytes().first().copied());
+                first.join().is_ok_and(|byte| byte == Some(MARK))
+            })
         });
+        assert!(found);
     }
 }
