@@ -65,7 +65,7 @@ impl Size {
         }
     }
 
-    /// Free buffers of this size that a worker keeps, and all of them together once more: about 4 MiB each.
+    /// Free buffers of this size that a worker keeps, and all of them together once more: about 5 MiB each.
     const fn spare(self) -> usize {
         match self {
             Self::Small => 64,
