@@ -1,16 +1,6 @@
 //! Headless Chromium through the pair: documents, images, 100 parallel requests, an upload and a WebSocket.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{peers::Pair, process::Process};
+use crate::common::{peers::Pair, process::Process};
 use std::{path::Path, process::Command, time::Duration};
 
 #[test]

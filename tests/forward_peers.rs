@@ -1,16 +1,6 @@
 //! Forwards with programs that are not ours at their ends and between them: `websockets`, curl, iperf3, nginx.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     bytes::pattern,
     eventually,
     forward::{self, Forwarder},
@@ -261,7 +251,7 @@ fn iperf3_runs_both_ways_over_tcp_websocket_and_udp() {
     }
     // Its control connection is TCP, its datagrams go to the same port.
     let both = free_port();
-    let mut command = common::peers::ssr(&["forward"]);
+    let mut command = crate::common::peers::ssr(&["forward"]);
     for scheme in ["tcp", "udp"] {
         command.arg(format!("{scheme}://127.0.0.1:{both}"));
         command.arg(format!("{scheme}://127.0.0.1:{port}"));

@@ -1,16 +1,6 @@
 //! What `ssr local` believes of a server: only answers to its own request, sealed now, once.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     ANSWER, DEADLINE, SILENCE,
     bytes::pattern,
     peers::{Half, Program, Spec, Start},
@@ -107,7 +97,7 @@ impl Scene {
 }
 
 fn target() -> Target {
-    common::process::v4(53).into()
+    crate::common::process::v4(53).into()
 }
 
 /// A server's packet that a client must take.

@@ -1,16 +1,6 @@
 //! What a stranger, a recorder and an impostor get from a running `ssr server` over UDP.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     ANSWER, SILENCE,
     bytes::pattern,
     eventually,

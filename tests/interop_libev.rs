@@ -1,16 +1,6 @@
 //! `ssr` against the programs of shadowsocks-libev 3.3.5, each way round, and what libev cannot do even with itself.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     METHODS_2017,
     matrix::{self, Targets},
     peers::{

@@ -3,17 +3,7 @@
 //! They run where `SSR_PEER_RUST_DIR` names the directory of `sslocal` and `ssserver`; `scripts/test` sets it when it
 //! finds them in `target/peers/bin`, where `cargo install --root target/peers shadowsocks-rust` puts them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     METHODS_2017, METHODS_2022,
     matrix::{self, Targets},
     peers::{

@@ -1,16 +1,6 @@
 //! How the processes start, refuse to start, end, and get through a shortage of file descriptors.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     DEADLINE, SILENCE,
     bytes::pattern,
     eventually, matrix,
@@ -236,7 +226,7 @@ fn a_terminated_process_lets_a_transfer_end_and_takes_no_more() {
                 "{role:?} ended under a running transfer"
             );
             drop(stream);
-            let (status, log) = half.process.wait(Duration::from_secs(5));
+            let (status, log) = half.process.wait(DEADLINE / 4);
             assert_eq!(status.code(), Some(0), "{role:?}: {log}");
         }
     }
@@ -247,7 +237,7 @@ fn an_idle_process_ends_at_once() {
     let mut pair = Pair::ssr(METHOD);
     for half in [&mut pair.local, &mut pair.server] {
         half.process.signal(Signal::TERM);
-        let (status, _) = half.process.wait(Duration::from_secs(2));
+        let (status, _) = half.process.wait(DEADLINE / 4);
         assert_eq!(status.code(), Some(0));
     }
 }
@@ -264,7 +254,7 @@ fn a_second_signal_ends_at_once() {
             TcpStream::connect(address).is_err()
         });
         half.process.signal(Signal::TERM);
-        half.process.wait(Duration::from_secs(2));
+        half.process.wait(DEADLINE / 4);
     }
 }
 
@@ -275,7 +265,7 @@ fn the_wait_for_transfers_ends_after_ten_seconds() {
     let mut stream = running(&pair, &echo);
     let start = Instant::now();
     pair.server.process.signal(Signal::TERM);
-    pair.server.process.wait(Duration::from_secs(15));
+    pair.server.process.wait(DEADLINE);
     let took = start.elapsed();
     assert!(took > Duration::from_secs(8), "ended after {took:?}");
     let mut rest = [0];
@@ -439,7 +429,11 @@ fn a_libev_config_runs_unchanged() {
         Process::spawn("ssr local", &mut Program::Ssr.command(Role::Local, &path)).unwrap();
     server.listening(&[v4(server_port)]).unwrap();
     local.listening(&[v4(local_port)]).unwrap();
-    matrix::echoes(&common::socks::Socks::new(v4(local_port)), &echo.v4(), 1000);
+    matrix::echoes(
+        &crate::common::socks::Socks::new(v4(local_port)),
+        &echo.v4(),
+        1000,
+    );
 }
 
 #[test]
@@ -506,7 +500,7 @@ fn a_connection_without_traffic_ends_at_the_idle_timeout() {
     let end = stream.read(&mut rest);
     assert!(!matches!(end, Ok(1..)));
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < DEADLINE,
         "ended after {:?}",
         start.elapsed()
     );
@@ -532,7 +526,7 @@ fn a_half_closed_connection_ends_at_its_timeout() {
     let mut rest = Vec::new();
     let _end = stream.read_to_end(&mut rest);
     assert!(
-        start.elapsed() < Duration::from_secs(6),
+        start.elapsed() < DEADLINE,
         "ended after {:?}",
         start.elapsed()
     );

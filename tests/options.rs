@@ -1,22 +1,12 @@
 //! Options of sockets and servers, seen from outside.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
 use std::{
     io::{ErrorKind, Read},
     net::TcpStream,
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     eventually, matrix,
     peers::{Pair, Program, Spec, Start},
     process::v4,

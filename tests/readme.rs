@@ -2,25 +2,7 @@
 //!
 //! Both ends have a namespace with the addresses and free ports that the README speaks of, and a link between them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-#[path = "../benches/load/link.rs"]
-#[allow(
-    unsafe_code,
-    dead_code,
-    clippy::cast_possible_truncation,
-    reason = "a tool of the benchmark: namespaces and tun devices have no safe interface"
-)]
-mod link;
-
-use common::{
+use crate::common::{
     eventually, forward,
     matrix::{self, Targets},
     peers,
@@ -28,7 +10,7 @@ use common::{
     reverse::{dial, exchange},
     socks::Socks,
 };
-use link::{Link, Namespace, Shape};
+use crate::emulated::{Link, Namespace, Shape};
 use std::{
     fs,
     io::{self, Read, Write},
@@ -221,7 +203,9 @@ fn reverse_tunnel_of_the_readme_works_over_link() {
         });
         assert!(page("other.example.com").starts_with("HTTP/1.1 404 "));
         let visitor = UdpSocket::bind("0.0.0.0:0").unwrap();
-        visitor.set_read_timeout(Some(common::SILENCE)).unwrap();
+        visitor
+            .set_read_timeout(Some(crate::common::SILENCE))
+            .unwrap();
         eventually("dns is published", || {
             visitor.send_to(b"query", at(6053)).unwrap();
             let mut answer = [0; 100];

@@ -1,16 +1,6 @@
 //! TLS as a transport, alone and around WebSocket: who is trusted, what strangers see, certificates that change.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     DEADLINE, SILENCE, eventually,
     matrix::{self, Targets},
     peers::{self, Half, Program, Spec, Start},

@@ -1,16 +1,6 @@
 //! Spare connections to the server: there when asked for, gone when nobody asks.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
-
-mod common;
-
-use common::{
+use crate::common::{
     eventually, matrix,
     peers::{Program, Spec, Start},
     process::v4,

@@ -1,0 +1,43 @@
+//! Everything that is tried through the binary, a module for each subject.
+//!
+//! It is one program, so that what they share is built once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod common;
+#[path = "../benches/load/link.rs"]
+#[allow(
+    unsafe_code,
+    dead_code,
+    clippy::cast_possible_truncation,
+    reason = "a tool of the benchmark: namespaces and tun devices have no safe interface"
+)]
+mod emulated;
+
+mod browser;
+mod forward;
+mod forward_peers;
+mod forward_ws;
+mod hostile;
+mod hostile_client;
+mod hostile_udp;
+mod interop_libev;
+mod interop_oracle;
+mod interop_rust;
+mod lifecycle;
+mod link;
+mod options;
+mod pair;
+mod readme;
+mod reverse;
+mod reverse_links;
+mod socks;
+mod transport_tls;
+mod transport_ws;
+mod warm;
