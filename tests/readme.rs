@@ -268,3 +268,80 @@ fn forwards_of_the_readme_work_over_link() {
         .unwrap()
         .unwrap();
 }
+
+/// The `index`-th part of nginx's configuration in `text`.
+fn nginx_part(text: &str, index: usize) -> &str {
+    let block = text.split("```nginx\n").nth(index + 1).unwrap();
+    block.split("```").next().unwrap()
+}
+
+/// Two things of the README need the world and are filled in: the name's address, and an authority for its certificate.
+#[test]
+#[ignore = "needs root and nginx: an emulated link"]
+fn nginx_of_the_readme_passes_both_over_link() {
+    let scene = Scene::new();
+    let (near, far) = (&scene.link.a, &scene.link.b);
+    let at = scene.path().display();
+    scene.shell(
+        far,
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=web \
+         -addext subjectAltName=DNS:www.example.com -keyout privkey.pem -out fullchain.pem",
+    );
+    let (web, ports) = (
+        section("Through a CDN or a reverse proxy: WebSocket and TLS"),
+        section("Forwarding ports"),
+    );
+    let site = nginx_part(web, 0).replace("/etc/letsencrypt/live/www.example.com", &at.to_string());
+    let (site, end) = site.rsplit_once('}').unwrap();
+    let nginx = format!(
+        "daemon off; pid {at}/pid; error_log stderr; events {{}} http {{ access_log off; \
+         client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c; uwsgi_temp_path {at}/d; \
+         scgi_temp_path {at}/e;\n{site}{}}}{end}}}",
+        nginx_part(ports, 0)
+    );
+    fs::write(scene.path().join("nginx.conf"), nginx).unwrap();
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.arg("-c").arg(scene.path().join("nginx.conf"));
+    far.place(&mut command).unwrap();
+    let _nginx = Process::spawn("nginx", &mut command).expect("scripts/test installs nginx");
+
+    let configs = configs(web, &genkey());
+    let _server = scene.role(far, "server", &configs[1]);
+    let laptop = configs[2]
+        .replace(
+            "\"server\": \"www.example.com\"",
+            "\"server\": \"203.0.113.7\"",
+        )
+        .replace(
+            "\"tls\": true",
+            "\"host\": \"www.example.com\", \"tls\": {\"ca\": \"fullchain.pem\"}",
+        );
+    let targets = far.run(Targets::start).unwrap();
+    let listens = |port: u16| move || TcpStream::connect(SocketAddr::from((SERVER, port))).is_ok();
+    far.run(|| eventually("nginx listens", listens(443)))
+        .unwrap();
+    let _local = scene.role(near, "local", &laptop);
+    near.run(|| {
+        let socks = Socks::new(([127, 0, 0, 1], 1080).into());
+        eventually("local listens", || TcpStream::connect(socks.proxy).is_ok());
+        matrix::echoes(&socks, &targets.echo.v4(), 100_000);
+        matrix::echoes_datagram(&socks, &targets, 1000);
+    })
+    .unwrap();
+
+    serve(far, 8080, echo);
+    let forwarder = |place: &Namespace, begin: &str, cdn: &str| {
+        let line = commands(ports, begin).find(|line| line.contains("/tunnel"));
+        let line = line.unwrap().replace("wss://cdn.example/tunnel", cdn);
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let mut process = scene.start(place, &words);
+        forward::started(&mut process).unwrap();
+        process
+    };
+    let _far = forwarder(far, "ssr forward ws://127.0.0.1:8081/tunnel", "");
+    let cdn = "wss://203.0.113.7/tunnel?host=www.example.com&ca=fullchain.pem";
+    let _near = forwarder(near, "ssr forward tcp://127.0.0.1:8082 wss:", cdn);
+    near.run(|| exchange(&mut dial(([127, 0, 0, 1], 8082).into()), &[7; 100_000]))
+        .unwrap()
+        .unwrap();
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -52,8 +52,13 @@ impl Client {
             wrong("not a name that a certificate can have: give the server's host name".into())
         })?;
         let provider = provider();
+        let authorities = match &trust.ca {
+            Some(pem) if !trust.insecure => Some(certificates("ca", pem)?),
+            _ => None,
+        };
         let verifier: Arc<dyn ServerCertVerifier> = Arc::new(Verifier {
-            chain: chain(trust, &provider)?,
+            chain: chain(trust, authorities.as_deref(), &provider)?,
+            authorities: authorities.unwrap_or_default(),
             pins: trust.pins.clone(),
             provider: Arc::clone(&provider),
         });
@@ -84,6 +89,7 @@ impl Client {
 /// What examines the chain of certificates, if anything does.
 fn chain(
     trust: &Trust,
+    authorities: Option<&[CertificateDer<'static>]>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<WebPkiServerVerifier>>, Error> {
     if trust.insecure || (trust.ca.is_none() && !trust.pins.is_empty()) {
@@ -95,12 +101,12 @@ fn chain(
         place: trust.ca.as_ref().map_or_else(String::new, Pem::place),
         problem,
     };
-    match &trust.ca {
+    match authorities {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(pem) => {
-            for certificate in certificates("ca", pem)? {
+        Some(authorities) => {
+            for certificate in authorities {
                 roots
-                    .add(certificate)
+                    .add(certificate.clone())
                     .map_err(|error| wrong(format!("a certificate cannot be used: {error}")))?;
             }
         }
@@ -114,8 +120,27 @@ fn chain(
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// Those of `ca`.
+    authorities: Vec<CertificateDer<'static>>,
     pins: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    /// Whether the server's own certificate stands in `ca` and is refused for nothing but being an authority's, as is
+    /// what `openssl req -x509` makes. Its date has been examined before that, its name has not.
+    fn is_its_own_authority(
+        &self,
+        certificate: &CertificateDer<'_>,
+        error: &rustls::Error,
+    ) -> bool {
+        let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(error))) = error
+        else {
+            return false;
+        };
+        error.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+            && self.authorities.iter().any(|own| own == certificate)
+    }
 }
 
 /// The server has another key than the ones that `pin_sha256` allows.
@@ -140,9 +165,15 @@ impl ServerCertVerifier for Verifier {
                 return Err(CertificateError::Other(OtherError(Arc::new(error))).into());
             }
         }
-        match &self.chain {
-            Some(chain) => chain.verify_server_cert(certificate, intermediates, name, ocsp, now),
-            None => Ok(ServerCertVerified::assertion()),
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(error) if self.is_its_own_authority(certificate, &error) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
         }
     }
 

@@ -52,6 +52,21 @@ impl Authority {
         }
     }
 
+    /// As `openssl req -x509` makes it: one certificate, for the server and of an authority.
+    fn alone(change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap().pem();
+        Self {
+            ca: cert.clone(),
+            cert,
+            key: key.serialize_pem(),
+            pin: [0; 32],
+        }
+    }
+
     fn server(&self) -> Server {
         Server::new(text(&self.cert), text(&self.key)).unwrap()
     }
@@ -199,10 +214,12 @@ async fn parked_stream_takes_tickets_in_and_serves_on() {
 #[tokio::test]
 async fn only_the_right_server_is_trusted() {
     let (own, other) = (Authority::new(), Authority::new());
-    let expired = Authority::issue(|params| {
+    let past = |params: &mut CertificateParams| {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-    });
+    };
+    let expired = Authority::issue(past);
+    let (alone, old) = (Authority::alone(|_| {}), Authority::alone(past));
     let pinned = |ca: bool, authority: &Authority| Trust {
         ca: ca.then(|| text(&own.ca)),
         pins: vec![authority.pin],
@@ -267,6 +284,28 @@ async fn only_the_right_server_is_trusted() {
             Some("invalid peer certificate"),
         ),
         ("anybody", "any.example", insecure, &own, None),
+        ("itself", NAME, alone.trusted(), &alone, None),
+        (
+            "itself by another name",
+            "other.example",
+            alone.trusted(),
+            &alone,
+            Some("other.example"),
+        ),
+        (
+            "itself, expired",
+            NAME,
+            old.trusted(),
+            &old,
+            Some("expired"),
+        ),
+        (
+            "another that is its own",
+            NAME,
+            old.trusted(),
+            &alone,
+            Some("invalid peer certificate"),
+        ),
     ];
     for (what, name, trust, server, refusal) in cases {
         let client = Client::new(name, &trust).unwrap();
