@@ -66,6 +66,17 @@ impl Namespace {
         Ok(Self(file?))
     }
 
+    /// A new one with nothing but its loopback.
+    ///
+    /// # Errors
+    ///
+    /// Without the right to make one.
+    pub(crate) fn loopback() -> io::Result<Self> {
+        let namespace = Self::new()?;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
     /// Puts a command to be started into it.
     pub(crate) fn place(&self, command: &mut Command) -> io::Result<()> {
         let file = self.0.try_clone()?;

@@ -1,5 +1,6 @@
 //! The works: what is done, with which method, by whom.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use crate::Result;
 use crate::allocations;
 use crate::dns::NameServer;
 use crate::forwards;
+use crate::link::Namespace;
 use crate::link_works;
 use crate::process::file_limit;
 use crate::proxies::{Kind, Programs, Running, Setup, start};
@@ -21,7 +23,6 @@ use crate::udp_works;
 /// What all works share.
 pub(crate) struct Context<'a> {
     pub(crate) programs: &'a Programs,
-    pub(crate) targets: &'a Targets,
     /// Has a directory for each implementation.
     pub(crate) directory: &'a Path,
     pub(crate) quick: bool,
@@ -276,19 +277,36 @@ impl Work {
             Task::LinkBulk => return link_works::bulk(cx, kind, self.method, time, round),
             Task::Page => return link_works::page(cx, kind, self.method, round),
             Task::Tunnel => return link_works::tunnel(cx, kind, time),
-            Task::Names => return self.names(cx, kind),
             _ => {}
         }
-        let mut running = self.start(cx, kind, None)?;
-        let figures = self.on_loopback(cx, kind, &running);
+        // What closed connections leave behind for a minute is felt by whoever comes next: tens of thousands of ports
+        // in TIME_WAIT make every connect a search. A namespace of its own takes it along.
+        match Namespace::loopback() {
+            Ok(own) => Ok(own.run(|| self.apart(cx, kind).map_err(|error| error.to_string()))??),
+            Err(_) => self.apart(cx, kind),
+        }
+    }
+
+    fn apart(&self, cx: &Context<'_>, kind: Kind) -> Result<Figures> {
+        let targets = &Targets::start(Ipv4Addr::LOCALHOST, None)?;
+        if matches!(self.task, Task::Names) {
+            return self.names(cx, targets, kind);
+        }
+        let mut running = self.start(cx, targets, kind, None)?;
+        let figures = self.on_loopback(cx, targets, kind, &running);
         match running.check() {
             Err(death) => Err(death),
             Ok(()) => figures,
         }
     }
 
-    fn start(&self, cx: &Context<'_>, kind: Kind, names: Option<&NameServer>) -> Result<Running> {
-        let t = cx.targets;
+    fn start(
+        &self,
+        cx: &Context<'_>,
+        t: &Targets,
+        kind: Kind,
+        names: Option<&NameServer>,
+    ) -> Result<Running> {
         let setup = Setup {
             kind,
             method: self.method,
@@ -305,8 +323,14 @@ impl Work {
         }
     }
 
-    fn on_loopback(&self, cx: &Context<'_>, kind: Kind, running: &Running) -> Result<Figures> {
-        let (targets, span, directory) = (cx.targets, cx.span(), &cx.directory(kind));
+    fn on_loopback(
+        &self,
+        cx: &Context<'_>,
+        targets: &Targets,
+        kind: Kind,
+        running: &Running,
+    ) -> Result<Figures> {
+        let (span, directory) = (cx.span(), &cx.directory(kind));
         match self.task {
             Task::Bulk { up, streams } => tcp_works::bulk(running, targets, up, streams, span),
             Task::Connections => tcp_works::connect_request_response(running, targets, span),
@@ -339,10 +363,10 @@ impl Work {
     }
 
     /// Short connections to names, of which there are few: what a cache of names is worth.
-    fn names(&self, cx: &Context<'_>, kind: Kind) -> Result<Figures> {
+    fn names(&self, cx: &Context<'_>, targets: &Targets, kind: Kind) -> Result<Figures> {
         let server = NameServer::start()?;
-        let mut running = self.start(cx, kind, Some(&server))?;
-        let port = cx.targets.respond.port();
+        let mut running = self.start(cx, targets, kind, Some(&server))?;
+        let port = targets.respond.port();
         let wanted: Vec<Target> = (0..NAMES)
             .map(|number| Target::Name(format!("host{number}.bench.example"), port))
             .collect();

@@ -1,7 +1,6 @@
 //! The runner: every work, round by round, one implementation after the other.
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -14,7 +13,6 @@ use crate::plan::{Context, Work, works};
 use crate::process::{machine_and_own_cpu, raise_file_limit};
 use crate::proxies::{Kind, Programs};
 use crate::report::Report;
-use crate::targets::Targets;
 
 /// What was asked for.
 pub(crate) struct Options {
@@ -98,10 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let programs = Programs::find();
     raise_file_limit();
-    let targets = Targets::start(Ipv4Addr::LOCALHOST, None)?;
     let cx = Context {
         programs: &programs,
-        targets: &targets,
         directory: &directory,
         quick: options.quick,
     };
@@ -110,7 +106,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for work in &works {
         measure(work, &cx, options, rounds, &mut report);
     }
-    drop(targets);
     fs::remove_dir_all(&directory)?;
     let (machine_after, own_after) = machine_and_own_cpu()?;
     let others = (machine_after - machine).saturating_sub(own_after - own);
