@@ -5,7 +5,7 @@ use crate::common::{
     peers::Half,
     process::{free_port, v4},
     reverse::*,
-    socks::Target,
+    socks::{CONNECT, Target},
     targets::TcpTarget,
 };
 use std::{
@@ -58,7 +58,19 @@ fn stalled_visitor_holds_up_nobody_else() {
     }
 }
 
-// --- A client that speaks frames by hand, through the SOCKS side of a local.
+// --- A client that speaks frames by hand, to a server under the method that leaves them as they are.
+
+/// Where a carrier says that it wants to go.
+const RESERVED: (&str, u16) = ("tunnel.v1.ssr.invalid", 9015);
+
+fn carrier(server: &Half) -> TcpStream {
+    let (host, port) = RESERVED;
+    let mut link = dial(server.address);
+    let len = u8::try_from(host.len()).unwrap();
+    let address = [&[3, len], host.as_bytes(), &port.to_be_bytes()].concat();
+    link.write_all(&address).unwrap();
+    link
+}
 
 fn frame(op: u16, id: u64, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap();
@@ -112,10 +124,8 @@ fn wait_for(stream: &mut TcpStream, op: u16) -> (u64, Vec<u8>) {
 }
 
 /// A link by hand, with service 1 registered at `port`.
-fn by_hand(socks: &Half, port: u16) -> TcpStream {
-    let mut link = socks
-        .socks()
-        .connect(&Target::name("tunnel.v1.ssr.invalid", 9015));
+fn by_hand(server: &Half, port: u16) -> TcpStream {
+    let mut link = carrier(server);
     link.write_all(&hello()).unwrap();
     link.write_all(&register(port)).unwrap();
     let (service, result) = wait_for(&mut link, 7);
@@ -125,7 +135,7 @@ fn by_hand(socks: &Half, port: u16) -> TcpStream {
 
 #[test]
 fn garbage_ends_its_own_link_and_no_other() {
-    let (_server, client, _target, bound) = echo();
+    let (server, client, _target, bound) = echo_by("none");
     let mut visitor = dial(bound);
     let mut wrong_version = hello();
     wrong_version[12] = 9;
@@ -144,9 +154,7 @@ fn garbage_ends_its_own_link_and_no_other() {
             true,
         ),
     ] {
-        let mut link = client
-            .socks()
-            .connect(&Target::name("tunnel.v1.ssr.invalid", 9015));
+        let mut link = carrier(&server);
         if greeted {
             link.write_all(&hello()).unwrap();
         }
@@ -161,9 +169,9 @@ fn garbage_ends_its_own_link_and_no_other() {
 
 #[test]
 fn more_than_the_window_resets_that_stream_alone() {
-    let (_server, client, _target, _) = echo();
+    let (server, _client, _target, _) = echo_by("none");
     let port = free_port();
-    let mut link = by_hand(&client, port);
+    let mut link = by_hand(&server, port);
     let mut greedy = dial(v4(port));
     let (first, _) = wait_for(&mut link, 8);
     let mut modest = dial(v4(port));
@@ -201,13 +209,22 @@ fn more_than_the_window_resets_that_stream_alone() {
 
 #[test]
 fn link_that_says_nothing_is_closed() {
-    let (_server, client, _target, _) = echo();
-    let mut link = client
-        .socks()
-        .connect(&Target::name("tunnel.v1.ssr.invalid", 9015));
+    let (server, _client, _target, _) = echo_by("none");
+    let mut link = carrier(&server);
     link.write_all(&hello()).unwrap();
     let begun = Instant::now();
     while next_frame(&mut link).is_ok() {}
     let took = begun.elapsed();
     assert!(took > SILENCE && took < DEADLINE / 2, "{took:?}");
+}
+
+/// Else whoever may use the proxy could publish ports as the user whose key it has.
+#[test]
+fn carrier_is_no_target_for_clients_of_a_local() {
+    let (_server, client, _target, bound) = echo();
+    let (host, port) = RESERVED;
+    let asked = client.socks().request(CONNECT, &Target::name(host, port));
+    let (_stream, code, _) = asked.expect("negotiation");
+    assert_eq!(code, 2, "not allowed");
+    exchange(&mut dial(bound), b"not disturbed").unwrap();
 }

@@ -14,7 +14,7 @@ use crate::relay::{Error, Side};
 use crate::wire::socks::{
     AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
 };
-use crate::wire::{self, Address, AddressRef, socks};
+use crate::wire::{self, Address, AddressRef, socks, tunnel};
 
 /// Bytes of a handshake that are read at once. What a client sends ahead of our answers is taken along.
 const READ: usize = 1024;
@@ -58,6 +58,15 @@ impl Inbound for Socks {
         let request = timeout_at(deadline, handshake.request(&self.logins));
         let (command, target) = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
         match command {
+            // It would act for the user whose key this local has.
+            Command::Connect if target.as_ref() == tunnel::target() => {
+                refuse(
+                    &handshake.stream,
+                    Code::NotAllowed,
+                    "the carrier of reverse tunnels",
+                )
+                .await
+            }
             Command::Connect => Ok(Accepted::Request(Request {
                 leg: Leg {
                     stream: handshake.stream,
@@ -82,21 +91,25 @@ impl Inbound for Socks {
                 None => {
                     refuse(
                         &handshake.stream,
+                        Code::CommandNotSupported,
                         "UDP ASSOCIATE (the config says `tcp_only`)",
                     )
                     .await
                 }
             },
-            Command::Bind => refuse(&handshake.stream, "BIND").await,
-            Command::Other(_) => refuse(&handshake.stream, "an unknown command").await,
+            Command::Bind => refuse(&handshake.stream, Code::CommandNotSupported, "BIND").await,
+            Command::Other(_) => {
+                let code = Code::CommandNotSupported;
+                refuse(&handshake.stream, code, "an unknown command").await
+            }
         }
     }
 
     async fn punish(&self, _: Stream) {}
 }
 
-async fn refuse<T>(stream: &Stream, what: &'static str) -> Result<T, Error> {
-    answer(stream, Code::CommandNotSupported).await?;
+async fn refuse<T>(stream: &Stream, code: Code, what: &'static str) -> Result<T, Error> {
+    answer(stream, code).await?;
     Err(Error::NotOffered(what))
 }
 

@@ -16,18 +16,30 @@ use std::{
 pub const METHOD: &str = "2022-blake3-aes-256-gcm";
 
 pub fn server(reverse: Value) -> Half {
-    let start = Start::server(Program::Ssr, &Spec::new(METHOD));
+    server_by(METHOD, reverse)
+}
+
+fn server_by(method: &str, reverse: Value) -> Half {
+    let start = Start::server(Program::Ssr, &Spec::new(method));
     start.with(json!({ "reverse": reverse })).run()
 }
 
 pub fn client(server: &Half, reverse: Value) -> Half {
-    let start = Start::local(Program::Ssr, &Spec::new(METHOD), server.address);
+    client_by(METHOD, server, reverse)
+}
+
+fn client_by(method: &str, server: &Half, reverse: Value) -> Half {
+    let start = Start::local(Program::Ssr, &Spec::new(method), server.address);
     start.with(json!({ "reverse": reverse })).run()
 }
 
 /// Everything on loopback, with a heartbeat that tests can wait for.
 pub fn open_server() -> Half {
-    server(json!({ "heartbeat": 1, "allow": [{ "bind": "127.0.0.1:1-65535", "host": "*" }] }))
+    server(everything())
+}
+
+fn everything() -> Value {
+    json!({ "heartbeat": 1, "allow": [{ "bind": "127.0.0.1:1-65535", "host": "*" }] })
 }
 
 /// A service towards a target on 127.0.0.1.
@@ -101,9 +113,15 @@ pub fn refuses(address: SocketAddr) -> bool {
 
 /// A server, a client that publishes an echo at a public port, and that port.
 pub fn echo() -> (Half, Half, TcpTarget, SocketAddr) {
+    echo_by(METHOD)
+}
+
+/// The same under another method.
+pub fn echo_by(method: &str) -> (Half, Half, TcpTarget, SocketAddr) {
     let target = TcpTarget::echo();
-    let server = open_server();
-    let client = client(
+    let server = server_by(method, everything());
+    let client = client_by(
+        method,
         &server,
         services(vec![service("echo", free_port(), target.port())]),
     );
