@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 
 use crate::Result;
 use crate::link::Namespace;
@@ -35,6 +35,7 @@ impl Process {
         if let Some(namespace) = namespace {
             namespace.place(&mut command)?;
         }
+        command.process_group(0);
         // SAFETY: between fork and exec this makes one system call, which takes no pointer.
         unsafe {
             command.pre_exec(
@@ -109,8 +110,10 @@ pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already; that is as good.
-        let _ = self.0.kill();
+        // With the plugin that it may have started. It may have ended already; that is as good.
+        if let Some(group) = Pid::from_raw(self.pid().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = self.0.wait();
     }
 }
