@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -202,15 +202,10 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         let place = self.handshakes.begin();
         let number = place.number();
         let port = Arc::clone(self);
-        // In a box, which is gone when its parts are where they belong: the task keeps no room for them of its own.
+        // In a box, whose parts are where they belong before the flow begins: the task keeps no room for them.
         let begun = Box::new((accepted, place));
         let flow = flows.spawn(async move {
-            let (accepted, place) = *begun;
-            let Accepted {
-                stream,
-                peer,
-                room: _room,
-            } = accepted;
+            let (stream, peer, _room, place) = Accepted::apart(begun);
             match &port.transport {
                 None => port.flow(stream, peer, move || drop(place)).await,
                 Some(transport) => {
@@ -271,7 +266,16 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
 struct Accepted {
     stream: Stream,
     peer: SocketAddr,
-    room: tokio::sync::OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+}
+
+impl Accepted {
+    /// Frees the box before the flow begins; taken apart where it is awaited, it would stay until the end.
+    #[allow(clippy::boxed_local, reason = "the box is what is to go")]
+    fn apart(begun: Box<(Self, Place)>) -> (Stream, SocketAddr, OwnedSemaphorePermit, Place) {
+        let (accepted, place) = *begun;
+        (accepted.stream, accepted.peer, accepted.room, place)
+    }
 }
 
 /// Errors of a connection that went away before it was accepted.

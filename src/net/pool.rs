@@ -129,7 +129,6 @@ pub fn set_budget(bytes: usize) {
 /// Memory for one piece of work, and what in it is to be done. It goes back to the worker's pool when dropped.
 pub struct Buffer {
     bytes: Box<[u8]>,
-    size: Size,
     /// Where bytes stand that are ready to be written, in order.
     pub ready: Vec<Range<usize>>,
     /// Where bytes stand that have been read and not been worked on.
@@ -169,7 +168,6 @@ impl Buffer {
         };
         Self {
             bytes,
-            size,
             ready,
             raw: 0..0,
         }
@@ -178,7 +176,11 @@ impl Buffer {
     /// The size that it was made with.
     #[must_use]
     pub const fn size(&self) -> Size {
-        self.size
+        match self.bytes.len() {
+            len if len <= Size::Small.bytes() => Size::Small,
+            len if len <= Size::Medium.bytes() => Size::Medium,
+            _ => Size::Large,
+        }
     }
 
     /// All bytes of the buffer.
@@ -208,7 +210,7 @@ impl Buffer {
         if self.raw.start + need > self.bytes.len() {
             self.compact();
         }
-        if size > self.size && Self::affords(size) {
+        if size > self.size() && Self::affords(size) {
             self = self.resized(size);
         }
         if need > self.bytes.len() {
@@ -225,7 +227,7 @@ impl Buffer {
             return None;
         }
         let size = Size::holding(need.max(self.raw.len())).unwrap_or(Size::Large);
-        Some(if size < self.size {
+        Some(if size < self.size() {
             self.resized(size)
         } else {
             self
@@ -247,16 +249,17 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        IN_USE.fetch_sub(self.size.bytes(), Ordering::Relaxed);
+        let size = self.size();
+        IN_USE.fetch_sub(size.bytes(), Ordering::Relaxed);
         self.ready.clear();
         let spare = Spare {
             bytes: std::mem::take(&mut self.bytes),
             ready: std::mem::take(&mut self.ready),
         };
         // While the thread ends it has no pool any more, and the memory is simply freed.
-        let left = FREE.try_with(|free| free.borrow_mut().put(self.size, spare));
+        let left = FREE.try_with(|free| free.borrow_mut().put(size, spare));
         if let Ok(Some(spare)) = left {
-            let freed = shared().put(self.size, spare);
+            let freed = shared().put(size, spare);
             // Not while the others wait.
             drop(freed);
         }

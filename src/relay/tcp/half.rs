@@ -49,9 +49,9 @@ pub struct Half {
     /// A request's head is to go out even if its client has said nothing yet.
     head_due: bool,
     /// What was read ahead of the stream, to be taken before it.
-    ahead: Vec<u8>,
+    ahead: Box<[u8]>,
     /// What the peer did wrong, to be told when all that came before it has been passed on.
-    fault: Option<wire::Error>,
+    fault: Option<Box<wire::Error>>,
     moved: u64,
 }
 
@@ -82,7 +82,7 @@ impl Half {
             largest: Size::Large,
             small_reads: 0,
             head_due,
-            ahead: Vec::new(),
+            ahead: Box::default(),
             fault: None,
             moved: 0,
         }
@@ -97,7 +97,7 @@ impl Half {
 
     /// Bytes of the client's that were read together with its request go first.
     pub fn begin_with(&mut self, ahead: Vec<u8>) {
-        self.ahead = ahead;
+        self.ahead = ahead.into();
     }
 
     /// A buffer with opened payload and perhaps more goes first.
@@ -168,7 +168,8 @@ impl Half {
             if self.state == State::Write {
                 ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
                 self.after_write();
-                if let Some(source) = self.fault {
+                if let Some(fault) = self.fault.take() {
+                    let source = *fault;
                     return Poll::Ready(Err(Error::Wire { side: from, source }));
                 }
             }
@@ -344,7 +345,7 @@ impl Half {
                 Ok(opened) => opened,
                 Err(fault) if ready.is_empty() => return Err(Fault::Wire(fault)),
                 Err(fault) => {
-                    self.fault = Some(fault);
+                    self.fault = Some(Box::new(fault));
                     break;
                 }
             };
@@ -418,7 +419,7 @@ impl Half {
         match self.open() {
             Ok(Read::Something) => self.state = State::Write,
             Ok(_) => {}
-            Err(Fault::Wire(fault)) => self.fault = Some(fault),
+            Err(Fault::Wire(fault)) => self.fault = Some(Box::new(fault)),
             Err(_) => {}
         }
     }
@@ -480,7 +481,7 @@ fn write_parts(
 }
 
 /// Moves what was read ahead into the slots.
-fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
+fn take_ahead(ahead: &mut Box<[u8]>, slots: &mut [IoSliceMut<'_>]) -> usize {
     let mut taken = 0;
     for slot in slots {
         let rest = ahead.get(taken..).unwrap_or_default();
@@ -490,10 +491,7 @@ fn take_ahead(ahead: &mut Vec<u8>, slots: &mut [IoSliceMut<'_>]) -> usize {
         }
         taken += len;
     }
-    ahead.drain(..taken);
-    if ahead.is_empty() {
-        *ahead = Vec::new();
-    }
+    *ahead = ahead.get(taken..).unwrap_or_default().into();
     taken
 }
 

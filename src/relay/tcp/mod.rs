@@ -215,23 +215,36 @@ pub fn serve<I: Inbound, O: Outbound>(
     // Boxed, so that what handshake and dial need is given back before the long part begins.
     let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready));
     async move {
-        let _now = now;
-        let (error, traffic, target) = match established.await {
-            Ok(Established::Job(job)) => (job.await.err(), Traffic::default(), None),
-            Ok(Established::Flow(flow, target)) => {
-                let (result, traffic) = flow.run(timeouts, inbound).await;
-                (result.err(), traffic, Some(target))
+        let established = match established.await {
+            Ok(established) => established,
+            Err((error, target)) => {
+                let (none, target) = (Traffic::default(), target.as_deref());
+                return ended(peer, begun, counters, Some(&error), none, target);
             }
-            Err((error, target)) => (Some(error), Traffic::default(), target),
         };
-        ended(
-            peer,
-            begun,
-            counters,
-            error.as_ref(),
-            traffic,
-            target.as_deref(),
-        );
+        match established {
+            Established::Job(job) => {
+                let error = job.await.err();
+                ended(
+                    peer,
+                    begun,
+                    counters,
+                    error.as_ref(),
+                    Traffic::default(),
+                    None,
+                );
+            }
+            Established::Flow(mut flow, target) => {
+                let error = flow.relay(timeouts).await.err();
+                let traffic = flow.traffic();
+                if let Some(client) = flow.close(error.as_deref()) {
+                    Box::pin(inbound.punish(client)).await;
+                }
+                let (error, target) = (error.as_deref(), Some(&*target));
+                ended(peer, begun, counters, error, traffic, target);
+            }
+        }
+        drop(now);
     }
 }
 
@@ -410,72 +423,90 @@ impl Flow {
         })
     }
 
-    /// Relays until both directions have ended, one side breaks, or nothing moves any more.
-    async fn run<I: Inbound>(
-        mut self: Box<Self>,
-        timeouts: &Timeouts,
-        inbound: &I,
-    ) -> (Result<(), Error>, Traffic) {
-        let result = self.relay(timeouts).await;
-        let traffic = Traffic {
+    fn traffic(&self) -> Traffic {
+        Traffic {
             up: self.up.moved(),
             down: self.down.moved(),
-        };
-        match &result {
-            Ok(()) | Err(Error::Idle { .. }) => {}
-            Err(
+        }
+    }
+
+    /// Closes both streams after [`Flow::relay`], but for a client's that has broken the protocol: that is returned.
+    fn close(self: Box<Self>, error: Option<&Error>) -> Option<Stream> {
+        match error {
+            None | Some(Error::Idle { .. }) => None,
+            Some(
                 Error::Wire {
                     side: Side::Client, ..
                 }
                 | Error::Cut(Side::Client),
             ) => {
                 self.upstream.reset_on_close();
-                let Self {
-                    client, upstream, ..
-                } = *self;
-                drop(upstream);
-                Box::pin(inbound.punish(client)).await;
+                Some(self.client)
             }
             // A broken stream is passed on as one, or the other end would take a part for the whole.
-            Err(_) => {
+            Some(_) => {
                 self.client.reset_on_close();
                 self.upstream.reset_on_close();
+                None
             }
         }
-        (result, traffic)
     }
 
-    async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Error> {
-        let mut quiet = Quiet::new(timeouts.idle);
-        let mut settling = timeouts.keep_alive;
-        let settles = settling.map_or(Duration::MAX, |time| SETTLED.min(time));
-        let mut tick = pin!(sleep(quiet.period().min(settles)));
-        poll_fn(|cx| {
-            let mut ended = usize::from(self.up.is_done()) + usize::from(self.down.is_done());
-            for (half, source, sink) in [
-                (&mut self.up, &self.client, &self.upstream),
-                (&mut self.down, &self.upstream, &self.client),
-            ] {
-                if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
-                    ended += 1;
-                }
+    /// Relays until both directions have ended, one side breaks, or nothing moves any more.
+    async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Box<Error>> {
+        let mut running = Running {
+            flow: self,
+            timeouts,
+            quiet: Quiet::new(timeouts.idle),
+            settling: timeouts.keep_alive,
+        };
+        let settles = timeouts
+            .keep_alive
+            .map_or(Duration::MAX, |time| SETTLED.min(time));
+        let mut tick = pin!(sleep(running.quiet.period().min(settles)));
+        poll_fn(|cx| running.poll(cx, tick.as_mut())).await
+    }
+}
+
+/// A flow, and what is to be watched while it runs.
+struct Running<'a> {
+    flow: &'a mut Flow,
+    timeouts: &'a Timeouts,
+    quiet: Quiet,
+    settling: Option<Duration>,
+}
+
+impl Running<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut tick: Pin<&mut Sleep>,
+    ) -> Poll<Result<(), Box<Error>>> {
+        let (flow, quiet) = (&mut *self.flow, &mut self.quiet);
+        let mut ended = usize::from(flow.up.is_done()) + usize::from(flow.down.is_done());
+        for (half, source, sink) in [
+            (&mut flow.up, &flow.client, &flow.upstream),
+            (&mut flow.down, &flow.upstream, &flow.client),
+        ] {
+            if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
+                ended += 1;
             }
-            match ended {
-                2 => return Poll::Ready(Ok(())),
-                1 => quiet.shorten(timeouts.half_close, tick.as_mut()),
-                _ => {}
-            }
-            if let Some(time) = settling
-                && tick.as_mut().poll(cx).is_ready()
-            {
-                settling = None;
-                // Where the system refuses, the idle timeout remains.
-                let _ = self.upstream.keep_alive(time);
-                tick.as_mut().reset(Instant::now() + quiet.period());
-            }
-            quiet.poll(cx, tick.as_mut(), self.up.moved() + self.down.moved())
-        })
-        .await
+        }
+        match ended {
+            2 => return Poll::Ready(Ok(())),
+            1 => quiet.shorten(self.timeouts.half_close, tick.as_mut()),
+            _ => {}
+        }
+        if let Some(time) = self.settling
+            && tick.as_mut().poll(cx).is_ready()
+        {
+            self.settling = None;
+            // Where the system refuses, the idle timeout remains.
+            let _ = flow.upstream.keep_alive(time);
+            tick.as_mut().reset(Instant::now() + quiet.period());
+        }
+        let moved = flow.up.moved() + flow.down.moved();
+        quiet.poll(cx, tick, moved).map_err(Box::new)
     }
 }
 
