@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
+use super::courtesy;
 use super::splice::{Broken, Splice, Step};
 use crate::net::pool::{Buffer, Size};
 use crate::net::{Stream, unix_now};
@@ -23,9 +24,8 @@ pub enum Codec {
 
 /// Payloads that are written with one call; also the most slots that are filled by one.
 const MAX_PARTS: usize = 64;
-/// Reads in a row, and bytes of payload, after which another flow of the worker gets its turn.
+/// Reads in a row after which another flow of the worker gets its turn.
 const MAX_READS: usize = 4;
-const MAX_TURN: u64 = 128 * 1024;
 /// Reads that leave three quarters of a buffer empty, in a row, after which the flow goes back to a small one.
 const SMALL_READS: u8 = 4;
 /// Bytes below which copying costs less than moving pages.
@@ -131,13 +131,26 @@ impl Half {
         sink: &Stream,
         last: bool,
     ) -> Poll<Result<(), Error>> {
+        let before = self.moved;
+        let polled = self.turn(cx, source, sink, last);
+        courtesy::note(self.moved - before);
+        polled
+    }
+
+    fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &Stream,
+        sink: &Stream,
+        last: bool,
+    ) -> Poll<Result<(), Error>> {
         let from = self.from;
         let to = if from == Side::Client {
             Side::Upstream
         } else {
             Side::Client
         };
-        let enough = self.moved + MAX_TURN;
+        let enough = self.moved + courtesy::turn();
         for _ in 0..MAX_READS {
             if self.moved >= enough {
                 break;
@@ -261,7 +274,7 @@ impl Half {
         let mut buffer = self
             .buffer
             .take()
-            .unwrap_or_else(|| Buffer::take(self.size));
+            .unwrap_or_else(|| Buffer::take(self.size.min(courtesy::largest())));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
             let mut slots: [IoSliceMut<'_>; MAX_PARTS] =
@@ -307,12 +320,13 @@ impl Half {
             return Ok(Read::End);
         };
         let need = opener.need();
+        let size = self.size.min(courtesy::largest());
         // A bulk flow nearly always has the beginning of a chunk left over, and is to grow all the same.
         let mut buffer = self
             .buffer
             .take()
-            .unwrap_or_else(|| Buffer::take(self.size))
-            .with_room(self.size, need)
+            .unwrap_or_else(|| Buffer::take(size))
+            .with_room(size, need)
             .ok_or(Fault::Wire(wire::Error::ChunkLength))?;
         let (bytes, _, raw) = buffer.parts();
         let free = bytes.get_mut(raw.end..).unwrap_or_default();

@@ -4,6 +4,7 @@
 //! accept ─> Inbound::accept ─> Request ─> Outbound::connect ─> two halves, polled by one task ─> closed
 //! ```
 
+mod courtesy;
 pub mod half;
 mod splice;
 
