@@ -24,7 +24,7 @@ thread_local! {
 }
 
 fn is_due() -> bool {
-    DUE.with(Cell::get) > 0
+    DUE.get() > 0
 }
 
 /// Takes note of a turn that has moved so many bytes.

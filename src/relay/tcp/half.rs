@@ -137,6 +137,7 @@ impl Half {
         polled
     }
 
+    /// [`Half::poll`], until it is another flow's turn.
     fn turn(
         &mut self,
         cx: &mut Context<'_>,
@@ -257,6 +258,11 @@ impl Half {
         Poll::Pending
     }
 
+    /// The size of a buffer for the next read.
+    fn portion(&self) -> Size {
+        self.size.min(courtesy::largest())
+    }
+
     /// One vectored read into the payload slots, then sealed where it stands.
     fn read_plain(&mut self, source: &Stream) -> Result<Read, Fault> {
         if matches!(self.codec, Codec::Copy)
@@ -274,7 +280,7 @@ impl Half {
         let mut buffer = self
             .buffer
             .take()
-            .unwrap_or_else(|| Buffer::take(self.size.min(courtesy::largest())));
+            .unwrap_or_else(|| Buffer::take(self.portion()));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
             let mut slots: [IoSliceMut<'_>; MAX_PARTS] =
@@ -320,7 +326,7 @@ impl Half {
             return Ok(Read::End);
         };
         let need = opener.need();
-        let size = self.size.min(courtesy::largest());
+        let size = self.portion();
         // A bulk flow nearly always has the beginning of a chunk left over, and is to grow all the same.
         let mut buffer = self
             .buffer

@@ -210,30 +210,20 @@ pub fn serve<I: Inbound, O: Outbound>(
     counters: &Counters,
     ready: impl FnOnce() + Send,
 ) -> impl Future<Output = ()> + Send {
-    let begun = Instant::now();
-    counters.streams.fetch_add(1, Relaxed);
-    let now = Gauge::new(&counters.streams_now);
+    let account = Account::open(peer, counters);
     // Boxed, so that what handshake and dial need is given back before the long part begins.
     let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready));
     async move {
         let established = match established.await {
             Ok(established) => established,
             Err((error, target)) => {
-                let (none, target) = (Traffic::default(), target.as_deref());
-                return ended(peer, begun, counters, Some(&error), none, target);
+                return account.close(Some(&error), Traffic::default(), target.as_deref());
             }
         };
         match established {
             Established::Job(job) => {
                 let error = job.await.err();
-                ended(
-                    peer,
-                    begun,
-                    counters,
-                    error.as_ref(),
-                    Traffic::default(),
-                    None,
-                );
+                account.close(error.as_ref(), Traffic::default(), None);
             }
             Established::Flow(mut flow, target) => {
                 let error = flow.relay(timeouts).await.err();
@@ -241,38 +231,54 @@ pub fn serve<I: Inbound, O: Outbound>(
                 if let Some(client) = flow.close(error.as_deref()) {
                     Box::pin(inbound.punish(client)).await;
                 }
-                let (error, target) = (error.as_deref(), Some(&*target));
-                ended(peer, begun, counters, error, traffic, target);
+                account.close(error.as_deref(), traffic, Some(&target));
             }
         }
-        drop(now);
     }
 }
 
-/// Counts and logs the end of a stream.
-fn ended(
+/// What is counted and logged of a stream.
+struct Account<'a> {
     peer: SocketAddr,
     begun: Instant,
-    counters: &Counters,
-    error: Option<&Error>,
-    traffic: Traffic,
-    target: Option<&str>,
-) {
-    counters.bytes_up.fetch_add(traffic.up, Relaxed);
-    counters.bytes_down.fetch_add(traffic.down, Relaxed);
-    if let Some(error) = error {
-        counters.fail(error.status());
+    counters: &'a Counters,
+    _now: Gauge<'a>,
+}
+
+impl<'a> Account<'a> {
+    fn open(peer: SocketAddr, counters: &'a Counters) -> Self {
+        counters.streams.fetch_add(1, Relaxed);
+        Self {
+            peer,
+            begun: Instant::now(),
+            counters,
+            _now: Gauge::new(&counters.streams_now),
+        }
     }
-    tracing::debug!(
-        %peer,
-        target = target.unwrap_or("-"),
-        status = error.map_or("ok", Error::status),
-        error = error.map(tracing::field::display),
-        up_bytes = traffic.up,
-        down_bytes = traffic.down,
-        elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "stream ended"
-    );
+
+    fn close(self, error: Option<&Error>, traffic: Traffic, target: Option<&str>) {
+        let Self {
+            peer,
+            begun,
+            counters,
+            _now,
+        } = self;
+        counters.bytes_up.fetch_add(traffic.up, Relaxed);
+        counters.bytes_down.fetch_add(traffic.down, Relaxed);
+        if let Some(error) = error {
+            counters.fail(error.status());
+        }
+        tracing::debug!(
+            %peer,
+            target = target.unwrap_or("-"),
+            status = error.map_or("ok", Error::status),
+            error = error.map(tracing::field::display),
+            up_bytes = traffic.up,
+            down_bytes = traffic.down,
+            elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "stream ended"
+        );
+    }
 }
 
 /// Counts what is alive.
