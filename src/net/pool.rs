@@ -176,10 +176,9 @@ impl Buffer {
     /// The size that it was made with.
     #[must_use]
     pub const fn size(&self) -> Size {
-        match self.bytes.len() {
-            len if len <= Size::Small.bytes() => Size::Small,
-            len if len <= Size::Medium.bytes() => Size::Medium,
-            _ => Size::Large,
+        match Size::holding(self.bytes.len()) {
+            Some(size) => size,
+            None => Size::Large,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Trust {
     pub insecure: bool,
 }
 
+type Chain = (Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>);
+
 /// What is needed to connect by TLS.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -52,12 +54,9 @@ impl Client {
             wrong("not a name that a certificate can have: give the server's host name".into())
         })?;
         let provider = provider();
-        let authorities = match &trust.ca {
-            Some(pem) if !trust.insecure => Some(certificates("ca", pem)?),
-            _ => None,
-        };
+        let (chain, authorities) = chain(trust, &provider)?.unzip();
         let verifier: Arc<dyn ServerCertVerifier> = Arc::new(Verifier {
-            chain: chain(trust, authorities.as_deref(), &provider)?,
+            chain,
             authorities: authorities.unwrap_or_default(),
             pins: trust.pins.clone(),
             provider: Arc::clone(&provider),
@@ -86,12 +85,8 @@ impl Client {
     }
 }
 
-/// What examines the chain of certificates, if anything does.
-fn chain(
-    trust: &Trust,
-    authorities: Option<&[CertificateDer<'static>]>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<WebPkiServerVerifier>>, Error> {
+/// What examines the chain of certificates, if anything does, and the authorities that `ca` names.
+fn chain(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Option<Chain>, Error> {
     if trust.insecure || (trust.ca.is_none() && !trust.pins.is_empty()) {
         return Ok(None);
     }
@@ -101,10 +96,12 @@ fn chain(
         place: trust.ca.as_ref().map_or_else(String::new, Pem::place),
         problem,
     };
-    match authorities {
+    let mut authorities = Vec::new();
+    match &trust.ca {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(authorities) => {
-            for certificate in authorities {
+        Some(pem) => {
+            authorities = certificates("ca", pem)?;
+            for certificate in &authorities {
                 roots
                     .add(certificate.clone())
                     .map_err(|error| wrong(format!("a certificate cannot be used: {error}")))?;
@@ -113,7 +110,7 @@ fn chain(
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
-        .map(Some)
+        .map(|chain| Some((chain, authorities)))
         .map_err(|error| wrong(error.to_string()))
 }
 
