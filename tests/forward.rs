@@ -1,7 +1,7 @@
 //! Port forwarding: `ssr forward`, and `forwards` in the config of either half.
 
 use crate::common::{
-    ANSWER, DEADLINE, SILENCE,
+    self, ANSWER, DEADLINE, SILENCE,
     bytes::pattern,
     eventually,
     forward::{self, Forwarder},
@@ -169,7 +169,7 @@ fn a_target_killed_in_mid_flow_is_a_reset_for_the_client() {
 /// Sends for a while, then vanishes with a reset.
 fn forward_until_reset(stream: &mut TcpStream) {
     stream.read_exact(&mut [0; 2]).unwrap();
-    crate::common::targets::write_pattern(stream, 1, 3 * MIB).unwrap();
+    common::targets::write_pattern(stream, 1, 3 * MIB).unwrap();
     socket2::SockRef::from(&*stream)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
@@ -184,7 +184,7 @@ fn a_client_that_resets_is_a_reset_for_the_target() {
     });
     let forward = Forwarder::tcp(target.port());
     let mut stream = forward.connect();
-    crate::common::targets::write_pattern(&mut stream, 1, MIB).unwrap();
+    common::targets::write_pattern(&mut stream, 1, MIB).unwrap();
     socket2::SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
@@ -201,7 +201,7 @@ fn a_client_that_does_not_read_holds_its_target_back_and_nobody_else() {
     let forward = Forwarder::tcp(target.port());
     let before = forward.process.memory_kib("VmRSS");
     let mut stalled = forward.connect();
-    let order = crate::common::targets::Order {
+    let order = common::targets::Order {
         seed: 1,
         up: 0,
         down: 200 * MIB,
@@ -385,7 +385,7 @@ fn both_halves_run_the_forwards_of_their_config() {
         udp_echoes(&socket, b"carried");
     }
     // And their other service goes on.
-    crate::common::matrix::echoes(&local.socks(), &tcp.v4(), 5000);
+    common::matrix::echoes(&local.socks(), &tcp.v4(), 5000);
 }
 
 #[test]

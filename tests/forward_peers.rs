@@ -1,9 +1,11 @@
 //! Forwards with programs that are not ours at their ends and between them: `websockets`, curl, iperf3, nginx.
 
 use crate::common::{
+    self,
     bytes::pattern,
     eventually,
     forward::{self, Forwarder},
+    nginx::nginx,
     process::{Process, free_port, v4},
     targets::TcpTarget,
 };
@@ -121,16 +123,10 @@ fn wrong_frames_are_answered_as_by_websockets() {
 }
 
 /// nginx that passes `/tunnel` on to `upstream` as its documentation says for WebSocket.
-fn nginx(upstream: std::net::SocketAddr) -> (Process, u16, tempfile::TempDir) {
+fn cdn(upstream: std::net::SocketAddr) -> (Process, u16, tempfile::TempDir) {
     let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
-    let at = dir.path().display();
-    let config = format!(
-        "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
-events {{}}
-http {{
-  access_log off; client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
-  uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
-  server {{
+    let http = format!(
+        "server {{
     listen 127.0.0.1:{port};
     location /tunnel {{
       proxy_pass http://{upstream};
@@ -140,14 +136,9 @@ http {{
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     }}
-  }}
-}}
-"
+  }}"
     );
-    let file = dir.path().join("nginx.conf");
-    std::fs::write(&file, config).unwrap();
-    let mut command = Command::new("/usr/sbin/nginx");
-    command.arg("-c").arg(&file).arg("-p").arg(dir.path());
+    let mut command = nginx(dir.path(), &http);
     let mut process = Process::spawn("nginx", &mut command).unwrap();
     process.listening(&[v4(port)]).unwrap();
     (process, port, dir)
@@ -158,9 +149,9 @@ http {{
 fn two_in_a_row_pass_nginx() {
     let chain = |target: u16| {
         let far = Forwarder::start("ws", "/tunnel", &format!("tcp://127.0.0.1:{target}"), &[]);
-        let (nginx, port, dir) = nginx(far.address);
+        let (cdn, port, dir) = cdn(far.address);
         let near = Forwarder::start("tcp", "", &format!("ws://127.0.0.1:{port}/tunnel"), &[]);
-        (near, nginx, far, dir)
+        (near, cdn, far, dir)
     };
     let duplex = TcpTarget::duplex();
     let (near, ..) = &chain(duplex.port());
@@ -251,7 +242,7 @@ fn iperf3_runs_both_ways_over_tcp_websocket_and_udp() {
     }
     // Its control connection is TCP, its datagrams go to the same port.
     let both = free_port();
-    let mut command = crate::common::peers::ssr(&["forward"]);
+    let mut command = common::peers::ssr(&["forward"]);
     for scheme in ["tcp", "udp"] {
         command.arg(format!("{scheme}://127.0.0.1:{both}"));
         command.arg(format!("{scheme}://127.0.0.1:{port}"));

@@ -1,7 +1,7 @@
 //! Forwards from TCP to WebSocket and back, plain and in TLS.
 
 use crate::common::{
-    DEADLINE, eventually,
+    self, DEADLINE, eventually,
     forward::{self, Forwarder},
     peers::ssr,
     process::free_port,
@@ -192,7 +192,7 @@ fn a_server_that_is_not_the_one_meant_is_refused() {
 fn a_target_killed_in_mid_flow_is_no_good_end_for_the_client() {
     let target = TcpTarget::serve(|mut stream| {
         stream.read_exact(&mut [0; 2]).unwrap();
-        crate::common::targets::write_pattern(&mut stream, 1, 3 * MIB).unwrap();
+        common::targets::write_pattern(&mut stream, 1, 3 * MIB).unwrap();
         socket2::SockRef::from(&stream)
             .set_linger(Some(Duration::ZERO))
             .unwrap();

@@ -1,7 +1,7 @@
 //! What `ssr local` believes of a server: only answers to its own request, sealed now, once.
 
 use crate::common::{
-    ANSWER, DEADLINE, SILENCE,
+    self, ANSWER, DEADLINE, SILENCE,
     bytes::pattern,
     peers::{Half, Program, Spec, Start},
     probe::{End, watch},
@@ -97,7 +97,7 @@ impl Scene {
 }
 
 fn target() -> Target {
-    crate::common::process::v4(53).into()
+    common::process::v4(53).into()
 }
 
 /// A server's packet that a client must take.

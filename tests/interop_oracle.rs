@@ -1,7 +1,7 @@
 //! The `shadowsocks` crate as the other half, in this process: every method, and users with identity headers.
 
 use crate::common::{
-    DEADLINE, METHODS_2017, METHODS_2022,
+    self, DEADLINE, METHODS_2017, METHODS_2022,
     bytes::{digest, pattern},
     matrix,
     peers::{Half, Program, Spec, Start, password},
@@ -115,7 +115,7 @@ async fn client_udp(config: &ServerConfig, echo: &UdpTarget, named_port: u16) {
                 .send_with_ctrl(&target, &control, b"warm-up")
                 .await
                 .unwrap();
-            let wait = timeout(crate::common::SILENCE, socket.recv_with_ctrl(&mut buf)).await;
+            let wait = timeout(common::SILENCE, socket.recv_with_ctrl(&mut buf)).await;
             if let Ok(Ok(_)) = wait {
                 return;
             }
@@ -221,8 +221,7 @@ impl CrateServer {
                     .send_to(&buf[..len], target.to_string())
                     .await
                     .unwrap();
-                let Ok(Ok((len, from))) =
-                    timeout(crate::common::ANSWER, remote.recv_from(&mut buf)).await
+                let Ok(Ok((len, from))) = timeout(common::ANSWER, remote.recv_from(&mut buf)).await
                 else {
                     continue;
                 };

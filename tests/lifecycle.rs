@@ -1,7 +1,7 @@
 //! How the processes start, refuse to start, end, and get through a shortage of file descriptors.
 
 use crate::common::{
-    DEADLINE, SILENCE,
+    self, DEADLINE, SILENCE,
     bytes::pattern,
     eventually, matrix,
     peers::{self, Pair, Program, Role, Spec, Start, ssr},
@@ -429,11 +429,7 @@ fn a_libev_config_runs_unchanged() {
         Process::spawn("ssr local", &mut Program::Ssr.command(Role::Local, &path)).unwrap();
     server.listening(&[v4(server_port)]).unwrap();
     local.listening(&[v4(local_port)]).unwrap();
-    matrix::echoes(
-        &crate::common::socks::Socks::new(v4(local_port)),
-        &echo.v4(),
-        1000,
-    );
+    matrix::echoes(&common::socks::Socks::new(v4(local_port)), &echo.v4(), 1000);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `ssr local` against `ssr server`: everything that the product carries, for every method.
 
 use crate::common::{
-    DEADLINE, METHODS_2017, METHODS_2022, SILENCE, eventually,
+    self, DEADLINE, METHODS_2017, METHODS_2022, SILENCE, eventually,
     matrix::{self, Targets},
     peers::{Pair, Program, Spec, Start},
     socks::{self, Target},
@@ -46,10 +46,7 @@ every_method! {
 fn one_file_serves_both_roles() {
     let spec = Spec::new("2022-blake3-aes-256-gcm");
     let echo = TcpTarget::echo();
-    let ports = [
-        crate::common::process::free_port(),
-        crate::common::process::free_port(),
-    ];
+    let ports = [common::process::free_port(), common::process::free_port()];
     let config = json!({
         "server": "127.0.0.1", "server_port": ports[0], "local_address": "127.0.0.1", "local_port": ports[1],
         "method": spec.method, "password": spec.password,
@@ -58,20 +55,17 @@ fn one_file_serves_both_roles() {
     let file = dir.path().join("config.json");
     std::fs::write(&file, config.to_string()).unwrap();
     let _halves = [
-        (crate::common::peers::Role::Server, ports[0]),
-        (crate::common::peers::Role::Local, ports[1]),
+        (common::peers::Role::Server, ports[0]),
+        (common::peers::Role::Local, ports[1]),
     ]
     .map(|(role, port)| {
         let mut process =
-            crate::common::process::Process::spawn("ssr", &mut Program::Ssr.command(role, &file))
-                .unwrap();
-        process
-            .listening(&[crate::common::process::v4(port)])
-            .unwrap();
+            common::process::Process::spawn("ssr", &mut Program::Ssr.command(role, &file)).unwrap();
+        process.listening(&[common::process::v4(port)]).unwrap();
         process
     });
     matrix::echoes(
-        &socks::Socks::new(crate::common::process::v4(ports[1])),
+        &socks::Socks::new(common::process::v4(ports[1])),
         &echo.v4(),
         5000,
     );
@@ -119,7 +113,7 @@ fn wrong_password_carries_nothing() {
     for method in ["aes-128-gcm", "2022-blake3-aes-128-gcm"] {
         let good = Spec::new(method);
         let bad = Spec {
-            password: crate::common::peers::password(method, 99),
+            password: common::peers::password(method, 99),
             ..good.clone()
         };
         let (server, local) = (Start::server(Program::Ssr, &good), |at| {
@@ -239,13 +233,13 @@ fn an_ipv6_server_is_reached() {
     let spec = Spec::new("2022-blake3-aes-256-gcm");
     let echo = TcpTarget::echo();
     let udp = UdpTarget::echo();
-    let port = crate::common::process::free_port();
+    let port = common::process::free_port();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.json");
     let config = json!({"server": "::1", "server_port": port, "method": spec.method, "password": spec.password});
     std::fs::write(&file, config.to_string()).unwrap();
-    let mut command = Program::Ssr.command(crate::common::peers::Role::Server, &file);
-    let mut server = crate::common::process::Process::spawn("ssr server", &mut command).unwrap();
+    let mut command = Program::Ssr.command(common::peers::Role::Server, &file);
+    let mut server = common::process::Process::spawn("ssr server", &mut command).unwrap();
     let address = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
     server.listening(&[address]).unwrap();
     let local = Start::local(Program::Ssr, &spec, address).run();
@@ -257,8 +251,7 @@ fn an_ipv6_server_is_reached() {
 #[test]
 fn a_user_with_an_identity_header_is_served() {
     for method in &METHODS_2022[..2] {
-        let [identity, one, two] =
-            [1, 2, 3].map(|seed| crate::common::peers::password(method, seed));
+        let [identity, one, two] = [1, 2, 3].map(|seed| common::peers::password(method, seed));
         let server = Start::server(Program::Ssr, &Spec::new(method)).with(json!({"servers": [{
             "method": method, "password": identity,
             "users": [{"name": "one", "password": one}, {"name": "two", "password": two}],
@@ -274,7 +267,7 @@ fn a_user_with_an_identity_header_is_served() {
             matrix::echoes(&local.socks(), &echo.v4(), 70_000);
             local.socks().associate().warm_up(&udp.target());
         }
-        let stranger = crate::common::peers::password(method, 4);
+        let stranger = common::peers::password(method, 4);
         let spec = Spec {
             method: (*method).to_owned(),
             password: format!("{identity}:{stranger}"),

@@ -3,8 +3,9 @@
 //! Both ends have a namespace with the addresses and free ports that the README speaks of, and a link between them.
 
 use crate::common::{
-    eventually, forward,
+    self, eventually, forward,
     matrix::{self, Targets},
+    nginx::nginx,
     peers,
     process::Process,
     reverse::{dial, exchange},
@@ -133,6 +134,17 @@ fn serve(place: &Namespace, port: u16, serve: impl Fn(TcpStream) + Send + Copy +
     });
 }
 
+/// Sends a stream and datagrams through the local at `place`.
+fn passes(place: &Namespace, targets: &Targets) {
+    let exchange = || {
+        let socks = Socks::new(([127, 0, 0, 1], 1080).into());
+        eventually("local listens", || TcpStream::connect(socks.proxy).is_ok());
+        matrix::echoes(&socks, &targets.echo.v4(), 100_000);
+        matrix::echoes_datagram(&socks, targets, 1000);
+    };
+    place.run(exchange).unwrap();
+}
+
 fn echo(stream: TcpStream) {
     let _ = io::copy(&mut &stream, &mut &stream);
 }
@@ -203,9 +215,7 @@ fn reverse_tunnel_of_the_readme_works_over_link() {
         });
         assert!(page("other.example.com").starts_with("HTTP/1.1 404 "));
         let visitor = UdpSocket::bind("0.0.0.0:0").unwrap();
-        visitor
-            .set_read_timeout(Some(crate::common::SILENCE))
-            .unwrap();
+        visitor.set_read_timeout(Some(common::SILENCE)).unwrap();
         eventually("dns is published", || {
             visitor.send_to(b"query", at(6053)).unwrap();
             let mut answer = [0; 100];
@@ -235,13 +245,7 @@ fn tls_of_the_readme_works_over_link() {
     let listens = || TcpStream::connect(SocketAddr::from((SERVER, 443))).is_ok();
     far.run(|| eventually("server listens", listens)).unwrap();
     let _local = scene.role(near, "local", &config);
-    near.run(|| {
-        let socks = Socks::new(([127, 0, 0, 1], 1080).into());
-        eventually("local listens", || TcpStream::connect(socks.proxy).is_ok());
-        matrix::echoes(&socks, &targets.echo.v4(), 100_000);
-        matrix::echoes_datagram(&socks, &targets, 1000);
-    })
-    .unwrap();
+    passes(near, &targets);
 }
 
 #[test]
@@ -293,15 +297,8 @@ fn nginx_of_the_readme_passes_both_over_link() {
     );
     let site = nginx_part(web, 0).replace("/etc/letsencrypt/live/www.example.com", &at.to_string());
     let (site, end) = site.rsplit_once('}').unwrap();
-    let nginx = format!(
-        "daemon off; pid {at}/pid; error_log stderr; events {{}} http {{ access_log off; \
-         client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c; uwsgi_temp_path {at}/d; \
-         scgi_temp_path {at}/e;\n{site}{}}}{end}}}",
-        nginx_part(ports, 0)
-    );
-    fs::write(scene.path().join("nginx.conf"), nginx).unwrap();
-    let mut command = Command::new("/usr/sbin/nginx");
-    command.arg("-c").arg(scene.path().join("nginx.conf"));
+    let http = format!("{site}{}}}{end}", nginx_part(ports, 0));
+    let mut command = nginx(scene.path(), &http);
     far.place(&mut command).unwrap();
     let _nginx = Process::spawn("nginx", &mut command).expect("scripts/test installs nginx");
 
@@ -321,13 +318,7 @@ fn nginx_of_the_readme_passes_both_over_link() {
     far.run(|| eventually("nginx listens", listens(443)))
         .unwrap();
     let _local = scene.role(near, "local", &laptop);
-    near.run(|| {
-        let socks = Socks::new(([127, 0, 0, 1], 1080).into());
-        eventually("local listens", || TcpStream::connect(socks.proxy).is_ok());
-        matrix::echoes(&socks, &targets.echo.v4(), 100_000);
-        matrix::echoes_datagram(&socks, &targets, 1000);
-    })
-    .unwrap();
+    passes(near, &targets);
 
     serve(far, 8080, echo);
     let forwarder = |place: &Namespace, begin: &str, cdn: &str| {

@@ -1,7 +1,7 @@
 //! Reverse tunnels through the binary: what is behind `ssr local` is reached at a port of `ssr server`.
 
 use crate::common::{
-    DEADLINE,
+    self, DEADLINE,
     bytes::{Pattern, digest},
     eventually,
     peers::{Program, Spec, Start},
@@ -317,8 +317,8 @@ fn port_in_use_is_said_with_its_reason() {
 
 #[test]
 fn users_have_what_they_are_granted() {
-    let (ann, bob) = (Spec::new(METHOD), crate::common::peers::password(METHOD, 2));
-    let key = crate::common::peers::password(METHOD, 3);
+    let (ann, bob) = (Spec::new(METHOD), common::peers::password(METHOD, 2));
+    let key = common::peers::password(METHOD, 3);
     let port = free_port();
     let start = Start::server(Program::Ssr, &ann).with(json!({
         "users": [{ "name": "ann", "password": key }, { "name": "bob", "password": bob }],
@@ -462,8 +462,8 @@ fn killed_server_and_killed_client_come_back() {
         "reverse": { "heartbeat": 1, "allow": [{ "bind": "127.0.0.1:1-65535" }] },
     });
     std::fs::write(&path, config.to_string()).unwrap();
-    let mut command = crate::common::peers::ssr(&["server", "-c", path.to_str().unwrap()]);
-    let server = crate::common::process::Process::spawn("server", &mut command).unwrap();
+    let mut command = common::peers::ssr(&["server", "-c", path.to_str().unwrap()]);
+    let server = common::process::Process::spawn("server", &mut command).unwrap();
     eventually("the client comes back", || serves(bound));
     assert!(
         visitor.read(&mut [0]).map_or(true, |count| count == 0),
@@ -502,7 +502,7 @@ fn silent_server_is_noticed_within_three_heartbeats() {
     server.process.signal(Signal::STOP);
     let begun = Instant::now();
     eventually("the client notices", || {
-        said(&client, &["link lost", "not a word for"]) > 0
+        said(&client, &["link lost", "not a word for 3 s"]) > 0
     });
     let took = begun.elapsed();
     assert!(

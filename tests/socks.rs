@@ -1,7 +1,7 @@
 //! The SOCKS5 face of `ssr local`: RFC 1928 and RFC 1929, spoken well and badly.
 
 use crate::common::{
-    DEADLINE, SILENCE, matrix,
+    self, DEADLINE, SILENCE, matrix,
     peers::{Pair, Program, Spec, Start},
     process::{free_port, v4},
     socks::{
@@ -209,10 +209,7 @@ fn everything_then_the_end_in_one_go_is_served() {
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_array(&mut stream), [5, 0]);
     assert_eq!(read_reply(&mut stream).0, 0);
-    assert_eq!(
-        read_array(&mut stream),
-        crate::common::bytes::digest(b"payload")
-    );
+    assert_eq!(read_array(&mut stream), common::bytes::digest(b"payload"));
     ends(&mut stream);
 }
 
@@ -323,8 +320,8 @@ fn a_server_that_comes_back_is_used() {
     let file = dir.path().join("config.json");
     let config = json!({"server": "127.0.0.1", "server_port": port, "method": spec.method, "password": spec.password});
     std::fs::write(&file, config.to_string()).unwrap();
-    let mut command = Program::Ssr.command(crate::common::peers::Role::Server, &file);
-    let mut server = crate::common::process::Process::spawn("ssr server", &mut command).unwrap();
+    let mut command = Program::Ssr.command(common::peers::Role::Server, &file);
+    let mut server = common::process::Process::spawn("ssr server", &mut command).unwrap();
     server.listening(&[v4(port)]).unwrap();
     matrix::echoes(&local.socks(), &echo.v4(), 100);
 }
@@ -342,7 +339,7 @@ fn a_client_that_leaves_during_the_handshake_costs_nothing() {
         let mut stream = pair.socks().dial();
         stream.write_all(&all[..len]).unwrap();
     }
-    crate::common::eventually("every socket is closed", || {
+    common::eventually("every socket is closed", || {
         pair.local.process.open_files() <= idle
     });
 }

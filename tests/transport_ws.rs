@@ -6,7 +6,6 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     path::PathBuf,
-    process::Command,
     sync::mpsc,
     time::Instant,
 };
@@ -16,6 +15,7 @@ use crate::common::{
     bytes::{digest, pattern},
     eventually,
     matrix::{self, Targets},
+    nginx::nginx,
     peers::{
         Half, Pair,
         Program::{Libev, Ssr},
@@ -319,21 +319,15 @@ fn pair_works_through_nginx() {
     let server = Start::server(Ssr, &spec).with(keys).flags(&["-v"]).run();
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
-    let at = dir.path().display();
     let (cert, key) = (certificate.cert.display(), certificate.key.display());
-    let config = format!(
-        "daemon off; master_process off; pid {at}/pid; error_log stderr; events {{}} http {{ access_log off; \
-         client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c; uwsgi_temp_path {at}/d; \
-         scgi_temp_path {at}/e; server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {cert}; \
+    let http = format!(
+        "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {cert}; \
          ssl_certificate_key {key}; location {PATH} {{ proxy_pass http://{}; proxy_http_version 1.1; \
          proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; \
-         proxy_set_header Host $host; proxy_set_header X-Forwarded-For 203.0.113.9; proxy_buffering off; }} }} }}",
+         proxy_set_header Host $host; proxy_set_header X-Forwarded-For 203.0.113.9; proxy_buffering off; }} }}",
         server.address
     );
-    let file = dir.path().join("nginx.conf");
-    fs::write(&file, config).unwrap();
-    let mut command = Command::new("nginx");
-    command.arg("-c").arg(&file).arg("-p").arg(dir.path());
+    let mut command = nginx(dir.path(), &http);
     let mut nginx = Process::spawn("nginx", &mut command).expect("scripts/test installs nginx");
     nginx.listening(&[v4(port)]).unwrap();
     let targets = Targets::start();
