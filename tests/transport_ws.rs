@@ -345,6 +345,32 @@ fn pair_works_through_nginx() {
     });
 }
 
+#[test]
+fn only_a_trusted_proxy_is_believed_who_has_come() {
+    let certificate = Certificate::new();
+    let echo = TcpTarget::echo();
+    for (trusted, believed) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+        let spec = Spec::new(METHOD);
+        let mut keys = certificate.server(BARE);
+        keys["transport"]["trusted_proxies"] = json!([trusted]);
+        let server = Start::server(Ssr, &spec).with(keys).flags(&["-v"]).run();
+        let mut client = certificate.client(BARE);
+        client["transport"]["headers"] = json!({"X-Forwarded-For": "203.0.113.9"});
+        let local = Start::local(Ssr, &spec, server.address).with(client).run();
+        matrix::echoes(&local.socks(), &echo.v4(), 1000);
+        eventually("the log names the end of the stream", || {
+            server.process.log().contains("stream ended peer=")
+        });
+        let log = server.process.log();
+        let named = |peer: &str| log.contains(&format!("stream ended peer={peer}:"));
+        assert_eq!(
+            (named("203.0.113.9"), named("127.0.0.1")),
+            (believed, !believed),
+            "{log}"
+        );
+    }
+}
+
 fn request(path: &str, host: &str, fields: &str) -> String {
     let key = base64(&pattern(1, 16));
     format!(
