@@ -85,6 +85,9 @@ pub trait Layer: Send {
 
     /// The stream below.
     fn inner(&mut self) -> &mut Stream;
+
+    /// Gives up timers and wakers, which belong to the reactor that the stream is about to leave.
+    fn leave_reactor(&mut self) {}
 }
 
 impl fmt::Debug for Stream {
@@ -133,7 +136,9 @@ impl Stream {
         self.0 = match self.0 {
             Kind::Tcp(stream) => Kind::Parked(stream.into_std()?),
             Kind::Layer(mut layer) => {
-                exclusive(&mut layer).inner().replace(|inner| {
+                let upper = exclusive(&mut layer);
+                upper.leave_reactor();
+                upper.inner().replace(|inner| {
                     let Parked(inner) = inner.park()?;
                     Ok(inner)
                 })?;

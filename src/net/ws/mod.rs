@@ -15,7 +15,7 @@
 //!
 //! # Timers
 //!
-//! A connection on which nothing came for 25 s is pinged, so that no proxy takes it for dead. The timer belongs to the
+//! A connection on which nothing came for 25 to 50 s is pinged, so that no proxy takes it for dead. The timer belongs to the
 //! stream and stands only while somebody waits for the peer.
 
 mod reading;
@@ -37,7 +37,7 @@ use super::pool::{Buffer, Size};
 use super::stream::Layer;
 use crate::wire::websocket::{Decoder, Encoder, Head, Role, Status, close, xor};
 
-/// Silence after which a Ping is sent: nginx cuts at 60 s, Cloudflare at 100 s.
+/// After so much silence, and twice as much at the latest, a Ping is sent: nginx cuts at 60 s, Cloudflare at 100 s.
 const PING_AFTER: Duration = Duration::from_secs(25);
 /// Silence after our end that is taken for the end of a peer that did not understand it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -466,9 +466,11 @@ impl Layer for WebSocket {
     }
 
     fn inner(&mut self) -> &mut Stream {
-        // A stream that changes its reactor leaves its timer with the old one.
-        (self.timer, self.waker) = (None, None);
         &mut self.inner
+    }
+
+    fn leave_reactor(&mut self) {
+        (self.timer, self.waker) = (None, None);
     }
 }
 
