@@ -11,10 +11,12 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -197,10 +199,10 @@ impl Stream {
                     room,
                     |interest, io| stream.try_io(interest, io),
                     Interest::READABLE,
-                    || Ok(rustix::io::readv(stream, slots)?),
+                    || receive(stream, slots),
                 )
             }
-            Kind::Parked(stream) => Ok(rustix::io::readv(stream, slots)?),
+            Kind::Parked(stream) => receive(stream, slots),
             Kind::Pipe(end) => end.try_read(slots),
             Kind::Layer(layer) => lock(layer).try_read(slots),
         }
@@ -235,7 +237,6 @@ impl Stream {
     /// Whether a socket has bytes to be read, by a look that leaves them there. Of whatever else, it is not known.
     #[must_use]
     pub fn has_bytes(&self) -> bool {
-        use rustix::net::{RecvFlags, recv};
         self.tcp().is_some_and(|stream| {
             let peeked = recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
             matches!(peeked, Ok((1.., _)))
@@ -431,6 +432,22 @@ fn parked() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the stream is parked")
 }
 
+/// Into a single slot by recv(2): the kernel does more for readv(2), which is for files of all kinds.
+fn receive(socket: impl AsFd, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    Ok(match slots {
+        [slot] => recv(socket, &mut **slot, RecvFlags::empty())?.0,
+        slots => rustix::io::readv(socket, slots)?,
+    })
+}
+
+/// As [`receive`], the other way.
+fn transmit(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(match parts {
+        [part] => send(socket, part, SendFlags::NOSIGNAL)?,
+        parts => rustix::io::writev(socket, parts)?,
+    })
+}
+
 fn write_tcp(
     stream: &TcpStream,
     cx: &mut Context<'_>,
@@ -443,7 +460,7 @@ fn write_tcp(
             len,
             |interest, io| stream.try_io(interest, io),
             Interest::WRITABLE,
-            || Ok(rustix::io::writev(stream, parts)?),
+            || transmit(stream, parts),
         );
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -277,16 +277,20 @@ impl Half {
             self.buffer = Some(buffer);
             return Ok(Read::Something);
         }
-        let mut buffer = self
-            .buffer
-            .take()
-            .unwrap_or_else(|| Buffer::take(self.portion()));
+        let portion = self.portion();
+        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(portion));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
-            let mut slots: [IoSliceMut<'_>; MAX_PARTS] =
-                std::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let (mut one, mut many);
+            let slots: &mut [IoSliceMut<'_>] = if portion == Size::Small {
+                one = [IoSliceMut::new(&mut [])];
+                &mut one
+            } else {
+                many = std::array::from_fn::<_, MAX_PARTS, _>(|_| IoSliceMut::new(&mut []));
+                &mut many
+            };
             let used = match &self.codec {
-                Codec::Seal(sealer) => sealer.slots(bytes, &mut slots),
+                Codec::Seal(sealer) => sealer.slots(bytes, slots),
                 Codec::Copy | Codec::Open(_) => {
                     if let Some(slot) = slots.first_mut() {
                         *slot = IoSliceMut::new(bytes);
