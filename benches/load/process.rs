@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 
@@ -74,6 +75,21 @@ impl Process {
         cpu_of(self.pid())
     }
 
+    /// Asks it to end, twice: the first time it may wait for its flows. What counts its own steps writes them down only
+    /// then.
+    fn let_end(&mut self, group: Pid) {
+        for _ in 0..2 {
+            let _ = kill_process_group(group, Signal::TERM);
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < deadline {
+                if !matches!(self.0.try_wait(), Ok(None)) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
     /// Its anonymous memory in KiB: heap, stacks and what it has written of its image; not the files mapped.
     pub(crate) fn anonymous_kib(&self) -> Result<f64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
@@ -112,6 +128,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         // With the plugin that it may have started. It may have ended already; that is as good.
         if let Some(group) = Pid::from_raw(self.pid().cast_signed()) {
+            if std::env::var_os("LLVM_PROFILE_FILE").is_some() {
+                self.let_end(group);
+            }
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = self.0.wait();
