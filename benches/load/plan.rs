@@ -337,8 +337,8 @@ impl Work {
             Task::RoundTrip => tcp_works::round_trip(running, targets, span),
             Task::RoundTripBesideBulk => tcp_works::round_trip_beside_bulk(running, targets, span),
             Task::Idle => {
-                // A proxy has two files for each connection.
-                let most = (file_limit() / 2).saturating_sub(200) as usize;
+                // A proxy has two files for each connection, and haproxy is set up for three.
+                let most = (file_limit() / 3).saturating_sub(200) as usize;
                 tcp_works::idle(running, targets, most.min(cx.either(2000, 8000)))
             }
             Task::Datagrams { size } => udp_works::window(running, targets, size, span),
