@@ -5,7 +5,7 @@ use crate::common::{
     bytes::pattern,
     eventually,
     forward::{self, Forwarder},
-    nginx::nginx,
+    nginx::Cdn,
     process::{Process, free_port, v4},
     targets::TcpTarget,
 };
@@ -122,36 +122,15 @@ fn wrong_frames_are_answered_as_by_websockets() {
     assert!(said.contains("31 cases, 0 differ"), "{said}");
 }
 
-/// nginx that passes `/tunnel` on to `upstream` as its documentation says for WebSocket.
-fn cdn(upstream: std::net::SocketAddr) -> (Process, u16, tempfile::TempDir) {
-    let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
-    let http = format!(
-        "server {{
-    listen 127.0.0.1:{port};
-    location /tunnel {{
-      proxy_pass http://{upstream};
-      proxy_http_version 1.1;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection upgrade;
-      proxy_set_header Host $host;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    }}
-  }}"
-    );
-    let mut command = nginx(dir.path(), &http);
-    let mut process = Process::spawn("nginx", &mut command).unwrap();
-    process.listening(&[v4(port)]).unwrap();
-    (process, port, dir)
-}
-
 #[test]
 #[ignore = "needs peers: scripts/test"]
 fn two_in_a_row_pass_nginx() {
     let chain = |target: u16| {
         let far = Forwarder::start("ws", "/tunnel", &format!("tcp://127.0.0.1:{target}"), &[]);
-        let (cdn, port, dir) = cdn(far.address);
-        let near = Forwarder::start("tcp", "", &format!("ws://127.0.0.1:{port}/tunnel"), &[]);
-        (near, cdn, far, dir)
+        let comes_from = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
+        let cdn = Cdn::before(far.address, "/tunnel", None, comes_from);
+        let near = Forwarder::start("tcp", "", &format!("ws://{}/tunnel", cdn.address), &[]);
+        (near, cdn, far)
     };
     let duplex = TcpTarget::duplex();
     let (near, ..) = &chain(duplex.port());

@@ -2,52 +2,26 @@
 
 use std::{
     io::{self, ErrorKind, Read},
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use crate::common::{
-    eventually,
+    DEADLINE, eventually,
     matrix::{self, Targets},
-    nginx::nginx,
+    nginx::Cdn,
     peers::{Half, Program::Ssr, Spec, Start},
-    process::{Process, free_port, v4},
     reverse::exchange,
     targets::TcpTarget,
 };
 use crate::transport_ws::{BARE, Certificate, Kind, METHOD, PATH};
 use serde_json::json;
-use tempfile::TempDir;
 
-/// It has TLS outside, plain inside, and a header that says who came.
-struct Nginx {
-    _process: Process,
-    _dir: TempDir,
-    address: SocketAddr,
-}
-
-impl Nginx {
-    fn before(server: &Half, certificate: &Certificate) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let address = v4(free_port());
-        let (cert, key) = (certificate.cert.display(), certificate.key.display());
-        let http = format!(
-            "server {{ listen {address} ssl; ssl_certificate {cert}; ssl_certificate_key {key}; \
-             location {PATH} {{ proxy_pass http://{}; proxy_http_version 1.1; \
-             proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; \
-             proxy_set_header Host $host; proxy_set_header X-Forwarded-For 203.0.113.9; proxy_buffering off; }} }}",
-            server.address
-        );
-        let mut command = nginx(dir.path(), &http);
-        let mut process =
-            Process::spawn("nginx", &mut command).expect("scripts/test installs nginx");
-        process.listening(&[address]).unwrap();
-        Self {
-            _process: process,
-            _dir: dir,
-            address,
-        }
-    }
+/// TLS outside, plain inside, and a header that says who came.
+fn cdn(server: &Half, certificate: &Certificate) -> Cdn {
+    let (cert, key) = (certificate.cert.display(), certificate.key.display());
+    let tls = format!("ssl_certificate {cert}; ssl_certificate_key {key};");
+    let more = "proxy_set_header X-Forwarded-For 203.0.113.9; proxy_buffering off;";
+    Cdn::before(server.address, PATH, Some(&tls), more)
 }
 
 #[test]
@@ -59,7 +33,7 @@ fn pair_works_through_nginx() {
     keys["transport"]["trusted_proxies"] = json!(["127.0.0.0/8"]);
     keys["mode"] = json!("tcp_and_udp");
     let server = Start::server(Ssr, &spec).with(keys).flags(&["-v"]).run();
-    let nginx = Nginx::before(&server, &certificate);
+    let nginx = cdn(&server, &certificate);
     let targets = Targets::start();
     for mux in [false, true] {
         let mut client = certificate.client(Kind { tls: true, mux });
@@ -83,7 +57,7 @@ fn quiet_streams_outlive_what_nginx_allows_to_silence() {
     let spec = Spec::new(METHOD);
     let keys = certificate.server(BARE);
     let server = Start::server(Ssr, &spec).with(keys).run();
-    let nginx = Nginx::before(&server, &certificate);
+    let nginx = cdn(&server, &certificate);
     let echo = TcpTarget::serve(|stream| {
         stream.set_read_timeout(None).unwrap();
         let _gone = io::copy(&mut &stream, &mut &stream);
@@ -109,6 +83,7 @@ fn quiet_streams_outlive_what_nginx_allows_to_silence() {
         assert_eq!(silence, Err(ErrorKind::WouldBlock), "mux {mux}, {after:?}");
     }
     for stream in &mut streams {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         exchange(stream, b"after").unwrap();
     }
 }

@@ -15,8 +15,8 @@
 //!
 //! # Timers
 //!
-//! A connection on which nothing came for 25 to 50 s is pinged, so that no proxy takes it for dead. The timer belongs to the
-//! stream and stands only while somebody waits for the peer.
+//! A connection on which nothing came for 25 to 50 s is pinged, so that no proxy takes it for dead. The timer belongs to
+//! the stream and stands only while somebody waits for the peer.
 
 mod reading;
 mod upgrade;

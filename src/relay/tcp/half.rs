@@ -281,6 +281,7 @@ impl Half {
         let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(portion));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
+            // A flow that moves little needs one, which a cheaper call fills.
             let (mut one, mut many);
             let slots: &mut [IoSliceMut<'_>] = if portion == Size::Small {
                 one = [IoSliceMut::new(&mut [])];
