@@ -12,9 +12,12 @@
 //! a packet belongs to is read first ([`Accounts::identify`], [`ClientPackets::open`]); what a session remembers moves
 //! only after the packet has been opened and validated.
 
+mod sealer;
+
+pub use sealer::PacketSealer;
+
 use std::ops::Range;
 
-use crate::crypto::aead::TAG_LEN;
 use crate::crypto::{Aead, Block, Family, Key, Method, Window};
 use crate::wire::Error;
 
@@ -31,215 +34,6 @@ const NONCE_LEN: usize = 24;
 #[must_use]
 pub fn has_sessions(method: Method) -> bool {
     method.family() == Family::Aead2022
-}
-
-/// Seals the packets of one direction of one association.
-pub struct PacketSealer {
-    method: Method,
-    kind: Kind,
-}
-
-enum Kind {
-    Plain,
-    Aead { key: Key },
-    Session(Box<Outgoing>),
-}
-
-/// The sending half of a SIP022 session.
-struct Outgoing {
-    aead: Aead,
-    /// The block cipher of the separate header; `None` for ChaCha.
-    block: Option<Block>,
-    /// An identity block cipher and the hash it carries, for each iPSK (SIP023 §3).
-    identity: Vec<(Block, [u8; 16])>,
-    session: u64,
-    next: u64,
-    /// The client's session that a server answers.
-    peer: Option<u64>,
-}
-
-impl PacketSealer {
-    /// The client's direction; `session` must be random.
-    ///
-    /// # Errors
-    /// [`Error::Unauthenticated`] when the key does not fit the method.
-    pub fn client(credentials: &Credentials, session: u64) -> Result<Self, Error> {
-        let (method, key) = (credentials.method(), credentials.key());
-        let kind = match method.family() {
-            Family::Plain => Kind::Plain,
-            Family::Aead => Kind::Aead { key: key.clone() },
-            Family::Aead2022 => session_kind(Outgoing {
-                block: method
-                    .supports_identity()
-                    .then(|| Block::new(credentials.outer_key())),
-                identity: credentials
-                    .identity()
-                    .iter()
-                    .map(|(key, hash)| (Block::new(key), *hash))
-                    .collect(),
-                aead: session_aead(method, key, session)?,
-                session,
-                next: 0,
-                peer: None,
-            }),
-        };
-        Ok(Self { method, kind })
-    }
-
-    /// The server's direction: answers the client's session `peer`; `session` must be random. Both directions derive
-    /// their keys alike, so should the two be equal, the server's is changed (SIP022 §3.2.2).
-    ///
-    /// # Errors
-    /// [`Error::Unauthenticated`] when the key does not fit the method.
-    pub fn server(
-        accounts: &Accounts,
-        user: Option<usize>,
-        session: u64,
-        peer: u64,
-    ) -> Result<Self, Error> {
-        let (method, key) = (accounts.method(), accounts.session_key(user));
-        let session = if session == peer { !session } else { session };
-        let kind = match method.family() {
-            Family::Plain => Kind::Plain,
-            Family::Aead => Kind::Aead { key: key.clone() },
-            Family::Aead2022 => session_kind(Outgoing {
-                block: method.supports_identity().then(|| Block::new(key)),
-                identity: Vec::new(),
-                aead: session_aead(method, key, session)?,
-                session,
-                next: 0,
-                peer: Some(peer),
-            }),
-        };
-        Ok(Self { method, kind })
-    }
-
-    /// Whether packets are not sealed at all, and so have no tag.
-    #[must_use]
-    pub const fn is_plain(&self) -> bool {
-        matches!(self.kind, Kind::Plain)
-    }
-
-    /// Bytes needed before the body, when the packet is not padded.
-    #[must_use]
-    pub fn headroom(&self) -> usize {
-        match &self.kind {
-            Kind::Plain => 0,
-            Kind::Aead { .. } => self.method.salt_len(),
-            Kind::Session(session) => {
-                let nonce = if session.block.is_some() {
-                    0
-                } else {
-                    NONCE_LEN
-                };
-                let peer = if session.peer.is_some() { 8 } else { 0 };
-                nonce + HEADER_LEN + 16 * session.identity.len() + 1 + 8 + peer + 2
-            }
-        }
-    }
-
-    /// Seals the body (address and data) that stands at `body` in `buf`, with [`PacketSealer::headroom`] before it and
-    /// a tag's length behind it; returns where the packet stands. `random` is fresh: the salt or nonce is taken from
-    /// it. `now` is in Unix seconds.
-    ///
-    /// # Errors
-    /// [`Error::Truncated`] when the room is missing.
-    pub fn seal(
-        &mut self,
-        buf: &mut [u8],
-        body: Range<usize>,
-        now: u64,
-        random: &[u8; 32],
-    ) -> Result<Range<usize>, Error> {
-        let start = body
-            .start
-            .checked_sub(self.headroom())
-            .ok_or(Error::Truncated)?;
-        let (body_start, body_len) = (body.start - start, body.len());
-        let packet = buf.get_mut(start..).ok_or(Error::Truncated)?;
-        let len = match &mut self.kind {
-            Kind::Plain => split(packet, body_len)?.0.len(),
-            Kind::Aead { key } => {
-                let (salt, rest) = split(packet, self.method.salt_len())?;
-                salt.copy_from_slice(random.get(..salt.len()).ok_or(Error::Truncated)?);
-                let subkey = key.session_subkey(self.method, salt);
-                let aead = Aead::stream(self.method, &subkey).ok_or(Error::Truncated)?;
-                let nonce = [0; NONCE_LEN];
-                seal_at(
-                    &aead,
-                    nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?,
-                    rest,
-                    body_len,
-                )?;
-                salt.len() + body_len + TAG_LEN
-            }
-            Kind::Session(session) => session.seal(packet, body_start, body_len, now, random)?,
-        };
-        Ok(start..start + len)
-    }
-}
-
-fn session_kind(outgoing: Outgoing) -> Kind {
-    Kind::Session(Box::new(outgoing))
-}
-
-impl Outgoing {
-    /// `packet` begins where the packet will; its body of `body_len` bytes begins at `body_start`.
-    fn seal(
-        &mut self,
-        packet: &mut [u8],
-        body_start: usize,
-        body_len: usize,
-        now: u64,
-        random: &[u8; 32],
-    ) -> Result<usize, Error> {
-        let mut header = [0; HEADER_LEN];
-        let (session, id) = header.split_at_mut(8);
-        session.copy_from_slice(&self.session.to_be_bytes());
-        id.copy_from_slice(&self.next.to_be_bytes());
-        // 2^64 packets will not be sent; a counter that stood still would be a nonce used twice.
-        self.next = self.next.checked_add(1).ok_or(Error::PacketId)?;
-
-        let (lead, _) = split(packet, body_start)?;
-        let front = lead.len() - 1 - 8 - if self.peer.is_some() { 8 } else { 0 } - 2;
-        let (before, head) = split(lead, front)?;
-        let kind = if self.peer.is_some() {
-            TYPE_SERVER
-        } else {
-            TYPE_CLIENT
-        };
-        let head = put(head, &[kind])?;
-        let mut head = put(head, &now.to_be_bytes())?;
-        if let Some(peer) = self.peer {
-            head = put(head, &peer.to_be_bytes())?;
-        }
-        put(head, &[0, 0])?;
-        let Some(block) = &self.block else {
-            // ChaCha: the ids are sealed with the rest.
-            let nonce = random.first_chunk::<NONCE_LEN>().ok_or(Error::Truncated)?;
-            put(put(before, nonce)?, &header)?;
-            let sealed = packet.get_mut(NONCE_LEN..).ok_or(Error::Truncated)?;
-            let len = body_start - NONCE_LEN + body_len;
-            seal_at(&self.aead, nonce, sealed, len)?;
-            return Ok(NONCE_LEN + len + TAG_LEN);
-        };
-        let mut outer = header;
-        block.encrypt(&mut outer);
-        let mut identities = put(before, &outer)?;
-        for (block, hash) in &self.identity {
-            let mut identity = *hash;
-            identity
-                .iter_mut()
-                .zip(header)
-                .for_each(|(byte, mask)| *byte ^= mask);
-            block.encrypt(&mut identity);
-            identities = put(identities, &identity)?;
-        }
-        let sealed = packet.get_mut(front..).ok_or(Error::Truncated)?;
-        let len = body_start - front + body_len;
-        seal_at(&self.aead, nonce_of(&header)?, sealed, len)?;
-        Ok(front + len + TAG_LEN)
-    }
 }
 
 /// How long a server's session must have been silent before it is forgotten for a newer one, in seconds
@@ -585,12 +379,4 @@ fn ids(header: &[u8; HEADER_LEN]) -> Result<(u64, u64), Error> {
 /// The nonce of an AES packet: the last 12 bytes of its plain separate header.
 fn nonce_of(header: &[u8; HEADER_LEN]) -> Result<&[u8], Error> {
     header.get(4..).ok_or(Error::Truncated)
-}
-
-/// Seals `len` bytes at the front of `buf` and puts the tag behind them.
-fn seal_at(aead: &Aead, nonce: &[u8], buf: &mut [u8], len: usize) -> Result<(), Error> {
-    let (data, rest) = split(buf, len)?;
-    let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
-    *tag = aead.seal(nonce, data).map_err(|_| Error::Unauthenticated)?;
-    Ok(())
 }
