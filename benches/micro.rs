@@ -14,7 +14,7 @@ use std::time::Duration;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use lru::LruCache;
-use ssr::crypto::{Aead, Key, Method, SaltPool, TAG_LEN, Window};
+use ssr::crypto::{Aead, Key, LANES, Method, SaltPool, TAG_LEN, Window};
 use ssr::wire::Address;
 use ssr::wire::ss::packet::{PacketSealer, ServerPackets};
 use ssr::wire::ss::request::{Request, RequestOpener, Step};
@@ -168,6 +168,16 @@ fn derive_stream_key(bencher: Bencher<'_, '_>, method: &str) {
     bencher.bench_local(|| Aead::stream(method, &key.session_subkey(method, black_box(&salt))));
 }
 
+/// The keys of eight packets.
+#[divan::bench(args = METHODS.map(Method::name))]
+fn derive_packet_keys(bencher: Bencher<'_, '_>, method: &str) {
+    let method: Method = method.parse().expect("a method");
+    let key = key(method);
+    let salts: [[u8; 32]; LANES] = rand::random();
+    let salts = salts.each_ref().map(|salt| salt.as_slice());
+    bencher.bench_local(|| key.session_subkeys(method, black_box(&salts)));
+}
+
 /// Datagrams of a SOCKS5 client: address and data.
 fn packet(method: Method, size: usize) -> (PacketSealer, Vec<u8>) {
     let sealer = PacketSealer::client(&credentials(method), 1).expect("a key that fits");
@@ -181,8 +191,9 @@ fn packet(method: Method, size: usize) -> (PacketSealer, Vec<u8>) {
 }
 
 fn seal_packet_into(sealer: &mut PacketSealer, buffer: &mut [u8]) -> std::ops::Range<usize> {
+    sealer.prepare(rand::random);
     let body = sealer.headroom()..buffer.len() - TAG_LEN;
-    let packet = sealer.seal(buffer, body, NOW, &rand::random());
+    let packet = sealer.seal(buffer, body, NOW, rand::random);
     packet.expect("room")
 }
 
@@ -211,7 +222,9 @@ fn open_packet(bencher: Bencher<'_, '_>, case: Case) {
             let session = session.get_or_insert_with(|| {
                 ServerPackets::new(&accounts, &found).expect("a key that fits")
             });
-            session.open(bytes, &found, NOW).expect("a good packet")
+            session
+                .open(bytes, None, &found, NOW)
+                .expect("a good packet")
         });
 }
 

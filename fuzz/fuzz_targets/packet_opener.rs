@@ -149,7 +149,7 @@ impl<'a> Receiver<'a> {
     fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>, Error> {
         let mut packet = packet.to_vec();
         let body = match &mut self.client {
-            Some(client) => client.open(&mut packet, NOW)?,
+            Some(client) => client.open(&mut packet, None, NOW)?,
             None => self.serve(&mut packet)?,
         };
         let body = packet
@@ -175,10 +175,10 @@ impl<'a> Receiver<'a> {
         if let Some((session, user, packets)) = &mut self.server
             && (*session, *user) == (found.session, found.user)
         {
-            return packets.open(packet, &found, NOW);
+            return packets.open(packet, None, &found, NOW);
         }
         let mut packets = ServerPackets::new(accounts, &found)?;
-        let body = packets.open(packet, &found, NOW)?;
+        let body = packets.open(packet, None, &found, NOW)?;
         // One session is enough here: a second one is opened and forgotten.
         if self.server.is_none() && found.session.is_none_or(|session| session == SESSION) {
             self.server = Some((found.session, found.user, packets));
@@ -192,7 +192,7 @@ fn seal(sealer: &mut PacketSealer, body: &[u8], seed: u8) -> Vec<u8> {
     let mut buf = vec![0; start + body.len() + if sealer.is_plain() { 0 } else { 16 }];
     buf[start..start + body.len()].copy_from_slice(body);
     let packet = sealer
-        .seal(&mut buf, start..start + body.len(), NOW, &[seed; 32])
+        .seal(&mut buf, start..start + body.len(), NOW, || [seed; 32])
         .expect("there is room");
     assert_eq!(packet, 0..buf.len());
     buf

@@ -2,6 +2,7 @@
 //!
 //! | file | what it knows |
 //! |---|---|
+//! | [`lanes`] | HKDF-SHA1 for eight salts at once |
 //! | [`method`] | the table of encryption methods: names, lengths, families |
 //! | [`key`] | master keys, and every key derived from one |
 //! | [`aead`] | sealing and opening in place, and the nonce that counts |
@@ -22,6 +23,7 @@ pub mod aead;
 pub mod base64;
 pub mod block;
 pub mod key;
+pub mod lanes;
 pub mod method;
 pub mod salt_pool;
 pub mod window;
@@ -29,6 +31,7 @@ pub mod window;
 pub use aead::{Aead, Nonce, NonceCounter, TAG_LEN};
 pub use block::Block;
 pub use key::{Key, KeyError};
+pub use lanes::LANES;
 pub use method::{Family, Method, MethodError};
 pub use salt_pool::SaltPool;
 pub use window::Window;

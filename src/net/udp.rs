@@ -21,6 +21,8 @@ pub struct Socket {
     state: UdpSocketState,
     /// Bytes of the longest datagram that may pass.
     longest: usize,
+    /// Whether it is a socket of IPv6, for IPv4 too or not.
+    v6: bool,
 }
 
 /// Where a datagram came from and to which of our addresses.
@@ -48,10 +50,12 @@ impl Socket {
             linux::allow_fragments(&socket)?;
         }
         socket.set_nonblocking(true)?;
+        let v6 = socket.local_addr()?.is_ipv6();
         Ok(Self {
             io: tokio::net::UdpSocket::from_std(socket.into())?,
             state,
             longest: options.longest.unwrap_or(MAX_DATAGRAM),
+            v6,
         })
     }
 
@@ -63,14 +67,14 @@ impl Socket {
         self.io.local_addr()
     }
 
-    /// Receives a batch and gives each datagram to `take`, which may change it in place.
+    /// Receives a batch and gives it to `take`.
     ///
     /// # Errors
     /// What the system says of the socket; an ICMP error of an earlier datagram is not one.
     pub fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        mut take: impl FnMut(&mut [u8], Path),
+        mut take: impl FnMut(Received<'_>),
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
@@ -86,23 +90,11 @@ impl Socket {
                             .recv(UdpSockRef::from(&self.io), &mut slots, &mut metas)
                     })?
                 };
-                let received = buffer
-                    .chunks_exact_mut(MAX_DATAGRAM)
-                    .zip(&metas)
-                    .take(count);
-                for (slot, meta) in received {
-                    let path = Path {
-                        peer: canonical(meta.addr),
-                        local: meta.dst_ip.map(|ip| ip.to_canonical()),
-                    };
-                    let run = slot.get_mut(..meta.len).unwrap_or_default();
-                    if run.is_empty() {
-                        take(&mut [], path);
-                    }
-                    run.chunks_mut(meta.stride.max(1))
-                        .filter(|datagram| datagram.len() <= self.longest)
-                        .for_each(|datagram| take(datagram, path));
-                }
+                take(Received {
+                    buffer,
+                    metas: metas.get(..count).unwrap_or_default(),
+                    longest: self.longest,
+                });
                 Ok(())
             });
             match result {
@@ -115,7 +107,6 @@ impl Socket {
     /// Sends the datagrams of `batch` and empties it. What the socket does not take now is lost, as datagrams may be;
     /// returns how many were.
     pub fn send(&self, batch: &mut Batch) -> usize {
-        let v6 = self.io.local_addr().is_ok_and(|address| address.is_ipv6());
         let mut lost = 0;
         let mut from = 0;
         while let Some((run, next)) = batch.run(from, self.state.max_gso_segments()) {
@@ -126,7 +117,7 @@ impl Socket {
                 continue;
             }
             let transmit = Transmit {
-                destination: if v6 {
+                destination: if self.v6 {
                     mapped(run.path.peer)
                 } else {
                     run.path.peer
@@ -146,6 +137,44 @@ impl Socket {
         }
         batch.clear();
         lost
+    }
+}
+
+/// A batch of datagrams, in the order in which they came.
+pub struct Received<'a> {
+    buffer: &'a mut [u8],
+    metas: &'a [RecvMeta],
+    longest: usize,
+}
+
+impl Received<'_> {
+    /// What they say.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffer
+            .chunks_exact(MAX_DATAGRAM)
+            .zip(self.metas)
+            .flat_map(|(slot, meta)| {
+                let run = slot.get(..meta.len).unwrap_or_default();
+                run.chunks(meta.stride.max(1))
+            })
+            .filter(|datagram| datagram.len() <= self.longest)
+    }
+
+    /// Gives each to `take`, which may change it in place.
+    pub fn for_each(&mut self, mut take: impl FnMut(&mut [u8], Path)) {
+        for (slot, meta) in self.buffer.chunks_exact_mut(MAX_DATAGRAM).zip(self.metas) {
+            let path = Path {
+                peer: canonical(meta.addr),
+                local: meta.dst_ip.map(|ip| ip.to_canonical()),
+            };
+            let run = slot.get_mut(..meta.len).unwrap_or_default();
+            if run.is_empty() {
+                take(&mut [], path);
+            }
+            run.chunks_mut(meta.stride.max(1))
+                .filter(|datagram| datagram.len() <= self.longest)
+                .for_each(|datagram| take(datagram, path));
+        }
     }
 }
 
@@ -371,9 +400,11 @@ mod tests {
         let mut got = Vec::new();
         while got.len() < sent.len() {
             let receive = std::future::poll_fn(|cx| {
-                b.poll_receive(cx, |bytes, path| {
-                    assert_eq!(path.peer, a.local_addr().unwrap());
-                    got.push(bytes.to_vec());
+                b.poll_receive(cx, |mut received| {
+                    received.for_each(|bytes, path| {
+                        assert_eq!(path.peer, a.local_addr().unwrap());
+                        got.push(bytes.to_vec());
+                    });
                 })
             });
             tokio::time::timeout(std::time::Duration::from_secs(5), receive)

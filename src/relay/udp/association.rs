@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,11 +15,12 @@ use tokio::time::{interval, sleep};
 
 use super::codec::{Unwrap, Wrap};
 use super::{Key, PacketOutbound, Relay, Upstream};
+use crate::crypto;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::net::unix_now;
 use crate::relay::Counters;
 use crate::relay::tcp::Gauge;
-use crate::wire::ss::packet::{Identified, ServerPackets};
+use crate::wire::ss::packet::{Identified, ServerPackets, Subkeys};
 use crate::wire::{self, Address, AddressRef};
 
 /// Looks at an association within its timeout; it ends between one timeout and one and a quarter after its last
@@ -91,10 +92,11 @@ impl Association {
     pub(super) fn open(
         &self,
         packet: &mut [u8],
+        subkey: Option<crypto::Key>,
         found: &Identified,
     ) -> Result<Range<usize>, wire::Error> {
         match &mut *lock(&self.packets) {
-            Some(packets) => packets.open(packet, found, unix_now()),
+            Some(packets) => packets.open(packet, subkey, found, unix_now()),
             None => Err(wire::Error::SessionMismatch),
         }
     }
@@ -175,8 +177,8 @@ pub(super) async fn answer<O: PacketOutbound>(
 }
 
 thread_local! {
-    /// A worker answers for one association at a time, so one batch serves them all.
-    static ANSWERS: RefCell<Batch> = RefCell::new(Batch::default());
+    /// A worker answers for one association at a time, so one batch and the keys of one serve them all.
+    static ANSWERS: RefCell<(Batch, Subkeys)> = RefCell::default();
 }
 
 impl Back {
@@ -193,8 +195,11 @@ impl Back {
                 .datagrams_lost
                 .fetch_add(socket.send(batch) as u64, Relaxed);
         };
-        ANSWERS.with_borrow_mut(|batch| {
-            let received = association.socket.poll_receive(cx, |packet, from| {
+        ANSWERS.with_borrow_mut(|(batch, subkeys)| {
+            let received = ready!(association.socket.poll_receive(cx, |mut received| {
+                self.unwrap.expect(subkeys, received.datagrams());
+                received.for_each(|packet, from| {
+                let subkey = subkeys.take(packet);
                 let to = *lock(&association.path);
                 let taken = match &self.unwrap {
                     // An answer that proves nothing must at least come from where the question went.
@@ -204,7 +209,7 @@ impl Back {
                     {
                         Err(wire::Error::SessionMismatch)
                     }
-                    _ => self.take(packet, from, to, batch),
+                    _ => self.take(packet, subkey, from, to, batch),
                 };
                 match taken {
                     Ok(()) => {
@@ -222,22 +227,24 @@ impl Back {
                 if batch.is_full() {
                     send(batch);
                 }
-            });
+                });
+            }));
             if !batch.is_empty() {
                 send(batch);
             }
-            received
+            Poll::Ready(received)
         })
     }
 
     fn take(
         &mut self,
         packet: &mut [u8],
+        subkey: Option<crypto::Key>,
         from: Path,
         to: Path,
         batch: &mut Batch,
     ) -> Result<(), wire::Error> {
-        let body = self.unwrap.open(packet)?;
+        let body = self.unwrap.open(packet, subkey)?;
         let body = packet.get(body).unwrap_or_default();
         match self.unwrap {
             Unwrap::Bare => {

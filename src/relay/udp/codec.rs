@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
+use crate::crypto::Key;
 use crate::net::udp::{Batch, Path};
 use crate::net::unix_now;
-use crate::wire::ss::packet::{ClientPackets, PacketSealer};
+use crate::wire::ss::packet::{ClientPackets, PacketSealer, Subkeys};
 use crate::wire::{self, socks};
 
 /// Bytes of an AEAD tag.
@@ -43,6 +44,7 @@ impl Wrap {
                 batch.push(path, len, |room| write(room, &[prefix, address, data]))
             }
             Self::Seal(sealer) => {
+                sealer.prepare(rand::random);
                 let start = sealer.headroom();
                 let body = start..start + address.len() + data.len();
                 let len = if sealer.is_plain() {
@@ -55,9 +57,7 @@ impl Wrap {
                         room.get_mut(body.clone()).unwrap_or_default(),
                         &[address, data],
                     )?;
-                    sealer
-                        .seal(room, body, unix_now(), &rand::random())
-                        .map(drop)
+                    sealer.seal(room, body, unix_now(), rand::random).map(drop)
                 })
             }
         }
@@ -85,13 +85,24 @@ impl Unwrap {
         }
     }
 
+    /// Derives into `subkeys` what opens `packets`, which have arrived together.
+    pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
+        if let Self::Open(opener) = self {
+            opener.expect(subkeys, packets);
+        }
+    }
+
     /// Where the body stands, or on a bare socket the data.
     ///
     /// # Errors
     /// What is wrong with the packet.
-    pub fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, wire::Error> {
+    pub fn open(
+        &mut self,
+        packet: &mut [u8],
+        subkey: Option<Key>,
+    ) -> Result<Range<usize>, wire::Error> {
         match self {
-            Self::Open(packets) => packets.open(packet, unix_now()),
+            Self::Open(packets) => packets.open(packet, subkey, unix_now()),
             Self::Bare | Self::Sealed => Ok(0..packet.len()),
         }
     }

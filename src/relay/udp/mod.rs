@@ -29,7 +29,7 @@ use super::Counters;
 use crate::crypto::SaltPool;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::net::unix_now;
-use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, has_sessions};
+use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, Subkeys, has_sessions};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address, AddressRef, socks};
 use association::Association;
@@ -176,11 +176,16 @@ impl<O: PacketOutbound> Relay<O> {
         let mut work = Work::default();
         loop {
             tokio::select! {
-                received = poll_fn(|cx| socket.poll_receive(cx, |datagram, path| {
-                    if let Err(error) = self.take(&mut work, datagram, path) {
-                        self.counters.fail(error.status());
-                        tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
+                received = poll_fn(|cx| socket.poll_receive(cx, |mut received| {
+                    if let PacketInbound::Shadowsocks { accounts, .. } = &self.inbound {
+                        accounts.expect(&mut work.subkeys, received.datagrams());
                     }
+                    received.for_each(|datagram, path| {
+                        if let Err(error) = self.take(&mut work, datagram, path) {
+                            self.counters.fail(error.status());
+                            tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
+                        }
+                    });
                 })) => received?,
                 Some(_) = tasks.join_next() => continue,
             }
@@ -224,6 +229,7 @@ impl<O: PacketOutbound> Relay<O> {
                 salts,
                 next_hops,
             } => {
+                let subkey = work.subkeys.take(datagram);
                 let found = accounts.identify(datagram)?;
                 if let Some(next) = found.user.and_then(|user| next_hops.get(user)?.as_ref()) {
                     return self.pass_on(work, accounts, datagram, &found, path, next);
@@ -233,13 +239,13 @@ impl<O: PacketOutbound> Relay<O> {
                     .map_or(Key::Peer(path.peer), |id| Key::Session(id, found.user));
                 let (association, body) = match self.find(work, key) {
                     Some(association) => {
-                        let body = association.open(datagram, &found)?;
+                        let body = association.open(datagram, subkey, &found)?;
                         check_salt(accounts, salts.as_ref(), datagram)?;
                         (association, body)
                     }
                     None => {
                         let mut packets = ServerPackets::new(accounts, &found)?;
-                        let body = packets.open(datagram, &found, unix_now())?;
+                        let body = packets.open(datagram, subkey, &found, unix_now())?;
                         check_salt(accounts, salts.as_ref(), datagram)?;
                         let wrap = Wrap::Seal(PacketSealer::server(
                             accounts,
@@ -444,6 +450,8 @@ struct Work {
     /// The association that `batch` is for.
     current: Option<Arc<Association>>,
     batch: Batch,
+    /// Of the packets that are being looked at.
+    subkeys: Subkeys,
     begun: Vec<Arc<Association>>,
     unresolved: Vec<Unresolved>,
 }

@@ -13,8 +13,10 @@
 //! only after the packet has been opened and validated.
 
 mod sealer;
+mod subkeys;
 
 pub use sealer::PacketSealer;
+pub use subkeys::Subkeys;
 
 use std::ops::Range;
 
@@ -54,6 +56,11 @@ pub struct Identified {
 }
 
 impl Accounts {
+    /// Derives into `subkeys` what opens `packets`, which have arrived together.
+    pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
+        subkeys.derive(self.method(), self.session_key(None), packets);
+    }
+
     /// Reads what leads to the session of a client's packet. Only ChaCha packets are opened by this; for the others
     /// what is found here is nobody's word yet.
     ///
@@ -147,18 +154,19 @@ impl ServerPackets {
         Err(Error::Replayed)
     }
 
-    /// Opens and validates a packet; returns where its address and data stand.
+    /// Opens and validates a packet; returns where its address and data stand. `subkey`: what [`Subkeys`] has for it.
     ///
     /// # Errors
     /// What is wrong with it; the session is as it was.
     pub fn open(
         &mut self,
         packet: &mut [u8],
+        subkey: Option<Key>,
         found: &Identified,
         now: u64,
     ) -> Result<Range<usize>, Error> {
         if !has_sessions(self.method) {
-            return open_single(self.method, &self.key, packet);
+            return open_single(self.method, &self.key, packet, subkey);
         }
         // Cheap, and the answer to most replays: the id is looked up before the packet is opened, but marked after.
         if !self.window.is_fresh(found.packet) {
@@ -231,13 +239,23 @@ impl ClientPackets {
         has_sessions(self.method)
     }
 
-    /// Opens and validates a packet; returns where its address and data stand.
+    /// Derives into `subkeys` what opens `packets`, which have arrived together.
+    pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
+        subkeys.derive(self.method, &self.key, packets);
+    }
+
+    /// Opens and validates a packet; returns where its address and data stand. `subkey`: what [`Subkeys`] has for it.
     ///
     /// # Errors
     /// What is wrong with it; the session is as it was.
-    pub fn open(&mut self, packet: &mut [u8], now: u64) -> Result<Range<usize>, Error> {
+    pub fn open(
+        &mut self,
+        packet: &mut [u8],
+        subkey: Option<Key>,
+        now: u64,
+    ) -> Result<Range<usize>, Error> {
         if !has_sessions(self.method) {
-            return open_single(self.method, &self.key, packet);
+            return open_single(self.method, &self.key, packet, subkey);
         }
         let (header, mut body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
         let (session, id) = ids(&header)?;
@@ -308,12 +326,18 @@ fn session_aead(method: Method, key: &Key, session: u64) -> Result<Aead, Error> 
 }
 
 /// Opens a packet of a method without sessions.
-fn open_single(method: Method, key: &Key, packet: &mut [u8]) -> Result<Range<usize>, Error> {
+fn open_single(
+    method: Method,
+    key: &Key,
+    packet: &mut [u8],
+    subkey: Option<Key>,
+) -> Result<Range<usize>, Error> {
     if method.family() == Family::Plain {
         return Ok(0..packet.len());
     }
     let (salt, sealed) = split(packet, method.salt_len())?;
-    let aead = Aead::stream(method, &key.session_subkey(method, salt)).ok_or(Error::Truncated)?;
+    let subkey = subkey.unwrap_or_else(|| key.session_subkey(method, salt));
+    let aead = Aead::stream(method, &subkey).ok_or(Error::Truncated)?;
     let nonce = [0; NONCE_LEN];
     let nonce = nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?;
     let len = aead

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::crypto::aead::TAG_LEN;
-use crate::crypto::{Aead, Block, Family, Key, Method};
+use crate::crypto::{Aead, Block, Family, Key, LANES, Method};
 use crate::wire::Error;
-use crate::wire::ss::{Accounts, Credentials, TYPE_CLIENT, TYPE_SERVER, put, split};
+use crate::wire::ss::{Accounts, Credentials, Salt, TYPE_CLIENT, TYPE_SERVER, put, split, take};
 
-use super::{HEADER_LEN, NONCE_LEN, nonce_of, session_aead};
+use super::{HEADER_LEN, NONCE_LEN, Subkeys, nonce_of, session_aead};
 
 /// Seals the packets of one direction of one association.
 pub struct PacketSealer {
@@ -17,7 +17,11 @@ pub struct PacketSealer {
 
 enum Kind {
     Plain,
-    Aead { key: Key },
+    Aead {
+        key: Key,
+        /// For the next packets.
+        subkeys: Subkeys,
+    },
     Session(Box<Outgoing>),
 }
 
@@ -34,6 +38,15 @@ struct Outgoing {
     peer: Option<u64>,
 }
 
+impl Kind {
+    fn single(key: &Key) -> Self {
+        Self::Aead {
+            key: key.clone(),
+            subkeys: Subkeys::default(),
+        }
+    }
+}
+
 impl PacketSealer {
     /// The client's direction; `session` must be random.
     ///
@@ -43,7 +56,7 @@ impl PacketSealer {
         let (method, key) = (credentials.method(), credentials.key());
         let kind = match method.family() {
             Family::Plain => Kind::Plain,
-            Family::Aead => Kind::Aead { key: key.clone() },
+            Family::Aead => Kind::single(key),
             Family::Aead2022 => session_kind(Outgoing {
                 block: method
                     .supports_identity()
@@ -77,7 +90,7 @@ impl PacketSealer {
         let session = if session == peer { !session } else { session };
         let kind = match method.family() {
             Family::Plain => Kind::Plain,
-            Family::Aead => Kind::Aead { key: key.clone() },
+            Family::Aead => Kind::single(key),
             Family::Aead2022 => session_kind(Outgoing {
                 block: method.supports_identity().then(|| Block::new(key)),
                 identity: Vec::new(),
@@ -114,9 +127,20 @@ impl PacketSealer {
         }
     }
 
+    /// Derives the subkeys of the next packets, several in about the time of one; when there are some left, or one is
+    /// enough for all packets, it does nothing. `random` makes their salts.
+    pub fn prepare(&mut self, random: impl FnOnce() -> [[u8; 32]; LANES]) {
+        if let Kind::Aead { key, subkeys } = &mut self.kind
+            && subkeys.is_empty()
+        {
+            let salts = random().map(|random| Salt::new(self.method, random));
+            subkeys.fill(self.method, key, salts.into_iter());
+        }
+    }
+
     /// Seals the body (address and data) that stands at `body` in `buf`, with [`PacketSealer::headroom`] before it and
-    /// a tag's length behind it; returns where the packet stands. `random` is fresh: the salt or nonce is taken from
-    /// it. `now` is in Unix seconds.
+    /// a tag's length behind it; returns where the packet stands. `random` makes fresh bytes for a salt or nonce, where
+    /// one is needed that has not been prepared. `now` is in Unix seconds.
     ///
     /// # Errors
     /// [`Error::Truncated`] when the room is missing.
@@ -125,7 +149,7 @@ impl PacketSealer {
         buf: &mut [u8],
         body: Range<usize>,
         now: u64,
-        random: &[u8; 32],
+        random: impl FnOnce() -> [u8; 32],
     ) -> Result<Range<usize>, Error> {
         let start = body
             .start
@@ -135,10 +159,14 @@ impl PacketSealer {
         let packet = buf.get_mut(start..).ok_or(Error::Truncated)?;
         let len = match &mut self.kind {
             Kind::Plain => split(packet, body_len)?.0.len(),
-            Kind::Aead { key } => {
-                let (salt, rest) = split(packet, self.method.salt_len())?;
-                salt.copy_from_slice(random.get(..salt.len()).ok_or(Error::Truncated)?);
-                let subkey = key.session_subkey(self.method, salt);
+            Kind::Aead { key, subkeys } => {
+                let (salt, subkey) = subkeys.pop().unwrap_or_else(|| {
+                    let salt = Salt::new(self.method, random());
+                    let subkey = key.session_subkey(self.method, salt.as_slice());
+                    (salt, subkey)
+                });
+                let salt = salt.as_slice();
+                let rest = put(packet, salt)?;
                 let aead = Aead::stream(self.method, &subkey).ok_or(Error::Truncated)?;
                 let nonce = [0; NONCE_LEN];
                 seal_at(
@@ -167,7 +195,7 @@ impl Outgoing {
         body_start: usize,
         body_len: usize,
         now: u64,
-        random: &[u8; 32],
+        random: impl FnOnce() -> [u8; 32],
     ) -> Result<usize, Error> {
         let mut header = [0; HEADER_LEN];
         let (session, id) = header.split_at_mut(8);
@@ -192,11 +220,11 @@ impl Outgoing {
         put(head, &[0, 0])?;
         let Some(block) = &self.block else {
             // ChaCha: the ids are sealed with the rest.
-            let nonce = random.first_chunk::<NONCE_LEN>().ok_or(Error::Truncated)?;
-            put(put(before, nonce)?, &header)?;
+            let (nonce, _) = take::<NONCE_LEN>(&random())?;
+            put(put(before, &nonce)?, &header)?;
             let sealed = packet.get_mut(NONCE_LEN..).ok_or(Error::Truncated)?;
             let len = body_start - NONCE_LEN + body_len;
-            seal_at(&self.aead, nonce, sealed, len)?;
+            seal_at(&self.aead, &nonce, sealed, len)?;
             return Ok(NONCE_LEN + len + TAG_LEN);
         };
         let mut outer = header;

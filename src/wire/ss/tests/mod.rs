@@ -3,6 +3,7 @@
 //! - `stream`: both directions of a stream, slots, splits, foreign chunks.
 //! - `head`: what a server and a client refuse at the head of a stream; identities.
 //! - `packet`: packets, their sessions, windows and identities.
+//! - `subkeys`: packets whose subkeys are derived together.
 //! - `oracle`: the same bytes as an independent implementation.
 //! - `random`: any payload, any split, any garbage.
 #![allow(
@@ -19,6 +20,7 @@ mod packet;
 mod packet_bad;
 mod random;
 mod stream;
+mod subkeys;
 
 use std::io::IoSliceMut;
 

@@ -309,7 +309,7 @@ fn packet_like(sealer: &mut PacketSealer, packet: &[u8], body: &[u8], now: u64) 
     let mut buf = vec![0; start + body.len() + 16];
     buf[start..start + body.len()].copy_from_slice(body);
     let range = sealer
-        .seal(&mut buf, start..start + body.len(), now, &random)
+        .seal(&mut buf, start..start + body.len(), now, || random)
         .unwrap();
     buf[range].to_vec()
 }
@@ -359,7 +359,7 @@ fn crate_client_packets_are_ours() {
             let found = known.ends.accounts.identify(&mut packet).unwrap();
             let server = server
                 .get_or_insert_with(|| ServerPackets::new(&known.ends.accounts, &found).unwrap());
-            let range = server.open(&mut packet, &found, unix_now()).unwrap();
+            let range = server.open(&mut packet, None, &found, unix_now()).unwrap();
             assert_eq!(packet[range], body);
         }
     }
@@ -437,7 +437,7 @@ fn crate_server_packets_are_ours() {
                 packet_like(&mut sealer, &packet, &body, now)
             });
             assert!(same, "{method}");
-            let range = client.open(&mut packet, unix_now()).unwrap();
+            let range = client.open(&mut packet, None, unix_now()).unwrap();
             assert_eq!(packet[range], body);
 
             let mut packet = packet_like(&mut our_sealer, &[6; 32], &body, unix_now());

@@ -17,7 +17,7 @@ pub(super) fn seal(sealer: &mut PacketSealer, body: &[u8], seed: u8) -> Vec<u8> 
     buf[start..start + body.len()].copy_from_slice(body);
     let whole = buf.len();
     let packet = sealer
-        .seal(&mut buf, start..start + body.len(), NOW, &[seed; 32])
+        .seal(&mut buf, start..start + body.len(), NOW, || [seed; 32])
         .unwrap();
     assert_eq!(packet, 0..whole);
     buf
@@ -58,10 +58,10 @@ impl<'a> Server<'a> {
         let found = self.accounts.identify(&mut packet)?;
         let key = (found.session, found.user);
         let body = match self.sessions.get_mut(&key) {
-            Some(session) => session.open(&mut packet, &found, now)?,
+            Some(session) => session.open(&mut packet, None, &found, now)?,
             None => {
                 let mut session = ServerPackets::new(self.accounts, &found)?;
-                let body = session.open(&mut packet, &found, now)?;
+                let body = session.open(&mut packet, None, &found, now)?;
                 self.sessions.insert(key, session);
                 body
             }
@@ -77,7 +77,7 @@ pub(super) fn open(client: &mut ClientPackets, packet: &[u8]) -> Result<Vec<u8>,
 
 fn open_at(client: &mut ClientPackets, packet: &[u8], now: u64) -> Result<Vec<u8>, Error> {
     let mut packet = packet.to_vec();
-    let body: Range<usize> = client.open(&mut packet, now)?;
+    let body: Range<usize> = client.open(&mut packet, None, now)?;
     Ok(packet[body].to_vec())
 }
 
@@ -141,7 +141,7 @@ fn body_stands_behind_any_headroom() {
         let mut buf = vec![0xEE; from + body.len() + 40];
         buf[from..from + body.len()].copy_from_slice(&body);
         let packet = sealer
-            .seal(&mut buf, from..from + body.len(), NOW, &[1; 32])
+            .seal(&mut buf, from..from + body.len(), NOW, || [1; 32])
             .unwrap();
         assert_eq!(packet.start, 13);
         assert_eq!(Server::new(&ends.accounts).open(&buf[packet]), Ok(body));
@@ -155,11 +155,11 @@ fn missing_room_is_an_error_and_not_a_panic() {
         for mut sealer in [client_sealer(&ends), server_sealer(&ends, SERVER)] {
             let (head, tail) = (sealer.headroom(), if sealer.is_plain() { 0 } else { 16 });
             for start in 0..head {
-                let sealed = sealer.seal(&mut [0; 200], start..start + 5, NOW, &[1; 32]);
+                let sealed = sealer.seal(&mut [0; 200], start..start + 5, NOW, || [1; 32]);
                 assert_eq!(sealed, Err(Error::Truncated));
             }
             for room in 0..head + 5 + tail {
-                let sealed = sealer.seal(&mut vec![0; room], head..head + 5, NOW, &[1; 32]);
+                let sealed = sealer.seal(&mut vec![0; room], head..head + 5, NOW, || [1; 32]);
                 assert_eq!(
                     sealed,
                     Err(Error::Truncated),
@@ -169,7 +169,8 @@ fn missing_room_is_an_error_and_not_a_panic() {
             }
             assert!(
                 sealer
-                    .seal(&mut vec![0; head + 5 + tail], head..head + 5, NOW, &[1; 32])
+                    .seal(&mut vec![0; head + 5 + tail], head..head + 5, NOW, || [1;
+                        32])
                     .is_ok()
             );
         }
@@ -248,7 +249,7 @@ fn session_is_not_forgotten_while_its_packets_could_be_replayed() {
             let mut buf = vec![0; start + body.len() + 16];
             buf[start..start + body.len()].copy_from_slice(&body);
             let range = start..start + body.len();
-            sealer.seal(&mut buf, range, now, &[1; 32]).unwrap();
+            sealer.seal(&mut buf, range, now, || [1; 32]).unwrap();
             buf
         };
         let (first, second) = (sealed(1, NOW + 30), sealed(2, NOW + 30));

@@ -268,7 +268,7 @@ fn packet_found_under_one_name_does_not_open_under_another() {
         let mut session = super::super::packet::ServerPackets::new(&ends.accounts, &found).unwrap();
         let found = ends.accounts.identify(&mut foreign).unwrap();
         assert_eq!(
-            session.open(&mut foreign, &found, NOW),
+            session.open(&mut foreign, None, &found, NOW),
             Err(Error::Unauthenticated)
         );
     }

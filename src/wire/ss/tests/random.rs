@@ -160,9 +160,9 @@ proptest! {
         let mut session = ServerPackets::new(&ends.accounts, &found).unwrap();
         let mut shifted = changed.clone();
         if let Ok(found) = ends.accounts.identify(&mut shifted) {
-            prop_assert!(session.open(&mut shifted, &found, NOW).is_err());
+            prop_assert!(session.open(&mut shifted, None, &found, NOW).is_err());
         }
-        prop_assert!(session.open(&mut identified, &found, NOW).is_ok());
+        prop_assert!(session.open(&mut identified, None, &found, NOW).is_ok());
         prop_assert_eq!(server.open(&packet), Ok(body));
     }
 
