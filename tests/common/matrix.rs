@@ -8,6 +8,7 @@ use super::{
     udp::UdpTarget,
 };
 use std::{
+    collections::HashSet,
     io::{Read, Write},
     net::Shutdown,
     thread,
@@ -109,6 +110,7 @@ pub const CHECKS: &[Check] = &[
     check("udp: 30000 bytes", |socks, to| {
         echoes_datagram(socks, to, 30_000)
     }),
+    check("udp: sixty in a burst", burst),
     check("udp: first datagram of an association", first_datagram),
     check("udp: IPv6 target", echoes_datagram_over_ipv6),
     check("udp: named target", echoes_datagram_by_name),
@@ -249,6 +251,27 @@ pub fn fifty_at_once(socks: &Socks, targets: &Targets) {
 pub fn echoes_datagram(socks: &Socks, targets: &Targets, size: usize) {
     let target = targets.udp.target();
     comes_back(&warm(socks, targets), &target, &target, size);
+}
+
+/// Datagrams that come faster than they are dealt with, and so in batches, each come back as they were. What a socket
+/// had no room for is sent again, a few times.
+pub fn burst(socks: &Socks, targets: &Targets) {
+    let association = warm(socks, targets);
+    let target = targets.udp.target();
+    let mut missing: HashSet<Vec<u8>> = (0..60).map(|number| pattern(number, 500)).collect();
+    let all = missing.clone();
+    for _ in 0..5 {
+        for data in &missing {
+            association.send(&target, data);
+        }
+        while !missing.is_empty()
+            && let Some((from, data)) = association.receive(SILENCE)
+        {
+            assert!(from == target && all.contains(&data), "a foreign answer");
+            missing.remove(&data);
+        }
+    }
+    assert!(missing.is_empty(), "{} of 60 never came", missing.len());
 }
 
 /// Not one datagram of a new association is lost, the first included.
