@@ -199,34 +199,20 @@ impl Back {
             let received = ready!(association.socket.poll_receive(cx, |mut received| {
                 self.unwrap.expect(subkeys, received.datagrams());
                 received.for_each(|packet, from| {
-                let subkey = subkeys.take(packet);
-                let to = *lock(&association.path);
-                let taken = match &self.unwrap {
-                    // An answer that proves nothing must at least come from where the question went.
-                    unwrap
-                        if !unwrap.proves_its_sender()
-                            && *lock(&association.sent_to) != Some(from.peer) =>
-                    {
-                        Err(wire::Error::SessionMismatch)
-                    }
-                    _ => self.take(packet, subkey, from, to, batch),
-                };
-                match taken {
-                    Ok(()) => {
-                        // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
-                        if association.pinned {
-                            association.touch();
+                    let subkey = subkeys.take(packet);
+                    match self.pass(association, packet, subkey, from, batch) {
+                        Ok(()) => {
+                            counters.datagrams_down.fetch_add(1, Relaxed);
                         }
-                        counters.datagrams_down.fetch_add(1, Relaxed);
+                        Err(error) => {
+                            let status = error.status();
+                            counters.fail(status);
+                            tracing::debug!(upstream = %from.peer, status, %error, "datagram dropped");
+                        }
                     }
-                    Err(error) => {
-                        counters.fail(error.status());
-                        tracing::debug!(upstream = %from.peer, status = error.status(), %error, "datagram dropped");
+                    if batch.is_full() {
+                        send(batch);
                     }
-                }
-                if batch.is_full() {
-                    send(batch);
-                }
                 });
             }));
             if !batch.is_empty() {
@@ -234,6 +220,28 @@ impl Back {
             }
             Poll::Ready(received)
         })
+    }
+
+    /// Puts what a packet says into `batch`, for the client.
+    fn pass(
+        &mut self,
+        association: &Association,
+        packet: &mut [u8],
+        subkey: Option<crypto::Key>,
+        from: Path,
+        batch: &mut Batch,
+    ) -> Result<(), wire::Error> {
+        // An answer that proves nothing must at least come from where the question went.
+        if !self.unwrap.proves_its_sender() && *lock(&association.sent_to) != Some(from.peer) {
+            return Err(wire::Error::SessionMismatch);
+        }
+        let to = *lock(&association.path);
+        self.take(packet, subkey, from, to, batch)?;
+        // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
+        if association.pinned {
+            association.touch();
+        }
+        Ok(())
     }
 
     fn take(
