@@ -21,6 +21,8 @@ enum Kind {
         key: Key,
         /// For the next packets.
         subkeys: Subkeys,
+        /// Whether there has been a packet, and so may be more.
+        begun: bool,
     },
     Session(Box<Outgoing>),
 }
@@ -43,6 +45,7 @@ impl Kind {
         Self::Aead {
             key: key.clone(),
             subkeys: Subkeys::default(),
+            begun: false,
         }
     }
 }
@@ -127,10 +130,16 @@ impl PacketSealer {
         }
     }
 
-    /// Derives the subkeys of the next packets, several in about the time of one; when there are some left, or one is
-    /// enough for all packets, it does nothing. `random` makes their salts.
+    /// Derives the subkeys of the next packets, several in about the time of one. To be called before each packet: when
+    /// there are some left, or one is enough for all, it does nothing, nor before the first, which is often the only one
+    /// (a question to a name server). `random` makes the salts.
     pub fn prepare(&mut self, random: impl FnOnce() -> [[u8; 32]; LANES]) {
-        if let Kind::Aead { key, subkeys } = &mut self.kind
+        if let Kind::Aead {
+            key,
+            subkeys,
+            begun,
+        } = &mut self.kind
+            && std::mem::replace(begun, true)
             && subkeys.is_empty()
         {
             let salts = random().map(|random| Salt::new(self.method, random));
@@ -159,7 +168,7 @@ impl PacketSealer {
         let packet = buf.get_mut(start..).ok_or(Error::Truncated)?;
         let len = match &mut self.kind {
             Kind::Plain => split(packet, body_len)?.0.len(),
-            Kind::Aead { key, subkeys } => {
+            Kind::Aead { key, subkeys, .. } => {
                 let (salt, subkey) = subkeys.pop().unwrap_or_else(|| {
                     let salt = Salt::new(self.method, random());
                     let subkey = key.session_subkey(self.method, salt.as_slice());
