@@ -4,7 +4,7 @@ use crate::crypto::aead::TAG_LEN;
 use crate::crypto::{Family, Key, LANES, Method};
 use crate::wire::ss::Salt;
 
-/// Fewer are quicker derived one by one.
+/// Fewer are derived one by one: that is quicker where vector registers hold four lanes, and not much slower elsewhere.
 const FEWEST: usize = 4;
 
 /// Subkeys that are derived before their packets are sealed or opened, each for one packet, in the packets' order.
@@ -18,7 +18,7 @@ pub struct Subkeys {
 
 impl Subkeys {
     /// Derives what opens `packets`, which have arrived together; what is left of others is forgotten.
-    pub fn derive<'a>(
+    pub(super) fn derive<'a>(
         &mut self,
         method: Method,
         key: &Key,
@@ -31,7 +31,7 @@ impl Subkeys {
         self.fill(method, key, salts);
     }
 
-    /// What [`Subkeys::derive`] has for `packet`, if anything. To be asked for each of its packets in turn.
+    /// What was derived for `packet`, if anything. To be asked for each packet of those that came together, in turn.
     pub fn take(&mut self, packet: &[u8]) -> Option<Key> {
         let (salt, subkey) = self.derived.get_mut(self.next)?;
         if !packet.starts_with(salt.as_slice()) {
