@@ -148,33 +148,27 @@ pub struct Received<'a> {
 }
 
 impl Received<'_> {
-    /// What they say.
-    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
-        self.buffer
-            .chunks_exact(MAX_DATAGRAM)
-            .zip(self.metas)
-            .flat_map(|(slot, meta)| {
-                let run = slot.get(..meta.len).unwrap_or_default();
-                run.chunks(meta.stride.max(1))
-            })
-            .filter(|datagram| datagram.len() <= self.longest)
-    }
-
-    /// Gives each to `take`, which may change it in place.
-    pub fn for_each(&mut self, mut take: impl FnMut(&mut [u8], Path)) {
-        for (slot, meta) in self.buffer.chunks_exact_mut(MAX_DATAGRAM).zip(self.metas) {
+    /// Each of them, to be changed in place, and where it came from.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = (&mut [u8], Path)> {
+        let slots = self.buffer.chunks_exact_mut(MAX_DATAGRAM);
+        slots.zip(self.metas).flat_map(|(slot, meta)| {
             let path = Path {
                 peer: canonical(meta.addr),
                 local: meta.dst_ip.map(|ip| ip.to_canonical()),
             };
             let run = slot.get_mut(..meta.len).unwrap_or_default();
-            if run.is_empty() {
-                take(&mut [], path);
-            }
+            // A datagram may be empty, which no piece of a run is.
+            let empty = run.is_empty().then(<&mut [u8]>::default);
             run.chunks_mut(meta.stride.max(1))
+                .chain(empty)
                 .filter(|datagram| datagram.len() <= self.longest)
-                .for_each(|datagram| take(datagram, path));
-        }
+                .map(move |datagram| (datagram, path))
+        })
+    }
+
+    /// What they say, to be looked at before the first is changed.
+    pub fn contents(&mut self) -> impl Iterator<Item = &[u8]> {
+        self.datagrams().map(|(datagram, _)| &*datagram)
     }
 }
 
@@ -401,10 +395,10 @@ mod tests {
         while got.len() < sent.len() {
             let receive = std::future::poll_fn(|cx| {
                 b.poll_receive(cx, |mut received| {
-                    received.for_each(|bytes, path| {
+                    for (bytes, path) in received.datagrams() {
                         assert_eq!(path.peer, a.local_addr().unwrap());
                         got.push(bytes.to_vec());
-                    });
+                    }
                 })
             });
             tokio::time::timeout(std::time::Duration::from_secs(5), receive)

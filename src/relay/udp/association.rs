@@ -197,8 +197,8 @@ impl Back {
         };
         ANSWERS.with_borrow_mut(|(batch, subkeys)| {
             let received = ready!(association.socket.poll_receive(cx, |mut received| {
-                self.unwrap.expect(subkeys, received.datagrams());
-                received.for_each(|packet, from| {
+                self.unwrap.expect(subkeys, received.contents());
+                for (packet, from) in received.datagrams() {
                     let subkey = subkeys.take(packet);
                     match self.pass(association, packet, subkey, from, batch) {
                         Ok(()) => {
@@ -213,7 +213,7 @@ impl Back {
                     if batch.is_full() {
                         send(batch);
                     }
-                });
+                }
             }));
             if !batch.is_empty() {
                 send(batch);

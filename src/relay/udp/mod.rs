@@ -178,14 +178,14 @@ impl<O: PacketOutbound> Relay<O> {
             tokio::select! {
                 received = poll_fn(|cx| socket.poll_receive(cx, |mut received| {
                     if let PacketInbound::Shadowsocks { accounts, .. } = &self.inbound {
-                        accounts.expect(&mut work.subkeys, received.datagrams());
+                        accounts.expect(&mut work.subkeys, received.contents());
                     }
-                    received.for_each(|datagram, path| {
+                    for (datagram, path) in received.datagrams() {
                         if let Err(error) = self.take(&mut work, datagram, path) {
                             self.counters.fail(error.status());
                             tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
                         }
-                    });
+                    }
                 })) => received?,
                 Some(_) = tasks.join_next() => continue,
             }
