@@ -105,7 +105,7 @@ impl Key {
         })
     }
 
-    /// [`Key::session_subkey`] for each of `salts`: under SIP004 in about the time of one.
+    /// [`Key::session_subkey`] for each of `salts`: under SIP004 in less than the time of two.
     #[must_use]
     pub fn session_subkeys(&self, method: Method, salts: &[&[u8]; LANES]) -> [Self; LANES] {
         if method.family() == Family::Aead2022 {

@@ -1,8 +1,8 @@
 //! HKDF-SHA1 (RFC 5869) for eight salts at once: every vector register holds the same word of eight computations.
 //!
-//! SIP004 has a subkey for each packet, and deriving one takes ten runs of SHA-1's compression function, as long as
-//! encrypting 4 KiB where the CPU has no instructions for SHA-1. Packets come and go in batches and their salts have
-//! nothing to do with one another, so eight are derived in the time of one. The library of [`super::key`] has the
+//! SIP004 has a subkey for each packet, and deriving one takes ten runs of SHA-1's compression function, longer than
+//! encrypting the packet where the CPU has no instructions for SHA-1. Packets come and go in batches and their salts have
+//! nothing to do with one another, so eight are derived in less than the time of two. The library of [`super::key`] has the
 //! last word: the tests hold every result against it.
 
 use fearless_simd::{Level, Simd, dispatch, prelude::*, u32x8};

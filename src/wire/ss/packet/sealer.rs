@@ -130,8 +130,8 @@ impl PacketSealer {
         }
     }
 
-    /// Derives the subkeys of the next packets, several in about the time of one. To be called before each packet: when
-    /// there are some left, or one is enough for all, it does nothing, nor before the first, which is often the only one
+    /// Derives the subkeys of the next packets together, which is cheaper. To be called before each packet: when there are
+    /// some left, or one is enough for all, it does nothing, nor before the first, which is often the only one
     /// (a question to a name server). `random` makes the salts.
     pub fn prepare(&mut self, random: impl FnOnce() -> [[u8; 32]; LANES]) {
         if let Kind::Aead {
