@@ -53,6 +53,7 @@ enum Task {
     Connections,
     RoundTrip,
     RoundTripBesideBulk,
+    PageBesideBulk,
     Idle,
     Datagrams { size: usize },
     Sources { rate: usize },
@@ -179,6 +180,7 @@ pub(crate) fn works() -> Vec<Work> {
         Task::RoundTripBesideBulk,
         EVERYONE,
     );
+    plain("page-beside-bulk", Task::PageBesideBulk, EVERYONE);
     plain("idle", Task::Idle, PROXIES);
     plain("udp-100", Task::Datagrams { size: 100 }, DATAGRAMS);
     plain("udp-1200", Task::Datagrams { size: 1200 }, DATAGRAMS);
@@ -335,7 +337,10 @@ impl Work {
             Task::Bulk { up, streams } => tcp_works::bulk(running, targets, up, streams, span),
             Task::Connections => tcp_works::connect_request_response(running, targets, span),
             Task::RoundTrip => tcp_works::round_trip(running, targets, span),
-            Task::RoundTripBesideBulk => tcp_works::round_trip_beside_bulk(running, targets, span),
+            Task::RoundTripBesideBulk => {
+                tcp_works::beside_bulk(running, targets, span, tcp_works::round_trip)
+            }
+            Task::PageBesideBulk => tcp_works::beside_bulk(running, targets, span, tcp_works::page),
             Task::Idle => {
                 // A proxy has two files for each connection, and haproxy is set up for three.
                 let most = (file_limit() / 3).saturating_sub(200) as usize;

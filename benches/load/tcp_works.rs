@@ -17,6 +17,8 @@ use crate::targets::{self, REQUEST, Targets};
 const MESSAGE: usize = 64;
 /// Bytes of the answer to a request.
 const RESPONSE: u64 = 512;
+/// What a small page has.
+const PAGE: u64 = 40_000;
 /// Threads that open idle connections.
 const OPENERS: usize = 8;
 
@@ -210,38 +212,54 @@ pub(crate) fn connect_request_response(
     ])
 }
 
-/// One small message at a time, there and back.
-pub(crate) fn round_trip(running: &Running, targets: &Targets, span: Span) -> Result<Figures> {
-    let mut stream = running.route.connect(&targets.echo.into())?;
-    let message = [b'm'; MESSAGE];
-    let mut answer = [0; MESSAGE];
+/// How long it takes, again and again.
+fn times(span: Span, mut once: impl FnMut() -> Result<()>) -> Result<Figures> {
     let mut times: Vec<f64> = Vec::new();
     let begun = Instant::now();
     while begun.elapsed() < span.warm + span.time {
-        let sent = Instant::now();
-        stream.write_all(&message)?;
-        stream.read_exact(&mut answer)?;
+        let before = Instant::now();
+        once()?;
         if begun.elapsed() > span.warm {
-            times.push(sent.elapsed().as_secs_f64() * 1e6);
+            times.push(before.elapsed().as_secs_f64() * 1e6);
         }
     }
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied();
     Ok(vec![
-        ("p50 us", at(0.5).ok_or("no round trip")?),
-        ("p99 us", at(0.99).ok_or("no round trip")?),
+        ("p50 us", at(0.5).ok_or("nothing came back")?),
+        ("p99 us", at(0.99).ok_or("nothing came back")?),
     ])
 }
 
-/// The same while four streams load the proxies with all they can take.
-pub(crate) fn round_trip_beside_bulk(
+/// One small message at a time, there and back.
+pub(crate) fn round_trip(running: &Running, targets: &Targets, span: Span) -> Result<Figures> {
+    let mut stream = running.route.connect(&targets.echo.into())?;
+    let message = [b'm'; MESSAGE];
+    let mut answer = [0; MESSAGE];
+    times(span, || {
+        stream.write_all(&message)?;
+        Ok(stream.read_exact(&mut answer)?)
+    })
+}
+
+/// One connection after another that asks for a small page.
+pub(crate) fn page(running: &Running, targets: &Targets, span: Span) -> Result<Figures> {
+    times(span, || {
+        let mut stream = running.route.connect(&targets.respond.into())?;
+        request(&mut stream, PAGE)
+    })
+}
+
+/// A work while four streams load the proxies with all they can take.
+pub(crate) fn beside_bulk(
     running: &Running,
     targets: &Targets,
     span: Span,
+    work: impl FnOnce(&Running, &Targets, Span) -> Result<Figures>,
 ) -> Result<Figures> {
     let flows = Flows::start(&running.route, targets, false, 4)?;
     let before = Instant::now();
-    let mut figures = round_trip(running, targets, span)?;
+    let mut figures = work(running, targets, span)?;
     let moved = flows.moved.load(Relaxed) as f64;
     flows.check()?;
     figures.push((
