@@ -21,6 +21,7 @@ mod common;
 mod emulated;
 
 mod browser;
+mod fairness;
 mod forward;
 mod forward_peers;
 mod forward_ws;

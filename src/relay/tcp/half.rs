@@ -119,26 +119,12 @@ impl Half {
         self.state == State::Done
     }
 
-    /// Moves bytes until the source is empty, the sink is full or the end has come. `last`: the other direction has
-    /// ended, and after the end of this one the streams are closed.
+    /// Moves bytes until the source is empty, the sink is full, the turn is over or the end has come. `last`: the
+    /// other direction has ended, and after the end of this one the streams are closed.
     ///
     /// # Errors
     /// What broke, and on which side.
     pub fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &Stream,
-        sink: &Stream,
-        last: bool,
-    ) -> Poll<Result<(), Error>> {
-        let before = self.moved;
-        let polled = self.turn(cx, source, sink, last);
-        courtesy::note(self.moved - before);
-        polled
-    }
-
-    /// [`Half::poll`], until it is another flow's turn.
-    fn turn(
         &mut self,
         cx: &mut Context<'_>,
         source: &Stream,
@@ -199,7 +185,7 @@ impl Half {
                 return Poll::Ready(Ok(()));
             }
         }
-        cx.waker().wake_by_ref();
+        courtesy::again(cx.waker());
         Poll::Pending
     }
 
@@ -254,7 +240,7 @@ impl Half {
             }
         }
         // Chunks that are empty, or come in crumbs: the others are to have their turn all the same.
-        cx.waker().wake_by_ref();
+        courtesy::again(cx.waker());
         Poll::Pending
     }
 

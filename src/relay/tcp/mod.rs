@@ -24,6 +24,7 @@ use crate::net::dial::Opening;
 use crate::net::pool::{Buffer, Size};
 use crate::wire::Address;
 use crate::wire::ss::stream::{Opener, Sealer};
+use courtesy::Seat;
 use half::{Codec, Half};
 
 /// How long each part of a stream's life may take.
@@ -211,6 +212,7 @@ pub fn serve<I: Inbound, O: Outbound>(
     ready: impl FnOnce() + Send,
 ) -> impl Future<Output = ()> + Send {
     let account = Account::open(peer, counters);
+    courtesy::ask();
     // Boxed, so that what handshake and dial need is given back before the long part begins.
     let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready));
     async move {
@@ -395,6 +397,7 @@ struct Flow {
     upstream: Stream,
     up: Half,
     down: Half,
+    seat: Seat,
 }
 
 impl Flow {
@@ -427,6 +430,7 @@ impl Flow {
             upstream: upstream.stream,
             up,
             down: Half::new(down, Side::Upstream).up_to(largest),
+            seat: Seat::new(),
         })
     }
 
@@ -435,6 +439,29 @@ impl Flow {
             up: self.up.moved(),
             down: self.down.moved(),
         }
+    }
+
+    fn moved(&self) -> u64 {
+        self.up.moved() + self.down.moved()
+    }
+
+    /// Moves bytes in both directions, if it is this flow's turn. How many of them have ended.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<usize, Error> {
+        let mut ended = usize::from(self.up.is_done()) + usize::from(self.down.is_done());
+        if !self.seat.may_go_on(cx.waker()) {
+            return Ok(ended);
+        }
+        let before = self.moved();
+        for (half, source, sink) in [
+            (&mut self.up, &self.client, &self.upstream),
+            (&mut self.down, &self.upstream, &self.client),
+        ] {
+            if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
+                ended += 1;
+            }
+        }
+        self.seat.after(cx.waker(), self.moved() - before);
+        Ok(ended)
     }
 
     /// Closes both streams after [`Flow::relay`], but for a client's that has broken the protocol: that is returned.
@@ -490,15 +517,7 @@ impl Running<'_> {
         mut tick: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Box<Error>>> {
         let (flow, quiet) = (&mut *self.flow, &mut self.quiet);
-        let mut ended = usize::from(flow.up.is_done()) + usize::from(flow.down.is_done());
-        for (half, source, sink) in [
-            (&mut flow.up, &flow.client, &flow.upstream),
-            (&mut flow.down, &flow.upstream, &flow.client),
-        ] {
-            if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
-                ended += 1;
-            }
-        }
+        let ended = flow.turn(cx)?;
         match ended {
             2 => return Poll::Ready(Ok(())),
             1 => quiet.shorten(self.timeouts.half_close, tick.as_mut()),
@@ -512,8 +531,7 @@ impl Running<'_> {
             let _ = flow.upstream.keep_alive(time);
             tick.as_mut().reset(Instant::now() + quiet.period());
         }
-        let moved = flow.up.moved() + flow.down.moved();
-        quiet.poll(cx, tick, moved).map_err(Box::new)
+        quiet.poll(cx, tick, flow.moved()).map_err(Box::new)
     }
 }
 

@@ -1,0 +1,174 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::spawn;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
+
+use super::*;
+
+/// Nothing here takes as long.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the flows of a test have done, in order.
+type Log = Arc<Mutex<Vec<&'static str>>>;
+
+/// A flow that moves much with every turn, `turns` times.
+fn bulk(name: &'static str, turns: usize, log: &Log) -> JoinHandle<()> {
+    let log = Arc::clone(log);
+    let mut left = turns;
+    let mut seat = seat_of_bulk();
+    spawn(poll_fn(move |cx| {
+        if !seat.may_go_on(cx.waker()) {
+            return Poll::Pending;
+        }
+        log.lock().unwrap().push(name);
+        left -= 1;
+        seat.after(cx.waker(), MUCH);
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        again(cx.waker());
+        Poll::Pending
+    }))
+}
+
+/// The seat of a flow that has been one of bulk for a while.
+fn seat_of_bulk() -> Seat {
+    let mut seat = Seat::new();
+    for _ in 0..BULK {
+        seat.after(Waker::noop(), MUCH);
+    }
+    seat
+}
+
+async fn soon(flow: JoinHandle<()>) {
+    timeout(LIMIT, flow).await.expect("it hangs").unwrap();
+}
+
+#[test]
+fn bulk_takes_less_for_a_while_after_a_small_turn() {
+    let (mut seat, waker) = (Seat::new(), Waker::noop());
+    assert_eq!((largest(), turn()), (Size::Large, LONG_TURN));
+    seat.after(waker, 0);
+    seat.after(waker, 500_000);
+    assert_eq!(largest(), Size::Large);
+    Seat::new().after(waker, LITTLE);
+    for _ in 0..TURNS {
+        assert_eq!((largest(), turn()), (Size::Medium, SHORT_TURN));
+        seat.after(waker, 10_000);
+        seat.after(waker, 80_000);
+    }
+    assert_eq!((largest(), turn()), (Size::Large, LONG_TURN));
+}
+
+#[test]
+fn small_turns_beside_bulk_ask_for_no_courtesy() {
+    let (mut seat, waker) = (Seat::new(), Waker::noop());
+    for _ in 0..3 {
+        for _ in 0..COUNTED {
+            seat.after(waker, MUCH);
+        }
+        for _ in 0..COUNTED {
+            seat.after(waker, 13);
+        }
+        assert!(!is_due());
+    }
+    seat.after(waker, 13);
+    assert!(is_due());
+}
+
+#[test]
+fn page_is_not_bulk() {
+    ask();
+    let (owner, mut page, waker) = (seat_of_bulk(), Seat::new(), Waker::noop());
+    assert!(owner.may_go_on(waker));
+    for _ in 0..BULK {
+        assert!(page.may_go_on(waker));
+        page.after(waker, MUCH);
+    }
+    assert!(!page.may_go_on(waker));
+}
+
+#[tokio::test]
+async fn sockets_are_looked_at_between_two_turns_of_bulk() {
+    let log = Log::default();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(socket.local_addr().unwrap()).await.unwrap();
+    // A datagram that is there at each look, and not before.
+    let beside = Arc::clone(&log);
+    let small = spawn(async move {
+        loop {
+            socket.send(b"x").await.unwrap();
+            socket.recv(&mut [0]).await.unwrap();
+            assert!(socket.try_recv(&mut [0]).is_err());
+            beside.lock().unwrap().push("datagram");
+        }
+    });
+    while log.lock().unwrap().is_empty() {
+        yield_now().await;
+    }
+    ask();
+    for flow in ["a", "b", "c"].map(|name| bulk(name, 4, &log)) {
+        soon(flow).await;
+    }
+    small.abort();
+    let log = log.lock().unwrap();
+    let mut turns = [0_i32; 3];
+    for pair in log.windows(2) {
+        assert!(pair.contains(&"datagram"), "{log:?}");
+        for (turns, name) in turns.iter_mut().zip(["a", "b", "c"]) {
+            *turns += i32::from(pair[0] == name);
+        }
+        let (least, most) = (turns.iter().min(), turns.iter().max());
+        assert!(most.unwrap() - least.unwrap() <= 2, "{log:?}");
+    }
+}
+
+#[tokio::test]
+async fn turn_of_a_flow_that_is_dropped_is_passed_on() {
+    let log = Log::default();
+    ask();
+    let owner = seat_of_bulk();
+    assert!(owner.may_go_on(Waker::noop()));
+    let (first, second) = (bulk("a", 2, &log), bulk("b", 2, &log));
+    while QUEUE.with_borrow(|queue| queue.waiting.len()) < 2 {
+        yield_now().await;
+    }
+    assert!(log.lock().unwrap().is_empty());
+    // The one that is next, and the one whose turn it is.
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    drop(owner);
+    soon(second).await;
+    assert_eq!(*log.lock().unwrap(), ["b", "b"]);
+    assert!(QUEUE.with_borrow(|queue| queue.turn.is_none() && queue.waiting.is_empty()));
+}
+
+#[tokio::test]
+async fn those_who_wait_go_on_when_courtesy_ends() {
+    let log = Log::default();
+    ask();
+    let mut owner = seat_of_bulk();
+    assert!(owner.may_go_on(Waker::noop()));
+    let flows = ["a", "b"].map(|name| bulk(name, 3, &log));
+    while QUEUE.with_borrow(|queue| queue.waiting.len()) < 2 {
+        yield_now().await;
+    }
+    DUE.set(0);
+    owner.after(Waker::noop(), MUCH);
+    for flow in flows {
+        soon(flow).await;
+    }
+    assert_eq!(log.lock().unwrap().len(), 6);
+}

@@ -1,0 +1,99 @@
+//! Flows of bulk, and others beside them on the same worker.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+
+use crate::common::eventually;
+use crate::common::peers::{Pair, Program, Spec, Start};
+use crate::common::socks::Socks;
+use crate::common::targets::TcpTarget;
+
+/// Far more than a flow needs to be one of bulk.
+const MUCH: u64 = 4 << 20;
+const ONE_WORKER: &[&str] = &["--worker-threads", "1"];
+
+/// A download that does not end by itself.
+struct Download {
+    stream: TcpStream,
+    moved: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Download {
+    fn start(socks: &Socks, source: &TcpTarget) -> Self {
+        let stream = socks.connect(&source.v4());
+        let (mut reader, moved) = (stream.try_clone().unwrap(), Arc::<AtomicU64>::default());
+        let counter = Arc::clone(&moved);
+        let thread = thread::spawn(move || {
+            let mut bytes = vec![0; 256 << 10];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                counter.fetch_add(count as u64, Relaxed);
+            }
+        });
+        Self {
+            stream,
+            moved,
+            thread,
+        }
+    }
+
+    fn end(self) {
+        self.stream.shutdown(Shutdown::Both).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+/// Messages there and back while `condition` does not hold.
+fn chat_until(chat: &mut TcpStream, what: &str, mut condition: impl FnMut() -> bool) {
+    let mut answer = [0; 64];
+    eventually(what, || {
+        for _ in 0..20 {
+            chat.write_all(&[7; 64]).unwrap();
+            chat.read_exact(&mut answer).unwrap();
+        }
+        condition()
+    });
+}
+
+#[test]
+fn bulk_beside_a_chat_goes_on_when_its_neighbours_end() {
+    for method in ["2022-blake3-aes-128-gcm", "none"] {
+        let spec = Spec::new(method);
+        let pair = Pair::with(Start::server(Program::Ssr, &spec).flags(ONE_WORKER), |at| {
+            Start::local(Program::Ssr, &spec, at).flags(ONE_WORKER)
+        });
+        let source = TcpTarget::serve(|mut stream| {
+            let block = vec![1; 256 << 10];
+            while stream.write_all(&block).is_ok() {}
+        });
+        let (echo, socks) = (TcpTarget::echo(), pair.socks());
+        let mut chat = socks.connect(&echo.v4());
+        let mut downloads: Vec<_> = (0..6).map(|_| Download::start(&socks, &source)).collect();
+        while !downloads.is_empty() {
+            let marks: Vec<_> = downloads
+                .iter()
+                .map(|one| one.moved.load(Relaxed))
+                .collect();
+            chat_until(&mut chat, "every download goes on", || {
+                let moved = |(one, mark): (&Download, &u64)| one.moved.load(Relaxed) > mark + MUCH;
+                downloads.iter().zip(&marks).all(moved)
+            });
+            // The chat is quiet for a while, and whoever waits for a turn goes on.
+            let marks: Vec<_> = downloads
+                .iter()
+                .map(|one| one.moved.load(Relaxed))
+                .collect();
+            eventually("downloads go on alone", || {
+                let moved = |(one, mark): (&Download, &u64)| one.moved.load(Relaxed) > mark + MUCH;
+                downloads.iter().zip(&marks).all(moved)
+            });
+            // In mid-flow, beside the chat.
+            chat_until(&mut chat, "a chat", || true);
+            downloads.swap_remove(0).end();
+        }
+        chat_until(&mut chat, "a chat by itself", || true);
+    }
+}
