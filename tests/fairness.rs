@@ -1,4 +1,4 @@
-//! Flows of bulk, and others beside them on the same worker.
+//! Who has to wait for whom: flows of bulk and others of the same worker, connections above the limit.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
-use crate::common::eventually;
+use serde_json::json;
+
 use crate::common::peers::{Pair, Program, Spec, Start};
 use crate::common::socks::Socks;
 use crate::common::targets::TcpTarget;
+use crate::common::{DEADLINE, SILENCE, eventually};
 
 /// Far more than a flow needs to be one of bulk.
 const MUCH: u64 = 4 << 20;
@@ -96,4 +98,45 @@ fn bulk_beside_a_chat_goes_on_when_its_neighbours_end() {
         }
         chat_until(&mut chat, "a chat by itself", || true);
     }
+}
+
+#[test]
+fn least_limit_of_connections_serves_one_after_another_on_every_worker() {
+    let spec = Spec::new("aes-128-gcm");
+    let limit = json!({"limits": {"connections": 1}});
+    let workers = &["--worker-threads", "4"][..];
+    let pair = Pair::with(
+        Start::server(Program::Ssr, &spec)
+            .with(limit.clone())
+            .flags(workers),
+        |at| {
+            Start::local(Program::Ssr, &spec, at)
+                .with(limit.clone())
+                .flags(workers)
+        },
+    );
+    let echo = TcpTarget::echo();
+    let serves = |number| {
+        let mut stream = pair.socks().connect(&echo.v4());
+        stream.write_all(&[number; 64]).unwrap();
+        let mut back = [0; 64];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(back, [number; 64]);
+        stream
+    };
+    // The system spreads them over the listeners of four workers.
+    for number in 0..40 {
+        drop(serves(number));
+    }
+    // One more waits until there is room.
+    let first = serves(40);
+    let mut second = TcpStream::connect(pair.local.address).unwrap();
+    second.write_all(&[5, 1, 0]).unwrap();
+    second.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut answer = [0; 2];
+    assert!(second.read(&mut answer).is_err());
+    drop(first);
+    second.set_read_timeout(Some(DEADLINE)).unwrap();
+    second.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [5, 0]);
 }

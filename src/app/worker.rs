@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -146,6 +146,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
             }
         };
         let mut flows = JoinSet::new();
+        let mut next = None;
         let mut rests: u32 = 0;
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +156,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 () = shared.reached(Phase::Drain) => break,
                 Some(_) = flows.join_next() => {}
                 _ = beat.tick(), if !flows.is_empty() => {}
-                accepted = self.accept(&listener) => match accepted {
+                accepted = self.accept(&listener, &mut next) => match accepted {
                     Ok(accepted) => {
                         rests = 0;
                         self.begin(&mut flows, accepted);
@@ -177,23 +178,31 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         }
     }
 
-    /// Waits for a connection, when there is room for one.
-    async fn accept(&self, listener: &TcpListener) -> io::Result<Accepted> {
-        let room = Arc::clone(&self.connections)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
+    /// Waits for a connection, and then until there is room for it. In this order, since a listener to which nobody comes
+    /// would keep room from the others. Cancel safe: what has come stays in `next`.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        next: &mut Option<(TcpStream, SocketAddr)>,
+    ) -> io::Result<Accepted> {
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    return Ok(Accepted {
-                        stream: Stream::new(stream),
-                        peer,
-                        room,
-                    });
+            if next.is_none() {
+                match listener.accept().await {
+                    Ok(arrived) => *next = Some(arrived),
+                    Err(error) if is_passing(&error) => continue,
+                    Err(error) => return Err(error),
                 }
-                Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(error),
+            }
+            let room = Arc::clone(&self.connections)
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            if let Some((stream, peer)) = next.take() {
+                return Ok(Accepted {
+                    stream: Stream::new(stream),
+                    peer,
+                    room,
+                });
             }
         }
     }
