@@ -13,7 +13,7 @@ use std::{
 use crate::common::{
     DEADLINE,
     bytes::{digest, pattern},
-    eventually,
+    SILENCE, eventually,
     matrix::{self, Targets},
     peers::{
         Half, Pair,
@@ -429,6 +429,32 @@ fn stranger_with_the_path_gets_no_byte_of_ours() {
             "{answer:x?}"
         );
     }
+}
+
+#[test]
+fn stranger_within_mux_is_closed_however_many_streams_it_opens() {
+    let certificate = Certificate::new();
+    let mut keys = certificate.server(BARE);
+    keys["timeouts"] = json!({"handshake": 2});
+    let server = Start::server(Ssr, &Spec::new(METHOD)).with(keys).run();
+    let mut stream = upgraded(&server);
+    stream.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut id = 0;
+    eventually("it is closed", || {
+        id += 1;
+        let new = [
+            0x82, 0x8e, 0, 0, 0, 0, 0, 12, 0, id, 1, 0, 1, 0, 0, 1, 127, 0, 0, 1,
+        ];
+        if stream.write_all(&new).is_err() {
+            return true;
+        }
+        // A wait, unless the end of an earlier stream is told.
+        let mut buf = [0; 1000];
+        match stream.read(&mut buf) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    });
 }
 
 #[test]

@@ -3,20 +3,20 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::handshakes::{Handshakes, Place};
 use crate::net::udp::Socket;
-use crate::net::{Datagrams, Stream, transport, ws};
+use crate::net::{Datagrams, Stream, mux, transport, ws};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
@@ -253,20 +253,40 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 self.flow(stream, peer, move || drop(place)).await;
             }
             Ok((ws::Accepted::Mux(streams), ip)) => {
-                drop(place);
                 peer.set_ip(ip);
-                let serve = |stream| {
-                    let port = Arc::clone(self);
-                    async move { port.flow(stream, peer, || ()).await }
-                };
-                if let Err(error) = streams.run(serve).await {
-                    tracing::debug!(%peer, %error, "mux.cool ended");
-                }
+                self.streams(streams, peer, place, deadline).await;
             }
             Err(error) => {
                 self.counters.fail("transport");
                 tracing::debug!(%peer, %error, "not a client of the transport");
             }
+        }
+    }
+
+    /// Serves the streams of one WebSocket. It is in its handshake until one of them has shown that it is a client's.
+    async fn streams(
+        self: &Arc<Self>,
+        streams: Box<mux::Server>,
+        peer: SocketAddr,
+        place: Place,
+        deadline: Instant,
+    ) {
+        let known = Arc::new(Notify::new());
+        let serve = |stream| {
+            let (port, known) = (Arc::clone(self), Arc::clone(&known));
+            async move { port.flow(stream, peer, move || known.notify_one()).await }
+        };
+        let mut running = pin!(streams.run(serve));
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            () = known.notified() => {
+                drop(place);
+                running.await
+            }
+            () = sleep_until(deadline) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "mux.cool ended");
         }
     }
 }

@@ -30,7 +30,7 @@ use half::{Codec, Half};
 /// How long each part of a stream's life may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From accept to a complete request.
+    /// From accept to a complete request; within a transport, for its handshake and once more for the request.
     pub handshake: Duration,
     /// For connecting to a server or target.
     pub connect: Duration,
@@ -198,7 +198,7 @@ pub struct Traffic {
     pub down: u64,
 }
 
-/// Serves the stream of `peer` to its end. `ready` is called when the handshake is over.
+/// Serves the stream of `peer` to its end. `ready` is called when the handshake is over, if it came to a request.
 ///
 /// The future is what an idle connection holds, so nothing is in it twice: arguments of an `async fn` stay in it beside
 /// whatever they were moved into.
@@ -315,9 +315,10 @@ async fn establish<'a, I: Inbound, O: Outbound>(
 ) -> Result<Established<'a>, (Error, Option<Box<str>>)> {
     let accepted = inbound
         .accept(stream, peer, Instant::now() + timeouts.handshake)
-        .await;
+        .await
+        .map_err(|error| (error, None))?;
     ready();
-    let mut request = match accepted.map_err(|error| (error, None))? {
+    let mut request = match accepted {
         Accepted::Request(request) => request,
         Accepted::Job(job) => return Ok(Established::Job(job)),
     };
