@@ -514,6 +514,41 @@ fn silent_server_is_noticed_within_three_heartbeats() {
 }
 
 #[test]
+fn stopped_client_lets_http_visitors_finish() {
+    let target = TcpTarget::serve(|mut stream| {
+        read_head(&mut stream);
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
+            .unwrap();
+        // The rest when the visitor says so.
+        let mut more = [0; 4];
+        stream.read_exact(&mut more).unwrap();
+        stream.write_all(b"the rest").unwrap();
+    });
+    let server = open_server();
+    let web = json!({
+        "name": "web", "bind": format!("127.0.0.1:{}", free_port()), "protocol": "http",
+        "host": "a.example", "target": format!("127.0.0.1:{}", target.port()),
+    });
+    let mut client = client(&server, services(vec![web]));
+    let bound = published(&client, "web");
+    let mut visitor = dial(bound);
+    visitor
+        .write_all(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\n")
+        .unwrap();
+    read_head(&mut visitor);
+    client.process.signal(Signal::TERM);
+    eventually("no new visitors", || refuses(bound));
+    visitor.write_all(b"more").unwrap();
+    let mut rest = [0; 8];
+    visitor.read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"the rest");
+    drop(visitor);
+    let (status, _) = client.process.wait(Duration::from_secs(5));
+    assert!(status.success());
+}
+
+#[test]
 fn stopped_server_and_client_let_visitors_finish() {
     let (mut server, client, _target, bound) = echo();
     let mut visitor = dial(bound);

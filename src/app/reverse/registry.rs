@@ -43,7 +43,7 @@ struct Member {
 }
 
 struct HttpPort {
-    /// Its listener lives as long as this.
+    /// What its listener is told.
     phase: watch::Sender<Phase>,
     hosts: HashMap<String, Key>,
     /// Whose turn it is.
@@ -78,8 +78,12 @@ impl Registry {
         for port in self.ports.values_mut() {
             port.hosts.retain(|_, key| names.contains_key(key));
         }
-        // With its phase a port's listener ends.
-        self.ports.retain(|_, port| !port.hosts.is_empty());
+        self.ports.retain(|_, port| {
+            if port.hosts.is_empty() {
+                port.phase.send_replace(Phase::Drain);
+            }
+            !port.hosts.is_empty()
+        });
     }
 
     /// Lets every link end.

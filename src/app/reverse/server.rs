@@ -60,7 +60,7 @@ pub(in crate::app) struct Common {
 struct NewHttpPort {
     listener: std::net::TcpListener,
     bound: SocketAddr,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Sender<Phase>,
 }
 
 impl Publisher {
@@ -142,7 +142,11 @@ impl Publisher {
                     };
                     let outbound = ByHost { publisher: Arc::clone(&self), bound };
                     let port = Arc::new(self.port(inbound, outbound));
-                    tasks.spawn(port.serve(new.listener, Shared::under(new.phase)));
+                    tasks.spawn(async move {
+                        // The phase outlives the port's place in the registry: its visitors are to finish.
+                        let shared = Shared::under(new.phase.subscribe());
+                        port.serve(new.listener, shared).await;
+                    });
                 }
             }
         }
@@ -313,11 +317,11 @@ impl Published {
             return added.map(|()| address);
         }
         let listener = self.listen(address, false)?;
-        let (phase, phases) = watch::channel(Phase::Run);
+        let phase = watch::Sender::new(Phase::Run);
         let new = NewHttpPort {
             listener,
             bound: address,
-            phase: phases,
+            phase: phase.clone(),
         };
         let sent = self.publisher.http.try_send(new);
         sent.map_err(|error| match error {
