@@ -168,7 +168,9 @@ impl Half {
             if self.state == State::Write {
                 ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
                 self.after_write();
-                if let Some(fault) = self.fault.take() {
+                if self.state != State::Write
+                    && let Some(fault) = self.fault.take()
+                {
                     let source = *fault;
                     return Poll::Ready(Err(Error::Wire { side: from, source }));
                 }

@@ -383,6 +383,30 @@ async fn what_came_before_a_bad_chunk_is_passed_on() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_bad_chunk_is_passed_on_however_many_chunks_it_is() {
+    let method = Method::Blake3Aes256Gcm;
+    for count in [MAX_PARTS - 2, MAX_PARTS - 1, MAX_PARTS, MAX_PARTS + 20] {
+        let mut hand = Hand::new(method);
+        hand.head(b"good");
+        for _ in 0..count {
+            hand.chunk(b"good");
+        }
+        let good = hand.2.len();
+        hand.chunk(b"bad");
+        hand.2[good] ^= 1;
+        let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
+        peer.write_all(&hand.2).await.unwrap();
+        let mut half = Half::new(answer(method), Side::Upstream);
+        let result = run(&mut half, &source, &sink).await;
+        let fault = wire::Error::Unauthenticated;
+        assert!(matches!(result, Err(Error::Wire { source, .. }) if source == fault));
+        let mut bytes = vec![0; 4 * (count + 1)];
+        soon(far.read_exact(&mut bytes)).await.unwrap();
+        assert_eq!(half.moved(), bytes.len() as u64);
+    }
+}
+
+#[tokio::test]
 async fn end_is_passed_on_behind_the_last_byte() {
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
     peer.write_all(b"last words").await.unwrap();
