@@ -8,6 +8,8 @@ use crate::common::{
     targets::TcpTarget,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -15,7 +17,10 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
     process::Command,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     thread,
 };
 use tempfile::TempDir;
@@ -167,6 +172,33 @@ fn datagrams_go_inside_where_there_is_no_udp() {
         beside.send(&targets.udp.target(), b"lost");
         assert!(beside.receive(SILENCE).is_none());
     }
+}
+
+#[test]
+fn stream_of_an_association_ends_with_it() {
+    let identity = Identity::new();
+    let targets = Targets::start();
+    let spec = Spec::new(METHOD);
+    let server = Start::server(Program::Ssr, &spec)
+        .with(json!({"transport": {"type": "ws", "tls": identity.own()}}))
+        .run();
+    let local = Start::local(Program::Ssr, &spec, server.address)
+        .with(json!({
+            "warm_connections": 0,
+            "transport": {"type": "ws", "tls": identity.trusted(), "udp_over": "ws"},
+        }))
+        .run();
+    let before = local.process.open_files();
+    let associations: Vec<_> = (0..10)
+        .map(|_| {
+            let association = local.socks().associate();
+            association.exchange(&targets.udp.target(), b"there?");
+            association
+        })
+        .collect();
+    assert!(local.process.open_files() >= before + 30);
+    drop(associations);
+    eventually("all is closed", || local.process.open_files() <= before + 2);
 }
 
 /// WebSocket has no half-close: a target that waits for the client's end waits until the connection goes.
@@ -325,6 +357,43 @@ fn stranger_on_the_tls_port_finds_a_web_server_without_pages() {
         &local(server.address, &transport).socks(),
         &echo.v4()
     ));
+}
+
+#[test]
+fn every_stranger_within_tls_sees_the_same_end() {
+    let identity = Identity::new();
+    let ca = CertificateDer::from_pem_file(identity.directory.path().join("ca.pem")).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).unwrap();
+    let config = Arc::new(
+        ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    );
+    for method in ["aes-256-gcm", METHOD] {
+        let server = Start::server(Program::Ssr, &Spec::new(method))
+            .with(json!({"transport": {"tls": identity.own()}, "timeouts": {"handshake": 1}}))
+            .run();
+        // Nothing, less than a salt, a salt, a head that does not open.
+        let ends = [0, 1, 10, 32, 100, 1000].map(|len| {
+            let config = Arc::clone(&config);
+            thread::spawn(move || {
+                let socket = socks::dial(server.address);
+                let tls = ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+                let mut stream = StreamOwned::new(tls, socket);
+                stream.write_all(&vec![7; len]).unwrap();
+                stream.flush().unwrap();
+                // Without a close_notify this is an error.
+                let mut said = Vec::new();
+                let end = stream.read_to_end(&mut said).map_err(|error| error.kind());
+                (len, said, end)
+            })
+        });
+        for end in ends {
+            let (len, said, end) = end.join().unwrap();
+            assert_eq!((said.len(), end), (0, Ok(0)), "{len} bytes, {method}");
+        }
+    }
 }
 
 #[test]

@@ -104,7 +104,10 @@ impl Inbound for Shadowsocks {
                 drain(&stream, deadline).await;
                 Err(error)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                farewell(&stream).await;
+                Err(error)
+            }
         }
     }
 
@@ -319,6 +322,10 @@ async fn drain(stream: &Stream, deadline: Instant) {
         sleep_until(deadline).await;
     };
     let _ = timeout_at(deadline, read).await;
-    // Where something is left unread, the close is a reset: before it, the stranger sees the end that all see.
+    farewell(stream).await;
+}
+
+/// The end that all strangers see: by TLS too, and before the reset that a close is where something is left unread.
+async fn farewell(stream: &Stream) {
     let _ = timeout(FAREWELL, stream.shutdown()).await;
 }
