@@ -16,7 +16,7 @@ use crate::net::dial::Opening;
 use crate::net::pipe::pair;
 use crate::net::{Datagrams, transport, udp};
 use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
-use crate::relay::udp::carry::{CAPACITY, Ended, WINDOW, carry, socket};
+use crate::relay::udp::carry::{CAPACITY, Carrying, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
 use crate::wire::datagrams::{NAME, PORT};
@@ -52,8 +52,8 @@ pub(super) struct Route {
 pub(super) struct Carriers(Mutex<JoinSet<()>>);
 
 impl Carriers {
-    /// A socket for an association, and where on this machine its packets are taken into a stream by `route`.
-    pub(super) fn open(&self, route: Route) -> io::Result<(udp::Socket, SocketAddr)> {
+    /// A socket for an association, where on this machine its packets are taken into a stream by `route`, and by what.
+    pub(super) fn open(&self, route: Route) -> io::Result<(udp::Socket, SocketAddr, Carrying)> {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         if tasks.len() >= MAX_CARRIERS {
@@ -67,11 +67,9 @@ impl Carriers {
             .ok_or(io::ErrorKind::Unsupported)?;
         let carrier = socket(own_address)?;
         let carrier_address = carrier.local_addr()?;
-        tasks.spawn(route.run(carrier, own_address));
-        Ok((
-            udp::Socket::new(own, Datagrams::default())?,
-            carrier_address,
-        ))
+        let own = udp::Socket::new(own, Datagrams::default())?;
+        let task = tasks.spawn(route.run(carrier, own_address));
+        Ok((own, carrier_address, Carrying(task)))
     }
 }
 

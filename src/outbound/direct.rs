@@ -100,6 +100,7 @@ impl PacketOutbound for Direct {
             server: None,
             wrap: Wrap::Bare,
             unwrap: if sealed { Unwrap::Sealed } else { Unwrap::Bare },
+            carrying: None,
         })
     }
 

@@ -252,21 +252,21 @@ impl PacketOutbound for Servers {
             .next()
             .ok_or(io::ErrorKind::NotConnected)?;
         let session = rand::random();
-        let (socket, address) = match &server.inside {
+        let (socket, address, carrying) = match &server.inside {
             None => {
                 let socket = server.direct.options.outgoing_udp()?;
                 let socket = udp::Socket::new(socket, server.direct.options.datagrams)?;
-                (socket, server.address.clone())
+                (socket, server.address.clone(), None)
             }
             Some(inside) => {
-                let (socket, carrier) = self.0.carriers.open(Route {
+                let (socket, carrier, carrying) = self.0.carriers.open(Route {
                     address: server.address.clone(),
                     credentials: server.credentials.clone(),
                     direct: server.direct.clone(),
                     transport: server.transport.clone(),
                     inside: inside.clone(),
                 })?;
-                (socket, Address::Ip(carrier))
+                (socket, Address::Ip(carrier), Some(carrying))
             }
         };
         Ok(Upstream {
@@ -276,6 +276,7 @@ impl PacketOutbound for Servers {
                 PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?,
             ),
             unwrap: Unwrap::Open(Box::new(ClientPackets::new(&server.credentials, session))),
+            carrying,
         })
     }
 

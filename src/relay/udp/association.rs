@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{interval, sleep};
 
+use super::carry::Carrying;
 use super::codec::{Unwrap, Wrap};
 use super::{Key, PacketOutbound, Relay, Upstream};
 use crate::crypto;
@@ -50,6 +51,7 @@ pub(super) struct Association {
     touched: AtomicU64,
     closed: AtomicBool,
     closing: Notify,
+    _carrying: Option<Carrying>,
 }
 
 struct Back {
@@ -85,6 +87,7 @@ impl Association {
             touched: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
+            _carrying: upstream.carrying,
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::net::pipe::{Pipe, Refused, Taken};
@@ -46,6 +47,16 @@ pub fn socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
+/// A task that carries an association's packets, which ends with it: a socket on this machine is not told that the one
+/// it is connected to has been closed.
+pub struct Carrying(pub AbortHandle);
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Why no more packets are carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -57,8 +68,8 @@ pub enum Ended {
     Idle,
 }
 
-/// Carries packets until the stream ends, the socket's peer is gone or nothing has moved for `idle`. To be dropped
-/// only with the socket.
+/// Carries packets until the stream ends, the socket's peer is gone or nothing has moved for one to two `idle`. To be
+/// dropped only with the socket.
 pub async fn carry(pipe: Pipe, socket: &UdpSocket, idle: Duration) -> Ended {
     let mut carrier = Carrier {
         pipe,

@@ -33,6 +33,7 @@ use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, Subkeys, 
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address, AddressRef, socks};
 use association::Association;
+use carry::Carrying;
 use codec::{Unwrap, Wrap};
 
 /// Datagrams that wait for a name to be resolved, of all associations.
@@ -92,6 +93,8 @@ pub struct Upstream {
     pub wrap: Wrap,
     /// For what comes in.
     pub unwrap: Unwrap,
+    /// What carries its datagrams further, where that is not the network.
+    pub carrying: Option<Carrying>,
 }
 
 /// Where a datagram is to be sent.
