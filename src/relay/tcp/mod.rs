@@ -521,7 +521,13 @@ impl Running<'_> {
         let ended = flow.turn(cx)?;
         match ended {
             2 => return Poll::Ready(Ok(())),
-            1 => quiet.shorten(self.timeouts.half_close, tick.as_mut()),
+            1 => {
+                // It has a short limit now, which the timer is for alone: no probes.
+                if self.settling.take().is_some() {
+                    tick.as_mut().reset(Instant::now() + quiet.period());
+                }
+                quiet.shorten(self.timeouts.half_close, tick.as_mut());
+            }
             _ => {}
         }
         if let Some(time) = self.settling

@@ -168,7 +168,7 @@ pub(super) async fn answer<O: PacketOutbound>(
                 let touched = association.touched.load(Relaxed);
                 quiet = if touched == seen { quiet + 1 } else { 0 };
                 seen = touched;
-                if quiet > TICKS {
+                if quiet >= TICKS {
                     break;
                 }
             }
