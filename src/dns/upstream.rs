@@ -39,7 +39,7 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// has to look up itself, shorter than a person takes for a fault.
 const HEDGE: Duration = Duration::from_millis(400);
 
-/// For how long a server that was silent or unusable is asked last.
+/// For how long a server that was silent or could not be reached is asked last.
 const DEMOTION: Duration = Duration::from_secs(30);
 
 /// Search domains used, as in the glibc that most lists were written for. With the deadline it bounds what a made-up
@@ -268,7 +268,8 @@ impl Upstream {
             match done {
                 Some(Ok((index, Reply::Failed(error)))) => {
                     silent.retain(|&other| other != index);
-                    if !matches!(error, Error::Busy) {
+                    // An error code may be about this name alone, and others may be known to this server only.
+                    if !matches!(error, Error::Busy | Error::ServerFailure(_)) {
                         self.demote([index]);
                     }
                     failure = Some(error);
