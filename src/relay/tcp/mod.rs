@@ -6,6 +6,7 @@
 
 mod courtesy;
 pub mod half;
+mod quiet;
 mod splice;
 
 use std::future::{Future, poll_fn};
@@ -26,6 +27,7 @@ use crate::wire::Address;
 use crate::wire::ss::stream::{Opener, Sealer};
 use courtesy::Seat;
 use half::{Codec, Half};
+use quiet::Quiet;
 
 /// How long each part of a stream's life may take.
 #[derive(Clone, Copy, Debug)]
@@ -539,62 +541,5 @@ impl Running<'_> {
             tick.as_mut().reset(Instant::now() + quiet.period());
         }
         quiet.poll(cx, tick, flow.moved()).map_err(Box::new)
-    }
-}
-
-/// Notices that nothing moves, without a look at the clock for each byte that does: a timer fires a few times a limit
-/// and compares a count with what it was.
-struct Quiet {
-    limit: Duration,
-    last: u64,
-    ticks: u32,
-}
-
-/// Ticks that a limit has: a stream is closed between one limit and one and a quarter after its last byte.
-const TICKS: u32 = 4;
-
-impl Quiet {
-    const fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            last: 0,
-            ticks: 0,
-        }
-    }
-
-    fn period(&self) -> Duration {
-        self.limit / TICKS
-    }
-
-    /// Goes over to a shorter limit, from now on.
-    fn shorten(&mut self, limit: Duration, tick: Pin<&mut Sleep>) {
-        if limit < self.limit {
-            (self.limit, self.ticks) = (limit, 0);
-            tick.reset(Instant::now() + self.period());
-        }
-    }
-
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut tick: Pin<&mut Sleep>,
-        moved: u64,
-    ) -> Poll<Result<(), Error>> {
-        while tick.as_mut().poll(cx).is_ready() {
-            self.ticks = if moved == self.last {
-                self.ticks + 1
-            } else {
-                0
-            };
-            self.last = moved;
-            if self.ticks >= TICKS {
-                return Poll::Ready(Err(Error::Idle {
-                    seconds: self.limit.as_secs(),
-                }));
-            }
-            let next = Instant::now() + self.period();
-            tick.as_mut().reset(next);
-        }
-        Poll::Pending
     }
 }
