@@ -117,6 +117,9 @@ mod syslog {
     pub(super) struct Syslog {
         #[cfg(unix)]
         socket: UnixDatagram,
+        /// Each line goes to whoever listens there by then: the daemon may have been started anew.
+        #[cfg(unix)]
+        path: &'static str,
         identity: String,
         facility: u32,
     }
@@ -124,12 +127,20 @@ mod syslog {
     impl Syslog {
         #[cfg(unix)]
         pub(super) fn new(identity: &str, facility: u32) -> io::Result<Self> {
+            Self::at(SOCKET, identity, facility)
+        }
+
+        #[cfg(unix)]
+        fn at(path: &'static str, identity: &str, facility: u32) -> io::Result<Self> {
+            UnixDatagram::unbound()?
+                .connect(path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
             let socket = UnixDatagram::unbound()?;
-            socket
-                .connect(SOCKET)
-                .map_err(|error| io::Error::new(error.kind(), format!("{SOCKET}: {error}")))?;
+            // A daemon that stands still costs lines, and not a worker.
+            socket.set_nonblocking(true)?;
             Ok(Self {
                 socket,
+                path,
                 identity: identity.to_owned(),
                 facility,
             })
@@ -184,12 +195,46 @@ mod syslog {
             .into_bytes();
             line.extend_from_slice(text.trim_ascii_end());
             #[cfg(unix)]
-            self.syslog.socket.send(&line)?;
+            self.syslog.socket.send_to(&line, self.syslog.path)?;
             Ok(text.len())
         }
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[cfg(all(test, unix))]
+    mod tests {
+        #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+        use std::io::Write as _;
+
+        use super::*;
+
+        #[test]
+        fn lines_go_to_a_daemon_that_was_started_anew() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("log");
+            let known: &'static str = path.to_str().unwrap().to_owned().leak();
+            assert!(Syslog::at(known, "ssr", 1).is_err());
+            let mut syslog = None;
+            for word in ["first", "second"] {
+                let daemon = UnixDatagram::bind(&path).unwrap();
+                let syslog = syslog.get_or_insert_with(|| Syslog::at(known, "ssr", 1).unwrap());
+                syslog
+                    .make_writer()
+                    .write_all(format!("{word}\n").as_bytes())
+                    .unwrap();
+                let mut line = [0; 100];
+                let len = daemon.recv(&mut line).unwrap();
+                let line = String::from_utf8_lossy(&line[..len]).into_owned();
+                assert!(
+                    line.starts_with("<14>ssr[") && line.ends_with(word),
+                    "{line}"
+                );
+                std::fs::remove_file(&path).unwrap();
+            }
         }
     }
 }
