@@ -37,6 +37,8 @@
 //!    ([`net::pool`]), reads straight into the places that the codec leaves for payload
 //!    ([`wire::ss::stream`]), seals or opens them where they stand, writes, and gives the buffer back. No payload byte
 //!    is copied, nothing is allocated, and an idle flow holds no buffer.
+//! 5. A flow that moves much gives way after a turn, and while others of its worker wait for answers, flows of bulk go
+//!    one by one (`relay/tcp/courtesy.rs`).
 //!
 //! What stands between TCP and Shadowsocks is a layer of the stream ([`net::stream`], [`net::transport`]): the relay does
 //! not know of it. Where both ends are bare sockets and nothing is sealed, the kernel moves the bytes

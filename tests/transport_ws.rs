@@ -11,9 +11,9 @@ use std::{
 };
 
 use crate::common::{
-    DEADLINE,
+    DEADLINE, SILENCE,
     bytes::{digest, pattern},
-    SILENCE, eventually,
+    eventually,
     matrix::{self, Targets},
     peers::{
         Half, Pair,
