@@ -73,6 +73,7 @@ pub(super) struct Top {
     pub(super) transport: Option<Transport>,
     pub(super) plugin: Option<String>,
     pub(super) plugin_opts: Option<String>,
+    pub(super) plugin_args: Option<Value>,
     pub(super) first_payload_wait_ms: Option<Number<u64>>,
     pub(super) inbound_send_buffer_size: Option<Number<u32>>,
     pub(super) inbound_recv_buffer_size: Option<Number<u32>>,
@@ -104,6 +105,7 @@ pub(super) struct Server {
     pub(super) inbound_udp_allow_fragmentation: Option<bool>,
     pub(super) plugin: Option<String>,
     pub(super) plugin_opts: Option<String>,
+    pub(super) plugin_args: Option<Value>,
     // ssr
     pub(super) warm_connections: Option<Warm>,
     pub(super) transport: Option<Transport>,

@@ -9,7 +9,7 @@ use super::url::{ServerUrl, UrlError};
 const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
 
 /// Keys that describe a server: one that comes from flags replaces all of them.
-const SERVER_KEYS: [&str; 13] = [
+const SERVER_KEYS: [&str; 14] = [
     "server",
     "server_port",
     "password",
@@ -23,6 +23,7 @@ const SERVER_KEYS: [&str; 13] = [
     "transport",
     "plugin",
     "plugin_opts",
+    "plugin_args",
 ];
 
 /// Keys that describe a listener of local.

@@ -6,6 +6,7 @@ use crate::net::tls::{Pem, Trust};
 use crate::wire::http::Endpoint;
 
 use super::model::{Role, Tls, Transport, WebSocket};
+use super::schema;
 use super::servers::Build;
 
 /// The plugin that we are ourselves.
@@ -40,11 +41,25 @@ impl Build<'_, '_> {
                 return None;
             }
         }
+        self.no_arguments();
         let path = self.key("plugin_opts");
         let text = self.entry.plugin_opts.clone().unwrap_or_default();
         let transport = self.options(&text, &path);
         self.files(&transport);
         Some(transport)
+    }
+
+    /// Refuses arguments for a program that does not run: one may ask for TLS, and none would be spoken.
+    fn no_arguments(&mut self) {
+        let given = self.entry.plugin_args.as_ref();
+        if given.is_some_and(|arguments| !schema::is_blank(arguments)) {
+            let path = self.key("plugin_args");
+            self.cx.report.error_hint(
+                &path,
+                "arguments are for a program, and this plugin is built in",
+                "put the options into `plugin_opts`: `tls;host=example.com`",
+            );
+        }
     }
 
     /// Whether the search path has a program.

@@ -144,9 +144,9 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Silent,
         &[
-            // Of programs as plugins and of a manager, which are refused themselves.
+            // Of programs as plugins and of a manager, which are refused themselves. The plugin that is built in carries
+            // streams only, and has no mode to choose.
             "manager_port",
-            "plugin_args",
             "plugin_mode",
             // SIP008 documents carry these.
             "bytes_remaining",
@@ -154,7 +154,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "version",
         ],
     ),
-    (Kind::Server, Fate::Silent, &["plugin_args", "plugin_mode"]),
+    (Kind::Server, Fate::Silent, &["plugin_mode"]),
     (
         Kind::Local,
         Fate::Silent,

@@ -121,6 +121,7 @@ fn top_entry(top: &Top) -> file::Server {
         transport: top.transport.clone(),
         plugin: top.plugin.clone(),
         plugin_opts: top.plugin_opts.clone(),
+        plugin_args: top.plugin_args.clone(),
         ..file::Server::default()
     }
 }

@@ -223,6 +223,41 @@ fn plugins_that_are_not_built_in_are_refused_with_a_way_out() {
 }
 
 #[test]
+fn arguments_for_the_built_in_plugin_are_refused_with_a_way_out() {
+    for name in ["v2ray-plugin", "builtin:v2ray-plugin"] {
+        let keys = |arguments: &str| {
+            let plugin = format!(r#""plugin": "{name}", "plugin_args": {arguments}"#);
+            let entry = with(&plugin);
+            [entry.clone(), format!(r#"{{"servers": [{entry}]}}"#)]
+        };
+        for text in keys(r#"["-tls", "-host", "a.example"]"#) {
+            for role in [Role::Local, Role::Server] {
+                let found = failure(&text, role);
+                assert!(
+                    found.contains("plugin_args: ") && found.contains("`plugin_opts`"),
+                    "{found}"
+                );
+            }
+        }
+        for text in keys("[]") {
+            assert_eq!(shown(&local(&text).warnings), "");
+        }
+    }
+    // Nor does it matter where there is no plugin at all.
+    local(&with(r#""plugin": "", "plugin_args": ["-tls"]"#));
+}
+
+#[test]
+fn a_server_of_flags_has_no_plugin_arguments_of_the_file() {
+    let mut flags = Overrides::default();
+    flags.server("192.0.2.1:1", Some("aes-256-gcm"), Some("p"));
+    flags.set("plugin", "builtin:v2ray-plugin", "--plugin");
+    let text = with(r#""plugin": "obfs-local", "plugin_args": ["-x"]"#);
+    let config = parse_with(&text, Role::Local, &no_env, &flags);
+    assert!(config.is_ok(), "{}", shown(&config.err().unwrap()));
+}
+
+#[test]
 fn summary_shows_the_transport() {
     let config = local(&with(
         r#""transport": {"type": "ws", "path": "/x", "tls": true, "mux": 1}"#,
