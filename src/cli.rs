@@ -189,14 +189,14 @@ pub(crate) struct LocalArgs {
     /// Where to listen, host:port; replaces the listeners of the config
     #[arg(short = 'b', long, value_name = "HOST:PORT")]
     local_addr: Option<String>,
-    /// What to speak there
-    #[arg(long, value_name = "PROTOCOL")]
+    /// What to speak at -b
+    #[arg(long, value_name = "PROTOCOL", requires = "local_addr")]
     protocol: Option<String>,
-    /// Where UDP listens, if elsewhere
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where UDP listens, if elsewhere than at -b
+    #[arg(long, value_name = "HOST:PORT", requires = "local_addr")]
     udp_bind_addr: Option<String>,
-    /// The address that clients are told to send UDP to, if they see another than this machine does
-    #[arg(long, value_name = "HOST[:PORT]")]
+    /// The address that clients of -b are told to send UDP to, if they see another than this machine does
+    #[arg(long, value_name = "HOST[:PORT]", requires = "local_addr")]
     udp_associate_addr: Option<String>,
     /// The server as an ss:// URL; replaces the servers of the config
     #[arg(long, value_name = "URL", conflicts_with = "server_addr", value_hint = ValueHint::Url)]
@@ -529,6 +529,20 @@ mod tests {
         assert!(request("ssr local -k x").is_err());
         assert!(request("ssr local -s a:1").is_err());
         assert!(request("ssr local -s a:1 -m aes-256-gcm -u -U").is_err());
+    }
+
+    #[test]
+    fn flags_of_a_listener_need_its_address() {
+        // Alone, they would put a listener without login in place of those of the config.
+        for flag in [
+            "--protocol socks",
+            "--udp-bind-addr 127.0.0.1:1081",
+            "--udp-associate-addr 192.0.2.1",
+        ] {
+            let error = request(&format!("ssr local -c x {flag}")).err().unwrap();
+            assert!(error.contains("--local-addr <HOST:PORT>"), "{error}");
+            assert!(request(&format!("ssr local -c x -b 127.0.0.1:1080 {flag}")).is_ok());
+        }
     }
 
     #[test]
