@@ -23,8 +23,14 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
     };
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
-    let shorthand =
-        top.local_address.is_some() || top.local_port.is_some() || top.protocol.is_some();
+    // A protocol names no place: beside a list it must not open a listener that nobody asked for.
+    let shorthand = top.local_address.is_some() || top.local_port.is_some();
+    if !shorthand && !listed.is_empty() && top.protocol.is_some() {
+        cx.report.warn(
+            "protocol",
+            "no effect without `local_port`: entries of `locals` have their own",
+        );
+    }
     if shorthand || listed.is_empty() {
         let entry = file::Local {
             local_address: top.local_address.clone(),

@@ -165,6 +165,26 @@ fn locals_have_their_own_addresses_and_modes() {
 }
 
 #[test]
+fn a_protocol_beside_locals_opens_no_listener_of_its_own() {
+    let listed = r#""protocol": "socks", "locals": [{"local_port": 1081}]"#;
+    let config = local(&with(listed));
+    assert_eq!(config.locals.len(), 1);
+    assert_eq!(config.locals[0].address.to_string(), "127.0.0.1:1081");
+    let found = shown(&config.warnings);
+    assert!(
+        found.contains("protocol: no effect without `local_port`"),
+        "{found}"
+    );
+    for place in [r#""local_port": 1080"#, r#""local_address": "127.0.0.1""#] {
+        let config = local(&with(&format!("{listed}, {place}")));
+        assert_eq!(config.locals.len(), 2, "{place}");
+        assert_eq!(shown(&config.warnings), "", "{place}");
+    }
+    let alone = local(&with(r#""protocol": "socks""#));
+    assert_eq!(alone.locals[0].address.to_string(), "127.0.0.1:1080");
+}
+
+#[test]
 fn modes_of_servers_follow_the_role() {
     let text = r#"{"mode": "tcp_only", "servers": [{"server": "192.0.2.1", "server_port": 1, "password": "p", "method": "aes-256-gcm"}]}"#;
     assert_eq!(server(text).servers[0].mode, Mode::TCP_ONLY);
