@@ -251,7 +251,7 @@ pub enum Warm {
     Count(usize),
 }
 
-/// How much a server is preferred to others, each from 0 to 1.
+/// How much a server is preferred to others, each from 0 to 1; 0 is for when no server has more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weight {
     /// For TCP.

@@ -111,7 +111,7 @@ pub(super) fn leg(stream: Stream, credentials: &Credentials, target: AddressRef<
     }
 }
 
-/// How much a server is wanted, from 0 to 1; `None`: it does not offer that at all.
+/// How much a server is wanted, from 0 (only if no other is wanted more) to 1; `None`: it does not offer that at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
     /// For streams.
@@ -138,8 +138,8 @@ impl Servers {
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
         Self(Arc::new(Inner {
-            tcp: ranking(&servers, |weights| weights.tcp),
-            udp: ranking(&servers, |weights| weights.udp),
+            tcp: ranking(servers.iter().map(|server| server.weights.tcp)),
+            udp: ranking(servers.iter().map(|server| server.weights.udp)),
             servers,
             carriers: Carriers::default(),
             begun: Instant::now(),
@@ -202,13 +202,16 @@ impl Servers {
     }
 }
 
-/// The servers that have such a weight, the heaviest first.
-fn ranking(servers: &[Server], weight: impl Fn(&Weights) -> Option<f64>) -> Vec<usize> {
-    let weights = servers.iter().map(|server| weight(&server.weights));
+/// Which servers have a weight, the heaviest first. Those of weight 0 are left out, even when the others fail, unless
+/// there are no others: that is what shadowsocks-rust takes a 0 for.
+fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
     let mut ranked: Vec<(usize, f64)> = weights
         .enumerate()
         .filter_map(|(place, weight)| Some((place, weight?)))
         .collect();
+    if ranked.iter().any(|(_, weight)| *weight > 0.0) {
+        ranked.retain(|(_, weight)| *weight > 0.0);
+    }
     ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     ranked.into_iter().map(|(place, _)| place).collect()
 }
@@ -289,5 +292,25 @@ impl PacketOutbound for Servers {
 
     async fn resolve(&self, server: &Address, _: bool) -> Option<SocketAddr> {
         self.0.servers.first()?.direct.resolve(server, true).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_no_weight_stands_in_for_no_other() {
+        let cases: [(&[Option<f64>], &[usize]); 3] = [
+            (
+                &[Some(0.0), Some(0.2), None, Some(1.0), Some(0.2)],
+                &[3, 1, 4],
+            ),
+            (&[Some(0.0), None, Some(0.0)], &[0, 2]),
+            (&[None], &[]),
+        ];
+        for (weights, ranked) in cases {
+            assert_eq!(ranking(weights.iter().copied()), ranked, "{weights:?}");
+        }
     }
 }
