@@ -40,7 +40,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    /// The config; without it, the one that the role would find
+    /// The config; without it, the one that each role would find, if there is any
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// Read it as this role only: local, server or forward [default: local and server]

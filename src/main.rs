@@ -61,7 +61,7 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
     let path = match config {
         None if flags.are_enough() => None,
         None => match config::default_path(role) {
-            None => return usage(&nowhere(role)),
+            None => return usage(&nowhere(&[role])),
             found => found,
         },
         named => named,
@@ -91,14 +91,15 @@ fn check(args: &CheckArgs) -> ExitCode {
     };
     let mut outcomes = Vec::new();
     let mut told: Vec<Diagnostic> = Vec::new();
-    for role in roles {
+    for &role in &roles {
         // A file that either half can run says there what it forwards.
         let halves = |outcome| matches!(outcome, &Outcome::OtherRole(..));
         if args.role.is_none() && role == Role::Forward && !outcomes.iter().all(halves) {
             continue;
         }
+        // Most machines have the file of one role only.
         let Some(path) = args.config.clone().or_else(|| config::default_path(role)) else {
-            return usage(&nowhere(role));
+            continue;
         };
         let (summary, found) = match config::load(Some(&path), role, &Overrides::default()) {
             Ok(config) => (Some(config.summary()), config.warnings),
@@ -123,6 +124,9 @@ fn check(args: &CheckArgs) -> ExitCode {
             }
             _ => outcomes.push(Outcome::Fails),
         }
+    }
+    if outcomes.is_empty() {
+        return usage(&nowhere(&roles));
     }
     let mut code = ExitCode::SUCCESS;
     let runs = outcomes
@@ -181,9 +185,14 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Says where a config was looked for.
-fn nowhere(role: Role) -> String {
-    let places: Vec<PathBuf> = config::lookup_places(role);
+/// Says where a config of any of `roles` was looked for.
+fn nowhere(roles: &[Role]) -> String {
+    let mut places: Vec<PathBuf> = Vec::new();
+    for place in roles.iter().flat_map(|role| config::lookup_places(*role)) {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
     let list: String = places
         .iter()
         .map(|place| format!("\n  {}", shown(place)))

@@ -174,6 +174,39 @@ fn check_tells_a_good_file_from_a_bad_one() {
 }
 
 #[test]
+fn check_looks_at_the_roles_that_have_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |arguments: &[&str]| {
+        let mut command = ssr(&["check"]);
+        command.args(arguments).current_dir(dir.path());
+        // The configs of whoever runs the tests are none of this.
+        for variable in ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"] {
+            command.env(variable, dir.path());
+        }
+        let (status, log) = Process::spawn("ssr", &mut command).unwrap().wait(DEADLINE);
+        (status.code(), log)
+    };
+    let (code, log) = check(&[]);
+    assert_eq!(code, Some(64), "{log}");
+    for file in ["./server.json", "./local.json", "./forward.json"] {
+        assert_eq!(log.matches(file).count(), 1, "{file}: {log}");
+    }
+
+    let path = dir.path().join("local.json");
+    std::fs::write(&path, config(&json!({}))).unwrap();
+    let (code, log) = check(&[]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("ssr local"), "{log}");
+    // A role that was named has to have one.
+    assert_eq!(check(&["--role", "server"]).0, Some(64));
+
+    std::fs::write(&path, config(&json!({"method": "rot13"}))).unwrap();
+    let (code, log) = check(&[]);
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("local.json:1:"), "{log}");
+}
+
+#[test]
 fn genkey_makes_a_key_that_the_roles_take() {
     for (method, len) in [(METHOD, 44), ("2022-blake3-aes-128-gcm", 24)] {
         let output = ssr(&["genkey", "-m", method]).output().unwrap();
