@@ -356,14 +356,8 @@ impl Server {
         Ok(())
     }
 
-    /// The frame on its way out.
+    /// The frame on its way out, and what the WebSocket has to say by itself.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        if self.flushing {
-            if self.ws.poll_flushed(cx)?.is_pending() {
-                return Ok(Poll::Pending);
-            }
-            self.flushing = false;
-        }
         while let Some((id, buffer)) = &mut self.out {
             let (bytes, _, raw) = buffer.parts();
             let data = u16::try_from(raw.len()).unwrap_or(u16::MAX);
@@ -376,6 +370,13 @@ impl Server {
             if raw.start == raw.end {
                 self.out = None;
             }
+        }
+        // A Pong or a Ping may wait as well: the next frame must not take its place.
+        match self.ws.poll_flushed(cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Err(error)) if self.flushing => return Err(error),
+            // If the connection is broken, the next read will tell.
+            Poll::Ready(_) => self.flushing = false,
         }
         Ok(Poll::Ready(()))
     }

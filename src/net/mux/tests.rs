@@ -5,15 +5,19 @@
     reason = "tests"
 )]
 
-use std::sync::Arc;
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::net::stream::Layer;
 use crate::net::ws::Accepted;
 use crate::net::ws::tests::{echo, echo_server, endpoint, pattern, serve, sockets, within};
+use crate::wire::websocket::Role;
 
 /// A client that speaks mux.cool by hand, as v2ray-plugin does: many streams in a WebSocket, one after the other and at
 /// the same time, and no sign that the end of a direction would be understood.
@@ -213,4 +217,89 @@ async fn stalled_reader_stops_the_websocket_and_nothing_is_lost() {
     let (writing, ()) = within(async { tokio::join!(sending, echoed) }).await;
     drop((reading, writing));
     let _cut = within(server).await.unwrap();
+}
+
+/// The other side of [`Sealing`].
+#[derive(Default)]
+struct Wire {
+    full: bool,
+    incoming: Vec<u8>,
+    sealed: usize,
+    sent: Vec<u8>,
+}
+
+/// A connection that does as TLS does: what it has sealed once goes out as it was, whatever the writer comes with later.
+struct Sealing(Stream, Arc<Mutex<Wire>>);
+
+impl Layer for Sealing {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.1.lock().unwrap().incoming.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let incoming = std::mem::take(&mut self.1.lock().unwrap().incoming);
+        if incoming.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        io::Read::read_vectored(&mut &incoming[..], slots)
+    }
+
+    fn poll_write(
+        &mut self,
+        _: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut wire = self.1.lock().unwrap();
+        if wire.sealed == 0 {
+            let bytes = parts.iter().flat_map(|part| part.iter().copied());
+            let before = wire.sent.len();
+            wire.sent.extend(bytes);
+            wire.sealed = wire.sent.len() - before;
+        }
+        if wire.full {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(std::mem::take(&mut wire.sealed)))
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn inner(&mut self) -> &mut Stream {
+        &mut self.0
+    }
+}
+
+#[tokio::test]
+async fn end_of_a_stream_waits_behind_a_pong() {
+    let wire = Arc::new(Mutex::new(Wire::default()));
+    let (below, _) = pipe::pair(WINDOW, CAPACITY);
+    let socket = Stream::layered(Sealing(below, Arc::clone(&wire)));
+    let mut server = Server::new(WebSocket::new(socket, Role::Server, None));
+    let cx = &mut Context::from_waker(Waker::noop());
+
+    let mut new = vec![0x82, 0x80 | 14, 0, 0, 0, 0];
+    new.extend_from_slice(Frame::New { id: 1, data: 0 }.head().bytes());
+    wire.lock().unwrap().incoming = new;
+    let Poll::Ready(Ok(Some(stream))) = server.poll_next(cx) else {
+        panic!("no stream");
+    };
+    wire.lock().unwrap().incoming = vec![0x89, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    wire.lock().unwrap().full = true;
+    assert!(server.poll_next(cx).is_pending());
+    drop(stream);
+    assert!(server.poll_next(cx).is_pending());
+    wire.lock().unwrap().full = false;
+    assert!(server.poll_next(cx).is_pending());
+    let mut sent = vec![0x8a, 2, b'h', b'i', 0x82, 6];
+    let end = Frame::End {
+        id: 1,
+        error: false,
+    };
+    sent.extend_from_slice(end.head().bytes());
+    assert_eq!(wire.lock().unwrap().sent, sent);
 }

@@ -287,8 +287,8 @@ impl WebSocket {
         self.poll_push(cx, &[IoSlice::new(bytes)])
     }
 
-    /// Puts a frame of `payload`, a few bytes, behind those that wait; see [`WebSocket::poll_flushed`]. Not within a
-    /// frame of the caller's.
+    /// Begins a frame of `payload`, a few bytes. Only where none is under way and none waits, which
+    /// [`WebSocket::poll_flushed`] has to have said: it would be lost, or cut if TLS has sealed it already.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, payload: &[u8]) {
         self.greet();
         let (head, _) = self.encoder.data(payload, 0, rand::random());
