@@ -26,7 +26,8 @@ use crate::wire::mux::{Decoder, Event, Frame, Head, MAX_DATA, Violation};
 
 /// The id of a client's stream; v2ray-plugin counts from 1 as well.
 const ID: u16 = 1;
-/// Streams in one WebSocket at the same time; v2ray-plugin's clients open at most as many in all.
+/// Streams in one WebSocket at the same time, with those that have ended there and are still being served;
+/// v2ray-plugin's clients open at most as many in all.
 const MAX_STREAMS: usize = 128;
 /// Bytes that a stream may have waiting for its reader, and for the WebSocket.
 const WINDOW: usize = 256 * 1024;
@@ -170,6 +171,10 @@ impl Server {
             tokio::select! {
                 next = poll_fn(|cx| self.poll_next(cx)) => match next {
                     Ok(Some(stream)) => {
+                        while tasks.try_join_next().is_some() {}
+                        if tasks.len() >= MAX_STREAMS {
+                            break Err(too_many());
+                        }
                         tasks.spawn(serve(stream));
                     }
                     Ok(None) => break Ok(()),
@@ -282,10 +287,7 @@ impl Server {
             match event {
                 Event::New(id) => {
                     if self.streams.len() >= MAX_STREAMS || self.streams.contains_key(&id) {
-                        return Err(io::Error::new(
-                            io::ErrorKind::InvalidData,
-                            "too many streams, or one twice",
-                        ));
+                        return Err(too_many());
                     }
                     // A peer that counts from 0 opens one stream in each WebSocket, and waits for its end.
                     self.last_one |= id == 0;
@@ -415,6 +417,10 @@ impl Server {
         }
         Ok(Poll::Ready(()))
     }
+}
+
+fn too_many() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "too many streams, or one twice")
 }
 
 #[cfg(test)]

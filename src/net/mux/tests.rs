@@ -11,6 +11,7 @@ use std::task::Waker;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::*;
@@ -157,6 +158,38 @@ async fn too_many_streams_break_the_websocket() {
     for id in 1..=129 {
         client.say(Frame::New { id, data: 0 }, &[]).await;
     }
+    let error = within(server).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn streams_that_are_still_served_count_after_their_end() {
+    let (near, far) = sockets().await;
+    let go = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&go);
+    let server = tokio::spawn(async move {
+        let Accepted::Mux(server) = serve(far).await? else {
+            panic!("bare");
+        };
+        // As one that dials a target which does not answer.
+        let dial = move |stream| {
+            let wait = Arc::clone(&wait);
+            async move {
+                let _ended = wait.acquire().await;
+                drop(stream);
+            }
+        };
+        server.run(dial).await
+    });
+    let mut client = ByHand::new(near).await;
+    for id in 1..=128 {
+        client.say(Frame::New { id, data: 0 }, &[]).await;
+        client.say(Frame::End { id, error: false }, &[]).await;
+    }
+    client.say(Frame::New { id: 129, data: 0 }, &[]).await;
+    let closed = within(client.0.read(&mut [0])).await;
+    assert!(closed.is_err(), "not reset");
+    go.close();
     let error = within(server).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
