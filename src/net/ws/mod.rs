@@ -44,6 +44,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The same where it is not known yet whether it did: it has some round trips to say so.
 const LINGER_UNKNOWN: Duration = Duration::from_secs(3);
 
+/// Reads before a close that drop what nobody asked for, and bytes of each.
+const LAST_READS: usize = 16;
+const LAST_READ: usize = 4096;
+
 /// Slices written with one call.
 const MAX_PARTS: usize = 64;
 
@@ -475,7 +479,8 @@ impl Layer for WebSocket {
 }
 
 impl Drop for WebSocket {
-    /// Says what is owed and a Close, as far as the socket takes it.
+    /// Says what is owed and a Close, as far as the socket takes it. What came and nobody read, as a Ping behind the
+    /// peer's end, is read now: Linux would answer it with a reset, which takes what is on its way from the peer.
     fn drop(&mut self) {
         if self.reset || self.rest > 0 {
             return;
@@ -484,6 +489,13 @@ impl Drop for WebSocket {
         if matches!(self.poll_flush(cx), Poll::Ready(Ok(()))) && self.peer_listens() {
             self.head = Some((self.encoder.close(close::NORMAL, rand::random()), 0));
             let _ = self.poll_flush(cx);
+        }
+        let mut unread = [0; LAST_READ];
+        for _ in 0..LAST_READS {
+            match self.inner.try_read(&mut [IoSliceMut::new(&mut unread)]) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
         }
     }
 }

@@ -204,6 +204,30 @@ async fn dropped_stream_ends_the_other_at_once() {
 }
 
 #[tokio::test]
+async fn what_nobody_read_does_not_turn_the_close_into_a_reset() {
+    let (mut near, far) = sockets().await;
+    let mut server = WebSocket::new(Stream::new(far), Role::Server, None);
+    // The end of its direction, and later a Ping.
+    let end = [0x02, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0];
+    near.write_all(&end).await.unwrap();
+    assert!(within(poll_fn(|cx| server.poll_ahead(cx))).await.unwrap());
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    near.write_all(&ping).await.unwrap();
+    let came = poll_fn(|cx| server.inner.poll_readable(cx));
+    within(came).await.unwrap();
+    let mut answer = *b"answer";
+    let written = poll_fn(|cx| server.poll_write_mut(cx, &mut answer));
+    assert_eq!(within(written).await.unwrap(), 6);
+    within(poll_fn(|cx| server.poll_shutdown(cx)))
+        .await
+        .unwrap();
+    drop(server);
+    let mut got = Vec::new();
+    within(near.read_to_end(&mut got)).await.unwrap();
+    assert!(got.ends_with(&[0x88, 2, 3, 232]), "no Close");
+}
+
+#[tokio::test]
 async fn reset_stream_is_broken_for_the_other() {
     let (client, server) = pair(b"x").await;
     receive(&server, 1, 1).await;
