@@ -11,7 +11,9 @@
 //!
 //! The end of one direction is told as [`wire::websocket`](crate::wire::websocket) describes. A peer that does not
 //! understand it goes on, and when it has been silent for a second after our end, that is taken for its own, as
-//! v2ray-plugin does. When both directions have ended the stream is dropped, which sends a Close and waits for nothing.
+//! v2ray-plugin does. A server of ours that spoke first seems to be such a peer until it has heard its client; it is
+//! told the end when it has said what it is. When both directions have ended the stream is dropped, which sends a Close
+//! and waits for nothing.
 //!
 //! # Timers
 //!
@@ -72,6 +74,8 @@ pub struct WebSocket {
     /// Whether we have ended our direction, or will only reset.
     ended: bool,
     reset: bool,
+    /// Whether the peer has not been told of it, as it seemed not to understand.
+    untold: bool,
     /// Whether the silence after our end has been long enough.
     lingered: bool,
     /// Whether anything has come since the timer was set.
@@ -99,6 +103,7 @@ impl WebSocket {
             masked: None,
             ended: false,
             reset: false,
+            untold: false,
             lingered: false,
             heard: false,
             timer: None,
@@ -171,8 +176,8 @@ impl WebSocket {
         }
     }
 
-    /// Writes whole frames that wait: answers to the peer and what has been put in their place. A frame of the
-    /// caller's that has begun goes first.
+    /// Writes whole frames that wait: answers to the peer, what has been put in their place, and an end that the peer
+    /// turns out to understand. A frame of the caller's that has begun goes first.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.rest == 0 {
             if let Some((head, done)) = &mut self.head {
@@ -181,8 +186,13 @@ impl WebSocket {
                 if *done >= head.bytes().len() {
                     self.head = None;
                 }
+            } else if let Some(pong) = self.encoder.late_greeting(&self.decoder, rand::random()) {
+                self.head = Some((pong, 0));
             } else if let Some(reply) = self.encoder.reply(&mut self.decoder, rand::random()) {
                 self.head = Some((reply, 0));
+            } else if self.untold && self.peer_knows_end() && self.peer_listens() {
+                self.untold = false;
+                self.head = Some((self.encoder.end(rand::random()), 0));
             } else {
                 break;
             }
@@ -453,7 +463,9 @@ impl Layer for WebSocket {
             ready!(self.poll_flush(cx))?;
             self.ended = true;
             // A peer that will not understand it is not told; see `Ends` above.
-            if self.peer_listens() && self.decoder.knows_end() != Some(false) {
+            if self.decoder.knows_end() == Some(false) {
+                self.untold = true;
+            } else if self.peer_listens() {
                 self.head = Some((self.encoder.end(rand::random()), 0));
             }
         }

@@ -194,6 +194,26 @@ async fn each_direction_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn each_direction_ends_by_itself_where_the_server_speaks_first() {
+    let (near, far) = sockets().await;
+    let [client, server] = [(near, Role::Client), (far, Role::Server)]
+        .map(|(socket, role)| Stream::layered(WebSocket::new(Stream::new(socket), role, None)));
+    send(&server, b"banner", 6).await;
+    receive(&client, 6, 100).await;
+    send(&client, b"question", 8).await;
+    // Before the server has said that it understands.
+    client.shutdown().await.unwrap();
+    let mut byte = [0];
+    let waiting = timeout(LINGER_UNKNOWN + LINGER, client.read(&mut byte));
+    let (question, waiting) = within(async { tokio::join!(rest(&server), waiting) }).await;
+    assert_eq!(question, b"question");
+    assert!(waiting.is_err(), "the client took silence for the end");
+    send(&server, &pattern(100_000), 30_000).await;
+    server.shutdown().await.unwrap();
+    assert!(within(rest(&client)).await == pattern(100_000));
+}
+
+#[tokio::test]
 async fn dropped_stream_ends_the_other_at_once() {
     let (client, server) = pair(b"x").await;
     receive(&server, 1, 1).await;

@@ -2,7 +2,8 @@
 
 use super::decoder::Control;
 use super::{
-    Decoder, FIN, Key, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER, Role, opcode, xor,
+    Decoder, END_UNDERSTOOD, FIN, Key, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER, Role,
+    opcode, xor,
 };
 
 /// Bytes that a caller may put between a frame's header and its payload.
@@ -76,6 +77,8 @@ impl Head {
 pub struct Encoder {
     role: Role,
     greeted: bool,
+    /// Whether that was left out, and has not been made up for.
+    skipped: bool,
 }
 
 impl Encoder {
@@ -85,11 +88,14 @@ impl Encoder {
         Self {
             role,
             greeted: false,
+            skipped: false,
         }
     }
 
-    /// Leaves out the sign that the end of one direction is understood, for a peer that would make nothing of it.
+    /// Leaves out the sign that the end of one direction is understood, for a peer that would make nothing of it. If it
+    /// turns out to be one that would, see [`Encoder::late_greeting`].
     pub const fn skip_greeting(&mut self) {
+        self.skipped |= !self.greeted;
         self.greeted = true;
     }
 
@@ -140,6 +146,18 @@ impl Encoder {
         let mut control = Control::new(opcode::CLOSE);
         control.push(&code.to_be_bytes());
         self.control(&control, key)
+    }
+
+    /// The sign that was left out, in a Pong, once `decoder`'s peer has turned out to make something of it.
+    #[must_use]
+    pub fn late_greeting(&mut self, decoder: &Decoder, key: Key) -> Option<Head> {
+        if !self.skipped || decoder.knows_end() != Some(true) {
+            return None;
+        }
+        self.skipped = false;
+        let mut pong = Control::new(opcode::PONG);
+        pong.push(END_UNDERSTOOD);
+        Some(self.control(&pong, key))
     }
 
     /// The next answer that `decoder`'s peer is owed, if any. A flood of Pings is answered with one Pong, to the

@@ -17,8 +17,9 @@
 //! WebSocket ends both directions at once. Two ends that know this module can end one of them, in frames that every
 //! other peer takes for nothing: an **empty message in two fragments** is the end of its direction. That an end will
 //! be understood is told by the first message with payload: it has an **empty first fragment**. Who has said nothing
-//! yet answers an end with a **Pong of one zero byte**, which nobody asked for. To peers that tell neither the end must
-//! be said with a Close, later.
+//! yet answers an end with a **Pong of one zero byte**, which nobody asked for. A server that spoke first, and left out
+//! the sign, sends that Pong as soon as it has seen its client's sign. To peers that tell neither the end must be said
+//! with a Close, later.
 
 mod decoder;
 mod encoder;
