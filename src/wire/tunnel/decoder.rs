@@ -57,6 +57,7 @@ impl Decoder {
             self.held = Vec::new();
         }
         let mut used = 0;
+        // In a loop: one input can hold any number of frames in which there is nothing for anybody.
         loop {
             let rest = input.get(used..).unwrap_or_default();
             match self.body {
@@ -87,43 +88,48 @@ impl Decoder {
                     }
                     self.body = Body::Frame;
                 }
-                Body::Frame => break,
+                Body::Frame => {
+                    let (count, found) = self.frame(rest)?;
+                    used += count;
+                    let frame = match found {
+                        Found::Header => continue,
+                        Found::Beginning => return Ok((used, None)),
+                        Found::Here => rest.get(..count).unwrap_or_default(),
+                        Found::Held => &self.held,
+                    };
+                    return Ok((used, Some(Item::Frame(whole(frame)?))));
+                }
             }
         }
-        let (more, item) = self.frame(input.get(used..).unwrap_or_default())?;
-        Ok((used + more, item))
     }
 
-    /// Reads what begins with a header.
-    fn frame<'a>(&'a mut self, input: &'a [u8]) -> Result<(usize, Option<Item<'a>>), Error> {
+    /// Reads what begins with a header. The number says how many bytes of `input` it took.
+    fn frame(&mut self, input: &[u8]) -> Result<(usize, Found), Error> {
         if self.held.is_empty() {
             // The usual case: all of it is here.
-            return match Begun::read(input)? {
-                Begun::Whole(len) => {
-                    let bytes = input.get(..len).unwrap_or_default();
-                    Ok((len, Some(Item::Frame(whole(bytes)?))))
-                }
+            return Ok(match Begun::read(input)? {
+                Begun::Whole(len) => (len, Found::Here),
                 Begun::Body(len, body) => {
                     self.body = body;
-                    self.after_header(len, input)
+                    (len, Found::Header)
                 }
                 Begun::Cut(_) => {
                     self.held.extend_from_slice(input);
-                    Ok((input.len(), None))
+                    (input.len(), Found::Beginning)
                 }
-            };
+            });
         }
         let mut used = 0;
         loop {
             let need = match Begun::read(&self.held)? {
                 Begun::Whole(_) => {
                     self.read = true;
-                    return Ok((used, Some(Item::Frame(whole(&self.held)?))));
+                    return Ok((used, Found::Held));
                 }
                 Begun::Body(_, body) => {
                     self.held = Vec::new();
                     self.body = body;
-                    return self.after_header(used, input);
+                    return Ok((used, Found::Header));
                 }
                 Begun::Cut(need) => need,
             };
@@ -133,20 +139,22 @@ impl Decoder {
             self.held.extend_from_slice(taken);
             used += taken.len();
             if taken.len() < missing {
-                return Ok((used, None));
+                return Ok((used, Found::Beginning));
             }
         }
     }
+}
 
-    /// The header of Data or of something unknown took `used` bytes: goes on with what is behind it.
-    fn after_header<'a>(
-        &'a mut self,
-        used: usize,
-        input: &'a [u8],
-    ) -> Result<(usize, Option<Item<'a>>), Error> {
-        let (more, item) = self.next(input.get(used..).unwrap_or_default())?;
-        Ok((used + more, item))
-    }
+/// What [`Decoder::frame`] has read.
+enum Found {
+    /// The beginning of a frame; it is held until more comes.
+    Beginning,
+    /// The header of Data or of something unknown: `body` says what is behind it.
+    Header,
+    /// A whole frame, in the input.
+    Here,
+    /// A whole frame that was cut, in `held`.
+    Held,
 }
 
 /// What the beginning of a frame tells.

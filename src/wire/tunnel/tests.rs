@@ -265,6 +265,17 @@ fn unknown_frames_are_skipped() {
 }
 
 #[test]
+fn frames_with_nothing_in_them_cost_no_stack() {
+    let mut bytes = header(op::DATA, 2, 0).repeat(50_000);
+    bytes.extend([&header(0x0123, 7, 1)[..], &[0xee]].concat().repeat(50_000));
+    bytes.extend(written(Frame::Ping { opaque: 9 }));
+    let small = std::thread::Builder::new().stack_size(128 * 1024);
+    let thread = small.spawn(move || found([bytes.as_slice()]).unwrap());
+    let found = thread.unwrap().join().unwrap();
+    assert_eq!(found, [format!("{:?}", Frame::Ping { opaque: 9 })]);
+}
+
+#[test]
 fn too_long_is_refused_by_its_header() {
     for op in [op::DATA, op::HELLO, op::DATAGRAM, 0x4711] {
         let bytes = header(op, 0, MAX_PAYLOAD + 1);
