@@ -21,7 +21,7 @@ use crate::relay::link::{Handle, Visitor};
 use crate::relay::udp::PacketOutbound;
 use crate::wire::tunnel::{Code, MAX_PAYLOAD};
 
-/// Flows of one service, and of one link at the client; the least recently used makes room.
+/// Flows of one service, where the least recently used makes room, and of one link at the client, which refuses more.
 pub(super) const MAX_FLOWS: usize = 4096;
 /// Datagrams that are taken off a socket in a row.
 const MAX_BATCH: usize = 64;

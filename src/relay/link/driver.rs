@@ -36,37 +36,8 @@ pub async fn run<H: Host>(
     handle: &Handle,
     host: &mut H,
 ) -> Result<(), Error> {
-    let begun = Instant::now();
-    let (opener, sealer) = leg.codec.unzip();
-    let first = match leg.first {
-        First::Opened(buffer) => Some(buffer),
-        // A carrier's client is another link, which says nothing before its request is answered.
-        First::Nothing | First::Ahead(_) => None,
-    };
-    let mut link = Link {
-        stream: leg.stream,
-        incoming: Incoming::new(opener, first),
-        outgoing: Outgoing::new(sealer),
-        core: Core::new(settings.end, settings.heartbeat, Duration::ZERO),
-        pipes: Pipes {
-            shared: Arc::clone(&handle.0),
-            table: HashMap::new(),
-            host,
-            leaves: false,
-            opened: Vec::new(),
-            answers: Vec::new(),
-            broken: Vec::new(),
-        },
-        waiting: Waiting::default(),
-        begun,
-        leaving: false,
-        ended: false,
-        side: match settings.end {
-            End::Server => Side::Client,
-            End::Client => Side::Upstream,
-        },
-    };
-    let mut timer = pin!(sleep_until(begun));
+    let mut link = Link::new(leg, settings, handle, host);
+    let mut timer = pin!(sleep_until(link.begun));
     let result = match link.begin() {
         Ok(()) => poll_fn(|cx| link.poll(cx, timer.as_mut())).await,
         Err(error) => Err(error),
@@ -123,6 +94,41 @@ enum Broken {
 impl From<Fault> for Broken {
     fn from(fault: Fault) -> Self {
         Self::Carrier(fault)
+    }
+}
+
+impl<'a, H: Host> Link<'a, H> {
+    fn new(leg: Leg, settings: Settings, handle: &Handle, host: &'a mut H) -> Self {
+        let begun = Instant::now();
+        let (opener, sealer) = leg.codec.unzip();
+        let first = match leg.first {
+            First::Opened(buffer) => Some(buffer),
+            // A carrier's client is another link, which says nothing before its request is answered.
+            First::Nothing | First::Ahead(_) => None,
+        };
+        Self {
+            stream: leg.stream,
+            incoming: Incoming::new(opener, first),
+            outgoing: Outgoing::new(sealer),
+            core: Core::new(settings.end, settings.heartbeat, Duration::ZERO),
+            pipes: Pipes {
+                shared: Arc::clone(&handle.0),
+                table: HashMap::new(),
+                host,
+                leaves: false,
+                opened: Vec::new(),
+                answers: Vec::new(),
+                broken: Vec::new(),
+            },
+            waiting: Waiting::default(),
+            begun,
+            leaving: false,
+            ended: false,
+            side: match settings.end {
+                End::Server => Side::Client,
+                End::Client => Side::Upstream,
+            },
+        }
     }
 }
 
@@ -289,12 +295,12 @@ impl<H: Host> Link<'_, H> {
             Command::Answer(id, code, message) => {
                 self.core.answer(id, code, &message);
                 if code != Code::OK {
-                    self.pipes.table.remove(&id);
+                    self.pipes.forget(id);
                 }
             }
             Command::Reset(id) => {
                 self.core.reset(id);
-                self.pipes.table.remove(&id);
+                self.pipes.forget(id);
             }
             Command::Probe => self.core.probe(now),
         }
@@ -403,6 +409,12 @@ impl<H: Host> Pipes<'_, H> {
         self.table.insert(id, (pipe, waker));
     }
 
+    /// A stream or flow is over. The host is told of those that we end too: it knows flows that have no pipe.
+    fn forget(&mut self, id: u64) {
+        self.table.remove(&id);
+        self.host.closed(id);
+    }
+
     fn opened(&mut self, id: u64, open: Open<'_>) {
         let refused = match self.host.kind(open.service) {
             None => Some("no such service"),
@@ -466,9 +478,8 @@ impl<H: Host> Sink for Pipes<'_, H> {
             Event::Opened(id, open) => self.opened(id, open),
             Event::Answered(id, code, message) => {
                 if code != Code::OK {
-                    self.table.remove(&id);
                     self.host.refused(id, message);
-                    self.host.closed(id);
+                    self.forget(id);
                 }
             }
             Event::Finished(id) => {
@@ -483,10 +494,7 @@ impl<H: Host> Sink for Pipes<'_, H> {
                 }
                 self.host.closed(id);
             }
-            Event::Closed(id) => {
-                self.table.remove(&id);
-                self.host.closed(id);
-            }
+            Event::Closed(id) => self.forget(id),
             Event::GoAway(code, retry, message) => {
                 self.leaves = true;
                 self.host.going_away(code, retry, message);
@@ -511,3 +519,6 @@ impl<H: Host> Source for Pipes<'_, H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
