@@ -6,7 +6,7 @@
     reason = "tests"
 )]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -128,7 +128,7 @@ impl Ends {
 }
 
 fn somewhere() -> Address {
-    (Ipv4Addr::LOCALHOST, 4711).into()
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)).into()
 }
 
 /// Else a client whose flows end for want of datagrams, as most do, would count them as open for ever.
