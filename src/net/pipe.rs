@@ -44,7 +44,7 @@ pub enum Taken {
     Bytes(usize),
     /// The stream's user has shut it down or closed it, and all that was written has been taken.
     End,
-    /// The stream's user has closed it as broken.
+    /// The stream's user has closed it as broken, or with bytes unread.
     Reset,
 }
 
@@ -461,30 +461,32 @@ impl End {
     }
 
     pub(super) fn shutdown(&self) {
-        self.end(Fate::Finished);
+        let mut state = lock(&self.0);
+        if state.user == Fate::Open {
+            state.user = Fate::Finished;
+            let owner = state.owner.take();
+            drop(state);
+            wake([owner]);
+        }
     }
 
     pub(super) fn reset_on_close(&self) {
         // Nobody is told before the close.
         lock(&self.0).user = Fate::Reset;
     }
-
-    fn end(&self, fate: Fate) {
-        let mut state = lock(&self.0);
-        if state.user == Fate::Open {
-            state.user = fate;
-            let owner = state.owner.take();
-            drop(state);
-            wake([owner]);
-        }
-    }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.end(Fate::Finished);
         let mut state = lock(&self.0);
         state.user_gone = true;
+        // As of a socket: what is left unread makes the close a reset. Else the peer, whose window these bytes hold,
+        // might never come to its own end.
+        if state.down.len > 0 {
+            state.user = Fate::Reset;
+        } else if state.user == Fate::Open {
+            state.user = Fate::Finished;
+        }
         state.down.clear();
         if state.user == Fate::Reset {
             state.up.clear();

@@ -207,6 +207,30 @@ fn ends_are_told_apart() {
     assert_eq!(pipe.waiting(), 0);
 }
 
+#[test]
+fn close_with_bytes_unread_is_a_reset_and_any_other_is_not() {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut buf = [0; 8];
+    for (read_all, shut_down) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (stream, pipe) = pair(WINDOW, CAPACITY);
+        pipe.push(b"answer").unwrap();
+        let written = stream.poll_write(&mut cx, &[IoSlice::new(b"ask")]);
+        assert!(written.is_ready());
+        if shut_down {
+            assert!(stream.poll_shutdown(&mut cx).is_ready());
+        }
+        read(&stream, if read_all { 6 } else { 5 }).unwrap();
+        drop(stream);
+        let mut taken = || pipe.poll_take(&mut cx, &mut buf);
+        if read_all {
+            assert_eq!(taken(), Poll::Ready(Taken::Bytes(3)));
+            assert_eq!(taken(), Poll::Ready(Taken::End));
+        } else {
+            assert_eq!(taken(), Poll::Ready(Taken::Reset));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_passes_between_threads_without_a_lost_wake() {
     let (stream, pipe) = pair(WINDOW, CAPACITY);

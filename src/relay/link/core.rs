@@ -203,6 +203,12 @@ impl Core {
         self.streams.len()
     }
 
+    /// Bytes that have come and have not been consumed.
+    #[cfg(test)]
+    pub(super) const fn unread(&self) -> u64 {
+        self.unread
+    }
+
     /// Whether there is something to send that does not wait for a window.
     #[must_use]
     pub fn is_idle(&self) -> bool {

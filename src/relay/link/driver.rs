@@ -298,10 +298,7 @@ impl<H: Host> Link<'_, H> {
                     self.pipes.forget(id);
                 }
             }
-            Command::Reset(id) => {
-                self.core.reset(id);
-                self.pipes.forget(id);
-            }
+            Command::Reset(id) => self.reset(id),
             Command::Probe => self.core.probe(now),
         }
     }
@@ -319,9 +316,17 @@ impl<H: Host> Link<'_, H> {
                 pipe.widen(growth);
             }
         }
-        if pipe.poll_take(&mut cx, &mut []).is_ready() {
-            self.core.wake(id);
+        match pipe.poll_take(&mut cx, &mut []) {
+            Poll::Pending => {}
+            // At once: a stream that has said its end has no more turns.
+            Poll::Ready(Taken::Reset) => self.reset(id),
+            Poll::Ready(Taken::Bytes(_) | Taken::End) => self.core.wake(id),
         }
+    }
+
+    fn reset(&mut self, id: u64) {
+        self.core.reset(id);
+        self.pipes.forget(id);
     }
 
     /// Tells the core what it has caused.
@@ -340,7 +345,7 @@ impl<H: Host> Link<'_, H> {
             }
         }
         for id in std::mem::take(&mut self.pipes.broken) {
-            self.core.reset(id);
+            self.reset(id);
         }
     }
 

@@ -6,7 +6,8 @@
     reason = "tests"
 )]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Ipv4Addr;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -107,6 +108,51 @@ impl Ends {
         }
     }
 
+    /// A stream whose visitor has asked and ended, and its two users.
+    async fn asked(&mut self) -> (Stream, Stream) {
+        let open = self.visitors.open(STREAMS, somewhere(), somewhere());
+        let visitor = open.unwrap();
+        visitor.write_all(b"ask").await.unwrap();
+        visitor.shutdown().await.unwrap();
+        let mut asked = Vec::new();
+        self.until(|ends| {
+            let service = ends.client.pipes.host.streams.first();
+            let Some(Ok(bytes)) = service.map(read) else {
+                return false;
+            };
+            asked.extend_from_slice(&bytes);
+            bytes.is_empty()
+        })
+        .await;
+        assert_eq!(asked, b"ask");
+        (visitor, self.client.pipes.host.streams.remove(0))
+    }
+
+    /// The same; the visitor reads nothing, and the other end has written until there is no room.
+    async fn backed_up(&mut self) -> (Stream, Stream) {
+        let (visitor, service) = self.asked().await;
+        self.until(|ends| {
+            while poll_write(&service, &[7; 10_000]).is_ready() {}
+            let pipes = ends.client.pipes.table.values();
+            let waiting: usize = pipes.map(|(pipe, _)| pipe.waiting()).sum();
+            let unread = ends.server.core.unread();
+            unread == u64::from(window::INITIAL) && waiting == CAPACITY
+        })
+        .await;
+        (visitor, service)
+    }
+
+    /// Waits until nothing is left of any stream, at both ends.
+    async fn forgotten(&mut self) {
+        self.until(|ends| {
+            [&ends.server, &ends.client].iter().all(|end| {
+                let left = (end.core.streams(), end.pipes.table.len());
+                (left, end.core.unread()) == ((0, 0), 0)
+            })
+        })
+        .await;
+    }
+
     /// Runs both until `done`.
     async fn until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         let timer = || Box::pin(sleep_until(Instant::now() + LIMIT));
@@ -127,8 +173,22 @@ impl Ends {
     }
 }
 
+fn poll_write(stream: &Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    stream.poll_write(
+        &mut Context::from_waker(Waker::noop()),
+        &[IoSlice::new(bytes)],
+    )
+}
+
+fn read(stream: &Stream) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 100];
+    let count = stream.try_read(&mut [IoSliceMut::new(&mut bytes)])?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
 fn somewhere() -> Address {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)).into()
+    Address::Ip((Ipv4Addr::LOCALHOST, 4711).into())
 }
 
 /// Else a client whose flows end for want of datagrams, as most do, would count them as open for ever.
@@ -147,11 +207,46 @@ async fn host_is_told_of_flows_that_it_ends_itself() {
             .await;
         end(&ends.services, id);
         ends.until(|ends| {
-            let [server, client] = [&ends.server, &ends.client];
-            [server, client]
+            [&ends.server, &ends.client]
                 .iter()
                 .all(|end| end.core.streams() == 0 && end.pipes.host.closed.contains(&id))
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_stream_whose_users_go_while_it_is_backed_up() {
+    let mut ends = Ends::new().await;
+    let (visitor, service) = ends.backed_up().await;
+    // As after a time in which nothing has moved: nobody calls the stream broken.
+    drop((visitor, service));
+    ends.forgotten().await;
+}
+
+#[tokio::test]
+async fn visitor_that_breaks_off_behind_its_end_is_heard_while_it_is_backed_up() {
+    let mut ends = Ends::new().await;
+    let (visitor, service) = ends.backed_up().await;
+    visitor.reset_on_close();
+    drop(visitor);
+    ends.forgotten().await;
+    let written = poll_write(&service, b"more");
+    assert!(
+        matches!(written, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset)
+    );
+}
+
+#[tokio::test]
+async fn user_that_has_read_all_may_go_before_its_answer_has() {
+    let mut ends = Ends::new().await;
+    let (visitor, service) = ends.asked().await;
+    assert!(matches!(
+        poll_write(&service, b"answer"),
+        Poll::Ready(Ok(6))
+    ));
+    drop(service);
+    ends.forgotten().await;
+    assert_eq!(read(&visitor).unwrap(), b"answer");
+    assert_eq!(read(&visitor).unwrap(), b"");
 }
