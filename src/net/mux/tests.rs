@@ -334,5 +334,6 @@ async fn end_of_a_stream_waits_behind_a_pong() {
         error: false,
     };
     sent.extend_from_slice(end.head().bytes());
-    assert_eq!(wire.lock().unwrap().sent, sent);
+    let got = wire.lock().unwrap().sent.clone();
+    assert_eq!(got, sent);
 }
