@@ -48,6 +48,19 @@ impl Download {
     }
 }
 
+/// Whether each of them has moved much since now.
+fn all_go_on(downloads: &[Download]) -> impl Fn() -> bool {
+    let moved = |one: &Download| one.moved.load(Relaxed);
+    let marks: Vec<_> = downloads.iter().map(|one| moved(one) + MUCH).collect();
+    move || {
+        downloads
+            .iter()
+            .map(moved)
+            .zip(&marks)
+            .all(|(now, mark)| now > *mark)
+    }
+}
+
 /// Messages there and back while `condition` does not hold.
 fn chat_until(chat: &mut TcpStream, what: &str, mut condition: impl FnMut() -> bool) {
     let mut answer = [0; 64];
@@ -75,23 +88,9 @@ fn bulk_beside_a_chat_goes_on_when_its_neighbours_end() {
         let mut chat = socks.connect(&echo.v4());
         let mut downloads: Vec<_> = (0..6).map(|_| Download::start(&socks, &source)).collect();
         while !downloads.is_empty() {
-            let marks: Vec<_> = downloads
-                .iter()
-                .map(|one| one.moved.load(Relaxed))
-                .collect();
-            chat_until(&mut chat, "every download goes on", || {
-                let moved = |(one, mark): (&Download, &u64)| one.moved.load(Relaxed) > mark + MUCH;
-                downloads.iter().zip(&marks).all(moved)
-            });
+            chat_until(&mut chat, "every download goes on", all_go_on(&downloads));
             // The chat is quiet for a while, and whoever waits for a turn goes on.
-            let marks: Vec<_> = downloads
-                .iter()
-                .map(|one| one.moved.load(Relaxed))
-                .collect();
-            eventually("downloads go on alone", || {
-                let moved = |(one, mark): (&Download, &u64)| one.moved.load(Relaxed) > mark + MUCH;
-                downloads.iter().zip(&marks).all(moved)
-            });
+            eventually("downloads go on alone", all_go_on(&downloads));
             // In mid-flow, beside the chat.
             chat_until(&mut chat, "a chat", || true);
             downloads.swap_remove(0).end();
