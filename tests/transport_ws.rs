@@ -409,12 +409,16 @@ fn upgraded(server: &Half) -> TcpStream {
     stream
 }
 
+/// A server of bare WebSockets that does not wait long for a request.
+fn impatient() -> Half {
+    let mut keys = Certificate::new().server(BARE);
+    keys["timeouts"] = json!({"handshake": 2});
+    Start::server(Ssr, &Spec::new(METHOD)).with(keys).run()
+}
+
 #[test]
 fn stranger_with_the_path_gets_no_byte_of_ours() {
-    let certificate = Certificate::new();
-    let mut keys = certificate.server(BARE);
-    keys["timeouts"] = json!({"handshake": 2});
-    let server = Start::server(Ssr, &Spec::new(METHOD)).with(keys).run();
+    let server = impatient();
     let noise = pattern(5, 100);
     let masked = [&[0x82, 0x80 | 100, 0, 0, 0, 0], &noise[..]].concat();
     let mux = b"\x82\x8e\0\0\0\0\x00\x0c\x00\x01\x01\x00\x01\x00\x00\x01\x7f\x00\x00\x01";
@@ -433,10 +437,7 @@ fn stranger_with_the_path_gets_no_byte_of_ours() {
 
 #[test]
 fn stranger_within_mux_is_closed_however_many_streams_it_opens() {
-    let certificate = Certificate::new();
-    let mut keys = certificate.server(BARE);
-    keys["timeouts"] = json!({"handshake": 2});
-    let server = Start::server(Ssr, &Spec::new(METHOD)).with(keys).run();
+    let server = impatient();
     let mut stream = upgraded(&server);
     stream.set_read_timeout(Some(SILENCE)).unwrap();
     let mut id = 0;
