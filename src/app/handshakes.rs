@@ -53,13 +53,23 @@ impl Handshakes {
         }
     }
 
-    /// Tells what ends the connection that has place `number`, if it is still in its handshake.
+    /// Tells what ends the connection that was given place `number`. To be told before the connection runs, so that a
+    /// place that is gone has gone to another: then the connection is ended now, since nobody could end it when it had to
+    /// make room.
     pub(super) fn attach(&self, number: u64, task: AbortHandle) {
-        self.with(|table| {
-            if let Some(place) = table.running.get_mut(&number) {
-                *place = Some(task);
-            }
+        self.with(|table| match table.running.get_mut(&number) {
+            Some(place) => *place = Some(task),
+            None => task.abort(),
         });
+    }
+
+    /// Ends all.
+    pub(super) fn end_all(&self) {
+        let running = self.with(|table| std::mem::take(&mut table.running));
+        running
+            .into_values()
+            .flatten()
+            .for_each(|task| task.abort());
     }
 }
 
@@ -97,6 +107,16 @@ mod tests {
         }
         assert!(tasks.remove(0).await.unwrap_err().is_cancelled());
         assert!(tasks.iter().all(|task| !task.is_finished()));
+    }
+
+    #[tokio::test]
+    async fn handshake_that_made_room_before_it_ran_is_ended() {
+        let handshakes = Arc::new(Handshakes::new(1));
+        let early = handshakes.begin();
+        let _next = handshakes.begin();
+        let task = tokio::spawn(std::future::pending::<()>());
+        handshakes.attach(early.number(), task.abort_handle());
+        assert!(task.await.unwrap_err().is_cancelled());
     }
 
     #[test]
