@@ -22,6 +22,7 @@ mod emulated;
 
 mod browser;
 mod fairness;
+mod files;
 mod forward;
 mod forward_peers;
 mod forward_ws;

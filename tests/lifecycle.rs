@@ -1,7 +1,7 @@
-//! How the processes start, refuse to start, end, and get through a shortage of file descriptors.
+//! How the processes start, refuse to start, and end.
 
 use crate::common::{
-    self, DEADLINE, SILENCE,
+    self, DEADLINE,
     bytes::pattern,
     eventually, matrix,
     peers::{self, Pair, Program, Role, Spec, Start, ssr},
@@ -306,89 +306,6 @@ fn the_wait_for_transfers_ends_after_ten_seconds() {
         !matches!(stream.read(&mut rest), Ok(1)),
         "the connection ends with the server"
     );
-}
-
-#[test]
-fn running_out_of_file_descriptors_slows_accepting_and_passes() {
-    let spec = Spec::new(METHOD);
-    let echo = TcpTarget::echo();
-    let limited = &["prlimit", "--nofile=64:64"];
-    for role in [Role::Server, Role::Local] {
-        eprintln!("{role:?}");
-        let server = Start::server(Program::Ssr, &spec);
-        let server = if role == Role::Server {
-            server.wrapped(limited)
-        } else {
-            server
-        };
-        let mut pair = Pair::with(server, |at| {
-            let local = Start::local(Program::Ssr, &spec, at);
-            if role == Role::Local {
-                local.wrapped(limited)
-            } else {
-                local
-            }
-        });
-        let address = if role == Role::Local {
-            pair.local.address
-        } else {
-            pair.server.address
-        };
-        matrix::echoes(&pair.socks(), &echo.v4(), 100);
-        let hold: Vec<_> = (0..200)
-            .map(|_| TcpStream::connect(address).unwrap())
-            .collect();
-        std::thread::sleep(SILENCE); // the shortage lasts
-        let half = if role == Role::Local {
-            &mut pair.local
-        } else {
-            &mut pair.server
-        };
-        assert!(
-            half.process.exited().is_none(),
-            "{role:?} ended for want of file descriptors"
-        );
-        let cpu = cpu_ticks(&half.process);
-        std::thread::sleep(SILENCE);
-        let spent = cpu_ticks(&half.process) - cpu;
-        assert!(
-            spent < 20,
-            "{role:?} spins during the shortage: {spent} ticks in {SILENCE:?}"
-        );
-        drop(hold);
-        matrix::echoes(&pair.socks(), &echo.v4(), 100);
-        let log = if role == Role::Local {
-            pair.local.process.log()
-        } else {
-            pair.server.process.log()
-        };
-        assert!(log.lines().count() < 100, "the shortage floods the log");
-    }
-}
-
-/// User and system time of a process, in ticks of 10 ms.
-fn cpu_ticks(process: &Process) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-    let fields: Vec<_> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-#[test]
-fn the_soft_limit_of_files_is_raised() {
-    let server = Start::server(Program::Ssr, &Spec::new(METHOD))
-        .wrapped(&["prlimit", "--nofile=256:1000"])
-        .run();
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process.id())).unwrap();
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .unwrap();
-    assert!(line.split_whitespace().nth(3) == Some("1000"), "{line}");
 }
 
 #[test]

@@ -1,13 +1,9 @@
 //! Options of sockets and servers, seen from outside.
 
-use std::{
-    io::{ErrorKind, Read},
-    net::TcpStream,
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::common::{
-    eventually, matrix,
+    eventually, is_open, matrix,
     peers::{Pair, Program, Spec, Start},
     process::v4,
     udp::UdpTarget,
@@ -82,13 +78,6 @@ fn heavier_server_is_preferred_and_the_lighter_stands_in() {
         std::panic::catch_unwind(|| matrix::echoes(&socks, &target, 1000)).is_ok()
     };
     eventually("the lighter server stands in", stood_in);
-}
-
-/// Whether the peer holds on to a stream on which it says nothing.
-fn is_open(stream: &mut TcpStream) -> bool {
-    stream.set_nonblocking(true).unwrap();
-    let read = stream.read(&mut [0]);
-    matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 #[test]

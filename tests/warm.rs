@@ -1,11 +1,12 @@
 //! Spare connections to the server: there when asked for, gone when nobody asks.
 
 use crate::common::{
-    eventually, matrix,
+    DEADLINE, eventually, matrix,
     peers::{Program, Spec, Start},
     process::v4,
     socks::Socks,
 };
+use rustix::process::Signal;
 use serde_json::json;
 use std::{
     io,
@@ -143,4 +144,33 @@ fn no_spare_is_opened_where_none_is_wanted() {
         echoes(&local.socks(), &targets);
     }
     assert_eq!(gate.count(), (5, 5));
+}
+
+#[test]
+fn a_terminated_server_does_not_wait_for_spares() {
+    let spec = Spec::new("2022-blake3-aes-256-gcm");
+    let mut server = Start::server(Program::Ssr, &spec).run();
+    let local = Start::local(Program::Ssr, &spec, server.address)
+        .with(json!({"warm_connections": 4, "mode": "tcp_only"}))
+        .run();
+    let targets = matrix::Targets::start();
+    echoes(&local.socks(), &targets);
+    // Its spares are what is left then.
+    eventually("spares stand at the server", || {
+        established(server.address.port()) >= 4
+    });
+    server.process.signal(Signal::TERM);
+    let (status, log) = server.process.wait(DEADLINE / 4);
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// TCP connections that a server on loopback has at `port`.
+fn established(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let (port, established) = (format!(":{port:04X}"), "01");
+    let of_server = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[1].ends_with(&port) && fields[3] == established
+    };
+    table.lines().skip(1).filter(of_server).count()
 }

@@ -6,10 +6,12 @@
 //! - `forwards.rs`: the same for ports with one target.
 //! - `transport.rs`: what stands between TCP and Shadowsocks.
 //! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
+//! - `files.rs`: how many connections the system's files are enough for.
 //! - `handshakes.rs`: connections that have not said yet what they want.
 //!
 //! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
 
+mod files;
 mod forwards;
 mod handshakes;
 pub mod log;
@@ -100,7 +102,7 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 fn start(config: &Config) -> Result<(), Error> {
-    raise_nofile(config.nofile);
+    let room = files::Room::of(&config.limits, files::raise(config.nofile));
     if config.limits.memory_mib > 0 {
         pool::set_budget(config.limits.memory_mib << 20);
     }
@@ -116,7 +118,7 @@ fn start(config: &Config) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let jobs = control.block_on(services::build(config, workers, &resolver, &counters))?;
+    let jobs = control.block_on(services::build(config, room, workers, &resolver, &counters))?;
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
     // One end is kept here: what serves datagrams alone has no flows to wait for, and is to run all the same.
@@ -125,6 +127,7 @@ fn start(config: &Config) -> Result<(), Error> {
     tracing::info!(
         role = config.role.name(),
         workers,
+        connections = room.connections,
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );
@@ -265,31 +268,3 @@ fn report(resolver: &Resolver, counters: &Counters) {
         "dns counters"
     );
 }
-
-/// Raises the number of files that may be open to `wanted`, or to all that the system grants.
-#[cfg(unix)]
-fn raise_nofile(wanted: Option<u64>) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let current = wanted.or(limit.maximum);
-    let maximum = match (limit.maximum, current) {
-        (Some(maximum), Some(current)) => Some(maximum.max(current)),
-        _ => limit.maximum,
-    };
-    // A hard limit may only be raised by root: then what there is will have to do.
-    let set = setrlimit(Resource::Nofile, Rlimit { current, maximum }).or_else(|_| {
-        setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: limit.maximum,
-                maximum: limit.maximum,
-            },
-        )
-    });
-    if let Err(error) = set {
-        tracing::warn!(%error, "cannot raise the number of open files");
-    }
-}
-
-#[cfg(not(unix))]
-fn raise_nofile(_: Option<u64>) {}

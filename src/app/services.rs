@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::files::Room;
 use super::handshakes::Handshakes;
 use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
@@ -40,6 +41,7 @@ const PACKET_SALTS: usize = 1 << 16;
 /// Builds all services; one list of jobs a worker.
 pub(super) async fn build(
     config: &Config,
+    room: Room,
     workers: usize,
     resolver: &Arc<Resolver>,
     counters: &Arc<Counters>,
@@ -48,10 +50,8 @@ pub(super) async fn build(
         config,
         resolver,
         counters,
-        connections: Arc::new(Semaphore::new(
-            config.limits.connections.min(Semaphore::MAX_PERMITS),
-        )),
-        handshakes: Arc::new(Handshakes::new(config.limits.handshakes)),
+        connections: Arc::new(Semaphore::new(room.connections.min(Semaphore::MAX_PERMITS))),
+        handshakes: Arc::new(Handshakes::new(room.handshakes)),
         four: HashSet::new(),
         jobs: (0..workers).map(|_| Vec::new()).collect(),
     };

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handshakes::{Handshakes, Place};
 use crate::net::udp::Socket;
@@ -28,6 +28,10 @@ const LOG_EVERY: u32 = 100;
 /// Tasks polled between two looks at the sockets. A turn of a bulk flow takes long enough for small flows to wait for,
 /// so far fewer than tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
+
+/// How long a connection that came before the end may take to say what it wants. Spare connections of clients say
+/// nothing, and are no reason to go on.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// While there are flows, a timer is due within this time. A timer that is due before all others costs the reactor a
 /// wake-up by itself when it is set, and every connection sets some; behind this one they are never the first.
@@ -166,15 +170,21 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                             tracing::warn!(%error, "cannot accept for the moment");
                         }
                         rests = rests.saturating_add(1);
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        sleep(ACCEPT_REST).await;
                     }
                 },
             }
         }
-        drop(listener);
+        drop((listener, next));
+        let mut ended = pin!(async { while flows.join_next().await.is_some() {} });
+        tokio::select! {
+            () = shared.reached(Phase::Stop) => return,
+            () = &mut ended => return,
+            () = sleep(LAST_WORDS) => self.handshakes.end_all(),
+        }
         tokio::select! {
             () = shared.reached(Phase::Stop) => {}
-            () = async { while flows.join_next().await.is_some() {} } => {}
+            () = ended => {}
         }
     }
 

@@ -27,7 +27,11 @@ pub mod socks;
 pub mod targets;
 pub mod udp;
 
-use std::time::Duration;
+use std::{
+    io::{ErrorKind, Read},
+    net::TcpStream,
+    time::Duration,
+};
 
 /// The longest that any single step of a test may take.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -67,4 +71,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether the peer holds on to a stream on which it says nothing.
+pub fn is_open(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let read = stream.read(&mut [0]);
+    matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }

@@ -1,0 +1,138 @@
+//! Files that a process may have open: few, and too few.
+
+use crate::common::{
+    SILENCE, eventually, is_open, matrix,
+    peers::{Half, Pair, Program, Role, Spec, Start},
+    process::Process,
+    targets::TcpTarget,
+};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use std::net::TcpStream;
+
+const METHOD: &str = "2022-blake3-aes-256-gcm";
+/// Far more than there are files for.
+const STRANGERS: usize = 200;
+
+/// A pair whose half in `role` may open so many files, and that half.
+fn with_files<'a>(role: Role, limit: &'a [&'a str]) -> Pair {
+    let spec = Spec::new(METHOD);
+    let limited = |start: Start<'a>, of| {
+        if of == role {
+            start.wrapped(limit)
+        } else {
+            start
+        }
+    };
+    let server = limited(Start::server(Program::Ssr, &spec), Role::Server);
+    Pair::with(server, |at| {
+        limited(Start::local(Program::Ssr, &spec, at), Role::Local)
+    })
+}
+
+fn half(pair: &mut Pair, role: Role) -> &mut Half {
+    match role {
+        Role::Local => &mut pair.local,
+        Role::Server => &mut pair.server,
+    }
+}
+
+fn strangers(at: &Half) -> Vec<TcpStream> {
+    let strangers = (0..STRANGERS).map(|_| TcpStream::connect(at.address).unwrap());
+    strangers.collect()
+}
+
+#[test]
+fn strangers_who_say_nothing_do_not_take_the_last_files() {
+    let echo = TcpTarget::echo();
+    for role in [Role::Server, Role::Local] {
+        let mut pair = with_files(role, &["prlimit", "--nofile=64:64"]);
+        let mut hold = strangers(half(&mut pair, role));
+        eventually("most strangers have made room", || {
+            hold.retain_mut(is_open);
+            hold.len() < STRANGERS / 10
+        });
+        for _ in 0..20 {
+            matrix::echoes(&pair.socks(), &echo.v4(), 100);
+        }
+        let log = half(&mut pair, role).process.log();
+        assert!(!log.contains("cannot accept"), "{role:?}: {log}");
+    }
+}
+
+#[test]
+fn running_out_of_files_slows_accepting_and_passes() {
+    let echo = TcpTarget::echo();
+    for role in [Role::Server, Role::Local] {
+        let mut pair = with_files(role, &[]);
+        matrix::echoes(&pair.socks(), &echo.v4(), 100);
+        let process = &mut half(&mut pair, role).process;
+        let before = set_files(process, open_files(process) + 4);
+        let hold = strangers(half(&mut pair, role));
+        std::thread::sleep(SILENCE); // the shortage lasts
+        let process = &mut half(&mut pair, role).process;
+        assert!(
+            process.exited().is_none(),
+            "{role:?} ended for want of files"
+        );
+        assert!(
+            process.log().contains("cannot accept"),
+            "{role:?}: no shortage"
+        );
+        let cpu = cpu_ticks(process);
+        std::thread::sleep(SILENCE);
+        let spent = cpu_ticks(process) - cpu;
+        assert!(
+            spent < 20,
+            "{role:?} spins during the shortage: {spent} ticks in {SILENCE:?}"
+        );
+        set_files(process, before);
+        drop(hold);
+        eventually("connections are served again", || {
+            let echoes = || matrix::echoes(&pair.socks(), &echo.v4(), 100);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(echoes)).is_ok()
+        });
+        let log = half(&mut pair, role).process.log();
+        assert!(log.lines().count() < 100, "the shortage floods the log");
+    }
+}
+
+fn open_files(process: &Process) -> u64 {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    files.count().try_into().unwrap()
+}
+
+/// Sets the soft limit and returns what it was.
+fn set_files(process: &Process, files: u64) -> u64 {
+    let pid = Pid::from_raw(process.id().try_into().unwrap());
+    let limit = Rlimit {
+        current: Some(files),
+        ..getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(pid, Resource::Nofile, limit).unwrap();
+    before.current.unwrap()
+}
+
+/// User and system time of a process, in ticks of 10 ms.
+fn cpu_ticks(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<_> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn the_soft_limit_of_files_is_raised() {
+    let server = Start::server(Program::Ssr, &Spec::new(METHOD))
+        .wrapped(&["prlimit", "--nofile=256:1000"])
+        .run();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process.id())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    assert!(line.split_whitespace().nth(3) == Some("1000"), "{line}");
+}
