@@ -88,15 +88,32 @@ impl Core {
             return self.is_late(id);
         };
         let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let full = self.unread + count > window::MAX_LINK;
-        if stream.got_fin || full || !stream.receiving.take(count) {
+        if stream.got_fin || !stream.receiving.take(count) {
             self.reset(id);
             sink.event(Event::Reset(id));
             return Ok(());
         }
         self.unread += count;
+        while self.unread > window::MAX_LINK {
+            let Some(fullest) = self.fullest() else { break };
+            self.reset(fullest);
+            sink.event(Event::Reset(fullest));
+            if fullest == id {
+                return Ok(());
+            }
+        }
         sink.data(id, bytes);
         Ok(())
+    }
+
+    /// The stream with the most unread bytes: the one that makes room when the link holds all that it may. The others
+    /// have taken less, or have users who keep up.
+    fn fullest(&self) -> Option<u64> {
+        let unread = self
+            .streams
+            .iter()
+            .map(|(id, stream)| (stream.receiving.unread(), *id));
+        unread.max().map(|(_, id)| id)
     }
 
     fn frame(

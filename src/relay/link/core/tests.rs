@@ -346,6 +346,30 @@ fn more_than_the_window_resets_that_stream_alone() {
 }
 
 #[test]
+fn full_link_resets_a_stream_that_is_backed_up() {
+    let (mut server, mut client) = joined();
+    let stalled = window::MAX_LINK / u64::from(window::INITIAL);
+    let stalled: Vec<_> = (0..stalled).map(|number| 2 * number + 2).collect();
+    let visitor = 2 * (stalled.len() as u64) + 2;
+    for id in &stalled {
+        if !server.local.streams.contains_key(id) {
+            server.open(Duration::ZERO, *id);
+        }
+        server.say(*id, &vec![1; window::INITIAL as usize]);
+    }
+    server.open(Duration::ZERO, visitor);
+    server.say(visitor, b"fine");
+    while server.transmit(20_000) {}
+    client
+        .hear(&mut server, Duration::ZERO, usize::MAX)
+        .unwrap();
+    assert_eq!(client.local.streams[&visitor].heard, b"fine");
+    let was_reset = |id: &&u64| client.local.streams[id].reset;
+    assert_eq!(stalled.iter().filter(was_reset).count(), 1);
+    assert!(client.core.unread <= window::MAX_LINK);
+}
+
+#[test]
 fn window_grows_to_twice_what_a_round_trip_delivers() {
     let (mut server, mut client) = joined();
     // A path of 100 ms that takes whatever the window lets through.
