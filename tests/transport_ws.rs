@@ -436,6 +436,37 @@ fn stranger_with_the_path_gets_no_byte_of_ours() {
 }
 
 #[test]
+fn streams_of_one_websocket_are_connections() {
+    let certificate = Certificate::new();
+    let spec = Spec::new(METHOD);
+    let kind = KINDS[1];
+    assert!(kind.mux);
+    let server = Start::server(Ssr, &spec)
+        .with(certificate.server(kind))
+        .with(json!({"limits": {"connections": 2}}));
+    let mut client = certificate.client(kind);
+    client["transport"]["mux"] = json!(8);
+    let pair = Pair::with(server, |at| Start::local(Ssr, &spec, at).with(client));
+    let echo = TcpTarget::echo();
+    let says = |stream: &mut TcpStream| {
+        let mut back = [0; 5];
+        stream.write_all(b"there").is_ok() && stream.read_exact(&mut back).is_ok()
+    };
+    // One after the other, or the second would not find the WebSocket of the first.
+    let mut streams = [(); 2].map(|()| {
+        let mut stream = pair.socks().connect(&echo.v4());
+        assert!(says(&mut stream));
+        stream
+    });
+    assert!(!says(&mut pair.socks().connect(&echo.v4())), "one too many");
+    assert!(streams.iter_mut().all(says));
+    drop(streams);
+    eventually("there is room again", || {
+        says(&mut pair.socks().connect(&echo.v4()))
+    });
+}
+
+#[test]
 fn stranger_within_mux_is_closed_however_many_streams_it_opens() {
     let server = impatient();
     let mut stream = upgraded(&server);

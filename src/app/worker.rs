@@ -274,6 +274,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
     }
 
     /// Serves the streams of one WebSocket. It is in its handshake until one of them has shown that it is a client's.
+    /// Streams are connections: the first has the WebSocket's own place, and one that finds none is closed, since all the
+    /// others would have to wait with it (mux.cool has no windows).
     async fn streams(
         self: &Arc<Self>,
         streams: Box<mux::Server>,
@@ -282,9 +284,18 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         deadline: Instant,
     ) {
         let known = Arc::new(Notify::new());
+        let own = Arc::new(Semaphore::new(1));
         let serve = |stream| {
             let (port, known) = (Arc::clone(self), Arc::clone(&known));
-            async move { port.flow(stream, peer, move || known.notify_one()).await }
+            let room = Arc::clone(&own)
+                .try_acquire_owned()
+                .or_else(|_| Arc::clone(&self.connections).try_acquire_owned());
+            async move {
+                match room {
+                    Ok(_room) => port.flow(stream, peer, move || known.notify_one()).await,
+                    Err(_) => tracing::debug!(%peer, "no room for a stream: limits.connections"),
+                }
+            }
         };
         let mut running = pin!(streams.run(serve));
         let ended = tokio::select! {
