@@ -66,7 +66,7 @@ fn running_out_of_files_slows_accepting_and_passes() {
         let mut pair = with_files(role, &[]);
         matrix::echoes(&pair.socks(), &echo.v4(), 100);
         let process = &mut half(&mut pair, role).process;
-        let before = set_files(process, open_files(process) + 4);
+        let before = set_files(process, process.idle_files() + 4);
         let hold = strangers(half(&mut pair, role));
         std::thread::sleep(SILENCE); // the shortage lasts
         let process = &mut half(&mut pair, role).process;
@@ -96,20 +96,15 @@ fn running_out_of_files_slows_accepting_and_passes() {
     }
 }
 
-fn open_files(process: &Process) -> u64 {
-    let files = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
-    files.count().try_into().unwrap()
-}
-
 /// Sets the soft limit and returns what it was.
-fn set_files(process: &Process, files: u64) -> u64 {
+fn set_files(process: &Process, files: usize) -> usize {
     let pid = Pid::from_raw(process.id().try_into().unwrap());
     let limit = Rlimit {
-        current: Some(files),
+        current: Some(files.try_into().unwrap()),
         ..getrlimit(Resource::Nofile)
     };
     let before = prlimit(pid, Resource::Nofile, limit).unwrap();
-    before.current.unwrap()
+    before.current.unwrap().try_into().unwrap()
 }
 
 /// User and system time of a process, in ticks of 10 ms.

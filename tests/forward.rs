@@ -226,7 +226,7 @@ fn an_idle_connection_holds_its_two_sockets_and_no_pipe() {
         &format!("tcp://127.0.0.1:{}", target.port()),
         &["--single-threaded"],
     );
-    let before = forward.process.open_files();
+    let before = forward.process.idle_files();
     let count = 100;
     let streams: Vec<TcpStream> = (0..count)
         .map(|_| {

@@ -353,7 +353,7 @@ fn a_damaged_chunk_after_the_header_ends_the_connection() {
 #[test]
 fn ten_thousand_probes_leave_memory_flat() {
     let scene = Scene::new("2022-blake3-aes-256-gcm");
-    let idle_files = scene.server.process.open_files();
+    let idle_files = scene.server.process.idle_files();
     let storm = |count: u64| {
         thread::scope(|scope| {
             for worker in 0..10 {

@@ -8,6 +8,7 @@ use crate::common::{
     seal::{Packet, Sealing, now},
     socks::{Association, Target},
 };
+use serde_json::json;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, UdpSocket},
@@ -41,7 +42,10 @@ impl Scene {
             .expect("a port free for TCP and UDP");
         udp.set_read_timeout(Some(ANSWER)).unwrap();
         Self {
-            local: Start::local(Program::Ssr, &spec, tcp.local_addr().unwrap()).run(),
+            // A spare connection would be taken for the one that asks.
+            local: Start::local(Program::Ssr, &spec, tcp.local_addr().unwrap())
+                .with(json!({"warm_connections": 0}))
+                .run(),
             sealing: Sealing::new(&spec),
             tcp,
             udp,

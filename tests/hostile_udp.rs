@@ -422,7 +422,7 @@ fn a_flood_of_sessions_is_bounded_and_the_newest_are_served() {
         echo: UdpTarget::echo(),
     };
     scene.exchange(&Packet::new(1, 0), b"ready");
-    let idle = scene.server.process.open_files();
+    let idle = scene.server.process.idle_files();
     for session in 1000..1500 {
         scene.exchange(
             &Packet::new(session, 0),

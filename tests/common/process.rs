@@ -139,6 +139,13 @@ impl Process {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// How many file descriptors `ssr` holds before anybody comes. It opens some after it listens, and then says that it
+    /// runs.
+    pub fn idle_files(&self) -> usize {
+        super::eventually("it runs", || self.log().contains(" running"));
+        self.open_files()
+    }
+
     /// How many file descriptors it holds.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.id()))

@@ -150,6 +150,9 @@ impl Socks {
     }
 }
 
+/// What an association is warmed up with.
+const WARM_UP: &[u8] = b"warm-up";
+
 /// A UDP association: its control connection and the client's socket.
 #[derive(Debug)]
 pub struct Association {
@@ -177,8 +180,18 @@ impl Association {
         assert_eq!(sent, packet.len());
     }
 
-    /// The next datagram and the address that it claims to be from, or `None` after `wait`.
+    /// The next datagram and the address that it claims to be from, or `None` after `wait`. Answers to
+    /// [`Self::warm_up`] that come late, since it asks again before long, are none.
     pub fn receive(&self, wait: Duration) -> Option<(Target, Vec<u8>)> {
+        loop {
+            let (target, data) = self.receive_any(wait)?;
+            if data != WARM_UP {
+                return Some((target, data));
+            }
+        }
+    }
+
+    fn receive_any(&self, wait: Duration) -> Option<(Target, Vec<u8>)> {
         self.socket.set_read_timeout(Some(wait)).unwrap();
         let mut buf = vec![0; 65536];
         let (len, from) = self.socket.recv_from(&mut buf).ok()?;
@@ -198,9 +211,8 @@ impl Association {
     /// Exchanges small datagrams until one comes back, since a relay may bind its UDP port after its TCP port.
     pub fn warm_up(&self, target: &Target) {
         for _ in 0..20 {
-            self.send(target, b"warm-up");
-            if self.receive(SILENCE).is_some() {
-                while self.receive(Duration::from_millis(20)).is_some() {}
+            self.send(target, WARM_UP);
+            if self.receive_any(SILENCE).is_some() {
                 return;
             }
         }
