@@ -40,6 +40,7 @@ mod readme;
 mod reverse;
 mod reverse_links;
 mod socks;
+mod transport_mux;
 mod transport_nginx;
 mod transport_tls;
 mod transport_ws;

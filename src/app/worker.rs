@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -274,8 +274,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
     }
 
     /// Serves the streams of one WebSocket. It is in its handshake until one of them has shown that it is a client's.
-    /// Streams are connections: the first has the WebSocket's own place, and one that finds none is closed, since all the
-    /// others would have to wait with it (mux.cool has no windows).
+    /// Streams are connections too, once their clients are known: the first has the WebSocket's own place, and one that
+    /// finds none is closed, since all the others would have to wait with it (mux.cool has no windows).
     async fn streams(
         self: &Arc<Self>,
         streams: Box<mux::Server>,
@@ -287,13 +287,20 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         let own = Arc::new(Semaphore::new(1));
         let serve = |stream| {
             let (port, known) = (Arc::clone(self), Arc::clone(&known));
-            let room = Arc::clone(&own)
-                .try_acquire_owned()
-                .or_else(|_| Arc::clone(&self.connections).try_acquire_owned());
+            let own = Arc::clone(&own);
             async move {
-                match room {
-                    Ok(_room) => port.flow(stream, peer, move || known.notify_one()).await,
-                    Err(_) => tracing::debug!(%peer, "no room for a stream: limits.connections"),
+                let (room, none) = (OnceLock::new(), Notify::new());
+                let ready = || {
+                    known.notify_one();
+                    let other = |_| Arc::clone(&port.connections).try_acquire_owned();
+                    match own.try_acquire_owned().or_else(other) {
+                        Ok(place) => drop(room.set(place)),
+                        Err(_) => none.notify_one(),
+                    }
+                };
+                tokio::select! {
+                    () = port.flow(stream, peer, ready) => {}
+                    () = none.notified() => tracing::debug!(%peer, "no room for a stream: limits.connections"),
                 }
             }
         };
