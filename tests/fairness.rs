@@ -111,6 +111,8 @@ fn least_limit_of_connections_serves_one_after_another_on_every_worker() {
         |at| {
             Start::local(Program::Ssr, &spec, at)
                 .with(limit.clone())
+                // A spare connection would take the only place.
+                .with(json!({"warm_connections": 0}))
                 .flags(workers)
         },
     );

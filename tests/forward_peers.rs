@@ -227,7 +227,7 @@ fn iperf3_runs_both_ways_over_tcp_websocket_and_udp() {
         command.arg(format!("{scheme}://127.0.0.1:{port}"));
     }
     let mut process = Process::spawn("ssr forward", &mut command).unwrap();
-    forward::started(&mut process).unwrap();
+    process.running().unwrap();
     for way in [
         &["--udp", "--bitrate", "20M"][..],
         &["--udp", "--bitrate", "20M", "--reverse"],

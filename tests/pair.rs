@@ -122,7 +122,7 @@ fn wrong_password_carries_nothing() {
         let pair = Pair::with(server.with(json!({"timeouts": {"handshake": 1}})), local);
         let echo = TcpTarget::echo();
         let mut stream = pair.socks().connect(&echo.v4());
-        stream.write_all(b"anyone?").unwrap();
+        let _gone = stream.write_all(b"anyone?");
         let mut answer = Vec::new();
         let _reset_or_end = stream.read_to_end(&mut answer);
         assert_eq!((answer.len(), echo.accepted()), (0, 0));
@@ -155,8 +155,13 @@ fn an_association_dies_with_its_control_connection() {
             association.send(&echo.target(), b"from beyond");
             association.receive(SILENCE / 4).is_none()
         });
-        let next = pair.socks().associate();
-        assert_eq!(next.exchange(&echo.target(), b"next").1, b"next");
+        // Not at the first try where a datagram from beyond comes late: it is taken for the first of the next.
+        eventually("the next is served", || {
+            let next = pair.socks().associate();
+            next.send(&echo.target(), b"next");
+            next.receive(SILENCE)
+                .is_some_and(|(_, data)| data == b"next")
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 //! Both ends have a namespace with the addresses and free ports that the README speaks of, and a link between them.
 
 use crate::common::{
-    self, eventually, forward,
+    self, eventually,
     matrix::{self, Targets},
     nginx::nginx,
     peers,
@@ -262,7 +262,7 @@ fn forwards_of_the_readme_work_over_link() {
     let run = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
         let mut process = scene.start(place, &words);
-        forward::started(&mut process).unwrap();
+        process.running().unwrap();
         process
     };
     let _running: Vec<Process> = pair.iter().map(run).collect();
@@ -303,7 +303,8 @@ fn nginx_of_the_readme_passes_both_over_link() {
     let _nginx = Process::spawn("nginx", &mut command).expect("scripts/test installs nginx");
 
     let configs = configs(web, &genkey());
-    let _server = scene.role(far, "server", &configs[1]);
+    let mut server = scene.role(far, "server", &configs[1]);
+    server.running().unwrap();
     let laptop = configs[2]
         .replace(
             "\"server\": \"www.example.com\"",
@@ -326,7 +327,7 @@ fn nginx_of_the_readme_passes_both_over_link() {
         let line = line.unwrap().replace("wss://cdn.example/tunnel", cdn);
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
         let mut process = scene.start(place, &words);
-        forward::started(&mut process).unwrap();
+        process.running().unwrap();
         process
     };
     let _far = forwarder(far, "ssr forward ws://127.0.0.1:8081/tunnel", "");

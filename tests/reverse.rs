@@ -226,7 +226,10 @@ fn http_services_share_a_port_by_host() {
     // One client gone, its Host is gone, and the other's is not.
     drop(one);
     eventually("the host of a client that is gone is unknown", || {
-        get(&mut dial(bound), "a.example", "").0 == "HTTP/1.1 404 Not Found"
+        // One that comes before the server has noticed gets nothing.
+        let mut stream = dial(bound);
+        let sent = stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        sent.is_ok() && read_head(&mut stream).starts_with("HTTP/1.1 404 ")
     });
     assert_eq!(get(&mut dial(bound), "b.example", "").0, "HTTP/1.1 200 OK");
 }
@@ -404,12 +407,13 @@ fn second_client_of_a_name_is_refused_unless_both_are_a_group() {
     assert_eq!(published(&two, "echo"), bound);
     exchange(&mut dial(bound), b"second").unwrap();
 
+    let shared = free_port();
     let group = |target: &TcpTarget| {
-        let shared = with(
-            service("pool", port + 1, target.port()),
+        let service = with(
+            service("pool", shared, target.port()),
             json!({ "group": true }),
         );
-        client(&server, services(vec![shared]))
+        client(&server, services(vec![service]))
     };
     let (three, four) = (group(&first), group(&second));
     let bound = published(&three, "pool");
@@ -491,7 +495,9 @@ fn silent_client_is_noticed_within_three_heartbeats_and_comes_back() {
         took < DEADLINE / 2,
         "three heartbeats of 1 s, noticed after {took:?}"
     );
-    assert_eq!(said(&server, &["link is over", "not a word for 3 s"]), 1);
+    eventually("the server says why", || {
+        said(&server, &["link is over", "not a word for"]) == 1
+    });
     client.process.signal(Signal::CONT);
     eventually("it comes back", || serves(bound));
 }
@@ -502,7 +508,7 @@ fn silent_server_is_noticed_within_three_heartbeats() {
     server.process.signal(Signal::STOP);
     let begun = Instant::now();
     eventually("the client notices", || {
-        said(&client, &["link lost", "not a word for 3 s"]) > 0
+        said(&client, &["link lost", "not a word for"]) > 0
     });
     let took = begun.elapsed();
     assert!(
@@ -559,5 +565,7 @@ fn stopped_server_and_client_let_visitors_finish() {
     drop(visitor);
     let (status, _) = server.process.wait(Duration::from_secs(5));
     assert!(status.success());
-    assert!(said(&client, &["the server is leaving"]) > 0);
+    eventually("the client has been told", || {
+        said(&client, &["the server is leaving"]) > 0
+    });
 }

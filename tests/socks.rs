@@ -329,7 +329,7 @@ fn a_server_that_comes_back_is_used() {
 #[test]
 fn a_client_that_leaves_during_the_handshake_costs_nothing() {
     let pair = pair();
-    let idle = pair.local.process.idle_files();
+    let idle = pair.local.process.open_files();
     let all = [
         vec![5, 1, 0],
         request_bytes(CONNECT, &Target::name("localhost", 80)),

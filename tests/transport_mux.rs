@@ -127,10 +127,9 @@ fn streams_of_one_websocket_are_connections() {
         .stream
         .write_all(&message(&[0, 4, 0, 1, END, 0]))
         .unwrap();
-    let mut id = 3;
+    let mut ids = (4..=u8::MAX).cycle();
     eventually("there is room again", || {
-        id += 1;
-        client.is_served(id, &sealing, &echo)
+        client.is_served(ids.next().unwrap(), &sealing, &echo)
     });
 }
 
@@ -143,6 +142,8 @@ fn streams_of_strangers_take_no_places_of_connections() {
     }
     let local = Start::local(Ssr, &Spec::new(METHOD), server.address)
         .with(Certificate::new().client(KINDS[1]))
+        // Each would be a handshake, of which there may be two.
+        .with(json!({"warm_connections": 0}))
         .run();
     let echo = TcpTarget::echo();
     for _ in 0..3 {
@@ -156,10 +157,9 @@ fn stranger_within_mux_is_closed_however_many_streams_it_opens() {
     let server = impatient();
     let mut stream = upgraded(&server);
     stream.set_read_timeout(Some(SILENCE)).unwrap();
-    let mut id = 0;
+    let mut ids = (1..=u8::MAX).cycle();
     eventually("it is closed", || {
-        id += 1;
-        if stream.write_all(&new(id)).is_err() {
+        if stream.write_all(&new(ids.next().unwrap())).is_err() {
             return true;
         }
         // A wait, unless the end of an earlier stream is told.

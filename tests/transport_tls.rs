@@ -372,7 +372,7 @@ fn every_stranger_within_tls_sees_the_same_end() {
     );
     for method in ["aes-256-gcm", METHOD] {
         let server = Start::server(Program::Ssr, &Spec::new(method))
-            .with(json!({"transport": {"tls": identity.own()}, "timeouts": {"handshake": 1}}))
+            .with(json!({"transport": {"tls": identity.own()}, "timeouts": {"handshake": 3}}))
             .run();
         // Nothing, less than a salt, a salt, a head that does not open.
         let ends = [0, 1, 10, 32, 100, 1000].map(|len| {

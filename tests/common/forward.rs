@@ -32,7 +32,7 @@ impl Forwarder {
             let mut command = ssr(&["forward"]);
             command.args([listen.as_str(), target]).args(flags);
             let mut process = Process::spawn("ssr forward", &mut command).unwrap();
-            match started(&mut process) {
+            match process.running() {
                 Ok(()) => return Self { process, address },
                 Err(log) if log.contains("in use") => last = log,
                 Err(log) => panic!("{log}"),
@@ -50,18 +50,6 @@ impl Forwarder {
     pub fn connect(&self) -> TcpStream {
         connect(self.address)
     }
-}
-
-/// Waits until `ssr` says that it runs: a connection to see whether it listens would be carried to the target.
-pub fn started(process: &mut Process) -> Result<(), String> {
-    let start = std::time::Instant::now();
-    while !process.log().contains(" running ") {
-        if process.exited().is_some() || start.elapsed() > DEADLINE {
-            return Err(process.log());
-        }
-        thread::sleep(std::time::Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 /// A connection whose reads fail after [`DEADLINE`].

@@ -215,12 +215,9 @@ pub fn server_speaks_first(socks: &Socks, targets: &Targets) {
 
 /// The greeting is not held back by the wait for the client's first bytes.
 pub fn server_speaks_first_at_once(socks: &Socks, targets: &Targets) {
-    // The best of several: a busy machine holds some back, a wait that is too long holds back all.
-    let took: Vec<Duration> = (0..7).map(|_| time_to_banner(socks, targets)).collect();
-    assert!(
-        took.iter().min() < Some(&SERVER_FIRST),
-        "times to the banner: {took:?}"
-    );
+    // One of many: a busy machine holds some back, a wait that is too long holds back all.
+    let at_once = (0..30).any(|_| time_to_banner(socks, targets) < SERVER_FIRST);
+    assert!(at_once, "no banner within {SERVER_FIRST:?}");
 }
 
 fn time_to_banner(socks: &Socks, targets: &Targets) -> Duration {

@@ -213,7 +213,14 @@ impl<'a> Start<'a> {
             let path = dir.path().join("config.json");
             std::fs::write(&path, serde_json::to_vec_pretty(&config).unwrap()).unwrap();
             let mut process = self.spawn(&path);
-            match process.listening(&[v4(port)]) {
+            let started = process.listening(&[v4(port)]).and_then(|()| {
+                // One listener is there before the others, and before all that it opens.
+                match self.program {
+                    Program::Ssr => process.running(),
+                    _ => Ok(()),
+                }
+            });
+            match started {
                 Ok(()) => {
                     return Half {
                         process,

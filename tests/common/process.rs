@@ -124,6 +124,21 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until `ssr` says that it runs: it has then all that it listens to, and nobody has connected to see.
+    ///
+    /// # Errors
+    /// The log, if the process ends first or takes longer than [`DEADLINE`](super::DEADLINE).
+    pub fn running(&mut self) -> Result<(), String> {
+        let start = Instant::now();
+        while !self.log().contains(" running ") {
+            if self.exited().is_some() || start.elapsed() > super::DEADLINE {
+                return Err(self.log());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// A field of `/proc/PID/smaps_rollup` or `/proc/PID/status`, in KiB.
     pub fn memory_kib(&self, field: &str) -> u64 {
         let file = if field.starts_with("Vm") {
@@ -137,13 +152,6 @@ impl Process {
             .find(|line| line.split(':').next() == Some(field))
             .unwrap_or_else(|| panic!("{file} has no {field}"));
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// How many file descriptors `ssr` holds before anybody comes. It opens some after it listens, and then says that it
-    /// runs.
-    pub fn idle_files(&self) -> usize {
-        super::eventually("it runs", || self.log().contains(" running"));
-        self.open_files()
     }
 
     /// How many file descriptors it holds.
