@@ -15,8 +15,17 @@ pub(super) struct Handshakes {
 #[derive(Default)]
 struct Table {
     next: u64,
-    running: BTreeMap<u64, Option<AbortHandle>>,
+    running: BTreeMap<u64, Running>,
 }
+
+struct Running {
+    listener: Listener,
+    task: Option<AbortHandle>,
+}
+
+/// Tells the connections of one listener from those of others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Listener(u64);
 
 /// One connection's place; given back when dropped.
 pub(super) struct Place {
@@ -36,16 +45,22 @@ impl Handshakes {
         change(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn begin(self: &Arc<Self>) -> Place {
+    /// For a new listener.
+    pub(super) fn listener(&self) -> Listener {
+        Listener(self.with(Table::number))
+    }
+
+    pub(super) fn begin(self: &Arc<Self>, listener: Listener) -> Place {
         let number = self.with(|table| {
             while table.running.len() >= self.limit {
-                if let Some((_, Some(oldest))) = table.running.pop_first() {
-                    oldest.abort();
+                if let Some((_, oldest)) = table.running.pop_first() {
+                    oldest.end();
                 }
             }
-            table.next += 1;
-            table.running.insert(table.next, None);
-            table.next
+            let number = table.number();
+            let task = None;
+            table.running.insert(number, Running { listener, task });
+            number
         });
         Place {
             handshakes: Arc::clone(self),
@@ -58,18 +73,34 @@ impl Handshakes {
     /// make room.
     pub(super) fn attach(&self, number: u64, task: AbortHandle) {
         self.with(|table| match table.running.get_mut(&number) {
-            Some(place) => *place = Some(task),
+            Some(running) => running.task = Some(task),
             None => task.abort(),
         });
     }
 
-    /// Ends all.
-    pub(super) fn end_all(&self) {
-        let running = self.with(|table| std::mem::take(&mut table.running));
-        running
-            .into_values()
-            .flatten()
-            .for_each(|task| task.abort());
+    /// Ends those of one listener.
+    pub(super) fn end_of(&self, listener: Listener) {
+        self.with(|table| {
+            let of = table
+                .running
+                .extract_if(.., |_, running| running.listener == listener);
+            of.for_each(|(_, running)| running.end());
+        });
+    }
+}
+
+impl Table {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl Running {
+    fn end(self) {
+        if let Some(task) = self.task {
+            task.abort();
+        }
     }
 }
 
@@ -94,9 +125,10 @@ mod tests {
     #[tokio::test]
     async fn longest_handshake_makes_room() {
         let handshakes = Arc::new(Handshakes::new(2));
+        let listener = handshakes.listener();
         let mut tasks = Vec::new();
         for _ in 0..3 {
-            let place = handshakes.begin();
+            let place = handshakes.begin(listener);
             let number = place.number();
             let task = tokio::spawn(async move {
                 let _place = place;
@@ -112,17 +144,38 @@ mod tests {
     #[tokio::test]
     async fn handshake_that_made_room_before_it_ran_is_ended() {
         let handshakes = Arc::new(Handshakes::new(1));
-        let early = handshakes.begin();
-        let _next = handshakes.begin();
+        let listener = handshakes.listener();
+        let early = handshakes.begin(listener);
+        let _next = handshakes.begin(listener);
         let task = tokio::spawn(std::future::pending::<()>());
         handshakes.attach(early.number(), task.abort_handle());
         assert!(task.await.unwrap_err().is_cancelled());
     }
 
+    #[tokio::test]
+    async fn listener_that_ends_leaves_the_handshakes_of_others() {
+        let handshakes = Arc::new(Handshakes::new(2));
+        let [one, other] = [(); 2].map(|()| {
+            let listener = handshakes.listener();
+            let place = handshakes.begin(listener);
+            let task = tokio::spawn(std::future::pending::<()>());
+            handshakes.attach(place.number(), task.abort_handle());
+            (listener, place, task)
+        });
+        handshakes.end_of(one.0);
+        assert!(one.2.await.unwrap_err().is_cancelled());
+        tokio::task::yield_now().await;
+        assert!(!other.2.is_finished());
+        drop(one.1);
+        handshakes.end_of(other.0);
+        assert!(other.2.await.unwrap_err().is_cancelled());
+    }
+
     #[test]
     fn ended_handshake_gives_its_place_back() {
         let handshakes = Arc::new(Handshakes::new(1));
-        drop(handshakes.begin());
+        let listener = handshakes.listener();
+        drop(handshakes.begin(listener));
         assert!(handshakes.with(|table| table.running.is_empty()));
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::handshakes::{Handshakes, Place};
+use super::handshakes::{Handshakes, Listener, Place};
 use crate::net::udp::Socket;
 use crate::net::{Datagrams, Stream, mux, transport, ws};
 use crate::relay::Counters;
@@ -150,6 +150,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
             }
         };
         let mut flows = JoinSet::new();
+        let of = self.handshakes.listener();
         let mut next = None;
         let mut rests: u32 = 0;
         let mut beat = interval(BEAT);
@@ -163,7 +164,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 accepted = self.accept(&listener, &mut next) => match accepted {
                     Ok(accepted) => {
                         rests = 0;
-                        self.begin(&mut flows, accepted);
+                        self.begin(&mut flows, accepted, of);
                     }
                     Err(error) => {
                         if rests.is_multiple_of(LOG_EVERY) {
@@ -180,7 +181,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         tokio::select! {
             () = shared.reached(Phase::Stop) => return,
             () = &mut ended => return,
-            () = sleep(LAST_WORDS) => self.handshakes.end_all(),
+            () = sleep(LAST_WORDS) => self.handshakes.end_of(of),
         }
         tokio::select! {
             () = shared.reached(Phase::Stop) => {}
@@ -217,8 +218,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         }
     }
 
-    fn begin(self: &Arc<Self>, flows: &mut JoinSet<()>, accepted: Accepted) {
-        let place = self.handshakes.begin();
+    fn begin(self: &Arc<Self>, flows: &mut JoinSet<()>, accepted: Accepted, of: Listener) {
+        let place = self.handshakes.begin(of);
         let number = place.number();
         let port = Arc::clone(self);
         // In a box, whose parts are where they belong before the flow begins: the task keeps no room for them.
