@@ -543,8 +543,15 @@ fn stopped_client_lets_http_visitors_finish() {
         .write_all(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\n")
         .unwrap();
     read_head(&mut visitor);
+    let mut elsewhere = dial(server.address);
     client.process.signal(Signal::TERM);
     eventually("no new visitors", || refuses(bound));
+    // Only this port ends: whoever is in a handshake at another goes on with it.
+    elsewhere
+        .set_read_timeout(Some(Duration::from_millis(1500)))
+        .unwrap();
+    let waits = elsewhere.read(&mut [0]).unwrap_err();
+    assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
     visitor.write_all(b"more").unwrap();
     let mut rest = [0; 8];
     visitor.read_exact(&mut rest).unwrap();
