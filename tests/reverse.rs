@@ -551,7 +551,7 @@ fn stopped_client_lets_http_visitors_finish() {
         .set_read_timeout(Some(Duration::from_millis(1500)))
         .unwrap();
     let waits = elsewhere.read(&mut [0]).unwrap_err();
-    assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(waits.kind(), ErrorKind::WouldBlock);
     visitor.write_all(b"more").unwrap();
     let mut rest = [0; 8];
     visitor.read_exact(&mut rest).unwrap();
