@@ -31,13 +31,6 @@ fn with_files<'a>(role: Role, limit: &'a [&'a str]) -> Pair {
     })
 }
 
-fn half(pair: &mut Pair, role: Role) -> &mut Half {
-    match role {
-        Role::Local => &mut pair.local,
-        Role::Server => &mut pair.server,
-    }
-}
-
 fn strangers(at: &Half) -> Vec<TcpStream> {
     let strangers = (0..STRANGERS).map(|_| TcpStream::connect(at.address).unwrap());
     strangers.collect()
@@ -48,7 +41,7 @@ fn strangers_who_say_nothing_do_not_take_the_last_files() {
     let echo = TcpTarget::echo();
     for role in [Role::Server, Role::Local] {
         let mut pair = with_files(role, &["prlimit", "--nofile=64:64"]);
-        let mut hold = strangers(half(&mut pair, role));
+        let mut hold = strangers(pair.half(role));
         eventually(
             "all strangers but those that may stay have made room",
             || {
@@ -59,7 +52,7 @@ fn strangers_who_say_nothing_do_not_take_the_last_files() {
         for _ in 0..20 {
             matrix::echoes(&pair.socks(), &echo.v4(), 100);
         }
-        let log = half(&mut pair, role).process.log();
+        let log = pair.half(role).process.log();
         assert!(!log.contains("cannot accept"), "{role:?}: {log}");
     }
 }
@@ -70,10 +63,10 @@ fn running_out_of_files_slows_accepting_and_passes() {
     for role in [Role::Server, Role::Local] {
         let mut pair = with_files(role, &[]);
         matrix::echoes(&pair.socks(), &echo.v4(), 100);
-        let process = &mut half(&mut pair, role).process;
+        let process = &mut pair.half(role).process;
         let before = set_files(process, process.open_files() + 4);
-        let hold = strangers(half(&mut pair, role));
-        let process = &mut half(&mut pair, role).process;
+        let hold = strangers(pair.half(role));
+        let process = &mut pair.half(role).process;
         eventually("there is a shortage", || {
             process.log().contains("cannot accept")
         });
@@ -95,7 +88,7 @@ fn running_out_of_files_slows_accepting_and_passes() {
             let echoes = || matrix::echoes(&pair.socks(), &echo.v4(), 100);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(echoes)).is_ok()
         });
-        let log = half(&mut pair, role).process.log();
+        let log = pair.half(role).process.log();
         assert!(log.lines().count() < 100, "the shortage floods the log");
     }
 }

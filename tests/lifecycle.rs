@@ -243,11 +243,7 @@ fn a_terminated_process_lets_a_transfer_end_and_takes_no_more() {
             let mut pair = Pair::ssr(METHOD);
             let echo = TcpTarget::echo();
             let mut stream = running(&pair, &echo);
-            let half = if role == Role::Local {
-                &mut pair.local
-            } else {
-                &mut pair.server
-            };
+            let half = pair.half(role);
             let address = half.address;
             half.process.signal(signal);
             eventually("new connections are refused", || {

@@ -266,6 +266,14 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// One of the two.
+    pub fn half(&mut self, role: Role) -> &mut Half {
+        match role {
+            Role::Local => &mut self.local,
+            Role::Server => &mut self.server,
+        }
+    }
+
     /// `client` in front of `server`.
     pub fn new(client: Program, server: Program, spec: &Spec) -> Self {
         Self::with(Start::server(server, spec), |at| {
