@@ -353,7 +353,7 @@ fn a_password_may_come_from_the_environment() {
         Process::spawn("ssr server", command.env("SSR_TEST_KEY", &spec.password)).unwrap();
     let text: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let address = v4(u16::try_from(text["server_port"].as_u64().unwrap()).unwrap());
-    server.listening(&[address]).unwrap();
+    server.running().unwrap();
     let local = Start::local(Program::Ssr, &spec, address).run();
     matrix::echoes(&local.socks(), &TcpTarget::echo().v4(), 100);
 }
@@ -372,8 +372,8 @@ fn a_libev_config_runs_unchanged() {
         Process::spawn("ssr server", &mut Program::Ssr.command(Role::Server, &path)).unwrap();
     let mut local =
         Process::spawn("ssr local", &mut Program::Ssr.command(Role::Local, &path)).unwrap();
-    server.listening(&[v4(server_port)]).unwrap();
-    local.listening(&[v4(local_port)]).unwrap();
+    server.running().unwrap();
+    local.running().unwrap();
     matrix::echoes(&common::socks::Socks::new(v4(local_port)), &echo.v4(), 1000);
 }
 
@@ -389,8 +389,8 @@ fn port_password_serves_every_port() {
     let (_dir, path) = file(&text.to_string());
     let mut server =
         Process::spawn("ssr server", &mut Program::Ssr.command(Role::Server, &path)).unwrap();
+    server.running().unwrap();
     for (port, password) in ports.into_iter().zip(["one", "two"]) {
-        server.listening(&[v4(port)]).unwrap();
         let spec = Spec {
             method: method.into(),
             password: password.into(),

@@ -54,14 +54,10 @@ fn one_file_serves_both_roles() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.json");
     std::fs::write(&file, config.to_string()).unwrap();
-    let _halves = [
-        (common::peers::Role::Server, ports[0]),
-        (common::peers::Role::Local, ports[1]),
-    ]
-    .map(|(role, port)| {
+    let _halves = [common::peers::Role::Server, common::peers::Role::Local].map(|role| {
         let mut process =
             common::process::Process::spawn("ssr", &mut Program::Ssr.command(role, &file)).unwrap();
-        process.listening(&[common::process::v4(port)]).unwrap();
+        process.running().unwrap();
         process
     });
     matrix::echoes(
@@ -246,7 +242,7 @@ fn an_ipv6_server_is_reached() {
     let mut command = Program::Ssr.command(common::peers::Role::Server, &file);
     let mut server = common::process::Process::spawn("ssr server", &mut command).unwrap();
     let address = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
-    server.listening(&[address]).unwrap();
+    server.running().unwrap();
     let local = Start::local(Program::Ssr, &spec, address).run();
     matrix::echoes(&local.socks(), &echo.v4(), 5000);
     let association = local.socks().associate();

@@ -322,7 +322,7 @@ fn a_server_that_comes_back_is_used() {
     std::fs::write(&file, config.to_string()).unwrap();
     let mut command = Program::Ssr.command(common::peers::Role::Server, &file);
     let mut server = common::process::Process::spawn("ssr server", &mut command).unwrap();
-    server.listening(&[v4(port)]).unwrap();
+    server.running().unwrap();
     matrix::echoes(&local.socks(), &echo.v4(), 100);
 }
 

@@ -96,7 +96,8 @@ impl Process {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until every address accepts TCP connections.
+    /// Waits until every address accepts TCP connections, by connecting. For others' programs: `ssr` says when it
+    /// [runs](Self::running), and would take the one who looks for a client.
     ///
     /// # Errors
     /// The log, if the process ends first or does not listen within ten seconds.
