@@ -38,7 +38,7 @@
 //!    ([`wire::ss::stream`]), seals or opens them where they stand, writes, and gives the buffer back. No payload byte
 //!    is copied, nothing is allocated, and an idle flow holds no buffer.
 //! 5. A flow that moves much gives way after a turn, and while others of its worker wait for answers, flows of bulk go
-//!    one by one (`relay/tcp/courtesy.rs`).
+//!    one by one (`relay/tcp/fairness.rs`).
 //!
 //! What stands between TCP and Shadowsocks is a layer of the stream ([`net::stream`], [`net::transport`]): the relay does
 //! not know of it. Where both ends are bare sockets and nothing is sealed, the kernel moves the bytes
@@ -46,7 +46,7 @@
 //!
 //! # Reverse tunnels
 //!
-//! `local` opens an ordinary stream to a reserved target; from then on both ends speak the frames of [`wire::tunnel`] on
+//! `local` opens an ordinary stream to a reserved target; from then on both ends speak the frames of [`wire::reverse`] on
 //! it. [`relay::link`] carries streams and datagrams over it: its core knows neither sockets nor clock, its driver owns
 //! the carrier. A visitor's stream reaches [`relay::tcp::serve`] at both ends by way of a pipe ([`net::pipe`]).
 //!

@@ -161,7 +161,7 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
     let method = args.method;
     let length = match method.family() {
         Family::Plain => return usage(&format!("{method} has no key")),
-        Family::Aead => PASSWORD_LEN,
+        Family::Aead2017 => PASSWORD_LEN,
         Family::Aead2022 => method.key_len(),
     };
     if args.users > 0 && !method.supports_identity() {

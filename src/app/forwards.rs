@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use super::Error;
 use super::services::{Builder, incoming, outgoing};
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
-use crate::inbound::tunnel::{Entrance, Tunnel};
+use crate::inbound::forward::{self, Entrance};
 use crate::net::{tls, transport};
-use crate::outbound::tunnel;
+use crate::outbound::websocket::WebSocket;
 use crate::relay::udp::PacketInbound;
 
 impl Builder<'_> {
@@ -32,8 +32,8 @@ impl Builder<'_> {
         let direct = self.direct(outgoing(options, true));
         let sockets = self.bind_udp(address, options)?;
         let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
-        let relay = self.relay(PacketInbound::Tunnel(target.address.clone()), direct);
-        self.packets(&relay, sockets, incoming(options).datagrams);
+        let relay = self.relay(PacketInbound::Forward(target.address.clone()), direct);
+        self.packets(&relay, sockets, incoming(options).udp);
         Ok(bound.unwrap_or(address))
     }
 
@@ -42,7 +42,7 @@ impl Builder<'_> {
         let options = &self.config.socket;
         let idle = self.config.timeouts.idle;
         let direct = self.direct(outgoing(options, true));
-        let inbound = Tunnel {
+        let inbound = forward::Forward {
             target: target.address.clone(),
             entrance: match &listen.ws {
                 None => Entrance::Plain,
@@ -56,7 +56,7 @@ impl Builder<'_> {
         match &target.ws {
             None => self.port(listeners, inbound, direct, idle, None),
             Some(ws) => {
-                let outbound = tunnel::Tunnel {
+                let outbound = WebSocket {
                     direct,
                     transport: transport::Client {
                         tls: client(target, ws)?,

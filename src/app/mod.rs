@@ -11,7 +11,7 @@
 //!
 //! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
 
-mod files;
+mod fd_limit;
 mod forwards;
 mod handshakes;
 pub mod log;
@@ -102,7 +102,7 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 fn start(config: &Config) -> Result<(), Error> {
-    let room = files::Room::of(&config.limits, files::raise(config.nofile));
+    let room = fd_limit::Capacity::of(&config.limits, fd_limit::raise(config.nofile));
     if config.limits.memory_mib > 0 {
         pool::set_budget(config.limits.memory_mib << 20);
     }

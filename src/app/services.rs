@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::files::Room;
+use super::fd_limit::Capacity;
 use super::handshakes::Handshakes;
 use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
@@ -17,14 +17,14 @@ use super::{Error, transport};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
 use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
-use crate::inbound::associations::Associations;
 use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
-use crate::inbound::socks::{Datagrams, Socks};
+use crate::inbound::socks::{Socks, UdpAssociate};
+use crate::inbound::udp_associate::Associations;
 use crate::net::{self, SocketOptions, listener};
-use crate::outbound::datagrams::{Inside, WithPackets};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::{self, Servers, Weights};
-use crate::outbound::warm::Wish;
+use crate::outbound::udp_over_stream::{Inside, WithPackets};
+use crate::outbound::warm::WarmPolicy;
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, Salts};
@@ -41,7 +41,7 @@ const PACKET_SALTS: usize = 1 << 16;
 /// Builds all services; one list of jobs a worker.
 pub(super) async fn build(
     config: &Config,
-    room: Room,
+    capacity: Capacity,
     workers: usize,
     resolver: &Arc<Resolver>,
     counters: &Arc<Counters>,
@@ -50,8 +50,10 @@ pub(super) async fn build(
         config,
         resolver,
         counters,
-        connections: Arc::new(Semaphore::new(room.connections.min(Semaphore::MAX_PERMITS))),
-        handshakes: Arc::new(Handshakes::new(room.handshakes)),
+        connections: Arc::new(Semaphore::new(
+            capacity.connections.min(Semaphore::MAX_PERMITS),
+        )),
+        handshakes: Arc::new(Handshakes::new(capacity.handshakes)),
         four: HashSet::new(),
         jobs: (0..workers).map(|_| Vec::new()).collect(),
     };
@@ -122,7 +124,7 @@ impl Builder<'_> {
                 };
                 let sockets = self.bind_udp(bound, &server.socket)?;
                 let relay = self.relay(inbound, direct);
-                self.packets(&relay, sockets, incoming(&server.socket).datagrams);
+                self.packets(&relay, sockets, incoming(&server.socket).udp);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
         }
@@ -219,12 +221,12 @@ impl Builder<'_> {
             let admits = Box::new(move |peer| open || admitted.admits(peer));
             let relay = self.relay(PacketInbound::Socks(admits), servers.clone());
             // Between programs of one machine, nothing is too long.
-            let any = net::Datagrams {
+            let any = net::UdpOptions {
                 longest: None,
-                ..incoming(options).datagrams
+                ..incoming(options).udp
             };
             self.packets(&relay, sockets, any);
-            datagrams = Some(Datagrams {
+            datagrams = Some(UdpAssociate {
                 address: bound,
                 public: local.udp_associate_address.clone(),
                 associations,
@@ -281,8 +283,8 @@ impl Builder<'_> {
                     counters: Arc::clone(self.counters),
                 }),
             match server.warm {
-                config::Warm::Auto => Wish::Auto,
-                config::Warm::Count(count) => Wish::Count(count),
+                config::Warm::Auto => WarmPolicy::Auto,
+                config::Warm::Count(count) => WarmPolicy::Count(count),
             },
         ))
     }
@@ -353,7 +355,7 @@ impl Builder<'_> {
         &mut self,
         relay: &Arc<Relay<O>>,
         sockets: Vec<UdpSocket>,
-        options: net::Datagrams,
+        options: net::UdpOptions,
     ) {
         for (jobs, socket) in self.jobs.iter_mut().zip(sockets) {
             jobs.push(packets(Arc::clone(relay), socket, options));
@@ -468,7 +470,7 @@ pub(super) fn incoming(options: &config::SocketOptions) -> SocketOptions {
         keep_alive: options.keep_alive,
         send_buffer: size(options.inbound_send_buffer),
         recv_buffer: size(options.inbound_recv_buffer),
-        datagrams: net::Datagrams {
+        udp: net::UdpOptions {
             fragment: options.inbound_udp_allow_fragmentation.unwrap_or(true),
             longest: options.udp_mtu,
         },
@@ -492,7 +494,7 @@ pub(super) fn outgoing(options: &config::SocketOptions, to_server: bool) -> Sock
             .chain(options.bind_address_other)
             .collect(),
         bind_interface: options.bind_interface.clone(),
-        datagrams: net::Datagrams {
+        udp: net::UdpOptions {
             fragment: options
                 .outbound_udp_allow_fragmentation
                 .unwrap_or(to_server),

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handshakes::{Handshakes, Listener, Place};
 use crate::net::udp::Socket;
-use crate::net::{Datagrams, Stream, mux, transport, ws};
+use crate::net::{Stream, UdpOptions, mux, transport, ws};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketOutbound, Relay};
@@ -349,7 +349,7 @@ fn is_passing(error: &io::Error) -> bool {
 pub(super) fn packets<O: PacketOutbound>(
     relay: Arc<Relay<O>>,
     socket: std::net::UdpSocket,
-    options: Datagrams,
+    options: UdpOptions,
 ) -> Job {
     Box::new(move |shared| {
         let Shared { phase, drained } = shared;

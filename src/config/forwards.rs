@@ -37,7 +37,7 @@ pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
 
 /// Which end of a forward.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum EndpointRole {
     Listen,
     Target,
 }
@@ -46,11 +46,11 @@ fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forw
     let listen = endpoint(
         entry.listen.as_ref(),
         &key_at(at, "listen"),
-        End::Listen,
+        EndpointRole::Listen,
         cx,
     );
     let path = key_at(at, "target");
-    let target = endpoint(entry.target.as_ref(), &path, End::Target, cx);
+    let target = endpoint(entry.target.as_ref(), &path, EndpointRole::Target, cx);
     let (listen, target) = (listen?, target?);
     if (listen.scheme == Scheme::Udp) != (target.scheme == Scheme::Udp) {
         let (from, to) = (listen.scheme.name(), target.scheme.name());
@@ -67,7 +67,7 @@ fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forw
 fn endpoint(
     written: Option<&UrlOr<file::Endpoint>>,
     at: &str,
-    end: End,
+    end: EndpointRole,
     cx: &mut Context<'_>,
 ) -> Option<Endpoint> {
     let none = file::Endpoint::default();
@@ -78,8 +78,8 @@ fn endpoint(
     };
     let Some(text) = text else {
         let what = match end {
-            End::Listen => "missing: the URL to listen on",
-            End::Target => "missing: the URL to carry to",
+            EndpointRole::Listen => "missing: the URL to listen on",
+            EndpointRole::Target => "missing: the URL to carry to",
         };
         cx.report
             .error_hint(&path, what, "`tcp://127.0.0.1:9090`, for example");
@@ -118,8 +118,8 @@ fn endpoint(
 }
 
 /// A target has a port, and an address that is somebody's.
-fn is_reachable(address: &Address, end: End, path: &str, cx: &mut Context<'_>) -> bool {
-    if end == End::Listen {
+fn is_reachable(address: &Address, end: EndpointRole, path: &str, cx: &mut Context<'_>) -> bool {
+    if end == EndpointRole::Listen {
         return true;
     }
     if address.port() == 0 {

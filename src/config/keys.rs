@@ -26,7 +26,7 @@ impl Build<'_, '_> {
             });
         }
         if let Some(ready) = &self.entry.key
-            && method.family() == Family::Aead
+            && method.family() == Family::Aead2017
             && !path.starts_with("port_password")
         {
             let ready = self.expand("key", ready);
@@ -45,7 +45,7 @@ impl Build<'_, '_> {
             return None;
         };
         let secret = self.expand(path, &secret);
-        if method.family() == Family::Aead {
+        if method.family() == Family::Aead2017 {
             if secret.expose().is_empty() {
                 self.cx.report.warn_hint(
                     path,

@@ -9,7 +9,7 @@ use crate::dns;
 use crate::net::tls::{self, Pem, Trust};
 use crate::net::transport::Network;
 use crate::wire::address::Address;
-use crate::wire::{http, proxy, tunnel};
+use crate::wire::{http, proxy_protocol, reverse};
 
 use super::diagnostic::Diagnostic;
 use super::secret::Secret;
@@ -100,11 +100,11 @@ pub struct Service {
     /// Where they are taken to.
     pub target: Address,
     /// What it speaks.
-    pub protocol: tunnel::Protocol,
+    pub protocol: reverse::Protocol,
     /// Of HTTP: its Host, in small letters; else empty.
     pub host: String,
     /// Whether, and how, the target is told who the visitor is.
-    pub proxy: Option<proxy::Version>,
+    pub proxy: Option<proxy_protocol::Version>,
     /// Whether other clients may offer the same and share the load.
     pub group: bool,
 }
@@ -121,7 +121,7 @@ pub struct Allow {
     /// For HTTP, under which Host: a name, `*.` and a name, `*`; `None`: none.
     pub host: Option<String>,
     /// By which protocol; `None`: any.
-    pub protocol: Option<tunnel::Protocol>,
+    pub protocol: Option<reverse::Protocol>,
 }
 
 /// A Shadowsocks server: one address, one method, one key or several users.

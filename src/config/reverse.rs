@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::wire::address::Address;
-use crate::wire::{proxy, tunnel};
+use crate::wire::{proxy_protocol, reverse};
 
 use super::file;
 use super::meaning::Context;
@@ -124,7 +124,7 @@ fn service(entry: &file::Service, at: &str, cx: &mut Context<'_>) -> Option<Serv
         ),
         Some(_) => {}
     }
-    let protocol = protocol(entry.protocol.as_deref(), at, cx).unwrap_or(tunnel::Protocol::Tcp);
+    let protocol = protocol(entry.protocol.as_deref(), at, cx).unwrap_or(reverse::Protocol::Tcp);
     let bind = bind(entry.bind.as_deref(), at, cx);
     let target = target(entry.target.as_deref(), at, cx);
     let host = service_host(entry.host.as_deref(), protocol, at, cx);
@@ -140,11 +140,11 @@ fn service(entry: &file::Service, at: &str, cx: &mut Context<'_>) -> Option<Serv
     })
 }
 
-fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<tunnel::Protocol> {
+fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<reverse::Protocol> {
     match written? {
-        "tcp" => Some(tunnel::Protocol::Tcp),
-        "udp" => Some(tunnel::Protocol::Udp),
-        "http" => Some(tunnel::Protocol::Http),
+        "tcp" => Some(reverse::Protocol::Tcp),
+        "udp" => Some(reverse::Protocol::Udp),
+        "http" => Some(reverse::Protocol::Http),
         other => {
             let message = format!("`{other}` is no protocol of a reverse tunnel");
             let hint = "it is `tcp`, `udp` or `http`";
@@ -200,13 +200,13 @@ fn target(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Addre
 
 fn service_host(
     written: Option<&str>,
-    protocol: tunnel::Protocol,
+    protocol: reverse::Protocol,
     at: &str,
     cx: &mut Context<'_>,
 ) -> Option<String> {
     let path = key_at(at, "host");
     let host = written.unwrap_or_default().to_ascii_lowercase();
-    if protocol != tunnel::Protocol::Http {
+    if protocol != reverse::Protocol::Http {
         if !host.is_empty() {
             cx.report.warn_hint(
                 &path,
@@ -232,21 +232,21 @@ fn service_host(
 
 fn proxy_protocol(
     written: Option<&str>,
-    protocol: tunnel::Protocol,
+    protocol: reverse::Protocol,
     at: &str,
     cx: &mut Context<'_>,
-) -> Option<proxy::Version> {
+) -> Option<proxy_protocol::Version> {
     let path = key_at(at, "proxy_protocol");
     let version = match written.filter(|text| !text.is_empty())? {
-        "v1" => proxy::Version::One,
-        "v2" => proxy::Version::Two,
+        "v1" => proxy_protocol::Version::One,
+        "v2" => proxy_protocol::Version::Two,
         other => {
             let message = format!("`{other}` is no version of the PROXY protocol");
             cx.report.error_hint(&path, message, "it is `v1` or `v2`");
             return None;
         }
     };
-    if protocol == tunnel::Protocol::Udp {
+    if protocol == reverse::Protocol::Udp {
         cx.report
             .error(&path, "datagrams have no beginning to put it at");
     }

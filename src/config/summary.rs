@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use crate::crypto::Family;
 use crate::dns;
-use crate::wire::proxy::Version;
-use crate::wire::tunnel::Protocol;
+use crate::wire::proxy_protocol::Version;
+use crate::wire::reverse::Protocol;
 
 use super::model::{Config, Local, ReplayPolicy, Role, Server};
 
@@ -187,7 +187,7 @@ impl Config {
         let old = self
             .servers
             .iter()
-            .any(|server| server.method.family() == Family::Aead);
+            .any(|server| server.method.family() == Family::Aead2017);
         if old && self.replay != ReplayPolicy::Reject {
             writeln!(
                 out,

@@ -8,7 +8,7 @@ use crate::wire::http;
 
 use super::endpoint::EndpointUrl;
 use super::file;
-use super::forwards::End;
+use super::forwards::EndpointRole;
 use super::meaning::Context;
 use super::model::{EndpointTls, EndpointWs, Scheme};
 use super::servers::key_at;
@@ -32,20 +32,20 @@ struct Given {
 }
 
 /// Every option, and on which end and in which schemes it means something.
-const OPTIONS: [(&str, Option<End>, bool); 8] = [
+const OPTIONS: [(&str, Option<EndpointRole>, bool); 8] = [
     ("host", None, false),
-    ("header", Some(End::Target), false),
-    ("server_name", Some(End::Target), true),
-    ("ca", Some(End::Target), true),
-    ("pin_sha256", Some(End::Target), true),
-    ("insecure", Some(End::Target), true),
-    ("cert", Some(End::Listen), true),
-    ("key", Some(End::Listen), true),
+    ("header", Some(EndpointRole::Target), false),
+    ("server_name", Some(EndpointRole::Target), true),
+    ("ca", Some(EndpointRole::Target), true),
+    ("pin_sha256", Some(EndpointRole::Target), true),
+    ("insecure", Some(EndpointRole::Target), true),
+    ("cert", Some(EndpointRole::Listen), true),
+    ("key", Some(EndpointRole::Listen), true),
 ];
 
 impl Written<'_> {
     /// Judges the options; `None` after an error.
-    pub(super) fn websocket(&self, end: End, cx: &mut Context<'_>) -> Option<EndpointWs> {
+    pub(super) fn websocket(&self, end: EndpointRole, cx: &mut Context<'_>) -> Option<EndpointWs> {
         let given = self.given(cx)?;
         for option in &given {
             self.fits(option, end, cx)?;
@@ -58,13 +58,14 @@ impl Written<'_> {
         for option in given.iter().filter(|option| option.name == "header") {
             fields.push(field(option, cx)?);
         }
-        let host = one("host").or_else(|| (end == End::Target).then(|| self.default_host()));
+        let host =
+            one("host").or_else(|| (end == EndpointRole::Target).then(|| self.default_host()));
         let tls = match (self.url.scheme, end) {
-            (Scheme::Wss, End::Listen) => Some(EndpointTls::Server {
+            (Scheme::Wss, EndpointRole::Listen) => Some(EndpointTls::Server {
                 cert: self.file(one("cert"), "cert", cx)?,
                 key: self.file(one("key"), "key", cx)?,
             }),
-            (Scheme::Wss, End::Target) => Some(EndpointTls::Client {
+            (Scheme::Wss, EndpointRole::Target) => Some(EndpointTls::Client {
                 name: one("server_name").unwrap_or_else(|| bare(host.as_deref()).to_owned()),
                 trust: trust(&given, cx)?,
             }),
@@ -137,7 +138,7 @@ impl Written<'_> {
     }
 
     /// Whether an option means something here.
-    fn fits(&self, option: &Given, end: End, cx: &mut Context<'_>) -> Option<()> {
+    fn fits(&self, option: &Given, end: EndpointRole, cx: &mut Context<'_>) -> Option<()> {
         let (_, only, needs_tls) = OPTIONS.iter().find(|(name, ..)| *name == option.name)?;
         let (name, scheme) = (option.name, self.url.scheme);
         if !scheme.is_ws() || *needs_tls && scheme != Scheme::Wss {
@@ -152,11 +153,11 @@ impl Written<'_> {
         }
         if only.is_some_and(|only| only != end) {
             let (message, hint) = match end {
-                End::Listen => (
+                EndpointRole::Listen => (
                     format!("`{name}` has no meaning where ssr listens"),
                     "`cert`, `key` and `host` have one there",
                 ),
-                End::Target => (
+                EndpointRole::Target => (
                     format!("`{name}` has no meaning towards a target"),
                     "`server_name`, `ca`, `pin_sha256`, `insecure`, `host` and `header` have one there",
                 ),

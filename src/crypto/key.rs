@@ -100,7 +100,7 @@ impl Key {
     #[must_use]
     pub fn session_subkey(&self, method: Method, salt: &[u8]) -> Self {
         Self::fill(method.key_len(), |subkey| match method.family() {
-            Family::Plain | Family::Aead => hkdf_sha1(self.as_bytes(), salt, subkey),
+            Family::Plain | Family::Aead2017 => hkdf_sha1(self.as_bytes(), salt, subkey),
             Family::Aead2022 => self.blake3("shadowsocks 2022 session subkey", salt, subkey),
         })
     }

@@ -3,7 +3,7 @@
 //! | family | specification | methods |
 //! |---|---|---|
 //! | [`Family::Plain`] | | `none` |
-//! | [`Family::Aead`] | SIP004, SIP007 | `aes-{128,256}-gcm`, `chacha20-ietf-poly1305`, `xchacha20-ietf-poly1305` |
+//! | [`Family::Aead2017`] | SIP004, SIP007 | `aes-{128,256}-gcm`, `chacha20-ietf-poly1305`, `xchacha20-ietf-poly1305` |
 //! | [`Family::Aead2022`] | SIP022, SIP023 | `2022-blake3-*` |
 //!
 //! The stream ciphers of old are known by name only, so that a config file that asks for one gets a reason instead of
@@ -41,7 +41,7 @@ pub enum Family {
     /// Not encrypted.
     Plain,
     /// SIP004 (streams) and SIP007 (packets), "AEAD-2017": any password; no protection against replay by itself.
-    Aead,
+    Aead2017,
     /// SIP022, "AEAD-2022": a random key; timestamps, session ids and replay protection.
     Aead2022,
 }
@@ -84,7 +84,7 @@ impl Method {
             Self::Aes128Gcm
             | Self::Aes256Gcm
             | Self::ChaCha20Poly1305
-            | Self::XChaCha20Poly1305 => Family::Aead,
+            | Self::XChaCha20Poly1305 => Family::Aead2017,
             Self::Blake3Aes128Gcm
             | Self::Blake3Aes256Gcm
             | Self::Blake3ChaCha20Poly1305
@@ -277,7 +277,7 @@ mod tests {
             let kind: CipherKind = method.name().parse().unwrap();
             let category = match method.family() {
                 Family::Plain => CipherCategory::None,
-                Family::Aead => CipherCategory::Aead,
+                Family::Aead2017 => CipherCategory::Aead,
                 Family::Aead2022 => CipherCategory::Aead2022,
             };
             assert_eq!(kind.category(), category, "{method}");

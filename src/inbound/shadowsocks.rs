@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::crypto::{Family, SaltPool};
 use crate::net::pool::{Buffer, Size};
 use crate::net::{Stream, unix_now};
-use crate::relay::tcp::{Accepted, First, Inbound, Leg, Request};
+use crate::relay::tcp::{First, Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
-use crate::wire::{self, Address, tunnel};
+use crate::wire::{self, Address, reverse};
 
 /// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
 const MAX_DRAIN: usize = 1 << 20;
@@ -71,17 +71,17 @@ pub type Links = Box<
 impl Request {
     /// Whether it is the link of a reverse tunnel. What is passed on to another server may be one there.
     fn is_link(&self) -> bool {
-        !self.trusted && self.target.as_ref() == tunnel::target()
+        !self.trusted && self.target.as_ref() == reverse::target()
     }
 }
 
 impl Inbound for Shadowsocks {
-    async fn accept(
+    async fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Accepted<'_>, Error> {
+    ) -> Result<Handshake<'_>, Error> {
         let mut reading = Reading {
             opener: RequestOpener::new(self.accounts.method()),
             buffer: None,
@@ -94,9 +94,9 @@ impl Inbound for Shadowsocks {
                 let user = reading.opener.user();
                 let request = asked.into_request(stream, first, peer);
                 Ok(if request.is_link() {
-                    Accepted::Job((self.links)(request.leg, peer, user))
+                    Handshake::Job((self.links)(request.leg, peer, user))
                 } else {
-                    Accepted::Request(request)
+                    Handshake::Request(request)
                 })
             }
             Err(error @ Error::Wire { .. }) => {
@@ -111,7 +111,7 @@ impl Inbound for Shadowsocks {
         }
     }
 
-    async fn punish(&self, stream: Stream) {
+    async fn drain_and_close(&self, stream: Stream) {
         drain(&stream, Instant::now() + self.patience).await;
     }
 }
@@ -180,7 +180,7 @@ impl Shadowsocks {
     fn sealer(&self, opener: &RequestOpener) -> Sealer {
         let method = self.accounts.method();
         let salt = Salt::new(method, rand::random());
-        if method.family() == Family::Aead && self.replay != Replay::Ignore {
+        if method.family() == Family::Aead2017 && self.replay != Replay::Ignore {
             // Under these methods an answer sent back to us would open as a request.
             self.remember(&salt);
         }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use subtle::{Choice, ConstantTimeEq};
 use tokio::time::{Instant, timeout_at};
 
-use super::associations::Associations;
+use super::udp_associate::Associations;
 use crate::net::{self, Stream};
-use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::socks::{
     AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
 };
-use crate::wire::{self, Address, AddressRef, socks, tunnel};
+use crate::wire::{self, Address, AddressRef, reverse, socks};
 
 /// Bytes of a handshake that are read at once. What a client sends ahead of our answers is taken along.
 const READ: usize = 1024;
@@ -29,11 +29,11 @@ pub struct Socks {
     /// Who may use it; empty: everybody.
     pub logins: Vec<Login>,
     /// The datagram side, if there is one.
-    pub udp: Option<Datagrams>,
+    pub udp: Option<UdpAssociate>,
 }
 
 /// What UDP ASSOCIATE needs to know.
-pub struct Datagrams {
+pub struct UdpAssociate {
     /// The address of the datagram socket.
     pub address: SocketAddr,
     /// The address that clients are told, if it is another.
@@ -45,13 +45,13 @@ pub struct Datagrams {
 }
 
 impl Inbound for Socks {
-    async fn accept(
+    async fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Accepted<'_>, Error> {
-        let mut handshake = Handshake {
+    ) -> Result<Handshake<'_>, Error> {
+        let mut handshake = Dialogue {
             stream,
             read: Vec::new(),
         };
@@ -59,7 +59,7 @@ impl Inbound for Socks {
         let (command, target) = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
         match command {
             // It would act for the user whose key this local has.
-            Command::Connect if target.as_ref() == tunnel::target() => {
+            Command::Connect if target.as_ref() == reverse::target() => {
                 refuse(
                     &handshake.stream,
                     Code::NotAllowed,
@@ -67,7 +67,7 @@ impl Inbound for Socks {
                 )
                 .await
             }
-            Command::Connect => Ok(Accepted::Request(Request {
+            Command::Connect => Ok(Handshake::Request(Request {
                 leg: Leg {
                     stream: handshake.stream,
                     codec: None,
@@ -83,7 +83,7 @@ impl Inbound for Socks {
                 peer,
             })),
             Command::UdpAssociate => match &self.udp {
-                Some(udp) => Ok(Accepted::Job(Box::pin(udp.hold(
+                Some(udp) => Ok(Handshake::Job(Box::pin(udp.hold(
                     handshake.stream,
                     peer,
                     target.port(),
@@ -105,7 +105,7 @@ impl Inbound for Socks {
         }
     }
 
-    async fn punish(&self, _: Stream) {}
+    async fn drain_and_close(&self, _: Stream) {}
 }
 
 async fn refuse<T>(stream: &Stream, code: Code, what: &'static str) -> Result<T, Error> {
@@ -127,12 +127,12 @@ fn encode(response: &Response<'_>) -> Vec<u8> {
 }
 
 /// A client's stream, and what of it has been read and not been understood yet.
-struct Handshake {
+struct Dialogue {
     stream: Stream,
     read: Vec<u8>,
 }
 
-impl Handshake {
+impl Dialogue {
     async fn request(&mut self, logins: &[Login]) -> Result<(Command, Address), Error> {
         let needed = if logins.is_empty() {
             AuthMethod::None
@@ -273,7 +273,7 @@ fn code_of(error: &Error) -> Code {
     }
 }
 
-impl Datagrams {
+impl UdpAssociate {
     /// Answers UDP ASSOCIATE and keeps the association until the client's connection ends (RFC 1928 §7).
     async fn hold(&self, stream: Stream, peer: SocketAddr, announced: u16) -> Result<(), Error> {
         let _ticket = self

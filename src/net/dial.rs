@@ -18,11 +18,11 @@ const MAX_ATTEMPTS: usize = 8;
 
 /// Who speaks first on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum SpeaksFirst {
     /// We do, as soon as it stands: what we say can end the handshake, which saves a segment.
-    Ours,
+    Us,
     /// That is not known.
-    Open,
+    Unknown,
 }
 
 /// Connects to the first of `addresses` that answers. The families take turns, beginning with the first address's;
@@ -35,14 +35,14 @@ pub async fn tcp(
     addresses: &[IpAddr],
     port: u16,
     options: &SocketOptions,
-    opening: Opening,
+    first: SpeaksFirst,
     limit: Duration,
 ) -> Result<Stream, Error> {
     let dial = async {
         match addresses {
             [] => Err(Error::NoAddress),
-            [only] => connect((*only, port).into(), options, opening).await,
-            _ => race(interleave(addresses, port), options, opening).await,
+            [only] => connect((*only, port).into(), options, first).await,
+            _ => race(interleave(addresses, port), options, first).await,
         }
     };
     tokio::time::timeout(limit, dial)
@@ -55,10 +55,10 @@ pub async fn tcp(
 async fn connect(
     address: SocketAddr,
     options: &SocketOptions,
-    opening: Opening,
+    first: SpeaksFirst,
 ) -> Result<Stream, Error> {
     let attempt = async {
-        let socket = options.outgoing_tcp(address, opening)?;
+        let socket = options.outgoing_tcp(address, first)?;
         match socket.connect(&address.into()) {
             Ok(()) => {}
             Err(error) if in_progress(&error) => {}
@@ -86,7 +86,7 @@ fn in_progress(error: &io::Error) -> bool {
 async fn race(
     addresses: Vec<SocketAddr>,
     options: &SocketOptions,
-    opening: Opening,
+    first: SpeaksFirst,
 ) -> Result<Stream, Error> {
     let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
@@ -106,7 +106,7 @@ async fn race(
             () = sleep_until(next_at), if waiting.len() > 0 => {
                 if let Some(address) = waiting.next() {
                     let options = options.clone();
-                    running.spawn(async move { connect(address, &options, opening).await });
+                    running.spawn(async move { connect(address, &options, first).await });
                 }
                 next_at = Instant::now() + ATTEMPT_DELAY;
             }
@@ -172,7 +172,7 @@ mod tests {
             &addresses,
             port,
             &SocketOptions::default(),
-            Opening::Open,
+            SpeaksFirst::Unknown,
             Duration::from_secs(5),
         )
         .await;
@@ -188,7 +188,7 @@ mod tests {
             &["127.0.0.1".parse().unwrap()],
             port,
             &SocketOptions::default(),
-            Opening::Open,
+            SpeaksFirst::Unknown,
             Duration::from_secs(5),
         )
         .await;

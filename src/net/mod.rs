@@ -27,7 +27,7 @@ pub mod transport;
 pub mod udp;
 pub mod ws;
 
-pub use options::{Datagrams, SocketOptions};
+pub use options::{SocketOptions, UdpOptions};
 pub use stream::{Parked, Stream};
 
 use std::net::SocketAddr;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::dial::Opening;
+use super::dial::SpeaksFirst;
 use super::linux;
 
 /// Options of the sockets of one side: those towards clients, or those towards servers and targets.
@@ -29,12 +29,12 @@ pub struct SocketOptions {
     /// `SO_BINDTODEVICE`, of outgoing sockets.
     pub bind_interface: Option<String>,
     /// Of sockets for datagrams.
-    pub datagrams: Datagrams,
+    pub udp: UdpOptions,
 }
 
 /// What a socket for datagrams does with long ones.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Datagrams {
+pub struct UdpOptions {
     /// Those longer than the path takes are cut by the system instead of being refused.
     pub fragment: bool,
     /// Those of more bytes are dropped, in both directions.
@@ -47,7 +47,7 @@ impl SocketOptions {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn outgoing_tcp(&self, peer: SocketAddr, opening: Opening) -> io::Result<Socket> {
+    pub fn outgoing_tcp(&self, peer: SocketAddr, first: SpeaksFirst) -> io::Result<Socket> {
         let protocol = if self.mptcp {
             linux::MPTCP
         } else {
@@ -64,7 +64,7 @@ impl SocketOptions {
         }
         if self.fast_open {
             linux::set_fast_open_connect(&socket)?;
-        } else if opening == Opening::Ours {
+        } else if first == SpeaksFirst::Us {
             // Where it cannot be, there is a segment more.
             let _ = linux::set_acknowledge_with_data(&socket);
         }

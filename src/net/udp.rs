@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 
-use super::{Datagrams, linux};
+use super::{UdpOptions, linux};
 
 /// The longest datagram, and the most that the kernel merges into one read.
 pub const MAX_DATAGRAM: usize = 65_535;
@@ -44,7 +44,7 @@ impl Socket {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(socket: socket2::Socket, options: Datagrams) -> io::Result<Self> {
+    pub fn new(socket: socket2::Socket, options: UdpOptions) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         if options.fragment {
             linux::allow_fragments(&socket)?;
@@ -356,7 +356,7 @@ mod tests {
             (false, Ipv4PathMtuDiscovery::PROBE),
         ] {
             let bound = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            let options = Datagrams {
+            let options = UdpOptions {
                 fragment,
                 longest: None,
             };
@@ -369,8 +369,8 @@ mod tests {
     async fn batch_arrives_as_it_was_pushed() {
         let bound = || socket2::Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         let (a, b) = (
-            Socket::new(bound(), Datagrams::default()).unwrap(),
-            Socket::new(bound(), Datagrams::default()).unwrap(),
+            Socket::new(bound(), UdpOptions::default()).unwrap(),
+            Socket::new(bound(), UdpOptions::default()).unwrap(),
         );
         let to = Path {
             peer: b.local_addr().unwrap(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dns::{Addresses, Resolver};
-use crate::net::dial::Opening;
+use crate::net::dial::SpeaksFirst;
 use crate::net::{SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -36,12 +36,12 @@ impl Direct {
         &self,
         target: &Address,
         trusted: bool,
-        opening: Opening,
+        first: SpeaksFirst,
     ) -> Result<Stream, Error> {
         let addresses = self.addresses(target).await?;
         let connect = async |addresses: &[IpAddr]| {
             let limit = self.connect;
-            dial::tcp(addresses, target.port(), &self.options, opening, limit).await
+            dial::tcp(addresses, target.port(), &self.options, first, limit).await
         };
         if trusted || !self.deny_private {
             return Ok(connect(&addresses).await?);
@@ -82,13 +82,13 @@ impl Direct {
 }
 
 impl Outbound for Direct {
-    fn is_confident(&self) -> bool {
+    fn may_confirm_early(&self) -> bool {
         false
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let opening = request.opening();
-        let stream = self.dial(&request.target, request.trusted, opening).await?;
+        let first = request.speaks_first();
+        let stream = self.dial(&request.target, request.trusted, first).await?;
         Ok(Leg::plain(stream))
     }
 }
@@ -96,7 +96,7 @@ impl Outbound for Direct {
 impl PacketOutbound for Direct {
     fn open(&self, sealed: bool) -> io::Result<Upstream> {
         Ok(Upstream {
-            socket: udp::Socket::new(self.options.outgoing_udp()?, self.options.datagrams)?,
+            socket: udp::Socket::new(self.options.outgoing_udp()?, self.options.udp)?,
             server: None,
             wrap: Wrap::Bare,
             unwrap: if sealed { Unwrap::Sealed } else { Unwrap::Bare },

@@ -1,13 +1,13 @@
 //! The two ends of a reverse tunnel: through the link to whoever offers a service, and from the link to its target.
 
 use super::direct::Direct;
-use crate::net::dial::Opening;
+use crate::net::dial::SpeaksFirst;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
-use crate::wire::proxy::{self, Version};
-use crate::wire::tunnel::Code;
+use crate::wire::proxy_protocol::{self, Version};
+use crate::wire::reverse::Code;
 
 /// On the server: a stream of the link on which a service was offered.
 pub struct Through {
@@ -43,7 +43,7 @@ pub fn gone() -> Error {
 }
 
 impl Outbound for Through {
-    fn is_confident(&self) -> bool {
+    fn may_confirm_early(&self) -> bool {
         true
     }
 
@@ -66,13 +66,13 @@ pub struct Behind {
 
 impl Behind {
     async fn reach(&self, target: &Address) -> Result<Leg, Error> {
-        let stream = self.direct.dial(target, true, Opening::Open).await?;
+        let stream = self.direct.dial(target, true, SpeaksFirst::Unknown).await?;
         if let Some(version) = self.proxy {
             // A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
             let source = self.visitor.source.as_ref().socket_addr();
             let destination = self.visitor.destination.as_ref().socket_addr();
             stream
-                .write_all(&proxy::header(version, source, destination))
+                .write_all(&proxy_protocol::header(version, source, destination))
                 .await
                 .map_err(Error::io(Side::Upstream))?;
         }
@@ -81,7 +81,7 @@ impl Behind {
 }
 
 impl Outbound for Behind {
-    fn is_confident(&self) -> bool {
+    fn may_confirm_early(&self) -> bool {
         false
     }
 

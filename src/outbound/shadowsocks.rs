@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::datagrams::{Carriers, Inside, Route};
 use super::direct::Direct;
-use super::warm::{Warm, Wish};
-use crate::net::dial::Opening;
+use super::udp_over_stream::{Carriers, Inside, Route};
+use super::warm::{Warm, WarmPolicy};
+use crate::net::dial::SpeaksFirst;
 use crate::net::{self, Stream, transport, udp};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg, Outbound, Request};
@@ -55,7 +55,7 @@ impl Server {
         transport: Option<transport::Client>,
         weights: Weights,
         inside: Option<Inside>,
-        warm: Wish,
+        warm: WarmPolicy,
     ) -> Self {
         Self {
             address,
@@ -79,7 +79,7 @@ impl Server {
     }
 }
 
-/// A connection to a server, ready for Shadowsocks, on which `opening` speaks first. (A transport's client always does.)
+/// A connection to a server, ready for Shadowsocks, on which `first` speaks first. (A transport's client always does.)
 ///
 /// # Errors
 /// Those of [`Direct::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
@@ -87,12 +87,12 @@ pub(super) async fn dial(
     direct: &Direct,
     server: &Address,
     transport: Option<&transport::Client>,
-    opening: Opening,
+    first: SpeaksFirst,
 ) -> Result<Stream, Error> {
     let Some(transport) = transport else {
-        return direct.dial(server, true, opening).await;
+        return direct.dial(server, true, first).await;
     };
-    let stream = direct.dial(server, true, Opening::Ours).await?;
+    let stream = direct.dial(server, true, SpeaksFirst::Us).await?;
     let upgraded = timeout(direct.connect, Box::pin(transport.upgrade(stream))).await;
     let seconds = direct.connect.as_secs();
     Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
@@ -180,7 +180,7 @@ impl Servers {
             &server.address,
             transport,
             // The head goes at once, or after the short wait for first bytes.
-            Opening::Ours,
+            SpeaksFirst::Us,
         )
         .await;
         match &dialled {
@@ -218,7 +218,7 @@ fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
 
 impl Outbound for Servers {
     /// While the last connection to the server that would be chosen was made.
-    fn is_confident(&self) -> bool {
+    fn may_confirm_early(&self) -> bool {
         self.order(&self.0.tcp)
             .next()
             .is_some_and(|server| !server.failed.load(Relaxed))
@@ -258,7 +258,7 @@ impl PacketOutbound for Servers {
         let (socket, address, carrying) = match &server.inside {
             None => {
                 let socket = server.direct.options.outgoing_udp()?;
-                let socket = udp::Socket::new(socket, server.direct.options.datagrams)?;
+                let socket = udp::Socket::new(socket, server.direct.options.udp)?;
                 (socket, server.address.clone(), None)
             }
             Some(inside) => {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::direct::Direct;
 use super::shadowsocks::dial;
-use crate::net::dial::Opening;
+use crate::net::dial::SpeaksFirst;
 use crate::net::{Parked, Stream, transport};
 use crate::wire::Address;
 
@@ -27,7 +27,7 @@ const WORTH: Duration = Duration::from_millis(3);
 
 /// How many spare connections are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum WarmPolicy {
     /// As many as requests came lately, and none where a dial is quick.
     Auto,
     /// This many, while requests come.
@@ -36,7 +36,7 @@ pub enum Wish {
 
 /// The spare connections to one server, of all workers.
 pub struct Warm {
-    wish: Wish,
+    policy: WarmPolicy,
     state: Arc<Mutex<State>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -85,9 +85,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Warm {
     /// Without connections yet.
     #[must_use]
-    pub fn new(wish: Wish) -> Self {
+    pub fn new(policy: WarmPolicy) -> Self {
         Self {
-            wish,
+            policy,
             state: Arc::default(),
             tasks: Mutex::new(JoinSet::new()),
         }
@@ -95,7 +95,7 @@ impl Warm {
 
     /// A spare connection that is still good, if there is one. To be called once a request.
     pub fn take(&self) -> Option<Stream> {
-        if self.wish == Wish::Count(0) {
+        if self.policy == WarmPolicy::Count(0) {
             return None;
         }
         let mut state = lock(&self.state);
@@ -122,10 +122,10 @@ impl Warm {
         transport: Option<&Arc<transport::Client>>,
     ) {
         let mut state = lock(&self.state);
-        let wanted = match self.wish {
-            Wish::Count(count) => count,
-            Wish::Auto if state.dial < WORTH => 0,
-            Wish::Auto => state.demand.level().min(MOST),
+        let wanted = match self.policy {
+            WarmPolicy::Count(count) => count,
+            WarmPolicy::Auto if state.dial < WORTH => 0,
+            WarmPolicy::Auto => state.demand.level().min(MOST),
         };
         let missing = wanted.saturating_sub(state.idle.len() + state.dialling);
         if missing == 0 {
@@ -139,7 +139,8 @@ impl Warm {
             let (state, direct, server) = (Arc::clone(&self.state), direct.clone(), server.clone());
             let transport = transport.cloned();
             tasks.spawn(async move {
-                let dialled = dial(&direct, &server, transport.as_deref(), Opening::Open).await;
+                let dialled =
+                    dial(&direct, &server, transport.as_deref(), SpeaksFirst::Unknown).await;
                 let Some(number) =
                     lock(&state).keep(dialled.ok().and_then(|stream| stream.park().ok()))
                 else {
@@ -190,7 +191,7 @@ mod tests {
             let (near, far) = tokio::join!(near, listener.accept());
             (Stream::new(near.unwrap()), far.unwrap().0)
         };
-        let warm = Warm::new(Wish::Auto);
+        let warm = Warm::new(WarmPolicy::Auto);
         let (alive, _peer) = connect().await;
         let (dead, peer) = connect().await;
         drop(peer);

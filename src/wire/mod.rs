@@ -8,9 +8,9 @@
 //! | [`http`] | the heads of an upgrade to WebSocket, and the answers to other requests |
 //! | [`websocket`] | WebSocket frames that carry a stream of bytes |
 //! | [`mux`] | mux.cool frames, as v2ray-plugin wraps its streams in |
-//! | [`requests`] | HTTP requests on their way through a proxy |
-//! | [`proxy`] | the PROXY protocol: who the visitor is |
-//! | [`tunnel`] | reverse tunnels: the frames of many streams inside one |
+//! | [`http_rewrite`] | HTTP requests on their way through a proxy |
+//! | [`proxy_protocol`] | the PROXY protocol: who the visitor is |
+//! | [`reverse`] | reverse tunnels: the frames of many streams inside one |
 //! | [`error`] | what a peer can get wrong |
 //!
 //! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
@@ -22,16 +22,16 @@
 )]
 
 pub mod address;
-pub mod datagrams;
 pub mod error;
+pub mod udp_over_stream;
 
 pub mod http;
+pub mod http_rewrite;
 pub mod mux;
-pub mod proxy;
-pub mod requests;
+pub mod proxy_protocol;
+pub mod reverse;
 pub mod socks;
 pub mod ss;
-pub mod tunnel;
 pub mod websocket;
 
 pub use address::{Address, AddressRef};

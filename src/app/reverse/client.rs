@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::datagrams::{MAX_FLOWS, QUEUE, carry};
+use super::udp::{MAX_FLOWS, QUEUE, carry};
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
@@ -21,10 +21,10 @@ use crate::outbound::shadowsocks::Servers;
 use crate::relay::Counters;
 use crate::relay::link::core::MAX_STREAMS;
 use crate::relay::link::handle::Offer;
-use crate::relay::link::{self, Answer, End, Handle, Host, Kind, Settings, Visitor};
+use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
 use crate::relay::tcp::{self, Fixed, Timeouts};
 use crate::wire::AddressRef;
-use crate::wire::tunnel::{self, Code, Protocol, Register};
+use crate::wire::reverse::{self, Code, Protocol, Register};
 
 /// The longest wait before the first attempt after a loss; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -85,14 +85,14 @@ impl Client {
             let mut retry = Duration::ZERO;
             let reached = tokio::select! {
                 () = shared.reached(Phase::Drain) => return,
-                reached = self.offered.servers.reach(tunnel::target()) => reached,
+                reached = self.offered.servers.reach(reverse::target()) => reached,
             };
             match reached {
                 Ok(leg) => {
-                    let handle = Handle::new(End::Client);
+                    let handle = Handle::new(LinkRole::Client);
                     let mut host = Offering::new(&self, &handle, index);
                     let settings = Settings {
-                        end: End::Client,
+                        end: LinkRole::Client,
                         heartbeat: self.offered.heartbeat,
                     };
                     let result = {

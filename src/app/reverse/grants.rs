@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::Allow;
 use crate::wire::AddressRef;
-use crate::wire::tunnel::{Code, Protocol, Register};
+use crate::wire::reverse::{Code, Protocol, Register};
 
 /// Ports that are tried where any will do.
 const MAX_TRIES: usize = 100;

@@ -11,10 +11,10 @@
 //! shared by links and belong to a job of their own.
 
 mod client;
-mod datagrams;
 mod grants;
 mod registry;
 mod server;
+mod udp;
 
 pub(super) use client::{Client, Offered};
 pub(super) use server::{Common, Publisher};

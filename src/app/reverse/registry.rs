@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::grants::Refusal;
 use crate::app::worker::Phase;
 use crate::relay::link::Handle;
-use crate::wire::tunnel::{Code, Protocol, Register};
+use crate::wire::reverse::{Code, Protocol, Register};
 
 /// Bytes of a token that are the client's own; the rest tells its links apart.
 const CLIENT_TOKEN: usize = 15;

@@ -11,10 +11,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::datagrams::{Flows, Public};
 use super::grants::{Grants, Refusal};
 use super::lock;
 use super::registry::{Registry, Verdict};
+use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
 use crate::app::worker::{Job, Phase, Port, Shared};
 use crate::config::Allow;
@@ -22,10 +22,10 @@ use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::{SocketOptions, Stream};
 use crate::outbound::reverse::{Through, gone};
-use crate::relay::link::{self, Answer, End, Handle, Host, Kind, Settings, Visitor};
+use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
 use crate::relay::tcp::{Fixed, Leg, Outbound, Request, Timeouts};
 use crate::relay::{Counters, Error};
-use crate::wire::tunnel::{Code, Protocol, Register};
+use crate::wire::reverse::{Code, Protocol, Register};
 use crate::wire::{Address, AddressRef};
 
 /// Services of one link.
@@ -95,7 +95,7 @@ impl Publisher {
         peer: SocketAddr,
         user: Option<String>,
     ) -> Result<(), Error> {
-        let handle = Handle::new(End::Server);
+        let handle = Handle::new(LinkRole::Server);
         let mut host = Published {
             phase: watch::channel(Phase::Run).0,
             handle: handle.clone(),
@@ -108,7 +108,7 @@ impl Publisher {
         };
         lock(&self.registry).begin(&handle);
         let settings = Settings {
-            end: End::Server,
+            end: LinkRole::Server,
             heartbeat: self.heartbeat,
         };
         let user = host.user.clone().unwrap_or_default();
@@ -177,7 +177,7 @@ struct ByHost {
 }
 
 impl Outbound for ByHost {
-    fn is_confident(&self) -> bool {
+    fn may_confirm_early(&self) -> bool {
         false
     }
 

@@ -255,7 +255,7 @@ fn services_of_reverse_tunnels_are_read_in_both_forms() {
         );
         assert_eq!(
             (ssh.proxy, ssh.group),
-            (Some(crate::wire::proxy::Version::Two), true)
+            (Some(crate::wire::proxy_protocol::Version::Two), true)
         );
         assert_eq!(
             (web.protocol.name(), web.host.as_str()),

@@ -10,10 +10,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::net::Stream;
 use crate::net::stream::Layer;
-use crate::relay::tcp::{Accepted, First, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
-use crate::wire::requests::{self, Requests};
+use crate::wire::http_rewrite::{self, Requests};
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
@@ -29,12 +29,12 @@ pub struct HttpVisitors {
 }
 
 impl Inbound for HttpVisitors {
-    async fn accept(
+    async fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Accepted<'_>, Error> {
+    ) -> Result<Handshake<'_>, Error> {
         let mut rewriting = Rewriting {
             stream,
             requests: Requests::new(peer.ip().to_canonical()),
@@ -62,7 +62,7 @@ impl Inbound for HttpVisitors {
             side: Side::Client,
             source,
         })?;
-        Ok(Accepted::Request(Request {
+        Ok(Handshake::Request(Request {
             leg: Leg {
                 stream: Stream::layered(rewriting),
                 codec: None,
@@ -75,18 +75,18 @@ impl Inbound for HttpVisitors {
         }))
     }
 
-    async fn punish(&self, _: Stream) {}
+    async fn drain_and_close(&self, _: Stream) {}
 }
 
 /// Why there is no first request.
 enum First400 {
-    Http(requests::Error),
+    Http(http_rewrite::Error),
     Io(io::Error),
     Late,
 }
 
 async fn refuse(stream: &Stream, status: u16, reason: &str) {
-    let answer = requests::response(status, reason);
+    let answer = http_rewrite::response(status, reason);
     let told = async {
         stream.write_all(&answer).await?;
         stream.shutdown().await?;
@@ -108,7 +108,7 @@ impl Reply for BadGateway {
     }
 
     fn failure(&self, _: &Error) -> Vec<u8> {
-        requests::response(502, "Bad Gateway")
+        http_rewrite::response(502, "Bad Gateway")
     }
 }
 
@@ -144,7 +144,7 @@ impl Rewriting {
     }
 
     /// Rewrites what has been read, as far as that is allowed.
-    fn work(&mut self) -> Result<(), requests::Error> {
+    fn work(&mut self) -> Result<(), http_rewrite::Error> {
         let used = self.requests.feed(&self.raw, &mut self.out)?;
         self.raw.drain(..used);
         if self.raw.is_empty() {

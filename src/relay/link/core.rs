@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::window::{self, Receiving, RoundTrip};
-use crate::wire::tunnel::{
+use crate::wire::reverse::{
     Code, Decoder, Frame, HEADER_LEN, Hello, MAX_ID, MAX_PAYLOAD, Open, Register, data_header,
 };
 use crate::wire::{AddressRef, Error};
@@ -29,14 +29,14 @@ const PROBE: Duration = Duration::from_secs(3);
 
 /// Which end of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum LinkRole {
     /// It took the carrier: visitors come to it.
     Server,
     /// It opened the carrier: the services are beside it.
     Client,
 }
 
-impl End {
+impl LinkRole {
     /// The first id of a stream that this end opens; the others follow in steps of two.
     #[must_use]
     pub const fn first_id(self) -> u64 {
@@ -134,7 +134,7 @@ struct Stream {
 
 /// One end of a link.
 pub struct Core {
-    end: End,
+    end: LinkRole,
     heartbeat: Duration,
     decoder: Decoder,
     /// What the other end has said of itself.
@@ -165,7 +165,7 @@ pub struct Core {
 impl Core {
     /// Begins at `now`, with our Hello to be sent and a ping behind it.
     #[must_use]
-    pub fn new(end: End, heartbeat: Duration, now: Duration) -> Self {
+    pub fn new(end: LinkRole, heartbeat: Duration, now: Duration) -> Self {
         let mut core = Self {
             end,
             heartbeat,

@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::carrier::{Fault, Incoming, Outgoing};
-use super::core::{Core, End, Event, Over, Read, Sink, Source};
+use super::core::{Core, Event, LinkRole, Over, Read, Sink, Source};
 use super::handle::{CAPACITY, Command, Handle, Shared, StreamWaker, Waiting};
 use super::{Host, Kind, Settings, Visitor, window};
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe, Refused, Taken};
 use crate::relay::tcp::{First, Leg};
 use crate::relay::{Error, Side};
-use crate::wire::tunnel::{Code, Open, Register};
+use crate::wire::reverse::{Code, Open, Register};
 
 /// Rounds of reading and writing after which another task of the worker gets its turn.
 const MAX_ROUNDS: usize = 2;
@@ -125,8 +125,8 @@ impl<'a, H: Host> Link<'a, H> {
             leaving: false,
             ended: false,
             side: match settings.end {
-                End::Server => Side::Client,
-                End::Client => Side::Upstream,
+                LinkRole::Server => Side::Client,
+                LinkRole::Client => Side::Upstream,
             },
         }
     }

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-use super::core::End;
+use super::core::LinkRole;
 use super::window;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe};
 use crate::wire::Address;
-use crate::wire::tunnel::{Code, Protocol};
+use crate::wire::reverse::{Code, Protocol};
 
 /// Bytes of a stream's that may wait for their turn on the link.
 pub(super) const CAPACITY: usize = 256 * 1024;
@@ -24,7 +24,7 @@ pub struct Handle(pub(super) Arc<Shared>);
 pub(super) struct Shared(Mutex<State>);
 
 struct State {
-    end: End,
+    end: LinkRole,
     next_id: u64,
     over: bool,
     stopping: bool,
@@ -84,7 +84,7 @@ pub(super) struct Waiting {
 impl Handle {
     /// The handle of a link that is to be run.
     #[must_use]
-    pub fn new(end: End) -> Self {
+    pub fn new(end: LinkRole) -> Self {
         Self(Arc::new(Shared(Mutex::new(State {
             end,
             next_id: end.first_id(),

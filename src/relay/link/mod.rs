@@ -24,19 +24,19 @@ use std::net::SocketAddr;
 use std::task::Context;
 use std::time::Duration;
 
-pub use self::core::End;
+pub use self::core::LinkRole;
 pub use driver::run;
 pub use handle::Handle;
 
 use crate::net::Stream;
-use crate::wire::tunnel::{Code, Register};
+use crate::wire::reverse::{Code, Register};
 use crate::wire::{Address, AddressRef};
 
 /// What is set for a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Which end this is.
-    pub end: End,
+    pub end: LinkRole,
     /// Between two pings; three without a word from the other end, and the link is dead.
     pub heartbeat: Duration,
 }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
-use super::courtesy;
+use super::fairness;
 use super::splice::{Broken, Splice, Step};
 use crate::net::pool::{Buffer, Size};
 use crate::net::{Stream, unix_now};
@@ -137,7 +137,7 @@ impl Half {
         } else {
             Side::Client
         };
-        let enough = self.moved + courtesy::turn();
+        let enough = self.moved + fairness::turn();
         for _ in 0..MAX_READS {
             if self.moved >= enough {
                 break;
@@ -187,7 +187,7 @@ impl Half {
                 return Poll::Ready(Ok(()));
             }
         }
-        courtesy::again(cx.waker());
+        fairness::reschedule(cx.waker());
         Poll::Pending
     }
 
@@ -242,13 +242,13 @@ impl Half {
             }
         }
         // Chunks that are empty, or come in crumbs: the others are to have their turn all the same.
-        courtesy::again(cx.waker());
+        fairness::reschedule(cx.waker());
         Poll::Pending
     }
 
     /// The size of a buffer for the next read.
     fn portion(&self) -> Size {
-        self.size.min(courtesy::largest())
+        self.size.min(fairness::largest())
     }
 
     /// One vectored read into the payload slots, then sealed where it stands.

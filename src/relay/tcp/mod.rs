@@ -1,12 +1,12 @@
 //! Serves one stream: handshake, dial, both directions until both have ended.
 //!
 //! ```text
-//! accept ─> Inbound::accept ─> Request ─> Outbound::connect ─> two halves, polled by one task ─> closed
+//! accept ─> Inbound::handshake ─> Request ─> Outbound::connect ─> two halves, polled by one task ─> closed
 //! ```
 
-mod courtesy;
+mod fairness;
 pub mod half;
-mod quiet;
+mod idle;
 mod splice;
 
 use std::future::{Future, poll_fn};
@@ -21,13 +21,13 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{Counters, Error, Side};
 use crate::net::Stream;
-use crate::net::dial::Opening;
+use crate::net::dial::SpeaksFirst;
 use crate::net::pool::{Buffer, Size};
 use crate::wire::Address;
 use crate::wire::ss::stream::{Opener, Sealer};
-use courtesy::Seat;
+use fairness::Turn;
 use half::{Codec, Half};
-use quiet::Quiet;
+use idle::IdleTimer;
 
 /// How long each part of a stream's life may take.
 #[derive(Clone, Copy, Debug)]
@@ -107,16 +107,16 @@ impl Request {
 
     /// Who will speak first at the target: the client, if it has said something already.
     #[must_use]
-    pub fn opening(&self) -> Opening {
+    pub fn speaks_first(&self) -> SpeaksFirst {
         let has_spoken = match &self.leg.first {
             First::Nothing => self.leg.stream.has_bytes(),
             First::Ahead(bytes) => !bytes.is_empty(),
             First::Opened(buffer) => !buffer.ready.is_empty(),
         };
         if has_spoken {
-            Opening::Ours
+            SpeaksFirst::Us
         } else {
-            Opening::Open
+            SpeaksFirst::Unknown
         }
     }
 }
@@ -128,17 +128,17 @@ pub struct Fixed {
 }
 
 impl Inbound for Fixed {
-    async fn accept(
+    async fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         _: Instant,
-    ) -> Result<Accepted<'_>, Error> {
+    ) -> Result<Handshake<'_>, Error> {
         let request = Request::chosen(stream, peer, self.target.clone());
-        Ok(Accepted::Request(request))
+        Ok(Handshake::Request(request))
     }
 
-    async fn punish(&self, _: Stream) {}
+    async fn drain_and_close(&self, _: Stream) {}
 }
 
 /// What a handshake has led to.
@@ -146,7 +146,7 @@ impl Inbound for Fixed {
     clippy::large_enum_variant,
     reason = "it is looked at once, and nearly always is a request"
 )]
-pub enum Accepted<'a> {
+pub enum Handshake<'a> {
     /// A stream to relay.
     Request(Request),
     /// Something else that the client's connection stands for, to be done for as long as it lasts.
@@ -171,21 +171,21 @@ pub trait Reply: Send + Sync {
 /// Who asks for what: reads a client's handshake.
 pub trait Inbound: Sync {
     /// Reads a request. What goes wrong is answered here, or deliberately not. Must return soon after `deadline`.
-    fn accept(
+    fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Accepted<'_>, Error>> + Send;
+    ) -> impl Future<Output = Result<Handshake<'_>, Error>> + Send;
 
     /// Deals with a stream on which the client broke the protocol after its handshake.
-    fn punish(&self, stream: Stream) -> impl Future<Output = ()> + Send;
+    fn drain_and_close(&self, stream: Stream) -> impl Future<Output = ()> + Send;
 }
 
 /// How to reach it.
 pub trait Outbound: Sync {
     /// Whether connecting is so likely to succeed that a client may be told so before: saves a round trip.
-    fn is_confident(&self) -> bool;
+    fn may_confirm_early(&self) -> bool;
 
     /// Connects to the target, or to the server that will.
     fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;
@@ -213,44 +213,44 @@ pub fn serve<I: Inbound, O: Outbound>(
     counters: &Counters,
     ready: impl FnOnce() + Send,
 ) -> impl Future<Output = ()> + Send {
-    let account = Account::open(peer, counters);
-    courtesy::ask();
+    let record = FlowRecord::begin(peer, counters);
+    fairness::note_interactive();
     // Boxed, so that what handshake and dial need is given back before the long part begins.
     let established = Box::pin(establish(stream, peer, inbound, outbound, timeouts, ready));
     async move {
         let established = match established.await {
             Ok(established) => established,
             Err((error, target)) => {
-                return account.close(Some(&error), Traffic::default(), target.as_deref());
+                return record.close(Some(&error), Traffic::default(), target.as_deref());
             }
         };
         match established {
             Established::Job(job) => {
                 let error = job.await.err();
-                account.close(error.as_ref(), Traffic::default(), None);
+                record.close(error.as_ref(), Traffic::default(), None);
             }
             Established::Flow(mut flow, target) => {
                 let error = flow.relay(timeouts).await.err();
                 let traffic = flow.traffic();
                 if let Some(client) = flow.close(error.as_deref()) {
-                    Box::pin(inbound.punish(client)).await;
+                    Box::pin(inbound.drain_and_close(client)).await;
                 }
-                account.close(error.as_deref(), traffic, Some(&target));
+                record.close(error.as_deref(), traffic, Some(&target));
             }
         }
     }
 }
 
 /// What is counted and logged of a stream.
-struct Account<'a> {
+struct FlowRecord<'a> {
     peer: SocketAddr,
     begun: Instant,
     counters: &'a Counters,
     _now: Gauge<'a>,
 }
 
-impl<'a> Account<'a> {
-    fn open(peer: SocketAddr, counters: &'a Counters) -> Self {
+impl<'a> FlowRecord<'a> {
+    fn begin(peer: SocketAddr, counters: &'a Counters) -> Self {
         counters.streams.fetch_add(1, Relaxed);
         Self {
             peer,
@@ -316,13 +316,13 @@ async fn establish<'a, I: Inbound, O: Outbound>(
     ready: impl FnOnce() + Send,
 ) -> Result<Established<'a>, (Error, Option<Box<str>>)> {
     let accepted = inbound
-        .accept(stream, peer, Instant::now() + timeouts.handshake)
+        .handshake(stream, peer, Instant::now() + timeouts.handshake)
         .await
         .map_err(|error| (error, None))?;
     ready();
     let mut request = match accepted {
-        Accepted::Request(request) => request,
-        Accepted::Job(job) => return Ok(Established::Job(job)),
+        Handshake::Request(request) => request,
+        Handshake::Job(job) => return Ok(Established::Job(job)),
     };
     let target: Box<str> = request.target.to_string().into();
     match connect(&mut request, outbound, timeouts).await {
@@ -356,13 +356,13 @@ async fn connect<O: Outbound>(
     outbound: &O,
     timeouts: &Timeouts,
 ) -> Result<Leg, Error> {
-    let early = outbound.is_confident();
+    let early = outbound.may_confirm_early();
     if early {
-        accept(request).await?;
+        confirm(request).await?;
     }
     let upstream = outbound.connect(request).await?;
     if !early {
-        accept(request).await?;
+        confirm(request).await?;
     }
     let awaits_payload = upstream
         .codec
@@ -375,7 +375,7 @@ async fn connect<O: Outbound>(
     Ok(upstream)
 }
 
-async fn accept(request: &mut Request) -> Result<(), Error> {
+async fn confirm(request: &mut Request) -> Result<(), Error> {
     if let Some(reply) = request.reply.take() {
         request
             .leg
@@ -400,7 +400,7 @@ struct Flow {
     upstream: Stream,
     up: Half,
     down: Half,
-    seat: Seat,
+    turn: Turn,
 }
 
 impl Flow {
@@ -433,7 +433,7 @@ impl Flow {
             upstream: upstream.stream,
             up,
             down: Half::new(down, Side::Upstream).up_to(largest),
-            seat: Seat::new(),
+            turn: Turn::new(),
         })
     }
 
@@ -451,7 +451,7 @@ impl Flow {
     /// Moves bytes in both directions, if it is this flow's turn. How many of them have ended.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<usize, Error> {
         let mut ended = usize::from(self.up.is_done()) + usize::from(self.down.is_done());
-        if !self.seat.may_go_on(cx.waker()) {
+        if !self.turn.may_go_on(cx.waker()) {
             return Ok(ended);
         }
         let before = self.moved();
@@ -463,7 +463,7 @@ impl Flow {
                 ended += 1;
             }
         }
-        self.seat.after(cx.waker(), self.moved() - before);
+        self.turn.after(cx.waker(), self.moved() - before);
         Ok(ended)
     }
 
@@ -494,13 +494,13 @@ impl Flow {
         let mut running = Running {
             flow: self,
             timeouts,
-            quiet: Quiet::new(timeouts.idle),
+            idle: IdleTimer::new(timeouts.idle),
             settling: timeouts.keep_alive,
         };
         let settles = timeouts
             .keep_alive
             .map_or(Duration::MAX, |time| SETTLED.min(time));
-        let mut tick = pin!(sleep(running.quiet.period().min(settles)));
+        let mut tick = pin!(sleep(running.idle.period().min(settles)));
         poll_fn(|cx| running.poll(cx, tick.as_mut())).await
     }
 }
@@ -509,7 +509,7 @@ impl Flow {
 struct Running<'a> {
     flow: &'a mut Flow,
     timeouts: &'a Timeouts,
-    quiet: Quiet,
+    idle: IdleTimer,
     settling: Option<Duration>,
 }
 
@@ -519,16 +519,16 @@ impl Running<'_> {
         cx: &mut Context<'_>,
         mut tick: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Box<Error>>> {
-        let (flow, quiet) = (&mut *self.flow, &mut self.quiet);
+        let (flow, idle) = (&mut *self.flow, &mut self.idle);
         let ended = flow.turn(cx)?;
         match ended {
             2 => return Poll::Ready(Ok(())),
             1 => {
                 // It has a short limit now, which the timer is for alone: no probes.
                 if self.settling.take().is_some() {
-                    tick.as_mut().reset(Instant::now() + quiet.period());
+                    tick.as_mut().reset(Instant::now() + idle.period());
                 }
-                quiet.shorten(self.timeouts.half_close, tick.as_mut());
+                idle.shorten(self.timeouts.half_close, tick.as_mut());
             }
             _ => {}
         }
@@ -538,8 +538,8 @@ impl Running<'_> {
             self.settling = None;
             // Where the system refuses, the idle timeout remains.
             let _ = flow.upstream.keep_alive(time);
-            tick.as_mut().reset(Instant::now() + quiet.period());
+            tick.as_mut().reset(Instant::now() + idle.period());
         }
-        quiet.poll(cx, tick, flow.moved()).map_err(Box::new)
+        idle.poll(cx, tick, flow.moved()).map_err(Box::new)
     }
 }

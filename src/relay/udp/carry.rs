@@ -1,4 +1,4 @@
-//! Carries packets between a socket and a stream, as [`crate::wire::datagrams`] has it.
+//! Carries packets between a socket and a stream, as [`crate::wire::udp_over_stream`] has it.
 //!
 //! The socket is connected to one of ours on this machine: an association of a client's, or the port that a server
 //! takes packets at. So nothing else of the packet relay has to know of streams.
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::net::pipe::{Pipe, Refused, Taken};
 use crate::net::pool::{Buffer, Size};
-use crate::wire::datagrams::{HEAD, MAX_PACKET, head, next};
+use crate::wire::udp_over_stream::{HEAD, MAX_PACKET, head, next};
 
 /// Bytes of packets on their way into a stream; what comes while it is full is dropped, as datagrams are.
 pub const WINDOW: usize = 512 * 1024;

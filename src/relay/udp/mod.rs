@@ -53,7 +53,7 @@ pub enum PacketInbound {
         next_hops: Vec<Option<Address>>,
     },
     /// Anything, from anybody, for this target.
-    Tunnel(Address),
+    Forward(Address),
 }
 
 /// What tells a replayed packet that has no id.
@@ -264,7 +264,7 @@ impl<O: PacketOutbound> Relay<O> {
                 association.moved_to(path);
                 self.forward(work, &association, datagram.get(body).unwrap_or_default())
             }
-            PacketInbound::Tunnel(target) => self.carry(work, datagram, path, target),
+            PacketInbound::Forward(target) => self.carry(work, datagram, path, target),
         }
     }
 

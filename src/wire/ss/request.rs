@@ -141,7 +141,7 @@ impl RequestOpener {
                 // Nothing to authenticate and no salt to look for: go straight on.
                 return self.open_address(Opener::chunks(self.method, None), 0..0, buf);
             }
-            Family::Aead => {
+            Family::Aead2017 => {
                 let crypt = Crypt::new(self.method, accounts.session_key(None), &salt)
                     .ok_or(Error::Unauthenticated)?;
                 let mut opener = Opener::chunks(self.method, Some(crypt));
@@ -249,7 +249,7 @@ fn head_len(accounts: &Accounts) -> usize {
     let method = accounts.method();
     match method.family() {
         Family::Plain => 1,
-        Family::Aead => method.salt_len() + 2 + TAG_LEN,
+        Family::Aead2017 => method.salt_len() + 2 + TAG_LEN,
         Family::Aead2022 => {
             let identity = if accounts.has_users() { 16 } else { 0 };
             method.salt_len() + identity + REQUEST_FIXED_LEN + TAG_LEN

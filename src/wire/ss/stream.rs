@@ -133,7 +133,7 @@ impl Sealer {
         let family = method.family();
         let head = match family {
             Family::Plain => None,
-            Family::Aead => Some(Box::new(Head::Response {
+            Family::Aead2017 => Some(Box::new(Head::Response {
                 salt,
                 request_salt: None,
             })),
@@ -162,7 +162,7 @@ impl Sealer {
             (None, Family::Plain) => 0,
             (None, _) => LENGTH_LEN,
             (Some(Head::Request { address, .. }), Family::Plain) => address.len(),
-            (Some(Head::Request { salt, address, .. }), Family::Aead) => {
+            (Some(Head::Request { salt, address, .. }), Family::Aead2017) => {
                 salt.as_slice().len() + LENGTH_LEN + address.len()
             }
             (
@@ -200,7 +200,7 @@ impl Sealer {
     const fn tail(&self) -> usize {
         match self.family {
             Family::Plain => 0,
-            Family::Aead | Family::Aead2022 => TAG_LEN,
+            Family::Aead2017 | Family::Aead2022 => TAG_LEN,
         }
     }
 
@@ -315,7 +315,7 @@ impl Sealer {
     ) -> Result<usize, Error> {
         let salt = salt.as_slice();
         match (&mut self.crypt, self.family) {
-            (Some(crypt), Family::Aead) => {
+            (Some(crypt), Family::Aead2017) => {
                 let buf = put(buf, salt)?;
                 let (length, chunk) = split(buf, LENGTH_LEN)?;
                 put(
@@ -405,7 +405,7 @@ impl Opener {
         let method = credentials.method();
         let expect = match method.family() {
             Family::Plain => Expect::Plain,
-            Family::Aead | Family::Aead2022 => Expect::Response(Box::new(Awaited {
+            Family::Aead2017 | Family::Aead2022 => Expect::Response(Box::new(Awaited {
                 method,
                 key: credentials.key().clone(),
                 request_salt,
@@ -570,6 +570,6 @@ fn open_response_head(
 fn max_chunk(method: Method) -> usize {
     match method.family() {
         Family::Aead2022 => MAX_CHUNK_2022,
-        Family::Plain | Family::Aead => MAX_CHUNK_AEAD,
+        Family::Plain | Family::Aead2017 => MAX_CHUNK_AEAD,
     }
 }

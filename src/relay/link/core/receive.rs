@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Core, End, Event, MAX_CONTROL, MAX_STREAMS, Over, Sink};
+use super::{Core, Event, LinkRole, MAX_CONTROL, MAX_STREAMS, Over, Sink};
 use crate::relay::link::window;
 use crate::wire::Error;
-use crate::wire::tunnel::{Code, Frame, Hello, Item, Open};
+use crate::wire::reverse::{Code, Frame, Hello, Item, Open};
 
 impl Core {
     /// Takes in what has come.
@@ -167,7 +167,7 @@ impl Core {
                     self.round_trip.note(now, now.saturating_sub(sent));
                 }
             }
-            Frame::Register { service, register } if self.end == End::Server => {
+            Frame::Register { service, register } if self.end == LinkRole::Server => {
                 sink.event(Event::Register(service, register));
             }
             Frame::RegisterResult {
@@ -175,7 +175,7 @@ impl Core {
                 code,
                 bound,
                 message,
-            } if self.end == End::Client => sink.event(Event::Registered {
+            } if self.end == LinkRole::Client => sink.event(Event::Registered {
                 service,
                 code,
                 bound,

@@ -85,7 +85,7 @@ struct Side {
 }
 
 impl Side {
-    fn new(end: End) -> Self {
+    fn new(end: LinkRole) -> Self {
         Self {
             core: Core::new(end, HEARTBEAT, Duration::ZERO),
             local: Local::default(),
@@ -197,7 +197,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn every_stream_arrives_in_order_whatever_the_interleaving(steps in steps(5)) {
-        let (mut server, mut client) = (Side::new(End::Server), Side::new(End::Client));
+        let (mut server, mut client) = (Side::new(LinkRole::Server), Side::new(LinkRole::Client));
         let mut now = Duration::ZERO;
         for id in (1..=5).map(|n| 2 * n) {
             server.open(now, id);
@@ -267,7 +267,7 @@ proptest! {
 }
 
 fn joined() -> (Side, Side) {
-    let (mut server, mut client) = (Side::new(End::Server), Side::new(End::Client));
+    let (mut server, mut client) = (Side::new(LinkRole::Server), Side::new(LinkRole::Client));
     server.open(Duration::ZERO, 2);
     settle(&mut server, &mut client, Duration::ZERO);
     assert_eq!(client.local.opened, [2]);
@@ -399,7 +399,7 @@ fn window_grows_to_twice_what_a_round_trip_delivers() {
 
 #[test]
 fn silence_of_three_heartbeats_is_the_end() {
-    let mut core = Core::new(End::Server, HEARTBEAT, Duration::ZERO);
+    let mut core = Core::new(LinkRole::Server, HEARTBEAT, Duration::ZERO);
     let mut pings = 0;
     let (now, over) = loop {
         let now = core.timeout();
@@ -479,7 +479,7 @@ fn what_comes_out_of_turn_ends_the_link() {
             Error::FrameUnexpected,
         ),
     ] {
-        let mut side = Side::new(End::Client);
+        let mut side = Side::new(LinkRole::Client);
         if greeted {
             side.core
                 .receive(Duration::ZERO, &hello, &mut side.local)

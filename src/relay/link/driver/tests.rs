@@ -99,10 +99,10 @@ impl Ends {
             let host = Box::leak(Box::default());
             Link::new(Leg::plain(Stream::new(socket)), settings, handle, host)
         };
-        let (visitors, services) = (Handle::new(End::Server), Handle::new(End::Client));
+        let (visitors, services) = (Handle::new(LinkRole::Server), Handle::new(LinkRole::Client));
         Self {
-            server: begin(near.unwrap().0, End::Server, &visitors),
-            client: begin(far.unwrap(), End::Client, &services),
+            server: begin(near.unwrap().0, LinkRole::Server, &visitors),
+            client: begin(far.unwrap(), LinkRole::Client, &services),
             visitors,
             services,
         }

@@ -59,7 +59,7 @@ impl PacketSealer {
         let (method, key) = (credentials.method(), credentials.key());
         let kind = match method.family() {
             Family::Plain => Kind::Plain,
-            Family::Aead => Kind::single(key),
+            Family::Aead2017 => Kind::single(key),
             Family::Aead2022 => session_kind(Outgoing {
                 block: method
                     .supports_identity()
@@ -93,7 +93,7 @@ impl PacketSealer {
         let session = if session == peer { !session } else { session };
         let kind = match method.family() {
             Family::Plain => Kind::Plain,
-            Family::Aead => Kind::single(key),
+            Family::Aead2017 => Kind::single(key),
             Family::Aead2022 => session_kind(Outgoing {
                 block: method.supports_identity().then(|| Block::new(key)),
                 identity: Vec::new(),

@@ -57,7 +57,7 @@ impl Subkeys {
     pub(super) fn fill(&mut self, method: Method, key: &Key, salts: impl Iterator<Item = Salt>) {
         self.derived.clear();
         self.next = 0;
-        if method.family() != Family::Aead {
+        if method.family() != Family::Aead2017 {
             return;
         }
         self.derived.extend(salts.map(|salt| (salt, None)));

@@ -60,7 +60,7 @@ pub(super) fn of_2022() -> impl Iterator<Item = Method> {
 pub(super) fn of_2017() -> impl Iterator<Item = Method> {
     SEALED
         .into_iter()
-        .filter(|method| method.family() == Family::Aead)
+        .filter(|method| method.family() == Family::Aead2017)
 }
 
 pub(super) fn key(method: Method, seed: u8) -> Key {

@@ -27,29 +27,29 @@ type Log = Arc<Mutex<Vec<&'static str>>>;
 fn bulk(name: &'static str, turns: usize, log: &Log) -> JoinHandle<()> {
     let log = Arc::clone(log);
     let mut left = turns;
-    let mut seat = seat_of_bulk();
+    let mut flow = bulk_turn();
     spawn(poll_fn(move |cx| {
-        if !seat.may_go_on(cx.waker()) {
+        if !flow.may_go_on(cx.waker()) {
             return Poll::Pending;
         }
         log.lock().unwrap().push(name);
         left -= 1;
-        seat.after(cx.waker(), MUCH);
+        flow.after(cx.waker(), MUCH);
         if left == 0 {
             return Poll::Ready(());
         }
-        again(cx.waker());
+        reschedule(cx.waker());
         Poll::Pending
     }))
 }
 
-/// The seat of a flow that has been one of bulk for a while.
-fn seat_of_bulk() -> Seat {
-    let mut seat = Seat::new();
+/// The turn of a flow that has been one of bulk for a while.
+fn bulk_turn() -> Turn {
+    let mut flow = Turn::new();
     for _ in 0..BULK {
-        seat.after(Waker::noop(), MUCH);
+        flow.after(Waker::noop(), MUCH);
     }
-    seat
+    flow
 }
 
 async fn soon(flow: JoinHandle<()>) {
@@ -58,40 +58,40 @@ async fn soon(flow: JoinHandle<()>) {
 
 #[test]
 fn bulk_takes_less_for_a_while_after_a_small_turn() {
-    let (mut seat, waker) = (Seat::new(), Waker::noop());
+    let (mut flow, waker) = (Turn::new(), Waker::noop());
     assert_eq!((largest(), turn()), (Size::Large, LONG_TURN));
-    seat.after(waker, 0);
-    seat.after(waker, 500_000);
+    flow.after(waker, 0);
+    flow.after(waker, 500_000);
     assert_eq!(largest(), Size::Large);
-    Seat::new().after(waker, LITTLE);
+    Turn::new().after(waker, LITTLE);
     for _ in 0..TURNS {
         assert_eq!((largest(), turn()), (Size::Medium, SHORT_TURN));
-        seat.after(waker, 10_000);
-        seat.after(waker, 80_000);
+        flow.after(waker, 10_000);
+        flow.after(waker, 80_000);
     }
     assert_eq!((largest(), turn()), (Size::Large, LONG_TURN));
 }
 
 #[test]
-fn small_turns_beside_bulk_ask_for_no_courtesy() {
-    let (mut seat, waker) = (Seat::new(), Waker::noop());
+fn small_turns_beside_bulk_do_not_count_as_interactive() {
+    let (mut flow, waker) = (Turn::new(), Waker::noop());
     for _ in 0..3 {
         for _ in 0..COUNTED {
-            seat.after(waker, MUCH);
+            flow.after(waker, MUCH);
         }
         for _ in 0..COUNTED {
-            seat.after(waker, 13);
+            flow.after(waker, 13);
         }
         assert!(!is_due());
     }
-    seat.after(waker, 13);
+    flow.after(waker, 13);
     assert!(is_due());
 }
 
 #[test]
 fn page_is_not_bulk() {
-    ask();
-    let (owner, mut page, waker) = (seat_of_bulk(), Seat::new(), Waker::noop());
+    note_interactive();
+    let (owner, mut page, waker) = (bulk_turn(), Turn::new(), Waker::noop());
     assert!(owner.may_go_on(waker));
     for _ in 0..BULK {
         assert!(page.may_go_on(waker));
@@ -118,7 +118,7 @@ async fn sockets_are_looked_at_between_two_turns_of_bulk() {
     while log.lock().unwrap().is_empty() {
         yield_now().await;
     }
-    ask();
+    note_interactive();
     for flow in ["a", "b", "c"].map(|name| bulk(name, 4, &log)) {
         soon(flow).await;
     }
@@ -138,8 +138,8 @@ async fn sockets_are_looked_at_between_two_turns_of_bulk() {
 #[tokio::test]
 async fn turn_of_a_flow_that_is_dropped_is_passed_on() {
     let log = Log::default();
-    ask();
-    let owner = seat_of_bulk();
+    note_interactive();
+    let owner = bulk_turn();
     assert!(owner.may_go_on(Waker::noop()));
     let (first, second) = (bulk("a", 2, &log), bulk("b", 2, &log));
     while QUEUE.with_borrow(|queue| queue.waiting.len()) < 2 {
@@ -156,10 +156,10 @@ async fn turn_of_a_flow_that_is_dropped_is_passed_on() {
 }
 
 #[tokio::test]
-async fn those_who_wait_go_on_when_courtesy_ends() {
+async fn those_who_wait_go_on_when_fairness_ends() {
     let log = Log::default();
-    ask();
-    let mut owner = seat_of_bulk();
+    note_interactive();
+    let mut owner = bulk_turn();
     assert!(owner.may_go_on(Waker::noop()));
     let flows = ["a", "b"].map(|name| bulk(name, 3, &log));
     while QUEUE.with_borrow(|queue| queue.waiting.len()) < 2 {

@@ -9,16 +9,16 @@ const OWN_FILES: u64 = 32;
 /// One file in so many is left to associations and spare connections.
 const OTHERS: u64 = 8;
 
-/// How many clients there is room for.
+/// How many clients the process has capacity for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct Capacity {
     /// Connections.
     pub(super) connections: usize,
     /// Those of them that may be in their handshake: never all, or strangers who say nothing would keep everybody out.
     pub(super) handshakes: usize,
 }
 
-impl Room {
+impl Capacity {
     /// What `limits` ask for, as far as `files` are enough for it: a connection that is accepted can then be served too.
     /// `None` is as many files as are wanted.
     pub(super) fn of(limits: &Limits, files: Option<u64>) -> Self {
@@ -70,32 +70,32 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn room(connections: usize, handshakes: usize, files: Option<u64>) -> (usize, usize) {
+    fn capacity(connections: usize, handshakes: usize, files: Option<u64>) -> (usize, usize) {
         let limits = Limits {
             connections,
             handshakes,
             udp_associations: 1,
             memory_mib: 0,
         };
-        let room = Room::of(&limits, files);
-        (room.connections, room.handshakes)
+        let capacity = Capacity::of(&limits, files);
+        (capacity.connections, capacity.handshakes)
     }
 
     #[test]
     fn limits_hold_where_files_are_enough() {
-        assert_eq!(room(65_536, 4_096, Some(1 << 20)), (65_536, 4_096));
-        assert_eq!(room(65_536, 4_096, None), (65_536, 4_096));
+        assert_eq!(capacity(65_536, 4_096, Some(1 << 20)), (65_536, 4_096));
+        assert_eq!(capacity(65_536, 4_096, None), (65_536, 4_096));
     }
 
     #[test]
     fn connections_have_the_files_they_need() {
         for files in [64, 256, 1_024, 4_096, 65_536] {
-            let (connections, handshakes) = room(65_536, 65_536, Some(files));
+            let (connections, handshakes) = capacity(65_536, 65_536, Some(files));
             assert!(connections > 0 && 2 * connections < usize::try_from(files).unwrap());
             assert!(handshakes <= connections.div_ceil(2));
         }
         assert_eq!(
-            room(65_536, 4_096, Some(8)),
+            capacity(65_536, 4_096, Some(8)),
             (1, 1),
             "with next to none, one after the other"
         );
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn strangers_never_have_all_places() {
-        assert_eq!(room(100, 4_096, None), (100, 50));
-        assert_eq!(room(1, 4_096, None), (1, 1));
+        assert_eq!(capacity(100, 4_096, None), (100, 50));
+        assert_eq!(capacity(1, 4_096, None), (1, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! Packets within streams ([`crate::wire::datagrams`]): a client's associations that go that way, and where a server
+//! Packets within streams ([`crate::wire::udp_over_stream`]): a client's associations that go that way, and where a server
 //! takes them in.
 
 use std::io;
@@ -12,15 +12,15 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::shadowsocks::{dial, leg};
-use crate::net::dial::Opening;
+use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
-use crate::net::{Datagrams, transport, udp};
+use crate::net::{UdpOptions, transport, udp};
 use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Carrying, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
-use crate::wire::datagrams::{NAME, PORT};
 use crate::wire::ss::Credentials;
+use crate::wire::udp_over_stream::{NAME, PORT};
 
 /// Streams for packets at once.
 const MAX_CARRIERS: usize = 4096;
@@ -67,7 +67,7 @@ impl Carriers {
             .ok_or(io::ErrorKind::Unsupported)?;
         let carrier = socket(own_address)?;
         let carrier_address = carrier.local_addr()?;
-        let own = udp::Socket::new(own, Datagrams::default())?;
+        let own = udp::Socket::new(own, UdpOptions::default())?;
         let task = tasks.spawn(route.run(carrier, own_address));
         Ok((own, carrier_address, Carrying(task)))
     }
@@ -103,7 +103,7 @@ impl Route {
 }
 
 impl Outbound for Route {
-    fn is_confident(&self) -> bool {
+    fn may_confirm_early(&self) -> bool {
         false
     }
 
@@ -112,7 +112,7 @@ impl Outbound for Route {
             &self.direct,
             &self.address,
             self.transport.as_deref(),
-            Opening::Ours,
+            SpeaksFirst::Us,
         )
         .await?;
         Ok(leg(stream, &self.credentials, request.target.as_ref()))
@@ -142,8 +142,8 @@ impl WithPackets {
 }
 
 impl Outbound for WithPackets {
-    fn is_confident(&self) -> bool {
-        self.direct.is_confident()
+    fn may_confirm_early(&self) -> bool {
+        self.direct.may_confirm_early()
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {

@@ -19,7 +19,7 @@ use crate::net::udp::mapped;
 use crate::outbound::direct::Direct;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::udp::PacketOutbound;
-use crate::wire::tunnel::{Code, MAX_PAYLOAD};
+use crate::wire::reverse::{Code, MAX_PAYLOAD};
 
 /// Flows of one service, where the least recently used makes room, and of one link at the client, which refuses more.
 pub(super) const MAX_FLOWS: usize = 4096;

@@ -7,12 +7,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::ws::{self, Asked};
 use crate::net::{Stream, tls, unix_now};
-use crate::relay::tcp::{Accepted, Inbound, Reply, Request};
+use crate::relay::tcp::{Handshake, Inbound, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::{Address, http};
 
 /// Asks for the same target on behalf of every client.
-pub struct Tunnel {
+pub struct Forward {
     /// The target.
     pub target: Address,
     /// What clients speak.
@@ -32,13 +32,13 @@ pub enum Entrance {
     },
 }
 
-impl Inbound for Tunnel {
-    async fn accept(
+impl Inbound for Forward {
+    async fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
-    ) -> Result<Accepted<'_>, Error> {
+    ) -> Result<Handshake<'_>, Error> {
         let (stream, reply) = match &self.entrance {
             Entrance::Plain => (stream, None),
             Entrance::Ws { request, tls } => {
@@ -46,13 +46,13 @@ impl Inbound for Tunnel {
                 (stream, Some(Box::new(Agreement(asked)) as Box<dyn Reply>))
             }
         };
-        Ok(Accepted::Request(Request {
+        Ok(Handshake::Request(Request {
             reply,
             ..Request::chosen(stream, peer, self.target.clone())
         }))
     }
 
-    async fn punish(&self, _: Stream) {}
+    async fn drain_and_close(&self, _: Stream) {}
 }
 
 /// Waits for the request of a WebSocket; everybody else is answered as by a web server.

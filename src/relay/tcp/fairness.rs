@@ -31,7 +31,7 @@ const LONG_TURN: u64 = 128 * 1024;
 const SHORT_TURN: u64 = 64 * 1024;
 
 thread_local! {
-    /// Turns of bulk for which courtesy is still due, on this worker.
+    /// Turns of bulk for which fairness is still due, on this worker.
     static DUE: Cell<u8> = const { Cell::new(0) };
     static QUEUE: RefCell<Queue> = const { RefCell::new(Queue::new()) };
 }
@@ -41,7 +41,7 @@ fn is_due() -> bool {
 }
 
 /// Somebody waits for an answer on this worker.
-pub(super) fn ask() {
+pub(super) fn note_interactive() {
     DUE.set(TURNS);
 }
 
@@ -56,7 +56,7 @@ pub(super) fn turn() -> u64 {
 }
 
 /// Has the task polled again, after the others.
-pub(super) fn again(waker: &Waker) {
+pub(super) fn reschedule(waker: &Waker) {
     if is_due() {
         after_a_look(waker);
     } else {
@@ -71,7 +71,7 @@ fn after_a_look(waker: &Waker) {
     let _ = yielding.poll(&mut Context::from_waker(waker));
 }
 
-/// The flows of bulk of a worker, while courtesy is due.
+/// The flows of bulk of a worker, while fairness is due.
 struct Queue {
     /// The number of the flow that has its turn, or has been woken to take it.
     turn: Option<u64>,
@@ -102,14 +102,14 @@ impl Queue {
 
 /// A flow's place among those of its worker. It is asked before a turn and told after it.
 ///
-/// Whoever has the turn passes it on: by [`Seat::after`], or when it is dropped.
-pub(super) struct Seat {
+/// Whoever has the turn passes it on: by [`Turn::after`], or when it is dropped.
+pub(super) struct Turn {
     number: u64,
     /// Turns of bulk, less smaller ones.
     bulk: u8,
 }
 
-impl Seat {
+impl Turn {
     pub(super) fn new() -> Self {
         let number = QUEUE.with_borrow_mut(|queue| {
             queue.last += 1;
@@ -147,7 +147,7 @@ impl Seat {
             DUE.set(DUE.get().saturating_sub(1));
         } else if moved > 0 {
             if self.bulk == 0 && moved <= LITTLE {
-                ask();
+                note_interactive();
             }
             self.bulk = self.bulk.saturating_sub(1);
         }
@@ -165,7 +165,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Turn {
     fn drop(&mut self) {
         // A thread that is ending has no queue any more.
         let _ = QUEUE.try_with(|queue| {

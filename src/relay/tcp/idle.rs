@@ -10,7 +10,7 @@ use crate::relay::Error;
 
 /// Notices that nothing moves, without a look at the clock for each byte that does: a timer fires a few times a limit
 /// and compares a count with what it was.
-pub(super) struct Quiet {
+pub(super) struct IdleTimer {
     limit: Duration,
     last: u64,
     ticks: u32,
@@ -19,7 +19,7 @@ pub(super) struct Quiet {
 /// Ticks that a limit has: a stream is closed between one limit and one and a quarter after its last byte.
 const TICKS: u32 = 4;
 
-impl Quiet {
+impl IdleTimer {
     pub(super) const fn new(limit: Duration) -> Self {
         Self {
             limit,

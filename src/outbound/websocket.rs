@@ -3,28 +3,28 @@
 use tokio::time::timeout;
 
 use super::direct::Direct;
-use crate::net::dial::Opening;
+use crate::net::dial::SpeaksFirst;
 use crate::net::{self, transport};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
 
 /// Connects to a target and asks it for a WebSocket.
-pub struct Tunnel {
+pub struct WebSocket {
     /// How to connect.
     pub direct: Direct,
     /// What stands between.
     pub transport: transport::Client,
 }
 
-impl Outbound for Tunnel {
-    fn is_confident(&self) -> bool {
+impl Outbound for WebSocket {
+    fn may_confirm_early(&self) -> bool {
         false
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let connect = async {
             let (target, trusted) = (&request.target, request.trusted);
-            let stream = self.direct.dial(target, trusted, Opening::Ours).await?;
+            let stream = self.direct.dial(target, trusted, SpeaksFirst::Us).await?;
             Ok(self.transport.upgrade(stream).await?)
         };
         // All of it is connecting.

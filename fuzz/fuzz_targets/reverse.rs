@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
-use ssr::wire::tunnel::{Decoder, Frame, HEADER_LEN, Item, MAX_PAYLOAD};
+use ssr::wire::reverse::{Decoder, Frame, HEADER_LEN, Item, MAX_PAYLOAD};
 
 /// All that a decoder finds: frames as text, and the bytes of each run of Data.
 fn found<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option<Error>) {
