@@ -1,9 +1,11 @@
 //! Connections that have not said yet what they want.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
+
+use crate::net::sync::lock;
 
 /// The connections in their handshake, of all workers. When there are too many, the one that has taken the longest
 /// makes room: strangers who hold sockets open do not keep anybody out.
@@ -42,7 +44,7 @@ impl Handshakes {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
-        change(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.table))
     }
 
     /// For a new listener.

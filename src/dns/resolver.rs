@@ -2,13 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use hickory_resolver::TlsConfig;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Cache, Freshness, Join, Outcome};
@@ -16,6 +15,8 @@ use super::hosts::Hosts;
 use super::system::Stamp;
 use super::upstream::Upstream;
 use super::{Addresses, Answer, Config, Counters, Error, Source, arrange};
+use crate::net::sync::{lock, read, write};
+use crate::net::tasks::Tasks;
 
 /// The longest name in bytes, without the final dot: 255 on the wire, RFC 1035 §2.3.4.
 const MAX_NAME: usize = 253;
@@ -33,7 +34,7 @@ type Waiter = watch::Receiver<Option<Answer>>;
 pub struct Resolver {
     shared: Arc<Shared>,
     handle: Handle,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Tasks,
 }
 
 /// What the tasks share with the resolver; they do not own it.
@@ -89,16 +90,12 @@ fn add_one(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn current<T>(slot: &RwLock<Arc<T>>) -> Arc<T> {
-    Arc::clone(&slot.read().unwrap_or_else(PoisonError::into_inner))
+    Arc::clone(&read(slot))
 }
 
 fn replace<T>(slot: &RwLock<Arc<T>>, value: T) {
-    *slot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+    *write(slot) = Arc::new(value);
 }
 
 impl Resolver {
@@ -140,7 +137,7 @@ impl Resolver {
         Ok(Self {
             shared: Arc::new(shared),
             handle,
-            tasks: Mutex::default(),
+            tasks: Tasks::default(),
         })
     }
 
@@ -300,9 +297,7 @@ impl Resolver {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = lock(&self.tasks);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(task, &self.handle);
+        self.tasks.spawn_on(task, &self.handle);
     }
 }
 
@@ -325,7 +320,7 @@ impl Shared {
         }
         let name = normalise(name, buffer).ok_or(Err(Error::InvalidName))?;
         let bare = name.strip_suffix('.').unwrap_or(name);
-        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        let hosts = read(&self.hosts);
         if let Some(answer) = hosts.get(bare) {
             return Err(answer);
         }

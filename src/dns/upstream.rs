@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::config::{
@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cache::{MAX_PENDING, Outcome};
 use super::source::{Server, Source, Transport};
 use super::{Config, Error, arrange, source, system};
+use crate::net::sync::lock;
 
 /// How long the first of A and AAAA waits for the second, RFC 8305 §3.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
@@ -71,17 +72,11 @@ struct NameServer {
 
 impl NameServer {
     fn demote(&self, now: Instant) {
-        *self
-            .demoted_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(now + DEMOTION);
+        *lock(&self.demoted_until) = Some(now + DEMOTION);
     }
 
     fn is_demoted(&self, now: Instant) -> bool {
-        self.demoted_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|until| now < until)
+        lock(&self.demoted_until).is_some_and(|until| now < until)
     }
 }
 

@@ -7,14 +7,15 @@ use std::future::Future;
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::crypto::{Family, SaltPool};
 use crate::net::pool::{Buffer, Size};
-use crate::net::{Stream, unix_now};
+use crate::net::sync::lock;
+use crate::net::{FAREWELL, Stream, unix_now};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
@@ -24,8 +25,6 @@ use crate::wire::{self, Address, reverse};
 
 /// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
 const MAX_DRAIN: usize = 1 << 20;
-/// How long the end of a stream may take to be written, where that is more than a word to the system.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What is done about the repeated salt of a method of 2017. Those of 2022 always reject it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +169,7 @@ impl Shadowsocks {
 
     fn remember(&self, salt: &Salt) -> bool {
         let now = self.begun.elapsed();
-        self.salts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(salt.as_slice(), now)
+        lock(&self.salts).insert(salt.as_slice(), now)
     }
 
     /// The answering direction of a client's stream.

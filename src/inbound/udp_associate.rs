@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::net::sync::lock;
 
 /// The open UDP ASSOCIATE connections of one listening address. Each stands for one client address: that from which
 /// the first datagram comes that no other association accounts for.
@@ -20,7 +22,7 @@ struct Table {
 
 impl Associations {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Opens one for the client at `ip`, which may have said from which port it will send; 0: it has not.

@@ -12,6 +12,7 @@
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or one in the other, as a config asks for them.
 //! - [`udp`]: datagrams in batches.
+//! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 
 pub mod dial;
 mod linux;
@@ -22,6 +23,8 @@ pub mod pipe;
 pub mod pool;
 pub mod splice;
 pub mod stream;
+pub mod sync;
+pub mod tasks;
 pub mod tls;
 pub mod transport;
 pub mod udp;
@@ -31,6 +34,10 @@ pub use options::{SocketOptions, UdpOptions};
 pub use stream::{Parked, Stream};
 
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long the last bytes to a peer may take before its connection is closed without them.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The time in Unix seconds; a clock before 1970 is taken for 1970.
 #[must_use]

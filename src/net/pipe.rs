@@ -13,11 +13,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use super::Stream;
 use super::pool::{Buffer, Size};
+use super::sync::lock;
 
 /// A buffer is kept as it is when at least this part of it is bytes; else these are put behind those of another.
 const WORTH_KEEPING: usize = 4;
@@ -238,10 +239,6 @@ fn consumed(mut state: MutexGuard<'_, State>, count: usize) {
     };
     drop(state);
     wake([owner]);
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pipe {

@@ -7,7 +7,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use super::sync::lock;
 
 /// Sizes of buffers; a flow begins small and grows while its reads fill what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +115,7 @@ thread_local! {
 static SHARED: Mutex<Pool> = Mutex::new(Pool::new());
 
 fn shared() -> MutexGuard<'static, Pool> {
-    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&SHARED)
 }
 
 /// Bytes of all buffers in use, of all workers.

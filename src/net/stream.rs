@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::pool::Buffer;
+use super::sync::lock;
 use super::{options, pipe};
 
 /// A connected stream.
@@ -418,10 +419,6 @@ impl Parked {
         };
         Ok(stream)
     }
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn exclusive<T: ?Sized>(mutex: &mut Mutex<T>) -> &mut T {

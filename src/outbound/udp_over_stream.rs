@@ -3,17 +3,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Type};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::shadowsocks::{dial, leg};
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
+use crate::net::tasks::Tasks;
 use crate::net::{UdpOptions, transport, udp};
 use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Carrying, Ended, WINDOW, carry, socket};
@@ -49,16 +49,11 @@ pub(super) struct Route {
 
 /// The streams that carry packets, of all workers.
 #[derive(Default)]
-pub(super) struct Carriers(Mutex<JoinSet<()>>);
+pub(super) struct Carriers(Tasks);
 
 impl Carriers {
     /// A socket for an association, where on this machine its packets are taken into a stream by `route`, and by what.
     pub(super) fn open(&self, route: Route) -> io::Result<(udp::Socket, SocketAddr, Carrying)> {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        if tasks.len() >= MAX_CARRIERS {
-            return Err(io::Error::other("too many associations within streams"));
-        }
         let own = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         own.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         let own_address = own
@@ -68,7 +63,10 @@ impl Carriers {
         let carrier = socket(own_address)?;
         let carrier_address = carrier.local_addr()?;
         let own = udp::Socket::new(own, UdpOptions::default())?;
-        let task = tasks.spawn(route.run(carrier, own_address));
+        let task = self
+            .0
+            .try_spawn(MAX_CARRIERS, route.run(carrier, own_address));
+        let task = task.ok_or_else(|| io::Error::other("too many associations within streams"))?;
         Ok((own, carrier_address, Carrying(task)))
     }
 }
@@ -125,7 +123,7 @@ pub struct WithPackets {
     /// Where the server takes packets, and how long a stream of them stays without any.
     packets: SocketAddr,
     idle: Duration,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Tasks,
 }
 
 impl WithPackets {
@@ -136,7 +134,7 @@ impl WithPackets {
             direct,
             packets,
             idle,
-            tasks: Mutex::new(JoinSet::new()),
+            tasks: Tasks::default(),
         }
     }
 }
@@ -160,9 +158,7 @@ impl Outbound for WithPackets {
         })?;
         let (stream, pipe) = pair(WINDOW, CAPACITY);
         let idle = self.idle;
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
+        self.tasks.spawn(async move {
             carry(pipe, &socket, idle).await;
         });
         Ok(Leg::plain(stream))

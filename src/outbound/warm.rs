@@ -4,15 +4,16 @@
 //! request has come, so none is while nobody browses, and closed again after some seconds.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::direct::Direct;
 use super::shadowsocks::dial;
 use crate::net::dial::SpeaksFirst;
+use crate::net::sync::lock;
+use crate::net::tasks::Tasks;
 use crate::net::{Parked, Stream, transport};
 use crate::wire::Address;
 
@@ -38,7 +39,7 @@ pub enum WarmPolicy {
 pub struct Warm {
     policy: WarmPolicy,
     state: Arc<Mutex<State>>,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Tasks,
 }
 
 #[derive(Default)]
@@ -78,10 +79,6 @@ impl Demand {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Warm {
     /// Without connections yet.
     #[must_use]
@@ -89,7 +86,7 @@ impl Warm {
         Self {
             policy,
             state: Arc::default(),
-            tasks: Mutex::new(JoinSet::new()),
+            tasks: Tasks::default(),
         }
     }
 
@@ -133,12 +130,10 @@ impl Warm {
         }
         state.dialling += missing;
         drop(state);
-        let mut tasks = lock(&self.tasks);
-        while tasks.try_join_next().is_some() {}
         for _ in 0..missing {
             let (state, direct, server) = (Arc::clone(&self.state), direct.clone(), server.clone());
             let transport = transport.cloned();
-            tasks.spawn(async move {
+            self.tasks.spawn(async move {
                 let dialled =
                     dial(&direct, &server, transport.as_deref(), SpeaksFirst::Unknown).await;
                 let Some(number) =

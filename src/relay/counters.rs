@@ -1,8 +1,10 @@
 //! What has happened, in numbers.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+
+use crate::net::sync::lock;
 
 /// Counters of one process. All but `streams_now` and `associations_now` only grow.
 #[derive(Debug, Default)]
@@ -31,22 +33,13 @@ pub struct Counters {
 impl Counters {
     /// Counts a failure by its short name.
     pub fn fail(&self, status: &'static str) {
-        // A panic elsewhere while the lock was held cannot have left a number half written.
-        *self
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(status)
-            .or_default() += 1;
+        *lock(&self.failures).entry(status).or_default() += 1;
     }
 
     /// How often each kind of failure has been seen.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<&'static str, u64> {
-        self.failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.failures).clone()
     }
 }
 

@@ -18,10 +18,3 @@ mod udp;
 
 pub(super) use client::{Client, Offered};
 pub(super) use server::{Common, Publisher};
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// A panic elsewhere cannot have left these tables half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

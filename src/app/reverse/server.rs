@@ -12,7 +12,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::grants::{Grants, Refusal};
-use super::lock;
 use super::registry::{Registry, Verdict};
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
@@ -20,6 +19,7 @@ use crate::app::worker::{Job, Phase, Port, Shared};
 use crate::config::Allow;
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
+use crate::net::sync::lock;
 use crate::net::{SocketOptions, Stream};
 use crate::outbound::reverse::{Through, gone};
 use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};

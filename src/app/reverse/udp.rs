@@ -12,9 +12,9 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, timeout};
 
-use super::lock;
 use crate::app::worker::Phase;
 use crate::net::pool::{Buffer, Size};
+use crate::net::sync::lock;
 use crate::net::udp::mapped;
 use crate::outbound::direct::Direct;
 use crate::relay::link::{Handle, Visitor};

@@ -4,12 +4,11 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::net::Stream;
 use crate::net::stream::Layer;
+use crate::net::{FAREWELL, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
@@ -17,8 +16,6 @@ use crate::wire::http_rewrite::{self, Requests};
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
-/// How long a visitor has to take an answer of ours.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Visitors of a port that many services share.
 pub struct HttpVisitors {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
@@ -12,6 +12,7 @@ use rustls::server::{ProducesTickets, UnbufferedServerConnection};
 
 use super::{ALPN, Error, Session, Tls, provider};
 use crate::net::Stream;
+use crate::net::sync::lock;
 
 /// How often, at most, the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -168,7 +169,7 @@ impl Server {
 
     /// The settings of today: read again when a file has changed, and as they were when that cannot be done.
     fn config(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         if current.looked.elapsed() < LOOK_EVERY {
             return Arc::clone(&current.config);
         }

@@ -10,16 +10,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::WebSocket;
 use crate::net::mux::{self, Session};
 use crate::net::pool::{Buffer, Size};
-use crate::net::{Error, Stream, unix_now};
+use crate::net::{Error, FAREWELL, Stream, unix_now};
 use crate::wire::http::{self, Endpoint, Refusal};
 use crate::wire::mux::{Kind, detect};
 use crate::wire::websocket::Role;
 
 /// How long a server may take to agree; v2ray-plugin waits as long.
 const AGREE_WITHIN: Duration = Duration::from_secs(8);
-/// How long who was refused may take to read why, and bytes of its that are read meanwhile: a close with something left
-/// unread would take the answer from it.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Bytes that are read from a client whose request was refused: a close with unread bytes would discard the answer.
 const MAX_DRAIN: usize = 256 * 1024;
 
 /// Asks for a WebSocket on `stream` and waits for the server to agree; `mux`: with the stream inside mux.cool. Nothing

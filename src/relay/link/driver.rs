@@ -13,16 +13,14 @@ use super::carrier::{Fault, Incoming, Outgoing};
 use super::core::{Core, Event, LinkRole, Over, Read, Sink, Source};
 use super::handle::{CAPACITY, Command, Handle, Shared, StreamWaker, Waiting};
 use super::{Host, Kind, Settings, Visitor, window};
-use crate::net::Stream;
 use crate::net::pipe::{self, Pipe, Refused, Taken};
+use crate::net::{FAREWELL, Stream};
 use crate::relay::tcp::{First, Leg};
 use crate::relay::{Error, Side};
 use crate::wire::reverse::{Code, Open, Register};
 
 /// Rounds of reading and writing after which another task of the worker gets its turn.
 const MAX_ROUNDS: usize = 2;
-/// How long the last words may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// When another link is welcome after one that was stopped.
 const RETRY: Duration = Duration::from_millis(500);
 

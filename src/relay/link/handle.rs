@@ -1,13 +1,14 @@
 //! How other tasks, of this thread or of another, reach a link.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Wake, Waker};
 
 use super::core::LinkRole;
 use super::window;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe};
+use crate::net::sync::lock;
 use crate::wire::Address;
 use crate::wire::reverse::{Code, Protocol};
 
@@ -198,7 +199,7 @@ impl Handle {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Changes something, unless the link is over, and wakes its task.

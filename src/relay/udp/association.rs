@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::carry::Carrying;
 use super::codec::{Unwrap, Wrap};
 use super::{Key, PacketOutbound, Relay, Upstream};
 use crate::crypto;
+use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::net::unix_now;
 use crate::relay::Counters;
@@ -57,10 +58,6 @@ pub(super) struct Association {
 struct Back {
     unwrap: Unwrap,
     wrap: Wrap,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Association {

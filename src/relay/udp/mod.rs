@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 use super::Counters;
 use crate::crypto::SaltPool;
+use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::net::unix_now;
 use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, Subkeys, has_sessions};
@@ -154,9 +155,7 @@ impl<O: PacketOutbound> Relay<O> {
     }
 
     fn table(&self) -> MutexGuard<'_, LruCache<Key, Arc<Association>>> {
-        self.associations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.associations)
     }
 
     /// Ends `association`, unless its place has been taken by another.
@@ -479,7 +478,7 @@ fn check_salt(
     let (Some(salts), Some(salt), false) = (salts, salt, has_sessions(method)) else {
         return Ok(());
     };
-    let mut seen = salts.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut seen = lock(&salts.seen);
     if seen.insert(salt.as_slice(), Duration::ZERO) {
         return Ok(());
     }
