@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::crypto::{Family, SaltPool};
 use crate::net::pool::{Buffer, Size};
 use crate::net::sync::lock;
-use crate::net::{FAREWELL, Stream, unix_now};
+use crate::net::{FAREWELL, Stream, handshake, unix_now};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
 use crate::wire::ss::request::{RequestOpener, Step};
@@ -301,21 +301,9 @@ impl Reading {
 /// Reads and drops what a stranger sends, up to a number of bytes, until it ends or its time is over.
 async fn drain(stream: &Stream, deadline: Instant) {
     let read = async {
-        let mut left = MAX_DRAIN;
-        while left > 0 {
-            if stream.readable().await.is_err() {
-                return;
-            }
-            let mut buffer = Buffer::take(Size::Small);
-            let (bytes, ..) = buffer.parts();
-            match stream.try_read(&mut [IoSliceMut::new(bytes)]) {
-                Ok(0) => return,
-                Ok(count) => left = left.saturating_sub(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
+        if matches!(handshake::drain(stream, MAX_DRAIN).await, Ok(false)) {
+            sleep_until(deadline).await;
         }
-        sleep_until(deadline).await;
     };
     let _ = timeout_at(deadline, read).await;
     farewell(stream).await;

@@ -8,6 +8,7 @@ use subtle::{Choice, ConstantTimeEq};
 use tokio::time::{Instant, timeout_at};
 
 use super::udp_associate::Associations;
+use crate::net::handshake::{HandshakeError, Reader};
 use crate::net::{self, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
@@ -16,8 +17,6 @@ use crate::wire::socks::{
 };
 use crate::wire::{self, Address, AddressRef, reverse, socks};
 
-/// Bytes of a handshake that are read at once. What a client sends ahead of our answers is taken along.
-const READ: usize = 1024;
 /// Bytes of answers: the longest has a domain name in it.
 const ANSWER: usize = 3 + Address::MAX_LEN;
 
@@ -51,30 +50,26 @@ impl Inbound for Socks {
         peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
-        let mut handshake = Dialogue {
-            stream,
-            read: Vec::new(),
+        let mut dialogue = Dialogue {
+            stream: &stream,
+            reader: Reader::new(&stream),
         };
-        let request = timeout_at(deadline, handshake.request(&self.logins));
+        let request = timeout_at(deadline, dialogue.request(&self.logins));
         let (command, target) = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
+        let ahead = dialogue.reader.into_unread();
         match command {
             // It would act for the user whose key this local has.
             Command::Connect if target.as_ref() == reverse::target() => {
-                refuse(
-                    &handshake.stream,
-                    Code::NotAllowed,
-                    "the carrier of reverse tunnels",
-                )
-                .await
+                refuse(&stream, Code::NotAllowed, "the carrier of reverse tunnels").await
             }
             Command::Connect => Ok(Handshake::Request(Request {
                 leg: Leg {
-                    stream: handshake.stream,
+                    stream,
                     codec: None,
-                    first: if handshake.read.is_empty() {
+                    first: if ahead.is_empty() {
                         First::Nothing
                     } else {
-                        First::Ahead(handshake.read)
+                        First::Ahead(ahead)
                     },
                 },
                 target,
@@ -84,23 +79,23 @@ impl Inbound for Socks {
             })),
             Command::UdpAssociate => match &self.udp {
                 Some(udp) => Ok(Handshake::Job(Box::pin(udp.hold(
-                    handshake.stream,
+                    stream,
                     peer,
                     target.port(),
                 )))),
                 None => {
                     refuse(
-                        &handshake.stream,
+                        &stream,
                         Code::CommandNotSupported,
                         "UDP ASSOCIATE (the config says `tcp_only`)",
                     )
                     .await
                 }
             },
-            Command::Bind => refuse(&handshake.stream, Code::CommandNotSupported, "BIND").await,
+            Command::Bind => refuse(&stream, Code::CommandNotSupported, "BIND").await,
             Command::Other(_) => {
                 let code = Code::CommandNotSupported;
-                refuse(&handshake.stream, code, "an unknown command").await
+                refuse(&stream, code, "an unknown command").await
             }
         }
     }
@@ -126,13 +121,13 @@ fn encode(response: &Response<'_>) -> Vec<u8> {
     room.get(..len).unwrap_or_default().to_vec()
 }
 
-/// A client's stream, and what of it has been read and not been understood yet.
-struct Dialogue {
-    stream: Stream,
-    read: Vec<u8>,
+/// A client's stream during its handshake.
+struct Dialogue<'a> {
+    stream: &'a Stream,
+    reader: Reader<'a>,
 }
 
-impl Dialogue {
+impl Dialogue<'_> {
     async fn request(&mut self, logins: &[Login]) -> Result<(Command, Address), Error> {
         let needed = if logins.is_empty() {
             AuthMethod::None
@@ -181,42 +176,23 @@ impl Dialogue {
         });
         let request = request.await;
         if let Err(Error::Wire { source, .. }) = &request {
-            answer(&self.stream, Code::of(*source)).await?;
+            answer(self.stream, Code::of(*source)).await?;
         }
         request
     }
 
-    /// Reads until `parse` has a value. A client that sends byte by byte is as welcome as one that sends all at once.
     async fn next<T>(
         &mut self,
         parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, wire::Error>,
     ) -> Result<T, Error> {
-        loop {
-            let parsed = parse(&self.read).map_err(|source| Error::Wire {
+        self.reader.next(parse).await.map_err(|error| match error {
+            HandshakeError::Io(error) => Error::io(Side::Client)(error),
+            HandshakeError::End => Error::HandshakeEnd,
+            HandshakeError::Invalid(source) => Error::Wire {
                 side: Side::Client,
                 source,
-            })?;
-            if let Some((value, used)) = parsed {
-                self.read.drain(..used);
-                return Ok(value);
-            }
-            self.stream
-                .readable()
-                .await
-                .map_err(Error::io(Side::Client))?;
-            let mut room = [0; READ];
-            match self
-                .stream
-                .try_read(&mut [std::io::IoSliceMut::new(&mut room)])
-            {
-                Ok(0) => return Err(Error::HandshakeEnd),
-                Ok(count) => self
-                    .read
-                    .extend_from_slice(room.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(Error::io(Side::Client)(error)),
-            }
-        }
+            },
+        })
     }
 
     async fn write(&self, bytes: &[u8]) -> Result<(), Error> {

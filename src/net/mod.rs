@@ -8,6 +8,7 @@
 //! - [`splice`]: from socket to socket inside the kernel.
 //! - [`ws`]: WebSocket over a stream, from the upgrade on.
 //! - [`mux`]: the streams of mux.cool within a WebSocket.
+//! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`pool`]: the buffers that are held only while data moves.
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or one in the other, as a config asks for them.
@@ -15,6 +16,7 @@
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 
 pub mod dial;
+pub mod handshake;
 mod linux;
 pub mod listener;
 pub mod mux;
