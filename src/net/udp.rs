@@ -1,19 +1,18 @@
 //! Datagrams in batches: many a system call, and long runs to one peer as one (GSO, GRO).
 
-use std::cell::{Cell, RefCell};
+mod batch;
+
+pub use batch::{Batch, MAX_DATAGRAM, Path};
+
+use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 
 use super::{UdpOptions, linux};
-
-/// The longest datagram, and the most that the kernel merges into one read.
-pub const MAX_DATAGRAM: usize = 65_535;
-/// Bytes that the system takes as one run to one peer.
-const MAX_RUN: usize = 65_000;
 
 /// A UDP socket.
 pub struct Socket {
@@ -25,20 +24,9 @@ pub struct Socket {
     v6: bool,
 }
 
-/// Where a datagram came from and to which of our addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// The peer. An IPv4 peer of a socket for both families is shown as IPv4.
-    pub peer: SocketAddr,
-    /// Our address that the peer used; replies leave from it.
-    pub local: Option<IpAddr>,
-}
-
 thread_local! {
     /// A worker receives for one socket at a time, so one set of buffers serves all its sockets.
     static RECEIVE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// A worker fills one batch at a time, so the memory of one serves all its sockets.
-    static SPARE: Cell<Batch> = Cell::default();
 }
 
 impl Socket {
@@ -205,160 +193,10 @@ pub fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Datagrams that wait to be sent together, one behind the other in one buffer.
-#[derive(Default)]
-pub struct Batch {
-    bytes: Vec<u8>,
-    datagrams: Vec<(usize, Path)>,
-}
-
-/// Neighbours of a batch that leave in one system call.
-struct Run<'a> {
-    bytes: &'a [u8],
-    segment: usize,
-    path: Path,
-}
-
-impl Batch {
-    /// An empty batch, with the memory of the last one that this worker was done with.
-    #[must_use]
-    pub fn spare() -> Self {
-        SPARE.take()
-    }
-
-    /// Keeps the memory of an empty batch for the worker's next one.
-    pub fn keep(self) {
-        SPARE.set(self);
-    }
-
-    /// Whether nothing waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.datagrams.is_empty()
-    }
-
-    /// Whether it is time to send.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.bytes.len() >= 4 * MAX_DATAGRAM
-    }
-
-    /// Adds a datagram of `len` bytes that `fill` writes; when `fill` fails, nothing is added.
-    ///
-    /// # Errors
-    /// What `fill` says.
-    pub fn push<E>(
-        &mut self,
-        path: Path,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let start = self.bytes.len();
-        self.bytes.resize(start + len, 0);
-        let result = fill(self.bytes.get_mut(start..).unwrap_or_default());
-        match result {
-            Ok(()) => self.datagrams.push((self.bytes.len(), path)),
-            Err(_) => self.bytes.truncate(start),
-        }
-        result
-    }
-
-    /// The longest run that begins with datagram `from`: one peer, one length, of which only the last may be shorter.
-    fn run(&self, from: usize, most: usize) -> Option<(Run<'_>, usize)> {
-        let start = from
-            .checked_sub(1)
-            .and_then(|before| self.datagrams.get(before))
-            .map_or(0, |before| before.0);
-        let &(mut end, path) = self.datagrams.get(from)?;
-        let segment = end - start;
-        let mut next = from + 1;
-        while next - from < most
-            && segment > 0
-            && end - start == segment * (next - from)
-            && let Some(&(candidate, other)) = self.datagrams.get(next)
-            && other == path
-            && (1..=segment).contains(&(candidate - end))
-            && candidate - start <= MAX_RUN
-        {
-            end = candidate;
-            next += 1;
-        }
-        Some((
-            Run {
-                bytes: self.bytes.get(start..end)?,
-                segment,
-                path,
-            },
-            next,
-        ))
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.datagrams.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-
-    fn path(port: u16) -> Path {
-        Path {
-            peer: ([127, 0, 0, 1], port).into(),
-            local: None,
-        }
-    }
-
-    fn batch(datagrams: &[(u16, usize)]) -> Batch {
-        let mut batch = Batch::default();
-        for &(port, len) in datagrams {
-            batch.push::<()>(path(port), len, |_| Ok(())).unwrap();
-        }
-        batch
-    }
-
-    fn runs(batch: &Batch) -> Vec<(u16, usize, usize)> {
-        let (mut from, mut runs) = (0, Vec::new());
-        while let Some((run, next)) = batch.run(from, 64) {
-            runs.push((run.path.peer.port(), next - from, run.bytes.len()));
-            from = next;
-        }
-        runs
-    }
-
-    #[test]
-    fn neighbours_of_one_length_and_peer_leave_together() {
-        let datagrams = [
-            (1, 100),
-            (1, 100),
-            (1, 60),
-            (1, 100),
-            (2, 100),
-            (2, 101),
-            (2, 0),
-            (2, 0),
-        ];
-        assert_eq!(
-            runs(&batch(&datagrams)),
-            [
-                (1, 3, 260),
-                (1, 1, 100),
-                (2, 1, 100),
-                (2, 1, 101),
-                (2, 1, 0),
-                (2, 1, 0)
-            ]
-        );
-    }
-
-    #[test]
-    fn failed_datagram_leaves_no_trace() {
-        let mut batch = batch(&[(1, 10)]);
-        assert_eq!(batch.push(path(1), 10, |_| Err("no")), Err("no"));
-        assert_eq!(runs(&batch), [(1, 1, 10)]);
-    }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
