@@ -26,7 +26,7 @@ use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
-use crate::outbound::udp_over_stream::{Inside, WithPackets};
+use crate::outbound::udp_over_stream::{UdpOverStream, WithPackets};
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
@@ -85,12 +85,20 @@ impl Builder<'_> {
                 .iter()
                 .map(|user| user.next_hop.clone())
                 .collect();
+            let relay = server.mode.udp.then(|| {
+                let inbound = ShadowsocksPackets {
+                    accounts: Arc::clone(&accounts),
+                    next_hops: next_hops.clone(),
+                    replays: ReplayFilter::for_packets(server.method, self.config.replay),
+                };
+                self.relay(inbound, direct.clone())
+            });
             let mut bound = address;
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
                 let inbound = Shadowsocks {
-                    accounts: Arc::clone(&accounts),
-                    next_hops: next_hops.clone(),
+                    accounts,
+                    next_hops,
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
                     patience: self.config.timeouts.handshake,
                     links: links(&publisher, server),
@@ -98,22 +106,19 @@ impl Builder<'_> {
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
                 let transport = transport::server(server)?;
-                // Over WebSocket a client may send its datagrams inside, too.
-                if server.mode.udp && transport.as_ref().is_some_and(|made| made.ws.is_some()) {
-                    let outbound = WithPackets::new(direct.clone(), bound, self.config.udp_timeout);
-                    self.port(listeners, inbound, outbound, idle, transport);
-                } else {
-                    self.port(listeners, inbound, direct.clone(), idle, transport);
+                let is_ws = transport.as_ref().is_some_and(|made| made.ws.is_some());
+                match &relay {
+                    // Over WebSocket a client may send its packets inside streams, too.
+                    Some(relay) if is_ws => {
+                        let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
+                        let outbound = WithPackets::new(direct, relay, idle_udp);
+                        self.port(listeners, inbound, outbound, idle, transport);
+                    }
+                    _ => self.port(listeners, inbound, direct, idle, transport),
                 }
             }
-            if server.mode.udp {
-                let inbound = ShadowsocksPackets {
-                    accounts,
-                    next_hops,
-                    replays: ReplayFilter::for_packets(server.method, self.config.replay),
-                };
+            if let Some(relay) = relay {
                 let sockets = self.bind_udp(bound, &server.socket)?;
-                let relay = self.relay(inbound, direct);
                 self.packets(&relay, sockets, incoming(&server.socket).udp);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
@@ -259,7 +264,7 @@ impl Builder<'_> {
             transport: transport::client(server)?,
         };
         let inside = server.transport.as_ref().filter(|made| made.udp_inside);
-        let inside = inside.map(|_| Inside {
+        let over_stream = inside.map(|_| UdpOverStream {
             timeouts: self.timeouts(self.config.udp_timeout),
             idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
@@ -267,7 +272,7 @@ impl Builder<'_> {
         Ok(shadowsocks::Server::new(
             endpoint,
             server.weights,
-            inside,
+            over_stream,
             server.warm,
         ))
     }

@@ -27,7 +27,7 @@ impl Outbound for Direct {
 }
 
 impl PacketOutbound for Direct {
-    fn associate(&self, fixed_target: bool) -> io::Result<Upstream> {
+    fn associate(&self, _: SocketAddr, fixed_target: bool) -> io::Result<Upstream> {
         Ok(Upstream {
             socket: self.0.udp_socket()?,
             server: None,
@@ -37,7 +37,6 @@ impl PacketOutbound for Direct {
             } else {
                 Decoder::Bare
             },
-            carrying: None,
         })
     }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::udp_over_stream::{Carriers, Inside, Route};
+use super::udp_over_stream::UdpOverStream;
 use super::warm::{Warm, WarmPolicy};
 use crate::net::dial::SpeaksFirst;
+use crate::net::tasks::Tasks;
 use crate::net::{self, Stream};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -36,8 +37,8 @@ pub struct Weights {
 pub struct Server {
     endpoint: Arc<Endpoint>,
     weights: Weights,
-    /// Set if datagrams go inside streams; `None`: they go as UDP.
-    inside: Option<Inside>,
+    /// Set if packets go inside streams; `None`: they go as UDP.
+    over_stream: Option<UdpOverStream>,
     warm: Warm,
     failed: AtomicBool,
     /// The time of the last failure, in milliseconds since [`Inner::begun`].
@@ -50,13 +51,13 @@ impl Server {
     pub fn new(
         endpoint: Endpoint,
         weights: Weights,
-        inside: Option<Inside>,
+        over_stream: Option<UdpOverStream>,
         warm: WarmPolicy,
     ) -> Self {
         Self {
             endpoint: Arc::new(endpoint),
             weights,
-            inside,
+            over_stream,
             warm: Warm::new(warm),
             failed: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
@@ -73,7 +74,8 @@ struct Inner {
     /// Which of them take streams, and which datagrams, the most wanted first.
     tcp: Vec<usize>,
     udp: Vec<usize>,
-    carriers: Carriers,
+    /// They carry packets over streams.
+    tasks: Tasks,
     begun: Instant,
 }
 
@@ -85,7 +87,7 @@ impl Servers {
             tcp: ranking(servers.iter().map(|server| server.weights.tcp)),
             udp: ranking(servers.iter().map(|server| server.weights.udp)),
             servers,
-            carriers: Carriers::default(),
+            tasks: Tasks::default(),
             begun: Instant::now(),
         }))
     }
@@ -185,36 +187,29 @@ impl Servers {
 }
 
 impl PacketOutbound for Servers {
-    fn associate(&self, _: bool) -> io::Result<Upstream> {
+    fn associate(&self, _: SocketAddr, _: bool) -> io::Result<Upstream> {
         let server = self
             .order(&self.0.udp)
             .next()
             .ok_or(io::ErrorKind::NotConnected)?;
         let endpoint = &server.endpoint;
         let session = rand::random();
-        let (socket, address, carrying) = match &server.inside {
-            None => (
-                endpoint.dialer.udp_socket()?,
-                endpoint.address.clone(),
-                None,
-            ),
-            Some(inside) => {
-                let (socket, carrier, carrying) = self.0.carriers.open(Route {
-                    endpoint: Arc::clone(endpoint),
-                    inside: inside.clone(),
-                })?;
-                (socket, Address::Ip(carrier), Some(carrying))
-            }
+        let socket = match &server.over_stream {
+            None => endpoint.dialer.udp_socket()?,
+            Some(settings) => settings.socket(endpoint, &self.0.tasks)?,
         };
         let credentials = &endpoint.credentials;
         Ok(Upstream {
+            server: Some(
+                socket
+                    .peer()
+                    .map_or_else(|| endpoint.address.clone(), Address::Ip),
+            ),
             socket,
-            server: Some(address),
             encoder: Encoder::Seal(
                 PacketSealer::client(credentials, session).map_err(io::Error::other)?,
             ),
             decoder: Decoder::Open(Box::new(ClientPackets::new(credentials, session))),
-            carrying,
         })
     }
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ use crate::config::Allow;
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
-use crate::net::{SocketOptions, Stream};
+use crate::net::{SocketOptions, Stream, udp};
 use crate::outbound::reverse::{Through, gone};
 use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
 use crate::relay::tcp::{Fixed, Leg, Outbound, Request, Timeouts};
@@ -294,15 +293,18 @@ impl Published {
         let bound = listener::udp(address, 1, group, &self.publisher.options);
         let socket = bound.map_err(|error| refuse(&error))?.pop();
         let socket = socket.ok_or_else(|| refuse(&"no socket"))?;
+        let socket = udp::Socket::new(socket.into(), self.publisher.options.udp);
+        let socket = socket.map_err(|error| refuse(&error))?;
         let public = Public {
-            socket: Arc::new(UdpSocket::from_std(socket).map_err(|error| refuse(&error))?),
             bound: address,
             link: self.handle.clone(),
             service,
             flows: Arc::clone(&self.flows),
-            idle: self.publisher.udp_idle,
         };
-        self.tasks.spawn(public.serve(self.phase.subscribe()));
+        let (idle, counters) = (self.publisher.udp_idle, &self.publisher.counters);
+        let (counters, phase) = (Arc::clone(counters), self.phase.subscribe());
+        self.tasks
+            .spawn(public.serve(socket, idle, counters, phase));
         Ok(address)
     }
 

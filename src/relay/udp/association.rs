@@ -1,12 +1,11 @@
 //! One client of a packet socket.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::carry::Carrying;
 use super::framing::{Decoder, Encoder};
 use super::sides::{ClientKey, Opened, PacketInbound, Upstream};
 use crate::net::sync::lock;
@@ -26,12 +25,22 @@ pub(super) struct Association<S> {
     activity: AtomicU64,
     closed: AtomicBool,
     closing: Notify,
-    _carrying: Option<Carrying>,
 }
 
 struct Client<S> {
     session: S,
     path: Path,
+    /// Our socket that the client uses.
+    socket: Arc<Socket>,
+}
+
+impl<S> Client<S> {
+    fn move_to(&mut self, path: Path, socket: &Arc<Socket>) {
+        self.path = path;
+        if !Arc::ptr_eq(&self.socket, socket) {
+            self.socket = Arc::clone(socket);
+        }
+    }
 }
 
 struct Outgoing {
@@ -46,6 +55,7 @@ impl<S> Association<S> {
         key: ClientKey,
         session: S,
         path: Path,
+        socket: Arc<Socket>,
         upstream: Upstream,
     ) -> (Self, Decoder) {
         let association = Self {
@@ -53,7 +63,11 @@ impl<S> Association<S> {
             upstream: upstream.socket,
             is_pinned: upstream.server.is_some() || matches!(upstream.decoder, Decoder::PassOn),
             server: upstream.server,
-            client: Mutex::new(Client { session, path }),
+            client: Mutex::new(Client {
+                session,
+                path,
+                socket,
+            }),
             outgoing: Mutex::new(Outgoing {
                 encoder: upstream.encoder,
                 sent_to: None,
@@ -61,7 +75,6 @@ impl<S> Association<S> {
             activity: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
-            _carrying: upstream.carrying,
         };
         (association, upstream.decoder)
     }
@@ -73,10 +86,11 @@ impl<S> Association<S> {
         header: &mut I::Header,
         datagram: &mut [u8],
         path: Path,
+        socket: &Arc<Socket>,
     ) -> Result<Opened<'a>, wire::Error> {
         let mut client = lock(&self.client);
         let opened = inbound.open(&mut client.session, header, datagram)?;
-        client.path = path;
+        client.move_to(path, socket);
         Ok(opened)
     }
 
@@ -86,10 +100,11 @@ impl<S> Association<S> {
         inbound: &I,
         header: &I::Header,
         path: Path,
+        socket: &Arc<Socket>,
     ) -> Result<(), wire::Error> {
         let mut client = lock(&self.client);
         inbound.mark_seen(&mut client.session, header)?;
-        client.path = path;
+        client.move_to(path, socket);
         Ok(())
     }
 
@@ -107,9 +122,10 @@ impl<S> Association<S> {
         outgoing.encoder.push(batch, path, address, data)
     }
 
-    /// The client's address, and ours that it uses.
-    pub(super) fn client_path(&self) -> Path {
-        lock(&self.client).path
+    /// Where replies go, and through which socket.
+    pub(super) fn client(&self) -> (Path, Arc<Socket>) {
+        let client = lock(&self.client);
+        (client.path, Arc::clone(&client.socket))
     }
 
     /// The address that the last datagram was sent to.

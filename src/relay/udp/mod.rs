@@ -14,11 +14,11 @@
 //! - `replies.rs`: the way back, one task per association.
 //! - `table.rs`: all associations of a listening address, and which of them is evicted when the table is full.
 //! - [`framing`]: what surrounds an address and its data on each side.
-//! - [`carry`]: packets inside a stream.
+//! - [`over_stream`]: packets inside a stream.
 
 mod association;
-pub mod carry;
 pub mod framing;
+pub mod over_stream;
 mod relay;
 mod replies;
 mod sides;

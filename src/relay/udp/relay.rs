@@ -58,7 +58,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         self.table.close(ClientKey::Address(client));
     }
 
-    /// Serves `socket` until it fails or the future is dropped. The associations that began here end with it.
+    /// Serves `socket` until it fails or the future is dropped. The associations that began here end with it; but where
+    /// the other end of an in-memory socket is gone, they are let end by themselves, since their clients may go on at
+    /// another socket.
     ///
     /// # Errors
     /// What the system says of the socket.
@@ -71,29 +73,35 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     work.outgoing = Batch::spare();
                     self.inbound.prepare(&mut work.inbound, received.contents());
                     for (datagram, path) in received.datagrams() {
-                        if let Err(error) = self.relay(&mut work, datagram, path) {
+                        if let Err(error) = self.relay(&mut work, &socket, datagram, path) {
                             self.counters.fail(error.status());
                             tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
                         }
                     }
                     self.flush(&mut work);
                     std::mem::take(&mut work.outgoing).keep();
-                })) => received?,
+                })) => match received {
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                    received => received?,
+                },
                 Some(_) = tasks.join_next() => continue,
             }
             for replies in work.started.drain(..) {
-                tasks.spawn(replies.run(Arc::clone(&socket)));
+                tasks.spawn(replies.run());
             }
             for waiting in work.unresolved.drain(..) {
                 tasks.spawn(Arc::clone(&self).send_when_resolved(waiting));
             }
         }
+        while tasks.join_next().await.is_some() {}
+        Ok(())
     }
 
     /// Moves one datagram of a client's on its way.
     fn relay(
         &self,
         work: &mut Work<I>,
+        socket: &Arc<Socket>,
         datagram: &mut [u8],
         path: Path,
     ) -> Result<(), wire::Error> {
@@ -102,7 +110,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             .identify(&mut work.inbound, datagram, path.peer)?;
         let (association, opened) = match self.find(work, key) {
             Some(association) => {
-                let opened = association.open(&self.inbound, &mut header, datagram, path)?;
+                let opened =
+                    association.open(&self.inbound, &mut header, datagram, path, socket)?;
                 (association, opened)
             }
             None => {
@@ -110,7 +119,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 let opened = self.inbound.open(&mut session, &mut header, datagram)?;
                 let fixed_target = matches!(opened, Opened::Fixed(..));
                 let association =
-                    self.associate(work, key, path, (session, &header), fixed_target)?;
+                    self.associate(work, key, (path, socket), (session, &header), fixed_target)?;
                 (association, opened)
             }
         };
@@ -141,20 +150,24 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         &self,
         work: &mut Work<I>,
         key: ClientKey,
-        path: Path,
+        (path, socket): (Path, &Arc<Socket>),
         (session, header): (I::Session, &I::Header),
         fixed_target: bool,
     ) -> Result<Arc<Association<I::Session>>, wire::Error> {
         let encoder = self.inbound.encoder(header)?;
-        let upstream = self.outbound.associate(fixed_target).map_err(|error| {
-            tracing::warn!(%error, "cannot open a socket for a UDP association");
-            wire::Error::NoResources
-        })?;
-        let (association, decoder) = Association::new(key, session, path, upstream);
+        let upstream = self
+            .outbound
+            .associate(path.peer, fixed_target)
+            .map_err(|error| {
+                tracing::warn!(%error, "cannot open a socket for a UDP association");
+                wire::Error::NoResources
+            })?;
+        let (association, decoder) =
+            Association::new(key, session, path, Arc::clone(socket), upstream);
         let association = Arc::new(association);
         if let Err(other) = self.table.insert(&association) {
             // Another worker has begun the same session meanwhile: its window decides.
-            other.take_over(&self.inbound, header, path)?;
+            other.take_over(&self.inbound, header, path, socket)?;
             return Ok(other);
         }
         self.counters.associations.fetch_add(1, Relaxed);

@@ -2,23 +2,21 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 
 use super::association::Association;
 use super::framing::{Decoder, Encoder};
 use super::table::AssociationTable;
-use crate::net::udp::{Batch, Socket};
+use crate::net::udp::Batch;
 use crate::relay::counters::Counters;
 use crate::relay::counters::Gauge;
-
-/// An association is checked this often within its timeout. It ends between one timeout and one and a quarter after its
-/// last datagram.
-const TICKS: u32 = 4;
+use crate::relay::idle::IdleTimer;
 
 /// How long an association pauses after an error of its socket.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -30,47 +28,49 @@ pub(super) struct Replies<S> {
     pub(super) encoder: Encoder,
     pub(super) table: Arc<AssociationTable<S>>,
     pub(super) counters: Arc<Counters>,
-    /// How long the association lives without a datagram.
+    /// How long the association lives without a datagram, or up to a quarter longer.
     pub(super) timeout: Duration,
 }
 
 impl<S> Replies<S> {
-    /// Sends replies through `socket` until the association ends.
-    pub(super) async fn run(mut self, socket: Arc<Socket>) {
+    /// Sends replies until the association ends.
+    pub(super) async fn run(mut self) {
         let counters = Arc::clone(&self.counters);
         let _now = Gauge::new(&counters.associations_now);
         let association = Arc::clone(&self.association);
-        let mut tick = interval(self.timeout / TICKS);
-        let (mut idle_ticks, mut seen) = (0, 0);
-        while idle_ticks < TICKS {
+        let mut idle = IdleTimer::new(self.timeout);
+        let mut tick = pin!(sleep(idle.period()));
+        loop {
             tokio::select! {
-                received = poll_fn(|cx| self.poll(cx, &socket)) => if let Err(error) = received {
-                    // To end here would forget which packets have been seen. A socket that stays broken ends by its age.
-                    tracing::debug!(%error, "an association's socket failed");
-                    sleep(ERROR_PAUSE).await;
+                received = poll_fn(|cx| self.poll(cx)) => match received {
+                    Ok(()) => {}
+                    // The other end of an in-memory upstream is gone.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                    Err(error) => {
+                        // To end here would forget which packets have been seen. If the socket stays broken, the
+                        // association ends by its timeout.
+                        tracing::debug!(%error, "an association's socket failed");
+                        sleep(ERROR_PAUSE).await;
+                    }
                 },
                 () = association.closed() => break,
-                _ = tick.tick() => {
-                    let activity = association.activity();
-                    idle_ticks = if activity == seen { idle_ticks + 1 } else { 0 };
-                    seen = activity;
-                }
+                _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity())) => break,
             }
         }
-        tracing::debug!(peer = %association.client_path().peer, "association ended");
+        tracing::debug!(peer = %association.client().0.peer, "association ended");
     }
 
     /// Receives a batch from the upstream and sends it to the client.
-    fn poll(&mut self, cx: &mut Context<'_>, socket: &Socket) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (association, counters) = (&self.association, &self.counters);
         let (decoder, encoder) = (&mut self.decoder, &mut self.encoder);
         association.upstream.poll_receive(cx, |mut received| {
+            let (client, socket) = association.client();
             let mut batch = Batch::spare();
             let send = |batch: &mut Batch| {
                 let lost = socket.send(batch);
                 counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
             };
-            let client = association.client_path();
             decoder.decode(&mut received, association.sent_to(), |from, decoded| {
                 let encoded = decoded
                     .and_then(|(address, data)| encoder.push(&mut batch, client, address, data));

@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::carry::Carrying;
 use super::framing::{Decoder, Encoder};
 use crate::net::udp::Socket;
 use crate::wire::{self, Address, AddressRef};
@@ -85,11 +84,12 @@ pub trait PacketInbound: Send + Sync + 'static {
 
 /// Where an association's datagrams go.
 pub trait PacketOutbound: Send + Sync + 'static {
-    /// Opens the upstream side of a new association. With `fixed_target`, all its datagrams go to one target.
+    /// Opens the upstream side of a new association with `client`. With `fixed_target`, all its datagrams go to one
+    /// target.
     ///
     /// # Errors
     /// What the system says.
-    fn associate(&self, fixed_target: bool) -> io::Result<Upstream>;
+    fn associate(&self, client: SocketAddr, fixed_target: bool) -> io::Result<Upstream>;
 
     /// The destination of a datagram for `target`, as far as it is known without waiting.
     fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination;
@@ -106,14 +106,12 @@ pub trait PacketOutbound: Send + Sync + 'static {
 pub struct Upstream {
     /// Its socket.
     pub socket: Socket,
-    /// The server that all its datagrams go to; `None`: each goes to its target.
+    /// The server that all its datagrams go to, or the other end of an in-memory socket; `None`: each goes to its target.
     pub server: Option<Address>,
     /// Encodes what goes out.
     pub encoder: Encoder,
     /// Decodes what comes in.
     pub decoder: Decoder,
-    /// The task that carries its datagrams on, where the network does not.
-    pub carrying: Option<Carrying>,
 }
 
 /// Where a datagram is to be sent.
