@@ -14,7 +14,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
 use crate::net::udp::Socket;
-use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
+use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::udp::over_stream::{CAPACITY, Closed, WINDOW, exchange};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, Error};
@@ -61,25 +61,24 @@ struct Carrier {
 impl Carrier {
     /// Carries packets until the association ends, in one stream after another if they break.
     async fn run(self, socket: Socket) {
-        let UdpOverStream {
+        let (idle, timeouts) = (self.settings.idle, self.settings.timeouts);
+        let service = Service {
+            inbound: FixedTarget(Address::Domain(NAME.into(), PORT)),
+            counters: Arc::clone(&self.settings.counters),
+            outbound: self,
             timeouts,
-            idle,
-            counters,
-        } = &self.settings;
-        let packets = Fixed {
-            target: Address::Domain(NAME.into(), PORT),
         };
         let peer = (Ipv4Addr::LOCALHOST, 0).into();
         // A stream is opened only when a packet waits for it.
-        while matches!(timeout(*idle, socket.readable()).await, Ok(Ok(()))) {
+        while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
             let (stream, pipe) = pair(WINDOW, CAPACITY);
             let served = Box::pin(async {
-                tcp::serve(stream, peer, &packets, &self, timeouts, counters, || ()).await;
+                service.serve(stream, peer, || ()).await;
                 // The exchange ends by itself, when it has taken what is left in the pipe.
                 pending().await
             });
             let closed = tokio::select! {
-                closed = exchange(pipe, &socket, *idle) => closed,
+                closed = exchange(pipe, &socket, idle) => closed,
                 closed = served => closed,
             };
             if closed != Closed::Stream {
