@@ -4,12 +4,12 @@ use std::io;
 
 use crate::{net, wire};
 
-/// Which of a relay's two neighbours is meant.
+/// One of the two sides of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Who came to us.
+    /// The side that connected to us.
     Client,
-    /// Whom we went to.
+    /// The side that we connect to: a target or a server.
     Upstream,
 }
 
@@ -22,45 +22,45 @@ impl std::fmt::Display for Side {
     }
 }
 
-/// Why a stream was not served to its end, and who is to blame.
+/// Why a stream was not served to its end, and which side is to blame.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A connection broke.
-    #[error("{side}: {source}")]
+    #[error("the connection to the {side} broke: {source}")]
     Io {
-        /// Whose connection it was.
+        /// The side whose connection it was.
         side: Side,
         /// What the system said.
         source: io::Error,
     },
     /// A peer broke its protocol.
-    #[error("{side}: {source}")]
+    #[error("the {side} sent invalid data: {source}")]
     Wire {
-        /// Who broke it.
+        /// The side that broke it.
         side: Side,
         /// What was wrong.
         source: wire::Error,
     },
-    /// A stream that ended in the middle of a chunk.
-    #[error("{0}: the stream was cut in the middle of a chunk")]
+    /// A stream ended in the middle of a chunk.
+    #[error("the {0} ended its stream in the middle of a chunk")]
     Cut(Side),
-    /// The client did not finish its handshake in time.
-    #[error("client: no complete handshake in time")]
+    /// The client did not complete its handshake in time.
+    #[error("the client did not complete its handshake in time")]
     HandshakeTimeout,
-    /// The client went away before it had said what it wants.
-    #[error("client: gone before its request was complete")]
+    /// The client closed its connection before its request was complete.
+    #[error("the client closed its connection before its request was complete")]
     HandshakeEnd,
-    /// The client gave a user name or password that is not one of ours.
-    #[error("client: wrong user name or password")]
+    /// The client gave an unknown user name or a wrong password.
+    #[error("the client gave an unknown user name or a wrong password")]
     Credentials,
-    /// The client asked for what is not offered.
-    #[error("client: {0} is not offered here")]
+    /// The client requested something that is not offered.
+    #[error("the client's request was refused: {0}")]
     NotOffered(&'static str),
-    /// The target or server could not be connected to.
-    #[error("upstream: {0}")]
+    /// There is no connection to the target or server.
+    #[error(transparent)]
     Connect(#[from] net::Error),
     /// The target's name could not be resolved.
-    #[error("upstream: cannot resolve {name}: {reason}")]
+    #[error("cannot resolve {name}: {reason}")]
     Resolve {
         /// The name.
         name: String,
@@ -68,21 +68,21 @@ pub enum Error {
         reason: String,
     },
     /// The config forbids the target.
-    #[error("upstream: {0} is a private address, and `deny_private` is set")]
+    #[error("{} is a private address, and `deny_private` is set", .0.to_canonical())]
     Denied(std::net::IpAddr),
-    /// The other end of a link does not answer any more.
-    #[error("{side}: not a word for {seconds} s")]
+    /// The peer of a link does not answer any more.
+    #[error("no reply from the {side} within {seconds} s")]
     Silent {
-        /// Whose end it was.
+        /// The side where the peer is.
         side: Side,
-        /// For how long, in seconds.
+        /// The limit, in seconds.
         seconds: u64,
     },
-    /// The client of a link has another one in its place.
-    #[error("the client has made a new link in place of this one")]
+    /// The client of a link has made another one in its place.
+    #[error("the client replaced this link by a new one")]
     Replaced,
     /// Nothing moved for too long.
-    #[error("nothing moved for {seconds} s")]
+    #[error("no data in either direction for {seconds} s")]
     Idle {
         /// The limit, in seconds.
         seconds: u64,
@@ -90,12 +90,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Blames `side` for an error of the system.
+    /// Blames `side` for a system error.
     pub(crate) const fn io(side: Side) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { side, source }
     }
 
-    /// A short name, fit for a metric label and a log field.
+    /// A short name for a metric label or a log field.
     #[must_use]
     pub const fn status(&self) -> &'static str {
         match self {

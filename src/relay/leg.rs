@@ -4,18 +4,18 @@ use crate::net::Stream;
 use crate::net::pool::Buffer;
 use crate::wire::ss::stream::{Opener, Sealer};
 
-/// One end of a relay: a stream, and what is spoken on it.
+/// One end of a relay: a stream and its encryption.
 pub struct Leg {
     /// The connection.
     pub stream: Stream,
-    /// How bytes are coded on it; `None`: not at all.
+    /// Its encryption; `None`: the stream is plain.
     pub codec: Option<(Opener, Sealer)>,
-    /// What came with the request.
+    /// The payload that came with the request.
     pub first: First,
 }
 
 impl Leg {
-    /// A stream on which bytes are what they are, and none has come yet.
+    /// A plain stream of which nothing has been read.
     #[must_use]
     pub const fn plain(stream: Stream) -> Self {
         Self {
@@ -30,8 +30,8 @@ impl Leg {
 pub enum First {
     /// None.
     Nothing,
-    /// A few bytes behind a handshake.
+    /// Plain bytes that were read behind a handshake.
     Ahead(Vec<u8>),
-    /// A buffer with payload ready and perhaps sealed bytes behind it.
+    /// A buffer with opened payload, and perhaps sealed bytes behind it.
     Opened(Buffer),
 }

@@ -1,11 +1,14 @@
-//! Floor 3: moving bytes between two sides, whoever they are.
+//! Floor 3: moves bytes between two sides.
 //!
 //! - [`tcp`]: serves one stream: handshake, dial, both directions until both have ended.
 //! - [`udp`]: serves one packet socket: associations, their sessions and the way back.
 //! - [`link`]: many streams over one: reverse tunnels.
-//! - [`counters`]: what has happened, in numbers.
+//! - [`counters`]: counts what happens.
 //!
-//! Which protocol a side speaks is the business of the floor above, which hands in its inbound and its outbound.
+//! They share what stands in the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
+//! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`), users and errors.
+//!
+//! Protocols are the business of the floor above, which passes in an inbound and an outbound.
 
 pub mod counters;
 mod error;
