@@ -66,6 +66,13 @@ impl std::fmt::Display for Counters {
     }
 }
 
+/// A user of this process, shared by all requests that are made with its credentials.
+#[derive(Debug)]
+pub struct User {
+    /// The name in the config.
+    pub name: Box<str>,
+}
+
 /// Counts itself for as long as it lives.
 pub(super) struct Gauge<'a>(&'a AtomicU64);
 

@@ -6,7 +6,7 @@
 //! - [`counters`]: counts what happens.
 //!
 //! They share what stands in the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
-//! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`), users and errors.
+//! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`) and errors.
 //!
 //! Protocols are the business of the floor above, which passes in an inbound and an outbound.
 
@@ -19,8 +19,6 @@ mod sealed;
 mod sizing;
 pub mod tcp;
 pub mod udp;
-mod user;
 
-pub use counters::Counters;
+pub use counters::{Counters, User};
 pub use error::{Error, Side};
-pub use user::User;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::fairness::Turn;
 use super::half::{Codec, Half};
-use super::timeouts::Timeouts;
+use super::request::Timeouts;
 use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};

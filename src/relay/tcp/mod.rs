@@ -16,9 +16,7 @@ pub mod half;
 mod request;
 mod service;
 mod splice;
-mod timeouts;
 
 pub use super::leg::{First, Leg};
-pub use request::{FixedTarget, Handshake, Inbound, Job, Outbound, Reply, Request};
+pub use request::{FixedTarget, Handshake, Inbound, Job, Outbound, Reply, Request, Timeouts};
 pub use service::Service;
-pub use timeouts::Timeouts;

@@ -1,18 +1,19 @@
-//! What a service needs from the floor above: requests from an inbound, connections from an outbound.
+//! What a service needs from the floor above: requests from an inbound, connections from an outbound, and timeouts.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::net::Stream;
 use crate::net::dial::SpeaksFirst;
+use crate::relay::counters::User;
 use crate::relay::error::Error;
 use crate::relay::leg::{First, Leg};
-use crate::relay::user::User;
 use crate::wire::{Address, reverse};
 
 /// Reads clients' handshakes.
@@ -140,4 +141,22 @@ impl Inbound for FixedTarget {
         let request = Request::chosen(stream, peer, self.0.clone());
         Ok(Handshake::Request(request))
     }
+}
+
+/// How long each part of a stream's life may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// From accept to a complete request. Within a transport, it holds for the transport's handshake and once more for
+    /// the request.
+    pub handshake: Duration,
+    /// For connecting to a server or target.
+    pub connect: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// The same, once one direction has ended.
+    pub half_close: Duration,
+    /// How long a request waits for its first payload after the dial.
+    pub first_payload: Duration,
+    /// How long an upstream may be silent before the system probes it; `None`: for ever.
+    pub keep_alive: Option<Duration>,
 }

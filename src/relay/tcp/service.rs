@@ -9,13 +9,11 @@ use tokio::time::{Instant, timeout};
 
 use super::fairness;
 use super::flow::{Flow, Traffic};
-use super::request::{Handshake, Inbound, Job, Outbound, Request};
-use super::timeouts::Timeouts;
+use super::request::{Handshake, Inbound, Job, Outbound, Request, Timeouts};
 use crate::net::Stream;
-use crate::relay::counters::{Counters, Gauge};
+use crate::relay::counters::{Counters, Gauge, User};
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
-use crate::relay::user::User;
 
 /// What serves the streams of one listener: how clients ask, and how their targets are reached.
 pub struct Service<I, O> {
@@ -39,7 +37,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
     /// Serves the stream of `peer` to its end. `ready` is called when the handshake has succeeded.
     ///
     /// An idle connection holds nothing but this future, so nothing is in it twice: an `async fn` would keep its arguments
-    /// beside what they were moved into.
+    /// beside what they were moved into, and an error by value its room.
     pub fn serve(
         &self,
         stream: Stream,
@@ -76,7 +74,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         stream: Stream,
         mut record: FlowRecord<'a>,
         ready: impl FnOnce() + Send,
-    ) -> (FlowRecord<'a>, Result<Established<'a>, Error>) {
+    ) -> (FlowRecord<'a>, Result<Established<'a>, Box<Error>>) {
         let deadline = Instant::now() + self.timeouts.handshake;
         let mut request = match self.inbound.handshake(stream, record.peer, deadline).await {
             Ok(Handshake::Request(request)) => request,
@@ -84,7 +82,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 ready();
                 return (record, Ok(Established::Job(job)));
             }
-            Err(error) => return (record, Err(error)),
+            Err(error) => return (record, Err(error.into())),
         };
         ready();
         record.target = Some(request.target.to_string().into());
@@ -96,7 +94,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 Err(error)
             }
         };
-        (record, flow.map(|flow| Established::Flow(Box::new(flow))))
+        let established = flow.map(|flow| Established::Flow(Box::new(flow)));
+        (record, established.map_err(Box::new))
     }
 
     /// Connects, and gives the client's first payload a chance to be sent with the head.
@@ -197,5 +196,46 @@ impl<'a> FlowRecord<'a> {
             elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "stream ended"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::pipe;
+    use crate::relay::tcp::FixedTarget;
+    use crate::wire::Address;
+
+    struct Nowhere;
+
+    impl Outbound for Nowhere {
+        fn may_confirm_early(&self) -> bool {
+            false
+        }
+
+        async fn connect(&self, _: &Request) -> Result<Leg, Error> {
+            Err(Error::HandshakeEnd)
+        }
+    }
+
+    #[tokio::test]
+    async fn future_of_an_idle_flow_is_small() {
+        let time = std::time::Duration::from_secs(1);
+        let service = Service {
+            inbound: FixedTarget(Address::Domain("example.com".into(), 1)),
+            outbound: Nowhere,
+            timeouts: Timeouts {
+                handshake: time,
+                connect: time,
+                idle: time,
+                half_close: time,
+                first_payload: time,
+                keep_alive: None,
+            },
+            counters: Arc::default(),
+        };
+        let (stream, _pipe) = pipe::pair(1, 1);
+        let future = service.serve(stream, ([127, 0, 0, 1], 1).into(), || ());
+        assert!(size_of_val(&future) <= 392, "{}", size_of_val(&future));
     }
 }
