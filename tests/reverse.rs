@@ -496,7 +496,7 @@ fn silent_client_is_noticed_within_three_heartbeats_and_comes_back() {
         "three heartbeats of 1 s, noticed after {took:?}"
     );
     eventually("the server says why", || {
-        said(&server, &["link is over", "not a word for"]) == 1
+        said(&server, &["link is over", "no reply from the"]) == 1
     });
     client.process.signal(Signal::CONT);
     eventually("it comes back", || serves(bound));
@@ -508,7 +508,7 @@ fn silent_server_is_noticed_within_three_heartbeats() {
     server.process.signal(Signal::STOP);
     let begun = Instant::now();
     eventually("the client notices", || {
-        said(&client, &["link lost", "not a word for"]) > 0
+        said(&client, &["link lost", "no reply from the"]) > 0
     });
     let took = begun.elapsed();
     assert!(

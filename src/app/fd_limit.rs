@@ -1,29 +1,30 @@
-//! How many files the process may have open, and how many connections they are enough for.
+//! The limit of open files, and the number of connections that it allows.
 
 use crate::config::Limits;
 
-/// A connection and the one that is opened for it.
+/// Files of a connection: its own socket and that of its target.
 const CONNECTION_FILES: u64 = 2;
-/// Files of the process itself: listeners, reactors, the log, name servers.
+/// Files of the process itself: listeners, reactors, the log, sockets to name servers.
 const OWN_FILES: u64 = 32;
-/// One file in so many is left to associations and spare connections.
-const OTHERS: u64 = 8;
+/// One in this many files is reserved for UDP associations and spare connections.
+const RESERVED_SHARE: u64 = 8;
 
-/// How many clients the process has capacity for.
+/// The number of clients that the process can serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capacity {
     /// Connections.
     pub(super) connections: usize,
-    /// Those of them that may be in their handshake: never all, or strangers who say nothing would keep everybody out.
+    /// Connections that may be in their handshake at the same time: at most half of all, or silent strangers would keep
+    /// everybody out.
     pub(super) handshakes: usize,
 }
 
 impl Capacity {
-    /// What `limits` ask for, as far as `files` are enough for it: a connection that is accepted can then be served too.
-    /// `None` is as many files as are wanted.
+    /// What `limits` ask for, reduced to what `files` are enough for, so that every accepted connection can be served.
+    /// `None`: files are not limited.
     pub(super) fn of(limits: &Limits, files: Option<u64>) -> Self {
         let enough = files.map_or(usize::MAX, |files| {
-            let left = files.saturating_sub(files / OTHERS + OWN_FILES);
+            let left = files.saturating_sub(files / RESERVED_SHARE + OWN_FILES);
             usize::try_from(left / CONNECTION_FILES).unwrap_or(usize::MAX)
         });
         let connections = limits.connections.min(enough).max(1);
@@ -34,7 +35,7 @@ impl Capacity {
     }
 }
 
-/// Raises the number of files that may be open to `wanted`, or to all that the system grants. Returns how many may be.
+/// Raises the limit of open files to `wanted`, or to what the system grants. Returns the limit.
 #[cfg(unix)]
 pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -44,7 +45,7 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         (Some(maximum), Some(current)) => Some(maximum.max(current)),
         _ => limit.maximum,
     };
-    // A hard limit may only be raised by root: then what there is will have to do.
+    // Only root may raise the hard limit; otherwise use all of it.
     let set = setrlimit(Resource::Nofile, Rlimit { current, maximum }).or_else(|_| {
         setrlimit(
             Resource::Nofile,
@@ -55,7 +56,7 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         )
     });
     if let Err(error) = set {
-        tracing::warn!(%error, "cannot raise the number of open files");
+        tracing::warn!(%error, "cannot raise the limit of open files; fewer connections are accepted");
     }
     getrlimit(Resource::Nofile).current
 }
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(
             capacity(65_536, 4_096, Some(8)),
             (1, 1),
-            "with next to none, one after the other"
+            "with hardly any, one connection after the other"
         );
     }
 

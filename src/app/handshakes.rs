@@ -1,4 +1,4 @@
-//! Connections that have not said yet what they want.
+//! Limits the connections whose request is not complete yet.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,8 +7,8 @@ use tokio::task::AbortHandle;
 
 use crate::net::sync::lock;
 
-/// The connections in their handshake, of all workers. When there are too many, the one that has taken the longest
-/// makes room: strangers who hold sockets open do not keep anybody out.
+/// The connections in their handshake, of all workers. At the limit, the oldest one is ended to make room: strangers who
+/// hold connections open do not keep others out.
 pub(super) struct Handshakes {
     limit: usize,
     table: Mutex<Table>,
@@ -21,18 +21,18 @@ struct Table {
 }
 
 struct Running {
-    listener: Listener,
+    listener: ListenerId,
     task: Option<AbortHandle>,
 }
 
-/// Tells the connections of one listener from those of others.
+/// Identifies a listener among those of all workers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Listener(u64);
+pub(super) struct ListenerId(u64);
 
-/// One connection's place; given back when dropped.
-pub(super) struct Place {
+/// One connection's permit to be in its handshake; drop it when the handshake is over.
+pub(super) struct Permit {
     handshakes: Arc<Handshakes>,
-    number: u64,
+    id: u64,
 }
 
 impl Handshakes {
@@ -47,75 +47,74 @@ impl Handshakes {
         change(&mut lock(&self.table))
     }
 
-    /// For a new listener.
-    pub(super) fn listener(&self) -> Listener {
-        Listener(self.with(Table::number))
+    /// The id of a new listener.
+    pub(super) fn listener(&self) -> ListenerId {
+        ListenerId(self.with(Table::next_id))
     }
 
-    pub(super) fn begin(self: &Arc<Self>, listener: Listener) -> Place {
-        let number = self.with(|table| {
+    /// Admits a connection; at the limit, it ends the oldest one.
+    pub(super) fn begin(self: &Arc<Self>, listener: ListenerId) -> Permit {
+        let id = self.with(|table| {
             while table.running.len() >= self.limit {
                 if let Some((_, oldest)) = table.running.pop_first() {
-                    oldest.end();
+                    oldest.abort();
                 }
             }
-            let number = table.number();
+            let id = table.next_id();
             let task = None;
-            table.running.insert(number, Running { listener, task });
-            number
+            table.running.insert(id, Running { listener, task });
+            id
         });
-        Place {
+        Permit {
             handshakes: Arc::clone(self),
-            number,
+            id,
         }
     }
 
-    /// Tells what ends the connection that was given place `number`. To be told before the connection runs, so that a
-    /// place that is gone has gone to another: then the connection is ended now, since nobody could end it when it had to
-    /// make room.
-    pub(super) fn attach(&self, number: u64, task: AbortHandle) {
-        self.with(|table| match table.running.get_mut(&number) {
+    /// Sets the task of the connection with permit `id`. Call it before the task runs: if the permit is gone by then, the
+    /// connection was chosen to make room before it could be ended, and is ended now.
+    pub(super) fn attach(&self, id: u64, task: AbortHandle) {
+        self.with(|table| match table.running.get_mut(&id) {
             Some(running) => running.task = Some(task),
             None => task.abort(),
         });
     }
 
-    /// Ends those of one listener.
-    pub(super) fn end_of(&self, listener: Listener) {
+    /// Ends the connections of one listener.
+    pub(super) fn abort_all(&self, listener: ListenerId) {
         self.with(|table| {
-            let of = table
+            let aborted = table
                 .running
                 .extract_if(.., |_, running| running.listener == listener);
-            of.for_each(|(_, running)| running.end());
+            aborted.for_each(|(_, running)| running.abort());
         });
     }
 }
 
 impl Table {
-    fn number(&mut self) -> u64 {
+    fn next_id(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 }
 
 impl Running {
-    fn end(self) {
+    fn abort(self) {
         if let Some(task) = self.task {
             task.abort();
         }
     }
 }
 
-impl Place {
-    pub(super) const fn number(&self) -> u64 {
-        self.number
+impl Permit {
+    pub(super) const fn id(&self) -> u64 {
+        self.id
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.handshakes
-            .with(|table| table.running.remove(&self.number));
+        self.handshakes.with(|table| table.running.remove(&self.id));
     }
 }
 
@@ -130,13 +129,13 @@ mod tests {
         let listener = handshakes.listener();
         let mut tasks = Vec::new();
         for _ in 0..3 {
-            let place = handshakes.begin(listener);
-            let number = place.number();
+            let permit = handshakes.begin(listener);
+            let id = permit.id();
             let task = tokio::spawn(async move {
-                let _place = place;
+                let _permit = permit;
                 std::future::pending::<()>().await;
             });
-            handshakes.attach(number, task.abort_handle());
+            handshakes.attach(id, task.abort_handle());
             tasks.push(task);
         }
         assert!(tasks.remove(0).await.unwrap_err().is_cancelled());
@@ -150,7 +149,7 @@ mod tests {
         let early = handshakes.begin(listener);
         let _next = handshakes.begin(listener);
         let task = tokio::spawn(std::future::pending::<()>());
-        handshakes.attach(early.number(), task.abort_handle());
+        handshakes.attach(early.id(), task.abort_handle());
         assert!(task.await.unwrap_err().is_cancelled());
     }
 
@@ -159,22 +158,22 @@ mod tests {
         let handshakes = Arc::new(Handshakes::new(2));
         let [one, other] = [(); 2].map(|()| {
             let listener = handshakes.listener();
-            let place = handshakes.begin(listener);
+            let permit = handshakes.begin(listener);
             let task = tokio::spawn(std::future::pending::<()>());
-            handshakes.attach(place.number(), task.abort_handle());
-            (listener, place, task)
+            handshakes.attach(permit.id(), task.abort_handle());
+            (listener, permit, task)
         });
-        handshakes.end_of(one.0);
+        handshakes.abort_all(one.0);
         assert!(one.2.await.unwrap_err().is_cancelled());
         tokio::task::yield_now().await;
         assert!(!other.2.is_finished());
         drop(one.1);
-        handshakes.end_of(other.0);
+        handshakes.abort_all(other.0);
         assert!(other.2.await.unwrap_err().is_cancelled());
     }
 
     #[test]
-    fn ended_handshake_gives_its_place_back() {
+    fn ended_handshake_gives_its_permit_back() {
         let handshakes = Arc::new(Handshakes::new(1));
         let listener = handshakes.listener();
         drop(handshakes.begin(listener));

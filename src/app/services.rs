@@ -3,40 +3,35 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::fd_limit::Capacity;
 use super::handshakes::Handshakes;
 use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
 use super::{Error, transport};
-use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
-use crate::crypto::{Family, SaltPool};
+use crate::config::{self, Config, Local, Role, Server};
 use crate::dns::Resolver;
-use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
-use crate::inbound::socks::{Socks, UdpAssociate};
+use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
+use crate::inbound::shadowsocks::replay::ReplayFilter;
+use crate::inbound::shadowsocks::{Links, Shadowsocks};
+use crate::inbound::socks::packets::SocksPackets;
+use crate::inbound::socks::{Login, Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net::{self, SocketOptions, listener};
+use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
-use crate::outbound::shadowsocks::{self, Servers, Weights};
-use crate::outbound::udp_over_stream::{Inside, WithPackets};
-use crate::outbound::warm::WarmPolicy;
-use crate::relay::Counters;
-use crate::relay::tcp::Timeouts;
-use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, Salts};
+use crate::outbound::endpoint::Endpoint;
+use crate::outbound::shadowsocks::{self, Servers};
+use crate::outbound::udp_over_stream::{UdpOverStream, WithPackets};
+use crate::relay::tcp::{Service, Timeouts};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
+use crate::relay::{Counters, User};
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts, Credentials};
-
-/// How long a salt of SIP022 is remembered: a header may be 30 s ahead, is good for 60 s, and seconds are whole.
-const SALT_TIME: Duration = Duration::from_secs(61);
-/// Salts remembered, twice: about 20 MiB when full.
-const SALTS: usize = 1 << 18;
-/// Salts of datagrams remembered, twice: about 5 MiB when full.
-const PACKET_SALTS: usize = 1 << 16;
 
 /// Builds all services; one list of jobs a worker.
 pub(super) async fn build(
@@ -84,46 +79,51 @@ impl Builder<'_> {
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
-            let direct = self.direct(outgoing(&server.socket, false));
+            let direct = Direct(self.dialer(outgoing(&server.socket, false)));
             let next_hops: Vec<_> = server
                 .users
                 .iter()
                 .map(|user| user.next_hop.clone())
                 .collect();
+            let relay = server.mode.udp.then(|| {
+                let inbound = ShadowsocksPackets {
+                    accounts: Arc::clone(&accounts),
+                    next_hops: next_hops.clone(),
+                    replays: ReplayFilter::for_packets(server.method, self.config.replay),
+                };
+                self.relay(inbound, direct.clone())
+            });
             let mut bound = address;
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
                 let inbound = Shadowsocks {
-                    accounts: Arc::clone(&accounts),
-                    next_hops: next_hops.clone(),
-                    salts: Mutex::new(salts(&accounts)),
-                    replay: replay(self.config.replay),
-                    begun: Instant::now(),
-                    patience: self.config.timeouts.handshake,
-                    links: links(&publisher, server),
+                    accounts,
+                    next_hops,
+                    replays: ReplayFilter::for_streams(server.method, self.config.replay),
+                    users: server
+                        .users
+                        .iter()
+                        .map(|account| user(&account.name))
+                        .collect(),
+                    drain_timeout: self.config.timeouts.handshake,
+                    links: links(&publisher),
                 };
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
                 let transport = transport::server(server)?;
-                // Over WebSocket a client may send its datagrams inside, too.
-                if server.mode.udp && transport.as_ref().is_some_and(|made| made.ws.is_some()) {
-                    let outbound = WithPackets::new(direct.clone(), bound, self.config.udp_timeout);
-                    self.port(listeners, inbound, outbound, idle, transport);
-                } else {
-                    self.port(listeners, inbound, direct.clone(), idle, transport);
+                let is_ws = transport.as_ref().is_some_and(|made| made.ws.is_some());
+                match &relay {
+                    // Over WebSocket a client may send its packets inside streams, too.
+                    Some(relay) if is_ws => {
+                        let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
+                        let outbound = WithPackets::new(direct, relay, idle_udp);
+                        self.port(listeners, inbound, outbound, idle, transport);
+                    }
+                    _ => self.port(listeners, inbound, direct, idle, transport),
                 }
             }
-            if server.mode.udp {
-                let inbound = PacketInbound::Shadowsocks {
-                    salts: (self.config.replay != ReplayPolicy::Ignore).then(|| Salts {
-                        seen: Mutex::new(SaltPool::new(None, PACKET_SALTS)),
-                        reject: self.config.replay == ReplayPolicy::Reject,
-                    }),
-                    accounts,
-                    next_hops,
-                };
+            if let Some(relay) = relay {
                 let sockets = self.bind_udp(bound, &server.socket)?;
-                let relay = self.relay(inbound, direct);
                 self.packets(&relay, sockets, incoming(&server.socket).udp);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
@@ -180,7 +180,7 @@ impl Builder<'_> {
             services: reverse.services.clone(),
             heartbeat: reverse.heartbeat,
             servers: servers.clone(),
-            direct: self.direct(outgoing(&self.config.socket, false)),
+            dialer: self.dialer(outgoing(&self.config.socket, false)),
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
@@ -215,11 +215,9 @@ impl Builder<'_> {
                 .and_then(|socket| socket.local_addr().ok())
                 .unwrap_or(udp_address);
             let associations = Arc::new(Associations::default());
-            let admitted = Arc::clone(&associations);
-            // Without a stream side there is nothing to ask with: then everybody may send.
-            let open = !local.mode.tcp;
-            let admits = Box::new(move |peer| open || admitted.admits(peer));
-            let relay = self.relay(PacketInbound::Socks(admits), servers.clone());
+            // Clients cannot ask for an association where no TCP is served: then everybody may send.
+            let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
+            let relay = self.relay(SocksPackets(admitted), servers.clone());
             // Between programs of one machine, nothing is too long.
             let any = net::UdpOptions {
                 longest: None,
@@ -237,11 +235,9 @@ impl Builder<'_> {
             let logins = local.auth.iter();
             let inbound = Socks {
                 logins: logins
-                    .map(|login| {
-                        (
-                            login.user.clone().into_bytes(),
-                            login.password.expose().as_bytes().to_vec(),
-                        )
+                    .map(|login| Login {
+                        user: user(&login.user),
+                        password: login.password.expose().as_bytes().to_vec(),
                     })
                     .collect(),
                 udp: datagrams,
@@ -260,40 +256,35 @@ impl Builder<'_> {
 
     /// A server as `local` sees it.
     fn server(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
-        Ok(shadowsocks::Server::new(
-            server.address.clone(),
-            Credentials::new(
+        let endpoint = Endpoint {
+            address: server.address.clone(),
+            credentials: Credentials::new(
                 server.method,
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
-            self.direct(outgoing(&server.socket, true)),
-            transport::client(server)?,
-            Weights {
-                tcp: server.mode.tcp.then_some(server.weight.tcp),
-                udp: server.mode.udp.then_some(server.weight.udp),
-            },
-            server
-                .transport
-                .as_ref()
-                .is_some_and(|transport| transport.udp_inside)
-                .then(|| Inside {
-                    timeouts: self.timeouts(self.config.udp_timeout),
-                    idle: self.config.udp_timeout,
-                    counters: Arc::clone(self.counters),
-                }),
-            match server.warm {
-                config::Warm::Auto => WarmPolicy::Auto,
-                config::Warm::Count(count) => WarmPolicy::Count(count),
-            },
+            dialer: self.dialer(outgoing(&server.socket, true)),
+            transport: transport::client(server)?,
+        };
+        let inside = server.transport.as_ref().filter(|made| made.udp_inside);
+        let over_stream = inside.map(|_| UdpOverStream {
+            timeouts: self.timeouts(self.config.udp_timeout),
+            idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+        });
+        Ok(shadowsocks::Server::new(
+            endpoint,
+            server.weights,
+            over_stream,
+            server.warm,
         ))
     }
 
-    pub(super) fn direct(&self, options: SocketOptions) -> Direct {
-        Direct {
+    pub(super) fn dialer(&self, options: SocketOptions) -> Dialer {
+        Dialer {
             resolver: Arc::clone(self.resolver),
             options,
-            connect: self.config.timeouts.connect,
+            connect_timeout: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
         }
     }
@@ -310,10 +301,12 @@ impl Builder<'_> {
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
         let port = Arc::new(Port {
-            inbound,
-            outbound,
-            timeouts: self.timeouts(idle),
-            counters: Arc::clone(self.counters),
+            service: Service {
+                inbound,
+                outbound,
+                timeouts: self.timeouts(idle),
+                counters: Arc::clone(self.counters),
+            },
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
             transport,
@@ -335,11 +328,11 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn relay<O: PacketOutbound>(
+    pub(super) fn relay<I: PacketInbound, O: PacketOutbound>(
         &self,
-        inbound: PacketInbound,
+        inbound: I,
         outbound: O,
-    ) -> Arc<Relay<O>> {
+    ) -> Arc<Relay<I, O>> {
         let capacity =
             NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Relay::new(
@@ -351,9 +344,9 @@ impl Builder<'_> {
         ))
     }
 
-    pub(super) fn packets<O: PacketOutbound>(
+    pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
         &mut self,
-        relay: &Arc<Relay<O>>,
+        relay: &Arc<Relay<I, O>>,
         sockets: Vec<UdpSocket>,
         options: net::UdpOptions,
     ) {
@@ -429,13 +422,16 @@ impl Builder<'_> {
 }
 
 /// Hands the links of a server's clients to the publisher, with their users' names.
-fn links(publisher: &Arc<Publisher>, server: &Server) -> Links {
+fn links(publisher: &Arc<Publisher>) -> Links {
     let publisher = Arc::clone(publisher);
-    let names: Vec<String> = server.users.iter().map(|user| user.name.clone()).collect();
     Box::new(move |leg, peer, user| {
-        let user = user.and_then(|index| names.get(index)).cloned();
+        let user = user.map(|user| user.name.to_string());
         Box::pin(Arc::clone(&publisher).serve(leg, peer, user))
     })
+}
+
+fn user(name: &str) -> Arc<User> {
+    Arc::new(User { name: name.into() })
 }
 
 fn accounts(server: &Server) -> Accounts {
@@ -447,19 +443,6 @@ fn accounts(server: &Server) -> Accounts {
         })
         .collect();
     Accounts::new(server.method, server.keys.key.clone(), users)
-}
-
-fn salts(accounts: &Accounts) -> SaltPool {
-    let timed = accounts.method().family() == Family::Aead2022;
-    SaltPool::new(timed.then_some(SALT_TIME), SALTS)
-}
-
-const fn replay(policy: ReplayPolicy) -> Replay {
-    match policy {
-        ReplayPolicy::Ignore => Replay::Ignore,
-        ReplayPolicy::Detect => Replay::Detect,
-        ReplayPolicy::Reject => Replay::Reject,
-    }
 }
 
 /// Options of the sockets that clients come to.

@@ -1,4 +1,4 @@
-//! A thread with its own reactor, its own listeners and its own flows.
+//! Worker threads, each with its own reactor, listeners and flows.
 
 use std::future::Future;
 use std::io;
@@ -14,70 +14,69 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::handshakes::{Handshakes, Listener, Place};
+use super::handshakes::{Handshakes, ListenerId, Permit};
 use crate::net::udp::Socket;
-use crate::net::{Stream, UdpOptions, mux, transport, ws};
-use crate::relay::Counters;
-use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
-use crate::relay::udp::{PacketOutbound, Relay};
+use crate::net::{Stream, UdpOptions, transport, ws};
+use crate::relay::tcp::{Inbound, Outbound, Service};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
-/// How long accepting rests when the system has no more files or memory for connections.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// Rests that are logged: the first and every hundredth.
+/// How long to wait after a failed accept, when the system has no files or memory left for connections.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Of consecutive failed accepts, the first and every hundredth are logged.
 const LOG_EVERY: u32 = 100;
-/// Tasks polled between two looks at the sockets. A turn of a bulk flow takes long enough for small flows to wait for,
-/// so far fewer than tokio's 61.
+/// Tasks polled between two polls of the sockets. Interactive flows wait for the turns of bulk flows, so far fewer than
+/// tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
 
-/// How long a connection that came before the end may take to say what it wants. Spare connections of clients say
-/// nothing, and are no reason to go on.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long connections may stay in their handshake after the process has begun to drain. Clients' spare connections
+/// stay silent and must not delay the end.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 
-/// While there are flows, a timer is due within this time. A timer that is due before all others costs the reactor a
-/// wake-up by itself when it is set, and every connection sets some; behind this one they are never the first.
-const BEAT: Duration = Duration::from_secs(1);
+/// While there are flows, one timer is always due within this time. To set a timer that is due before all others wakes
+/// the reactor, and every connection sets some; with this one, they are never the first.
+const FIRST_TIMER: Duration = Duration::from_secs(1);
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// Serving.
     Run,
-    /// Taking nothing new.
+    /// Accepting nothing new.
     Drain,
     /// Ending.
     Stop,
 }
 
-/// What a worker's jobs have in common.
+/// What jobs need to end in time: the phase, and a sign that they have.
 #[derive(Clone)]
 pub(super) struct Shared {
     phase: watch::Receiver<Phase>,
-    /// Dropped when there is nothing left that should be let end.
+    /// Dropped when the job no longer has anything to finish.
     drained: mpsc::Sender<()>,
 }
 
 impl Shared {
-    /// For what ends by a phase of its own.
+    /// For work with a phase of its own.
     pub(super) fn under(phase: watch::Receiver<Phase>) -> Self {
         let (drained, _) = mpsc::channel(1);
         Self { phase, drained }
     }
 
-    /// Waits until the process has come to `phase`.
+    /// Waits until the process has reached `phase`.
     pub(super) async fn reached(&mut self, phase: Phase) {
-        // A main thread that is gone has come to its end.
+        // If the main thread is gone, every phase has been reached.
         let _ = self.phase.wait_for(|current| *current >= phase).await;
     }
 }
 
-/// One listener's work on one worker.
+/// The work of one listener on one worker.
 pub(super) type Job = Box<dyn FnOnce(Shared) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// The worker threads.
 pub(super) struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
-    /// Starts a thread for each list of jobs.
+    /// Starts one thread for each list of jobs.
     pub(super) fn start(
         jobs: Vec<Vec<Job>>,
         phase: watch::Receiver<Phase>,
@@ -108,30 +107,27 @@ impl Threads {
         Ok(Self(threads))
     }
 
-    /// Waits until all have ended.
+    /// Waits until all threads have ended.
     pub(super) fn join(self) {
         for thread in self.0 {
             if thread.join().is_err() {
-                tracing::error!("a worker ended by a panic");
+                tracing::error!("a worker thread panicked");
             }
         }
     }
 }
 
-/// Everything that a stream listener's connections share.
+/// A stream listener: what its connections share.
 pub(super) struct Port<I, O> {
-    pub(super) inbound: I,
-    pub(super) outbound: O,
-    pub(super) timeouts: Timeouts,
-    pub(super) counters: Arc<Counters>,
+    pub(super) service: Service<I, O>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
-    /// What stands between TCP and what the inbound speaks.
+    /// The transport below the inbound's protocol.
     pub(super) transport: Option<transport::Server>,
 }
 
 impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
-    /// The job of serving `listener`.
+    /// The job that serves `listener`.
     pub(super) fn job(self: &Arc<Self>, listener: std::net::TcpListener) -> Job {
         let port = Arc::clone(self);
         Box::new(move |shared| Box::pin(port.serve(listener, shared)))
@@ -145,33 +141,33 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(%error, "cannot listen");
+                tracing::error!(%error, "cannot use a listening socket");
                 return;
             }
         };
         let mut flows = JoinSet::new();
-        let of = self.handshakes.listener();
+        let id = self.handshakes.listener();
         let mut next = None;
-        let mut rests: u32 = 0;
-        let mut beat = interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures: u32 = 0;
+        let mut first_timer = interval(FIRST_TIMER);
+        first_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = shared.reached(Phase::Drain) => break,
                 Some(_) = flows.join_next() => {}
-                _ = beat.tick(), if !flows.is_empty() => {}
+                _ = first_timer.tick(), if !flows.is_empty() => {}
                 accepted = self.accept(&listener, &mut next) => match accepted {
                     Ok(accepted) => {
-                        rests = 0;
-                        self.begin(&mut flows, accepted, of);
+                        failures = 0;
+                        self.spawn(&mut flows, accepted, id);
                     }
                     Err(error) => {
-                        if rests.is_multiple_of(LOG_EVERY) {
-                            tracing::warn!(%error, "cannot accept for the moment");
+                        if failures.is_multiple_of(LOG_EVERY) {
+                            tracing::warn!(%error, "cannot accept connections; trying again");
                         }
-                        rests = rests.saturating_add(1);
-                        sleep(ACCEPT_REST).await;
+                        failures = failures.saturating_add(1);
+                        sleep(ACCEPT_BACKOFF).await;
                     }
                 },
             }
@@ -181,7 +177,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         tokio::select! {
             () = shared.reached(Phase::Stop) => return,
             () = &mut ended => return,
-            () = sleep(LAST_WORDS) => self.handshakes.end_of(of),
+            () = sleep(HANDSHAKE_GRACE) => self.handshakes.abort_all(id),
         }
         tokio::select! {
             () = shared.reached(Phase::Stop) => {}
@@ -189,8 +185,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         }
     }
 
-    /// Waits for a connection, and then until there is room for it. In this order, since a listener to which nobody comes
-    /// would keep room from the others. Cancel safe: what has come stays in `next`.
+    /// Waits for a connection, and then until `limits.connections` has room for it. In this order, since a listener without
+    /// clients must not hold room that others need. Cancel safe: an accepted socket stays in `next`.
     async fn accept(
         &self,
         listener: &TcpListener,
@@ -200,7 +196,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
             if next.is_none() {
                 match listener.accept().await {
                     Ok(arrived) => *next = Some(arrived),
-                    Err(error) if is_passing(&error) => continue,
+                    Err(error) if is_transient(&error) => continue,
                     Err(error) => return Err(error),
                 }
             }
@@ -218,109 +214,97 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         }
     }
 
-    fn begin(self: &Arc<Self>, flows: &mut JoinSet<()>, accepted: Accepted, of: Listener) {
-        let place = self.handshakes.begin(of);
-        let number = place.number();
+    fn spawn(self: &Arc<Self>, flows: &mut JoinSet<()>, accepted: Accepted, listener: ListenerId) {
+        let permit = self.handshakes.begin(listener);
+        let id = permit.id();
         let port = Arc::clone(self);
-        // In a box, whose parts are where they belong before the flow begins: the task keeps no room for them.
-        let begun = Box::new((accepted, place));
+        // In a box, which is freed before the flow begins: the task keeps no room for its contents.
+        let parts = Box::new((accepted, permit));
         let flow = flows.spawn(async move {
-            let (stream, peer, _room, place) = Accepted::apart(begun);
+            let (stream, peer, _room, permit) = Accepted::into_parts(parts);
             match &port.transport {
-                None => port.flow(stream, peer, move || drop(place)).await,
+                None => port.service.serve(stream, peer, move || drop(permit)).await,
                 Some(transport) => {
-                    Box::pin(port.within(transport, stream, peer, place)).await;
+                    Box::pin(port.serve_transport(transport, stream, peer, permit)).await;
                 }
             }
         });
-        self.handshakes.attach(number, flow);
+        self.handshakes.attach(id, flow);
     }
 
-    /// Serves one stream to its end.
-    fn flow(
-        &self,
-        stream: Stream,
-        peer: SocketAddr,
-        ready: impl FnOnce() + Send,
-    ) -> impl Future<Output = ()> + Send {
-        let (inbound, outbound) = (&self.inbound, &self.outbound);
-        let (timeouts, counters) = (&self.timeouts, &self.counters);
-        tcp::serve(stream, peer, inbound, outbound, timeouts, counters, ready)
-    }
-
-    /// Serves what comes within a transport.
-    async fn within(
+    /// Serves the streams within a transport.
+    async fn serve_transport(
         self: &Arc<Self>,
         transport: &transport::Server,
         stream: Stream,
         mut peer: SocketAddr,
-        place: Place,
+        permit: Permit,
     ) {
-        let deadline = Instant::now() + self.timeouts.handshake;
+        let deadline = Instant::now() + self.service.timeouts.handshake;
         let accepted = Box::pin(transport.accept(stream, peer.ip(), deadline)).await;
         match accepted {
             Ok((ws::Accepted::Bare(stream), ip)) => {
                 peer.set_ip(ip);
-                self.flow(stream, peer, move || drop(place)).await;
+                self.service.serve(stream, peer, move || drop(permit)).await;
             }
             Ok((ws::Accepted::Mux(streams), ip)) => {
                 peer.set_ip(ip);
-                self.streams(streams, peer, place, deadline).await;
+                self.serve_mux(streams, peer, permit, deadline).await;
             }
             Err(error) => {
-                self.counters.fail("transport");
-                tracing::debug!(%peer, %error, "not a client of the transport");
+                self.service.counters.fail("transport");
+                tracing::debug!(%peer, %error, "the transport's handshake failed");
             }
         }
     }
 
-    /// Serves the streams of one WebSocket. It is in its handshake until one of them has shown that it is a client's.
-    /// Streams are connections too, once their clients are known: the first has the WebSocket's own place, and one that
-    /// finds none is closed, since all the others would have to wait with it (mux.cool has no windows).
-    async fn streams(
+    /// Serves the mux.cool streams of one WebSocket. The WebSocket is in its handshake until the handshake of one stream has
+    /// succeeded. From then on each stream counts as a connection. The first uses the WebSocket's own permit; a stream for
+    /// which there is none is closed, since waiting would hold up all the others (mux.cool has no windows).
+    async fn serve_mux(
         self: &Arc<Self>,
-        streams: Box<mux::Server>,
+        streams: Box<ws::mux::Server>,
         peer: SocketAddr,
-        place: Place,
+        permit: Permit,
         deadline: Instant,
     ) {
-        let known = Arc::new(Notify::new());
+        let succeeded = Arc::new(Notify::new());
         let own = Arc::new(Semaphore::new(1));
         let serve = |stream| {
-            let (port, known) = (Arc::clone(self), Arc::clone(&known));
+            let (port, succeeded) = (Arc::clone(self), Arc::clone(&succeeded));
             let own = Arc::clone(&own);
             async move {
-                let (room, none) = (OnceLock::new(), Notify::new());
+                let (room, no_room) = (OnceLock::new(), Notify::new());
                 let ready = || {
-                    known.notify_one();
+                    succeeded.notify_one();
                     let other = |_| Arc::clone(&port.connections).try_acquire_owned();
                     match own.try_acquire_owned().or_else(other) {
-                        Ok(place) => drop(room.set(place)),
-                        Err(_) => none.notify_one(),
+                        Ok(permit) => drop(room.set(permit)),
+                        Err(_) => no_room.notify_one(),
                     }
                 };
                 tokio::select! {
-                    () = port.flow(stream, peer, ready) => {}
-                    () = none.notified() => tracing::debug!(%peer, "no room for a stream: limits.connections"),
+                    () = port.service.serve(stream, peer, ready) => {}
+                    () = no_room.notified() => tracing::debug!(%peer, "a stream was closed: `limits.connections` is reached"),
                 }
             }
         };
         let mut running = pin!(streams.run(serve));
         let ended = tokio::select! {
             ended = &mut running => ended,
-            () = known.notified() => {
-                drop(place);
+            () = succeeded.notified() => {
+                drop(permit);
                 running.await
             }
             () = sleep_until(deadline) => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "mux.cool ended");
+            tracing::debug!(%peer, %error, "the WebSocket of mux.cool streams broke");
         }
     }
 }
 
-/// A new connection, with its place among those allowed.
+/// A new connection and its permit of `limits.connections`.
 struct Accepted {
     stream: Stream,
     peer: SocketAddr,
@@ -328,16 +312,18 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// Frees the box before the flow begins; taken apart where it is awaited, it would stay until the end.
-    #[allow(clippy::boxed_local, reason = "the box is what is to go")]
-    fn apart(begun: Box<(Self, Place)>) -> (Stream, SocketAddr, OwnedSemaphorePermit, Place) {
-        let (accepted, place) = *begun;
-        (accepted.stream, accepted.peer, accepted.room, place)
+    /// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
+    #[allow(clippy::boxed_local, reason = "the box is to be freed here")]
+    fn into_parts(
+        parts: Box<(Self, Permit)>,
+    ) -> (Stream, SocketAddr, OwnedSemaphorePermit, Permit) {
+        let (accepted, permit) = *parts;
+        (accepted.stream, accepted.peer, accepted.room, permit)
     }
 }
 
-/// Errors of a connection that went away before it was accepted.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether only the connection failed that was to be accepted, not the listener.
+fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
@@ -345,15 +331,15 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// The job of serving a packet socket.
-pub(super) fn packets<O: PacketOutbound>(
-    relay: Arc<Relay<O>>,
+/// The job that serves a packet socket.
+pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
+    relay: Arc<Relay<I, O>>,
     socket: std::net::UdpSocket,
     options: UdpOptions,
 ) -> Job {
     Box::new(move |shared| {
         let Shared { phase, drained } = shared;
-        // Datagrams have no end to wait for: only the phase ends this.
+        // Datagrams have no end to wait for: only the phase ends this job.
         drop(drained);
         Box::pin(async move {
             let mut phase = phase;
@@ -364,7 +350,7 @@ pub(super) fn packets<O: PacketOutbound>(
             tokio::select! {
                 _ = async { phase.wait_for(|phase| *phase == Phase::Stop).await.is_ok() } => {}
                 result = served => if let Err(error) = result {
-                    tracing::error!(%error, "a datagram socket failed");
+                    tracing::error!(%error, "a UDP listener failed");
                 },
             }
         })

@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::net::tls::{self, Pem, Trust};
 use crate::net::transport::Network;
+use crate::outbound::shadowsocks::Weights;
+use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
@@ -140,9 +143,9 @@ pub struct Server {
     /// Users behind identity headers (SIP023); server only, names and keys are unique.
     pub users: Vec<User>,
     /// Spare connections that local keeps to it.
-    pub warm: Warm,
+    pub warm: WarmPolicy,
     /// How much local prefers it to others.
-    pub weight: Weight,
+    pub weights: Weights,
     /// The global socket options with those of this entry over them.
     pub socket: SocketOptions,
     /// This entry's own idle timeout, over [`Timeouts::idle`].
@@ -240,24 +243,6 @@ impl Mode {
             _ => "tcp_and_udp",
         }
     }
-}
-
-/// How many spare connections local keeps to a server while its user is active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Warm {
-    /// By demand, where dialling takes time.
-    Auto,
-    /// This many.
-    Count(usize),
-}
-
-/// How much a server is preferred to others, each from 0 to 1; 0 is for when no server has more.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weight {
-    /// For TCP.
-    pub tcp: f64,
-    /// For UDP.
-    pub udp: f64,
 }
 
 /// Where programs ask `ssr local` for connections.
@@ -487,17 +472,6 @@ pub struct SocketOptions {
     pub inbound_udp_allow_fragmentation: Option<bool>,
     /// Let the system fragment datagrams sent on; `None`: those to a server, not those to targets.
     pub outbound_udp_allow_fragmentation: Option<bool>,
-}
-
-/// What is done about a repeated salt of an AEAD-2017 method. Methods of 2022 always reject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplayPolicy {
-    /// Nothing.
-    Ignore,
-    /// It is logged and counted.
-    Detect,
-    /// The connection is treated as one with a wrong key.
-    Reject,
 }
 
 /// What is logged, and where to.

@@ -1,37 +1,42 @@
-//! Datagrams in batches: many a system call, and long runs to one peer as one (GSO, GRO).
+//! Datagrams in batches. A socket is the kernel's, where a system call moves many datagrams and long runs to one peer
+//! as one (GSO, GRO), or one inside the process.
+
+mod batch;
+mod memory;
+
+pub use batch::{Batch, MAX_DATAGRAM, Path};
+pub use memory::Sender;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 
 use super::{UdpOptions, linux};
+use memory::Memory;
 
-/// The longest datagram, and the most that the kernel merges into one read.
-pub const MAX_DATAGRAM: usize = 65_535;
-/// Bytes that the system takes as one run to one peer.
-const MAX_RUN: usize = 65_000;
-
-/// A UDP socket.
+/// A socket for datagrams.
 pub struct Socket {
-    io: tokio::net::UdpSocket,
-    state: UdpSocketState,
-    /// Bytes of the longest datagram that may pass.
+    kind: Kind,
+    /// The length of the longest datagram that may pass, in bytes.
     longest: usize,
-    /// Whether it is a socket of IPv6, for IPv4 too or not.
-    v6: bool,
 }
 
-/// Where a datagram came from and to which of our addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// The peer. An IPv4 peer of a socket for both families is shown as IPv4.
-    pub peer: SocketAddr,
-    /// Our address that the peer used; replies leave from it.
-    pub local: Option<IpAddr>,
+enum Kind {
+    Kernel(Kernel),
+    Memory(Memory),
+}
+
+/// A UDP socket.
+struct Kernel {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+    /// Whether it is an IPv6 socket, with or without IPv4.
+    is_v6: bool,
 }
 
 thread_local! {
@@ -50,45 +55,78 @@ impl Socket {
             linux::allow_fragments(&socket)?;
         }
         socket.set_nonblocking(true)?;
-        let v6 = socket.local_addr()?.is_ipv6();
+        let is_v6 = socket.local_addr()?.is_ipv6();
+        let io = tokio::net::UdpSocket::from_std(socket.into())?;
         Ok(Self {
-            io: tokio::net::UdpSocket::from_std(socket.into())?,
-            state,
+            kind: Kind::Kernel(Kernel { io, state, is_v6 }),
             longest: options.longest.unwrap_or(MAX_DATAGRAM),
-            v6,
         })
     }
 
-    /// Our own address.
+    /// Two sockets inside the process: what one sends, the other receives, whatever the address.
+    #[must_use]
+    pub fn pair() -> (Self, Self) {
+        let (a, b) = Memory::pair();
+        (Self::in_memory(a), Self::in_memory(b))
+    }
+
+    /// A socket inside the process that sends by `send`, which returns whether it took the datagram, and what sends to
+    /// the socket.
+    #[must_use]
+    pub fn with_sender(send: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> (Self, Sender) {
+        let (memory, sender) = Memory::new(send);
+        (Self::in_memory(memory), sender)
+    }
+
+    /// The other end's address, of a socket inside the process.
+    #[must_use]
+    pub const fn peer(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            Kind::Kernel(_) => None,
+            Kind::Memory(memory) => Some(memory.peer),
+        }
+    }
+
+    const fn in_memory(memory: Memory) -> Self {
+        Self {
+            kind: Kind::Memory(memory),
+            longest: MAX_DATAGRAM,
+        }
+    }
+
+    /// Waits until there is something to receive.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr()
+    /// Those of [`Socket::poll_receive`].
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.kind {
+            Kind::Kernel(kernel) => kernel.io.poll_recv_ready(cx),
+            Kind::Memory(memory) => memory.poll_ready(cx),
+        }
     }
 
     /// Receives a batch and gives it to `take`.
     ///
     /// # Errors
-    /// What the system says of the socket; an ICMP error of an earlier datagram is not one.
+    /// What the system says of the socket; an ICMP error of an earlier datagram is not one. Of a socket inside the
+    /// process, [`io::ErrorKind::BrokenPipe`]: its other end is gone.
     pub fn poll_receive(
         &self,
         cx: &mut Context<'_>,
         mut take: impl FnMut(Received<'_>),
     ) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.io.poll_recv_ready(cx))?;
+            ready!(self.poll_ready(cx))?;
             let result = RECEIVE.with_borrow_mut(|buffer| {
                 buffer.resize(BATCH_SIZE * MAX_DATAGRAM, 0);
                 let mut metas = [RecvMeta::default(); BATCH_SIZE];
-                let count = {
-                    let mut chunks = buffer.chunks_exact_mut(MAX_DATAGRAM);
-                    let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
-                        std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-                    self.io.try_io(Interest::READABLE, || {
-                        self.state
-                            .recv(UdpSockRef::from(&self.io), &mut slots, &mut metas)
-                    })?
+                let count = match &self.kind {
+                    Kind::Kernel(kernel) => kernel.receive(buffer, &mut metas)?,
+                    Kind::Memory(memory) => memory.receive(buffer, &mut metas),
                 };
                 take(Received {
                     buffer,
@@ -107,17 +145,38 @@ impl Socket {
     /// Sends the datagrams of `batch` and empties it. What the socket does not take now is lost, as datagrams may be;
     /// returns how many were.
     pub fn send(&self, batch: &mut Batch) -> usize {
+        let lost = match &self.kind {
+            Kind::Kernel(kernel) => kernel.send(batch, self.longest),
+            Kind::Memory(memory) => memory.send(batch),
+        };
+        batch.clear();
+        lost
+    }
+}
+
+impl Kernel {
+    fn receive(&self, buffer: &mut [u8], metas: &mut [RecvMeta; BATCH_SIZE]) -> io::Result<usize> {
+        let mut chunks = buffer.chunks_exact_mut(MAX_DATAGRAM);
+        let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        self.io.try_io(Interest::READABLE, || {
+            self.state
+                .recv(UdpSockRef::from(&self.io), &mut slots, metas)
+        })
+    }
+
+    fn send(&self, batch: &Batch, longest: usize) -> usize {
         let mut lost = 0;
         let mut from = 0;
         while let Some((run, next)) = batch.run(from, self.state.max_gso_segments()) {
-            if run.segment > self.longest {
-                tracing::debug!(peer = %run.path.peer, bytes = run.segment, longest = self.longest, "datagram not sent: longer than `udp_mtu`");
+            if run.segment > longest {
+                tracing::debug!(peer = %run.path.peer, bytes = run.segment, longest, "datagram not sent: longer than `udp_mtu`");
                 lost += 1;
                 from += 1;
                 continue;
             }
             let transmit = Transmit {
-                destination: if self.v6 {
+                destination: if self.is_v6 {
                     mapped(run.path.peer)
                 } else {
                     run.path.peer
@@ -135,7 +194,6 @@ impl Socket {
             }
             from = next;
         }
-        batch.clear();
         lost
     }
 }
@@ -203,149 +261,10 @@ pub fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Datagrams that wait to be sent together, one behind the other in one buffer.
-#[derive(Default)]
-pub struct Batch {
-    bytes: Vec<u8>,
-    datagrams: Vec<(usize, Path)>,
-}
-
-/// Neighbours of a batch that leave in one system call.
-struct Run<'a> {
-    bytes: &'a [u8],
-    segment: usize,
-    path: Path,
-}
-
-impl Batch {
-    /// Whether nothing waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.datagrams.is_empty()
-    }
-
-    /// Whether it is time to send.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.bytes.len() >= 4 * MAX_DATAGRAM
-    }
-
-    /// Adds a datagram of `len` bytes that `fill` writes; when `fill` fails, nothing is added.
-    ///
-    /// # Errors
-    /// What `fill` says.
-    pub fn push<E>(
-        &mut self,
-        path: Path,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let start = self.bytes.len();
-        self.bytes.resize(start + len, 0);
-        let result = fill(self.bytes.get_mut(start..).unwrap_or_default());
-        match result {
-            Ok(()) => self.datagrams.push((self.bytes.len(), path)),
-            Err(_) => self.bytes.truncate(start),
-        }
-        result
-    }
-
-    /// The longest run that begins with datagram `from`: one peer, one length, of which only the last may be shorter.
-    fn run(&self, from: usize, most: usize) -> Option<(Run<'_>, usize)> {
-        let start = from
-            .checked_sub(1)
-            .and_then(|before| self.datagrams.get(before))
-            .map_or(0, |before| before.0);
-        let &(mut end, path) = self.datagrams.get(from)?;
-        let segment = end - start;
-        let mut next = from + 1;
-        while next - from < most
-            && segment > 0
-            && end - start == segment * (next - from)
-            && let Some(&(candidate, other)) = self.datagrams.get(next)
-            && other == path
-            && (1..=segment).contains(&(candidate - end))
-            && candidate - start <= MAX_RUN
-        {
-            end = candidate;
-            next += 1;
-        }
-        Some((
-            Run {
-                bytes: self.bytes.get(start..end)?,
-                segment,
-                path,
-            },
-            next,
-        ))
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.datagrams.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-
-    fn path(port: u16) -> Path {
-        Path {
-            peer: ([127, 0, 0, 1], port).into(),
-            local: None,
-        }
-    }
-
-    fn batch(datagrams: &[(u16, usize)]) -> Batch {
-        let mut batch = Batch::default();
-        for &(port, len) in datagrams {
-            batch.push::<()>(path(port), len, |_| Ok(())).unwrap();
-        }
-        batch
-    }
-
-    fn runs(batch: &Batch) -> Vec<(u16, usize, usize)> {
-        let (mut from, mut runs) = (0, Vec::new());
-        while let Some((run, next)) = batch.run(from, 64) {
-            runs.push((run.path.peer.port(), next - from, run.bytes.len()));
-            from = next;
-        }
-        runs
-    }
-
-    #[test]
-    fn neighbours_of_one_length_and_peer_leave_together() {
-        let datagrams = [
-            (1, 100),
-            (1, 100),
-            (1, 60),
-            (1, 100),
-            (2, 100),
-            (2, 101),
-            (2, 0),
-            (2, 0),
-        ];
-        assert_eq!(
-            runs(&batch(&datagrams)),
-            [
-                (1, 3, 260),
-                (1, 1, 100),
-                (2, 1, 100),
-                (2, 1, 101),
-                (2, 1, 0),
-                (2, 1, 0)
-            ]
-        );
-    }
-
-    #[test]
-    fn failed_datagram_leaves_no_trace() {
-        let mut batch = batch(&[(1, 10)]);
-        assert_eq!(batch.push(path(1), 10, |_| Err("no")), Err("no"));
-        assert_eq!(runs(&batch), [(1, 1, 10)]);
-    }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
@@ -361,8 +280,50 @@ mod tests {
                 longest: None,
             };
             let socket = Socket::new(bound.into(), options).unwrap();
-            assert_eq!(ip_mtu_discover(&socket.io).unwrap(), expected);
+            assert_eq!(ip_mtu_discover(io(&socket)).unwrap(), expected);
         }
+    }
+
+    fn io(socket: &Socket) -> &tokio::net::UdpSocket {
+        match &socket.kind {
+            Kind::Kernel(kernel) => &kernel.io,
+            Kind::Memory(_) => unreachable!(),
+        }
+    }
+
+    fn to(peer: SocketAddr) -> Path {
+        Path { peer, local: None }
+    }
+
+    fn batch(datagrams: &[Vec<u8>], path: Path) -> Batch {
+        let mut batch = Batch::default();
+        for bytes in datagrams {
+            batch
+                .push::<()>(path, bytes.len(), |room| {
+                    room.copy_from_slice(bytes);
+                    Ok(())
+                })
+                .unwrap();
+        }
+        batch
+    }
+
+    async fn received(socket: &Socket, count: usize) -> Vec<(Vec<u8>, SocketAddr)> {
+        let mut got = Vec::new();
+        while got.len() < count {
+            let receive = poll_fn(|cx| {
+                socket.poll_receive(cx, |mut received| {
+                    for (bytes, path) in received.datagrams() {
+                        got.push((bytes.to_vec(), path.peer));
+                    }
+                })
+            });
+            tokio::time::timeout(std::time::Duration::from_secs(5), receive)
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        got
     }
 
     #[tokio::test]
@@ -372,40 +333,40 @@ mod tests {
             Socket::new(bound(), UdpOptions::default()).unwrap(),
             Socket::new(bound(), UdpOptions::default()).unwrap(),
         );
-        let to = Path {
-            peer: b.local_addr().unwrap(),
-            local: None,
-        };
-        let sent: Vec<Vec<u8>> = [1200, 1200, 1200, 0, 7, 30_000]
-            .iter()
-            .map(|len| vec![1; *len])
-            .collect();
-        let mut batch = Batch::default();
-        for bytes in &sent {
-            batch
-                .push::<()>(to, bytes.len(), |room| {
-                    room.copy_from_slice(bytes);
-                    Ok(())
-                })
-                .unwrap();
-        }
-        a.io.writable().await.unwrap();
-        assert_eq!(a.send(&mut batch), 0);
-        let mut got = Vec::new();
-        while got.len() < sent.len() {
-            let receive = std::future::poll_fn(|cx| {
-                b.poll_receive(cx, |mut received| {
-                    for (bytes, path) in received.datagrams() {
-                        assert_eq!(path.peer, a.local_addr().unwrap());
-                        got.push(bytes.to_vec());
-                    }
-                })
-            });
-            tokio::time::timeout(std::time::Duration::from_secs(5), receive)
-                .await
-                .unwrap()
-                .unwrap();
-        }
-        assert_eq!(got, sent);
+        let sent = [1200, 1200, 1200, 0, 7, 30_000].map(|len| vec![1; len]);
+        io(&a).writable().await.unwrap();
+        let to_b = to(io(&b).local_addr().unwrap());
+        assert_eq!(a.send(&mut batch(&sent, to_b)), 0);
+        let from_a = io(&a).local_addr().unwrap();
+        assert_eq!(
+            received(&b, sent.len()).await,
+            sent.map(|bytes| (bytes, from_a))
+        );
+    }
+
+    #[tokio::test]
+    async fn pair_carries_datagrams_both_ways_until_an_end_is_dropped() {
+        let nowhere = to(([0, 0, 0, 0], 0).into());
+        let (a, b) = Socket::pair();
+        let sent: Vec<_> = (0..100).map(|len| vec![1; len]).collect();
+        assert_eq!(a.send(&mut batch(&sent, nowhere)), 0);
+        assert_eq!(b.send(&mut batch(&sent, nowhere)), 0);
+        drop(a);
+        let got = received(&b, sent.len()).await;
+        assert!(got.iter().map(|(bytes, _)| bytes).eq(&sent));
+        let closed = b.readable().await.unwrap_err();
+        assert_eq!(closed.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn full_queue_drops_datagrams() {
+        let nowhere = to(([0, 0, 0, 0], 0).into());
+        let (a, b) = Socket::pair();
+        assert_eq!(a.send(&mut batch(&vec![vec![]; 1025], nowhere)), 1);
+        assert_eq!(received(&b, 1024).await.len(), 1024);
+        let (a, b) = Socket::pair();
+        assert_eq!(a.send(&mut batch(&vec![vec![0; 65_535]; 5], nowhere)), 1);
+        assert_eq!(received(&b, 4).await.len(), 4);
+        assert_eq!(a.send(&mut batch(&[vec![7]], nowhere)), 0);
     }
 }

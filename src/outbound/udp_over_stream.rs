@@ -1,145 +1,128 @@
-//! Packets within streams ([`crate::wire::udp_over_stream`]): a client's associations that go that way, and where a server
-//! takes them in.
+//! Packets inside streams ([`crate::wire::udp_over_stream`]): how a client sends them, and how a server takes them.
 
+use std::future::pending;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Type};
 use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
-use super::shadowsocks::{dial, leg};
+use super::endpoint::Endpoint;
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
-use crate::net::{UdpOptions, transport, udp};
-use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
-use crate::relay::udp::carry::{CAPACITY, Carrying, Ended, WINDOW, carry, socket};
+use crate::net::udp::Socket;
+use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
+use crate::relay::udp::over_stream::{CAPACITY, Closed, WINDOW, exchange};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
-use crate::wire::ss::Credentials;
 use crate::wire::udp_over_stream::{NAME, PORT};
 
-/// Streams for packets at once.
-const MAX_CARRIERS: usize = 4096;
-/// How long a stream that broke is left alone.
-const REST: Duration = Duration::from_secs(1);
+/// The most streams that carry packets at once.
+const MAX_STREAMS: usize = 4096;
+/// The pause before a stream that broke is replaced.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the streams of a client's packets need beside the server.
+/// Settings of the streams that carry a client's packets.
 #[derive(Clone)]
-pub struct Inside {
-    /// How long each part of their lives may take.
+pub struct UdpOverStream {
+    /// Time limits of each stream.
     pub timeouts: Timeouts,
-    /// How long one stays without a packet.
+    /// How long a stream stays without a packet.
     pub idle: Duration,
-    /// Where they are counted.
+    /// Counts the streams.
     pub counters: Arc<Counters>,
 }
 
-/// A server to which packets go inside streams.
-pub(super) struct Route {
-    pub(super) address: Address,
-    pub(super) credentials: Credentials,
-    pub(super) direct: Direct,
-    pub(super) transport: Option<Arc<transport::Client>>,
-    pub(super) inside: Inside,
-}
-
-/// The streams that carry packets, of all workers.
-#[derive(Default)]
-pub(super) struct Carriers(Tasks);
-
-impl Carriers {
-    /// A socket for an association, where on this machine its packets are taken into a stream by `route`, and by what.
-    pub(super) fn open(&self, route: Route) -> io::Result<(udp::Socket, SocketAddr, Carrying)> {
-        let own = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        own.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let own_address = own
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::Unsupported)?;
-        let carrier = socket(own_address)?;
-        let carrier_address = carrier.local_addr()?;
-        let own = udp::Socket::new(own, UdpOptions::default())?;
-        let task = self
-            .0
-            .try_spawn(MAX_CARRIERS, route.run(carrier, own_address));
-        let task = task.ok_or_else(|| io::Error::other("too many associations within streams"))?;
-        Ok((own, carrier_address, Carrying(task)))
+impl UdpOverStream {
+    /// The socket of a new association, whose packets one of `tasks` carries to the server at `endpoint`.
+    pub(super) fn socket(&self, endpoint: &Arc<Endpoint>, tasks: &Tasks) -> io::Result<Socket> {
+        let (association, carried) = Socket::pair();
+        let carrier = Carrier {
+            endpoint: Arc::clone(endpoint),
+            settings: self.clone(),
+        };
+        tasks
+            .try_spawn(MAX_STREAMS, carrier.run(carried))
+            .map(|_| association)
+            .ok_or_else(|| io::Error::other("too many UDP associations over streams"))
     }
 }
 
-impl Route {
-    /// Carries an association's packets to its end, in one stream after another if they break.
-    async fn run(self, socket: tokio::net::UdpSocket, association: SocketAddr) {
-        let inside = &self.inside;
-        let packets = Fixed {
-            target: Address::Domain(NAME.into(), PORT),
+/// Carries the packets of one association.
+struct Carrier {
+    endpoint: Arc<Endpoint>,
+    settings: UdpOverStream,
+}
+
+impl Carrier {
+    /// Carries packets until the association ends, in one stream after another if they break.
+    async fn run(self, socket: Socket) {
+        let (idle, timeouts) = (self.settings.idle, self.settings.timeouts);
+        let service = Service {
+            inbound: FixedTarget(Address::Domain(NAME.into(), PORT)),
+            counters: Arc::clone(&self.settings.counters),
+            outbound: self,
+            timeouts,
         };
-        // The stream is opened for a packet that waits, and not before.
-        while matches!(timeout(inside.idle, socket.readable()).await, Ok(Ok(()))) {
+        let peer = (Ipv4Addr::LOCALHOST, 0).into();
+        // A stream is opened only when a packet waits for it.
+        while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
             let (stream, pipe) = pair(WINDOW, CAPACITY);
-            let (timeouts, counters) = (&inside.timeouts, &inside.counters);
-            let served = tcp::serve(
-                stream,
-                association,
-                &packets,
-                &self,
-                timeouts,
-                counters,
-                || (),
-            );
-            let (ended, ()) = tokio::join!(carry(pipe, &socket, inside.idle), Box::pin(served));
-            if ended != Ended::Stream {
+            let served = Box::pin(async {
+                service.serve(stream, peer, || ()).await;
+                // The exchange ends by itself, when it has taken what is left in the pipe.
+                pending().await
+            });
+            let closed = tokio::select! {
+                closed = exchange(pipe, &socket, idle) => closed,
+                closed = served => closed,
+            };
+            if closed != Closed::Stream {
                 return;
             }
-            sleep(REST).await;
+            sleep(RECONNECT_PAUSE).await;
         }
     }
 }
 
-impl Outbound for Route {
+impl Outbound for Carrier {
     fn may_confirm_early(&self) -> bool {
         false
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let stream = dial(
-            &self.direct,
-            &self.address,
-            self.transport.as_deref(),
-            SpeaksFirst::Us,
-        )
-        .await?;
-        Ok(leg(stream, &self.credentials, request.target.as_ref()))
+        let stream = self.endpoint.dial(SpeaksFirst::Us).await?;
+        Ok(self.endpoint.leg(stream, request.target.as_ref()))
     }
 }
 
-/// Targets as [`Direct`] reaches them, and the reserved one.
-pub struct WithPackets {
+/// Targets as [`Direct`] reaches them, and the reserved one, which is the server's own packet relay.
+pub struct WithPackets<I: PacketInbound, O> {
     direct: Direct,
-    /// Where the server takes packets, and how long a stream of them stays without any.
-    packets: SocketAddr,
+    relay: Arc<Relay<I, O>>,
+    /// How long a stream of packets stays without any.
     idle: Duration,
     tasks: Tasks,
 }
 
-impl WithPackets {
-    /// For the server that takes packets at `packets`.
+impl<I: PacketInbound, O: PacketOutbound> WithPackets<I, O> {
+    /// For the server whose packets `relay` serves.
     #[must_use]
-    pub fn new(direct: Direct, packets: SocketAddr, idle: Duration) -> Self {
+    pub fn new(direct: Direct, relay: Arc<Relay<I, O>>, idle: Duration) -> Self {
         Self {
             direct,
-            packets,
+            relay,
             idle,
             tasks: Tasks::default(),
         }
     }
 }
 
-impl Outbound for WithPackets {
+impl<I: PacketInbound, O: PacketOutbound> Outbound for WithPackets<I, O> {
     fn may_confirm_early(&self) -> bool {
         self.direct.may_confirm_early()
     }
@@ -152,14 +135,12 @@ impl Outbound for WithPackets {
         if !reserved {
             return self.direct.connect(request).await;
         }
-        let socket = socket(self.packets).map_err(|source| {
-            let address = self.packets;
-            crate::net::Error::Connect { address, source }
-        })?;
         let (stream, pipe) = pair(WINDOW, CAPACITY);
-        let idle = self.idle;
+        let (server, client) = Socket::pair();
+        let (relay, idle) = (Arc::clone(&self.relay), self.idle);
         self.tasks.spawn(async move {
-            carry(pipe, &socket, idle).await;
+            let exchanged = async move { exchange(pipe, &client, idle).await };
+            let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
         });
         Ok(Leg::plain(stream))
     }

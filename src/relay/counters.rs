@@ -1,4 +1,4 @@
-//! What has happened, in numbers.
+//! Counts what happens.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::net::sync::lock;
 
-/// Counters of one process. All but `streams_now` and `associations_now` only grow.
+/// The counters of a process. All but `streams_now` and `associations_now` only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Streams accepted.
@@ -17,15 +17,15 @@ pub struct Counters {
     pub bytes_up: AtomicU64,
     /// Payload bytes from upstreams to clients.
     pub bytes_down: AtomicU64,
-    /// UDP associations made.
+    /// UDP associations created.
     pub associations: AtomicU64,
-    /// UDP associations alive.
+    /// UDP associations that exist.
     pub associations_now: AtomicU64,
     /// Datagrams from clients to upstreams.
     pub datagrams_up: AtomicU64,
     /// Datagrams from upstreams to clients.
     pub datagrams_down: AtomicU64,
-    /// Datagrams that a full socket did not take.
+    /// Datagrams that were lost at a full socket.
     pub datagrams_lost: AtomicU64,
     failures: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -36,7 +36,7 @@ impl Counters {
         *lock(&self.failures).entry(status).or_default() += 1;
     }
 
-    /// How often each kind of failure has been seen.
+    /// The number of failures of each kind.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.failures).clone()
@@ -63,5 +63,28 @@ impl std::fmt::Display for Counters {
         self.failures()
             .iter()
             .try_for_each(|(status, count)| write!(f, " failed.{status}={count}"))
+    }
+}
+
+/// A user of this process, shared by all requests that are made with its credentials.
+#[derive(Debug)]
+pub struct User {
+    /// The name in the config.
+    pub name: Box<str>,
+}
+
+/// Counts itself for as long as it lives.
+pub(super) struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    pub(super) fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -15,14 +15,14 @@ use super::udp::{MAX_FLOWS, QUEUE, carry};
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
-use crate::outbound::direct::Direct;
+use crate::outbound::dialer::Dialer;
 use crate::outbound::reverse::Behind;
 use crate::outbound::shadowsocks::Servers;
 use crate::relay::Counters;
 use crate::relay::link::core::MAX_STREAMS;
 use crate::relay::link::handle::Offer;
 use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
-use crate::relay::tcp::{self, Fixed, Timeouts};
+use crate::relay::tcp::{self, FixedTarget, Timeouts};
 use crate::wire::AddressRef;
 use crate::wire::reverse::{self, Code, Protocol, Register};
 
@@ -43,7 +43,7 @@ pub(in crate::app) struct Offered {
     pub(in crate::app) services: Vec<Service>,
     pub(in crate::app) heartbeat: Duration,
     pub(in crate::app) servers: Servers,
-    pub(in crate::app) direct: Direct,
+    pub(in crate::app) dialer: Dialer,
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,
     pub(in crate::app) counters: Arc<Counters>,
@@ -246,21 +246,22 @@ impl Host for Offering {
             return;
         }
         let peer = visitor.source.as_ref().socket_addr();
-        let inbound = Fixed {
-            target: service.target.clone(),
-        };
+        let inbound = FixedTarget(service.target.clone());
         let client = Arc::clone(&self.client);
         let outbound = Behind {
-            direct: client.offered.direct.clone(),
+            dialer: client.offered.dialer.clone(),
             proxy: service.proxy,
             visitor,
             link: self.handle.clone(),
         };
-        self.tasks.spawn(async move {
-            let offered = &client.offered;
-            let (timeouts, counters) = (&offered.timeouts, &offered.counters);
-            tcp::serve(stream, peer, &inbound, &outbound, timeouts, counters, || {}).await;
-        });
+        let service = tcp::Service {
+            inbound,
+            outbound,
+            timeouts: client.offered.timeouts,
+            counters: Arc::clone(&client.offered.counters),
+        };
+        self.tasks
+            .spawn(async move { service.serve(stream, peer, || {}).await });
     }
 
     fn flow(&mut self, visitor: Visitor) {
@@ -276,11 +277,11 @@ impl Host for Offering {
         let (sender, queue) = mpsc::channel(QUEUE);
         let target = service.target.clone();
         let offered = &self.client.offered;
-        let (direct, idle) = (offered.direct.clone(), offered.udp_idle);
+        let (dialer, idle) = (offered.dialer.clone(), offered.udp_idle);
         let link = self.handle.clone();
         self.flows.insert(id, sender);
         self.tasks
-            .spawn(carry(direct, target, visitor, link, queue, idle));
+            .spawn(carry(dialer, target, visitor, link, queue, idle));
     }
 
     fn datagram(&mut self, id: u64, bytes: &[u8]) {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,10 +19,10 @@ use crate::config::Allow;
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
-use crate::net::{SocketOptions, Stream};
+use crate::net::{SocketOptions, Stream, udp};
 use crate::outbound::reverse::{Through, gone};
 use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
-use crate::relay::tcp::{Fixed, Leg, Outbound, Request, Timeouts};
+use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::{Counters, Error};
 use crate::wire::reverse::{Code, Protocol, Register};
 use crate::wire::{Address, AddressRef};
@@ -159,10 +158,12 @@ impl Publisher {
 
     fn port<I, O>(&self, inbound: I, outbound: O) -> Port<I, O> {
         Port {
-            inbound,
-            outbound,
-            timeouts: self.timeouts,
-            counters: Arc::clone(&self.counters),
+            service: Service {
+                inbound,
+                outbound,
+                timeouts: self.timeouts,
+                counters: Arc::clone(&self.counters),
+            },
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
             transport: None,
@@ -267,9 +268,7 @@ impl Published {
         share: bool,
     ) -> Result<SocketAddr, Refusal> {
         let listener = self.listen(address, share)?;
-        let inbound = Fixed {
-            target: address.into(),
-        };
+        let inbound = FixedTarget(address.into());
         let outbound = Through {
             link: self.handle.clone(),
             service,
@@ -294,15 +293,18 @@ impl Published {
         let bound = listener::udp(address, 1, group, &self.publisher.options);
         let socket = bound.map_err(|error| refuse(&error))?.pop();
         let socket = socket.ok_or_else(|| refuse(&"no socket"))?;
+        let socket = udp::Socket::new(socket.into(), self.publisher.options.udp);
+        let socket = socket.map_err(|error| refuse(&error))?;
         let public = Public {
-            socket: Arc::new(UdpSocket::from_std(socket).map_err(|error| refuse(&error))?),
             bound: address,
             link: self.handle.clone(),
             service,
             flows: Arc::clone(&self.flows),
-            idle: self.publisher.udp_idle,
         };
-        self.tasks.spawn(public.serve(self.phase.subscribe()));
+        let (idle, counters) = (self.publisher.udp_idle, &self.publisher.counters);
+        let (counters, phase) = (Arc::clone(counters), self.phase.subscribe());
+        self.tasks
+            .spawn(public.serve(socket, idle, counters, phase));
         Ok(address)
     }
 

@@ -7,178 +7,143 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lru::LruCache;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::timeout;
 
 use crate::app::worker::Phase;
+use crate::inbound::forward::packets::ForwardPackets;
 use crate::net::pool::{Buffer, Size};
 use crate::net::sync::lock;
-use crate::net::udp::mapped;
-use crate::outbound::direct::Direct;
+use crate::net::udp::{self, Sender, mapped};
+use crate::outbound::dialer::Dialer;
+use crate::relay::Counters;
 use crate::relay::link::{Handle, Visitor};
-use crate::relay::udp::PacketOutbound;
+use crate::relay::udp::framing::{Decoder, Encoder};
+use crate::relay::udp::{Destination, PacketOutbound, Relay, Upstream};
 use crate::wire::reverse::{Code, MAX_PAYLOAD};
+use crate::wire::{Address, AddressRef};
 
-/// Flows of one service, where the least recently used makes room, and of one link at the client, which refuses more.
+/// The most flows of one service at the server, where the least recently used is evicted, and of one link at the client,
+/// which refuses more.
 pub(super) const MAX_FLOWS: usize = 4096;
-/// Datagrams that are taken off a socket in a row.
-const MAX_BATCH: usize = 64;
-/// Datagrams of a flow that may wait for its socket.
+/// The most datagrams of a flow that wait for its socket at the client.
 pub(super) const QUEUE: usize = 256;
 
-/// Where the answers of a link's flows go.
+/// The senders to the visitors of a link's flows, by the flows' ids.
 #[derive(Default)]
-pub(super) struct Flows(Mutex<HashMap<u64, Flow>>);
-
-struct Flow {
-    socket: Arc<UdpSocket>,
-    visitor: SocketAddr,
-    used: Instant,
-}
+pub(super) struct Flows(Mutex<HashMap<u64, Sender>>);
 
 impl Flows {
-    /// Sends an answer to the visitor of flow `id`. What its socket does not take is lost, as datagrams are.
+    /// Sends a reply to the visitor of flow `id`. A full queue drops it.
     pub(super) fn answer(&self, id: u64, bytes: &[u8]) {
-        if let Some(flow) = lock(&self.0).get_mut(&id) {
-            flow.used = Instant::now();
-            let _ = flow.socket.try_send_to(bytes, flow.visitor);
+        if let Some(visitor) = lock(&self.0).get(&id) {
+            visitor.send(bytes);
         }
     }
 
+    /// Forgets a flow, and with it ends its visitor's association.
     pub(super) fn remove(&self, id: u64) {
         lock(&self.0).remove(&id);
     }
 }
 
-/// The public side of a service that takes datagrams.
+/// The public port of a service that takes datagrams.
 pub(super) struct Public {
-    pub(super) socket: Arc<UdpSocket>,
     pub(super) bound: SocketAddr,
     pub(super) link: Handle,
     pub(super) service: u64,
     pub(super) flows: Arc<Flows>,
-    pub(super) idle: Duration,
 }
 
 impl Public {
-    /// Takes datagrams until the link drains or the socket fails.
-    pub(super) async fn serve(self, mut phase: watch::Receiver<Phase>) {
-        let capacity = NonZeroUsize::new(MAX_FLOWS).unwrap_or(NonZeroUsize::MIN);
-        let mut visitors: LruCache<SocketAddr, (u64, Instant)> = LruCache::new(capacity);
-        let mut tick = interval((self.idle / 4).max(Duration::from_millis(100)));
-        loop {
-            tokio::select! {
-                _ = phase.wait_for(|phase| *phase >= Phase::Drain) => return,
-                _ = tick.tick() => self.expire(&mut visitors),
-                ready = self.socket.readable() => {
-                    if ready.is_err() {
-                        return;
-                    }
-                    self.receive(&mut visitors);
-                }
-            }
-        }
-    }
-
-    /// Passes on what is there.
-    fn receive(&self, visitors: &mut LruCache<SocketAddr, (u64, Instant)>) {
-        let mut buffer = Buffer::take(Size::Small);
-        for _ in 0..MAX_BATCH {
-            let (bytes, _, _) = buffer.parts();
-            match self.socket.try_recv_from(bytes) {
-                Ok((len, visitor)) => {
-                    // One that a frame does not hold is lost, as on a path that is too narrow.
-                    if let Some(bytes) = bytes.get(..len).filter(|_| len <= MAX_PAYLOAD) {
-                        self.pass(visitors, visitor, bytes);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The answer to an earlier datagram of ours.
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn pass(
-        &self,
-        visitors: &mut LruCache<SocketAddr, (u64, Instant)>,
-        visitor: SocketAddr,
-        bytes: &[u8],
+    /// Serves `socket` until the link drains or the socket fails.
+    pub(super) async fn serve(
+        self,
+        socket: udp::Socket,
+        idle: Duration,
+        counters: Arc<Counters>,
+        mut phase: watch::Receiver<Phase>,
     ) {
-        let now = Instant::now();
-        let known = visitors.get_mut(&visitor).and_then(|(id, used)| {
-            *used = now;
-            // The client may have ended the flow in the meantime.
-            lock(&self.flows.0).contains_key(id).then_some(*id)
-        });
-        let Some(id) = known.or_else(|| self.open(visitors, visitor, now)) else {
-            return;
-        };
-        self.link.datagram(id, bytes);
+        let capacity = NonZeroUsize::new(MAX_FLOWS).unwrap_or(NonZeroUsize::MIN);
+        let inbound = ForwardPackets(self.bound.into());
+        let relay = Arc::new(Relay::new(inbound, self, capacity, idle, counters));
+        tokio::select! {
+            _ = phase.wait_for(|phase| *phase >= Phase::Drain) => {}
+            result = relay.serve(Arc::new(socket)) => if let Err(error) = result {
+                tracing::warn!(%error, "reverse: a public UDP port failed");
+            }
+        }
     }
+}
 
-    fn open(
-        &self,
-        visitors: &mut LruCache<SocketAddr, (u64, Instant)>,
-        visitor: SocketAddr,
-        now: Instant,
-    ) -> Option<u64> {
-        let (source, destination) = (visitor.into(), self.bound.into());
-        let id = self.link.open_flow(self.service, source, destination)?;
+impl PacketOutbound for Public {
+    fn associate(&self, visitor: SocketAddr, _: bool) -> io::Result<Upstream> {
+        let opened = self
+            .link
+            .open_flow(self.service, visitor.into(), self.bound.into());
         let flow = Flow {
-            socket: Arc::clone(&self.socket),
-            visitor,
-            used: now,
+            id: opened.ok_or(io::ErrorKind::NotConnected)?,
+            link: self.link.clone(),
+            flows: Arc::clone(&self.flows),
         };
-        lock(&self.flows.0).insert(id, flow);
-        if let Some((_, (oldest, _))) = visitors.push(visitor, (id, now)) {
-            self.close(oldest);
-        }
-        Some(id)
+        let id = flow.id;
+        let (socket, sender) = udp::Socket::with_sender(move |datagram| flow.send(datagram));
+        lock(&self.flows.0).insert(id, sender);
+        Ok(Upstream {
+            server: socket.peer().map(Address::Ip),
+            socket,
+            encoder: Encoder::Bare,
+            decoder: Decoder::PassOn,
+        })
     }
 
-    fn close(&self, id: u64) {
-        self.flows.remove(id);
-        self.link.reset(id);
+    fn locate(&self, link: AddressRef<'_>, _: bool) -> Destination {
+        Destination::Address(link.socket_addr())
     }
 
-    /// Ends flows on which nothing has moved for long.
-    fn expire(&self, visitors: &mut LruCache<SocketAddr, (u64, Instant)>) {
-        let now = Instant::now();
-        while let Some((_, (id, used))) = visitors.peek_lru() {
-            let (id, used) = (*id, *used);
-            if now.duration_since(used) < self.idle {
-                return;
-            }
-            let answered = lock(&self.flows.0).get(&id).map(|flow| flow.used);
-            match (visitors.pop_lru(), answered) {
-                (Some((visitor, (id, _))), Some(answered))
-                    if now.duration_since(answered) < self.idle =>
-                {
-                    visitors.push(visitor, (id, answered));
-                    // It counts as used now: those before it are looked at the next time.
-                    return;
-                }
-                _ => self.close(id),
-            }
+    async fn resolve(&self, _: &Address, _: bool) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// The flow of one visitor, which ends when this is dropped.
+struct Flow {
+    id: u64,
+    link: Handle,
+    flows: Arc<Flows>,
+}
+
+impl Flow {
+    /// Sends a datagram. One that a frame cannot hold is lost, as on a path that is too narrow.
+    fn send(&self, datagram: &[u8]) -> bool {
+        let fits = datagram.len() <= MAX_PAYLOAD;
+        if fits {
+            self.link.datagram(self.id, datagram);
         }
+        fits
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.flows.remove(self.id);
+        self.link.reset(self.id);
     }
 }
 
 /// The client's side of a flow: a socket of its own towards the target, until nothing has moved for long or the
 /// server has ended the flow.
 pub(super) async fn carry(
-    direct: Direct,
-    target: crate::wire::Address,
+    dialer: Dialer,
+    target: Address,
     visitor: Visitor,
     link: Handle,
     mut queue: mpsc::Receiver<Box<[u8]>>,
     idle: Duration,
 ) {
     let id = visitor.id;
-    let socket = match connect(&direct, &target).await {
+    let socket = match connect(&dialer, &target).await {
         Ok(socket) => socket,
         Err(error) => {
             tracing::info!(%target, %error, "a visitor of a reverse tunnel was turned away");
@@ -219,10 +184,10 @@ pub(super) async fn carry(
     }
 }
 
-async fn connect(direct: &Direct, target: &crate::wire::Address) -> io::Result<UdpSocket> {
-    let resolved = direct.resolve(target, true).await;
+async fn connect(dialer: &Dialer, target: &Address) -> io::Result<UdpSocket> {
+    let resolved = dialer.resolve(target, true).await;
     let mut address = resolved.ok_or_else(|| io::Error::other("no usable address"))?;
-    let socket = UdpSocket::from_std(direct.options.outgoing_udp()?.into())?;
+    let socket = UdpSocket::from_std(dialer.options.outgoing_udp()?.into())?;
     if socket.local_addr()?.is_ipv6() {
         address = mapped(address);
     }

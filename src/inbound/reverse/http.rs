@@ -1,27 +1,28 @@
-//! Visitors who speak HTTP: which service they want is in the Host of their first request, and each request is told
-//! who they are.
+//! Visitors who speak HTTP: the Host of the first request selects the service, and each request is given the visitor's
+//! address.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use crate::net::Stream;
+use crate::net::handshake::{HandshakeError, Reader, reject};
 use crate::net::stream::Layer;
-use crate::net::{FAREWELL, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
 use crate::wire::http_rewrite::{self, Requests};
 
-/// Bytes that are read at once.
+/// Bytes that are read at once, after the first request.
 const READ: usize = 16 * 1024;
 
-/// Visitors of a port that many services share.
+/// Reads the requests of visitors to a port that several services share.
 pub struct HttpVisitors {
-    /// The port, for the addresses of requests.
+    /// The port, which the target addresses of requests get.
     pub port: u16,
-    /// Whether there is a service of this Host.
+    /// Returns whether a service has this Host.
     pub knows: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
@@ -32,36 +33,44 @@ impl Inbound for HttpVisitors {
         peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
-        let mut rewriting = Rewriting {
-            stream,
-            requests: Requests::new(peer.ip().to_canonical()),
-            raw: Vec::new(),
-            out: Vec::new(),
-            ended: false,
-            waiting: None,
-        };
-        let first = timeout_at(deadline, rewriting.first());
-        let host = match first.await.unwrap_or(Err(First400::Late)) {
-            Ok(host) if (self.knows)(&host) => host,
-            Ok(_) => {
-                refuse(&rewriting.stream, 404, "Not Found").await;
-                return Err(Error::NotOffered("this Host"));
+        let mut requests = Requests::new(peer.ip().to_canonical());
+        let mut out = Vec::new();
+        let mut reader = Reader::new(&stream);
+        let mut fed = 0;
+        let host = reader.next(|bytes| {
+            fed += requests.feed(bytes.get(fed..).unwrap_or_default(), &mut out)?;
+            Ok(requests.host().map(|host| (host.to_owned(), fed)))
+        });
+        let host = match timeout_at(deadline, host).await {
+            Ok(Ok(host)) if (self.knows)(&host) => host,
+            Ok(Ok(_)) => {
+                reject(&stream, &http_rewrite::response(404, "Not Found")).await;
+                return Err(Error::NotOffered("no service has the requested Host"));
             }
-            Err(First400::Http(error)) => {
-                let (status, reason) = error.status();
-                refuse(&rewriting.stream, status, reason).await;
-                return Err(Error::NotOffered("what is no HTTP/1.1"));
+            Ok(Err(HandshakeError::Invalid(error))) => {
+                let (status, reason): (_, &str) = http_rewrite::Error::status(error);
+                reject(&stream, &http_rewrite::response(status, reason)).await;
+                return Err(Error::NotOffered("it is not valid HTTP/1.1"));
             }
-            Err(First400::Late) => return Err(Error::HandshakeTimeout),
-            Err(First400::Io(error)) => return Err(Error::io(Side::Client)(error)),
+            Ok(Err(HandshakeError::End)) => return Err(Error::HandshakeEnd),
+            Ok(Err(HandshakeError::Io(error))) => return Err(Error::io(Side::Client)(error)),
+            Err(_) => return Err(Error::HandshakeTimeout),
         };
+        let raw = reader.into_unread();
         let target = Address::domain(&host, self.port).map_err(|source| Error::Wire {
             side: Side::Client,
             source,
         })?;
         Ok(Handshake::Request(Request {
             leg: Leg {
-                stream: Stream::layered(rewriting),
+                stream: Stream::layered(Rewriting {
+                    stream,
+                    requests,
+                    raw,
+                    out,
+                    ended: false,
+                    waiting: None,
+                }),
                 codec: None,
                 first: First::Nothing,
             },
@@ -69,34 +78,12 @@ impl Inbound for HttpVisitors {
             reply: Some(Box::new(BadGateway)),
             trusted: true,
             peer,
+            user: None,
         }))
     }
-
-    async fn drain_and_close(&self, _: Stream) {}
 }
 
-/// Why there is no first request.
-enum First400 {
-    Http(http_rewrite::Error),
-    Io(io::Error),
-    Late,
-}
-
-async fn refuse(stream: &Stream, status: u16, reason: &str) {
-    let answer = http_rewrite::response(status, reason);
-    let told = async {
-        stream.write_all(&answer).await?;
-        stream.shutdown().await?;
-        // What is left unread at the close would make it a reset, and the answer could be lost.
-        let mut rest = [0; 1024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // A visitor that does not take it is gone anyway.
-    let _ = timeout(FAREWELL, told).await;
-}
-
-/// What a visitor is told when the service's client is gone.
+/// The answer to a visitor whose service cannot be reached.
 struct BadGateway;
 
 impl Reply for BadGateway {
@@ -109,39 +96,22 @@ impl Reply for BadGateway {
     }
 }
 
-/// A visitor's stream whose requests are rewritten as they are read.
+/// A visitor's stream. Its requests are rewritten as they are read.
 struct Rewriting {
     stream: Stream,
     requests: Requests,
-    /// What has been read and has to wait for a response.
+    /// Bytes that have been read and must wait for a response before they are rewritten.
     raw: Vec<u8>,
-    /// What has been rewritten and not been taken.
+    /// Bytes that have been rewritten and not been taken yet.
     out: Vec<u8>,
     ended: bool,
-    /// Who waits until a response to an upgrade has begun.
+    /// Woken when the response to an upgrade begins.
     waiting: Option<Waker>,
 }
 
 impl Rewriting {
-    /// Reads until the Host of the first request is known.
-    async fn first(&mut self) -> Result<String, First400> {
-        loop {
-            let mut bytes = vec![0; 2048];
-            let count = self.stream.read(&mut bytes).await.map_err(First400::Io)?;
-            if count == 0 {
-                return Err(First400::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.raw
-                .extend_from_slice(bytes.get(..count).unwrap_or_default());
-            self.work().map_err(First400::Http)?;
-            if let Some(host) = self.requests.host() {
-                return Ok(host.to_owned());
-            }
-        }
-    }
-
-    /// Rewrites what has been read, as far as that is allowed.
-    fn work(&mut self) -> Result<(), http_rewrite::Error> {
+    /// Rewrites what has been read, unless it must wait for a response.
+    fn rewrite(&mut self) -> Result<(), http_rewrite::Error> {
         let used = self.requests.feed(&self.raw, &mut self.out)?;
         self.raw.drain(..used);
         if self.raw.is_empty() {
@@ -150,7 +120,7 @@ impl Rewriting {
         Ok(())
     }
 
-    /// Reads once, unless there is something already.
+    /// Reads once, unless there are bytes already, and rewrites them.
     fn fill(&mut self) -> io::Result<()> {
         if self.raw.is_empty() {
             let mut bytes = vec![0; READ];
@@ -162,8 +132,8 @@ impl Rewriting {
                 }
             }
         }
-        // What came before has been passed on: the server answers it, and then this direction is over.
-        if self.work().is_err() {
+        // What came before the error is passed on, and the service answers it; then this direction ends.
+        if self.rewrite().is_err() {
             self.ended = true;
         }
         Ok(())

@@ -1,11 +1,11 @@
-//! What flows of bulk leave to the others of their worker.
+//! Keeps bulk flows from delaying interactive flows of the same worker.
 //!
-//! A turn with a large buffer costs half a millisecond, and on the way of one small message there and back are four
-//! turns of two processes. So while somebody on a worker moves little at a time, its flows of bulk
+//! A turn with a large buffer takes half a millisecond, and a small message and its answer wait for four turns of two
+//! processes. So while there are interactive flows on a worker, its bulk flows
 //!
-//! - take medium buffers, with which bulk costs more and a turn a tenth;
-//! - go one by one: after each turn the sockets are looked at, whoever has got something to do there does it, and then
-//!   comes the next flow's turn. A small message waits for one turn of one flow, however many there are.
+//! - use medium buffers: bulk then costs more, but a turn takes a tenth of the time;
+//! - take turns one by one: after each turn the worker polls its sockets and serves the flows that have become ready, and
+//!   only then the next bulk flow. A small message waits for one turn of one flow, however many bulk flows there are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,23 +15,24 @@ use std::task::{Context, Waker};
 
 use crate::net::pool::Size;
 
-/// A turn that moves at most so many bytes is one of a flow that waits for answers.
-const LITTLE: u64 = 4 * 1024;
-/// A turn that moves at least so many is one of bulk.
-const MUCH: u64 = 32 * 1024;
-/// Turns of bulk for which a small one is remembered: a few milliseconds.
-const TURNS: u8 = 64;
-/// Turns of bulk, less smaller ones, from which on a flow is one of bulk: a page is over by then. Smaller ones are
-/// forgiven, since bulk in one direction has small turns in the other, such as the window updates of HTTP/2.
-const BULK: u8 = 4;
-/// Turns that are counted at the most.
-const COUNTED: u8 = 2 * BULK;
-/// Bytes after which a turn ends, alone and beside flows that wait.
+/// A turn that moves at most this many bytes counts as interactive.
+const INTERACTIVE: u64 = 4 * 1024;
+/// A turn that moves at least this many bytes counts as bulk.
+const BULK: u64 = 32 * 1024;
+/// Bulk turns for which an interactive one is remembered: a few milliseconds.
+const REMEMBERED_TURNS: u8 = 64;
+/// Bulk turns, less smaller ones, that make a flow a bulk flow: a web page is loaded by then. Smaller ones are subtracted
+/// and do not reset the count, since bulk in one direction causes small turns in the other, such as HTTP/2's window
+/// updates.
+const BULK_TURNS: u8 = 4;
+/// The highest count of bulk turns.
+const MAX_BULK_TURNS: u8 = 2 * BULK_TURNS;
+/// Bytes after which a turn ends: without interactive flows, and with them.
 const LONG_TURN: u64 = 128 * 1024;
 const SHORT_TURN: u64 = 64 * 1024;
 
 thread_local! {
-    /// Turns of bulk for which fairness is still due, on this worker.
+    /// Bulk turns for which this worker still has to be fair.
     static DUE: Cell<u8> = const { Cell::new(0) };
     static QUEUE: RefCell<Queue> = const { RefCell::new(Queue::new()) };
 }
@@ -40,44 +41,44 @@ fn is_due() -> bool {
     DUE.get() > 0
 }
 
-/// Somebody waits for an answer on this worker.
+/// Call it when a flow of this worker waits for an answer.
 pub(super) fn note_interactive() {
-    DUE.set(TURNS);
+    DUE.set(REMEMBERED_TURNS);
 }
 
-/// The largest buffer for the next read.
+/// The largest buffer for the next read of any flow.
 pub(super) fn largest() -> Size {
     if is_due() { Size::Medium } else { Size::Large }
 }
 
-/// Bytes after which a turn is over.
+/// Bytes after which a turn ends.
 pub(super) fn turn() -> u64 {
     if is_due() { SHORT_TURN } else { LONG_TURN }
 }
 
-/// Has the task polled again, after the others.
+/// Has the task polled again after the others.
 pub(super) fn reschedule(waker: &Waker) {
     if is_due() {
-        after_a_look(waker);
+        wake_after_poll(waker);
     } else {
         waker.wake_by_ref();
     }
 }
 
-/// Has the task polled again when the worker has looked at its sockets.
-fn after_a_look(waker: &Waker) {
-    // What tokio does for a task that yields. This future is not polled again: it is there for its first poll.
+/// Has the task polled again after the worker has polled its sockets.
+fn wake_after_poll(waker: &Waker) {
+    // Tokio defers the waker of a task that yields. One poll does that; the future is then dropped.
     let yielding = pin!(tokio::task::yield_now());
     let _ = yielding.poll(&mut Context::from_waker(waker));
 }
 
-/// The flows of bulk of a worker, while fairness is due.
+/// The bulk flows of a worker, while it has to be fair.
 struct Queue {
-    /// The number of the flow that has its turn, or has been woken to take it.
+    /// The flow that has its turn, or has been woken to take it.
     turn: Option<u64>,
-    /// Those that are woken after it. One is here once at the most.
+    /// The flows to be woken after it, each at most once.
     waiting: VecDeque<(u64, Waker)>,
-    /// The number that was given last.
+    /// The number of the newest flow.
     last: u64,
 }
 
@@ -90,22 +91,22 @@ impl Queue {
         }
     }
 
-    /// Gives the turn to the next flow, or to nobody.
+    /// Gives the turn to the next flow, if there is one.
     fn pass(&mut self) {
         let next = self.waiting.pop_front();
         self.turn = next.as_ref().map(|(number, _)| *number);
         if let Some((_, waker)) = next {
-            after_a_look(&waker);
+            wake_after_poll(&waker);
         }
     }
 }
 
-/// A flow's place among those of its worker. It is asked before a turn and told after it.
+/// A flow's place in the order of its worker: call [`Turn::may_go_on`] before each turn and [`Turn::after`] after it.
 ///
-/// Whoever has the turn passes it on: by [`Turn::after`], or when it is dropped.
+/// A flow that has the turn passes it on by [`Turn::after`], or when it is dropped.
 pub(super) struct Turn {
     number: u64,
-    /// Turns of bulk, less smaller ones.
+    /// Bulk turns, less smaller ones.
     bulk: u8,
 }
 
@@ -118,9 +119,9 @@ impl Turn {
         Self { number, bulk: 0 }
     }
 
-    /// Whether the flow may go on now; if not, its task will be polled when it may.
+    /// Whether the flow may take its turn now. If not, its task is polled again when it may.
     pub(super) fn may_go_on(&self, waker: &Waker) -> bool {
-        if self.bulk < BULK || !is_due() {
+        if self.bulk < BULK_TURNS || !is_due() {
             return true;
         }
         QUEUE.with_borrow_mut(|queue| {
@@ -139,14 +140,14 @@ impl Turn {
         })
     }
 
-    /// Takes note of a turn that has moved so many bytes.
+    /// Notes that a turn has moved `moved` bytes, and passes the turn on.
     pub(super) fn after(&mut self, waker: &Waker, moved: u64) {
-        let much = moved >= MUCH;
-        if much {
-            self.bulk = COUNTED.min(self.bulk + 1);
+        let is_bulk = moved >= BULK;
+        if is_bulk {
+            self.bulk = MAX_BULK_TURNS.min(self.bulk + 1);
             DUE.set(DUE.get().saturating_sub(1));
         } else if moved > 0 {
-            if self.bulk == 0 && moved <= LITTLE {
+            if self.bulk == 0 && moved <= INTERACTIVE {
                 note_interactive();
             }
             self.bulk = self.bulk.saturating_sub(1);
@@ -155,9 +156,9 @@ impl Turn {
             if queue.turn != Some(self.number) {
                 return;
             }
-            if much && is_due() && queue.waiting.is_empty() {
-                // Nobody is to have the next turn before the sockets have been looked at.
-                after_a_look(waker);
+            if is_bulk && is_due() && queue.waiting.is_empty() {
+                // The sockets are polled before any flow gets the next turn.
+                wake_after_poll(waker);
             } else {
                 queue.pass();
             }
@@ -167,7 +168,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // A thread that is ending has no queue any more.
+        // While its thread ends, there is no queue any more.
         let _ = QUEUE.try_with(|queue| {
             let mut queue = queue.borrow_mut();
             queue.waiting.retain(|(number, _)| *number != self.number);

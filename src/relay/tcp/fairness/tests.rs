@@ -34,7 +34,7 @@ fn bulk(name: &'static str, turns: usize, log: &Log) -> JoinHandle<()> {
         }
         log.lock().unwrap().push(name);
         left -= 1;
-        flow.after(cx.waker(), MUCH);
+        flow.after(cx.waker(), BULK);
         if left == 0 {
             return Poll::Ready(());
         }
@@ -46,8 +46,8 @@ fn bulk(name: &'static str, turns: usize, log: &Log) -> JoinHandle<()> {
 /// The turn of a flow that has been one of bulk for a while.
 fn bulk_turn() -> Turn {
     let mut flow = Turn::new();
-    for _ in 0..BULK {
-        flow.after(Waker::noop(), MUCH);
+    for _ in 0..BULK_TURNS {
+        flow.after(Waker::noop(), BULK);
     }
     flow
 }
@@ -63,8 +63,8 @@ fn bulk_takes_less_for_a_while_after_a_small_turn() {
     flow.after(waker, 0);
     flow.after(waker, 500_000);
     assert_eq!(largest(), Size::Large);
-    Turn::new().after(waker, LITTLE);
-    for _ in 0..TURNS {
+    Turn::new().after(waker, INTERACTIVE);
+    for _ in 0..REMEMBERED_TURNS {
         assert_eq!((largest(), turn()), (Size::Medium, SHORT_TURN));
         flow.after(waker, 10_000);
         flow.after(waker, 80_000);
@@ -76,10 +76,10 @@ fn bulk_takes_less_for_a_while_after_a_small_turn() {
 fn small_turns_beside_bulk_do_not_count_as_interactive() {
     let (mut flow, waker) = (Turn::new(), Waker::noop());
     for _ in 0..3 {
-        for _ in 0..COUNTED {
-            flow.after(waker, MUCH);
+        for _ in 0..MAX_BULK_TURNS {
+            flow.after(waker, BULK);
         }
-        for _ in 0..COUNTED {
+        for _ in 0..MAX_BULK_TURNS {
             flow.after(waker, 13);
         }
         assert!(!is_due());
@@ -93,9 +93,9 @@ fn page_is_not_bulk() {
     note_interactive();
     let (owner, mut page, waker) = (bulk_turn(), Turn::new(), Waker::noop());
     assert!(owner.may_go_on(waker));
-    for _ in 0..BULK {
+    for _ in 0..BULK_TURNS {
         assert!(page.may_go_on(waker));
-        page.after(waker, MUCH);
+        page.after(waker, BULK);
     }
     assert!(!page.may_go_on(waker));
 }
@@ -166,7 +166,7 @@ async fn those_who_wait_go_on_when_fairness_ends() {
         yield_now().await;
     }
     DUE.set(0);
-    owner.after(Waker::noop(), MUCH);
+    owner.after(Waker::noop(), BULK);
     for flow in flows {
         soon(flow).await;
     }

@@ -1,0 +1,180 @@
+//! Datagrams on their way to a socket.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+
+/// The longest datagram, and the most that the kernel merges into one read.
+pub const MAX_DATAGRAM: usize = 65_535;
+/// The most bytes that the kernel takes as one run to one peer.
+const MAX_RUN: usize = 65_000;
+
+/// Where a datagram came from and to which of our addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The peer. An IPv4 peer of a socket for both families is shown as IPv4.
+    pub peer: SocketAddr,
+    /// Our address that the peer used; replies leave from it.
+    pub local: Option<IpAddr>,
+}
+
+thread_local! {
+    /// A worker fills one batch at a time, so the memory of one serves all its sockets.
+    static SPARE: Cell<Batch> = Cell::default();
+}
+
+/// Datagrams that wait to be sent together, one behind the other in one buffer.
+#[derive(Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    datagrams: Vec<(usize, Path)>,
+}
+
+/// Neighbours in a batch that leave in one system call: one peer, and one length, but for the last, which may be shorter.
+pub(super) struct Run<'a> {
+    pub(super) bytes: &'a [u8],
+    /// The length of each but the last.
+    pub(super) segment: usize,
+    pub(super) path: Path,
+}
+
+impl Batch {
+    /// An empty batch, with the memory of the last one that this worker was done with.
+    #[must_use]
+    pub fn spare() -> Self {
+        SPARE.take()
+    }
+
+    /// Keeps the memory of an empty batch for the worker's next one.
+    pub fn keep(self) {
+        SPARE.set(self);
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Whether it is time to send.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= 4 * MAX_DATAGRAM
+    }
+
+    /// Adds a datagram of `len` bytes that `fill` writes; when `fill` fails, nothing is added.
+    ///
+    /// # Errors
+    /// What `fill` says.
+    pub fn push<E>(
+        &mut self,
+        path: Path,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + len, 0);
+        let result = fill(self.bytes.get_mut(start..).unwrap_or_default());
+        match result {
+            Ok(()) => self.datagrams.push((self.bytes.len(), path)),
+            Err(_) => self.bytes.truncate(start),
+        }
+        result
+    }
+
+    /// The longest run of at most `most` datagrams that begins with datagram `from`, and where the next begins.
+    pub(super) fn run(&self, from: usize, most: usize) -> Option<(Run<'_>, usize)> {
+        let start = from
+            .checked_sub(1)
+            .and_then(|before| self.datagrams.get(before))
+            .map_or(0, |before| before.0);
+        let &(mut end, path) = self.datagrams.get(from)?;
+        let segment = end - start;
+        let mut next = from + 1;
+        while next - from < most
+            && segment > 0
+            && end - start == segment * (next - from)
+            && let Some(&(candidate, other)) = self.datagrams.get(next)
+            && other == path
+            && (1..=segment).contains(&(candidate - end))
+            && candidate - start <= MAX_RUN
+        {
+            end = candidate;
+            next += 1;
+        }
+        Some((
+            Run {
+                bytes: self.bytes.get(start..end)?,
+                segment,
+                path,
+            },
+            next,
+        ))
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.datagrams.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn path(port: u16) -> Path {
+        Path {
+            peer: ([127, 0, 0, 1], port).into(),
+            local: None,
+        }
+    }
+
+    fn batch(datagrams: &[(u16, usize)]) -> Batch {
+        let mut batch = Batch::default();
+        for &(port, len) in datagrams {
+            batch.push::<()>(path(port), len, |_| Ok(())).unwrap();
+        }
+        batch
+    }
+
+    fn runs(batch: &Batch) -> Vec<(u16, usize, usize)> {
+        let (mut from, mut runs) = (0, Vec::new());
+        while let Some((run, next)) = batch.run(from, 64) {
+            runs.push((run.path.peer.port(), next - from, run.bytes.len()));
+            from = next;
+        }
+        runs
+    }
+
+    #[test]
+    fn neighbours_of_one_length_and_peer_leave_together() {
+        let datagrams = [
+            (1, 100),
+            (1, 100),
+            (1, 60),
+            (1, 100),
+            (2, 100),
+            (2, 101),
+            (2, 0),
+            (2, 0),
+        ];
+        assert_eq!(
+            runs(&batch(&datagrams)),
+            [
+                (1, 3, 260),
+                (1, 1, 100),
+                (2, 1, 100),
+                (2, 1, 101),
+                (2, 1, 0),
+                (2, 1, 0)
+            ]
+        );
+    }
+
+    #[test]
+    fn failed_datagram_leaves_no_trace() {
+        let mut batch = batch(&[(1, 10)]);
+        assert_eq!(batch.push(path(1), 10, |_| Err("no")), Err("no"));
+        assert_eq!(runs(&batch), [(1, 1, 10)]);
+    }
+}

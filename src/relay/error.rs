@@ -1,0 +1,123 @@
+//! Why a stream could not be served, and which side is to blame.
+
+use std::io;
+
+use crate::{net, wire};
+
+/// One of the two sides of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The side that connected to us.
+    Client,
+    /// The side that we connect to: a target or a server.
+    Upstream,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        })
+    }
+}
+
+/// Why a stream was not served to its end, and which side is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A connection broke.
+    #[error("the connection to the {side} broke: {source}")]
+    Io {
+        /// The side whose connection it was.
+        side: Side,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A peer broke its protocol.
+    #[error("the {side} sent invalid data: {source}")]
+    Wire {
+        /// The side that broke it.
+        side: Side,
+        /// What was wrong.
+        source: wire::Error,
+    },
+    /// A stream ended in the middle of a chunk.
+    #[error("the {0} ended its stream in the middle of a chunk")]
+    Cut(Side),
+    /// The client did not complete its handshake in time.
+    #[error("the client did not complete its handshake in time")]
+    HandshakeTimeout,
+    /// The client closed its connection before its request was complete.
+    #[error("the client closed its connection before its request was complete")]
+    HandshakeEnd,
+    /// The client gave an unknown user name or a wrong password.
+    #[error("the client gave an unknown user name or a wrong password")]
+    Credentials,
+    /// The client requested something that is not offered.
+    #[error("the client's request was refused: {0}")]
+    NotOffered(&'static str),
+    /// There is no connection to the target or server.
+    #[error(transparent)]
+    Connect(#[from] net::Error),
+    /// The target's name could not be resolved.
+    #[error("cannot resolve {name}: {reason}")]
+    Resolve {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// The config forbids the target.
+    #[error("{} is a private address, and `deny_private` is set", .0.to_canonical())]
+    Denied(std::net::IpAddr),
+    /// The peer of a link does not answer any more.
+    #[error("no reply from the {side} within {seconds} s")]
+    Silent {
+        /// The side where the peer is.
+        side: Side,
+        /// The limit, in seconds.
+        seconds: u64,
+    },
+    /// The client of a link has made another one in its place.
+    #[error("the client replaced this link by a new one")]
+    Replaced,
+    /// Nothing moved for too long.
+    #[error("no data in either direction for {seconds} s")]
+    Idle {
+        /// The limit, in seconds.
+        seconds: u64,
+    },
+}
+
+impl Error {
+    /// Blames `side` for a system error.
+    pub(crate) const fn io(side: Side) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { side, source }
+    }
+
+    /// A short name for a metric label or a log field.
+    #[must_use]
+    pub const fn status(&self) -> &'static str {
+        match self {
+            Self::Io {
+                side: Side::Client, ..
+            } => "client_io",
+            Self::Io {
+                side: Side::Upstream,
+                ..
+            } => "upstream_io",
+            Self::Wire { source, .. } => source.status(),
+            Self::Cut(_) => "cut",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakeEnd => "handshake_end",
+            Self::Credentials => "credentials",
+            Self::NotOffered(_) => "not_offered",
+            Self::Connect(_) => "connect",
+            Self::Resolve { .. } => "resolve",
+            Self::Denied(_) => "denied",
+            Self::Silent { .. } => "silent",
+            Self::Replaced => "replaced",
+            Self::Idle { .. } => "idle",
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Notices that nothing moves any more.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::relay::error::Error;
+
+/// Ticks within a limit: what is idle ends between one limit and one and a quarter after it last moved.
+const TICKS: u32 = 4;
+
+/// Compares a count of what has moved with that of the previous tick, a few times within the limit: whatever moves
+/// looks at no clock.
+pub(super) struct IdleTimer {
+    limit: Duration,
+    last: u64,
+    idle_ticks: u32,
+}
+
+impl IdleTimer {
+    pub(super) const fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            last: 0,
+            idle_ticks: 0,
+        }
+    }
+
+    /// The time between two ticks.
+    pub(super) fn period(&self) -> Duration {
+        self.limit / TICKS
+    }
+
+    /// Call it once a period with the count of what has moved so far. Returns whether the limit has been reached.
+    pub(super) const fn tick(&mut self, moved: u64) -> bool {
+        self.idle_ticks = if moved == self.last {
+            self.idle_ticks + 1
+        } else {
+            0
+        };
+        self.last = moved;
+        self.idle_ticks >= TICKS
+    }
+
+    /// Calls [`IdleTimer::tick`] each time `sleep` is over, and is ready when the limit has been reached.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut sleep: Pin<&mut Sleep>,
+        moved: u64,
+    ) -> Poll<Error> {
+        while sleep.as_mut().poll(cx).is_ready() {
+            if self.tick(moved) {
+                return Poll::Ready(Error::Idle {
+                    seconds: self.limit.as_secs(),
+                });
+            }
+            sleep.as_mut().reset(Instant::now() + self.period());
+        }
+        Poll::Pending
+    }
+
+    /// Changes to a shorter limit, which begins now.
+    pub(super) fn shorten(&mut self, limit: Duration, sleep: Pin<&mut Sleep>) {
+        if limit < self.limit {
+            (self.limit, self.idle_ticks) = (limit, 0);
+            sleep.reset(Instant::now() + self.period());
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The way back: from an association's upstream to its client.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::association::Association;
+use super::framing::{Decoder, Encoder};
+use super::table::AssociationTable;
+use crate::net::udp::Batch;
+use crate::relay::counters::Counters;
+use crate::relay::counters::Gauge;
+use crate::relay::idle::IdleTimer;
+
+/// How long an association pauses after an error of its socket.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// The replies of one association.
+pub(super) struct Replies<S> {
+    pub(super) association: Arc<Association<S>>,
+    pub(super) decoder: Decoder,
+    pub(super) encoder: Encoder,
+    pub(super) table: Arc<AssociationTable<S>>,
+    pub(super) counters: Arc<Counters>,
+    /// How long the association lives without a datagram, or up to a quarter longer.
+    pub(super) timeout: Duration,
+}
+
+impl<S> Replies<S> {
+    /// Sends replies until the association ends.
+    pub(super) async fn run(mut self) {
+        let counters = Arc::clone(&self.counters);
+        let _now = Gauge::new(&counters.associations_now);
+        let association = Arc::clone(&self.association);
+        let mut idle = IdleTimer::new(self.timeout);
+        let mut tick = pin!(sleep(idle.period()));
+        loop {
+            tokio::select! {
+                received = poll_fn(|cx| self.poll(cx)) => match received {
+                    Ok(()) => {}
+                    // The other end of an in-memory upstream is gone.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                    Err(error) => {
+                        // To end here would forget which packets have been seen. If the socket stays broken, the
+                        // association ends by its timeout.
+                        tracing::debug!(%error, "an association's socket failed");
+                        sleep(ERROR_PAUSE).await;
+                    }
+                },
+                () = association.closed() => break,
+                _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity())) => break,
+            }
+        }
+        tracing::debug!(peer = %association.client().0.peer, "association ended");
+    }
+
+    /// Receives a batch from the upstream and sends it to the client.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (association, counters) = (&self.association, &self.counters);
+        let (decoder, encoder) = (&mut self.decoder, &mut self.encoder);
+        association.upstream.poll_receive(cx, |mut received| {
+            let (client, socket) = association.client();
+            let mut batch = Batch::spare();
+            let send = |batch: &mut Batch| {
+                let lost = socket.send(batch);
+                counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
+            };
+            decoder.decode(&mut received, association.sent_to(), |from, decoded| {
+                let encoded = decoded
+                    .and_then(|(address, data)| encoder.push(&mut batch, client, address, data));
+                match encoded {
+                    Ok(()) => {
+                        counters.datagrams_down.fetch_add(1, Relaxed);
+                        // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
+                        if association.is_pinned {
+                            association.note_activity();
+                        }
+                    }
+                    Err(error) => {
+                        let status = error.status();
+                        counters.fail(status);
+                        tracing::debug!(upstream = %from.peer, status, %error, "datagram dropped");
+                    }
+                }
+                if batch.is_full() {
+                    send(&mut batch);
+                }
+            });
+            if !batch.is_empty() {
+                send(&mut batch);
+            }
+            batch.keep();
+        })
+    }
+}
+
+impl<S> Drop for Replies<S> {
+    /// An association without this task would take its client's datagrams and never answer.
+    fn drop(&mut self) {
+        self.association.close();
+        self.table.remove(&self.association);
+    }
+}
