@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::net::pipe::{Pipe, Refused, Taken};
+use crate::net::pipe::{Pipe, PushError, Taken};
 use crate::net::pool::{Buffer, Size};
 use crate::wire::udp_over_stream::{HEAD, MAX_PACKET, head, next};
 
@@ -137,8 +137,8 @@ impl Carrier<'_> {
             *front = head;
             match self.pipe.push(bytes.get(..HEAD + len).unwrap_or_default()) {
                 Ok(()) => self.moved += 1,
-                Err(Refused::Window) => {}
-                Err(Refused::Closed) => return Poll::Ready(Ended::Stream),
+                Err(PushError::WindowExceeded) => {}
+                Err(PushError::Closed) => return Poll::Ready(Ended::Stream),
             }
         }
         cx.waker().wake_by_ref();
