@@ -398,7 +398,7 @@ fn second_client_of_a_name_is_refused_unless_both_are_a_group() {
         services(vec![service("echo", port, second.port())]),
     );
     eventually("the second is refused", || {
-        said(&two, &["the server refused", "published by another client"]) > 1
+        said(&two, &["the server refused", "another client publishes"]) > 1
     });
     exchange(&mut dial(bound), b"first").unwrap();
     assert_eq!((first.accepted(), second.accepted()), (1, 0));
@@ -496,7 +496,7 @@ fn silent_client_is_noticed_within_three_heartbeats_and_comes_back() {
         "three heartbeats of 1 s, noticed after {took:?}"
     );
     eventually("the server says why", || {
-        said(&server, &["link is over", "not a word for"]) == 1
+        said(&server, &["link lost", "no reply from the client within"]) == 1
     });
     client.process.signal(Signal::CONT);
     eventually("it comes back", || serves(bound));
@@ -508,7 +508,7 @@ fn silent_server_is_noticed_within_three_heartbeats() {
     server.process.signal(Signal::STOP);
     let begun = Instant::now();
     eventually("the client notices", || {
-        said(&client, &["link lost", "not a word for"]) > 0
+        said(&client, &["link lost", "no reply from the upstream within"]) > 0
     });
     let took = begun.elapsed();
     assert!(
@@ -573,6 +573,6 @@ fn stopped_server_and_client_let_visitors_finish() {
     let (status, _) = server.process.wait(Duration::from_secs(5));
     assert!(status.success());
     eventually("the client has been told", || {
-        said(&client, &["the server is leaving"]) > 0
+        said(&client, &["the server is closing the link"]) > 0
     });
 }

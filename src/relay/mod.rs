@@ -85,7 +85,7 @@ pub enum Error {
     #[error("upstream: {0} is a private address, and `deny_private` is set")]
     Denied(std::net::IpAddr),
     /// The other end of a link does not answer any more.
-    #[error("{side}: not a word for {seconds} s")]
+    #[error("no reply from the {side} within {seconds} s")]
     Silent {
         /// Whose end it was.
         side: Side,

@@ -17,16 +17,10 @@ use crate::net::pool::{Buffer, Size};
 use crate::net::sync::lock;
 use crate::net::udp::mapped;
 use crate::outbound::direct::Direct;
+use crate::relay::link::limits::{MAX_FLOWS, MAX_UDP_BATCH};
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::udp::PacketOutbound;
 use crate::wire::reverse::{Code, MAX_PAYLOAD};
-
-/// Flows of one service, where the least recently used makes room, and of one link at the client, which refuses more.
-pub(super) const MAX_FLOWS: usize = 4096;
-/// Datagrams that are taken off a socket in a row.
-const MAX_BATCH: usize = 64;
-/// Datagrams of a flow that may wait for its socket.
-pub(super) const QUEUE: usize = 256;
 
 /// Where the answers of a link's flows go.
 #[derive(Default)]
@@ -85,7 +79,7 @@ impl Public {
     /// Passes on what is there.
     fn receive(&self, visitors: &mut LruCache<SocketAddr, (u64, Instant)>) {
         let mut buffer = Buffer::take(Size::Small);
-        for _ in 0..MAX_BATCH {
+        for _ in 0..MAX_UDP_BATCH {
             let (bytes, _, _) = buffer.parts();
             match self.socket.try_recv_from(bytes) {
                 Ok((len, visitor)) => {
@@ -126,7 +120,7 @@ impl Public {
         now: Instant,
     ) -> Option<u64> {
         let (source, destination) = (visitor.into(), self.bound.into());
-        let id = self.link.open_flow(self.service, source, destination)?;
+        let id = self.link.connect_flow(self.service, source, destination)?;
         let flow = Flow {
             socket: Arc::clone(&self.socket),
             visitor,
@@ -182,7 +176,7 @@ pub(super) async fn carry(
         Ok(socket) => socket,
         Err(error) => {
             tracing::info!(%target, %error, "a visitor of a reverse tunnel was turned away");
-            link.answer(id, Code::UNREACHABLE, error.to_string());
+            link.connect_result(id, Code::UNREACHABLE, error.to_string());
             return;
         }
     };

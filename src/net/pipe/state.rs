@@ -127,11 +127,8 @@ fn consumed(mut state: MutexGuard<'_, State>, count: usize) {
     let before = state.credit;
     state.credit += count;
     let threshold = state.credit_threshold();
-    let owner = if before < threshold && state.credit >= threshold {
-        state.owner.take()
-    } else {
-        None
-    };
+    let reached = before < threshold && state.credit >= threshold;
+    let owner = state.owner.take_if(|_| reached);
     drop(state);
     wake([owner]);
 }
@@ -177,11 +174,8 @@ impl Pipe {
         }
         let count = state.from_writer.take(buf);
         // A blocked writer waits for half of the capacity, so that it is not woken for every few bytes.
-        let writer = if state.from_writer.len() <= state.capacity / 2 {
-            state.writer.take()
-        } else {
-            None
-        };
+        let has_room = state.from_writer.len() <= state.capacity / 2;
+        let writer = state.writer.take_if(|_| has_room);
         drop(state);
         wake([writer]);
         Poll::Ready(Taken::Bytes(count))
@@ -216,12 +210,6 @@ impl Pipe {
     #[must_use]
     pub fn unread(&self) -> usize {
         lock(&self.0).to_reader.len()
-    }
-
-    /// The window, in bytes.
-    #[must_use]
-    pub fn window(&self) -> usize {
-        lock(&self.0).window
     }
 
     /// Enlarges the window; the peer needs as much additional credit.
@@ -335,11 +323,8 @@ impl PipeStream {
         *buffer = buffer
             .take()
             .and_then(|buffer| state.from_writer.push_buffer(buffer).err());
-        let owner = if before == 0 && state.from_writer.len() > 0 {
-            state.owner.take()
-        } else {
-            None
-        };
+        let filled = before == 0 && state.from_writer.len() > 0;
+        let owner = state.owner.take_if(|_| filled);
         drop(state);
         wake([owner]);
         Poll::Ready(Ok(()))
