@@ -49,14 +49,6 @@ struct HttpPort {
     next: AtomicUsize,
 }
 
-/// How a registration is admitted.
-pub(super) enum Admission {
-    /// As a new service.
-    New,
-    /// As another link of the service at this address.
-    Join(SocketAddr),
-}
-
 fn requested(register: &Register<'_>) -> String {
     format!("{} {}", register.bind, register.host)
 }
@@ -93,16 +85,17 @@ impl Registry {
         }
     }
 
-    /// Checks whether a client may publish under the name. An older link with the same token is closed at once; links of
-    /// another client are probed, so that a dead one gives the name up.
+    /// Checks whether a client may publish under the name. Returns the address of the service that it joins, if there is
+    /// one. An older link with the same token is closed at once; links of another client are probed, so that a dead one
+    /// gives the name up.
     pub(super) fn admit(
         &mut self,
         user: Option<&str>,
         register: &Register<'_>,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Option<SocketAddr>, Refusal> {
         let key = (user.map(str::to_owned), register.name.to_owned());
         let Some(entry) = self.services.get_mut(&key) else {
-            return Ok(Admission::New);
+            return Ok(None);
         };
         entry.members.retain(|member| {
             let same = member.token == register.token && !register.token.is_empty();
@@ -133,7 +126,7 @@ impl Registry {
             );
             return Err((Code::INVALID, reason));
         }
-        Ok(Admission::Join(entry.bound))
+        Ok(Some(entry.bound))
     }
 
     /// Adds a link that publishes a service at `bound`.

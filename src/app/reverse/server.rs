@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::grants::{Grants, Refusal};
-use super::registry::{Admission, Registry};
+use super::registry::Registry;
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
 use crate::app::worker::{Job, Phase, Port, Shared};
@@ -225,17 +225,16 @@ impl ServerLink {
         let user = self.user.clone();
         let granted = &server.settings.grants;
         let mut candidates = granted.candidates(user.as_deref(), register)?;
-        let admission = registry.admit(user.as_deref(), register)?;
-        let joins = matches!(admission, Admission::Join(_));
-        if let Admission::Join(bound) = admission {
+        let joined = registry.admit(user.as_deref(), register)?;
+        if let Some(bound) = joined {
             candidates = vec![bound];
         }
         let mut refusal = (Code::BIND, "no port is granted".to_owned());
         for address in candidates {
             let opened = match register.protocol {
                 Protocol::Http => self.open_http(&mut registry, address, register),
-                Protocol::Tcp => self.open_tcp(service, address, joins),
-                Protocol::Udp => self.open_udp(service, address, joins),
+                Protocol::Tcp => self.open_tcp(service, address, joined.is_some()),
+                Protocol::Udp => self.open_udp(service, address, joined.is_some()),
             };
             match opened {
                 Ok(()) => {

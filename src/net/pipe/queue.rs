@@ -10,21 +10,12 @@ const MIN_FILL: usize = 4;
 /// A queue of bytes.
 #[derive(Default)]
 pub(super) struct Queue {
-    parts: VecDeque<Buffer>,
-    len: usize,
+    pub(super) parts: VecDeque<Buffer>,
+    /// The number of bytes.
+    pub(super) len: usize,
 }
 
 impl Queue {
-    #[cfg(test)]
-    pub(super) fn buffers(&self) -> usize {
-        self.parts.len()
-    }
-
-    /// The number of bytes.
-    pub(super) const fn len(&self) -> usize {
-        self.len
-    }
-
     /// Appends a copy of `bytes`.
     pub(super) fn push(&mut self, mut bytes: &[u8]) {
         self.len += bytes.len();

@@ -12,7 +12,7 @@ use crate::net::sync::lock;
 const CREDIT_FRACTION: usize = 4;
 
 /// The other side of an in-memory stream. Dropping it without [`Pipe::finish`] resets the stream.
-pub struct Pipe(Arc<Mutex<State>>);
+pub struct Pipe(pub(super) Arc<Mutex<State>>);
 
 /// The side inside a [`Stream`](crate::net::Stream).
 pub(in crate::net) struct PipeStream(Arc<Mutex<State>>);
@@ -37,9 +37,9 @@ pub enum PushError {
     Closed,
 }
 
-struct State {
+pub(super) struct State {
     /// Bytes from the pipe to the stream's reader, and from its writer to the pipe.
-    to_reader: Queue,
+    pub(super) to_reader: Queue,
     from_writer: Queue,
     window: usize,
     capacity: usize,
@@ -144,7 +144,7 @@ impl Pipe {
             return Err(PushError::Closed);
         }
         // Bytes consumed but not yet credited are not the peer's to send again.
-        if state.to_reader.len() + state.credit + bytes.len() > state.window {
+        if state.to_reader.len + state.credit + bytes.len() > state.window {
             return Err(PushError::WindowExceeded);
         }
         state.to_reader.push(bytes);
@@ -165,7 +165,7 @@ impl Pipe {
         if state.user == Direction::Reset {
             return Poll::Ready(Taken::Reset);
         }
-        if state.from_writer.len() == 0 {
+        if state.from_writer.len == 0 {
             return if state.user == Direction::Finished {
                 Poll::Ready(Taken::End)
             } else {
@@ -174,7 +174,7 @@ impl Pipe {
         }
         let count = state.from_writer.take(buf);
         // A blocked writer waits for half of the capacity, so that it is not woken for every few bytes.
-        let has_room = state.from_writer.len() <= state.capacity / 2;
+        let has_room = state.from_writer.len <= state.capacity / 2;
         let writer = state.writer.take_if(|_| has_room);
         drop(state);
         wake([writer]);
@@ -190,7 +190,7 @@ impl Pipe {
     /// Bytes to be taken.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        lock(&self.0).from_writer.len()
+        lock(&self.0).from_writer.len
     }
 
     /// Bytes that the reader has consumed and the peer may send again; `None` while they are too few to report.
@@ -200,16 +200,10 @@ impl Pipe {
         (state.credit >= state.credit_threshold()).then(|| std::mem::take(&mut state.credit))
     }
 
-    /// Buffers that hold unread bytes.
-    #[cfg(test)]
-    pub(super) fn buffers(&self) -> usize {
-        lock(&self.0).to_reader.buffers()
-    }
-
     /// Bytes pushed and not yet read.
     #[must_use]
     pub fn unread(&self) -> usize {
-        lock(&self.0).to_reader.len()
+        lock(&self.0).to_reader.len
     }
 
     /// Enlarges the window; the peer needs as much additional credit.
@@ -273,7 +267,7 @@ impl PipeStream {
 
     pub(in crate::net) fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut state = lock(&self.0);
-        if state.to_reader.len() > 0 || state.pipe != Direction::Active {
+        if state.to_reader.len > 0 || state.pipe != Direction::Active {
             return Poll::Ready(Ok(()));
         }
         store_waker(&mut state.reader, cx);
@@ -282,7 +276,7 @@ impl PipeStream {
 
     pub(in crate::net) fn try_read(&self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let mut state = lock(&self.0);
-        if state.to_reader.len() == 0 {
+        if state.to_reader.len == 0 {
             return match state.pipe {
                 Direction::Active => Err(io::ErrorKind::WouldBlock.into()),
                 Direction::Finished => Ok(0),
@@ -315,15 +309,15 @@ impl PipeStream {
     ) -> Poll<io::Result<()>> {
         let mut state = lock(&self.0);
         state.check_writable()?;
-        if state.from_writer.len() >= state.capacity {
+        if state.from_writer.len >= state.capacity {
             store_waker(&mut state.writer, cx);
             return Poll::Pending;
         }
-        let before = state.from_writer.len();
+        let before = state.from_writer.len;
         *buffer = buffer
             .take()
             .and_then(|buffer| state.from_writer.push_buffer(buffer).err());
-        let filled = before == 0 && state.from_writer.len() > 0;
+        let filled = before == 0 && state.from_writer.len > 0;
         let owner = state.owner.take_if(|_| filled);
         drop(state);
         wake([owner]);
@@ -337,13 +331,13 @@ impl PipeStream {
     ) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.0);
         state.check_writable()?;
-        let before = state.from_writer.len();
+        let before = state.from_writer.len;
         for part in parts {
-            let room = state.capacity.saturating_sub(state.from_writer.len());
+            let room = state.capacity.saturating_sub(state.from_writer.len);
             let len = part.len().min(room);
             state.from_writer.push(part.get(..len).unwrap_or_default());
         }
-        let count = state.from_writer.len() - before;
+        let count = state.from_writer.len - before;
         if count == 0 && parts.iter().any(|part| !part.is_empty()) {
             store_waker(&mut state.writer, cx);
             return Poll::Pending;
@@ -376,7 +370,7 @@ impl Drop for PipeStream {
         state.user_dropped = true;
         // As with a socket, unread bytes make the close a reset. Otherwise the peer, whose window they fill, might never
         // get to its own end.
-        if state.to_reader.len() > 0 {
+        if state.to_reader.len > 0 {
             state.user = Direction::Reset;
         } else if state.user == Direction::Active {
             state.user = Direction::Finished;

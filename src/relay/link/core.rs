@@ -314,17 +314,14 @@ impl Core {
         let growth = stream.window.consume(now, count, shortest, room);
         self.unread -= before - stream.window.unread();
         self.window_growth += growth;
-        if stream.received_fin {
-            return usize::try_from(growth).unwrap_or_default();
-        }
-        let credit = u32::try_from(count + growth).unwrap_or(u32::MAX);
-        self.send(Frame::Window { id, credit });
-        let stale = self
-            .round_trip
-            .measured
-            .is_none_or(|at| now >= at + ROUND_TRIP_INTERVAL);
-        if stale && self.outstanding_ping.is_none() {
-            self.ping(now);
+        if !stream.received_fin {
+            let credit = u32::try_from(count + growth).unwrap_or(u32::MAX);
+            self.send(Frame::Window { id, credit });
+            let measured = self.round_trip.measured;
+            let stale = measured.is_none_or(|at| now >= at + ROUND_TRIP_INTERVAL);
+            if stale && self.outstanding_ping.is_none() {
+                self.ping(now);
+            }
         }
         usize::try_from(growth).unwrap_or_default()
     }

@@ -23,7 +23,7 @@ fn written(frame: Frame<'_>) -> Vec<u8> {
     out
 }
 
-/// What a decoder finds in `pieces`, as text; bytes of one stream that stand in a row are put together.
+/// The items of `pieces`, as text; consecutive data of one stream is joined.
 fn found<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<String>, Error> {
     let mut decoder = Decoder::default();
     let mut out: Vec<String> = Vec::new();
@@ -64,7 +64,7 @@ fn shown(frame: &Frame<'_>) -> String {
     }
 }
 
-/// A frame that owns what it says.
+/// A frame with owned fields.
 #[derive(Clone, Debug)]
 struct Owned {
     kind: u8,
@@ -181,7 +181,7 @@ proptest! {
         let mut last = None;
         let mut payload = Vec::new();
         for frame in &frames {
-            // Data of one stream that stands in a row is one to `found`.
+            // `found` joins consecutive data of one stream.
             if let Frame::Data { id, payload: more } = frame.frame() {
                 if last == Some(id) {
                     expected.pop();
@@ -323,7 +323,7 @@ fn payloads_that_are_too_short_or_unclean_are_refused() {
             Err(Error::FrameContent),
             "{frame:?}"
         );
-        // What a later version adds is not looked at.
+        // Fields of a later version are ignored.
         let mut longer = [bytes.as_slice(), &[0]].concat();
         let len = u32::try_from(longer.len() - HEADER_LEN).unwrap();
         longer[8..12].copy_from_slice(&len.to_be_bytes());

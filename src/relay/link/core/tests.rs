@@ -18,7 +18,7 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Ends {
     to_send: VecDeque<u8>,
-    /// Nothing will be added to `to_send`.
+    /// `to_send` is complete.
     complete: bool,
     heard: Vec<u8>,
     unread: usize,
@@ -27,7 +27,7 @@ struct Ends {
     closed: bool,
 }
 
-/// The streams beside a core.
+/// The local side of a core.
 #[derive(Default)]
 struct Local {
     streams: HashMap<u64, Ends>,
@@ -143,7 +143,13 @@ fn visitor() -> Connect<'static> {
     }
 }
 
-/// Lets both sides say all that they can, and hear and consume all of it.
+/// Sends everything that one side can send, and receives it.
+fn deliver(from: &mut Side, to: &mut Side, now: Duration) {
+    while from.transmit(20_000) {}
+    to.hear(from, now, usize::MAX).unwrap();
+}
+
+/// Lets both sides send, receive and consume everything.
 fn settle(a: &mut Side, b: &mut Side, now: Duration) {
     let mut busy = true;
     while busy {
@@ -168,7 +174,7 @@ fn pattern(id: u64, server: bool, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// One thing that happens.
+/// One step of a test.
 #[derive(Clone, Debug)]
 enum Step {
     Transmit(bool, usize),
@@ -201,9 +207,8 @@ proptest! {
         for id in (1..=5).map(|n| 2 * n) {
             server.open(now, id);
         }
-        // Until its opening has been heard, a stream is not the client's to use.
-        while server.transmit(20_000) {}
-        client.hear(&mut server, now, usize::MAX).unwrap();
+        // The client may use a stream only after its Connect has arrived.
+        deliver(&mut server, &mut client, now);
         let mut sent: HashMap<(bool, u64), usize> = HashMap::new();
         let mut done: HashMap<(bool, u64), bool> = HashMap::new();
         for step in &steps {
@@ -279,25 +284,16 @@ fn stream_waits_for_its_window_and_others_do_not() {
     server.open(Duration::ZERO, 4);
     server.say(2, &vec![1; 1 << 20]);
     server.say(4, &[2; 1000]);
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(
         client.local.streams[&2].heard.len(),
         INITIAL_WINDOW as usize
     );
     assert_eq!(client.local.streams[&4].heard.len(), 1000);
-    // What is consumed may be sent again.
+    // Consumed bytes may be sent again.
     client.consume(Duration::ZERO, 2, 1000);
-    while client.transmit(20_000) {}
-    server
-        .hear(&mut client, Duration::ZERO, usize::MAX)
-        .unwrap();
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut client, &mut server, Duration::ZERO);
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(
         client.local.streams[&2].heard.len(),
         INITIAL_WINDOW as usize + 1000
@@ -330,16 +326,10 @@ fn more_than_the_window_resets_that_stream_alone() {
     server.core.streams.get_mut(&2).unwrap().send_credit = u64::MAX;
     server.say(2, &vec![1; INITIAL_WINDOW as usize + 1]);
     server.say(4, b"fine");
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert!(client.local.streams[&2].reset);
     assert_eq!(client.local.streams[&4].heard, b"fine");
-    while client.transmit(20_000) {}
-    server
-        .hear(&mut client, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut client, &mut server, Duration::ZERO);
     assert!(server.local.streams[&2].reset);
     assert!(!server.local.streams[&4].reset);
 }
@@ -358,10 +348,7 @@ fn full_link_resets_a_stream_that_is_backed_up() {
     }
     server.open(Duration::ZERO, visitor);
     server.say(visitor, b"fine");
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(client.local.streams[&visitor].heard, b"fine");
     let was_reset = |id: &&u64| client.local.streams[id].reset;
     assert_eq!(stalled.iter().filter(was_reset).count(), 1);
@@ -371,7 +358,7 @@ fn full_link_resets_a_stream_that_is_backed_up() {
 #[test]
 fn window_grows_to_twice_what_a_round_trip_delivers() {
     let (mut server, mut client) = joined();
-    // A path of 100 ms that takes whatever the window lets through.
+    // A path of 100 ms with unlimited bandwidth.
     client.core.round_trip = RoundTrip::default();
     client
         .core
@@ -382,12 +369,10 @@ fn window_grows_to_twice_what_a_round_trip_delivers() {
     for _ in 0..12 {
         now += Duration::from_millis(100);
         server.say(2, &vec![1; 32 << 20]);
-        while server.transmit(20_000) {}
-        client.hear(&mut server, now, usize::MAX).unwrap();
+        deliver(&mut server, &mut client, now);
         client.consume(now, 2, usize::MAX);
         client.core.outstanding_ping = None;
-        while client.transmit(20_000) {}
-        server.hear(&mut client, now, usize::MAX).unwrap();
+        deliver(&mut client, &mut server, now);
         sizes.push(u64::from(INITIAL_WINDOW) + client.core.window_growth);
     }
     assert!(sizes[0] > u64::from(INITIAL_WINDOW), "{sizes:?}");
@@ -413,14 +398,12 @@ fn silence_of_three_heartbeats_ends_the_link() {
 }
 
 #[test]
-fn probe_is_answered_or_the_link_is_over() {
+fn probe_without_an_answer_ends_the_link() {
     let (mut server, mut client) = joined();
     let second = Duration::from_secs(1);
     server.core.probe(second);
-    while server.transmit(20_000) {}
-    client.hear(&mut server, second, usize::MAX).unwrap();
-    while client.transmit(20_000) {}
-    server.hear(&mut client, 2 * second, usize::MAX).unwrap();
+    deliver(&mut server, &mut client, second);
+    deliver(&mut client, &mut server, 2 * second);
     assert_eq!(server.core.tick(10 * second), Ok(()));
     server.core.probe(10 * second);
     assert!(server.core.tick(12 * second).is_ok());
@@ -497,10 +480,7 @@ fn oldest_datagrams_are_lost_first() {
     for number in 0..MAX_DATAGRAMS + 3 {
         server.core.datagram(2, number.to_be_bytes().into());
     }
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(client.local.datagrams.len(), MAX_DATAGRAMS);
     assert_eq!(client.local.datagrams[0], 3usize.to_be_bytes());
 }
@@ -524,7 +504,7 @@ fn visitors_are_refused_while_the_peer_does_not_read() {
 }
 
 #[test]
-fn peer_that_asks_and_does_not_read_ends_the_link() {
+fn peer_that_does_not_read_ends_the_link() {
     let (mut server, _) = joined();
     let flood = (0..).find_map(|service| {
         let message = "x".repeat(500);

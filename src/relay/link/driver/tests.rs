@@ -17,9 +17,9 @@ use crate::relay::link::limits::MAX_COMMANDS;
 use crate::wire::reverse::Register;
 use crate::wire::{Address, AddressRef};
 
-/// Nothing on one machine takes as long.
+/// Longer than anything takes on one machine.
 const LIMIT: Duration = Duration::from_secs(20);
-/// A service of streams, and one of datagrams.
+/// The ids of a TCP service and of a UDP service.
 const STREAMS: u64 = 1;
 const DATAGRAMS: u64 = 3;
 
@@ -50,7 +50,7 @@ impl Host for Recorder {
     }
 }
 
-/// The two ends of a link.
+/// Both sides of a link.
 struct Ends {
     server: Link<'static, Recorder>,
     client: Link<'static, Recorder>,
@@ -85,7 +85,7 @@ impl Ends {
         }
     }
 
-    /// A stream whose visitor has asked and ended, and its two users.
+    /// Both users of a stream whose visitor has sent a request and the end.
     async fn asked(&mut self) -> (Stream, Stream) {
         let open = self.visitors.connect(STREAMS, somewhere(), somewhere());
         let visitor = open.unwrap();
@@ -105,7 +105,7 @@ impl Ends {
         (visitor, self.client.local.host.streams.remove(0))
     }
 
-    /// The same; the visitor reads nothing, and the other end has written until there is no room.
+    /// The same; the visitor reads nothing, and the service has written until there is no room.
     async fn backed_up(&mut self) -> (Stream, Stream) {
         let (visitor, service) = self.asked().await;
         self.until(|ends| {
@@ -119,7 +119,7 @@ impl Ends {
         (visitor, service)
     }
 
-    /// Waits until nothing is left of any stream, at both ends.
+    /// Waits until both sides have removed every stream.
     async fn forgotten(&mut self) {
         self.until(|ends| {
             [&ends.server, &ends.client].iter().all(|end| {
@@ -142,7 +142,7 @@ impl Ends {
             if done(self) {
                 return Poll::Ready(());
             }
-            // What is waited for may be the kernel's: look again.
+            // The condition may depend on the kernel, which wakes nobody: check again.
             cx.waker().wake_by_ref();
             Poll::Pending
         });
@@ -208,7 +208,7 @@ async fn host_learns_of_flows_that_it_ends_itself() {
 async fn nothing_is_left_of_a_stream_whose_users_go_while_it_is_backed_up() {
     let mut ends = Ends::new().await;
     let (visitor, service) = ends.backed_up().await;
-    // As after a time in which nothing has moved: nobody calls the stream broken.
+    // As after an idle timeout: neither user has marked the stream as broken.
     drop((visitor, service));
     ends.forgotten().await;
 }
