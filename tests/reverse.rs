@@ -1,4 +1,4 @@
-//! Reverse tunnels through the binary: what is behind `ssr local` is reached at a port of `ssr server`.
+//! Reverse tunnels through the binary: services near `ssr local` are reached at a port of `ssr server`.
 
 use crate::common::{
     self, DEADLINE,
@@ -25,7 +25,7 @@ fn tcp_reaches_what_is_behind_local() {
     let mut stream = dial(bound);
     exchange(&mut stream, b"hello").unwrap();
     assert_eq!(target.accepted(), 1);
-    // Beside it, the client is the SOCKS proxy that it was.
+    // The client still is a SOCKS proxy.
     let mut other = client.socks().connect(&target.v4());
     exchange(&mut other, b"socks").unwrap();
 }
@@ -86,7 +86,7 @@ fn thousand_streams_in_turn_and_a_hundred_at_once() {
     }
     assert_eq!(target.accepted(), 1100);
     drop(streams);
-    // Nothing is left behind: sockets of visitors, of targets.
+    // No sockets of visitors or targets are leaked.
     for half in [&server, &client] {
         eventually("all sockets are closed", || half.process.open_files() < 60);
     }
@@ -122,7 +122,7 @@ fn udp_goes_to_the_target_and_back_to_its_visitor() {
     }
 }
 
-/// Reads a head; what is behind it is left in the stream.
+/// Reads a head and nothing behind it.
 fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -135,7 +135,7 @@ fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// An HTTP server that answers with its name and the head that it was sent, and changes the protocol when asked to.
+/// An HTTP server that answers with its name and the request's head, and accepts upgrades.
 fn http_target(name: &'static str) -> TcpTarget {
     TcpTarget::serve(move |mut stream| {
         loop {
@@ -164,7 +164,7 @@ fn http_target(name: &'static str) -> TcpTarget {
     })
 }
 
-/// Asks for a page and returns the status line and the body.
+/// Requests a page and returns the status line and the body.
 fn get(stream: &mut TcpStream, host: &str, more: &str) -> (String, String) {
     let request = format!("GET /x HTTP/1.1\r\nHost: {host}\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
@@ -200,7 +200,7 @@ fn http_services_share_a_port_by_host() {
     assert_eq!(published(&two, "b"), bound);
     for (host, name) in [("a.example", "first"), ("B.example:80", "second")] {
         let mut stream = dial(bound);
-        // Each request of a kept connection says who came, whatever its sender claims.
+        // Each request of a persistent connection names the visitor, whatever the visitor claims.
         for _ in 0..3 {
             let (status, body) = get(&mut stream, host, "X-Forwarded-For: 10.9.8.7\r\n");
             assert_eq!(status, "HTTP/1.1 200 OK");
@@ -217,16 +217,16 @@ fn http_services_share_a_port_by_host() {
     let mut garbage = dial(bound);
     garbage.write_all(b"SSH-2.0-x\r\n\r\n").unwrap();
     assert!(read_head(&mut garbage).starts_with("HTTP/1.1 400 "));
-    // A WebSocket passes.
+    // A WebSocket works.
     let mut socket = dial(bound);
     let upgrade = b"GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     socket.write_all(upgrade).unwrap();
     assert!(read_head(&mut socket).starts_with("HTTP/1.1 101 "));
     exchange(&mut socket, b"\x81\x05hello").unwrap();
-    // One client gone, its Host is gone, and the other's is not.
+    // When a client has left, its Host is unknown; the other's is not.
     drop(one);
     eventually("the host of a client that is gone is unknown", || {
-        // One that comes before the server has noticed gets nothing.
+        // A request before the server has noticed gets no answer.
         let mut stream = dial(bound);
         let sent = stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
         sent.is_ok() && read_head(&mut stream).starts_with("HTTP/1.1 404 ")
@@ -312,7 +312,7 @@ fn port_in_use_is_said_with_its_reason() {
     eventually("the client learns why", || {
         said(&client, &["reverse: the server refused", "already in use"]) > 0
     });
-    // When the port is free, it is had without being asked for.
+    // When the port is free, the client gets it without a restart.
     drop(taken);
     assert_eq!(published(&client, "echo"), v4(port));
     exchange(&mut dial(v4(port)), b"now").unwrap();
@@ -398,11 +398,11 @@ fn second_client_of_a_name_is_refused_unless_both_are_a_group() {
         services(vec![service("echo", port, second.port())]),
     );
     eventually("the second is refused", || {
-        said(&two, &["the server refused", "published by another client"]) > 1
+        said(&two, &["the server refused", "another client publishes"]) > 1
     });
     exchange(&mut dial(bound), b"first").unwrap();
     assert_eq!((first.accepted(), second.accepted()), (1, 0));
-    // When the first goes, the second comes in by itself.
+    // When the first has left, the second takes its place.
     drop(one);
     assert_eq!(published(&two, "echo"), bound);
     exchange(&mut dial(bound), b"second").unwrap();
@@ -455,7 +455,7 @@ fn killed_server_and_killed_client_come_back() {
     let bound = published(&local, "echo");
     let mut visitor = dial(bound);
     exchange(&mut visitor, b"hello").unwrap();
-    // A server in the place of the one that was killed.
+    // A new server at the same address.
     let address = first.address;
     drop(first);
     let dir = tempfile::tempdir().unwrap();
@@ -473,7 +473,7 @@ fn killed_server_and_killed_client_come_back() {
         visitor.read(&mut [0]).map_or(true, |count| count == 0),
         "the old visitor is gone"
     );
-    // Without its client, the port closes at once; with another, it is back.
+    // The port closes with its client and is back with the next one.
     drop(local);
     eventually("the port closes", || refuses(bound));
     let start = Start::local(Program::Ssr, &spec, address);
@@ -496,7 +496,7 @@ fn silent_client_is_noticed_within_three_heartbeats_and_comes_back() {
         "three heartbeats of 1 s, noticed after {took:?}"
     );
     eventually("the server says why", || {
-        said(&server, &["link is over", "no reply from the"]) == 1
+        said(&server, &["link lost", "no reply from the client within"]) == 1
     });
     client.process.signal(Signal::CONT);
     eventually("it comes back", || serves(bound));
@@ -508,7 +508,7 @@ fn silent_server_is_noticed_within_three_heartbeats() {
     server.process.signal(Signal::STOP);
     let begun = Instant::now();
     eventually("the client notices", || {
-        said(&client, &["link lost", "no reply from the"]) > 0
+        said(&client, &["link lost", "no reply from the upstream within"]) > 0
     });
     let took = begun.elapsed();
     assert!(
@@ -526,7 +526,7 @@ fn stopped_client_lets_http_visitors_finish() {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
             .unwrap();
-        // The rest when the visitor says so.
+        // The rest follows when the visitor has sent more.
         let mut more = [0; 4];
         stream.read_exact(&mut more).unwrap();
         stream.write_all(b"the rest").unwrap();
@@ -546,7 +546,7 @@ fn stopped_client_lets_http_visitors_finish() {
     let mut elsewhere = dial(server.address);
     client.process.signal(Signal::TERM);
     eventually("no new visitors", || refuses(bound));
-    // Only this port ends: whoever is in a handshake at another goes on with it.
+    // Only this port closes: a handshake at another continues.
     elsewhere
         .set_read_timeout(Some(Duration::from_millis(1500)))
         .unwrap();
@@ -573,6 +573,6 @@ fn stopped_server_and_client_let_visitors_finish() {
     let (status, _) = server.process.wait(Duration::from_secs(5));
     assert!(status.success());
     eventually("the client has been told", || {
-        said(&client, &["the server is leaving"]) > 0
+        said(&client, &["the server is closing the link"]) > 0
     });
 }

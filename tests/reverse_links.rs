@@ -1,4 +1,4 @@
-//! Links of reverse tunnels through the binary: what one visitor or one client does is felt by no other.
+//! Links of reverse tunnels through the binary: no visitor or client affects another.
 
 use crate::common::{
     DEADLINE, SILENCE, eventually,
@@ -38,7 +38,7 @@ fn stalled_visitor_holds_up_nobody_else() {
         services(vec![service("source", free_port(), source.port())]),
     );
     let bound = published(&client, "source");
-    // It takes a byte and nothing more, until nothing more can be sent to it.
+    // It reads one byte and then nothing, until its stream is full.
     let mut stalled = dial(bound);
     stalled.read_exact(&mut [0; 1]).unwrap();
     eventually("the stalled stream stands still", || {
@@ -58,9 +58,9 @@ fn stalled_visitor_holds_up_nobody_else() {
     }
 }
 
-// --- A client that speaks frames by hand, to a server under the method that leaves them as they are.
+// --- A client that writes frames by hand, with the method `none`, so that they are not encrypted.
 
-/// Where a carrier says that it wants to go.
+/// The reserved target of a link.
 const RESERVED: (&str, u16) = ("tunnel.v1.ssr.invalid", 9015);
 
 fn carrier(server: &Half) -> TcpStream {
@@ -97,7 +97,7 @@ fn register(port: u16) -> Vec<u8> {
     )
 }
 
-/// The next frame with a header of v1, or a reset.
+/// The next v1 frame.
 fn next_frame(stream: &mut TcpStream) -> io::Result<(u16, u64, Vec<u8>)> {
     let mut head = [0; 8];
     stream.read_exact(&mut head)?;
@@ -160,7 +160,7 @@ fn garbage_ends_its_own_link_and_no_other() {
         }
         link.write_all(&bytes).unwrap();
         let mut rest = Vec::new();
-        // A reset or an end: either way it is over.
+        // A reset or an end: the link is closed in both cases.
         let _ = link.read_to_end(&mut rest);
         exchange(&mut visitor, b"not disturbed").unwrap();
     }
@@ -178,7 +178,7 @@ fn more_than_the_window_resets_that_stream_alone() {
     let (second, _) = wait_for(&mut link, 8);
     let mut writing = link.try_clone().unwrap();
     let sender = thread::spawn(move || {
-        // The visitor does not read, and nobody has granted so much.
+        // The visitor does not read, so this exceeds the window.
         for _ in 0..2000 {
             if writing.write_all(&frame(3, first, &[1; 16_000])).is_err() {
                 return;
@@ -218,7 +218,7 @@ fn link_that_says_nothing_is_closed() {
     assert!(took > SILENCE && took < DEADLINE / 2, "{took:?}");
 }
 
-/// Else whoever may use the proxy could publish ports as the user whose key it has.
+/// Otherwise every user of the SOCKS proxy could publish ports with its key.
 #[test]
 fn carrier_is_no_target_for_clients_of_a_local() {
     let (_server, client, _target, bound) = echo();

@@ -1,11 +1,11 @@
-//! The frames of reverse tunnels: whatever a peer may say, and however it is cut.
+//! The frames of reverse tunnels: any bytes, cut anywhere.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
 use ssr::wire::reverse::{Decoder, Frame, HEADER_LEN, Item, MAX_PAYLOAD};
 
-/// All that a decoder finds: frames as text, and the bytes of each run of Data.
+/// Everything that a decoder finds: frames as text, and the bytes of each run of Data.
 fn found<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option<Error>) {
     let mut decoder = Decoder::default();
     let mut out: Vec<(Option<u64>, String)> = Vec::new();
@@ -21,7 +21,7 @@ fn found<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option<Err
                     break;
                 }
                 Some(Item::Frame(frame)) => {
-                    again(&frame);
+                    round_trips(&frame);
                     out.push((None, format!("{frame:?}")));
                 }
                 Some(Item::Data { id, bytes }) => match out.last_mut() {
@@ -42,10 +42,10 @@ fn texts(found: Vec<(Option<u64>, String)>) -> Vec<String> {
         .collect()
 }
 
-/// What was read can be written, and reads the same.
-fn again(frame: &Frame<'_>) {
+/// A decoded frame encodes, and decodes to itself.
+fn round_trips(frame: &Frame<'_>) {
     let mut out = vec![0; HEADER_LEN + MAX_PAYLOAD];
-    let len = frame.encode(&mut out).expect("what was read fits");
+    let len = frame.encode(&mut out).expect("a decoded frame can be encoded");
     let mut decoder = Decoder::default();
     assert_eq!(decoder.next(&out[..len]), Ok((len, Some(Item::Frame(*frame)))));
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::fd_limit::Capacity;
 use super::handshakes::Handshakes;
-use super::reverse::{Client, Common, Offered, Publisher};
+use super::reverse::{ClientSettings, Grants, ReverseClient, ReverseServer, ServerSettings};
 use super::worker::{Job, Port, packets};
 use super::{Error, transport};
 use crate::config::{self, Config, Local, Role, Server};
@@ -153,9 +153,11 @@ impl Builder<'_> {
     }
 
     /// What serves the links of reverse tunnels.
-    fn publisher(&mut self) -> Arc<Publisher> {
+    fn publisher(&mut self) -> Arc<ReverseServer> {
         let reverse = &self.config.reverse;
-        let common = Common {
+        let settings = ServerSettings {
+            grants: Grants(reverse.allow.clone()),
+            heartbeat: reverse.heartbeat,
             options: incoming(&self.config.socket),
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,
@@ -163,7 +165,7 @@ impl Builder<'_> {
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
         };
-        let (publisher, job) = Publisher::new(reverse.allow.clone(), reverse.heartbeat, common);
+        let (publisher, job) = ReverseServer::new(settings);
         if let Some(jobs) = self.jobs.first_mut() {
             jobs.push(job);
         }
@@ -176,7 +178,7 @@ impl Builder<'_> {
         if reverse.services.is_empty() {
             return;
         }
-        let client = Client::new(Offered {
+        let client = ReverseClient::new(ClientSettings {
             services: reverse.services.clone(),
             heartbeat: reverse.heartbeat,
             servers: servers.clone(),
@@ -422,7 +424,7 @@ impl Builder<'_> {
 }
 
 /// Hands the links of a server's clients to the publisher, with their users' names.
-fn links(publisher: &Arc<Publisher>) -> Links {
+fn links(publisher: &Arc<ReverseServer>) -> Links {
     let publisher = Arc::clone(publisher);
     Box::new(move |leg, peer, user| {
         let user = user.map(|user| user.name.to_string());

@@ -28,7 +28,7 @@ impl Through {
         let destination = here.map_or_else(|_| request.target.clone(), Address::Ip);
         let stream = self
             .link
-            .open(self.service, request.peer.into(), destination);
+            .connect(self.service, request.peer.into(), destination);
         stream.map(Leg::plain).ok_or_else(gone)
     }
 }
@@ -88,10 +88,13 @@ impl Outbound for Behind {
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let reached = self.reach(&request.target).await;
         match &reached {
-            Ok(_) => self.link.answer(self.visitor.id, Code::OK, String::new()),
+            Ok(_) => self
+                .link
+                .connect_result(self.visitor.id, Code::OK, String::new()),
             Err(error) => {
                 let text = error.to_string();
-                self.link.answer(self.visitor.id, Code::UNREACHABLE, text);
+                self.link
+                    .connect_result(self.visitor.id, Code::UNREACHABLE, text);
             }
         }
         reached

@@ -1,7 +1,6 @@
-//! The client's links: made, kept and made again; and what comes out of them.
+//! The client: keeps links to the server and connects their visitors to the services.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::udp::{MAX_FLOWS, QUEUE, carry};
+use super::udp::carry;
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
@@ -19,27 +18,26 @@ use crate::outbound::dialer::Dialer;
 use crate::outbound::reverse::Behind;
 use crate::outbound::shadowsocks::Servers;
 use crate::relay::Counters;
-use crate::relay::link::core::MAX_STREAMS;
-use crate::relay::link::handle::Offer;
-use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
-use crate::relay::tcp::{self, FixedTarget, Timeouts};
+use crate::relay::link::limits::{FLOW_QUEUE, MAX_FLOWS, MAX_STREAMS};
+use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings, Visitor};
+use crate::relay::tcp::{FixedTarget, Service as StreamService, Timeouts};
 use crate::wire::AddressRef;
-use crate::wire::reverse::{self, Code, Protocol, Register};
+use crate::wire::reverse::{self, Code, Frame, Register};
 
-/// The longest wait before the first attempt after a loss; it doubles with each.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// And never gets longer than this.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait before the first new attempt; it doubles with each.
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+/// The longest wait before any attempt.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// What `local` offers, and all that its links share.
-pub(in crate::app) struct Client {
-    offered: Offered,
-    /// Tells the server that several links are one client's.
+/// The client of reverse tunnels, shared by its links.
+pub(in crate::app) struct ReverseClient {
+    settings: ClientSettings,
+    /// Tells the server that several links belong to one client.
     token: [u8; 16],
 }
 
-/// What is needed for it.
-pub(in crate::app) struct Offered {
+/// What a client publishes, and what it needs for that.
+pub(in crate::app) struct ClientSettings {
     pub(in crate::app) services: Vec<Service>,
     pub(in crate::app) heartbeat: Duration,
     pub(in crate::app) servers: Servers,
@@ -49,31 +47,30 @@ pub(in crate::app) struct Offered {
     pub(in crate::app) counters: Arc<Counters>,
 }
 
-/// The waits between attempts: twice as long each time at most, and anything below that (full jitter), so that many
-/// clients of one server do not come back all at once.
+/// Exponential backoff with full jitter, so that the clients of a server do not all reconnect at once.
 struct Backoff(Duration);
 
 impl Backoff {
     const fn new() -> Self {
-        Self(FIRST_WAIT)
+        Self(MIN_BACKOFF)
     }
 
     fn next(&mut self) -> Duration {
         let wait = self.0.mul_f64(rand::random());
-        self.0 = (self.0 * 2).min(LONGEST_WAIT);
+        self.0 = (self.0 * 2).min(MAX_BACKOFF);
         wait
     }
 }
 
-impl Client {
-    pub(in crate::app) fn new(offered: Offered) -> Arc<Self> {
+impl ReverseClient {
+    pub(in crate::app) fn new(settings: ClientSettings) -> Arc<Self> {
         Arc::new(Self {
-            offered,
+            settings,
             token: rand::random(),
         })
     }
 
-    /// The job of keeping link number `index`.
+    /// The job that keeps link number `index` up.
     pub(in crate::app) fn job(self: &Arc<Self>, index: u8) -> Job {
         let client = Arc::clone(self);
         Box::new(move |shared| Box::pin(client.keep(index, shared)))
@@ -85,15 +82,15 @@ impl Client {
             let mut retry = Duration::ZERO;
             let reached = tokio::select! {
                 () = shared.reached(Phase::Drain) => return,
-                reached = self.offered.servers.reach(reverse::target()) => reached,
+                reached = self.settings.servers.reach(reverse::target()) => reached,
             };
             match reached {
                 Ok(leg) => {
                     let handle = Handle::new(LinkRole::Client);
-                    let mut host = Offering::new(&self, &handle, index);
+                    let mut host = ClientLink::new(&self, &handle, index);
                     let settings = Settings {
-                        end: LinkRole::Client,
-                        heartbeat: self.offered.heartbeat,
+                        role: LinkRole::Client,
+                        heartbeat: self.settings.heartbeat,
                     };
                     let result = {
                         let mut running = pin!(link::run(leg, settings, &handle, &mut host));
@@ -109,18 +106,20 @@ impl Client {
                             }
                         }
                     };
-                    if host.accepted {
+                    if host.published {
                         backoff = Backoff::new();
                     }
                     retry = host.retry_after;
                     match result {
-                        Ok(()) => tracing::info!(link = index, "reverse: link is over"),
+                        Ok(()) => tracing::info!(link = index, "reverse: link closed"),
                         Err(error) => {
-                            tracing::warn!(link = index, %error, "reverse: link lost");
+                            tracing::warn!(link = index, %error, "reverse: link lost; reconnecting");
                         }
                     }
                 }
-                Err(error) => tracing::debug!(link = index, %error, "reverse: no link"),
+                Err(error) => {
+                    tracing::debug!(link = index, %error, "reverse: cannot reach the server; retrying");
+                }
             }
             let wait = backoff.next().max(retry);
             tokio::select! {
@@ -131,163 +130,151 @@ impl Client {
     }
 }
 
-/// The host of one link.
-struct Offering {
-    client: Arc<Client>,
+/// The client's side of one link.
+struct ClientLink {
+    client: Arc<ReverseClient>,
     handle: Handle,
+    /// The link's number.
     index: u8,
-    accepted: bool,
-    leaving: bool,
+    /// The server has published at least one service.
+    published: bool,
+    /// How long the server asks to wait before the next link.
     retry_after: Duration,
-    /// Services that were refused, and when they are offered again.
+    /// Services that the server has refused, to be registered again by `retry_timer`.
     refused: Vec<usize>,
-    again: Option<Pin<Box<Sleep>>>,
+    retry_timer: Option<Pin<Box<Sleep>>>,
     backoff: Backoff,
+    /// UDP flows, and the queues of their tasks.
     flows: HashMap<u64, mpsc::Sender<Box<[u8]>>>,
     tasks: JoinSet<()>,
 }
 
-/// The number of a service on a link, and back.
-const fn number(index: usize) -> u64 {
+/// The id of a service on a link.
+const fn service_id(index: usize) -> u64 {
     2 * index as u64 + 1
 }
 
-fn index(number: u64) -> Option<usize> {
-    usize::try_from(number / 2).ok().filter(|_| number % 2 == 1)
+/// The index of a service in the config.
+fn service_index(id: u64) -> Option<usize> {
+    usize::try_from(id / 2).ok().filter(|_| id % 2 == 1)
 }
 
-impl Offering {
-    fn new(client: &Arc<Client>, handle: &Handle, index: u8) -> Self {
-        let offering = Self {
+impl ClientLink {
+    fn new(client: &Arc<ReverseClient>, handle: &Handle, index: u8) -> Self {
+        let link = Self {
             client: Arc::clone(client),
             handle: handle.clone(),
             index,
-            accepted: false,
-            leaving: false,
+            published: false,
             retry_after: Duration::ZERO,
             refused: Vec::new(),
-            again: None,
+            retry_timer: None,
             backoff: Backoff::new(),
             flows: HashMap::new(),
             tasks: JoinSet::new(),
         };
-        for index in 0..client.offered.services.len() {
-            offering.offer(index);
+        for index in 0..client.settings.services.len() {
+            link.register(index);
         }
-        offering
+        link
     }
 
-    fn offer(&self, index: usize) {
-        let Some(service) = self.client.offered.services.get(index) else {
+    fn register(&self, index: usize) {
+        let Some(service) = self.client.settings.services.get(index) else {
             return;
         };
         let mut token = self.client.token;
         if let Some(last) = token.last_mut() {
             *last = self.index;
         }
-        self.handle.register(Offer {
-            service: number(index),
+        let register = Register {
             protocol: service.protocol,
             group: service.group,
+            replace: true,
             bind: service.bind.into(),
-            name: service.name.clone(),
-            token,
-            host: service.host.clone(),
-        });
+            name: &service.name,
+            token: &token,
+            host: &service.host,
+        };
+        self.handle.register(service_id(index), register);
     }
 
-    fn service(&self, service: u64) -> Option<&Service> {
-        self.client.offered.services.get(index(service)?)
-    }
-}
-
-impl Host for Offering {
-    /// Nobody offers services to a client.
-    fn register(&mut self, _: u64, _: Register<'_>) -> Answer {
-        Answer {
-            code: Code::INVALID,
-            bound: (Ipv4Addr::UNSPECIFIED, 0).into(),
-            message: String::new(),
-        }
+    fn service(&self, id: u64) -> Option<&Service> {
+        self.client.settings.services.get(service_index(id)?)
     }
 
-    fn registered(&mut self, service: u64, code: Code, bound: AddressRef<'_>, message: &str) {
-        let Some(offered) = self.service(service) else {
+    fn register_result(&mut self, id: u64, code: Code, bound: AddressRef<'_>, message: &str) {
+        let Some(service) = self.service(id) else {
             return;
         };
-        let (name, link) = (offered.name.clone(), self.index);
+        let (name, link) = (service.name.clone(), self.index);
         if code == Code::OK {
-            self.accepted = true;
+            self.published = true;
             tracing::info!(name, %bound, link, "reverse: published");
             return;
         }
-        tracing::warn!(name, bind = %offered.bind, link, reason = message, "reverse: the server refused");
-        self.refused.extend(index(service));
-        if self.again.is_none() {
-            let wait = self.backoff.next().max(FIRST_WAIT / 2);
-            self.again = Some(Box::pin(sleep(wait)));
+        tracing::warn!(name, bind = %service.bind, link, reason = message, "reverse: the server refused to publish this service; retrying");
+        self.refused.extend(service_index(id));
+        if self.retry_timer.is_none() {
+            let wait = self.backoff.next().max(MIN_BACKOFF / 2);
+            self.retry_timer = Some(Box::pin(sleep(wait)));
         }
     }
 
-    fn kind(&self, service: u64) -> Option<Kind> {
-        Some(match self.service(service)?.protocol {
-            Protocol::Udp => Kind::Datagrams,
-            Protocol::Tcp | Protocol::Http => Kind::Streams,
-        })
-    }
-
-    fn stream(&mut self, visitor: Visitor, stream: Stream) {
+    /// Connects a visitor's stream to the service.
+    fn connect(&mut self, visitor: Visitor, stream: Stream) {
         let Some(service) = self.service(visitor.service) else {
             return;
         };
         if self.tasks.len() >= MAX_STREAMS {
-            let message = "too many streams".to_owned();
-            self.handle.answer(visitor.id, Code::FULL, message);
+            let message = "the client has too many streams".to_owned();
+            self.handle.connect_result(visitor.id, Code::FULL, message);
             return;
         }
         let peer = visitor.source.as_ref().socket_addr();
         let inbound = FixedTarget(service.target.clone());
         let client = Arc::clone(&self.client);
         let outbound = Behind {
-            dialer: client.offered.dialer.clone(),
+            dialer: client.settings.dialer.clone(),
             proxy: service.proxy,
             visitor,
             link: self.handle.clone(),
         };
-        let service = tcp::Service {
+        let service = StreamService {
             inbound,
             outbound,
-            timeouts: client.offered.timeouts,
-            counters: Arc::clone(&client.offered.counters),
+            timeouts: client.settings.timeouts,
+            counters: Arc::clone(&client.settings.counters),
         };
         self.tasks
             .spawn(async move { service.serve(stream, peer, || {}).await });
     }
 
-    fn flow(&mut self, visitor: Visitor) {
+    /// Connects a visitor's flow of datagrams to the service.
+    fn connect_flow(&mut self, visitor: Visitor) {
         let Some(service) = self.service(visitor.service) else {
             return;
         };
         let id = visitor.id;
         if self.flows.len() >= MAX_FLOWS {
-            let message = "too many flows".to_owned();
-            self.handle.answer(id, Code::FULL, message);
+            let message = "the client has too many UDP flows".to_owned();
+            self.handle.connect_result(id, Code::FULL, message);
             return;
         }
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (sender, queue) = mpsc::channel(FLOW_QUEUE);
         let target = service.target.clone();
-        let offered = &self.client.offered;
-        let (dialer, idle) = (offered.dialer.clone(), offered.udp_idle);
+        let settings = &self.client.settings;
+        let (dialer, idle) = (settings.dialer.clone(), settings.udp_idle);
         let link = self.handle.clone();
         self.flows.insert(id, sender);
         self.tasks
             .spawn(carry(dialer, target, visitor, link, queue, idle));
     }
 
-    fn datagram(&mut self, id: u64, bytes: &[u8]) {
+    fn datagram(&mut self, id: u64, payload: &[u8]) {
         if let Some(flow) = self.flows.get(&id) {
-            match flow.try_send(bytes.into()) {
-                // A full queue loses datagrams, as a full socket does.
+            match flow.try_send(payload.into()) {
+                // A full queue drops datagrams, as a full socket does.
                 Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => {
                     self.flows.remove(&id);
@@ -296,36 +283,52 @@ impl Host for Offering {
             }
         }
     }
+}
 
-    fn refused(&mut self, _: u64, _: &str) {}
-
-    fn closed(&mut self, id: u64) {
-        self.flows.remove(&id);
-    }
-
-    fn leaving(&mut self) {
-        self.leaving = true;
-        self.flows.clear();
-    }
-
-    fn going_away(&mut self, code: Code, retry: Duration, message: &str) {
-        tracing::info!(
-            link = self.index,
-            reason = message,
-            code = code.0,
-            "reverse: the server is leaving"
-        );
-        self.retry_after = retry.min(LONGEST_WAIT);
+impl Host for ClientLink {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Frame(Frame::RegisterResult {
+                service,
+                code,
+                bound,
+                message,
+            }) => self.register_result(service, code, bound, message),
+            Event::Connect { visitor, stream } => match stream {
+                Some(stream) => self.connect(visitor, stream),
+                None => self.connect_flow(visitor),
+            },
+            Event::Frame(Frame::Datagram { id, payload }) => self.datagram(id, payload),
+            Event::Closed { id } => {
+                self.flows.remove(&id);
+            }
+            Event::Frame(Frame::GoAway {
+                code,
+                retry_ms,
+                message,
+            }) => {
+                let (link, code) = (self.index, code.0);
+                tracing::info!(
+                    link,
+                    code,
+                    reason = message,
+                    "reverse: the server is closing the link"
+                );
+                self.retry_after = Duration::from_millis(retry_ms.into()).min(MAX_BACKOFF);
+            }
+            Event::Stopping => self.flows.clear(),
+            Event::Frame(_) => {}
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {}
-        if let Some(again) = &mut self.again
-            && again.as_mut().poll(cx).is_ready()
+        if let Some(timer) = &mut self.retry_timer
+            && timer.as_mut().poll(cx).is_ready()
         {
-            self.again = None;
+            self.retry_timer = None;
             for index in std::mem::take(&mut self.refused) {
-                self.offer(index);
+                self.register(index);
             }
         }
     }
@@ -345,6 +348,6 @@ mod tests {
         for limit in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
             assert!(backoff.next() <= Duration::from_secs_f64(limit));
         }
-        assert_eq!(backoff.0, LONGEST_WAIT);
+        assert_eq!(backoff.0, MAX_BACKOFF);
     }
 }

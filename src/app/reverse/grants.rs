@@ -6,40 +6,39 @@ use crate::config::Allow;
 use crate::wire::AddressRef;
 use crate::wire::reverse::{Code, Protocol, Register};
 
-/// Ports that are tried where any will do.
+/// Ports that are tried for a service that asks for any port.
 const MAX_TRIES: usize = 100;
 
-/// The grants of a config.
-pub(super) struct Grants(pub(super) Vec<Allow>);
+/// The grants of a config: `reverse.allow`.
+pub(in crate::app) struct Grants(pub(in crate::app) Vec<Allow>);
 
-/// A refusal, with its reason for people.
+/// A refusal and its reason in words.
 pub(super) type Refusal = (Code, String);
 
 impl Grants {
-    /// The addresses at which `user` may have what it asks for, in the order in which they are to be tried; never
-    /// none.
-    pub(super) fn choices(
+    /// The addresses at which `user` may publish the service, at least one, in the order in which to try them.
+    pub(super) fn candidates(
         &self,
         user: Option<&str>,
         register: &Register<'_>,
     ) -> Result<Vec<SocketAddr>, Refusal> {
         if self.0.is_empty() {
-            let reason = "this server publishes nothing: its config has no `reverse.allow`";
+            let reason = "the server publishes nothing; add `reverse.allow` to its config";
             return Err((Code::DENIED, reason.to_owned()));
         }
         let AddressRef::Ip(bind) = register.bind else {
-            let reason = "`bind` is not an IP address and a port";
+            let reason = "`bind` must be an IP address and a port";
             return Err((Code::INVALID, reason.to_owned()));
         };
-        let fitting: Vec<&Allow> = self
+        let matching: Vec<&Allow> = self
             .0
             .iter()
-            .filter(|allow| allow.fits(user, register) && covers(allow.ip, bind.ip()))
+            .filter(|allow| allow.matches(user, register) && covers(allow.ip, bind.ip()))
             .collect();
-        if bind.port() == 0 && !fitting.is_empty() {
-            return Ok(any(bind.ip(), &fitting));
+        if bind.port() == 0 && !matching.is_empty() {
+            return Ok(any_port(bind.ip(), &matching));
         }
-        if fitting
+        if matching
             .iter()
             .any(|allow| (allow.ports.0..=allow.ports.1).contains(&bind.port()))
         {
@@ -51,43 +50,44 @@ impl Grants {
         };
         let user = user.map_or_else(String::new, |user| format!(" to user `{user}`"));
         let protocol = register.protocol.name();
-        let reason = format!("`reverse.allow` does not grant {protocol} at {bind}{host}{user}");
+        let reason =
+            format!("the server's `reverse.allow` does not grant {protocol} at {bind}{host}{user}");
         Err((Code::DENIED, reason))
     }
 }
 
 impl Allow {
-    fn fits(&self, user: Option<&str>, register: &Register<'_>) -> bool {
-        let its_user = self.user.is_none() || self.user.as_deref() == user;
-        let its_protocol = self.protocol.is_none_or(|only| only == register.protocol);
-        let its_host = register.protocol != Protocol::Http
+    fn matches(&self, user: Option<&str>, register: &Register<'_>) -> bool {
+        let user_matches = self.user.is_none() || self.user.as_deref() == user;
+        let protocol_matches = self.protocol.is_none_or(|only| only == register.protocol);
+        let host_matches = register.protocol != Protocol::Http
             || self
                 .host
                 .as_deref()
-                .is_some_and(|pattern| matches(pattern, register.host));
-        its_user && its_protocol && its_host
+                .is_some_and(|pattern| host_matches_pattern(pattern, register.host));
+        user_matches && protocol_matches && host_matches
     }
 }
 
-/// Whether a grant for `granted` is one for `asked`: an unspecified address stands for all.
-fn covers(granted: IpAddr, asked: IpAddr) -> bool {
-    granted == asked
+/// Whether a grant for `granted` covers `requested`: `0.0.0.0` covers all of IPv4, `::` every address.
+fn covers(granted: IpAddr, requested: IpAddr) -> bool {
+    granted == requested
         || granted == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        || (granted.is_unspecified() && granted.is_ipv4() && asked.is_ipv4())
+        || (granted.is_unspecified() && granted.is_ipv4() && requested.is_ipv4())
 }
 
-/// `*` is every host, `*.example.com` every one below it.
-fn matches(pattern: &str, host: &str) -> bool {
+/// Whether a pattern matches: `*` matches every host, `*.example.com` every subdomain.
+fn host_matches_pattern(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
         None => pattern == host,
     }
 }
 
-/// Some ports of the granted ranges, none twice, beginning anywhere.
-fn any(ip: IpAddr, fitting: &[&Allow]) -> Vec<SocketAddr> {
+/// At most [`MAX_TRIES`] distinct ports of the granted ranges, from a random start.
+fn any_port(ip: IpAddr, matching: &[&Allow]) -> Vec<SocketAddr> {
     let mut found = Vec::new();
-    for allow in fitting {
+    for allow in matching {
         let (first, last) = allow.ports;
         let count = u32::from(last - first) + 1;
         let start = rand::random_range(0..count);
@@ -133,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_granted_may_be_had() {
+    fn only_granted_services_may_be_published() {
         let grants = Grants(vec![
             allow(None, "0.0.0.0", (6000, 6010), Some("*.example.com")),
             allow(Some("ann"), "::", (80, 80), Some("*")),
         ]);
         let may = |user, protocol, bind, host| {
             grants
-                .choices(user, &register(protocol, bind, host))
+                .candidates(user, &register(protocol, bind, host))
                 .is_ok()
         };
         assert!(may(None, Protocol::Tcp, "0.0.0.0:6000", ""));
@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn any_port_is_one_of_those_granted() {
         let grants = Grants(vec![allow(None, "0.0.0.0", (6000, 6002), None)]);
-        let choices = grants
-            .choices(None, &register(Protocol::Tcp, "127.0.0.1:0", ""))
+        let candidates = grants
+            .candidates(None, &register(Protocol::Tcp, "127.0.0.1:0", ""))
             .unwrap();
-        let mut ports: Vec<u16> = choices.iter().map(SocketAddr::port).collect();
+        let mut ports: Vec<u16> = candidates.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         assert_eq!(ports, [6000, 6001, 6002]);
     }
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn without_grants_everything_is_refused_with_a_reason() {
         let refusal = Grants(Vec::new())
-            .choices(None, &register(Protocol::Tcp, "0.0.0.0:6000", ""))
+            .candidates(None, &register(Protocol::Tcp, "0.0.0.0:6000", ""))
             .unwrap_err();
         assert_eq!(refusal.0, Code::DENIED);
         assert!(refusal.1.contains("reverse.allow"));

@@ -1,14 +1,14 @@
-//! Reverse tunnels: what `server` publishes, and what `local` offers.
+//! Reverse tunnels: `ssr local` publishes services at ports of `ssr server`.
 //!
 //! - `grants.rs`: who may publish what.
 //! - `registry.rs`: what is published, and by which links.
-//! - `server.rs`: the server's end of a link.
-//! - `client.rs`: the client's links and its end of them.
-//! - `datagrams.rs`: visitors who send datagrams, at both ends.
+//! - `server.rs`: the server and its side of each link.
+//! - `client.rs`: the client, its links and its side of each.
+//! - `udp.rs`: visitors of UDP services, on both sides.
 //!
-//! A public port belongs to the link by which it was asked for, and ends with it. Links of one service have a socket
-//! each on the same port, among which the system shares the visitors out. Only ports on which HTTP is spoken are
-//! shared by links and belong to a job of their own.
+//! A public port belongs to the link that has registered it and closes with the link. Several links that publish one
+//! service have a socket each on the same port, and the system distributes visitors among them. Only HTTP ports are
+//! shared by links; they are served by a job of their own.
 
 mod client;
 mod grants;
@@ -16,5 +16,6 @@ mod registry;
 mod server;
 mod udp;
 
-pub(super) use client::{Client, Offered};
-pub(super) use server::{Common, Publisher};
+pub(super) use client::{ClientSettings, ReverseClient};
+pub(super) use grants::Grants;
+pub(super) use server::{ReverseServer, ServerSettings};

@@ -11,26 +11,25 @@ use crate::app::worker::Phase;
 use crate::relay::link::Handle;
 use crate::wire::reverse::{Code, Protocol, Register};
 
-/// Bytes of a token that are the client's own; the rest tells its links apart.
+/// Length of the part of a token that identifies the client; the rest identifies the link.
 const CLIENT_TOKEN: usize = 15;
 
-/// All that is published.
+/// Everything that is published.
 #[derive(Default)]
 pub(super) struct Registry {
-    names: HashMap<Key, Entry>,
-    /// Ports on which HTTP is spoken.
-    ports: HashMap<SocketAddr, HttpPort>,
-    /// Every link.
+    services: HashMap<Key, Entry>,
+    http_ports: HashMap<SocketAddr, HttpPort>,
+    /// All links, published or not.
     links: Vec<Handle>,
 }
 
-/// Two users may call two things by one name.
+/// User and name: two users may use one name.
 type Key = (Option<String>, String);
 
 struct Entry {
     protocol: Protocol,
-    /// What was asked for, and what it has come to.
-    asked: String,
+    /// The `bind` and `host` of the registration, which other links must repeat.
+    requested: String,
     bound: SocketAddr,
     group: bool,
     members: Vec<Member>,
@@ -43,42 +42,34 @@ struct Member {
 }
 
 struct HttpPort {
-    /// What its listener is told.
+    /// Stops the listener.
     phase: watch::Sender<Phase>,
     hosts: HashMap<String, Key>,
-    /// Whose turn it is.
-    turn: AtomicUsize,
+    /// Selects the next link.
+    next: AtomicUsize,
 }
 
-/// What becomes of an offer.
-pub(super) enum Verdict {
-    /// It is a new service.
-    New,
-    /// It joins others at this address.
-    Joins(SocketAddr),
-}
-
-fn asked(register: &Register<'_>) -> String {
+fn requested(register: &Register<'_>) -> String {
     format!("{} {}", register.bind, register.host)
 }
 
 impl Registry {
-    pub(super) fn begin(&mut self, link: &Handle) {
+    pub(super) fn add_link(&mut self, link: &Handle) {
         self.links.push(link.clone());
     }
 
-    /// Forgets all that a link has published.
-    pub(super) fn end(&mut self, link: &Handle) {
+    /// Removes a link and everything that it has published.
+    pub(super) fn remove_link(&mut self, link: &Handle) {
         self.links.retain(|other| !other.is_same(link));
-        for entry in self.names.values_mut() {
+        for entry in self.services.values_mut() {
             entry.members.retain(|member| !member.link.is_same(link));
         }
-        self.names.retain(|_, entry| !entry.members.is_empty());
-        let names = &self.names;
-        for port in self.ports.values_mut() {
-            port.hosts.retain(|_, key| names.contains_key(key));
+        self.services.retain(|_, entry| !entry.members.is_empty());
+        let services = &self.services;
+        for port in self.http_ports.values_mut() {
+            port.hosts.retain(|_, key| services.contains_key(key));
         }
-        self.ports.retain(|_, port| {
+        self.http_ports.retain(|_, port| {
             if port.hosts.is_empty() {
                 port.phase.send_replace(Phase::Drain);
             }
@@ -86,31 +77,32 @@ impl Registry {
         });
     }
 
-    /// Lets every link end.
-    pub(super) fn stop(&self) {
+    /// Stops every link and every HTTP port.
+    pub(super) fn stop_links(&self) {
         self.links.iter().for_each(Handle::stop);
-        for port in self.ports.values() {
+        for port in self.http_ports.values() {
             port.phase.send_replace(Phase::Drain);
         }
     }
 
-    /// Whether the user's client may have the name. An older link of that very client makes room at once, one of
-    /// another client if it turns out to be dead.
-    pub(super) fn judge(
+    /// Checks whether a client may publish under the name. Returns the address of the service that it joins, if there is
+    /// one. An older link with the same token is closed at once; links of another client are probed, so that a dead one
+    /// gives the name up.
+    pub(super) fn admit(
         &mut self,
         user: Option<&str>,
         register: &Register<'_>,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Option<SocketAddr>, Refusal> {
         let key = (user.map(str::to_owned), register.name.to_owned());
-        let Some(entry) = self.names.get_mut(&key) else {
-            return Ok(Verdict::New);
+        let Some(entry) = self.services.get_mut(&key) else {
+            return Ok(None);
         };
         entry.members.retain(|member| {
             let same = member.token == register.token && !register.token.is_empty();
             if same {
                 member.link.evict();
             }
-            !same && !member.link.is_over()
+            !same && !member.link.is_closed()
         });
         let ours = |member: &Member| {
             let client = register.token.get(..CLIENT_TOKEN);
@@ -123,20 +115,22 @@ impl Registry {
             }
             let name = register.name;
             let reason = format!(
-                "`{name}` is published by another client; with `\"group\": true` on both they would share it"
+                "another client publishes `{name}`; choose another name, or set `\"group\": true` on both to share it"
             );
             return Err((Code::TAKEN, reason));
         }
-        if entry.protocol != register.protocol || entry.asked != asked(register) {
+        if entry.protocol != register.protocol || entry.requested != requested(register) {
             let name = register.name;
-            let reason = format!("`{name}` is published with another `protocol`, `bind` or `host`");
+            let reason = format!(
+                "`{name}` is already published with another `protocol`, `bind` or `host`; make them equal"
+            );
             return Err((Code::INVALID, reason));
         }
-        Ok(Verdict::Joins(entry.bound))
+        Ok(Some(entry.bound))
     }
 
-    /// Notes that a link offers a service at `bound`.
-    pub(super) fn note(
+    /// Adds a link that publishes a service at `bound`.
+    pub(super) fn insert(
         &mut self,
         user: Option<&str>,
         register: &Register<'_>,
@@ -144,9 +138,9 @@ impl Registry {
         (link, service): (&Handle, u64),
     ) {
         let key = (user.map(str::to_owned), register.name.to_owned());
-        let entry = self.names.entry(key).or_insert_with(|| Entry {
+        let entry = self.services.entry(key).or_insert_with(|| Entry {
             protocol: register.protocol,
-            asked: asked(register),
+            requested: requested(register),
             bound,
             group: register.group,
             members: Vec::new(),
@@ -158,21 +152,21 @@ impl Registry {
         });
     }
 
-    /// The HTTP port at `bound`, if it is there already: whether `host` can be added to it.
-    pub(super) fn http_port(
+    /// Adds the host to the HTTP port at `bound`. `None`: there is no such port yet.
+    pub(super) fn join_http_port(
         &mut self,
         bound: SocketAddr,
         user: Option<&str>,
         register: &Register<'_>,
     ) -> Option<Result<(), Refusal>> {
-        let port = self.ports.get_mut(&bound)?;
+        let port = self.http_ports.get_mut(&bound)?;
         let key = (user.map(str::to_owned), register.name.to_owned());
         Some(match port.hosts.get(register.host) {
             Some(other) if *other != key => {
                 let host = register.host;
                 Err((
                     Code::TAKEN,
-                    format!("host `{host}` at {bound} is another service's"),
+                    format!("another service has host `{host}` at {bound}"),
                 ))
             }
             _ => {
@@ -182,7 +176,7 @@ impl Registry {
         })
     }
 
-    /// A new HTTP port, whose listener runs until `phase` says otherwise.
+    /// Adds an HTTP port, whose listener `phase` stops.
     pub(super) fn add_http_port(
         &mut self,
         bound: SocketAddr,
@@ -194,21 +188,21 @@ impl Registry {
         let port = HttpPort {
             phase,
             hosts: HashMap::from([(register.host.to_owned(), key)]),
-            turn: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
         };
-        self.ports.insert(bound, port);
+        self.http_ports.insert(bound, port);
     }
 
-    /// A link for a visitor of `host`, each in its turn.
+    /// The link for a visitor of `host`, in rotation, and the service's id on it.
     pub(super) fn pick(&self, bound: SocketAddr, host: &str) -> Option<(Handle, u64)> {
-        let port = self.ports.get(&bound)?;
-        let members = &self.names.get(port.hosts.get(host)?)?.members;
+        let port = self.http_ports.get(&bound)?;
+        let members = &self.services.get(port.hosts.get(host)?)?.members;
         let alive: Vec<&Member> = members
             .iter()
-            .filter(|member| !member.link.is_over())
+            .filter(|member| !member.link.is_closed())
             .collect();
-        let turn = port.turn.fetch_add(1, Relaxed);
-        let member = alive.get(turn.checked_rem(alive.len())?)?;
+        let next = port.next.fetch_add(1, Relaxed);
+        let member = alive.get(next.checked_rem(alive.len())?)?;
         Some((member.link.clone(), member.service))
     }
 }

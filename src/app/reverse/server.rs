@@ -1,4 +1,4 @@
-//! The server's end of a link: it opens what is granted, and nothing else.
+//! The server: opens public ports for its links, as far as they are granted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,43 +11,33 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::grants::{Grants, Refusal};
-use super::registry::{Registry, Verdict};
+use super::registry::Registry;
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
 use crate::app::worker::{Job, Phase, Port, Shared};
-use crate::config::Allow;
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
-use crate::net::{SocketOptions, Stream, udp};
+use crate::net::{SocketOptions, udp};
 use crate::outbound::reverse::{Through, gone};
-use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
+use crate::relay::link::limits::{MAX_NEW_HTTP_PORTS, MAX_SERVICES};
+use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings};
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::{Counters, Error};
-use crate::wire::reverse::{Code, Protocol, Register};
-use crate::wire::{Address, AddressRef};
+use crate::wire::Address;
+use crate::wire::reverse::{Code, Frame, Protocol, Register};
 
-/// Services of one link.
-const MAX_SERVICES: usize = 256;
-/// HTTP ports that wait to be served.
-const MAX_NEW_PORTS: usize = 1024;
-
-/// All that `server` publishes.
-pub(in crate::app) struct Publisher {
-    grants: Grants,
-    heartbeat: Duration,
-    options: SocketOptions,
-    timeouts: Timeouts,
-    udp_idle: Duration,
-    counters: Arc<Counters>,
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Handshakes>,
+/// The server of reverse tunnels, shared by its links.
+pub(in crate::app) struct ReverseServer {
+    settings: ServerSettings,
     registry: Mutex<Registry>,
-    http: mpsc::Sender<NewHttpPort>,
+    new_http_ports: mpsc::Sender<NewHttpPort>,
 }
 
-/// What visitors of every service share.
-pub(in crate::app) struct Common {
+/// What a server grants, and what the visitors of all services share.
+pub(in crate::app) struct ServerSettings {
+    pub(in crate::app) grants: Grants,
+    pub(in crate::app) heartbeat: Duration,
     pub(in crate::app) options: SocketOptions,
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,
@@ -56,38 +46,28 @@ pub(in crate::app) struct Common {
     pub(in crate::app) handshakes: Arc<Handshakes>,
 }
 
+/// An HTTP port for the job that serves it.
 struct NewHttpPort {
     listener: std::net::TcpListener,
     bound: SocketAddr,
     phase: watch::Sender<Phase>,
 }
 
-impl Publisher {
-    /// With the grants of the config; the job must run for HTTP ports to be served and for links to be stopped.
-    pub(in crate::app) fn new(
-        allow: Vec<Allow>,
-        heartbeat: Duration,
-        common: Common,
-    ) -> (Arc<Self>, Job) {
-        let (http, ports) = mpsc::channel(MAX_NEW_PORTS);
-        let publisher = Arc::new(Self {
-            grants: Grants(allow),
-            heartbeat,
-            options: common.options,
-            timeouts: common.timeouts,
-            udp_idle: common.udp_idle,
-            counters: common.counters,
-            connections: common.connections,
-            handshakes: common.handshakes,
+impl ReverseServer {
+    /// Creates the server and its job, which serves HTTP ports and stops the links at the end.
+    pub(in crate::app) fn new(settings: ServerSettings) -> (Arc<Self>, Job) {
+        let (new_http_ports, ports) = mpsc::channel(MAX_NEW_HTTP_PORTS);
+        let server = Arc::new(Self {
+            settings,
             registry: Mutex::default(),
-            http,
+            new_http_ports,
         });
-        let this = Arc::clone(&publisher);
+        let this = Arc::clone(&server);
         let job: Job = Box::new(move |shared| Box::pin(this.serve_http(ports, shared)));
-        (publisher, job)
+        (server, job)
     }
 
-    /// Serves a link to its end.
+    /// Serves a link until it closes.
     pub(in crate::app) async fn serve(
         self: Arc<Self>,
         leg: Leg,
@@ -95,33 +75,33 @@ impl Publisher {
         user: Option<String>,
     ) -> Result<(), Error> {
         let handle = Handle::new(LinkRole::Server);
-        let mut host = Published {
+        let mut host = ServerLink {
             phase: watch::channel(Phase::Run).0,
             handle: handle.clone(),
-            publisher: Arc::clone(&self),
+            server: Arc::clone(&self),
             user,
             peer,
             services: HashMap::new(),
             flows: Arc::default(),
             tasks: JoinSet::new(),
         };
-        lock(&self.registry).begin(&handle);
+        lock(&self.registry).add_link(&handle);
         let settings = Settings {
-            end: LinkRole::Server,
-            heartbeat: self.heartbeat,
+            role: LinkRole::Server,
+            heartbeat: self.settings.heartbeat,
         };
         let user = host.user.clone().unwrap_or_default();
         tracing::info!(%peer, user, "reverse: link is up");
         let result = link::run(leg, settings, &handle, &mut host).await;
         drop(host);
         match &result {
-            Ok(()) => tracing::info!(%peer, user, "reverse: link is over"),
-            Err(error) => tracing::info!(%peer, user, %error, "reverse: link is over"),
+            Ok(()) => tracing::info!(%peer, user, "reverse: link closed"),
+            Err(error) => tracing::info!(%peer, user, %error, "reverse: link lost"),
         }
         result
     }
 
-    /// Serves the ports on which HTTP is spoken, and tells the links when it is time to end.
+    /// Serves HTTP ports, and stops the links when the process drains.
     async fn serve_http(
         self: Arc<Self>,
         mut ports: mpsc::Receiver<NewHttpPort>,
@@ -133,23 +113,23 @@ impl Publisher {
                 () = shared.reached(Phase::Drain) => break,
                 Some(_) = tasks.join_next() => {}
                 Some(new) = ports.recv() => {
-                    let publisher = Arc::clone(&self);
+                    let server = Arc::clone(&self);
                     let bound = new.bound;
                     let inbound = HttpVisitors {
                         port: bound.port(),
-                        knows: Box::new(move |host| lock(&publisher.registry).pick(bound, host).is_some()),
+                        knows: Box::new(move |host| lock(&server.registry).pick(bound, host).is_some()),
                     };
-                    let outbound = ByHost { publisher: Arc::clone(&self), bound };
+                    let outbound = HostRouter { server: Arc::clone(&self), bound };
                     let port = Arc::new(self.port(inbound, outbound));
                     tasks.spawn(async move {
-                        // The phase outlives the port's place in the registry: its visitors are to finish.
+                        // The phase outlives the port's entry in the registry, so that visitors can finish.
                         let shared = Shared::under(new.phase.subscribe());
                         port.serve(new.listener, shared).await;
                     });
                 }
             }
         }
-        lock(&self.registry).stop();
+        lock(&self.registry).stop_links();
         tokio::select! {
             () = shared.reached(Phase::Stop) => {}
             () = async { while tasks.join_next().await.is_some() {} } => {}
@@ -161,30 +141,30 @@ impl Publisher {
             service: Service {
                 inbound,
                 outbound,
-                timeouts: self.timeouts,
-                counters: Arc::clone(&self.counters),
+                timeouts: self.settings.timeouts,
+                counters: Arc::clone(&self.settings.counters),
             },
-            connections: Arc::clone(&self.connections),
-            handshakes: Arc::clone(&self.handshakes),
+            connections: Arc::clone(&self.settings.connections),
+            handshakes: Arc::clone(&self.settings.handshakes),
             transport: None,
         }
     }
 }
 
-/// The way to the service that a visitor's Host names.
-struct ByHost {
-    publisher: Arc<Publisher>,
+/// Routes visitors of an HTTP port to the service of their Host.
+struct HostRouter {
+    server: Arc<ReverseServer>,
     bound: SocketAddr,
 }
 
-impl Outbound for ByHost {
+impl Outbound for HostRouter {
     fn may_confirm_early(&self) -> bool {
         false
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let picked = match &request.target {
-            Address::Domain(host, _) => lock(&self.publisher.registry).pick(self.bound, host),
+            Address::Domain(host, _) => lock(&self.server.registry).pick(self.bound, host),
             Address::Ip(_) => None,
         };
         let (link, service) = picked.ok_or_else(gone)?;
@@ -192,12 +172,13 @@ impl Outbound for ByHost {
     }
 }
 
-/// What one link has published. With it, all of that ends.
-struct Published {
-    publisher: Arc<Publisher>,
+/// The server's side of one link. Its services end with it.
+struct ServerLink {
+    server: Arc<ReverseServer>,
     handle: Handle,
     user: Option<String>,
     peer: SocketAddr,
+    /// The public addresses of its services.
     services: HashMap<u64, SocketAddr>,
     flows: Arc<Flows>,
     /// The phase of its public ports, and their tasks.
@@ -205,42 +186,63 @@ struct Published {
     tasks: JoinSet<()>,
 }
 
-impl Drop for Published {
+impl Drop for ServerLink {
     fn drop(&mut self) {
-        lock(&self.publisher.registry).end(&self.handle);
+        lock(&self.server.registry).remove_link(&self.handle);
     }
 }
 
-impl Published {
+impl ServerLink {
+    /// Publishes a service, if it is granted, and answers the client.
+    fn register(&mut self, service: u64, register: &Register<'_>) {
+        let (name, protocol, bind) = (register.name, register.protocol.name(), register.bind);
+        let (user, peer) = (self.user.clone().unwrap_or_default(), self.peer);
+        let (code, bound, message) = match self.publish(service, register) {
+            Ok(bound) => {
+                tracing::info!(name, protocol, %bound, host = register.host, user, %peer, "reverse: published");
+                (Code::OK, bound, String::new())
+            }
+            Err((code, reason)) => {
+                tracing::warn!(name, protocol, %bind, user, %peer, reason, "reverse: refused to publish a client's service");
+                (code, bind.socket_addr(), reason)
+            }
+        };
+        self.handle.register_result(service, code, bound, &message);
+    }
+
     fn publish(&mut self, service: u64, register: &Register<'_>) -> Result<SocketAddr, Refusal> {
         if register.name.is_empty() || self.services.contains_key(&service) {
-            let reason = "a service needs a name and a number of its own";
+            let reason = "each service needs a name and an id of its own";
             return Err((Code::INVALID, reason.to_owned()));
         }
         if self.services.len() >= MAX_SERVICES {
-            return Err((Code::FULL, format!("more than {MAX_SERVICES} services")));
+            return Err((
+                Code::FULL,
+                format!("a link may publish at most {MAX_SERVICES} services"),
+            ));
         }
-        let publisher = Arc::clone(&self.publisher);
-        let mut registry = lock(&publisher.registry);
+        let server = Arc::clone(&self.server);
+        let mut registry = lock(&server.registry);
         let user = self.user.clone();
-        let mut choices = publisher.grants.choices(user.as_deref(), register)?;
-        let verdict = registry.judge(user.as_deref(), register)?;
-        let joins = matches!(verdict, Verdict::Joins(_));
-        if let Verdict::Joins(bound) = verdict {
-            choices = vec![bound];
+        let granted = &server.settings.grants;
+        let mut candidates = granted.candidates(user.as_deref(), register)?;
+        let joined = registry.admit(user.as_deref(), register)?;
+        if let Some(bound) = joined {
+            candidates = vec![bound];
         }
-        let mut refusal = (Code::BIND, "no port to try".to_owned());
-        for address in choices {
-            let tried = match register.protocol {
+        let mut refusal = (Code::BIND, "no port is granted".to_owned());
+        for address in candidates {
+            let opened = match register.protocol {
                 Protocol::Http => self.open_http(&mut registry, address, register),
-                Protocol::Tcp => self.open_tcp(service, address, joins),
-                Protocol::Udp => self.open_udp(service, address, joins),
+                Protocol::Tcp => self.open_tcp(service, address, joined.is_some()),
+                Protocol::Udp => self.open_udp(service, address, joined.is_some()),
             };
-            match tried {
-                Ok(bound) => {
-                    registry.note(user.as_deref(), register, bound, (&self.handle, service));
-                    self.services.insert(service, bound);
-                    return Ok(bound);
+            match opened {
+                Ok(()) => {
+                    let member = (&self.handle, service);
+                    registry.insert(user.as_deref(), register, address, member);
+                    self.services.insert(service, address);
+                    return Ok(address);
                 }
                 Err(error) => refusal = error,
             }
@@ -248,64 +250,43 @@ impl Published {
         Err(refusal)
     }
 
-    /// Joining links have a socket each, among which the system shares the visitors out.
+    /// Binds a TCP listener; with `share` beside those of other links on the same port.
     fn listen(&self, address: SocketAddr, share: bool) -> Result<std::net::TcpListener, Refusal> {
-        let group = Group {
-            share,
-            ..Group::default()
-        };
-        let bound = listener::tcp(address, 1, group, &self.publisher.options);
-        let listener = bound
-            .map_err(|error| (Code::BIND, error.to_string()))?
-            .pop();
-        listener.ok_or_else(|| (Code::BIND, "no socket".to_owned()))
+        let options = &self.server.settings.options;
+        let bound = listener::tcp(address, 1, group(share), options).map_err(bind_refusal)?;
+        only(bound)
     }
 
-    fn open_tcp(
-        &mut self,
-        service: u64,
-        address: SocketAddr,
-        share: bool,
-    ) -> Result<SocketAddr, Refusal> {
+    fn open_tcp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {
         let listener = self.listen(address, share)?;
         let inbound = FixedTarget(address.into());
         let outbound = Through {
             link: self.handle.clone(),
             service,
         };
-        let port = Arc::new(self.publisher.port(inbound, outbound));
+        let port = Arc::new(self.server.port(inbound, outbound));
         let shared = Shared::under(self.phase.subscribe());
         self.tasks.spawn(port.serve(listener, shared));
-        Ok(address)
+        Ok(())
     }
 
-    fn open_udp(
-        &mut self,
-        service: u64,
-        address: SocketAddr,
-        share: bool,
-    ) -> Result<SocketAddr, Refusal> {
-        let group = Group {
-            share,
-            ..Group::default()
-        };
-        let refuse = |error: &dyn std::fmt::Display| (Code::BIND, error.to_string());
-        let bound = listener::udp(address, 1, group, &self.publisher.options);
-        let socket = bound.map_err(|error| refuse(&error))?.pop();
-        let socket = socket.ok_or_else(|| refuse(&"no socket"))?;
-        let socket = udp::Socket::new(socket.into(), self.publisher.options.udp);
-        let socket = socket.map_err(|error| refuse(&error))?;
+    fn open_udp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {
+        let options = &self.server.settings.options;
+        let bound = listener::udp(address, 1, group(share), options).map_err(bind_refusal)?;
+        let socket = only(bound)?;
+        let socket = udp::Socket::new(socket.into(), options.udp).map_err(bind_refusal)?;
         let public = Public {
             bound: address,
             link: self.handle.clone(),
             service,
             flows: Arc::clone(&self.flows),
         };
-        let (idle, counters) = (self.publisher.udp_idle, &self.publisher.counters);
-        let (counters, phase) = (Arc::clone(counters), self.phase.subscribe());
+        let settings = &self.server.settings;
+        let (idle, counters) = (settings.udp_idle, Arc::clone(&settings.counters));
+        let phase = self.phase.subscribe();
         self.tasks
             .spawn(public.serve(socket, idle, counters, phase));
-        Ok(address)
+        Ok(())
     }
 
     fn open_http(
@@ -313,10 +294,10 @@ impl Published {
         registry: &mut Registry,
         address: SocketAddr,
         register: &Register<'_>,
-    ) -> Result<SocketAddr, Refusal> {
+    ) -> Result<(), Refusal> {
         let user = self.user.as_deref();
-        if let Some(added) = registry.http_port(address, user, register) {
-            return added.map(|()| address);
+        if let Some(added) = registry.join_http_port(address, user, register) {
+            return added;
         }
         let listener = self.listen(address, false)?;
         let phase = watch::Sender::new(Phase::Run);
@@ -325,72 +306,59 @@ impl Published {
             bound: address,
             phase: phase.clone(),
         };
-        let sent = self.publisher.http.try_send(new);
+        let sent = self.server.new_http_ports.try_send(new);
         sent.map_err(|error| match error {
-            TrySendError::Full(_) => (Code::FULL, "too many new ports at once".to_owned()),
-            TrySendError::Closed(_) => (Code::STOPPING, "the server is stopping".to_owned()),
+            TrySendError::Full(_) => (
+                Code::FULL,
+                "the server is busy opening other HTTP ports".to_owned(),
+            ),
+            TrySendError::Closed(_) => (Code::STOPPING, "the server is shutting down".to_owned()),
         })?;
         registry.add_http_port(address, user, register, phase);
-        Ok(address)
+        Ok(())
     }
 }
 
-impl Host for Published {
-    fn register(&mut self, service: u64, register: Register<'_>) -> Answer {
-        let (name, protocol) = (register.name, register.protocol.name());
-        let (user, peer) = (self.user.clone().unwrap_or_default(), self.peer);
-        match self.publish(service, &register) {
-            Ok(bound) => {
-                tracing::info!(name, protocol, %bound, host = register.host, user, %peer, "reverse: published");
-                Answer {
-                    code: Code::OK,
-                    bound,
-                    message: String::new(),
-                }
+/// How a socket shares its port.
+fn group(share: bool) -> Group {
+    Group {
+        share,
+        ..Group::default()
+    }
+}
+
+/// The only socket of a group of one.
+fn only<T>(mut bound: Vec<T>) -> Result<T, Refusal> {
+    bound.pop().ok_or_else(|| bind_refusal("no socket"))
+}
+
+fn bind_refusal(error: impl std::fmt::Display) -> Refusal {
+    (Code::BIND, error.to_string())
+}
+
+impl Host for ServerLink {
+    fn event(&mut self, event: Event<'_>) {
+        let peer = self.peer;
+        match event {
+            Event::Frame(Frame::Register { service, register }) => {
+                self.register(service, &register);
             }
-            Err((code, message)) => {
-                tracing::warn!(name, protocol, bind = %register.bind, user, %peer, reason = message, "reverse: refused");
-                Answer {
-                    code,
-                    bound: register.bind.socket_addr(),
-                    message,
-                }
+            Event::Frame(Frame::Datagram { id, payload }) => self.flows.answer(id, payload),
+            Event::Frame(Frame::ConnectResult { id, code, message }) if code != Code::OK => {
+                tracing::debug!(id, %peer, reason = message, "reverse: the client could not connect a visitor");
             }
+            Event::Closed { id } => self.flows.remove(id),
+            Event::Frame(Frame::GoAway { message, .. }) => {
+                tracing::debug!(%peer, reason = message, "reverse: the client is closing the link");
+                // Its ports close; current visitors may finish.
+                self.phase.send_replace(Phase::Drain);
+                lock(&self.server.registry).remove_link(&self.handle);
+            }
+            Event::Stopping => {
+                self.phase.send_replace(Phase::Drain);
+            }
+            Event::Frame(_) | Event::Connect { .. } => {}
         }
-    }
-
-    fn registered(&mut self, _: u64, _: Code, _: AddressRef<'_>, _: &str) {}
-
-    /// Nobody visits the server's clients from their own side.
-    fn kind(&self, _: u64) -> Option<Kind> {
-        None
-    }
-
-    fn stream(&mut self, _: Visitor, _: Stream) {}
-
-    fn flow(&mut self, _: Visitor) {}
-
-    fn datagram(&mut self, id: u64, bytes: &[u8]) {
-        self.flows.answer(id, bytes);
-    }
-
-    fn refused(&mut self, id: u64, message: &str) {
-        tracing::debug!(id, peer = %self.peer, reason = message, "reverse: the client turned a visitor away");
-    }
-
-    fn closed(&mut self, id: u64) {
-        self.flows.remove(id);
-    }
-
-    fn leaving(&mut self) {
-        self.phase.send_replace(Phase::Drain);
-    }
-
-    /// The client takes no more visitors: its ports are closed, those there are may end.
-    fn going_away(&mut self, _: Code, _: Duration, message: &str) {
-        tracing::debug!(peer = %self.peer, reason = message, "reverse: the client is leaving");
-        self.leaving();
-        lock(&self.publisher.registry).end(&self.handle);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {

@@ -18,17 +18,12 @@ use crate::net::sync::lock;
 use crate::net::udp::{self, Sender, mapped};
 use crate::outbound::dialer::Dialer;
 use crate::relay::Counters;
+use crate::relay::link::limits::MAX_FLOWS;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::udp::framing::{Decoder, Encoder};
 use crate::relay::udp::{Destination, PacketOutbound, Relay, Upstream};
 use crate::wire::reverse::{Code, MAX_PAYLOAD};
 use crate::wire::{Address, AddressRef};
-
-/// The most flows of one service at the server, where the least recently used is evicted, and of one link at the client,
-/// which refuses more.
-pub(super) const MAX_FLOWS: usize = 4096;
-/// The most datagrams of a flow that wait for its socket at the client.
-pub(super) const QUEUE: usize = 256;
 
 /// The senders to the visitors of a link's flows, by the flows' ids.
 #[derive(Default)]
@@ -81,7 +76,7 @@ impl PacketOutbound for Public {
     fn associate(&self, visitor: SocketAddr, _: bool) -> io::Result<Upstream> {
         let opened = self
             .link
-            .open_flow(self.service, visitor.into(), self.bound.into());
+            .connect_flow(self.service, visitor.into(), self.bound.into());
         let flow = Flow {
             id: opened.ok_or(io::ErrorKind::NotConnected)?,
             link: self.link.clone(),
@@ -147,7 +142,7 @@ pub(super) async fn carry(
         Ok(socket) => socket,
         Err(error) => {
             tracing::info!(%target, %error, "a visitor of a reverse tunnel was turned away");
-            link.answer(id, Code::UNREACHABLE, error.to_string());
+            link.connect_result(id, Code::UNREACHABLE, error.to_string());
             return;
         }
     };

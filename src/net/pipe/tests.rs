@@ -6,13 +6,17 @@
 )]
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::task::Wake;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::*;
+use crate::net::pool::{Buffer, Size};
+use crate::net::sync::lock;
 
 const WINDOW: usize = 256 * 1024;
 const CAPACITY: usize = 64 * 1024;
@@ -41,6 +45,16 @@ fn read(stream: &Stream, len: usize) -> io::Result<Vec<u8>> {
     let count = stream.try_read(&mut [IoSliceMut::new(&mut bytes)])?;
     bytes.truncate(count);
     Ok(bytes)
+}
+
+fn write(stream: &Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    let cx = &mut Context::from_waker(Waker::noop());
+    stream.poll_write(cx, &[IoSlice::new(bytes)])
+}
+
+fn give(stream: &Stream, buffer: &mut Option<Buffer>) -> bool {
+    let cx = &mut Context::from_waker(Waker::noop());
+    matches!(stream.poll_give(cx, buffer), Poll::Ready(Ok(())))
 }
 
 fn kind<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
@@ -74,33 +88,33 @@ fn pushed_bytes_come_out_in_order_whatever_the_pieces() {
 fn empty_pipe_holds_no_buffer() {
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     pipe.push(&pattern(100_000)).unwrap();
-    assert!(lock(&pipe.0).down.parts.len() > 1);
+    assert!(lock(&pipe.0).to_reader.parts.len() > 1);
     assert_eq!(read(&stream, 100_000).unwrap().len(), 100_000);
-    assert!(lock(&pipe.0).down.parts.is_empty());
+    assert!(lock(&pipe.0).to_reader.parts.is_empty());
 }
 
 #[test]
 fn window_is_given_back_only_with_the_credit() {
     let (stream, pipe) = pair(1000, 1000);
     pipe.push(&[1; 1000]).unwrap();
-    assert_eq!(pipe.push(&[1]), Err(Refused::Window));
+    assert_eq!(pipe.push(&[1]), Err(PushError::WindowExceeded));
     assert_eq!(read(&stream, 249).unwrap().len(), 249);
     assert_eq!(pipe.take_credit(), None);
     assert_eq!(read(&stream, 1).unwrap().len(), 1);
-    assert_eq!(pipe.push(&[1]), Err(Refused::Window));
+    assert_eq!(pipe.push(&[1]), Err(PushError::WindowExceeded));
     assert_eq!(pipe.take_credit(), Some(250));
     assert_eq!(pipe.take_credit(), None);
     pipe.push(&[1; 250]).unwrap();
     assert_eq!(
         (pipe.push(&[1]), pipe.unread()),
-        (Err(Refused::Window), 1000)
+        (Err(PushError::WindowExceeded), 1000)
     );
-    pipe.widen(1);
+    pipe.grow_window(1);
     pipe.push(&[1]).unwrap();
 }
 
 #[test]
-fn handle_is_woken_where_there_was_nothing_and_not_for_every_piece() {
+fn owner_is_woken_once_and_not_for_every_piece() {
     let (stream, pipe) = pair(1000, 100);
     let (wakes, writes) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
     let (owner, writer) = (Arc::clone(&wakes).into(), Arc::clone(&writes).into());
@@ -117,7 +131,7 @@ fn handle_is_woken_where_there_was_nothing_and_not_for_every_piece() {
             .poll_write(&mut user, &[IoSlice::new(&[9])])
             .is_pending()
     );
-    // Forty of a hundred are left: there is room worth waking for.
+    // 40 of 100 are left: enough room to wake the writer.
     assert_eq!(
         pipe.poll_take(&mut cx, &mut buf),
         Poll::Ready(Taken::Bytes(60))
@@ -128,7 +142,7 @@ fn handle_is_woken_where_there_was_nothing_and_not_for_every_piece() {
         Poll::Ready(Taken::Bytes(40))
     );
     assert!(pipe.poll_take(&mut cx, &mut buf).is_pending());
-    // Credit wakes once, when there is enough of it.
+    // Credit wakes once, at its threshold.
     pipe.push(&[1; 1000]).unwrap();
     for (len, expected) in [(249, 1), (1, 2), (100, 2)] {
         read(&stream, len).unwrap();
@@ -156,34 +170,30 @@ fn reader_is_woken_by_bytes_by_the_end_and_by_a_reset() {
 }
 
 #[test]
-fn ends_are_told_apart() {
+fn kinds_of_end_are_distinguished() {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     let mut cx = Context::from_waker(Waker::noop());
     let mut buf = [0; 8];
-    // The handle finishes, then goes: what was pushed is read, then the end.
+    // The pipe is finished, then dropped: the reader gets the bytes, then the end.
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     pipe.push(b"last").unwrap();
     pipe.finish();
-    assert_eq!(pipe.push(b"late"), Err(Refused::Closed));
+    assert_eq!(pipe.push(b"late"), Err(PushError::Closed));
     drop(pipe);
     assert_eq!(read(&stream, 8).unwrap(), b"last");
     assert_eq!(read(&stream, 8).unwrap(), b"");
-    let written = stream.poll_write(&mut cx, &[IoSlice::new(b"x")]);
+    let written = write(&stream, b"x");
     assert!(matches!(written, Poll::Ready(Err(error)) if error.kind() == BrokenPipe));
-    // It goes without a word.
+    // The pipe is dropped without `finish`.
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     pipe.push(b"cut").unwrap();
     drop(pipe);
     assert_eq!(kind(read(&stream, 8)), Some(ConnectionReset));
-    let written = stream.poll_write(&mut cx, &[IoSlice::new(b"x")]);
+    let written = write(&stream, b"x");
     assert!(matches!(written, Poll::Ready(Err(error)) if error.kind() == ConnectionReset));
-    // The user shuts down: the answer still comes.
+    // The user shuts down its direction: the answer still arrives.
     let (stream, pipe) = pair(WINDOW, CAPACITY);
-    assert!(
-        stream
-            .poll_write(&mut cx, &[IoSlice::new(b"ask")])
-            .is_ready()
-    );
+    assert!(write(&stream, b"ask").is_ready());
     assert!(matches!(stream.poll_shutdown(&mut cx), Poll::Ready(Ok(()))));
     assert_eq!(
         pipe.poll_take(&mut cx, &mut buf),
@@ -193,14 +203,10 @@ fn ends_are_told_apart() {
     pipe.push(b"answer").unwrap();
     assert_eq!(read(&stream, 8).unwrap(), b"answer");
     drop(stream);
-    assert_eq!(pipe.push(b"x"), Err(Refused::Closed));
-    // The user closes what it takes for broken.
+    assert_eq!(pipe.push(b"x"), Err(PushError::Closed));
+    // The user closes the stream abruptly.
     let (stream, pipe) = pair(WINDOW, CAPACITY);
-    assert!(
-        stream
-            .poll_write(&mut cx, &[IoSlice::new(b"ask")])
-            .is_ready()
-    );
+    assert!(write(&stream, b"ask").is_ready());
     stream.reset_on_close();
     drop(stream);
     assert_eq!(pipe.poll_take(&mut cx, &mut buf), Poll::Ready(Taken::Reset));
@@ -214,8 +220,7 @@ fn close_with_bytes_unread_is_a_reset_and_any_other_is_not() {
     for (read_all, shut_down) in [(false, false), (false, true), (true, false), (true, true)] {
         let (stream, pipe) = pair(WINDOW, CAPACITY);
         pipe.push(b"answer").unwrap();
-        let written = stream.poll_write(&mut cx, &[IoSlice::new(b"ask")]);
-        assert!(written.is_ready());
+        assert!(write(&stream, b"ask").is_ready());
         if shut_down {
             assert!(stream.poll_shutdown(&mut cx).is_ready());
         }
@@ -236,7 +241,7 @@ async fn bulk_passes_between_threads_without_a_lost_wake() {
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     let payload = pattern(8_000_000);
     let sent = payload.clone();
-    // The handle echoes whatever it takes, within the window.
+    // The pipe's task echoes what it takes, within the window.
     let echo = tokio::spawn(async move {
         let mut buf = vec![0; 10_000];
         let mut window = WINDOW;
@@ -294,25 +299,16 @@ fn whole_buffers_go_over_without_a_copy() {
         Some(buffer)
     };
     let mut first = filled(1, 900);
-    assert!(matches!(
-        stream.poll_give(cx, &mut first),
-        Poll::Ready(Ok(()))
-    ));
+    assert!(give(&stream, &mut first));
     assert!(first.is_none());
-    // What would be mostly air is left to be copied.
+    // A buffer that would be mostly empty is left to be copied.
     let mut second = filled(2, 50);
-    assert!(matches!(
-        stream.poll_give(cx, &mut second),
-        Poll::Ready(Ok(()))
-    ));
+    assert!(give(&stream, &mut second));
     assert!(second.is_some());
     let mut third = filled(3, 9000);
-    assert!(matches!(
-        stream.poll_give(cx, &mut third),
-        Poll::Ready(Ok(()))
-    ));
+    assert!(give(&stream, &mut third));
     assert!(third.is_none());
-    // There is no room for more.
+    // There is no more room.
     let mut fourth = filled(4, 9000);
     assert!(stream.poll_give(cx, &mut fourth).is_pending());
     let mut taken = vec![0; 20_000];
@@ -321,10 +317,7 @@ fn whole_buffers_go_over_without_a_copy() {
         Poll::Ready(Taken::Bytes(9900))
     );
     assert_eq!((taken[899], taken[900], taken[9899]), (1, 3, 3));
-    assert!(matches!(
-        stream.poll_give(cx, &mut fourth),
-        Poll::Ready(Ok(()))
-    ));
+    assert!(give(&stream, &mut fourth));
 
     assert!(stream.take_buffer().is_none());
     pipe.push(&[5; 300_000]).unwrap();
@@ -339,4 +332,21 @@ fn whole_buffers_go_over_without_a_copy() {
     }
     assert_eq!(count, 300_000);
     assert_eq!(pipe.take_credit(), Some(300_000));
+}
+
+#[test]
+fn writer_exceeds_the_capacity_by_less_than_a_buffer() {
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(write(&stream, &[1; CAPACITY - 1]).is_ready());
+    let largest = || {
+        let mut buffer = Buffer::take(Size::Large);
+        let len = buffer.bytes().len();
+        buffer.ready.push(0..len);
+        Some(buffer)
+    };
+    assert!(give(&stream, &mut largest()));
+    assert!(stream.poll_give(cx, &mut largest()).is_pending());
+    assert!(write(&stream, &[1]).is_pending());
+    assert_eq!(pipe.waiting(), CAPACITY - 1 + Size::Large.bytes());
 }

@@ -1,4 +1,4 @@
-//! The task of a link.
+//! The task of a link: joins the core with the carrier, the streams' pipes and the host.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -10,25 +10,26 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::carrier::{Incoming, Outgoing};
-use super::core::{Core, Event, LinkRole, Over, Read, Sink, Source};
-use super::handle::{CAPACITY, Command, Handle, Shared, StreamWaker, Waiting};
-use super::{Host, Kind, Settings, Visitor, window};
-use crate::net::pipe::{self, Pipe, Refused, Taken};
+use super::core::{Core, CoreError, Read, Sink, Source};
+use super::event::{Event, Host, Visitor};
+use super::handle::{Command, Handle, Inbox, Shared, StreamWaker};
+use super::limits::{INITIAL_WINDOW, MAX_ROUNDS, SEND_BUFFER};
+use super::settings::{LinkRole, Settings};
+use crate::net::pipe::{self, Pipe, Taken};
 use crate::net::{FAREWELL, Stream};
 use crate::relay::leg::{First, Leg};
 use crate::relay::sealed::StreamError;
 use crate::relay::{Error, Side};
-use crate::wire::reverse::{Code, Open, Register};
+use crate::wire;
+use crate::wire::reverse::{Code, Connect, Frame, Protocol};
 
-/// Rounds of reading and writing after which another task of the worker gets its turn.
-const MAX_ROUNDS: usize = 2;
-/// When another link is welcome after one that was stopped.
+/// How long a peer should wait before it connects again after this side has stopped.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Runs a link over `leg` until it is over.
+/// Runs a link over `leg` until it closes.
 ///
 /// # Errors
-/// Why it broke; the streams that it carried are reset.
+/// Why the link failed; its streams are reset.
 pub async fn run<H: Host>(
     leg: Leg,
     settings: Settings,
@@ -36,8 +37,8 @@ pub async fn run<H: Host>(
     host: &mut H,
 ) -> Result<(), Error> {
     let mut link = Link::new(leg, settings, handle, host);
-    let mut timer = pin!(sleep_until(link.begun));
-    let result = match link.begin() {
+    let mut timer = pin!(sleep_until(link.started));
+    let result = match link.receive_early() {
         Ok(()) => poll_fn(|cx| link.poll(cx, timer.as_mut())).await,
         Err(error) => Err(error),
     };
@@ -56,41 +57,39 @@ struct Link<'a, H> {
     incoming: Incoming,
     outgoing: Outgoing,
     core: Core,
-    pipes: Pipes<'a, H>,
-    waiting: Waiting,
-    begun: Instant,
-    /// GoAway has been said.
-    leaving: bool,
-    /// The other end has left as it said.
-    ended: bool,
+    local: Local<'a, H>,
+    inbox: Inbox,
+    started: Instant,
+    sent_go_away: bool,
+    /// The peer has closed the carrier after a GoAway.
+    peer_closed: bool,
+    /// Who is at fault for errors of the carrier.
     side: Side,
 }
 
-/// What is beside the core: the pipes of its streams, and the host.
-struct Pipes<'a, H> {
+/// The local side of the core: the pipes of its streams, and the host.
+struct Local<'a, H> {
     shared: Arc<Shared>,
-    table: HashMap<u64, (Pipe, Waker)>,
+    pipes: HashMap<u64, (Pipe, Waker)>,
+    /// The services that this side has registered.
+    services: HashMap<u64, Protocol>,
     host: &'a mut H,
-    /// The other end has said that it leaves: then its end is no surprise.
-    leaves: bool,
-    /// What the core is to be told after it has told us: new streams, answers, streams that nobody reads any more.
-    opened: Vec<u64>,
-    answers: Vec<Reaction>,
+    received_go_away: bool,
+    /// What the core's events lead to, done once the core has returned: new streams to watch, ...
+    connected: Vec<u64>,
+    /// ... visitors of unknown services to refuse, ...
+    refused: Vec<u64>,
+    /// ... and streams to reset, because nobody reads them.
     broken: Vec<u64>,
 }
 
-enum Reaction {
-    Registered(u64, super::Answer),
-    Refused(u64, Code, &'static str),
-}
-
-/// Why a turn ended early.
-enum Broken {
+/// Why a step of a link failed.
+enum LinkError {
     Carrier(StreamError),
-    Core(Over),
+    Core(CoreError),
 }
 
-impl From<StreamError> for Broken {
+impl From<StreamError> for LinkError {
     fn from(fault: StreamError) -> Self {
         Self::Carrier(fault)
     }
@@ -98,32 +97,32 @@ impl From<StreamError> for Broken {
 
 impl<'a, H: Host> Link<'a, H> {
     fn new(leg: Leg, settings: Settings, handle: &Handle, host: &'a mut H) -> Self {
-        let begun = Instant::now();
         let (opener, sealer) = leg.codec.unzip();
         let first = match leg.first {
             First::Opened(buffer) => Some(buffer),
-            // A carrier's client is another link, which says nothing before its request is answered.
+            // The client of a link sends nothing before its request is answered.
             First::Nothing | First::Ahead(_) => None,
         };
         Self {
             stream: leg.stream,
             incoming: Incoming::new(opener, first),
             outgoing: Outgoing::new(sealer),
-            core: Core::new(settings.end, settings.heartbeat, Duration::ZERO),
-            pipes: Pipes {
+            core: Core::new(settings.role, settings.heartbeat, Duration::ZERO),
+            local: Local {
                 shared: Arc::clone(&handle.0),
-                table: HashMap::new(),
+                pipes: HashMap::new(),
+                services: HashMap::new(),
                 host,
-                leaves: false,
-                opened: Vec::new(),
-                answers: Vec::new(),
+                received_go_away: false,
+                connected: Vec::new(),
+                refused: Vec::new(),
                 broken: Vec::new(),
             },
-            waiting: Waiting::default(),
-            begun,
-            leaving: false,
-            ended: false,
-            side: match settings.end {
+            inbox: Inbox::default(),
+            started: Instant::now(),
+            sent_go_away: false,
+            peer_closed: false,
+            side: match settings.role {
                 LinkRole::Server => Side::Client,
                 LinkRole::Client => Side::Upstream,
             },
@@ -133,29 +132,29 @@ impl<'a, H: Host> Link<'a, H> {
 
 impl<H: Host> Link<'_, H> {
     fn now(&self) -> Duration {
-        self.begun.elapsed()
+        self.started.elapsed()
     }
 
-    fn fail(&self, broken: Broken) -> Error {
+    fn error(&self, error: LinkError) -> Error {
         let side = self.side;
-        match broken {
-            Broken::Carrier(error) => error.from_side(side),
-            Broken::Core(Over::Wire(source)) => Error::Wire { side, source },
-            Broken::Core(Over::Silent(time)) => Error::Silent {
+        match error {
+            LinkError::Carrier(error) => error.from_side(side),
+            LinkError::Core(CoreError::Wire(source)) => Error::Wire { side, source },
+            LinkError::Core(CoreError::Timeout(time)) => Error::Silent {
                 side,
                 seconds: time.as_secs(),
             },
         }
     }
 
-    /// Takes in what came with the request.
-    fn begin(&mut self) -> Result<(), Error> {
+    /// Handles the bytes that arrived with the request.
+    fn receive_early(&mut self) -> Result<(), Error> {
         let now = self.now();
-        let (core, pipes) = (&mut self.core, &mut self.pipes);
-        let begun = self
+        let (core, local) = (&mut self.core, &mut self.local);
+        let received = self
             .incoming
-            .begin(|bytes| core.receive(now, bytes, pipes).map_err(Broken::Core));
-        begun.map_err(|broken| self.fail(broken))
+            .begin(|bytes| core.receive(now, bytes, local).map_err(LinkError::Core));
+        received.map_err(|error| self.error(error))
     }
 
     fn poll(
@@ -164,23 +163,23 @@ impl<H: Host> Link<'_, H> {
         mut timer: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Error>> {
         for _ in 0..MAX_ROUNDS {
-            let mut busy = self.take(cx);
-            if self.waiting.evicted {
+            let mut busy = self.take_inbox(cx)?;
+            if self.inbox.flags.evicted {
                 return Poll::Ready(Err(Error::Replaced));
             }
             busy |= self.read(cx)?;
-            self.pipes.host.poll(cx);
-            self.react();
-            busy |= self.take(cx);
+            self.local.host.poll(cx);
+            self.follow_up();
+            busy |= self.take_inbox(cx)?;
             busy |= self.write(cx)?;
-            if self.is_over() {
+            if self.is_finished() {
                 return Poll::Ready(Ok(()));
             }
             if !busy {
                 return self.wait(cx, timer.as_mut());
             }
         }
-        // Whoever keeps us busy need not be the other end.
+        // What keeps the link busy need not come from the peer, so the heartbeat is checked here too.
         if self.now() >= self.core.timeout() {
             self.tick()?;
         }
@@ -189,17 +188,18 @@ impl<H: Host> Link<'_, H> {
     }
 
     fn tick(&mut self) -> Result<(), Error> {
-        let ticked = self.core.tick(self.begun.elapsed());
-        ticked.map_err(|over| self.fail(Broken::Core(over)))
+        let ticked = self.core.tick(self.now());
+        ticked.map_err(|error| self.error(LinkError::Core(error)))
     }
 
+    /// Arms the timer of the heartbeat.
     fn wait(
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Error>> {
         loop {
-            let due = self.begun + self.core.timeout();
+            let due = self.started + self.core.timeout();
             if timer.deadline() != due {
                 timer.as_mut().reset(due);
             }
@@ -214,90 +214,83 @@ impl<H: Host> Link<'_, H> {
         }
     }
 
-    fn is_over(&self) -> bool {
-        if self.ended {
+    fn is_finished(&self) -> bool {
+        if self.peer_closed {
             return true;
         }
-        self.leaving
+        self.sent_go_away
             && self.core.streams() == 0
             && self.core.is_idle()
             && self.outgoing.is_empty()
-            && !self.pipes.host.is_busy()
+            && !self.local.host.is_busy()
     }
 
-    /// Does what others have asked for.
-    fn take(&mut self, cx: &Context<'_>) -> bool {
-        let some = self.pipes.shared.take(cx.waker(), &mut self.waiting);
-        if self.waiting.stopping && !self.leaving {
-            self.leaving = true;
-            self.pipes.host.leaving();
-            self.core.go_away(Code::STOPPING, RETRY, "stopping");
+    /// Does what other tasks have requested; `false` if there was nothing.
+    fn take_inbox(&mut self, cx: &Context<'_>) -> Result<bool, Error> {
+        let found = self.local.shared.take(cx.waker(), &mut self.inbox);
+        if self.inbox.flags.overloaded {
+            let overloaded = CoreError::Wire(wire::Error::NoResources);
+            return Err(self.error(LinkError::Core(overloaded)));
         }
-        if !some {
-            return false;
+        if self.inbox.flags.stopping && !self.sent_go_away {
+            self.sent_go_away = true;
+            self.local.host.event(Event::Stopping);
+            self.core.go_away(Code::STOPPING, RETRY, "shutting down");
+        }
+        if !found {
+            return Ok(false);
         }
         let now = self.now();
-        while let Some(command) = self.waiting.commands.pop_front() {
+        while let Some(command) = self.inbox.commands.pop_front() {
             self.command(now, command);
         }
-        while let Some((id, bytes)) = self.waiting.datagrams.pop_front() {
-            self.core.datagram(id, bytes);
+        while let Some((id, payload)) = self.inbox.datagrams.pop() {
+            self.core.datagram(id, payload);
         }
-        let mut ready = std::mem::take(&mut self.waiting.ready);
+        let mut ready = std::mem::take(&mut self.inbox.ready);
         for id in ready.drain(..) {
-            self.look(now, id);
+            self.poll_pipe(now, id);
         }
-        self.waiting.ready = ready;
-        true
+        self.inbox.ready = ready;
+        let checked = self.core.check_backlog();
+        checked.map_err(|error| self.error(LinkError::Core(error)))?;
+        Ok(true)
     }
 
     fn command(&mut self, now: Duration, command: Command) {
         match command {
-            Command::Register(offer) => self.core.register(
-                offer.service,
-                Register {
-                    protocol: offer.protocol,
-                    group: offer.group,
-                    replace: true,
-                    bind: offer.bind.as_ref(),
-                    name: &offer.name,
-                    token: &offer.token,
-                    host: &offer.host,
-                },
-            ),
-            Command::Open {
-                id,
+            Command::Register {
                 service,
-                source,
-                destination,
-                pipe,
+                protocol,
+                frame,
             } => {
-                let open = Open {
-                    service,
-                    source: source.as_ref(),
-                    destination: destination.as_ref(),
-                };
-                if !self.core.open(now, id, open) {
-                    self.pipes.host.closed(id);
+                self.local.services.insert(service, protocol);
+                self.core.send_encoded(frame);
+            }
+            Command::RegisterResult { frame } => self.core.send_encoded(frame),
+            Command::Connect { visitor, pipe } => {
+                let id = visitor.id;
+                if !self.core.connect(now, id, visitor.connect()) {
+                    self.local.host.event(Event::Closed { id });
                 } else if let Some(pipe) = pipe {
-                    self.pipes.add(id, pipe);
-                    self.look(now, id);
+                    self.local.insert(id, pipe);
+                    self.poll_pipe(now, id);
                 }
             }
-            Command::Answer(id, code, message) => {
-                self.core.answer(id, code, &message);
+            Command::ConnectResult { id, code, message } => {
+                self.core.connect_result(id, code, &message);
                 if code != Code::OK {
-                    self.pipes.forget(id);
+                    self.local.remove(id);
                 }
             }
-            Command::Reset(id) => self.reset(id),
+            Command::Reset { id } => self.reset(id),
             Command::Probe => self.core.probe(now),
         }
     }
 
-    /// Looks what a stream's user has done.
-    fn look(&mut self, now: Duration, id: u64) {
-        let Some((pipe, waker)) = self.pipes.table.get(&id) else {
+    /// Checks what a stream's user has done: read, written, ended or closed.
+    fn poll_pipe(&mut self, now: Duration, id: u64) {
+        let Some((pipe, waker)) = self.local.pipes.get(&id) else {
             return;
         };
         let mut cx = Context::from_waker(waker);
@@ -305,12 +298,12 @@ impl<H: Host> Link<'_, H> {
         if let Some(count) = pipe.take_credit() {
             let growth = self.core.consumed(now, id, count);
             if growth > 0 {
-                pipe.widen(growth);
+                pipe.grow_window(growth);
             }
         }
         match pipe.poll_take(&mut cx, &mut []) {
             Poll::Pending => {}
-            // At once: a stream that has said its end has no more turns.
+            // Not through the core's turns: a stream that has sent its Fin gets no more of them.
             Poll::Ready(Taken::Reset) => self.reset(id),
             Poll::Ready(Taken::Bytes(_) | Taken::End) => self.core.wake(id),
         }
@@ -318,70 +311,66 @@ impl<H: Host> Link<'_, H> {
 
     fn reset(&mut self, id: u64) {
         self.core.reset(id);
-        self.pipes.forget(id);
+        self.local.remove(id);
     }
 
-    /// Tells the core what it has caused.
-    fn react(&mut self) {
+    /// Does what the core's events have led to.
+    fn follow_up(&mut self) {
         let now = self.now();
-        for id in std::mem::take(&mut self.pipes.opened) {
-            self.look(now, id);
+        for id in std::mem::take(&mut self.local.connected) {
+            self.poll_pipe(now, id);
         }
-        for reaction in std::mem::take(&mut self.pipes.answers) {
-            match reaction {
-                Reaction::Registered(service, answer) => {
-                    self.core
-                        .registered(service, answer.code, answer.bound.into(), &answer.message)
-                }
-                Reaction::Refused(id, code, message) => self.core.answer(id, code, message),
-            }
+        for id in std::mem::take(&mut self.local.refused) {
+            self.core
+                .connect_result(id, Code::INVALID, "no such service");
         }
-        for id in std::mem::take(&mut self.pipes.broken) {
+        for id in std::mem::take(&mut self.local.broken) {
             self.reset(id);
         }
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
         let now = self.now();
-        let (core, pipes) = (&mut self.core, &mut self.pipes);
+        let (core, local) = (&mut self.core, &mut self.local);
         let read = self.incoming.poll(cx, &self.stream, |bytes| {
-            core.receive(now, bytes, pipes).map_err(Broken::Core)
+            core.receive(now, bytes, local).map_err(LinkError::Core)
         });
         match read {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(Broken::Carrier(StreamError::End))) if self.pipes.leaves => {
-                self.ended = true;
+            Poll::Ready(Err(LinkError::Carrier(StreamError::End)))
+                if self.local.received_go_away =>
+            {
+                self.peer_closed = true;
                 Ok(false)
             }
-            Poll::Ready(Err(broken)) => Err(self.fail(broken)),
+            Poll::Ready(Err(error)) => Err(self.error(error)),
         }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
-        let (core, pipes) = (&mut self.core, &mut self.pipes);
+        let (core, local) = (&mut self.core, &mut self.local);
         let filled = if core.is_idle() && self.outgoing.is_empty() {
             Ok(false)
         } else {
-            self.outgoing.fill(|out| core.transmit(out, pipes))
+            self.outgoing.fill(|out| core.transmit(out, local))
         };
-        let some = filled.map_err(|error| self.fail(Broken::Core(Over::Wire(error))))?;
-        if !some {
+        if !filled.map_err(|error| self.error(LinkError::Core(CoreError::Wire(error))))? {
             return Ok(false);
         }
         match self.outgoing.poll_write(cx, &self.stream) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(error)) => Err(self.fail(Broken::Carrier(StreamError::Io(error)))),
+            Poll::Ready(Err(error)) => Err(self.error(LinkError::Carrier(StreamError::Io(error)))),
         }
     }
 
-    /// The last words, if the other end takes them.
+    /// Sends what is queued and, after an error, a GoAway, if the peer still reads.
     async fn farewell(&mut self, error: Option<&Error>) {
         if let Some(error) = error {
             self.core.go_away(Code::PROTOCOL, RETRY, &error.to_string());
         }
-        self.pipes.table.clear();
+        self.local.pipes.clear();
         let last = poll_fn(|cx| {
             loop {
                 match self.write(cx) {
@@ -392,117 +381,87 @@ impl<H: Host> Link<'_, H> {
                 }
             }
         });
-        // Whether it has heard them is its own affair.
+        // The link is closed in any case.
         let _ = tokio::time::timeout(FAREWELL, last).await;
     }
 }
 
-impl<H: Host> Pipes<'_, H> {
-    fn add(&mut self, id: u64, pipe: Pipe) {
+impl<H: Host> Local<'_, H> {
+    fn insert(&mut self, id: u64, pipe: Pipe) {
         let waker = Waker::from(Arc::new(StreamWaker {
             shared: Arc::clone(&self.shared),
             id,
         }));
-        self.table.insert(id, (pipe, waker));
+        self.pipes.insert(id, (pipe, waker));
     }
 
-    /// A stream or flow is over. The host is told of those that we end too: it knows flows that have no pipe.
-    fn forget(&mut self, id: u64) {
-        self.table.remove(&id);
-        self.host.closed(id);
+    /// Removes a stream or flow. Tells the host even of those that it has closed itself, since flows have no pipe.
+    fn remove(&mut self, id: u64) {
+        self.pipes.remove(&id);
+        self.host.event(Event::Closed { id });
     }
 
-    fn opened(&mut self, id: u64, open: Open<'_>) {
-        let refused = match self.host.kind(open.service) {
-            None => Some("no such service"),
-            Some(kind) => {
-                let visitor = Visitor {
-                    id,
-                    service: open.service,
-                    source: open.source.to_owned(),
-                    destination: open.destination.to_owned(),
-                };
-                match kind {
-                    Kind::Datagrams => self.host.flow(visitor),
-                    Kind::Streams => {
-                        let (stream, pipe) = pipe::pair(window::INITIAL as usize, CAPACITY);
-                        self.add(id, pipe);
-                        self.opened.push(id);
-                        self.host.stream(visitor, stream);
-                    }
-                }
-                None
+    /// Makes a visitor's stream, if its service has streams, and hands it to the host.
+    fn connect(&mut self, id: u64, connect: Connect<'_>) {
+        let stream = match self.services.get(&connect.service) {
+            None => return self.refused.push(id),
+            Some(Protocol::Udp) => None,
+            Some(Protocol::Tcp | Protocol::Http) => {
+                let (stream, pipe) = pipe::pair(INITIAL_WINDOW as usize, SEND_BUFFER);
+                self.insert(id, pipe);
+                self.connected.push(id);
+                Some(stream)
             }
         };
-        if let Some(message) = refused {
-            self.answers
-                .push(Reaction::Refused(id, Code::INVALID, message));
-        }
+        let visitor = Visitor::new(id, connect);
+        self.host.event(Event::Connect { visitor, stream });
     }
 }
 
-impl<H: Host> Sink for Pipes<'_, H> {
+impl<H: Host> Sink for Local<'_, H> {
     fn data(&mut self, id: u64, bytes: &[u8]) {
-        let Some((pipe, _)) = self.table.get(&id) else {
-            return;
-        };
-        match pipe.push(bytes) {
-            Ok(()) => {}
-            // The core has counted otherwise: then the count, not the peer, is wrong, and the stream cannot go on.
-            Err(Refused::Closed | Refused::Window) => {
-                self.table.remove(&id);
-                self.broken.push(id);
-            }
+        if let Some((pipe, _)) = self.pipes.get(&id)
+            && pipe.push(bytes).is_err()
+        {
+            // The user has closed the stream. The window cannot be exceeded, since the core counts it too.
+            self.pipes.remove(&id);
+            self.broken.push(id);
         }
-    }
-
-    fn datagram(&mut self, id: u64, bytes: &[u8]) {
-        self.host.datagram(id, bytes);
     }
 
     fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Register(service, register) => {
-                let answer = self.host.register(service, register);
-                self.answers.push(Reaction::Registered(service, answer));
-            }
-            Event::Registered {
-                service,
-                code,
-                bound,
-                message,
-            } => self.host.registered(service, code, bound, message),
-            Event::Opened(id, open) => self.opened(id, open),
-            Event::Answered(id, code, message) => {
+            Event::Frame(Frame::Connect { id, connect }) => self.connect(id, connect),
+            Event::Frame(Frame::ConnectResult { id, code, .. }) => {
+                self.host.event(event);
                 if code != Code::OK {
-                    self.host.refused(id, message);
-                    self.forget(id);
+                    self.remove(id);
                 }
             }
-            Event::Finished(id) => {
-                if let Some((pipe, _)) = self.table.get(&id) {
+            Event::Frame(Frame::Fin { id }) => {
+                if let Some((pipe, _)) = self.pipes.get(&id) {
                     pipe.finish();
                 }
             }
-            // A pipe that was not finished is reset by its drop.
-            Event::Reset(id) => {
-                if let Some((pipe, _)) = self.table.remove(&id) {
+            Event::Frame(Frame::Reset { id }) => {
+                if let Some((pipe, _)) = self.pipes.get(&id) {
                     pipe.reset();
                 }
-                self.host.closed(id);
+                self.remove(id);
             }
-            Event::Closed(id) => self.forget(id),
-            Event::GoAway(code, retry, message) => {
-                self.leaves = true;
-                self.host.going_away(code, retry, message);
+            Event::Frame(Frame::GoAway { .. }) => {
+                self.received_go_away = true;
+                self.host.event(event);
             }
+            Event::Closed { id } => self.remove(id),
+            event => self.host.event(event),
         }
     }
 }
 
-impl<H: Host> Source for Pipes<'_, H> {
+impl<H: Host> Source for Local<'_, H> {
     fn read(&mut self, id: u64, out: &mut [u8]) -> Read {
-        let Some((pipe, waker)) = self.table.get(&id) else {
+        let Some((pipe, waker)) = self.pipes.get(&id) else {
             return Read::Empty;
         };
         match pipe.poll_take(&mut Context::from_waker(waker), out) {
@@ -510,7 +469,7 @@ impl<H: Host> Source for Pipes<'_, H> {
             Poll::Ready(Taken::Bytes(count)) => Read::Bytes(count),
             Poll::Ready(Taken::End) => Read::End,
             Poll::Ready(Taken::Reset) => {
-                self.table.remove(&id);
+                self.pipes.remove(&id);
                 Read::Reset
             }
         }

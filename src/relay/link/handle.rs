@@ -1,211 +1,194 @@
-//! How other tasks, of this thread or of another, reach a link.
+//! How other tasks, on any thread, use a link.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
-use super::core::LinkRole;
-use super::window;
+use super::core::encode;
+use super::datagrams::DatagramQueue;
+use super::event::Visitor;
+use super::limits::{INITIAL_WINDOW, MAX_COMMANDS, SEND_BUFFER};
+use super::settings::LinkRole;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe};
 use crate::net::sync::lock;
 use crate::wire::Address;
-use crate::wire::reverse::{Code, Protocol};
+use crate::wire::reverse::{Code, Frame, Protocol, Register};
 
-/// Bytes of a stream's that may wait for their turn on the link.
-pub(super) const CAPACITY: usize = 256 * 1024;
-/// Datagrams that may wait for the link's task; the oldest makes room.
-const MAX_DATAGRAMS: usize = 1024;
-
-/// A link, as others see it.
+/// A handle to a link.
 #[derive(Clone)]
 pub struct Handle(pub(super) Arc<Shared>);
 
-/// What a link shares with those who use it.
+/// What a link's task shares with its handles.
 pub(super) struct Shared(Mutex<State>);
 
 struct State {
-    end: LinkRole,
     next_id: u64,
-    over: bool,
-    stopping: bool,
-    evicted: bool,
-    commands: VecDeque<Command>,
-    datagrams: VecDeque<(u64, Box<[u8]>)>,
-    /// Streams of whose pipes something is to be looked at.
-    ready: Vec<u64>,
+    /// The link's task has ended.
+    closed: bool,
+    inbox: Inbox,
     waker: Option<Waker>,
 }
 
-/// A service that a client offers, owning its texts.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    /// Its number on this link.
-    pub service: u64,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// Other clients may share the load.
-    pub group: bool,
-    /// Where visitors come to.
-    pub bind: Address,
-    /// What it is called.
-    pub name: String,
-    /// The same on all links of one client.
-    pub token: [u8; 16],
-    /// Of HTTP: which Host is meant.
-    pub host: String,
+/// What waits for the link's task.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) commands: VecDeque<Command>,
+    pub(super) datagrams: DatagramQueue,
+    /// Streams whose pipes have changed. A pipe wakes the link once, until the link's task looks at it again.
+    pub(super) ready: Vec<u64>,
+    pub(super) flags: Flags,
 }
 
-/// What a link is to do.
+/// What a link has been told for good.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Flags {
+    pub(super) stopping: bool,
+    pub(super) evicted: bool,
+    /// More than [`MAX_COMMANDS`] commands were queued.
+    pub(super) overloaded: bool,
+}
+
+/// A request of another task, named after the frame that it leads to.
 pub(super) enum Command {
-    Register(Offer),
-    Open {
-        id: u64,
+    Register {
         service: u64,
-        source: Address,
-        destination: Address,
+        protocol: Protocol,
+        frame: Box<[u8]>,
+    },
+    RegisterResult {
+        frame: Box<[u8]>,
+    },
+    Connect {
+        visitor: Visitor,
         /// `None`: a flow of datagrams.
         pipe: Option<Pipe>,
     },
-    Answer(u64, Code, String),
-    Reset(u64),
+    ConnectResult {
+        id: u64,
+        code: Code,
+        message: String,
+    },
+    Reset {
+        id: u64,
+    },
     Probe,
 }
 
-/// All that waits for a link's task.
-#[derive(Default)]
-pub(super) struct Waiting {
-    pub(super) commands: VecDeque<Command>,
-    pub(super) datagrams: VecDeque<(u64, Box<[u8]>)>,
-    pub(super) ready: Vec<u64>,
-    pub(super) stopping: bool,
-    pub(super) evicted: bool,
-}
-
 impl Handle {
-    /// The handle of a link that is to be run.
+    /// The handle of a link that has not started yet.
     #[must_use]
-    pub fn new(end: LinkRole) -> Self {
+    pub fn new(role: LinkRole) -> Self {
         Self(Arc::new(Shared(Mutex::new(State {
-            end,
-            next_id: end.first_id(),
-            over: false,
-            stopping: false,
-            evicted: false,
-            commands: VecDeque::new(),
-            datagrams: VecDeque::new(),
-            ready: Vec::new(),
+            next_id: role.first_id(),
+            closed: false,
+            inbox: Inbox::default(),
             waker: None,
         }))))
     }
 
-    /// Offers a service.
-    pub fn register(&self, offer: Offer) {
-        self.0.command(|_| Some(Command::Register(offer)));
+    /// Asks the server to publish a service.
+    pub fn register(&self, service: u64, register: Register<'_>) {
+        self.0.command(Command::Register {
+            service,
+            protocol: register.protocol,
+            frame: encode(Frame::Register { service, register }),
+        });
     }
 
-    /// Opens a stream for a visitor. It can be used at once; if the other end does not reach its target, it is reset.
-    /// `None`: the link is over or stopping.
+    /// Answers [`Frame::Register`].
+    pub fn register_result(&self, service: u64, code: Code, bound: SocketAddr, message: &str) {
+        let bound = bound.into();
+        self.0.command(Command::RegisterResult {
+            frame: encode(Frame::RegisterResult {
+                service,
+                code,
+                bound,
+                message,
+            }),
+        });
+    }
+
+    /// Opens a stream for a visitor, which can be used at once; if the peer cannot reach its target, it is reset.
+    /// `None`: the link is closed, stopping or overloaded.
     #[must_use]
-    pub fn open(&self, service: u64, source: Address, destination: Address) -> Option<Stream> {
-        let (stream, pipe) = pipe::pair(window::INITIAL as usize, CAPACITY);
-        self.begin(service, source, destination, Some(pipe))?;
+    pub fn connect(&self, service: u64, source: Address, destination: Address) -> Option<Stream> {
+        let (stream, pipe) = pipe::pair(INITIAL_WINDOW as usize, SEND_BUFFER);
+        self.0.connect(service, source, destination, Some(pipe))?;
         Some(stream)
     }
 
-    /// Opens a flow of datagrams for a visitor, and returns its id. `None`: the link is over or stopping.
+    /// Opens a flow of datagrams for a visitor and returns its id. `None`: the link is closed, stopping or overloaded.
     #[must_use]
-    pub fn open_flow(&self, service: u64, source: Address, destination: Address) -> Option<u64> {
-        self.begin(service, source, destination, None)
+    pub fn connect_flow(&self, service: u64, source: Address, destination: Address) -> Option<u64> {
+        self.0.connect(service, source, destination, None)
     }
 
-    fn begin(
-        &self,
-        service: u64,
-        source: Address,
-        destination: Address,
-        pipe: Option<Pipe>,
-    ) -> Option<u64> {
-        let mut opened = None;
-        self.0.command(|state| {
-            if state.stopping {
-                return None;
-            }
-            let id = state.next_id;
-            state.next_id += 2;
-            opened = Some(id);
-            Some(Command::Open {
-                id,
-                service,
-                source,
-                destination,
-                pipe,
-            })
-        });
-        opened
+    /// Answers [`Event::Connect`](super::Event::Connect): tells the peer whether the target was reached.
+    pub fn connect_result(&self, id: u64, code: Code, message: String) {
+        self.0.command(Command::ConnectResult { id, code, message });
     }
 
-    /// Says whether the target of a stream that the other end has opened could be reached.
-    pub fn answer(&self, id: u64, code: Code, message: String) {
-        self.0.command(|_| Some(Command::Answer(id, code, message)));
-    }
-
-    /// Breaks a stream, or ends a flow.
+    /// Closes a stream abruptly, or ends a flow.
     pub fn reset(&self, id: u64) {
-        self.0.command(|_| Some(Command::Reset(id)));
+        self.0.command(Command::Reset { id });
     }
 
-    /// Sends a datagram; when too many wait, the oldest is lost.
+    /// Sends a datagram; if the queue is full, the oldest is dropped.
     pub fn datagram(&self, id: u64, bytes: &[u8]) {
-        self.0.wake_with(|state| {
-            if state.datagrams.len() >= MAX_DATAGRAMS {
-                state.datagrams.pop_front();
-            }
-            state.datagrams.push_back((id, bytes.into()));
-        });
+        self.0
+            .update(|state| state.inbox.datagrams.push(id, bytes.into()));
     }
 
-    /// Lets the link find out soon whether its other end still lives.
+    /// Checks whether the peer is alive; if not, the link closes soon.
     pub fn probe(&self) {
-        self.0.command(|_| Some(Command::Probe));
+        self.0.command(Command::Probe);
     }
 
-    /// Lets the link end: it takes no more visitors, and is over when those that it has are gone.
+    /// Stops the link: it takes no more visitors and closes when the current ones have left.
     pub fn stop(&self) {
-        self.0.wake_with(|state| state.stopping = true);
+        self.0.update(|state| state.inbox.flags.stopping = true);
     }
 
-    /// Ends the link at once: its client has another one in its place.
+    /// Closes the link at once, because its client has replaced it by another.
     pub fn evict(&self) {
-        self.0.wake_with(|state| {
-            state.stopping = true;
-            state.evicted = true;
+        self.0.update(|state| {
+            state.inbox.flags.stopping = true;
+            state.inbox.flags.evicted = true;
         });
     }
 
-    /// Whether the link is over, or takes nobody any more.
+    /// Whether the link is closed or takes no more visitors.
     #[must_use]
-    pub fn is_over(&self) -> bool {
-        let state = self.0.lock();
-        state.over || state.stopping
+    pub fn is_closed(&self) -> bool {
+        let state = lock(&self.0.0);
+        state.closed || state.inbox.flags.stopping
     }
 
-    /// Whether both are the same link's.
+    /// Whether both are handles to the same link.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+impl Inbox {
+    /// Queues a command. One that does not fit cannot be dropped, since a stream would hang: the link closes instead.
+    fn push(&mut self, command: Command) {
+        if self.commands.len() < MAX_COMMANDS {
+            self.commands.push_back(command);
+        } else {
+            self.flags.overloaded = true;
+        }
     }
+}
 
-    /// Changes something, unless the link is over, and wakes its task.
-    fn wake_with(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.lock();
-        if state.over {
+impl Shared {
+    /// Changes the state and wakes the link's task, unless the link is closed.
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.0);
+        if state.closed {
             return;
         }
         change(&mut state);
@@ -216,48 +199,67 @@ impl Shared {
         }
     }
 
-    fn command(&self, command: impl FnOnce(&mut State) -> Option<Command>) {
-        self.wake_with(|state| {
-            if let Some(command) = command(state) {
-                state.commands.push_back(command);
-            }
-        });
+    fn command(&self, command: Command) {
+        self.update(|state| state.inbox.push(command));
     }
 
-    /// Takes all that waits. If there is nothing, `waker` is woken when there is.
-    pub(super) fn take(&self, waker: &Waker, into: &mut Waiting) -> bool {
-        let mut state = self.lock();
-        (into.stopping, into.evicted) = (state.stopping, state.evicted);
-        if state.commands.is_empty() && state.datagrams.is_empty() && state.ready.is_empty() {
+    /// Assigns an id and queues the command, if there is room.
+    fn connect(
+        &self,
+        service: u64,
+        source: Address,
+        destination: Address,
+        pipe: Option<Pipe>,
+    ) -> Option<u64> {
+        let mut assigned = None;
+        self.update(|state| {
+            let inbox = &state.inbox;
+            if inbox.flags.stopping || inbox.commands.len() >= MAX_COMMANDS / 2 {
+                return;
+            }
+            let id = state.next_id;
+            state.next_id += 2;
+            assigned = Some(id);
+            let visitor = Visitor {
+                id,
+                service,
+                source,
+                destination,
+            };
+            state.inbox.push(Command::Connect { visitor, pipe });
+        });
+        assigned
+    }
+
+    /// Swaps what waits with `inbox`, which must be empty. If nothing waits, registers `waker`.
+    pub(super) fn take(&self, waker: &Waker, inbox: &mut Inbox) -> bool {
+        let mut state = lock(&self.0);
+        inbox.flags = state.inbox.flags;
+        let waiting = &state.inbox;
+        if waiting.commands.is_empty() && waiting.datagrams.is_empty() && waiting.ready.is_empty() {
             match &mut state.waker {
                 Some(old) => old.clone_from(waker),
                 none => *none = Some(waker.clone()),
             }
             return false;
         }
-        std::mem::swap(&mut state.commands, &mut into.commands);
-        std::mem::swap(&mut state.datagrams, &mut into.datagrams);
-        std::mem::swap(&mut state.ready, &mut into.ready);
+        std::mem::swap(&mut state.inbox, inbox);
         true
     }
 
-    /// Nothing is taken any more; what waits is dropped, and its pipes with it.
+    /// Marks the link as closed and drops what waits.
     pub(super) fn close(&self) {
-        let mut state = self.lock();
-        state.over = true;
-        let commands = std::mem::take(&mut state.commands);
-        state.datagrams = VecDeque::new();
-        state.ready = Vec::new();
+        let mut state = lock(&self.0);
+        state.closed = true;
         state.waker = None;
-        let end = state.end;
+        let inbox = std::mem::take(&mut state.inbox);
         drop(state);
-        // Their drop wakes others.
-        drop(commands);
-        tracing::trace!(?end, "link handle closed");
+        // Dropping the pipes wakes other tasks, so it happens without the lock.
+        drop(inbox);
     }
 }
 
-/// Wakes a link for the sake of one stream.
+/// Wakes the link's task on behalf of one stream.
 pub(super) struct StreamWaker {
     pub(super) shared: Arc<Shared>,
     pub(super) id: u64,
@@ -269,6 +271,6 @@ impl Wake for StreamWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.shared.wake_with(|state| state.ready.push(self.id));
+        self.shared.update(|state| state.inbox.ready.push(self.id));
     }
 }

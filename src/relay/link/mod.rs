@@ -1,4 +1,4 @@
-//! Many streams over one: the link of a reverse tunnel.
+//! The link of a reverse tunnel: many streams multiplexed over one.
 //!
 //! ```text
 //! visitor ─ serve ─ pipe ┐                                    ┌ pipe ─ serve ─ target
@@ -6,109 +6,31 @@
 //! visitor ─ serve ─ pipe ┘                                    └ pipe ─ serve ─ target
 //! ```
 //!
-//! - [`core`]: the rules: who may say what when, windows, turns. No socket, no clock.
-//! - `window.rs`: how large a window is.
-//! - `carrier.rs`: the encrypted stream, its chunks sealed and opened in place.
-//! - `driver.rs`: the task that joins them with the pipes.
-//! - [`handle`]: how other tasks reach it.
+//! - `settings.rs`: the settings of a link and its two roles.
+//! - [`limits`]: every limit of a link, its streams and its visitors.
+//! - [`event`]: what a link reports to its [`Host`].
+//! - `window.rs`: receive windows and the round-trip time.
+//! - `datagrams.rs`: a bounded queue of datagrams.
+//! - [`core`]: the protocol: streams, windows, heartbeat. No sockets, no clock.
+//! - `carrier.rs`: frames inside the chunks of the encrypted stream.
+//! - [`handle`]: how other tasks use a link.
+//! - `driver.rs`: the task of a link, which joins all of these.
 //!
-//! What a service is, and who may have one, is the business of the [`Host`], which lives on a floor above.
+//! A message has one name everywhere: [`Frame::Connect`](crate::wire::reverse::Frame::Connect) on the wire,
+//! [`Event::Connect`] to the host, [`Handle::connect`] and `Command::Connect` from other tasks. All other frames that
+//! concern the host reach it as [`Event::Frame`].
 
 mod carrier;
 pub mod core;
+mod datagrams;
 mod driver;
+pub mod event;
 pub mod handle;
+pub mod limits;
+mod settings;
 mod window;
 
-use std::net::SocketAddr;
-use std::task::Context;
-use std::time::Duration;
-
-pub use self::core::LinkRole;
 pub use driver::run;
+pub use event::{Event, Host, Visitor};
 pub use handle::Handle;
-
-use crate::net::Stream;
-use crate::wire::reverse::{Code, Register};
-use crate::wire::{Address, AddressRef};
-
-/// What is set for a link.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Which end this is.
-    pub end: LinkRole,
-    /// Between two pings; three without a word from the other end, and the link is dead.
-    pub heartbeat: Duration,
-}
-
-/// The answer to an offer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// [`Code::OK`], or why not.
-    pub code: Code,
-    /// Where the service can be reached.
-    pub bound: SocketAddr,
-    /// The same for people.
-    pub message: String,
-}
-
-/// Who has come.
-#[derive(Clone, Debug)]
-pub struct Visitor {
-    /// The stream or flow.
-    pub id: u64,
-    /// The service that it wants.
-    pub service: u64,
-    /// Where it comes from.
-    pub source: Address,
-    /// Where it came to.
-    pub destination: Address,
-}
-
-/// What a service takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Streams.
-    Streams,
-    /// Datagrams.
-    Datagrams,
-}
-
-/// Who lives above a link. All is called by the link's task, and must not wait.
-pub trait Host: Send {
-    /// The client offers a service.
-    fn register(&mut self, service: u64, register: Register<'_>) -> Answer;
-
-    /// The server has answered to an offer.
-    fn registered(&mut self, service: u64, code: Code, bound: AddressRef<'_>, message: &str);
-
-    /// What a service of ours takes; `None`: there is none of this number.
-    fn kind(&self, service: u64) -> Option<Kind>;
-
-    /// A visitor has come with a stream.
-    fn stream(&mut self, visitor: Visitor, stream: Stream);
-
-    /// A visitor has come with datagrams.
-    fn flow(&mut self, visitor: Visitor);
-
-    /// A datagram has come.
-    fn datagram(&mut self, id: u64, bytes: &[u8]);
-
-    /// The other end could not reach its target.
-    fn refused(&mut self, id: u64, message: &str);
-
-    /// A stream or flow is over.
-    fn closed(&mut self, id: u64);
-
-    /// The link takes no more visitors, and ends when those there are have gone.
-    fn leaving(&mut self);
-
-    /// The other end is leaving; another link is welcome after the time.
-    fn going_away(&mut self, code: Code, retry: Duration, message: &str);
-
-    /// Does what the host has to do by itself, in the link's task.
-    fn poll(&mut self, cx: &mut Context<'_>);
-
-    /// Streams that go on after the link has nothing to do with them any more.
-    fn is_busy(&self) -> bool;
-}
+pub use settings::{LinkRole, Settings};

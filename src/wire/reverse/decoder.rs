@@ -1,23 +1,24 @@
-//! From bytes that come in pieces to frames.
+//! Decodes frames from bytes that arrive in arbitrary pieces.
 
-use super::payload::id;
-use super::{Error, Frame, HEADER_LEN, MAX_PAYLOAD, op, parse};
+use super::frame::{Frame, op, parse};
+use super::payload::{HEADER_LEN, MAX_PAYLOAD, id};
+use crate::wire::Error;
 
-/// Bytes before the name of v0's first frame.
+/// Length of the header of v0's InitialRemoteServer: op and name length.
 const NAME_HEADER_LEN: usize = 2 + 4;
 
-/// Finds the frames in what comes, however it is cut. It holds no more than one frame that is not Data, and of Data
-/// nothing: its bytes are passed on as they come.
+/// Finds the frames in a byte stream, however it is cut. It buffers at most one frame that is not Data; the bytes of
+/// Data are handed out as they arrive.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The beginning of a frame that was cut.
+    /// The first part of an incomplete frame.
     held: Vec<u8>,
-    /// `held` was a whole frame and has been read.
+    /// `held` was a complete frame and has been handed out.
     read: bool,
     body: Body,
 }
 
-/// What the next bytes are.
+/// What the next bytes of the input are.
 #[derive(Clone, Copy, Debug, Default)]
 enum Body {
     #[default]
@@ -31,12 +32,12 @@ enum Body {
     },
 }
 
-/// What was found.
+/// Something decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// A frame; never [`Frame::Data`].
+    /// A frame other than [`Frame::Data`].
     Frame(Frame<'a>),
-    /// Bytes of a stream: all of a Data frame's, or some.
+    /// Bytes of a stream: a whole Data frame or a part of one.
     Data {
         /// The stream.
         id: u64,
@@ -46,18 +47,18 @@ pub enum Item<'a> {
 }
 
 impl Decoder {
-    /// Takes bytes off the front of `input`: the number says how many, and they are done with. `None`: more must come.
+    /// Decodes the next item and returns how many bytes of `input` were used. `None`: more input is needed.
     ///
     /// # Errors
-    /// What the peer did wrong. There is no way to go on.
+    /// The peer has violated the protocol; the decoder cannot continue.
     pub fn next<'a>(&'a mut self, input: &'a [u8]) -> Result<(usize, Option<Item<'a>>), Error> {
         if self.read {
             self.read = false;
-            // A frame is rarely cut, and a link may be quiet for long.
+            // Frames are rarely cut, and an idle link should hold no memory.
             self.held = Vec::new();
         }
         let mut used = 0;
-        // In a loop: one input can hold any number of frames in which there is nothing for anybody.
+        // A loop, not recursion: one input can hold any number of empty and unknown frames.
         loop {
             let rest = input.get(used..).unwrap_or_default();
             match self.body {
@@ -93,7 +94,7 @@ impl Decoder {
                     used += count;
                     let frame = match found {
                         Found::Header => continue,
-                        Found::Beginning => return Ok((used, None)),
+                        Found::Part => return Ok((used, None)),
                         Found::Here => rest.get(..count).unwrap_or_default(),
                         Found::Held => &self.held,
                     };
@@ -103,35 +104,35 @@ impl Decoder {
         }
     }
 
-    /// Reads what begins with a header. The number says how many bytes of `input` it took.
+    /// Reads a frame or a header and returns how many bytes of `input` were used.
     fn frame(&mut self, input: &[u8]) -> Result<(usize, Found), Error> {
         if self.held.is_empty() {
-            // The usual case: all of it is here.
-            return Ok(match Begun::read(input)? {
-                Begun::Whole(len) => (len, Found::Here),
-                Begun::Body(len, body) => {
+            // The usual case: the frame is complete in the input.
+            return Ok(match Prefix::read(input)? {
+                Prefix::Whole(len) => (len, Found::Here),
+                Prefix::Body(len, body) => {
                     self.body = body;
                     (len, Found::Header)
                 }
-                Begun::Cut(_) => {
+                Prefix::Cut(_) => {
                     self.held.extend_from_slice(input);
-                    (input.len(), Found::Beginning)
+                    (input.len(), Found::Part)
                 }
             });
         }
         let mut used = 0;
         loop {
-            let need = match Begun::read(&self.held)? {
-                Begun::Whole(_) => {
+            let need = match Prefix::read(&self.held)? {
+                Prefix::Whole(_) => {
                     self.read = true;
                     return Ok((used, Found::Held));
                 }
-                Begun::Body(_, body) => {
+                Prefix::Body(_, body) => {
                     self.held = Vec::new();
                     self.body = body;
                     return Ok((used, Found::Header));
                 }
-                Begun::Cut(need) => need,
+                Prefix::Cut(need) => need,
             };
             let missing = need.saturating_sub(self.held.len());
             let rest = input.get(used..).unwrap_or_default();
@@ -139,35 +140,35 @@ impl Decoder {
             self.held.extend_from_slice(taken);
             used += taken.len();
             if taken.len() < missing {
-                return Ok((used, Found::Beginning));
+                return Ok((used, Found::Part));
             }
         }
     }
 }
 
-/// What [`Decoder::frame`] has read.
+/// The result of [`Decoder::frame`].
 enum Found {
-    /// The beginning of a frame; it is held until more comes.
-    Beginning,
-    /// The header of Data or of something unknown: `body` says what is behind it.
+    /// A part of a frame, now buffered in `held`.
+    Part,
+    /// The header of Data or of an unknown frame; `body` describes what follows.
     Header,
-    /// A whole frame, in the input.
+    /// A complete frame in the input.
     Here,
-    /// A whole frame that was cut, in `held`.
+    /// A complete frame in `held`.
     Held,
 }
 
-/// What the beginning of a frame tells.
-enum Begun {
-    /// So many bytes are needed to know more, or to have it all.
+/// What the first bytes of a frame reveal.
+enum Prefix {
+    /// Incomplete: at least this many bytes are needed.
     Cut(usize),
-    /// The frame is all here, and so long.
+    /// Complete, with this length.
     Whole(usize),
-    /// A header of so many bytes, and what follows it.
+    /// A header of this length, and what follows it.
     Body(usize, Body),
 }
 
-impl Begun {
+impl Prefix {
     fn read(bytes: &[u8]) -> Result<Self, Error> {
         let Some((op, rest)) = bytes.split_first_chunk::<2>() else {
             return Ok(Self::Cut(2));
@@ -176,8 +177,8 @@ impl Begun {
         let len = match op {
             op::HEARTBEAT => 2,
             op::RESET => 2 + 6,
-            op::CONNECTION => 2 + 6 + 2,
-            op::NAME => match rest.split_first_chunk::<4>() {
+            op::INITIAL_CONNECTION => 2 + 6 + 2,
+            op::INITIAL_REMOTE_SERVER => match rest.split_first_chunk::<4>() {
                 None => NAME_HEADER_LEN,
                 Some((len, _)) => NAME_HEADER_LEN + length(*len)?,
             },
@@ -187,7 +188,7 @@ impl Begun {
                     let (id, left) = (id([*a, *b, *c, *d, *e, *f]), length(*len)?);
                     match op {
                         op::DATA => return Ok(Self::Body(HEADER_LEN, Body::Data { id, left })),
-                        op if op > op::ACCEPT => {
+                        op if op > op::DIAL_BACK => {
                             return Ok(Self::Body(HEADER_LEN, Body::Skip { left }));
                         }
                         _ => HEADER_LEN + left,
@@ -195,10 +196,10 @@ impl Begun {
                 }
             },
         };
-        // Without its length field no frame but those of fixed length is whole.
+        // Only frames of fixed length are complete without a length field.
         let known = match op {
-            op::NAME => bytes.len() >= NAME_HEADER_LEN,
-            op::HEARTBEAT | op::RESET | op::CONNECTION => true,
+            op::INITIAL_REMOTE_SERVER => bytes.len() >= NAME_HEADER_LEN,
+            op::HEARTBEAT | op::RESET | op::INITIAL_CONNECTION => true,
             _ => bytes.len() >= HEADER_LEN,
         };
         Ok(if known && bytes.len() >= len {
@@ -209,7 +210,7 @@ impl Begun {
     }
 }
 
-/// A payload's length, if it is one that is allowed.
+/// Decodes a payload length, which must not exceed [`MAX_PAYLOAD`].
 fn length(bytes: [u8; 4]) -> Result<usize, Error> {
     usize::try_from(u32::from_be_bytes(bytes))
         .ok()
@@ -217,13 +218,13 @@ fn length(bytes: [u8; 4]) -> Result<usize, Error> {
         .ok_or(Error::FrameLength)
 }
 
-/// Reads a frame that is all here and nothing else.
+/// Parses exactly one complete frame.
 fn whole(bytes: &[u8]) -> Result<Frame<'_>, Error> {
     let (op, rest) = bytes.split_first_chunk::<2>().ok_or(Error::FrameContent)?;
     let op = u16::from_be_bytes(*op);
     match op {
         op::HEARTBEAT => return Ok(Frame::Heartbeat),
-        op::NAME => {
+        op::INITIAL_REMOTE_SERVER => {
             let name = rest.get(4..).unwrap_or_default();
             let name = std::str::from_utf8(name).map_err(|_| Error::FrameContent)?;
             return Ok(Frame::InitialRemoteServer { name });
@@ -234,7 +235,7 @@ fn whole(bytes: &[u8]) -> Result<Frame<'_>, Error> {
     let id = id(*number);
     match op {
         op::RESET => Ok(Frame::Reset { id }),
-        op::CONNECTION => {
+        op::INITIAL_CONNECTION => {
             let (port, _) = rest.split_first_chunk().ok_or(Error::FrameContent)?;
             Ok(Frame::InitialConnection {
                 id,

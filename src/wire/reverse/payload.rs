@@ -1,18 +1,28 @@
-//! What stands in the frames.
+//! The payloads of the frames, and how their fields are read and written.
 
-use super::{AddressRef, Error, HEADER_LEN, MAX_ID, MAX_MESSAGE, MAX_PAYLOAD};
+use crate::wire::{AddressRef, Error};
 
-/// The version that this is.
+/// Length of the header of Data and of every v1 frame, in bytes: op, id and payload length.
+pub const HEADER_LEN: usize = 2 + 6 + 4;
+/// The longest payload, in bytes. A frame with its header fits one chunk of AEAD-2017 (16383 bytes).
+pub const MAX_PAYLOAD: usize = 16_371;
+/// The largest id; ids have 48 bits.
+pub const MAX_ID: u64 = (1 << 48) - 1;
+/// The longest message for logs, in bytes; longer messages are cut.
+pub const MAX_MESSAGE: usize = 512;
+/// Length of the nonce of a dial-back connection, in bytes.
+pub const NONCE_LEN: usize = 16;
+/// The protocol version of this implementation.
 const VERSION: u8 = 1;
 
-/// What an end says of itself. Type-length-value fields may follow; none has a meaning yet.
+/// The parameters of one side. Type-length-value fields may follow; none is defined yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// What it can do beyond version 1, one bit each; none has a meaning yet.
+    /// Extensions to version 1, one bit each; none is defined yet.
     pub caps: u32,
-    /// Bytes that may be sent on a new stream before it grants more.
+    /// Bytes that the peer may send on a new stream before it needs a [`Frame::Window`](super::Frame::Window).
     pub window: u32,
-    /// The longest payload that it takes, in bytes; at most [`MAX_PAYLOAD`] is sent.
+    /// The longest payload that this side accepts, in bytes; never more than [`MAX_PAYLOAD`] is sent.
     pub max_payload: u32,
 }
 
@@ -37,39 +47,39 @@ impl Hello {
     }
 }
 
-/// Success, or a reason. Zero is the only number that is not a refusal.
+/// A result: 0 is success, any other number is a reason for refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code(pub u16);
 
 impl Code {
-    /// Done.
+    /// Success.
     pub const OK: Self = Self(0);
-    /// The user may not have this.
+    /// The user is not allowed to publish this.
     pub const DENIED: Self = Self(1);
-    /// Another client has it.
+    /// Another client has published it.
     pub const TAKEN: Self = Self(2);
-    /// The system refuses the address.
+    /// The operating system refuses the address.
     pub const BIND: Self = Self(3);
-    /// What was asked for makes no sense, or is not offered.
+    /// The request is invalid, or the service does not exist.
     pub const INVALID: Self = Self(4);
     /// The target cannot be reached.
     pub const UNREACHABLE: Self = Self(5);
-    /// There is no room for more.
+    /// A limit is reached.
     pub const FULL: Self = Self(6);
-    /// The sender is stopping.
+    /// The sender is shutting down.
     pub const STOPPING: Self = Self(7);
-    /// The receiver broke the protocol.
+    /// The receiver has violated the protocol.
     pub const PROTOCOL: Self = Self(8);
 }
 
-/// What a service speaks.
+/// The protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// Streams.
     Tcp,
     /// Datagrams.
     Udp,
-    /// Streams of HTTP/1.1, told apart by their Host.
+    /// Streams of HTTP/1.1, routed by their Host header.
     Http,
 }
 
@@ -85,26 +95,26 @@ impl Protocol {
     }
 }
 
-/// What a client offers.
+/// A service that the client asks the server to publish.
 ///
 /// ```text
 /// protocol u8 ‖ flags u8 ‖ bind address ‖ { length u8 ‖ name } ‖ { length u8 ‖ token } ‖ { length u8 ‖ host }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Register<'a> {
-    /// What it speaks.
+    /// The protocol of the service.
     pub protocol: Protocol,
-    /// Other clients may share the load.
+    /// Other clients may publish the same service and share its visitors.
     pub group: bool,
-    /// An older link that does not answer any more is to make room.
+    /// The server should check whether an older link with this service is still alive.
     pub replace: bool,
-    /// Where visitors come to, on the server; port 0: any port.
+    /// The public address on the server; port 0 means any granted port.
     pub bind: AddressRef<'a>,
-    /// What it is called; unique among one user's services.
+    /// The service's name, unique among the services of one user.
     pub name: &'a str,
-    /// The same on all links of one client.
+    /// Identifies the link: 15 bytes of the client and 1 byte of the link's number. May be empty.
     pub token: &'a [u8],
-    /// Of HTTP: which Host is meant.
+    /// For HTTP: the host name that visitors ask for. Otherwise empty.
     pub host: &'a str,
 }
 
@@ -142,24 +152,24 @@ impl<'a> Register<'a> {
             bind: rest.address()?,
             name: rest.name()?,
             token: rest.short()?,
-            // A client that speaks no HTTP may leave it out.
+            // A client may omit the host if the service is not HTTP.
             host: if rest.0.is_empty() { "" } else { rest.name()? },
         })
     }
 }
 
-/// A visitor.
+/// A visitor's connection to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Open<'a> {
-    /// Whom it wants.
+pub struct Connect<'a> {
+    /// The service.
     pub service: u64,
-    /// Where it comes from.
+    /// The visitor's address.
     pub source: AddressRef<'a>,
-    /// Where it came to.
+    /// The public address to which the visitor connected.
     pub destination: AddressRef<'a>,
 }
 
-impl<'a> Open<'a> {
+impl<'a> Connect<'a> {
     pub(super) fn write(self, out: &mut Writer<'_>) -> Option<()> {
         (self.service <= MAX_ID).then_some(())?;
         let [_, _, id @ ..] = self.service.to_be_bytes();
@@ -177,12 +187,12 @@ impl<'a> Open<'a> {
     }
 }
 
-/// The number that 48 bits are.
+/// Decodes an id of 48 bits.
 pub(super) const fn id([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
-/// Takes values off the front of a payload.
+/// Reads fields from the front of a payload.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -208,7 +218,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// A name that can go into a log line as it is.
+    /// A name without control characters, so that it can be logged as it is.
     fn name(&mut self) -> Result<&'a str, Error> {
         let name = std::str::from_utf8(self.short()?).map_err(|_| Error::FrameContent)?;
         if name.chars().any(char::is_control) {
@@ -217,7 +227,7 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
-    /// The rest, as a text for people.
+    /// The rest of the payload as a message for logs.
     pub(super) fn message(&mut self) -> Result<&'a str, Error> {
         let text = std::str::from_utf8(self.0).map_err(|_| Error::FrameContent)?;
         if text.len() > MAX_MESSAGE || text.chars().any(char::is_control) {
@@ -227,7 +237,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Puts values one after the other.
+/// Writes fields one after the other.
 pub(super) struct Writer<'a> {
     out: &'a mut [u8],
     len: usize,
@@ -260,7 +270,7 @@ impl<'a> Writer<'a> {
         self.put(bytes)
     }
 
-    /// As much of a text as is allowed.
+    /// Writes a message, cut to [`MAX_MESSAGE`] bytes between two characters.
     pub(super) fn message(&mut self, text: &str) -> Option<()> {
         let mut end = text.len().min(MAX_MESSAGE);
         while !text.is_char_boundary(end) {

@@ -1,4 +1,4 @@
-//! Every frame: as written, cut anywhere, and wrong.
+//! Every frame: round trips, cut anywhere, and malformed.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -8,9 +8,10 @@
 
 use proptest::prelude::*;
 
+use super::frame::{header, op};
 use super::*;
-use crate::wire::Address;
 use crate::wire::address::tests::addresses;
+use crate::wire::{Address, Error};
 
 fn written(frame: Frame<'_>) -> Vec<u8> {
     let mut out = vec![0; HEADER_LEN + MAX_PAYLOAD];
@@ -22,7 +23,7 @@ fn written(frame: Frame<'_>) -> Vec<u8> {
     out
 }
 
-/// What a decoder finds in `pieces`, as text; bytes of one stream that stand in a row are put together.
+/// The items of `pieces`, as text; consecutive data of one stream is joined.
 fn found<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<String>, Error> {
     let mut decoder = Decoder::default();
     let mut out: Vec<String> = Vec::new();
@@ -63,7 +64,7 @@ fn shown(frame: &Frame<'_>) -> String {
     }
 }
 
-/// A frame that owns what it says.
+/// A frame with owned fields.
 #[derive(Clone, Debug)]
 struct Owned {
     kind: u8,
@@ -111,15 +112,15 @@ impl Owned {
                 bound: address,
                 message,
             },
-            8 => Frame::Open {
+            8 => Frame::Connect {
                 id,
-                open: Open {
+                connect: Connect {
                     service: self.number & MAX_ID,
                     source: address,
                     destination: self.other.as_ref(),
                 },
             },
-            9 => Frame::OpenResult { id, code, message },
+            9 => Frame::ConnectResult { id, code, message },
             10 => Frame::Window {
                 id,
                 credit: self.number as u32,
@@ -140,7 +141,7 @@ impl Owned {
                 retry_ms: self.number as u32,
                 message,
             },
-            _ => Frame::Accept {
+            _ => Frame::DialBack {
                 id,
                 nonce: [code.0 as u8; NONCE_LEN],
             },
@@ -180,7 +181,7 @@ proptest! {
         let mut last = None;
         let mut payload = Vec::new();
         for frame in &frames {
-            // Data of one stream that stands in a row is one to `found`.
+            // `found` joins consecutive data of one stream.
             if let Frame::Data { id, payload: more } = frame.frame() {
                 if last == Some(id) {
                     expected.pop();
@@ -298,7 +299,7 @@ fn too_long_is_refused_by_its_header() {
 
 #[test]
 fn payloads_that_are_too_short_or_unclean_are_refused() {
-    let open = Open {
+    let connect = Connect {
         service: 1,
         source: target(),
         destination: target(),
@@ -309,7 +310,7 @@ fn payloads_that_are_too_short_or_unclean_are_refused() {
             window: 1,
             max_payload: 1,
         }),
-        Frame::Open { id: 2, open },
+        Frame::Connect { id: 2, connect },
         Frame::Ping { opaque: 1 },
         Frame::Window { id: 1, credit: 1 },
     ] {
@@ -322,13 +323,13 @@ fn payloads_that_are_too_short_or_unclean_are_refused() {
             Err(Error::FrameContent),
             "{frame:?}"
         );
-        // What a later version adds is not looked at.
+        // Fields of a later version are ignored.
         let mut longer = [bytes.as_slice(), &[0]].concat();
         let len = u32::try_from(longer.len() - HEADER_LEN).unwrap();
         longer[8..12].copy_from_slice(&len.to_be_bytes());
         assert_eq!(found([longer.as_slice()]), Ok(vec![shown(&frame)]));
     }
-    let unclean = Frame::OpenResult {
+    let unclean = Frame::ConnectResult {
         id: 2,
         code: Code::OK,
         message: "a\nb",
@@ -349,12 +350,12 @@ fn payloads_that_are_too_short_or_unclean_are_refused() {
 #[test]
 fn long_messages_are_cut_between_characters() {
     let text = "é".repeat(MAX_MESSAGE);
-    let bytes = written(Frame::OpenResult {
+    let bytes = written(Frame::ConnectResult {
         id: 2,
         code: Code::FULL,
         message: &text,
     });
-    let cut = Frame::OpenResult {
+    let cut = Frame::ConnectResult {
         id: 2,
         code: Code::FULL,
         message: &text[..MAX_MESSAGE],

@@ -1,25 +1,27 @@
-//! What comes, and whether it may.
+//! Receives frames, and checks that each is allowed.
 
 use std::time::Duration;
 
-use super::{Core, Event, LinkRole, MAX_CONTROL, MAX_STREAMS, Over, Sink};
-use crate::relay::link::window;
+use super::{Core, CoreError, Sink};
+use crate::relay::link::event::Event;
+use crate::relay::link::limits::{INITIAL_WINDOW, MAX_LINK_WINDOW, MAX_STREAMS};
+use crate::relay::link::settings::LinkRole;
 use crate::wire::Error;
-use crate::wire::reverse::{Code, Frame, Hello, Item, Open};
+use crate::wire::reverse::{Code, Connect, Frame, Hello, Item};
 
 impl Core {
-    /// Takes in what has come.
+    /// Handles bytes of the peer.
     ///
     /// # Errors
-    /// [`Over::Wire`].
+    /// [`CoreError::Wire`].
     pub fn receive(
         &mut self,
         now: Duration,
         mut bytes: &[u8],
         sink: &mut impl Sink,
-    ) -> Result<(), Over> {
-        self.heard = now;
-        self.probe = None;
+    ) -> Result<(), CoreError> {
+        self.last_received = now;
+        self.probe_deadline = None;
         let mut decoder = std::mem::take(&mut self.decoder);
         let result = loop {
             match decoder.next(bytes) {
@@ -34,16 +36,14 @@ impl Core {
             }
         };
         self.decoder = decoder;
-        if self.control.len() > MAX_CONTROL {
-            return Err(Over::Wire(Error::NoResources));
-        }
-        result.map_err(Over::Wire)
+        self.check_backlog()?;
+        result.map_err(CoreError::Wire)
     }
 
     fn item(&mut self, now: Duration, item: Item<'_>, sink: &mut impl Sink) -> Result<(), Error> {
         match (self.peer, item) {
             (None, Item::Frame(Frame::Hello(hello))) => {
-                self.greet(hello);
+                self.hello(hello);
                 Ok(())
             }
             (
@@ -60,18 +60,18 @@ impl Core {
         }
     }
 
-    fn greet(&mut self, hello: Hello) {
+    fn hello(&mut self, hello: Hello) {
         self.peer = Some(hello);
-        // Streams that were opened before have taken our own window for the peer's.
+        // Streams opened before the Hello have assumed a window of the same size as ours.
         for stream in self.streams.values_mut() {
-            let used = u64::from(window::INITIAL).saturating_sub(stream.credit);
-            stream.credit = u64::from(hello.window).saturating_sub(used);
+            let used = u64::from(INITIAL_WINDOW).saturating_sub(stream.send_credit);
+            stream.send_credit = u64::from(hello.window).saturating_sub(used);
         }
     }
 
-    /// Whether a stream that is not open has been: then what still comes for it is only late.
-    fn is_late(&self, id: u64) -> Result<(), Error> {
-        let last = if self.end.opens(id) {
+    /// Checks that a stream which is not open was open before, so that a frame for it is only late.
+    fn check_late(&self, id: u64) -> Result<(), Error> {
+        let last = if self.role.owns(id) {
             self.last_own
         } else {
             self.last_peer
@@ -85,19 +85,19 @@ impl Core {
 
     fn data(&mut self, id: u64, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Error> {
         let Some(stream) = self.streams.get_mut(&id) else {
-            return self.is_late(id);
+            return self.check_late(id);
         };
         let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if stream.got_fin || !stream.receiving.take(count) {
+        if stream.received_fin || !stream.window.receive(count) {
             self.reset(id);
-            sink.event(Event::Reset(id));
+            sink.event(Event::Frame(Frame::Reset { id }));
             return Ok(());
         }
         self.unread += count;
-        while self.unread > window::MAX_LINK {
+        while self.unread > MAX_LINK_WINDOW {
             let Some(fullest) = self.fullest() else { break };
             self.reset(fullest);
-            sink.event(Event::Reset(fullest));
+            sink.event(Event::Frame(Frame::Reset { id: fullest }));
             if fullest == id {
                 return Ok(());
             }
@@ -106,13 +106,13 @@ impl Core {
         Ok(())
     }
 
-    /// The stream with the most unread bytes: the one that makes room when the link holds all that it may. The others
-    /// have taken less, or have users who keep up.
+    /// The stream with the most unread bytes, which is reset when the link is full. The others hold less, or have
+    /// readers that keep up.
     fn fullest(&self) -> Option<u64> {
         let unread = self
             .streams
             .iter()
-            .map(|(id, stream)| (stream.receiving.unread(), *id));
+            .map(|(id, stream)| (stream.window.unread(), *id));
         unread.max().map(|(_, id)| id)
     }
 
@@ -123,114 +123,99 @@ impl Core {
         sink: &mut impl Sink,
     ) -> Result<(), Error> {
         match frame {
-            Frame::Open { id, open } => self.opened(now, id, open, sink)?,
-            Frame::OpenResult { id, code, message } => {
+            Frame::Connect { id, connect } => self.connected(now, id, connect, sink)?,
+            Frame::ConnectResult { id, code, .. } => {
                 if self.streams.contains_key(&id) {
                     if code != Code::OK {
                         self.remove(id);
                     }
-                    sink.event(Event::Answered(id, code, message));
+                    sink.event(Event::Frame(frame));
                 } else {
-                    self.is_late(id)?;
+                    self.check_late(id)?;
                 }
             }
             Frame::Window { id, credit } => match self.streams.get_mut(&id) {
                 Some(stream) => {
-                    stream.credit = stream.credit.saturating_add(u64::from(credit));
-                    if stream.wants {
+                    stream.send_credit = stream.send_credit.saturating_add(u64::from(credit));
+                    if stream.has_data {
                         self.wake(id);
                     }
                 }
-                None => self.is_late(id)?,
+                None => self.check_late(id)?,
             },
-            Frame::Fin { id } => self.finished(id, sink)?,
+            Frame::Fin { id } => self.fin(id, sink)?,
             Frame::Reset { id } => {
                 if self.remove(id) {
-                    sink.event(Event::Reset(id));
+                    sink.event(Event::Frame(Frame::Reset { id }));
                 } else {
-                    self.is_late(id)?;
+                    self.check_late(id)?;
                 }
             }
-            Frame::Datagram { id, payload } => {
+            Frame::Datagram { id, .. } => {
                 if self.streams.contains_key(&id) {
-                    sink.datagram(id, payload);
+                    sink.event(Event::Frame(frame));
                 } else {
-                    self.is_late(id)?;
+                    self.check_late(id)?;
                 }
             }
             Frame::Ping { opaque } => self.pong = Some(opaque),
             Frame::Pong { opaque } => {
-                if let Some((awaited, sent)) = self.awaited
-                    && awaited == opaque
+                if let Some((outstanding, sent)) = self.outstanding_ping
+                    && outstanding == opaque
                 {
-                    self.awaited = None;
-                    self.round_trip.note(now, now.saturating_sub(sent));
+                    self.outstanding_ping = None;
+                    self.round_trip.record(now, now.saturating_sub(sent));
                 }
             }
-            Frame::Register { service, register } if self.end == LinkRole::Server => {
-                sink.event(Event::Register(service, register));
+            Frame::Register { .. } if self.role == LinkRole::Server => {
+                sink.event(Event::Frame(frame));
             }
-            Frame::RegisterResult {
-                service,
-                code,
-                bound,
-                message,
-            } if self.end == LinkRole::Client => sink.event(Event::Registered {
-                service,
-                code,
-                bound,
-                message,
-            }),
-            Frame::GoAway {
-                code,
-                retry_ms,
-                message,
-            } => {
-                let retry = Duration::from_millis(u64::from(retry_ms));
-                sink.event(Event::GoAway(code, retry, message));
+            Frame::RegisterResult { .. } if self.role == LinkRole::Client => {
+                sink.event(Event::Frame(frame));
             }
+            Frame::GoAway { .. } => sink.event(Event::Frame(frame)),
             Frame::Heartbeat => {}
-            // Dialled-back connections (0010) are not taken; the others come out of turn.
+            // DialBack is not supported; any other frame is not allowed here.
             _ => return Err(Error::FrameUnexpected),
         }
         Ok(())
     }
 
-    fn opened(
+    fn connected(
         &mut self,
         now: Duration,
         id: u64,
-        open: Open<'_>,
+        connect: Connect<'_>,
         sink: &mut impl Sink,
     ) -> Result<(), Error> {
-        if self.end.opens(id) || id <= self.last_peer {
+        if self.role.owns(id) || id <= self.last_peer {
             return Err(Error::FrameUnexpected);
         }
         self.last_peer = id;
         if self.streams.len() >= MAX_STREAMS {
-            let (code, message) = (Code::FULL, "too many streams");
-            self.say(Frame::OpenResult { id, code, message });
+            let (code, message) = (Code::FULL, "the link has too many streams");
+            self.send(Frame::ConnectResult { id, code, message });
             return Ok(());
         }
-        self.add(now, id);
-        sink.event(Event::Opened(id, open));
+        self.insert(now, id);
+        sink.event(Event::Frame(Frame::Connect { id, connect }));
         Ok(())
     }
 
-    fn finished(&mut self, id: u64, sink: &mut impl Sink) -> Result<(), Error> {
+    fn fin(&mut self, id: u64, sink: &mut impl Sink) -> Result<(), Error> {
         let Some(stream) = self.streams.get_mut(&id) else {
-            return self.is_late(id);
+            return self.check_late(id);
         };
-        if std::mem::replace(&mut stream.got_fin, true) {
+        if std::mem::replace(&mut stream.received_fin, true) {
             self.reset(id);
-            sink.event(Event::Reset(id));
+            sink.event(Event::Frame(Frame::Reset { id }));
             return Ok(());
         }
         let closed = stream.sent_fin;
-        sink.event(Event::Finished(id));
+        sink.event(Event::Frame(Frame::Fin { id }));
         if closed {
             self.remove(id);
-            sink.event(Event::Closed(id));
+            sink.event(Event::Closed { id });
         }
         Ok(())
     }

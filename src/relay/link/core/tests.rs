@@ -1,4 +1,4 @@
-//! Two cores joined by a channel that keeps order and nothing else.
+//! Two cores joined by an ordered channel.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -9,14 +9,16 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::relay::link::limits::{MAX_DATAGRAMS, MAX_STREAM_WINDOW};
+use crate::wire::AddressRef;
 
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// What one end wants to say on a stream, and what it has heard.
+/// What one side sends on a stream, and what it has received.
 #[derive(Default)]
 struct Ends {
     to_send: VecDeque<u8>,
-    /// Nothing will be added to `to_send`.
+    /// `to_send` is complete.
     complete: bool,
     heard: Vec<u8>,
     unread: usize,
@@ -25,7 +27,7 @@ struct Ends {
     closed: bool,
 }
 
-/// The streams beside a core.
+/// The local side of a core.
 #[derive(Default)]
 struct Local {
     streams: HashMap<u64, Ends>,
@@ -41,19 +43,16 @@ impl Sink for Local {
         stream.unread += bytes.len();
     }
 
-    fn datagram(&mut self, _: u64, bytes: &[u8]) {
-        self.datagrams.push(bytes.to_vec());
-    }
-
     fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Opened(id, _) => {
+            Event::Frame(Frame::Connect { id, .. }) => {
                 self.opened.push(id);
                 self.streams.entry(id).or_default();
             }
-            Event::Finished(id) => self.streams.get_mut(&id).unwrap().finished = true,
-            Event::Reset(id) => self.streams.get_mut(&id).unwrap().reset = true,
-            Event::Closed(id) => self.streams.get_mut(&id).unwrap().closed = true,
+            Event::Frame(Frame::Fin { id }) => self.streams.get_mut(&id).unwrap().finished = true,
+            Event::Frame(Frame::Reset { id }) => self.streams.get_mut(&id).unwrap().reset = true,
+            Event::Closed { id } => self.streams.get_mut(&id).unwrap().closed = true,
+            Event::Frame(Frame::Datagram { payload, .. }) => self.datagrams.push(payload.to_vec()),
             _ => {}
         }
     }
@@ -85,9 +84,9 @@ struct Side {
 }
 
 impl Side {
-    fn new(end: LinkRole) -> Self {
+    fn new(role: LinkRole) -> Self {
         Self {
-            core: Core::new(end, HEARTBEAT, Duration::ZERO),
+            core: Core::new(role, HEARTBEAT, Duration::ZERO),
             local: Local::default(),
             wire: VecDeque::new(),
         }
@@ -100,7 +99,7 @@ impl Side {
         len > 0
     }
 
-    fn hear(&mut self, from: &mut Self, now: Duration, count: usize) -> Result<(), Over> {
+    fn hear(&mut self, from: &mut Self, now: Duration, count: usize) -> Result<(), CoreError> {
         let count = count.min(from.wire.len());
         let bytes: Vec<u8> = from.wire.drain(..count).collect();
         self.core.receive(now, &bytes, &mut self.local)
@@ -132,19 +131,25 @@ impl Side {
 
     fn open(&mut self, now: Duration, id: u64) {
         self.local.streams.entry(id).or_default();
-        assert!(self.core.open(now, id, visitor()));
+        assert!(self.core.connect(now, id, visitor()));
     }
 }
 
-fn visitor() -> Open<'static> {
-    Open {
+fn visitor() -> Connect<'static> {
+    Connect {
         service: 1,
         source: AddressRef::Domain("visitor.example", 4711),
         destination: AddressRef::Domain("public.example", 80),
     }
 }
 
-/// Lets both sides say all that they can, and hear and consume all of it.
+/// Sends everything that one side can send, and receives it.
+fn deliver(from: &mut Side, to: &mut Side, now: Duration) {
+    while from.transmit(20_000) {}
+    to.hear(from, now, usize::MAX).unwrap();
+}
+
+/// Lets both sides send, receive and consume everything.
 fn settle(a: &mut Side, b: &mut Side, now: Duration) {
     let mut busy = true;
     while busy {
@@ -169,7 +174,7 @@ fn pattern(id: u64, server: bool, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// One thing that happens.
+/// One step of a test.
 #[derive(Clone, Debug)]
 enum Step {
     Transmit(bool, usize),
@@ -202,9 +207,8 @@ proptest! {
         for id in (1..=5).map(|n| 2 * n) {
             server.open(now, id);
         }
-        // Until its opening has been heard, a stream is not the client's to use.
-        while server.transmit(20_000) {}
-        client.hear(&mut server, now, usize::MAX).unwrap();
+        // The client may use a stream only after its Connect has arrived.
+        deliver(&mut server, &mut client, now);
         let mut sent: HashMap<(bool, u64), usize> = HashMap::new();
         let mut done: HashMap<(bool, u64), bool> = HashMap::new();
         for step in &steps {
@@ -260,7 +264,7 @@ proptest! {
         let open = open.count();
         prop_assert_eq!(server.core.streams(), open);
         prop_assert_eq!(client.core.streams(), open);
-        let of_open = |core: &Core| core.streams.values().map(|s| s.receiving.unread()).sum::<u64>();
+        let of_open = |core: &Core| core.streams.values().map(|s| s.window.unread()).sum::<u64>();
         prop_assert_eq!(client.core.unread, of_open(&client.core));
         prop_assert_eq!(server.core.unread, of_open(&server.core));
     }
@@ -280,28 +284,19 @@ fn stream_waits_for_its_window_and_others_do_not() {
     server.open(Duration::ZERO, 4);
     server.say(2, &vec![1; 1 << 20]);
     server.say(4, &[2; 1000]);
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(
         client.local.streams[&2].heard.len(),
-        window::INITIAL as usize
+        INITIAL_WINDOW as usize
     );
     assert_eq!(client.local.streams[&4].heard.len(), 1000);
-    // What is consumed may be sent again.
+    // Consumed bytes may be sent again.
     client.consume(Duration::ZERO, 2, 1000);
-    while client.transmit(20_000) {}
-    server
-        .hear(&mut client, Duration::ZERO, usize::MAX)
-        .unwrap();
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut client, &mut server, Duration::ZERO);
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(
         client.local.streams[&2].heard.len(),
-        window::INITIAL as usize + 1000
+        INITIAL_WINDOW as usize + 1000
     );
 }
 
@@ -328,19 +323,13 @@ fn streams_take_turns_and_control_goes_first() {
 fn more_than_the_window_resets_that_stream_alone() {
     let (mut server, mut client) = joined();
     server.open(Duration::ZERO, 4);
-    server.core.streams.get_mut(&2).unwrap().credit = u64::MAX;
-    server.say(2, &vec![1; window::INITIAL as usize + 1]);
+    server.core.streams.get_mut(&2).unwrap().send_credit = u64::MAX;
+    server.say(2, &vec![1; INITIAL_WINDOW as usize + 1]);
     server.say(4, b"fine");
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert!(client.local.streams[&2].reset);
     assert_eq!(client.local.streams[&4].heard, b"fine");
-    while client.transmit(20_000) {}
-    server
-        .hear(&mut client, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut client, &mut server, Duration::ZERO);
     assert!(server.local.streams[&2].reset);
     assert!(!server.local.streams[&4].reset);
 }
@@ -348,80 +337,73 @@ fn more_than_the_window_resets_that_stream_alone() {
 #[test]
 fn full_link_resets_a_stream_that_is_backed_up() {
     let (mut server, mut client) = joined();
-    let stalled = window::MAX_LINK / u64::from(window::INITIAL);
+    let stalled = MAX_LINK_WINDOW / u64::from(INITIAL_WINDOW);
     let stalled: Vec<_> = (0..stalled).map(|number| 2 * number + 2).collect();
     let visitor = 2 * (stalled.len() as u64) + 2;
     for id in &stalled {
         if !server.local.streams.contains_key(id) {
             server.open(Duration::ZERO, *id);
         }
-        server.say(*id, &vec![1; window::INITIAL as usize]);
+        server.say(*id, &vec![1; INITIAL_WINDOW as usize]);
     }
     server.open(Duration::ZERO, visitor);
     server.say(visitor, b"fine");
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(client.local.streams[&visitor].heard, b"fine");
     let was_reset = |id: &&u64| client.local.streams[id].reset;
     assert_eq!(stalled.iter().filter(was_reset).count(), 1);
-    assert!(client.core.unread <= window::MAX_LINK);
+    assert!(client.core.unread <= MAX_LINK_WINDOW);
 }
 
 #[test]
 fn window_grows_to_twice_what_a_round_trip_delivers() {
     let (mut server, mut client) = joined();
-    // A path of 100 ms that takes whatever the window lets through.
+    // A path of 100 ms with unlimited bandwidth.
     client.core.round_trip = RoundTrip::default();
     client
         .core
         .round_trip
-        .note(Duration::ZERO, Duration::from_millis(100));
+        .record(Duration::ZERO, Duration::from_millis(100));
     let mut now = Duration::ZERO;
     let mut sizes = Vec::new();
     for _ in 0..12 {
         now += Duration::from_millis(100);
         server.say(2, &vec![1; 32 << 20]);
-        while server.transmit(20_000) {}
-        client.hear(&mut server, now, usize::MAX).unwrap();
+        deliver(&mut server, &mut client, now);
         client.consume(now, 2, usize::MAX);
-        client.core.awaited = None;
-        while client.transmit(20_000) {}
-        server.hear(&mut client, now, usize::MAX).unwrap();
-        sizes.push(u64::from(window::INITIAL) + client.core.grown);
+        client.core.outstanding_ping = None;
+        deliver(&mut client, &mut server, now);
+        sizes.push(u64::from(INITIAL_WINDOW) + client.core.window_growth);
     }
-    assert!(sizes[0] > u64::from(window::INITIAL), "{sizes:?}");
-    assert_eq!(*sizes.last().unwrap(), window::MAX_STREAM, "{sizes:?}");
+    assert!(sizes[0] > u64::from(INITIAL_WINDOW), "{sizes:?}");
+    assert_eq!(*sizes.last().unwrap(), MAX_STREAM_WINDOW, "{sizes:?}");
     client.core.reset(2);
-    assert_eq!((client.core.grown, client.core.unread), (0, 0));
+    assert_eq!((client.core.window_growth, client.core.unread), (0, 0));
 }
 
 #[test]
-fn silence_of_three_heartbeats_is_the_end() {
+fn silence_of_three_heartbeats_ends_the_link() {
     let mut core = Core::new(LinkRole::Server, HEARTBEAT, Duration::ZERO);
     let mut pings = 0;
-    let (now, over) = loop {
+    let (now, error) = loop {
         let now = core.timeout();
         let before = core.control.len();
         match core.tick(now) {
             Ok(()) => pings += core.control.len() - before,
-            Err(over) => break (now, over),
+            Err(error) => break (now, error),
         }
     };
-    assert_eq!(over, Over::Silent(3 * HEARTBEAT));
+    assert_eq!(error, CoreError::Timeout(3 * HEARTBEAT));
     assert_eq!((now, pings), (3 * HEARTBEAT, 2));
 }
 
 #[test]
-fn probe_is_answered_or_the_link_is_over() {
+fn probe_without_an_answer_ends_the_link() {
     let (mut server, mut client) = joined();
     let second = Duration::from_secs(1);
     server.core.probe(second);
-    while server.transmit(20_000) {}
-    client.hear(&mut server, second, usize::MAX).unwrap();
-    while client.transmit(20_000) {}
-    server.hear(&mut client, 2 * second, usize::MAX).unwrap();
+    deliver(&mut server, &mut client, second);
+    deliver(&mut client, &mut server, 2 * second);
     assert_eq!(server.core.tick(10 * second), Ok(()));
     server.core.probe(10 * second);
     assert!(server.core.tick(12 * second).is_ok());
@@ -429,7 +411,7 @@ fn probe_is_answered_or_the_link_is_over() {
 }
 
 #[test]
-fn what_comes_out_of_turn_ends_the_link() {
+fn unexpected_frame_ends_the_link() {
     let encode = |frame: Frame<'_>| {
         let mut out = vec![0; 1000];
         let len = frame.encode(&mut out).unwrap();
@@ -441,12 +423,12 @@ fn what_comes_out_of_turn_ends_the_link() {
         window: 1,
         max_payload: 1,
     }));
-    let open = |id| Frame::Open {
+    let connect = |id| Frame::Connect {
         id,
-        open: visitor(),
+        connect: visitor(),
     };
     let fin = Frame::Fin { id: 2 };
-    let accept = Frame::Accept {
+    let dial_back = Frame::DialBack {
         id: 2,
         nonce: [0; 16],
     };
@@ -468,8 +450,8 @@ fn what_comes_out_of_turn_ends_the_link() {
             Error::FrameUnexpected,
         ),
         (true, fin, Error::FrameUnexpected),
-        (true, accept, Error::FrameUnexpected),
-        (true, open(1), Error::FrameUnexpected),
+        (true, dial_back, Error::FrameUnexpected),
+        (true, connect(1), Error::FrameUnexpected),
         (
             true,
             Frame::Data {
@@ -488,7 +470,7 @@ fn what_comes_out_of_turn_ends_the_link() {
         let result = side
             .core
             .receive(Duration::ZERO, &encode(frame), &mut side.local);
-        assert_eq!(result, Err(Over::Wire(error)), "{frame:?}");
+        assert_eq!(result, Err(CoreError::Wire(error)), "{frame:?}");
     }
 }
 
@@ -498,10 +480,46 @@ fn oldest_datagrams_are_lost_first() {
     for number in 0..MAX_DATAGRAMS + 3 {
         server.core.datagram(2, number.to_be_bytes().into());
     }
-    while server.transmit(20_000) {}
-    client
-        .hear(&mut server, Duration::ZERO, usize::MAX)
-        .unwrap();
+    deliver(&mut server, &mut client, Duration::ZERO);
     assert_eq!(client.local.datagrams.len(), MAX_DATAGRAMS);
     assert_eq!(client.local.datagrams[0], 3usize.to_be_bytes());
+}
+
+#[test]
+fn visitors_are_refused_while_the_peer_does_not_read() {
+    let mut server = Side::new(LinkRole::Server);
+    let ids = (1..MAX_ID / 2).map(|number| 2 * number);
+    let refused = ids.clone().find(|id| {
+        let connected = server.core.connect(Duration::ZERO, *id, visitor());
+        // The visitor leaves at once, so the number of streams does not limit them.
+        server.core.reset(*id);
+        !connected
+    });
+    let refused = refused.unwrap();
+    assert_eq!(server.core.check_backlog(), Ok(()));
+    assert!(server.core.control_bytes > MAX_CONTROL_BYTES / 2);
+    while server.transmit(20_000) {}
+    assert_eq!(server.core.control_bytes, 0);
+    assert!(server.core.connect(Duration::ZERO, refused, visitor()));
+}
+
+#[test]
+fn peer_that_does_not_read_ends_the_link() {
+    let (mut server, _) = joined();
+    let flood = (0..).find_map(|service| {
+        let message = "x".repeat(500);
+        let bound = AddressRef::Domain("public.example", 80);
+        server.core.send(Frame::RegisterResult {
+            service,
+            code: Code::DENIED,
+            bound,
+            message: &message,
+        });
+        server
+            .core
+            .receive(Duration::ZERO, &[], &mut server.local)
+            .err()
+    });
+    assert_eq!(flood, Some(CoreError::Wire(Error::NoResources)));
+    assert!(server.core.control_bytes < MAX_CONTROL_BYTES + MAX_CONTROL_LEN);
 }

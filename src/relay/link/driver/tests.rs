@@ -12,62 +12,36 @@ use std::net::Ipv4Addr;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::super::Answer;
 use super::*;
+use crate::relay::link::limits::MAX_COMMANDS;
+use crate::wire::reverse::Register;
 use crate::wire::{Address, AddressRef};
 
-/// Nothing on one machine takes as long.
+/// Longer than anything takes on one machine.
 const LIMIT: Duration = Duration::from_secs(20);
-/// A service of streams, and one of datagrams.
+/// The ids of a TCP service and of a UDP service.
 const STREAMS: u64 = 1;
 const DATAGRAMS: u64 = 3;
 
-/// A host that keeps what it is told.
+/// A host that records events.
 #[derive(Default)]
-struct Told {
+struct Recorder {
     streams: Vec<Stream>,
     flows: Vec<u64>,
     closed: Vec<u64>,
 }
 
-impl Host for Told {
-    fn register(&mut self, _: u64, _: Register<'_>) -> Answer {
-        Answer {
-            code: Code::INVALID,
-            bound: (Ipv4Addr::UNSPECIFIED, 0).into(),
-            message: String::new(),
+impl Host for Recorder {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Connect { visitor, stream } => match stream {
+                Some(stream) => self.streams.push(stream),
+                None => self.flows.push(visitor.id),
+            },
+            Event::Closed { id } => self.closed.push(id),
+            _ => {}
         }
     }
-
-    fn registered(&mut self, _: u64, _: Code, _: AddressRef<'_>, _: &str) {}
-
-    fn kind(&self, service: u64) -> Option<Kind> {
-        match service {
-            STREAMS => Some(Kind::Streams),
-            DATAGRAMS => Some(Kind::Datagrams),
-            _ => None,
-        }
-    }
-
-    fn stream(&mut self, _: Visitor, stream: Stream) {
-        self.streams.push(stream);
-    }
-
-    fn flow(&mut self, visitor: Visitor) {
-        self.flows.push(visitor.id);
-    }
-
-    fn datagram(&mut self, _: u64, _: &[u8]) {}
-
-    fn refused(&mut self, _: u64, _: &str) {}
-
-    fn closed(&mut self, id: u64) {
-        self.closed.push(id);
-    }
-
-    fn leaving(&mut self) {}
-
-    fn going_away(&mut self, _: Code, _: Duration, _: &str) {}
 
     fn poll(&mut self, _: &mut Context<'_>) {}
 
@@ -76,10 +50,10 @@ impl Host for Told {
     }
 }
 
-/// The two ends of a link.
+/// Both sides of a link.
 struct Ends {
-    server: Link<'static, Told>,
-    client: Link<'static, Told>,
+    server: Link<'static, Recorder>,
+    client: Link<'static, Recorder>,
     visitors: Handle,
     services: Handle,
 }
@@ -91,15 +65,18 @@ impl Ends {
             TcpStream::connect(listener.local_addr().unwrap()),
             listener.accept()
         );
-        let begin = |socket, end, handle: &Handle| {
+        let begin = |socket, role, handle: &Handle| {
             let settings = Settings {
-                end,
+                role,
                 heartbeat: LIMIT,
             };
             let host = Box::leak(Box::default());
             Link::new(Leg::plain(Stream::new(socket)), settings, handle, host)
         };
         let (visitors, services) = (Handle::new(LinkRole::Server), Handle::new(LinkRole::Client));
+        for (service, protocol) in [(STREAMS, Protocol::Tcp), (DATAGRAMS, Protocol::Udp)] {
+            services.register(service, registration(protocol));
+        }
         Self {
             server: begin(near.unwrap().0, LinkRole::Server, &visitors),
             client: begin(far.unwrap(), LinkRole::Client, &services),
@@ -108,15 +85,15 @@ impl Ends {
         }
     }
 
-    /// A stream whose visitor has asked and ended, and its two users.
+    /// Both users of a stream whose visitor has sent a request and the end.
     async fn asked(&mut self) -> (Stream, Stream) {
-        let open = self.visitors.open(STREAMS, somewhere(), somewhere());
+        let open = self.visitors.connect(STREAMS, somewhere(), somewhere());
         let visitor = open.unwrap();
         visitor.write_all(b"ask").await.unwrap();
         visitor.shutdown().await.unwrap();
         let mut asked = Vec::new();
         self.until(|ends| {
-            let service = ends.client.pipes.host.streams.first();
+            let service = ends.client.local.host.streams.first();
             let Some(Ok(bytes)) = service.map(read) else {
                 return false;
             };
@@ -125,28 +102,28 @@ impl Ends {
         })
         .await;
         assert_eq!(asked, b"ask");
-        (visitor, self.client.pipes.host.streams.remove(0))
+        (visitor, self.client.local.host.streams.remove(0))
     }
 
-    /// The same; the visitor reads nothing, and the other end has written until there is no room.
+    /// The same; the visitor reads nothing, and the service has written until there is no room.
     async fn backed_up(&mut self) -> (Stream, Stream) {
         let (visitor, service) = self.asked().await;
         self.until(|ends| {
             while poll_write(&service, &[7; 10_000]).is_ready() {}
-            let pipes = ends.client.pipes.table.values();
+            let pipes = ends.client.local.pipes.values();
             let waiting: usize = pipes.map(|(pipe, _)| pipe.waiting()).sum();
             let unread = ends.server.core.unread();
-            unread == u64::from(window::INITIAL) && waiting == CAPACITY
+            unread == u64::from(INITIAL_WINDOW) && waiting == SEND_BUFFER
         })
         .await;
         (visitor, service)
     }
 
-    /// Waits until nothing is left of any stream, at both ends.
+    /// Waits until both sides have removed every stream.
     async fn forgotten(&mut self) {
         self.until(|ends| {
             [&ends.server, &ends.client].iter().all(|end| {
-                let left = (end.core.streams(), end.pipes.table.len());
+                let left = (end.core.streams(), end.local.pipes.len());
                 (left, end.core.unread()) == ((0, 0), 0)
             })
         })
@@ -165,7 +142,7 @@ impl Ends {
             if done(self) {
                 return Poll::Ready(());
             }
-            // What is waited for may be the kernel's: look again.
+            // The condition may depend on the kernel, which wakes nobody: check again.
             cx.waker().wake_by_ref();
             Poll::Pending
         });
@@ -187,29 +164,41 @@ fn read(stream: &Stream) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+fn registration(protocol: Protocol) -> Register<'static> {
+    Register {
+        protocol,
+        group: false,
+        replace: true,
+        bind: AddressRef::Domain("public.example", 80),
+        name: "name",
+        token: &[],
+        host: "",
+    }
+}
+
 fn somewhere() -> Address {
     Address::Ip((Ipv4Addr::LOCALHOST, 4711).into())
 }
 
-/// Else a client whose flows end for want of datagrams, as most do, would count them as open for ever.
+/// Otherwise a client whose flows time out, as most do, would count them as open forever.
 #[tokio::test]
-async fn host_is_told_of_flows_that_it_ends_itself() {
+async fn host_learns_of_flows_that_it_ends_itself() {
     let mut ends = Ends::new().await;
     let ended: [fn(&Handle, u64); 2] = [Handle::reset, |link, id| {
-        link.answer(id, Code::UNREACHABLE, String::new());
+        link.connect_result(id, Code::UNREACHABLE, String::new());
     }];
     for end in ended {
         let id = ends
             .visitors
-            .open_flow(DATAGRAMS, somewhere(), somewhere())
+            .connect_flow(DATAGRAMS, somewhere(), somewhere())
             .unwrap();
-        ends.until(|ends| ends.client.pipes.host.flows.contains(&id))
+        ends.until(|ends| ends.client.local.host.flows.contains(&id))
             .await;
         end(&ends.services, id);
         ends.until(|ends| {
             [&ends.server, &ends.client]
                 .iter()
-                .all(|end| end.core.streams() == 0 && end.pipes.host.closed.contains(&id))
+                .all(|end| end.core.streams() == 0 && end.local.host.closed.contains(&id))
         })
         .await;
     }
@@ -219,7 +208,7 @@ async fn host_is_told_of_flows_that_it_ends_itself() {
 async fn nothing_is_left_of_a_stream_whose_users_go_while_it_is_backed_up() {
     let mut ends = Ends::new().await;
     let (visitor, service) = ends.backed_up().await;
-    // As after a time in which nothing has moved: nobody calls the stream broken.
+    // As after an idle timeout: neither user has marked the stream as broken.
     drop((visitor, service));
     ends.forgotten().await;
 }
@@ -249,4 +238,36 @@ async fn user_that_has_read_all_may_go_before_its_answer_has() {
     ends.forgotten().await;
     assert_eq!(read(&visitor).unwrap(), b"answer");
     assert_eq!(read(&visitor).unwrap(), b"");
+}
+
+#[test]
+fn commands_are_bounded() {
+    let link = Handle::new(LinkRole::Server);
+    // Nobody runs the link.
+    let connect = || link.connect_flow(DATAGRAMS, somewhere(), somewhere());
+    let admitted = std::iter::from_fn(connect).count();
+    assert_eq!(admitted, MAX_COMMANDS / 2);
+    let mut inbox = Inbox::default();
+    for id in 0..MAX_COMMANDS as u64 {
+        link.reset(id);
+    }
+    assert!(link.0.take(Waker::noop(), &mut inbox));
+    assert_eq!(
+        (inbox.commands.len(), inbox.flags.overloaded),
+        (MAX_COMMANDS, true)
+    );
+}
+
+#[tokio::test]
+async fn overloaded_link_closes() {
+    let mut ends = Ends::new().await;
+    for id in 0..=MAX_COMMANDS as u64 {
+        ends.visitors.reset(id);
+    }
+    let mut timer = Box::pin(sleep_until(Instant::now() + LIMIT));
+    let polled = poll_fn(|cx| Poll::Ready(ends.server.poll(cx, timer.as_mut()))).await;
+    assert!(
+        matches!(polled, Poll::Ready(Err(Error::Wire { .. }))),
+        "{polled:?}"
+    );
 }

@@ -1,0 +1,59 @@
+//! Every limit of a link, its streams and its visitors.
+//!
+//! What one visitor can make a side hold:
+//! - TCP: at most its receive window ([`INITIAL_WINDOW`], which grows to [`MAX_STREAM_WINDOW`] while it is fast) of
+//!   bytes that nobody has read, and [`SEND_BUFFER`] plus one buffer of the pool of bytes that wait for the link.
+//! - UDP: at most [`FLOW_QUEUE`] datagrams that wait for its socket.
+//!
+//! What all visitors of one link can make it hold: [`MAX_LINK_WINDOW`] of unread bytes, [`MAX_DATAGRAM_BYTES`] of
+//! datagrams twice (in the queue of the [`Handle`](super::Handle) and in the link), [`MAX_CONTROL_BYTES`] of other
+//! frames and [`MAX_COMMANDS`] commands.
+//!
+//! Limits of the protocol itself (ids, payloads, messages) are in [`wire::reverse`](crate::wire::reverse); the number
+//! of visitors at public ports is that of all connections (`limits` in the config).
+
+use std::time::Duration;
+
+/// Bytes that a peer may send on a new stream. Enough for 100 Mbit/s over 20 ms before the window has grown.
+pub const INITIAL_WINDOW: u32 = 256 * 1024;
+/// The largest receive window of a stream, in bytes. Enough for 1 Gbit/s over 130 ms.
+pub const MAX_STREAM_WINDOW: u64 = 16 << 20;
+/// The most unread bytes that a link holds, and the most by which all its windows together may grow, in bytes. Beyond
+/// it the stream with the most unread bytes is reset.
+pub const MAX_LINK_WINDOW: u64 = 64 << 20;
+/// Bytes that a stream's user may write before it waits for the link.
+pub const SEND_BUFFER: usize = 256 * 1024;
+/// Streams and flows that may exist at once on a link. Beyond it visitors are refused.
+pub const MAX_STREAMS: usize = 1 << 16;
+
+/// Commands of other tasks that may wait for the link's task. Visitors are refused from half of it on; the other half
+/// is for answers and resets, which must not be lost: beyond it the link is closed.
+pub const MAX_COMMANDS: usize = 1 << 16;
+/// Memory of frames that wait for the carrier, without data and datagrams, in bytes. Visitors are refused from half of
+/// it on; beyond it the link is closed, since its peer does not read.
+pub const MAX_CONTROL_BYTES: usize = 8 << 20;
+/// Datagrams that may wait in one queue; the oldest is dropped.
+pub const MAX_DATAGRAMS: usize = 1024;
+/// Bytes of the datagrams that may wait in one queue; the oldest is dropped.
+pub const MAX_DATAGRAM_BYTES: usize = 2 << 20;
+
+/// Heartbeat intervals without a frame after which a peer is dead.
+pub const MISSED_HEARTBEATS: u32 = 3;
+/// How long a peer has to answer when another client wants its service; less if the heartbeat is shorter.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The round-trip time of an active link is measured anew after this interval.
+pub const ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(1);
+/// Rounds of reading and writing after which a busy link yields to other tasks of its worker.
+pub const MAX_ROUNDS: usize = 2;
+
+/// Services that one client may publish over one link.
+pub const MAX_SERVICES: usize = 256;
+/// New HTTP ports that may wait for their listener to start.
+pub const MAX_NEW_HTTP_PORTS: usize = 1024;
+/// UDP flows of one service on the server, where the least recently used is closed for a new one, and of one link on
+/// the client, which refuses more.
+pub const MAX_FLOWS: usize = 4096;
+/// Datagrams of one UDP flow that may wait for its socket on the client; more are dropped.
+pub const FLOW_QUEUE: usize = 256;
+/// Datagrams that are read from a public UDP socket before other tasks run.
+pub const MAX_UDP_BATCH: usize = 64;
