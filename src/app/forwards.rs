@@ -7,6 +7,7 @@ use super::services::{Builder, incoming, outgoing};
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
 use crate::inbound::forward::{self, Entrance};
 use crate::net::{tls, transport};
+use crate::outbound::direct::Direct;
 use crate::outbound::websocket::WebSocket;
 use crate::relay::udp::PacketInbound;
 
@@ -29,7 +30,7 @@ impl Builder<'_> {
 
     fn datagrams(&mut self, address: SocketAddr, target: &Endpoint) -> Result<SocketAddr, Error> {
         let options = &self.config.socket;
-        let direct = self.direct(outgoing(options, true));
+        let direct = Direct(self.dialer(outgoing(options, true)));
         let sockets = self.bind_udp(address, options)?;
         let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
         let relay = self.relay(PacketInbound::Forward(target.address.clone()), direct);
@@ -41,7 +42,7 @@ impl Builder<'_> {
         let Forward { listen, target } = forward;
         let options = &self.config.socket;
         let idle = self.config.timeouts.idle;
-        let direct = self.direct(outgoing(options, true));
+        let dialer = self.dialer(outgoing(options, true));
         let inbound = forward::Forward {
             target: target.address.clone(),
             entrance: match &listen.ws {
@@ -54,10 +55,10 @@ impl Builder<'_> {
         };
         let (bound, listeners) = self.bind_tcp(address, options)?;
         match &target.ws {
-            None => self.port(listeners, inbound, direct, idle, None),
+            None => self.port(listeners, inbound, Direct(dialer), idle, None),
             Some(ws) => {
                 let outbound = WebSocket {
-                    direct,
+                    dialer,
                     transport: transport::Client {
                         tls: client(target, ws)?,
                         ws: Some((ws.request.clone(), false)),

@@ -21,10 +21,11 @@ use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
 use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net::{self, SocketOptions, listener};
+use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
-use crate::outbound::shadowsocks::{self, Servers, Weights};
+use crate::outbound::endpoint::Endpoint;
+use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::{Inside, WithPackets};
-use crate::outbound::warm::WarmPolicy;
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, Salts};
@@ -84,7 +85,7 @@ impl Builder<'_> {
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
-            let direct = self.direct(outgoing(&server.socket, false));
+            let direct = Direct(self.dialer(outgoing(&server.socket, false)));
             let next_hops: Vec<_> = server
                 .users
                 .iter()
@@ -180,7 +181,7 @@ impl Builder<'_> {
             services: reverse.services.clone(),
             heartbeat: reverse.heartbeat,
             servers: servers.clone(),
-            direct: self.direct(outgoing(&self.config.socket, false)),
+            dialer: self.dialer(outgoing(&self.config.socket, false)),
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
@@ -260,40 +261,35 @@ impl Builder<'_> {
 
     /// A server as `local` sees it.
     fn server(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
-        Ok(shadowsocks::Server::new(
-            server.address.clone(),
-            Credentials::new(
+        let endpoint = Endpoint {
+            address: server.address.clone(),
+            credentials: Credentials::new(
                 server.method,
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
-            self.direct(outgoing(&server.socket, true)),
-            transport::client(server)?,
-            Weights {
-                tcp: server.mode.tcp.then_some(server.weight.tcp),
-                udp: server.mode.udp.then_some(server.weight.udp),
-            },
-            server
-                .transport
-                .as_ref()
-                .is_some_and(|transport| transport.udp_inside)
-                .then(|| Inside {
-                    timeouts: self.timeouts(self.config.udp_timeout),
-                    idle: self.config.udp_timeout,
-                    counters: Arc::clone(self.counters),
-                }),
-            match server.warm {
-                config::Warm::Auto => WarmPolicy::Auto,
-                config::Warm::Count(count) => WarmPolicy::Count(count),
-            },
+            dialer: self.dialer(outgoing(&server.socket, true)),
+            transport: transport::client(server)?,
+        };
+        let inside = server.transport.as_ref().filter(|made| made.udp_inside);
+        let inside = inside.map(|_| Inside {
+            timeouts: self.timeouts(self.config.udp_timeout),
+            idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+        });
+        Ok(shadowsocks::Server::new(
+            endpoint,
+            server.weights,
+            inside,
+            server.warm,
         ))
     }
 
-    pub(super) fn direct(&self, options: SocketOptions) -> Direct {
-        Direct {
+    pub(super) fn dialer(&self, options: SocketOptions) -> Dialer {
+        Dialer {
             resolver: Arc::clone(self.resolver),
             options,
-            connect: self.config.timeouts.connect,
+            connect_timeout: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
         }
     }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings, TlsForm, UrlOr, Warm};
+use super::scalar::{List, Number, Strings, TlsForm, UrlOr};
 use super::secret::Secret;
+use crate::outbound::warm::WarmPolicy;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -69,7 +70,7 @@ pub(super) struct Top {
     pub(super) limits: Option<Limits>,
     pub(super) workers: Option<Number<u64>>,
     pub(super) deny_private: Option<bool>,
-    pub(super) warm_connections: Option<Warm>,
+    pub(super) warm_connections: Option<WarmPolicy>,
     pub(super) transport: Option<Transport>,
     pub(super) plugin: Option<String>,
     pub(super) plugin_opts: Option<String>,
@@ -107,7 +108,7 @@ pub(super) struct Server {
     pub(super) plugin_opts: Option<String>,
     pub(super) plugin_args: Option<Value>,
     // ssr
-    pub(super) warm_connections: Option<Warm>,
+    pub(super) warm_connections: Option<WarmPolicy>,
     pub(super) transport: Option<Transport>,
 }
 

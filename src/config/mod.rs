@@ -43,7 +43,7 @@ pub use self::load::{default_path, load, lookup_places};
 pub use self::model::{
     Allow, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
     Log, Mode, Protocol, ReplayPolicy, Reverse, Role, Rotation, Scheme, Server, Service, Sink,
-    SocketOptions, Timeouts, Tls, Transport, User, Warm, WebSocket, Weight, Writer,
+    SocketOptions, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::secret::Secret;

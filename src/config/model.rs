@@ -8,6 +8,8 @@ use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::net::tls::{self, Pem, Trust};
 use crate::net::transport::Network;
+use crate::outbound::shadowsocks::Weights;
+use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
@@ -140,9 +142,9 @@ pub struct Server {
     /// Users behind identity headers (SIP023); server only, names and keys are unique.
     pub users: Vec<User>,
     /// Spare connections that local keeps to it.
-    pub warm: Warm,
+    pub warm: WarmPolicy,
     /// How much local prefers it to others.
-    pub weight: Weight,
+    pub weights: Weights,
     /// The global socket options with those of this entry over them.
     pub socket: SocketOptions,
     /// This entry's own idle timeout, over [`Timeouts::idle`].
@@ -240,24 +242,6 @@ impl Mode {
             _ => "tcp_and_udp",
         }
     }
-}
-
-/// How many spare connections local keeps to a server while its user is active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Warm {
-    /// By demand, where dialling takes time.
-    Auto,
-    /// This many.
-    Count(usize),
-}
-
-/// How much a server is preferred to others, each from 0 to 1; 0 is for when no server has more.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weight {
-    /// For TCP.
-    pub tcp: f64,
-    /// For UDP.
-    pub udp: f64,
 }
 
 /// Where programs ask `ssr local` for connections.

@@ -8,6 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::file;
+use crate::outbound::warm::WarmPolicy;
 
 /// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,29 +145,21 @@ impl<'de> Deserialize<'de> for TlsForm {
 }
 
 /// `warm_connections`: `"auto"` or a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Warm {
-    /// `"auto"`.
-    Auto,
-    /// A number.
-    Count(u64),
-}
-
-impl<'de> Deserialize<'de> for Warm {
+impl<'de> Deserialize<'de> for WarmPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Form;
         impl Visitor<'_> for Form {
-            type Value = Warm;
+            type Value = WarmPolicy;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("\"auto\" or a whole number")
             }
-            fn visit_u64<E: Error>(self, count: u64) -> Result<Warm, E> {
-                Ok(Warm::Count(count))
+            fn visit_u64<E: Error>(self, count: u64) -> Result<WarmPolicy, E> {
+                Ok(WarmPolicy::Count(count.try_into().unwrap_or(usize::MAX)))
             }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Warm, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<WarmPolicy, E> {
                 match text {
-                    "auto" => Ok(Warm::Auto),
+                    "auto" => Ok(WarmPolicy::Auto),
                     _ => Err(E::invalid_value(Unexpected::Other("text"), &self)),
                 }
             }

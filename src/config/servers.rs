@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::crypto::{Family, Method};
+use crate::outbound::shadowsocks::Weights;
+use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 
 use super::file::{self, Top};
 use super::meaning::Context;
-use super::model::{Mode, Role, Server, SocketOptions, Warm, Weight};
+use super::model::{Mode, Role, Server, SocketOptions};
 use super::options;
-use super::scalar::{self, Number, Strings};
+use super::scalar::{Number, Strings};
 use super::secret::Secret;
 
 /// The most spare connections that may be asked for.
@@ -175,9 +177,11 @@ impl Build<'_, '_> {
         let mode = self
             .cx
             .mode(&mode_path, self.entry.mode.as_deref(), self.mode);
-        let weight = Weight {
-            tcp: self.weight("tcp_weight", self.entry.tcp_weight),
-            udp: self.weight("udp_weight", self.entry.udp_weight),
+        let tcp = self.weight("tcp_weight", self.entry.tcp_weight);
+        let udp = self.weight("udp_weight", self.entry.udp_weight);
+        let weights = Weights {
+            tcp: mode.tcp.then_some(tcp),
+            udp: mode.udp.then_some(udp),
         };
         let warm = self.warm();
         let transport = self.transport();
@@ -219,7 +223,7 @@ impl Build<'_, '_> {
                     mode,
                     users: users.clone(),
                     warm,
-                    weight,
+                    weights,
                     socket: socket.clone(),
                     idle,
                     transport: transport.clone(),
@@ -241,19 +245,14 @@ impl Build<'_, '_> {
         }
     }
 
-    fn warm(&mut self) -> Warm {
-        match self.entry.warm_connections {
-            None | Some(scalar::Warm::Auto) => Warm::Auto,
-            Some(scalar::Warm::Count(count)) => match usize::try_from(count) {
-                Ok(count) if count <= MAX_WARM => Warm::Count(count),
-                _ => {
-                    let path = self.key("warm_connections");
-                    let message = format!("out of range: \"auto\", or from 0 to {MAX_WARM}");
-                    self.cx.report.error(&path, message);
-                    Warm::Auto
-                }
-            },
+    fn warm(&mut self) -> WarmPolicy {
+        let policy = self.entry.warm_connections.unwrap_or(WarmPolicy::Auto);
+        if matches!(policy, WarmPolicy::Count(count) if count > MAX_WARM) {
+            let path = self.key("warm_connections");
+            let message = format!("out of range: \"auto\", or from 0 to {MAX_WARM}");
+            self.cx.report.error(&path, message);
         }
+        policy
     }
 
     fn weight(&mut self, key: &str, written: Option<f64>) -> f64 {

@@ -1,13 +1,17 @@
-//! Floor 4: how to reach it.
+//! Floor 4: how to reach a target.
 //!
-//! - [`udp_over_stream`]: packets inside streams.
-//! - [`direct`]: resolve and connect.
-//! - [`reverse`]: through a reverse tunnel, and behind it.
-//! - [`websocket`]: by WebSocket.
-//! - [`shadowsocks`]: through one of several servers.
-//! - [`warm`]: connections to a server that are there before they are asked for.
+//! - [`dialer`]: resolves a name and connects to one of its addresses.
+//! - [`direct`]: connects straight to the target.
+//! - [`websocket`]: connects to the target and upgrades the connection to WebSocket.
+//! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
+//! - [`warm`]: spare connections to a server.
+//! - [`udp_over_stream`]: datagrams inside streams to a server.
+//! - [`shadowsocks`]: picks one of several servers and goes through it.
+//! - [`reverse`]: through a reverse tunnel, and from its end to the target.
 
+pub mod dialer;
 pub mod direct;
+pub mod endpoint;
 pub mod reverse;
 pub mod shadowsocks;
 pub mod udp_over_stream;

@@ -1,6 +1,6 @@
 //! The two ends of a reverse tunnel: through the link to whoever offers a service, and from the link to its target.
 
-use super::direct::Direct;
+use super::dialer::Dialer;
 use crate::net::dial::SpeaksFirst;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -54,8 +54,8 @@ impl Outbound for Through {
 
 /// On the client: the target of the service that a visitor wants.
 pub struct Behind {
-    /// Connects.
-    pub direct: Direct,
+    /// Connects to the target.
+    pub dialer: Dialer,
     /// Whether, and how, the target is told who the visitor is.
     pub proxy: Option<Version>,
     /// Who has come.
@@ -66,7 +66,7 @@ pub struct Behind {
 
 impl Behind {
     async fn reach(&self, target: &Address) -> Result<Leg, Error> {
-        let stream = self.direct.dial(target, true, SpeaksFirst::Unknown).await?;
+        let stream = self.dialer.dial(target, true, SpeaksFirst::Unknown).await?;
         if let Some(version) = self.proxy {
             // A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
             let source = self.visitor.source.as_ref().socket_addr();

@@ -6,62 +6,55 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::direct::Direct;
+use super::endpoint::Endpoint;
 use super::udp_over_stream::{Carriers, Inside, Route};
 use super::warm::{Warm, WarmPolicy};
 use crate::net::dial::SpeaksFirst;
-use crate::net::{self, Stream, transport, udp};
+use crate::net::{self, Stream};
 use crate::relay::Error;
-use crate::relay::tcp::{First, Leg, Outbound, Request};
+use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::codec::{Unwrap, Wrap};
 use crate::relay::udp::{Located, PacketOutbound, Upstream};
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
-use crate::wire::ss::stream::{Opener, Sealer};
-use crate::wire::ss::{Credentials, Salt};
 use crate::wire::{Address, AddressRef};
 
 /// How long a server that could not be reached is passed over while there are others.
 const PENALTY: Duration = Duration::from_secs(10);
 
-/// One server, and what is known of it.
+/// How much a server is preferred, from 0 (only if no other has more) to 1; `None`: it does not offer this at all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights {
+    /// For streams.
+    pub tcp: Option<f64>,
+    /// For datagrams.
+    pub udp: Option<f64>,
+}
+
+/// One server, its spare connections, and whether it could be reached lately.
 pub struct Server {
-    /// Where it is.
-    pub address: Address,
-    /// What is spoken with it.
-    pub credentials: Credentials,
-    /// How it is connected to.
-    pub direct: Direct,
-    /// What stands between TCP and Shadowsocks.
-    pub transport: Option<Arc<transport::Client>>,
-    /// How much it is wanted for streams, and for datagrams; `None`: it takes none.
-    pub weights: Weights,
-    /// What it takes to send datagrams inside streams; `None`: they go beside them.
-    pub inside: Option<Inside>,
+    endpoint: Arc<Endpoint>,
+    weights: Weights,
+    /// Set if datagrams go inside streams; `None`: they go as UDP.
+    inside: Option<Inside>,
     warm: Warm,
     failed: AtomicBool,
-    /// When it failed last, in milliseconds since the balancer began.
+    /// The time of the last failure, in milliseconds since [`Inner::begun`].
     failed_at: AtomicU64,
 }
 
 impl Server {
-    /// A server of which nothing bad is known.
+    /// A server that has not failed yet.
     #[must_use]
     pub fn new(
-        address: Address,
-        credentials: Credentials,
-        direct: Direct,
-        transport: Option<transport::Client>,
+        endpoint: Endpoint,
         weights: Weights,
         inside: Option<Inside>,
         warm: WarmPolicy,
     ) -> Self {
         Self {
-            address,
-            credentials,
-            direct,
-            transport: transport.map(Arc::new),
+            endpoint: Arc::new(endpoint),
             weights,
             inside,
             warm: Warm::new(warm),
@@ -69,55 +62,6 @@ impl Server {
             failed_at: AtomicU64::new(0),
         }
     }
-}
-
-impl Server {
-    /// Opens spare connections, if any are wanted.
-    fn refill(&self) {
-        self.warm
-            .refill(&self.direct, &self.address, self.transport.as_ref());
-    }
-}
-
-/// A connection to a server, ready for Shadowsocks, on which `first` speaks first. (A transport's client always does.)
-///
-/// # Errors
-/// Those of [`Direct::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
-pub(super) async fn dial(
-    direct: &Direct,
-    server: &Address,
-    transport: Option<&transport::Client>,
-    first: SpeaksFirst,
-) -> Result<Stream, Error> {
-    let Some(transport) = transport else {
-        return direct.dial(server, true, first).await;
-    };
-    let stream = direct.dial(server, true, SpeaksFirst::Us).await?;
-    let upgraded = timeout(direct.connect, Box::pin(transport.upgrade(stream))).await;
-    let seconds = direct.connect.as_secs();
-    Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
-}
-
-/// A connection to a server as the end of a relay to `target`.
-pub(super) fn leg(stream: Stream, credentials: &Credentials, target: AddressRef<'_>) -> Leg {
-    let salt = Salt::new(credentials.method(), rand::random());
-    Leg {
-        stream,
-        codec: Some((
-            Opener::response(credentials, salt),
-            Sealer::request(credentials, salt, target),
-        )),
-        first: First::Nothing,
-    }
-}
-
-/// How much a server is wanted, from 0 (only if no other is wanted more) to 1; `None`: it does not offer that at all.
-#[derive(Clone, Copy, Debug)]
-pub struct Weights {
-    /// For streams.
-    pub tcp: Option<f64>,
-    /// For datagrams.
-    pub udp: Option<f64>,
 }
 
 /// Servers by weight, and within a weight in the order of the config: the first that can be reached is used.
@@ -170,31 +114,25 @@ impl Servers {
     /// A connection to `server`: a spare one if there is any, and spares for the requests to come.
     async fn connection(&self, server: &Server) -> Result<Stream, Error> {
         if let Some(stream) = server.warm.take() {
-            server.refill();
+            server.warm.refill(&server.endpoint);
             return Ok(stream);
         }
         let begun = Instant::now();
-        let transport = server.transport.as_deref();
-        let dialled = dial(
-            &server.direct,
-            &server.address,
-            transport,
-            // The head goes at once, or after the short wait for first bytes.
-            SpeaksFirst::Us,
-        )
-        .await;
+        // The head goes at once, or after the short wait for first bytes.
+        let dialled = server.endpoint.dial(SpeaksFirst::Us).await;
+        let address = &server.endpoint.address;
         match &dialled {
             Ok(_) => {
                 if server.failed.swap(false, Relaxed) {
-                    tracing::info!(server = %server.address, "server can be reached again");
+                    tracing::info!(server = %address, "server can be reached again");
                 }
                 server.warm.dialled(begun.elapsed());
-                server.refill();
+                server.warm.refill(&server.endpoint);
             }
             Err(error) => {
                 server.failed_at.store(self.now(), Relaxed);
                 if !server.failed.swap(true, Relaxed) {
-                    tracing::warn!(server = %server.address, %error, "server cannot be reached");
+                    tracing::warn!(server = %address, %error, "server cannot be reached");
                 }
             }
         }
@@ -238,9 +176,7 @@ impl Servers {
         let mut failure = Error::Connect(net::Error::NoAddress);
         for server in self.order(&self.0.tcp) {
             match self.connection(server).await {
-                Ok(stream) => {
-                    return Ok(leg(stream, &server.credentials, target));
-                }
+                Ok(stream) => return Ok(server.endpoint.leg(stream, target)),
                 Err(error) => failure = error,
             }
         }
@@ -254,44 +190,42 @@ impl PacketOutbound for Servers {
             .order(&self.0.udp)
             .next()
             .ok_or(io::ErrorKind::NotConnected)?;
+        let endpoint = &server.endpoint;
         let session = rand::random();
         let (socket, address, carrying) = match &server.inside {
-            None => {
-                let socket = server.direct.options.outgoing_udp()?;
-                let socket = udp::Socket::new(socket, server.direct.options.udp)?;
-                (socket, server.address.clone(), None)
-            }
+            None => (
+                endpoint.dialer.udp_socket()?,
+                endpoint.address.clone(),
+                None,
+            ),
             Some(inside) => {
                 let (socket, carrier, carrying) = self.0.carriers.open(Route {
-                    address: server.address.clone(),
-                    credentials: server.credentials.clone(),
-                    direct: server.direct.clone(),
-                    transport: server.transport.clone(),
+                    endpoint: Arc::clone(endpoint),
                     inside: inside.clone(),
                 })?;
                 (socket, Address::Ip(carrier), Some(carrying))
             }
         };
+        let credentials = &endpoint.credentials;
         Ok(Upstream {
             socket,
             server: Some(address),
-            wrap: Wrap::Seal(
-                PacketSealer::client(&server.credentials, session).map_err(io::Error::other)?,
-            ),
-            unwrap: Unwrap::Open(Box::new(ClientPackets::new(&server.credentials, session))),
+            wrap: Wrap::Seal(PacketSealer::client(credentials, session).map_err(io::Error::other)?),
+            unwrap: Unwrap::Open(Box::new(ClientPackets::new(credentials, session))),
             carrying,
         })
     }
 
     fn locate(&self, server: AddressRef<'_>, _: bool) -> Located {
-        self.0
-            .servers
-            .first()
-            .map_or(Located::Denied, |first| first.direct.locate(server, true))
+        let first = self.0.servers.first();
+        first.map_or(Located::Denied, |first| {
+            first.endpoint.dialer.locate(server, true)
+        })
     }
 
     async fn resolve(&self, server: &Address, _: bool) -> Option<SocketAddr> {
-        self.0.servers.first()?.direct.resolve(server, true).await
+        let first = self.0.servers.first()?;
+        first.endpoint.dialer.resolve(server, true).await
     }
 }
 

@@ -10,16 +10,15 @@ use socket2::{Domain, Type};
 use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
-use super::shadowsocks::{dial, leg};
+use super::endpoint::Endpoint;
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
-use crate::net::{UdpOptions, transport, udp};
+use crate::net::{UdpOptions, udp};
 use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Carrying, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
-use crate::wire::ss::Credentials;
 use crate::wire::udp_over_stream::{NAME, PORT};
 
 /// Streams for packets at once.
@@ -40,10 +39,7 @@ pub struct Inside {
 
 /// A server to which packets go inside streams.
 pub(super) struct Route {
-    pub(super) address: Address,
-    pub(super) credentials: Credentials,
-    pub(super) direct: Direct,
-    pub(super) transport: Option<Arc<transport::Client>>,
+    pub(super) endpoint: Arc<Endpoint>,
     pub(super) inside: Inside,
 }
 
@@ -106,14 +102,8 @@ impl Outbound for Route {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let stream = dial(
-            &self.direct,
-            &self.address,
-            self.transport.as_deref(),
-            SpeaksFirst::Us,
-        )
-        .await?;
-        Ok(leg(stream, &self.credentials, request.target.as_ref()))
+        let stream = self.endpoint.dial(SpeaksFirst::Us).await?;
+        Ok(self.endpoint.leg(stream, request.target.as_ref()))
     }
 }
 

@@ -9,13 +9,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::direct::Direct;
-use super::shadowsocks::dial;
+use super::endpoint::Endpoint;
 use crate::net::dial::SpeaksFirst;
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
-use crate::net::{Parked, Stream, transport};
-use crate::wire::Address;
+use crate::net::{Parked, Stream};
 
 /// How long a spare connection is kept. Less than servers wait for a request, ours and others'.
 const KEEP: Duration = Duration::from_secs(8);
@@ -112,12 +110,7 @@ impl Warm {
     }
 
     /// Opens what is wanted beyond what there is.
-    pub fn refill(
-        &self,
-        direct: &Direct,
-        server: &Address,
-        transport: Option<&Arc<transport::Client>>,
-    ) {
+    pub fn refill(&self, server: &Arc<Endpoint>) {
         let mut state = lock(&self.state);
         let wanted = match self.policy {
             WarmPolicy::Count(count) => count,
@@ -131,11 +124,9 @@ impl Warm {
         state.dialling += missing;
         drop(state);
         for _ in 0..missing {
-            let (state, direct, server) = (Arc::clone(&self.state), direct.clone(), server.clone());
-            let transport = transport.cloned();
+            let (state, server) = (Arc::clone(&self.state), Arc::clone(server));
             self.tasks.spawn(async move {
-                let dialled =
-                    dial(&direct, &server, transport.as_deref(), SpeaksFirst::Unknown).await;
+                let dialled = server.dial(SpeaksFirst::Unknown).await;
                 let Some(number) =
                     lock(&state).keep(dialled.ok().and_then(|stream| stream.park().ok()))
                 else {

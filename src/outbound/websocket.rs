@@ -2,7 +2,7 @@
 
 use tokio::time::timeout;
 
-use super::direct::Direct;
+use super::dialer::Dialer;
 use crate::net::dial::SpeaksFirst;
 use crate::net::{self, transport};
 use crate::relay::Error;
@@ -10,8 +10,8 @@ use crate::relay::tcp::{Leg, Outbound, Request};
 
 /// Connects to a target and asks it for a WebSocket.
 pub struct WebSocket {
-    /// How to connect.
-    pub direct: Direct,
+    /// Connects to the target.
+    pub dialer: Dialer,
     /// What stands between.
     pub transport: transport::Client,
 }
@@ -24,11 +24,11 @@ impl Outbound for WebSocket {
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let connect = async {
             let (target, trusted) = (&request.target, request.trusted);
-            let stream = self.direct.dial(target, trusted, SpeaksFirst::Us).await?;
+            let stream = self.dialer.dial(target, trusted, SpeaksFirst::Us).await?;
             Ok(self.transport.upgrade(stream).await?)
         };
         // All of it is connecting.
-        let limit = self.direct.connect;
+        let limit = self.dialer.connect_timeout;
         let stream = timeout(limit, connect).await.unwrap_or_else(|_| {
             Err(Error::Connect(net::Error::ConnectTimeout {
                 seconds: limit.as_secs(),

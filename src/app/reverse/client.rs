@@ -15,7 +15,7 @@ use super::udp::{MAX_FLOWS, QUEUE, carry};
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
-use crate::outbound::direct::Direct;
+use crate::outbound::dialer::Dialer;
 use crate::outbound::reverse::Behind;
 use crate::outbound::shadowsocks::Servers;
 use crate::relay::Counters;
@@ -43,7 +43,7 @@ pub(in crate::app) struct Offered {
     pub(in crate::app) services: Vec<Service>,
     pub(in crate::app) heartbeat: Duration,
     pub(in crate::app) servers: Servers,
-    pub(in crate::app) direct: Direct,
+    pub(in crate::app) dialer: Dialer,
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,
     pub(in crate::app) counters: Arc<Counters>,
@@ -251,7 +251,7 @@ impl Host for Offering {
         };
         let client = Arc::clone(&self.client);
         let outbound = Behind {
-            direct: client.offered.direct.clone(),
+            dialer: client.offered.dialer.clone(),
             proxy: service.proxy,
             visitor,
             link: self.handle.clone(),
@@ -276,11 +276,11 @@ impl Host for Offering {
         let (sender, queue) = mpsc::channel(QUEUE);
         let target = service.target.clone();
         let offered = &self.client.offered;
-        let (direct, idle) = (offered.direct.clone(), offered.udp_idle);
+        let (dialer, idle) = (offered.dialer.clone(), offered.udp_idle);
         let link = self.handle.clone();
         self.flows.insert(id, sender);
         self.tasks
-            .spawn(carry(direct, target, visitor, link, queue, idle));
+            .spawn(carry(dialer, target, visitor, link, queue, idle));
     }
 
     fn datagram(&mut self, id: u64, bytes: &[u8]) {

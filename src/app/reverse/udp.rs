@@ -16,9 +16,8 @@ use crate::app::worker::Phase;
 use crate::net::pool::{Buffer, Size};
 use crate::net::sync::lock;
 use crate::net::udp::mapped;
-use crate::outbound::direct::Direct;
+use crate::outbound::dialer::Dialer;
 use crate::relay::link::{Handle, Visitor};
-use crate::relay::udp::PacketOutbound;
 use crate::wire::reverse::{Code, MAX_PAYLOAD};
 
 /// Flows of one service, where the least recently used makes room, and of one link at the client, which refuses more.
@@ -170,7 +169,7 @@ impl Public {
 /// The client's side of a flow: a socket of its own towards the target, until nothing has moved for long or the
 /// server has ended the flow.
 pub(super) async fn carry(
-    direct: Direct,
+    dialer: Dialer,
     target: crate::wire::Address,
     visitor: Visitor,
     link: Handle,
@@ -178,7 +177,7 @@ pub(super) async fn carry(
     idle: Duration,
 ) {
     let id = visitor.id;
-    let socket = match connect(&direct, &target).await {
+    let socket = match connect(&dialer, &target).await {
         Ok(socket) => socket,
         Err(error) => {
             tracing::info!(%target, %error, "a visitor of a reverse tunnel was turned away");
@@ -219,10 +218,10 @@ pub(super) async fn carry(
     }
 }
 
-async fn connect(direct: &Direct, target: &crate::wire::Address) -> io::Result<UdpSocket> {
-    let resolved = direct.resolve(target, true).await;
+async fn connect(dialer: &Dialer, target: &crate::wire::Address) -> io::Result<UdpSocket> {
+    let resolved = dialer.resolve(target, true).await;
     let mut address = resolved.ok_or_else(|| io::Error::other("no usable address"))?;
-    let socket = UdpSocket::from_std(direct.options.outgoing_udp()?.into())?;
+    let socket = UdpSocket::from_std(dialer.options.outgoing_udp()?.into())?;
     if socket.local_addr()?.is_ipv6() {
         address = mapped(address);
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::crypto::{Key, Method};
+use crate::outbound::shadowsocks::Weights;
 
 #[test]
 fn defaults_are_safe_and_bounded() {
@@ -205,7 +206,13 @@ fn options_of_a_server_go_over_the_global_ones() {
         first.socket.bind_address,
         Some("192.0.2.3".parse().unwrap())
     );
-    assert_eq!(first.weight, Weight { tcp: 0.5, udp: 1.0 });
+    assert_eq!(
+        first.weights,
+        Weights {
+            tcp: Some(0.5),
+            udp: Some(1.0)
+        }
+    );
     assert_eq!(first.name, "one");
     assert_eq!(config.socket.fwmark, Some(1));
 }

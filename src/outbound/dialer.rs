@@ -1,0 +1,177 @@
+//! Resolves a name and connects to one of its addresses.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::dns::{Addresses, Resolver};
+use crate::net::dial::SpeaksFirst;
+use crate::net::{SocketOptions, Stream, dial, udp};
+use crate::relay::Error;
+use crate::relay::udp::Located;
+use crate::wire::{Address, AddressRef};
+
+/// Opens sockets to names and addresses.
+#[derive(Clone)]
+pub struct Dialer {
+    /// Resolves names.
+    pub resolver: Arc<Resolver>,
+    /// Options of the sockets.
+    pub options: SocketOptions,
+    /// The time limit of one connection attempt, over all addresses.
+    pub connect_timeout: Duration,
+    /// Refuses addresses of private networks, after resolution.
+    pub deny_private: bool,
+}
+
+impl Dialer {
+    /// Connects to `target`. A `trusted` target may have a private address even with `deny_private`.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`], [`Error::Denied`], [`Error::Connect`].
+    pub async fn dial(
+        &self,
+        target: &Address,
+        trusted: bool,
+        first: SpeaksFirst,
+    ) -> Result<Stream, Error> {
+        let addresses = self.addresses(target).await?;
+        let connect = async |addresses: &[IpAddr]| {
+            let limit = self.connect_timeout;
+            dial::tcp(addresses, target.port(), &self.options, first, limit).await
+        };
+        if trusted || !self.deny_private {
+            return Ok(connect(&addresses).await?);
+        }
+        let public: Vec<IpAddr> = addresses
+            .iter()
+            .copied()
+            .filter(|ip| !is_private(*ip))
+            .collect();
+        if let (true, Some(denied)) = (public.is_empty(), addresses.first()) {
+            return Err(Error::Denied(*denied));
+        }
+        Ok(connect(&public).await?)
+    }
+
+    /// An unconnected UDP socket.
+    pub(super) fn udp_socket(&self) -> io::Result<udp::Socket> {
+        udp::Socket::new(self.options.outgoing_udp()?, self.options.udp)
+    }
+
+    /// The address for datagrams to `target`, if it is known without a query.
+    pub(super) fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Located {
+        let found = match target {
+            AddressRef::Ip(address) => self.choose(&[address.ip()], address.port(), trusted),
+            AddressRef::Domain(name, port) => match self.resolver.cached(name) {
+                Some(Ok(addresses)) => self.choose(&addresses, port, trusted),
+                Some(Err(_)) => None,
+                None => return Located::Unknown,
+            },
+        };
+        found.map_or(Located::Denied, Located::At)
+    }
+
+    /// The address for datagrams to `target`, by a query if need be.
+    pub async fn resolve(&self, target: &Address, trusted: bool) -> Option<SocketAddr> {
+        let addresses = self.addresses(target).await.ok()?;
+        self.choose(&addresses, target.port(), trusted)
+    }
+
+    async fn addresses(&self, target: &Address) -> Result<Addresses, Error> {
+        let name = match target {
+            Address::Ip(address) => return Ok(Arc::new([address.ip()])),
+            Address::Domain(name, _) => name,
+        };
+        let answer = match self.resolver.cached(name) {
+            Some(answer) => answer,
+            None => self.resolver.lookup(name).await,
+        };
+        answer.map_err(|error| Error::Resolve {
+            name: name.to_string(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn choose(&self, addresses: &[IpAddr], port: u16, trusted: bool) -> Option<SocketAddr> {
+        let allowed = |ip: &&IpAddr| trusted || !self.deny_private || !is_private(**ip);
+        addresses
+            .iter()
+            .find(allowed)
+            .map(|ip| SocketAddr::new(*ip, port))
+    }
+}
+
+/// Whether `ip` is not on the public internet: loopback, private, link-local (which includes the metadata services of
+/// clouds), shared, multicast or unspecified.
+#[must_use]
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let shared = ip
+                .octets()
+                .first_chunk::<2>()
+                .is_some_and(|[a, b]| *a == 100 && (64..128).contains(b));
+            let this_network = ip.octets().first() == Some(&0);
+            ip.is_loopback()
+                || ip.is_private()
+                || ip.is_link_local()
+                || ip.is_broadcast()
+                || ip.is_multicast()
+                || shared
+                || this_network
+        }
+        IpAddr::V6(ip) => {
+            ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_unique_local()
+                || ip.is_unicast_link_local()
+                // 64:ff9b::/96 embeds an IPv4 address (RFC 6052 §2.1).
+                || matches!(ip.segments(), [0x64, 0xff9b, 0, 0, 0, 0, a, b] if {
+                    let [[a, b], [c, d]] = [a.to_be_bytes(), b.to_be_bytes()];
+                    is_private(IpAddr::V4([a, b, c, d].into()))
+                })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn recognizes_private_addresses() {
+        let private = [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+        ];
+        for ip in private {
+            assert!(is_private(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in [
+            "1.1.1.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "64:ff9b::808:808",
+        ] {
+            assert!(!is_private(ip.parse().unwrap()), "{ip}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A Shadowsocks server as a client reaches it.
+
+use tokio::time::timeout;
+
+use super::dialer::Dialer;
+use crate::net::dial::SpeaksFirst;
+use crate::net::{self, Stream, transport};
+use crate::relay::Error;
+use crate::relay::tcp::{First, Leg};
+use crate::wire::ss::stream::{Opener, Sealer};
+use crate::wire::ss::{Credentials, Salt};
+use crate::wire::{Address, AddressRef};
+
+/// One server: where it is, the keys it expects, and how to connect to it.
+pub struct Endpoint {
+    /// Its address.
+    pub address: Address,
+    /// Its method and keys.
+    pub credentials: Credentials,
+    /// Connects to it.
+    pub dialer: Dialer,
+    /// The layers between TCP and Shadowsocks; `None`: bare TCP.
+    pub transport: Option<transport::Client>,
+}
+
+impl Endpoint {
+    /// Opens a connection that is ready for Shadowsocks and on which `first` speaks first. With a transport, its client
+    /// always does.
+    ///
+    /// # Errors
+    /// Those of [`Dialer::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
+    pub(super) async fn dial(&self, first: SpeaksFirst) -> Result<Stream, Error> {
+        let Some(transport) = &self.transport else {
+            return self.dialer.dial(&self.address, true, first).await;
+        };
+        let stream = self
+            .dialer
+            .dial(&self.address, true, SpeaksFirst::Us)
+            .await?;
+        let limit = self.dialer.connect_timeout;
+        let upgraded = timeout(limit, Box::pin(transport.upgrade(stream))).await;
+        let seconds = limit.as_secs();
+        Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
+    }
+
+    /// Makes `stream`, a connection to this server, the upstream leg of a relay to `target`.
+    pub(super) fn leg(&self, stream: Stream, target: AddressRef<'_>) -> Leg {
+        let salt = Salt::new(self.credentials.method(), rand::random());
+        Leg {
+            stream,
+            codec: Some((
+                Opener::response(&self.credentials, salt),
+                Sealer::request(&self.credentials, salt, target),
+            )),
+            first: First::Nothing,
+        }
+    }
+}
