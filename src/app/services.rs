@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::fd_limit::Capacity;
 use super::handshakes::Handshakes;
@@ -15,9 +14,9 @@ use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
 use super::{Error, transport};
 use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
-use crate::crypto::{Family, SaltPool};
 use crate::dns::Resolver;
-use crate::inbound::shadowsocks::{Links, Replay, Shadowsocks};
+use crate::inbound::shadowsocks::replay::ReplayFilter;
+use crate::inbound::shadowsocks::{Links, Shadowsocks};
 use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net::{self, SocketOptions, listener};
@@ -31,13 +30,6 @@ use crate::relay::tcp::Timeouts;
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, Salts};
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts, Credentials};
-
-/// How long a salt of SIP022 is remembered: a header may be 30 s ahead, is good for 60 s, and seconds are whole.
-const SALT_TIME: Duration = Duration::from_secs(61);
-/// Salts remembered, twice: about 20 MiB when full.
-const SALTS: usize = 1 << 18;
-/// Salts of datagrams remembered, twice: about 5 MiB when full.
-const PACKET_SALTS: usize = 1 << 16;
 
 /// Builds all services; one list of jobs a worker.
 pub(super) async fn build(
@@ -97,9 +89,7 @@ impl Builder<'_> {
                 let inbound = Shadowsocks {
                     accounts: Arc::clone(&accounts),
                     next_hops: next_hops.clone(),
-                    salts: Mutex::new(salts(&accounts)),
-                    replay: replay(self.config.replay),
-                    begun: Instant::now(),
+                    replays: ReplayFilter::for_streams(server.method, self.config.replay),
                     patience: self.config.timeouts.handshake,
                     links: links(&publisher, server),
                 };
@@ -117,7 +107,7 @@ impl Builder<'_> {
             if server.mode.udp {
                 let inbound = PacketInbound::Shadowsocks {
                     salts: (self.config.replay != ReplayPolicy::Ignore).then(|| Salts {
-                        seen: Mutex::new(SaltPool::new(None, PACKET_SALTS)),
+                        seen: std::sync::Mutex::new(crate::crypto::SaltPool::new(None, 1 << 16)),
                         reject: self.config.replay == ReplayPolicy::Reject,
                     }),
                     accounts,
@@ -443,19 +433,6 @@ fn accounts(server: &Server) -> Accounts {
         })
         .collect();
     Accounts::new(server.method, server.keys.key.clone(), users)
-}
-
-fn salts(accounts: &Accounts) -> SaltPool {
-    let timed = accounts.method().family() == Family::Aead2022;
-    SaltPool::new(timed.then_some(SALT_TIME), SALTS)
-}
-
-const fn replay(policy: ReplayPolicy) -> Replay {
-    match policy {
-        ReplayPolicy::Ignore => Replay::Ignore,
-        ReplayPolicy::Detect => Replay::Detect,
-        ReplayPolicy::Reject => Replay::Reject,
-    }
 }
 
 /// Options of the sockets that clients come to.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::net::tls::{self, Pem, Trust};
@@ -471,17 +472,6 @@ pub struct SocketOptions {
     pub inbound_udp_allow_fragmentation: Option<bool>,
     /// Let the system fragment datagrams sent on; `None`: those to a server, not those to targets.
     pub outbound_udp_allow_fragmentation: Option<bool>,
-}
-
-/// What is done about a repeated salt of an AEAD-2017 method. Methods of 2022 always reject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplayPolicy {
-    /// Nothing.
-    Ignore,
-    /// It is logged and counted.
-    Detect,
-    /// The connection is treated as one with a wrong key.
-    Reject,
 }
 
 /// What is logged, and where to.

@@ -33,7 +33,7 @@ pub use block::Block;
 pub use key::{Key, KeyError};
 pub use lanes::LANES;
 pub use method::{Family, Method, MethodError};
-pub use salt_pool::SaltPool;
+pub use salt_pool::{ReplayPolicy, SaltPool};
 pub use window::Window;
 
 /// Why sealing or opening failed.

@@ -9,6 +9,17 @@ const MAX_SALT_LEN: usize = 32;
 /// Bytes by which a salt is known.
 const KNOWN_LEN: usize = 16;
 
+/// What a server does about a repeated salt under an AEAD-2017 method. AEAD-2022 methods always reject it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayPolicy {
+    /// Salts are not remembered.
+    Ignore,
+    /// A repeated salt is logged.
+    Detect,
+    /// A repeated salt counts as a failed authentication.
+    Reject,
+}
+
 /// An exact set of salts, bounded in number and, if asked, in age.
 ///
 /// Exact, because SIP022 §3.1.5 wants no honest client refused, which a Bloom filter would do now and then.

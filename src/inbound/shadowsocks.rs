@@ -3,18 +3,19 @@
 //! A stranger sees one thing, whatever it sends and however it cuts it: nothing comes back, and the connection is
 //! closed when the time for a handshake is over, counted from its beginning.
 
+pub mod replay;
+
 use std::future::Future;
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::crypto::{Family, SaltPool};
+use crate::crypto::Family;
 use crate::net::pool::{Buffer, Size};
-use crate::net::sync::lock;
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
@@ -22,20 +23,10 @@ use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address, reverse};
+use replay::ReplayFilter;
 
 /// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
 const MAX_DRAIN: usize = 1 << 20;
-
-/// What is done about the repeated salt of a method of 2017. Those of 2022 always reject it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// Nothing.
-    Ignore,
-    /// It is logged.
-    Detect,
-    /// It is a stranger's.
-    Reject,
-}
 
 /// The Shadowsocks side of `ssr server`.
 pub struct Shadowsocks {
@@ -43,12 +34,8 @@ pub struct Shadowsocks {
     pub accounts: Arc<Accounts>,
     /// The next server of each relayed identity, by its place among the accounts (SIP023).
     pub next_hops: Vec<Option<Address>>,
-    /// Salts that have been here.
-    pub salts: Mutex<SaltPool>,
-    /// What is done about one that has.
-    pub replay: Replay,
-    /// When the pool's time began.
-    pub begun: Instant,
+    /// Refuses streams that were seen before.
+    pub replays: ReplayFilter,
     /// For how long a stranger is listened to that broke a stream after its handshake.
     pub patience: Duration,
     /// What serves the links of reverse tunnels.
@@ -148,37 +135,13 @@ impl Asked {
 }
 
 impl Shadowsocks {
-    /// Whether a stream may begin with this salt. It is remembered only now, when its sender has proved to know the
-    /// key: a stranger that was quicker with a salt it overheard has not burned it.
-    fn admit(&self, salt: &Salt) -> Result<(), wire::Error> {
-        let always = self.accounts.method().family() == Family::Aead2022;
-        if !always && self.replay == Replay::Ignore {
-            return Ok(());
-        }
-        if self.remember(salt) {
-            return Ok(());
-        }
-        if always || self.replay == Replay::Reject {
-            return Err(wire::Error::Replayed);
-        }
-        tracing::warn!(
-            "a salt was used twice: a replayed stream, or a client without good random numbers"
-        );
-        Ok(())
-    }
-
-    fn remember(&self, salt: &Salt) -> bool {
-        let now = self.begun.elapsed();
-        lock(&self.salts).insert(salt.as_slice(), now)
-    }
-
     /// The answering direction of a client's stream.
     fn sealer(&self, opener: &RequestOpener) -> Sealer {
         let method = self.accounts.method();
         let salt = Salt::new(method, rand::random());
-        if method.family() == Family::Aead2017 && self.replay != Replay::Ignore {
+        if method.family() == Family::Aead2017 {
             // Under these methods an answer sent back to us would open as a request.
-            self.remember(&salt);
+            self.replays.remember(&salt);
         }
         let request = opener.salt().unwrap_or(salt);
         Sealer::response(
@@ -269,7 +232,7 @@ impl Reading {
             let read = bytes.get_mut(..raw.end).unwrap_or_default();
             match self.opener.open(&inbound.accounts, read, unix_now())? {
                 Step::More => return Ok(None),
-                Step::Authenticated(salt) => inbound.admit(&salt)?,
+                Step::Authenticated(salt) => inbound.replays.admit(&salt)?,
                 Step::Relay { user, salt, rest } => {
                     let next = inbound.next_hops.get(user).cloned().flatten();
                     ready.extend([salt, rest..raw.end]);
