@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use super::Error;
 use super::services::{Builder, incoming, outgoing};
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
+use crate::inbound::forward::packets::ForwardPackets;
 use crate::inbound::forward::{self, Entrance};
 use crate::net::{tls, transport};
 use crate::outbound::direct::Direct;
 use crate::outbound::websocket::WebSocket;
-use crate::relay::udp::PacketInbound;
 
 impl Builder<'_> {
     /// Listens for every forward of the config.
@@ -33,7 +33,7 @@ impl Builder<'_> {
         let direct = Direct(self.dialer(outgoing(options, true)));
         let sockets = self.bind_udp(address, options)?;
         let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
-        let relay = self.relay(PacketInbound::Forward(target.address.clone()), direct);
+        let relay = self.relay(ForwardPackets(target.address.clone()), direct);
         self.packets(&relay, sockets, incoming(options).udp);
         Ok(bound.unwrap_or(address))
     }

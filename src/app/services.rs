@@ -13,10 +13,12 @@ use super::handshakes::Handshakes;
 use super::reverse::{Client, Common, Offered, Publisher};
 use super::worker::{Job, Port, packets};
 use super::{Error, transport};
-use crate::config::{self, Config, Local, ReplayPolicy, Role, Server};
+use crate::config::{self, Config, Local, Role, Server};
 use crate::dns::Resolver;
+use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{Links, Shadowsocks};
+use crate::inbound::socks::packets::SocksPackets;
 use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net::{self, SocketOptions, listener};
@@ -27,7 +29,7 @@ use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::{Inside, WithPackets};
 use crate::relay::Counters;
 use crate::relay::tcp::Timeouts;
-use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, Salts};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts, Credentials};
 
@@ -105,13 +107,10 @@ impl Builder<'_> {
                 }
             }
             if server.mode.udp {
-                let inbound = PacketInbound::Shadowsocks {
-                    salts: (self.config.replay != ReplayPolicy::Ignore).then(|| Salts {
-                        seen: std::sync::Mutex::new(crate::crypto::SaltPool::new(None, 1 << 16)),
-                        reject: self.config.replay == ReplayPolicy::Reject,
-                    }),
+                let inbound = ShadowsocksPackets {
                     accounts,
                     next_hops,
+                    replays: ReplayFilter::for_packets(server.method, self.config.replay),
                 };
                 let sockets = self.bind_udp(bound, &server.socket)?;
                 let relay = self.relay(inbound, direct);
@@ -206,11 +205,9 @@ impl Builder<'_> {
                 .and_then(|socket| socket.local_addr().ok())
                 .unwrap_or(udp_address);
             let associations = Arc::new(Associations::default());
-            let admitted = Arc::clone(&associations);
-            // Without a stream side there is nothing to ask with: then everybody may send.
-            let open = !local.mode.tcp;
-            let admits = Box::new(move |peer| open || admitted.admits(peer));
-            let relay = self.relay(PacketInbound::Socks(admits), servers.clone());
+            // Clients cannot ask for an association where no TCP is served: then everybody may send.
+            let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
+            let relay = self.relay(SocksPackets(admitted), servers.clone());
             // Between programs of one machine, nothing is too long.
             let any = net::UdpOptions {
                 longest: None,
@@ -321,11 +318,11 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn relay<O: PacketOutbound>(
+    pub(super) fn relay<I: PacketInbound, O: PacketOutbound>(
         &self,
-        inbound: PacketInbound,
+        inbound: I,
         outbound: O,
-    ) -> Arc<Relay<O>> {
+    ) -> Arc<Relay<I, O>> {
         let capacity =
             NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Relay::new(
@@ -337,9 +334,9 @@ impl Builder<'_> {
         ))
     }
 
-    pub(super) fn packets<O: PacketOutbound>(
+    pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
         &mut self,
-        relay: &Arc<Relay<O>>,
+        relay: &Arc<Relay<I, O>>,
         sockets: Vec<UdpSocket>,
         options: net::UdpOptions,
     ) {

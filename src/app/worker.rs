@@ -19,7 +19,7 @@ use crate::net::udp::Socket;
 use crate::net::{Stream, UdpOptions, mux, transport, ws};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
-use crate::relay::udp::{PacketOutbound, Relay};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
 /// How long accepting rests when the system has no more files or memory for connections.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -346,8 +346,8 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// The job of serving a packet socket.
-pub(super) fn packets<O: PacketOutbound>(
-    relay: Arc<Relay<O>>,
+pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
+    relay: Arc<Relay<I, O>>,
     socket: std::net::UdpSocket,
     options: UdpOptions,
 ) -> Job {

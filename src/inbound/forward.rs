@@ -1,5 +1,7 @@
 //! A port with one target: whoever connects is taken there.
 
+pub mod packets;
+
 use std::io;
 use std::net::SocketAddr;
 

@@ -3,6 +3,7 @@
 //! A stranger sees one thing, whatever it sends and however it cuts it: nothing comes back, and the connection is
 //! closed when the time for a handshake is over, counted from its beginning.
 
+pub mod packets;
 pub mod replay;
 
 use std::future::Future;

@@ -1,5 +1,7 @@
 //! SOCKS5: programs beside `ssr local` (RFC 1928, RFC 1929).
 
+pub mod packets;
+
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Datagrams in batches: many a system call, and long runs to one peer as one (GSO, GRO).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, ready};
@@ -37,6 +37,8 @@ pub struct Path {
 thread_local! {
     /// A worker receives for one socket at a time, so one set of buffers serves all its sockets.
     static RECEIVE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// A worker fills one batch at a time, so the memory of one serves all its sockets.
+    static SPARE: Cell<Batch> = Cell::default();
 }
 
 impl Socket {
@@ -218,6 +220,17 @@ struct Run<'a> {
 }
 
 impl Batch {
+    /// An empty batch, with the memory of the last one that this worker was done with.
+    #[must_use]
+    pub fn spare() -> Self {
+        SPARE.take()
+    }
+
+    /// Keeps the memory of an empty batch for the worker's next one.
+    pub fn keep(self) {
+        SPARE.set(self);
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::dns::{Addresses, Resolver};
 use crate::net::dial::SpeaksFirst;
 use crate::net::{SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
-use crate::relay::udp::Located;
+use crate::relay::udp::Destination;
 use crate::wire::{Address, AddressRef};
 
 /// Opens sockets to names and addresses.
@@ -61,16 +61,16 @@ impl Dialer {
     }
 
     /// The address for datagrams to `target`, if it is known without a query.
-    pub(super) fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Located {
+    pub(super) fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination {
         let found = match target {
             AddressRef::Ip(address) => self.choose(&[address.ip()], address.port(), trusted),
             AddressRef::Domain(name, port) => match self.resolver.cached(name) {
                 Some(Ok(addresses)) => self.choose(&addresses, port, trusted),
                 Some(Err(_)) => None,
-                None => return Located::Unknown,
+                None => return Destination::Unresolved,
             },
         };
-        found.map_or(Located::Denied, Located::At)
+        found.map_or(Destination::Denied, Destination::Address)
     }
 
     /// The address for datagrams to `target`, by a query if need be.

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::dialer::Dialer;
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
-use crate::relay::udp::codec::{Unwrap, Wrap};
-use crate::relay::udp::{Located, PacketOutbound, Upstream};
+use crate::relay::udp::framing::{Decoder, Encoder};
+use crate::relay::udp::{Destination, PacketOutbound, Upstream};
 use crate::wire::{Address, AddressRef};
 
 /// Resolves and dials each target itself.
@@ -27,17 +27,21 @@ impl Outbound for Direct {
 }
 
 impl PacketOutbound for Direct {
-    fn open(&self, sealed: bool) -> io::Result<Upstream> {
+    fn associate(&self, fixed_target: bool) -> io::Result<Upstream> {
         Ok(Upstream {
             socket: self.0.udp_socket()?,
             server: None,
-            wrap: Wrap::Bare,
-            unwrap: if sealed { Unwrap::Sealed } else { Unwrap::Bare },
+            encoder: Encoder::Bare,
+            decoder: if fixed_target {
+                Decoder::PassOn
+            } else {
+                Decoder::Bare
+            },
             carrying: None,
         })
     }
 
-    fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Located {
+    fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination {
         self.0.locate(target, trusted)
     }
 

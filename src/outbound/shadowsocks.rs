@@ -15,8 +15,8 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::{self, Stream};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
-use crate::relay::udp::codec::{Unwrap, Wrap};
-use crate::relay::udp::{Located, PacketOutbound, Upstream};
+use crate::relay::udp::framing::{Decoder, Encoder};
+use crate::relay::udp::{Destination, PacketOutbound, Upstream};
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
 use crate::wire::{Address, AddressRef};
 
@@ -185,7 +185,7 @@ impl Servers {
 }
 
 impl PacketOutbound for Servers {
-    fn open(&self, _: bool) -> io::Result<Upstream> {
+    fn associate(&self, _: bool) -> io::Result<Upstream> {
         let server = self
             .order(&self.0.udp)
             .next()
@@ -210,15 +210,17 @@ impl PacketOutbound for Servers {
         Ok(Upstream {
             socket,
             server: Some(address),
-            wrap: Wrap::Seal(PacketSealer::client(credentials, session).map_err(io::Error::other)?),
-            unwrap: Unwrap::Open(Box::new(ClientPackets::new(credentials, session))),
+            encoder: Encoder::Seal(
+                PacketSealer::client(credentials, session).map_err(io::Error::other)?,
+            ),
+            decoder: Decoder::Open(Box::new(ClientPackets::new(credentials, session))),
             carrying,
         })
     }
 
-    fn locate(&self, server: AddressRef<'_>, _: bool) -> Located {
+    fn locate(&self, server: AddressRef<'_>, _: bool) -> Destination {
         let first = self.0.servers.first();
-        first.map_or(Located::Denied, |first| {
+        first.map_or(Destination::Denied, |first| {
             first.endpoint.dialer.locate(server, true)
         })
     }

@@ -1,0 +1,274 @@
+//! From clients to upstreams.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::association::Association;
+use super::framing::split;
+use super::replies::Replies;
+use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound};
+use super::table::AssociationTable;
+use crate::net::udp::{Batch, Path, Socket};
+use crate::relay::Counters;
+use crate::wire::{self, Address, AddressRef};
+
+/// The most datagrams of one listening address that wait for a name to be resolved.
+const MAX_RESOLVING: usize = 256;
+
+/// Serves the packet sockets of one listening address, one per worker.
+pub struct Relay<I: PacketInbound, O> {
+    inbound: I,
+    outbound: O,
+    table: Arc<AssociationTable<I::Session>>,
+    resolving: Semaphore,
+    timeout: Duration,
+    counters: Arc<Counters>,
+}
+
+impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
+    /// A relay for at most `capacity` associations. An association ends after `timeout` without a datagram.
+    #[must_use]
+    pub fn new(
+        inbound: I,
+        outbound: O,
+        capacity: NonZeroUsize,
+        timeout: Duration,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            inbound,
+            outbound,
+            table: Arc::new(AssociationTable::new(capacity)),
+            resolving: Semaphore::new(MAX_RESOLVING),
+            timeout,
+            counters,
+        }
+    }
+
+    /// Ends the association of a client that is known by its address.
+    pub fn close(&self, client: SocketAddr) {
+        self.table.close(ClientKey::Address(client));
+    }
+
+    /// Serves `socket` until it fails or the future is dropped. The associations that began here end with it.
+    ///
+    /// # Errors
+    /// What the system says of the socket.
+    pub async fn serve(self: Arc<Self>, socket: Arc<Socket>) -> io::Result<()> {
+        let mut tasks = JoinSet::new();
+        let mut work = Work::<I>::default();
+        loop {
+            tokio::select! {
+                received = poll_fn(|cx| socket.poll_receive(cx, |mut received| {
+                    work.outgoing = Batch::spare();
+                    self.inbound.prepare(&mut work.inbound, received.contents());
+                    for (datagram, path) in received.datagrams() {
+                        if let Err(error) = self.relay(&mut work, datagram, path) {
+                            self.counters.fail(error.status());
+                            tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
+                        }
+                    }
+                    self.flush(&mut work);
+                    std::mem::take(&mut work.outgoing).keep();
+                })) => received?,
+                Some(_) = tasks.join_next() => continue,
+            }
+            for replies in work.started.drain(..) {
+                tasks.spawn(replies.run(Arc::clone(&socket)));
+            }
+            for waiting in work.unresolved.drain(..) {
+                tasks.spawn(Arc::clone(&self).send_when_resolved(waiting));
+            }
+        }
+    }
+
+    /// Moves one datagram of a client's on its way.
+    fn relay(
+        &self,
+        work: &mut Work<I>,
+        datagram: &mut [u8],
+        path: Path,
+    ) -> Result<(), wire::Error> {
+        let (key, mut header) = self
+            .inbound
+            .identify(&mut work.inbound, datagram, path.peer)?;
+        let (association, opened) = match self.find(work, key) {
+            Some(association) => {
+                let opened = association.open(&self.inbound, &mut header, datagram, path)?;
+                (association, opened)
+            }
+            None => {
+                let mut session = self.inbound.session(&header)?;
+                let opened = self.inbound.open(&mut session, &mut header, datagram)?;
+                let fixed_target = matches!(opened, Opened::Fixed(..));
+                let association =
+                    self.associate(work, key, path, (session, &header), fixed_target)?;
+                (association, opened)
+            }
+        };
+        match opened {
+            Opened::Fixed(target, data) => {
+                let data = datagram.get(data).unwrap_or_default();
+                self.dispatch(work, &association, (target.as_ref(), true), &[], data)
+            }
+            Opened::Addressed(body) => {
+                let body = datagram.get(body).unwrap_or_default();
+                let (target, address, data) = split(body)?;
+                self.dispatch(work, &association, (target, false), address, data)
+            }
+        }
+    }
+
+    /// The association of a client. Neighbours in a batch mostly have the same one.
+    fn find(&self, work: &Work<I>, key: ClientKey) -> Option<Arc<Association<I::Session>>> {
+        let current = work.current.as_ref();
+        current
+            .filter(|current| current.key == key && !current.is_closed())
+            .cloned()
+            .or_else(|| self.table.find(key))
+    }
+
+    /// Begins an association for a client whose first datagram has been opened.
+    fn associate(
+        &self,
+        work: &mut Work<I>,
+        key: ClientKey,
+        path: Path,
+        (session, header): (I::Session, &I::Header),
+        fixed_target: bool,
+    ) -> Result<Arc<Association<I::Session>>, wire::Error> {
+        let encoder = self.inbound.encoder(header)?;
+        let upstream = self.outbound.associate(fixed_target).map_err(|error| {
+            tracing::warn!(%error, "cannot open a socket for a UDP association");
+            wire::Error::NoResources
+        })?;
+        let (association, decoder) = Association::new(key, session, path, upstream);
+        let association = Arc::new(association);
+        if let Err(other) = self.table.insert(&association) {
+            // Another worker has begun the same session meanwhile: its window decides.
+            other.take_over(&self.inbound, header, path)?;
+            return Ok(other);
+        }
+        self.counters.associations.fetch_add(1, Relaxed);
+        tracing::debug!(peer = %path.peer, "association began");
+        work.started.push(Replies {
+            association: Arc::clone(&association),
+            decoder,
+            encoder,
+            table: Arc::clone(&self.table),
+            counters: Arc::clone(&self.counters),
+            timeout: self.timeout,
+        });
+        Ok(association)
+    }
+
+    /// Encodes a datagram for `target` and puts it among those that leave together. What is not sent at once waits for
+    /// its target's address. A trusted target may be private.
+    fn dispatch(
+        &self,
+        work: &mut Work<I>,
+        association: &Arc<Association<I::Session>>,
+        (target, trusted): (AddressRef<'_>, bool),
+        address: &[u8],
+        data: &[u8],
+    ) -> Result<(), wire::Error> {
+        let current = work.current.as_ref();
+        if current.is_none_or(|current| !Arc::ptr_eq(current, association)) {
+            self.flush(work);
+            work.current = Some(Arc::clone(association));
+        }
+        let server = association.server.as_ref();
+        let (target, trusted) = server.map_or((target, trusted), |server| (server.as_ref(), true));
+        match self.outbound.locate(target, trusted) {
+            Destination::Address(peer) => {
+                association.encode(&mut work.outgoing, peer, address, data)?;
+                if work.outgoing.is_full() {
+                    self.flush(work);
+                }
+            }
+            Destination::Unresolved if work.unresolved.len() < MAX_RESOLVING => {
+                work.unresolved.push(Unresolved {
+                    association: Arc::clone(association),
+                    target: target.to_owned(),
+                    address: address.into(),
+                    data: data.into(),
+                    trusted,
+                })
+            }
+            Destination::Unresolved => return Err(wire::Error::NoResources),
+            Destination::Denied => return Err(wire::Error::Denied),
+        }
+        association.note_activity();
+        self.counters.datagrams_up.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Sends what has been gathered for the current association.
+    fn flush(&self, work: &mut Work<I>) {
+        if let Some(association) = work.current.take()
+            && !work.outgoing.is_empty()
+        {
+            let lost = association.upstream.send(&mut work.outgoing);
+            self.counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
+        }
+    }
+
+    /// Resolves the target of a datagram and sends it there.
+    async fn send_when_resolved(self: Arc<Self>, waiting: Unresolved<I::Session>) {
+        let Ok(_permit) = self.resolving.try_acquire() else {
+            self.counters.fail(wire::Error::NoResources.status());
+            return;
+        };
+        let resolved = self.outbound.resolve(&waiting.target, waiting.trusted);
+        let Some(peer) = resolved.await else {
+            self.counters.fail("resolve");
+            tracing::debug!(target = %waiting.target, "datagram dropped: its target has no usable address");
+            return;
+        };
+        let (association, mut batch) = (&waiting.association, Batch::default());
+        let encoded = association.encode(&mut batch, peer, &waiting.address, &waiting.data);
+        if encoded.is_ok() {
+            let lost = association.upstream.send(&mut batch);
+            self.counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
+        }
+    }
+}
+
+/// What the datagrams of one batch share and lead to.
+struct Work<I: PacketInbound> {
+    inbound: I::Batch,
+    /// The association that `outgoing` is for.
+    current: Option<Arc<Association<I::Session>>>,
+    outgoing: Batch,
+    started: Vec<Replies<I::Session>>,
+    unresolved: Vec<Unresolved<I::Session>>,
+}
+
+impl<I: PacketInbound> Default for Work<I> {
+    fn default() -> Self {
+        Self {
+            inbound: I::Batch::default(),
+            current: None,
+            outgoing: Batch::default(),
+            started: Vec::new(),
+            unresolved: Vec::new(),
+        }
+    }
+}
+
+/// A datagram that waits for its target's address.
+struct Unresolved<S> {
+    association: Arc<Association<S>>,
+    target: Address,
+    address: Box<[u8]>,
+    data: Box<[u8]>,
+    trusted: bool,
+}

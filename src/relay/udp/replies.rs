@@ -1,0 +1,109 @@
+//! The way back: from an association's upstream to its client.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{interval, sleep};
+
+use super::association::Association;
+use super::framing::{Decoder, Encoder};
+use super::table::AssociationTable;
+use crate::net::udp::{Batch, Socket};
+use crate::relay::Counters;
+use crate::relay::tcp::Gauge;
+
+/// An association is checked this often within its timeout. It ends between one timeout and one and a quarter after its
+/// last datagram.
+const TICKS: u32 = 4;
+
+/// How long an association pauses after an error of its socket.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// The replies of one association.
+pub(super) struct Replies<S> {
+    pub(super) association: Arc<Association<S>>,
+    pub(super) decoder: Decoder,
+    pub(super) encoder: Encoder,
+    pub(super) table: Arc<AssociationTable<S>>,
+    pub(super) counters: Arc<Counters>,
+    /// How long the association lives without a datagram.
+    pub(super) timeout: Duration,
+}
+
+impl<S> Replies<S> {
+    /// Sends replies through `socket` until the association ends.
+    pub(super) async fn run(mut self, socket: Arc<Socket>) {
+        let counters = Arc::clone(&self.counters);
+        let _now = Gauge::new(&counters.associations_now);
+        let association = Arc::clone(&self.association);
+        let mut tick = interval(self.timeout / TICKS);
+        let (mut idle_ticks, mut seen) = (0, 0);
+        while idle_ticks < TICKS {
+            tokio::select! {
+                received = poll_fn(|cx| self.poll(cx, &socket)) => if let Err(error) = received {
+                    // To end here would forget which packets have been seen. A socket that stays broken ends by its age.
+                    tracing::debug!(%error, "an association's socket failed");
+                    sleep(ERROR_PAUSE).await;
+                },
+                () = association.closed() => break,
+                _ = tick.tick() => {
+                    let activity = association.activity();
+                    idle_ticks = if activity == seen { idle_ticks + 1 } else { 0 };
+                    seen = activity;
+                }
+            }
+        }
+        tracing::debug!(peer = %association.client_path().peer, "association ended");
+    }
+
+    /// Receives a batch from the upstream and sends it to the client.
+    fn poll(&mut self, cx: &mut Context<'_>, socket: &Socket) -> Poll<io::Result<()>> {
+        let (association, counters) = (&self.association, &self.counters);
+        let (decoder, encoder) = (&mut self.decoder, &mut self.encoder);
+        association.upstream.poll_receive(cx, |mut received| {
+            let mut batch = Batch::spare();
+            let send = |batch: &mut Batch| {
+                let lost = socket.send(batch);
+                counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
+            };
+            let client = association.client_path();
+            decoder.decode(&mut received, association.sent_to(), |from, decoded| {
+                let encoded = decoded
+                    .and_then(|(address, data)| encoder.push(&mut batch, client, address, data));
+                match encoded {
+                    Ok(()) => {
+                        counters.datagrams_down.fetch_add(1, Relaxed);
+                        // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
+                        if association.is_pinned {
+                            association.note_activity();
+                        }
+                    }
+                    Err(error) => {
+                        let status = error.status();
+                        counters.fail(status);
+                        tracing::debug!(upstream = %from.peer, status, %error, "datagram dropped");
+                    }
+                }
+                if batch.is_full() {
+                    send(&mut batch);
+                }
+            });
+            if !batch.is_empty() {
+                send(&mut batch);
+            }
+            batch.keep();
+        })
+    }
+}
+
+impl<S> Drop for Replies<S> {
+    /// An association without this task would take its client's datagrams and never answer.
+    fn drop(&mut self) {
+        self.association.close();
+        self.table.remove(&self.association);
+    }
+}

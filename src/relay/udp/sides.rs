@@ -1,0 +1,128 @@
+//! What protocols implement on both sides of a packet relay.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::carry::Carrying;
+use super::framing::{Decoder, Encoder};
+use crate::net::udp::Socket;
+use crate::wire::{self, Address, AddressRef};
+
+/// What identifies an association.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientKey {
+    /// The client's address.
+    Address(SocketAddr),
+    /// The client's session id (SIP022 §3.2.1) and the index of its user.
+    Session(u64, Option<usize>),
+}
+
+/// A datagram that has been authenticated and opened.
+pub enum Opened<'a> {
+    /// A SOCKS-style address and the data for it stand here.
+    Addressed(Range<usize>),
+    /// The data for a fixed target stand here. The target is trusted and gets them as they are; only its own replies go
+    /// back.
+    Fixed(&'a Address, Range<usize>),
+}
+
+/// The protocol that clients speak on a packet socket.
+pub trait PacketInbound: Send + Sync + 'static {
+    /// State for the datagrams that arrive in one batch.
+    type Batch: Default + Send;
+    /// What is known of a datagram before it is opened.
+    type Header;
+    /// What an association remembers of its client's datagrams.
+    type Session: Send + 'static;
+
+    /// Prepares to open `datagrams`, which arrived together, in this order.
+    fn prepare<'a>(&self, _: &mut Self::Batch, _: impl Iterator<Item = &'a [u8]>) {}
+
+    /// Finds out which association a datagram from `peer` belongs to. Nothing has to be authenticated yet.
+    ///
+    /// # Errors
+    /// What is wrong with the datagram.
+    fn identify(
+        &self,
+        batch: &mut Self::Batch,
+        datagram: &mut [u8],
+        peer: SocketAddr,
+    ) -> Result<(ClientKey, Self::Header), wire::Error>;
+
+    /// The session of a client that has no association yet.
+    ///
+    /// # Errors
+    /// When the keys do not fit the method.
+    fn session(&self, header: &Self::Header) -> Result<Self::Session, wire::Error>;
+
+    /// Authenticates and opens a datagram. A replay is an error.
+    ///
+    /// # Errors
+    /// What is wrong with the datagram; the session is as it was.
+    fn open(
+        &self,
+        session: &mut Self::Session,
+        header: &mut Self::Header,
+        datagram: &mut [u8],
+    ) -> Result<Opened<'_>, wire::Error>;
+
+    /// Marks a datagram as seen that was opened in another state of the same session.
+    ///
+    /// # Errors
+    /// [`wire::Error::Replayed`] when it had been seen.
+    fn mark_seen(&self, _: &mut Self::Session, _: &Self::Header) -> Result<(), wire::Error> {
+        Ok(())
+    }
+
+    /// Encodes the replies to the client of a new association.
+    ///
+    /// # Errors
+    /// When the keys do not fit the method.
+    fn encoder(&self, header: &Self::Header) -> Result<Encoder, wire::Error>;
+}
+
+/// Where an association's datagrams go.
+pub trait PacketOutbound: Send + Sync + 'static {
+    /// Opens the upstream side of a new association. With `fixed_target`, all its datagrams go to one target.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn associate(&self, fixed_target: bool) -> io::Result<Upstream>;
+
+    /// The destination of a datagram for `target`, as far as it is known without waiting.
+    fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination;
+
+    /// The address of a datagram for `target`; `None`: it has none, or none that is allowed.
+    fn resolve(
+        &self,
+        target: &Address,
+        trusted: bool,
+    ) -> impl Future<Output = Option<SocketAddr>> + Send;
+}
+
+/// The upstream side of a new association.
+pub struct Upstream {
+    /// Its socket.
+    pub socket: Socket,
+    /// The server that all its datagrams go to; `None`: each goes to its target.
+    pub server: Option<Address>,
+    /// Encodes what goes out.
+    pub encoder: Encoder,
+    /// Decodes what comes in.
+    pub decoder: Decoder,
+    /// The task that carries its datagrams on, where the network does not.
+    pub carrying: Option<Carrying>,
+}
+
+/// Where a datagram is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this address.
+    Address(SocketAddr),
+    /// The target's name has to be resolved first.
+    Unresolved,
+    /// Nowhere: the target does not exist or is not allowed.
+    Denied,
+}

@@ -1,0 +1,64 @@
+//! All associations of one listening address.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+
+use lru::LruCache;
+
+use super::association::Association;
+use super::sides::ClientKey;
+use crate::net::sync::lock;
+
+/// Associations by their clients; all workers share it. It holds at most its capacity.
+pub(super) struct AssociationTable<S>(Mutex<LruCache<ClientKey, Arc<Association<S>>>>);
+
+impl<S> AssociationTable<S> {
+    pub(super) fn new(capacity: NonZeroUsize) -> Self {
+        Self(Mutex::new(LruCache::sparse(capacity)))
+    }
+
+    /// The association of a client, which counts as used now.
+    pub(super) fn find(&self, key: ClientKey) -> Option<Arc<Association<S>>> {
+        lock(&self.0)
+            .get(&key)
+            .filter(|found| !found.is_closed())
+            .cloned()
+    }
+
+    /// Adds a new association. If another worker has added one for the same client meanwhile, returns that instead.
+    pub(super) fn insert(&self, new: &Arc<Association<S>>) -> Result<(), Arc<Association<S>>> {
+        let mut table = lock(&self.0);
+        if let Some(found) = table.pop(&new.key).filter(|found| !found.is_closed()) {
+            table.put(new.key, Arc::clone(&found));
+            return Err(found);
+        }
+        if table.len() >= table.cap().get() {
+            evict_least_recently_used(&mut table);
+        }
+        table.put(new.key, Arc::clone(new));
+        Ok(())
+    }
+
+    /// Removes `association`, unless the client has another one by now.
+    pub(super) fn remove(&self, association: &Arc<Association<S>>) {
+        let mut table = lock(&self.0);
+        let found = table.peek(&association.key);
+        if found.is_some_and(|found| Arc::ptr_eq(found, association)) {
+            table.pop(&association.key);
+        }
+    }
+
+    /// Ends the association of a client.
+    pub(super) fn close(&self, key: ClientKey) {
+        if let Some(association) = lock(&self.0).pop(&key) {
+            association.close();
+        }
+    }
+}
+
+/// Ends the association whose client has been silent for the longest time, to make room for a new one.
+fn evict_least_recently_used<S>(table: &mut LruCache<ClientKey, Arc<Association<S>>>) {
+    if let Some((_, evicted)) = table.pop_lru() {
+        evicted.close();
+    }
+}
