@@ -65,3 +65,19 @@ impl std::fmt::Display for Counters {
             .try_for_each(|(status, count)| write!(f, " failed.{status}={count}"))
     }
 }
+
+/// Counts itself for as long as it lives.
+pub(super) struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    pub(super) fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
 use crate::net::unix_now;
-use crate::relay::tcp::half::seal;
+use crate::relay::sealed::seal;
 use crate::wire;
 use crate::wire::ss::stream::{Opener, Sealer};
 

@@ -15,7 +15,7 @@ use super::handle::{CAPACITY, Command, Handle, Shared, StreamWaker, Waiting};
 use super::{Host, Kind, Settings, Visitor, window};
 use crate::net::pipe::{self, Pipe, Refused, Taken};
 use crate::net::{FAREWELL, Stream};
-use crate::relay::tcp::{First, Leg};
+use crate::relay::leg::{First, Leg};
 use crate::relay::{Error, Side};
 use crate::wire::reverse::{Code, Open, Register};
 

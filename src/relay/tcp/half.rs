@@ -8,9 +8,10 @@ use super::fairness;
 use super::splice::{Broken, Splice, Step};
 use crate::net::pool::{Buffer, Size};
 use crate::net::{Stream, unix_now};
-use crate::relay::{Error, Side};
-use crate::wire::ss::stream::{Fresh, Opener, Sealer};
-use crate::wire::{self, ss};
+use crate::relay::error::{Error, Side};
+use crate::relay::sealed::seal;
+use crate::wire;
+use crate::wire::ss::stream::{Opener, Sealer};
 
 /// What is done to the bytes on their way.
 pub enum Codec {
@@ -506,32 +507,6 @@ fn take_ahead(ahead: &mut Box<[u8]>, slots: &mut [IoSliceMut<'_>]) -> usize {
     }
     *ahead = ahead.get(taken..).unwrap_or_default().into();
     taken
-}
-
-/// Seals; at the head of a stream with the time and, where the request is empty, with padding.
-pub(in crate::relay) fn seal(
-    sealer: &mut Sealer,
-    bytes: &mut [u8],
-    count: usize,
-) -> Result<usize, wire::Error> {
-    if !sealer.at_head() {
-        let fresh = Fresh {
-            now: 0,
-            padding: &[],
-        };
-        return sealer.seal(bytes, count, fresh);
-    }
-    let mut padding = [0; ss::MAX_PADDING];
-    let mut len = 0;
-    if count == 0 {
-        len = rand::random_range(1..=padding.len());
-        rand::fill(&mut padding[..]);
-    }
-    let fresh = Fresh {
-        now: unix_now(),
-        padding: padding.get(..len).unwrap_or_default(),
-    };
-    sealer.seal(bytes, count, fresh)
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 mod fairness;
 pub mod half;
-mod idle;
 mod splice;
 
 use std::future::{Future, poll_fn};
@@ -19,15 +18,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::{Counters, Error, Side};
 use crate::net::Stream;
 use crate::net::dial::SpeaksFirst;
-use crate::net::pool::{Buffer, Size};
+use crate::net::pool::Size;
+use crate::relay::counters::{Counters, Gauge};
+use crate::relay::error::{Error, Side};
+use crate::relay::idle::IdleTimer;
+pub use crate::relay::leg::{First, Leg};
 use crate::wire::Address;
-use crate::wire::ss::stream::{Opener, Sealer};
 use fairness::Turn;
 use half::{Codec, Half};
-use idle::IdleTimer;
 
 /// How long each part of a stream's life may take.
 #[derive(Clone, Copy, Debug)]
@@ -44,38 +44,6 @@ pub struct Timeouts {
     pub first_payload: Duration,
     /// How long an upstream may be silent before the system probes whether it is there; `None`: for ever.
     pub keep_alive: Option<Duration>,
-}
-
-/// One end of a relay: a stream, and what is spoken on it.
-pub struct Leg {
-    /// The connection.
-    pub stream: Stream,
-    /// How bytes are coded on it; `None`: not at all.
-    pub codec: Option<(Opener, Sealer)>,
-    /// What came with the request.
-    pub first: First,
-}
-
-impl Leg {
-    /// A stream on which bytes are what they are, and none has come yet.
-    #[must_use]
-    pub const fn plain(stream: Stream) -> Self {
-        Self {
-            stream,
-            codec: None,
-            first: First::Nothing,
-        }
-    }
-}
-
-/// Payload that came together with a request.
-pub enum First {
-    /// None.
-    Nothing,
-    /// A few bytes behind a handshake.
-    Ahead(Vec<u8>),
-    /// A buffer with payload ready and perhaps sealed bytes behind it.
-    Opened(Buffer),
 }
 
 /// What a client wants.
@@ -282,22 +250,6 @@ impl<'a> FlowRecord<'a> {
             elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             "stream ended"
         );
-    }
-}
-
-/// Counts what is alive.
-pub(super) struct Gauge<'a>(&'a std::sync::atomic::AtomicU64);
-
-impl<'a> Gauge<'a> {
-    pub(super) fn new(counter: &'a std::sync::atomic::AtomicU64) -> Self {
-        counter.fetch_add(1, Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Gauge<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

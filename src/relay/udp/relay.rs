@@ -17,7 +17,7 @@ use super::replies::Replies;
 use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound};
 use super::table::AssociationTable;
 use crate::net::udp::{Batch, Path, Socket};
-use crate::relay::Counters;
+use crate::relay::counters::Counters;
 use crate::wire::{self, Address, AddressRef};
 
 /// The most datagrams of one listening address that wait for a name to be resolved.

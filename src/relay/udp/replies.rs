@@ -13,8 +13,8 @@ use super::association::Association;
 use super::framing::{Decoder, Encoder};
 use super::table::AssociationTable;
 use crate::net::udp::{Batch, Socket};
-use crate::relay::Counters;
-use crate::relay::tcp::Gauge;
+use crate::relay::counters::Counters;
+use crate::relay::counters::Gauge;
 
 /// An association is checked this often within its timeout. It ends between one timeout and one and a quarter after its
 /// last datagram.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::relay::Error;
+use crate::relay::error::Error;
 
 /// Notices that nothing moves, without a look at the clock for each byte that does: a timer fires a few times a limit
 /// and compares a count with what it was.
