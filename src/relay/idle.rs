@@ -1,4 +1,4 @@
-//! Streams on which nothing moves.
+//! Notices that nothing moves any more.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,59 +8,65 @@ use tokio::time::{Instant, Sleep};
 
 use crate::relay::error::Error;
 
-/// Notices that nothing moves, without a look at the clock for each byte that does: a timer fires a few times a limit
-/// and compares a count with what it was.
+/// Ticks within a limit: what is idle ends between one limit and one and a quarter after it last moved.
+const TICKS: u32 = 4;
+
+/// Compares a count of what has moved with that of the previous tick, a few times within the limit: whatever moves
+/// looks at no clock.
 pub(super) struct IdleTimer {
     limit: Duration,
     last: u64,
-    ticks: u32,
+    idle_ticks: u32,
 }
-
-/// Ticks that a limit has: a stream is closed between one limit and one and a quarter after its last byte.
-const TICKS: u32 = 4;
 
 impl IdleTimer {
     pub(super) const fn new(limit: Duration) -> Self {
         Self {
             limit,
             last: 0,
-            ticks: 0,
+            idle_ticks: 0,
         }
     }
 
+    /// The time between two ticks.
     pub(super) fn period(&self) -> Duration {
         self.limit / TICKS
     }
 
-    /// Goes over to a shorter limit, from now on.
-    pub(super) fn shorten(&mut self, limit: Duration, tick: Pin<&mut Sleep>) {
-        if limit < self.limit {
-            (self.limit, self.ticks) = (limit, 0);
-            tick.reset(Instant::now() + self.period());
-        }
+    /// Call it once a period with the count of what has moved so far. Returns whether the limit has been reached.
+    pub(super) const fn tick(&mut self, moved: u64) -> bool {
+        self.idle_ticks = if moved == self.last {
+            self.idle_ticks + 1
+        } else {
+            0
+        };
+        self.last = moved;
+        self.idle_ticks >= TICKS
     }
 
+    /// Calls [`IdleTimer::tick`] each time `sleep` is over, and is ready when the limit has been reached.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        mut tick: Pin<&mut Sleep>,
+        mut sleep: Pin<&mut Sleep>,
         moved: u64,
-    ) -> Poll<Result<(), Error>> {
-        while tick.as_mut().poll(cx).is_ready() {
-            self.ticks = if moved == self.last {
-                self.ticks + 1
-            } else {
-                0
-            };
-            self.last = moved;
-            if self.ticks >= TICKS {
-                return Poll::Ready(Err(Error::Idle {
+    ) -> Poll<Error> {
+        while sleep.as_mut().poll(cx).is_ready() {
+            if self.tick(moved) {
+                return Poll::Ready(Error::Idle {
                     seconds: self.limit.as_secs(),
-                }));
+                });
             }
-            let next = Instant::now() + self.period();
-            tick.as_mut().reset(next);
+            sleep.as_mut().reset(Instant::now() + self.period());
         }
         Poll::Pending
+    }
+
+    /// Changes to a shorter limit, which begins now.
+    pub(super) fn shorten(&mut self, limit: Duration, sleep: Pin<&mut Sleep>) {
+        if limit < self.limit {
+            (self.limit, self.idle_ticks) = (limit, 0);
+            sleep.reset(Instant::now() + self.period());
+        }
     }
 }

@@ -13,6 +13,7 @@ mod idle;
 mod leg;
 pub mod link;
 mod sealed;
+mod sizing;
 pub mod tcp;
 pub mod udp;
 

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::carrier::{Fault, Incoming, Outgoing};
+use super::carrier::{Incoming, Outgoing};
 use super::core::{Core, Event, LinkRole, Over, Read, Sink, Source};
 use super::handle::{CAPACITY, Command, Handle, Shared, StreamWaker, Waiting};
 use super::{Host, Kind, Settings, Visitor, window};
 use crate::net::pipe::{self, Pipe, Refused, Taken};
 use crate::net::{FAREWELL, Stream};
 use crate::relay::leg::{First, Leg};
+use crate::relay::sealed::StreamError;
 use crate::relay::{Error, Side};
 use crate::wire::reverse::{Code, Open, Register};
 
@@ -85,12 +86,12 @@ enum Reaction {
 
 /// Why a turn ended early.
 enum Broken {
-    Carrier(Fault),
+    Carrier(StreamError),
     Core(Over),
 }
 
-impl From<Fault> for Broken {
-    fn from(fault: Fault) -> Self {
+impl From<StreamError> for Broken {
+    fn from(fault: StreamError) -> Self {
         Self::Carrier(fault)
     }
 }
@@ -138,15 +139,8 @@ impl<H: Host> Link<'_, H> {
     fn fail(&self, broken: Broken) -> Error {
         let side = self.side;
         match broken {
-            Broken::Carrier(Fault::Io(source)) => Error::Io { side, source },
-            Broken::Carrier(Fault::Wire(source)) | Broken::Core(Over::Wire(source)) => {
-                Error::Wire { side, source }
-            }
-            Broken::Carrier(Fault::Cut) => Error::Cut(side),
-            Broken::Carrier(Fault::End) => Error::Io {
-                side,
-                source: std::io::ErrorKind::UnexpectedEof.into(),
-            },
+            Broken::Carrier(error) => error.from_side(side),
+            Broken::Core(Over::Wire(source)) => Error::Wire { side, source },
             Broken::Core(Over::Silent(time)) => Error::Silent {
                 side,
                 seconds: time.as_secs(),
@@ -356,7 +350,7 @@ impl<H: Host> Link<'_, H> {
         match read {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(Broken::Carrier(Fault::End))) if self.pipes.leaves => {
+            Poll::Ready(Err(Broken::Carrier(StreamError::End))) if self.pipes.leaves => {
                 self.ended = true;
                 Ok(false)
             }
@@ -378,7 +372,7 @@ impl<H: Host> Link<'_, H> {
         match self.outgoing.poll_write(cx, &self.stream) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(error)) => Err(self.fail(Broken::Carrier(Fault::Io(error)))),
+            Poll::Ready(Err(error)) => Err(self.fail(Broken::Carrier(StreamError::Io(error)))),
         }
     }
 

@@ -1,17 +1,39 @@
 //! One direction of a stream: read, seal or open in place, write.
+//!
+//! ```text
+//!          payload is in the buffer
+//!   ┌────────────────────────────────┐
+//!   │                                v      no payload was read ahead
+//! Read <──────────────────────────── Write   (otherwise it stays in Write)
+//!   │        all is written
+//!   │ the source has ended
+//!   v
+//! Shutdown ── the sink has been told ──> Done
+//! ```
+//!
+//! Bulk between two plain sockets stays in `Read`: the kernel moves it from one to the other ([`super::splice`]).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use super::fairness;
-use super::splice::{Broken, Splice, Step};
+use super::splice::{Splice, SpliceError, Step};
+use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
-use crate::net::{Stream, unix_now};
 use crate::relay::error::{Error, Side};
-use crate::relay::sealed::seal;
+use crate::relay::leg::First;
+use crate::relay::sealed::{self, StreamError, seal};
+use crate::relay::sizing::Sizing;
 use crate::wire;
 use crate::wire::ss::stream::{Opener, Sealer};
+
+/// Payloads that are written with one call; also the most slots that are filled by one read.
+const MAX_PARTS: usize = 64;
+/// Reads in a row after which another flow of the worker gets its turn.
+const MAX_READS: usize = 4;
+/// Bytes below which a copy costs less than moving pages.
+const SMALL_SPLICE: usize = 4 * 1024;
 
 /// What is done to the bytes on their way.
 pub enum Codec {
@@ -23,36 +45,25 @@ pub enum Codec {
     Open(Opener),
 }
 
-/// Payloads that are written with one call; also the most slots that are filled by one.
-const MAX_PARTS: usize = 64;
-/// Reads in a row after which another flow of the worker gets its turn.
-const MAX_READS: usize = 4;
-/// Reads that leave three quarters of a buffer empty, in a row, after which the flow goes back to a small one.
-const SMALL_READS: u8 = 4;
-/// Bytes below which copying costs less than moving pages.
-const SMALL_SPLICE: usize = 4 * 1024;
-
 /// One direction of a stream. It holds a buffer only while bytes are in it.
 pub struct Half {
     codec: Codec,
+    /// The side that is read from.
     from: Side,
     state: State,
     buffer: Option<Buffer>,
-    /// The way of bulk between plain sockets.
+    /// Moves bulk between plain sockets.
     splice: Splice,
-    /// The first of the buffer's ready ranges that is not written yet, and how much of it is.
+    /// The first of the buffer's ready ranges that is not written yet, and how many bytes of it are.
     next: usize,
     written: usize,
-    size: Size,
-    /// The largest buffer that is worth it.
-    largest: Size,
-    small_reads: u8,
-    /// A request's head is to go out even if its client has said nothing yet.
+    sizing: Sizing,
+    /// The head of a request must be sent even if the client has not sent anything yet.
     head_due: bool,
-    /// What was read ahead of the stream, to be taken before it.
+    /// Bytes of the source that were read with its request and come before the rest of it.
     ahead: Box<[u8]>,
-    /// What the peer did wrong, to be told when all that came before it has been passed on.
-    fault: Option<Box<wire::Error>>,
+    /// A protocol error, which is reported when everything that came before it has been written.
+    pending_error: Option<Box<wire::Error>>,
     moved: u64,
 }
 
@@ -60,15 +71,24 @@ pub struct Half {
 enum State {
     Read,
     Write,
-    /// The end has come, and is to be passed on.
-    End,
+    Shutdown,
     Done,
 }
 
+/// What a read has led to.
+enum Received {
+    /// The buffer holds payload that can be written.
+    Payload,
+    /// Nothing that can be written yet.
+    Incomplete,
+    /// The source has ended.
+    End,
+}
+
 impl Half {
-    /// The direction that reads from `from`.
+    /// The direction that reads from `from`, in buffers of up to `largest`.
     #[must_use]
-    pub fn new(codec: Codec, from: Side) -> Self {
+    pub fn new(codec: Codec, from: Side, largest: Size) -> Self {
         let head_due =
             matches!(&codec, Codec::Seal(sealer) if from == Side::Client && sealer.at_head());
         Self {
@@ -79,33 +99,25 @@ impl Half {
             splice: Splice::default(),
             next: 0,
             written: 0,
-            size: Size::Small,
-            largest: Size::Large,
-            small_reads: 0,
+            sizing: Sizing::up_to(largest),
             head_due,
             ahead: Box::default(),
-            fault: None,
+            pending_error: None,
             moved: 0,
         }
     }
 
-    /// The same with buffers of up to `largest`.
-    #[must_use]
-    pub const fn up_to(mut self, largest: Size) -> Self {
-        self.largest = largest;
-        self
-    }
-
-    /// Bytes of the client's that were read together with its request go first.
-    pub fn begin_with(&mut self, ahead: Vec<u8>) {
-        self.ahead = ahead.into();
-    }
-
-    /// A buffer with opened payload and perhaps more goes first.
-    pub fn begin_in(&mut self, buffer: Buffer) {
-        self.moved = buffer.ready.iter().map(|range| range.len() as u64).sum();
-        self.buffer = Some(buffer);
-        self.state = State::Write;
+    /// Begins with the payload that came with the request. Call it before the first poll.
+    pub fn begin(&mut self, first: First) {
+        match first {
+            First::Nothing => {}
+            First::Ahead(bytes) => self.ahead = bytes.into(),
+            First::Opened(buffer) => {
+                self.moved = ready_bytes(&buffer);
+                self.buffer = Some(buffer);
+                self.state = State::Write;
+            }
+        }
     }
 
     /// Payload bytes so far.
@@ -114,14 +126,14 @@ impl Half {
         self.moved
     }
 
-    /// Whether the end has come and been passed on.
+    /// Whether the source has ended and the sink has been told.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Moves bytes until the source is empty, the sink is full, the turn is over or the end has come. `last`: the
-    /// other direction has ended, and after the end of this one the streams are closed.
+    /// Moves bytes until the source is empty, the sink is full, the turn is over or the source has ended. `last`: the
+    /// other direction is done, and the streams are closed as soon as this one is.
     ///
     /// # Errors
     /// What broke, and on which side.
@@ -143,43 +155,39 @@ impl Half {
             if self.moved >= enough {
                 break;
             }
-            if self.splices() {
+            if self.may_splice() {
                 match ready!(self.splice.poll(cx, source, sink)) {
                     Ok(Step::Moved(count)) => {
-                        self.spliced(count);
+                        self.after_splice(count);
                         continue;
                     }
-                    Ok(Step::End) => self.state = State::End,
+                    Ok(Step::End) => self.state = State::Shutdown,
                     Ok(Step::Unavailable) => {}
-                    Err(Broken::Source(source)) => {
+                    Err(SpliceError::Source(source)) => {
                         return Poll::Ready(Err(Error::Io { side: from, source }));
                     }
-                    Err(Broken::Sink(source)) => {
+                    Err(SpliceError::Sink(source)) => {
                         return Poll::Ready(Err(Error::Io { side: to, source }));
                     }
                 }
             }
             if self.state == State::Read {
-                ready!(self.poll_read(cx, source)).map_err(|fault| match fault {
-                    Fault::Io(source) => Error::Io { side: from, source },
-                    Fault::Wire(source) => Error::Wire { side: from, source },
-                    Fault::Cut => Error::Cut(from),
-                })?;
+                ready!(self.poll_read(cx, source)).map_err(|error| error.from_side(from))?;
             }
             if self.state == State::Write {
                 ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
                 self.after_write();
                 if self.state != State::Write
-                    && let Some(fault) = self.fault.take()
+                    && let Some(error) = self.pending_error.take()
                 {
-                    let source = *fault;
+                    let source = *error;
                     return Poll::Ready(Err(Error::Wire { side: from, source }));
                 }
             }
-            if self.state == State::End {
-                // A socket that has nothing more to give is ended by its close.
+            if self.state == State::Shutdown {
+                // The close that follows ends a socket too, and saves the call.
                 if !(last && sink.is_socket()) {
-                    // A peer that is gone already will be noticed by the other direction.
+                    // If the peer is gone already, the other direction will notice.
                     let _ = ready!(sink.poll_shutdown(cx));
                 }
                 self.state = State::Done;
@@ -192,87 +200,81 @@ impl Half {
         Poll::Pending
     }
 
-    /// Whether the next bytes are better left in the kernel: those of a flow that has filled its last buffer.
-    fn splices(&self) -> bool {
+    /// Whether the next bytes may stay in the kernel: those of a flow that has filled its last buffer.
+    fn may_splice(&self) -> bool {
         matches!(self.codec, Codec::Copy)
             && self.state == State::Read
-            && self.size != Size::Small
+            && self.sizing.size() != Size::Small
             && self.buffer.is_none()
             && self.ahead.is_empty()
     }
 
-    /// Counts what has gone through a pipe; a flow whose portions stay small goes back to copying.
-    fn spliced(&mut self, count: usize) {
+    /// Counts what the kernel has moved. A flow that moves little at a time goes back to copying.
+    fn after_splice(&mut self, count: usize) {
         self.moved += count as u64;
-        self.small_reads = if count < SMALL_SPLICE && !self.splice.is_busy() {
-            self.small_reads + 1
-        } else {
-            0
-        };
-        if self.small_reads == SMALL_READS {
-            (self.size, self.small_reads) = (Size::Small, 0);
-        }
+        self.sizing
+            .note(count < SMALL_SPLICE && !self.splice.is_busy());
     }
 
-    /// Ends with something to write, with the end of the stream, or waiting.
-    fn poll_read(&mut self, cx: &mut Context<'_>, source: &Stream) -> Poll<Result<(), Fault>> {
+    /// Reads until there is something to write, or the source has ended.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &Stream,
+    ) -> Poll<Result<(), StreamError>> {
         for _ in 0..MAX_READS {
             if self.buffer.is_none() && !self.head_due && self.ahead.is_empty() {
-                ready!(source.poll_readable(cx)).map_err(Fault::Io)?;
+                ready!(source.poll_readable(cx)).map_err(StreamError::Io)?;
             }
             let read = match self.codec {
                 Codec::Open(_) => self.read_sealed(source),
                 Codec::Seal(_) | Codec::Copy => self.read_plain(source),
             };
             match read {
-                Ok(Read::Something) => {
+                Ok(Received::Payload) => {
                     self.state = State::Write;
                     return Poll::Ready(Ok(()));
                 }
-                Ok(Read::NotYet) => {}
-                Ok(Read::End) => {
+                Ok(Received::Incomplete) => {}
+                Ok(Received::End) => {
                     self.buffer = None;
-                    self.state = State::End;
+                    self.state = State::Shutdown;
                     return Poll::Ready(Ok(()));
                 }
-                Err(Fault::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(StreamError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.shrink();
-                    ready!(source.poll_readable(cx)).map_err(Fault::Io)?;
+                    ready!(source.poll_readable(cx)).map_err(StreamError::Io)?;
                 }
-                Err(fault) => return Poll::Ready(Err(fault)),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        // Chunks that are empty, or come in crumbs: the others are to have their turn all the same.
+        // A peer that sends empty or tiny chunks must not keep the others waiting.
         fairness::reschedule(cx.waker());
         Poll::Pending
     }
 
     /// The size of a buffer for the next read.
-    fn portion(&self) -> Size {
-        self.size.min(fairness::largest())
+    fn next_size(&self) -> Size {
+        self.sizing.size().min(fairness::largest())
     }
 
-    /// One vectored read into the payload slots, then sealed where it stands.
-    fn read_plain(&mut self, source: &Stream) -> Result<Read, Fault> {
+    /// Reads once, with one call, into the payload slots, and seals each where it stands.
+    fn read_plain(&mut self, source: &Stream) -> Result<Received, StreamError> {
         if matches!(self.codec, Codec::Copy)
             && self.ahead.is_empty()
             && let Some(buffer) = source.take_buffer()
         {
-            self.moved += buffer
-                .ready
-                .iter()
-                .map(|range| range.len() as u64)
-                .sum::<u64>();
+            self.moved += ready_bytes(&buffer);
             self.buffer = Some(buffer);
-            return Ok(Read::Something);
+            return Ok(Received::Payload);
         }
-        let portion = self.portion();
-        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(portion));
+        let size = self.next_size();
+        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(size));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
-            // A flow that moves little needs one, which a cheaper call fills.
+            // A small buffer has one slot, which a cheaper call fills.
             let (mut one, mut many);
-            let slots: &mut [IoSliceMut<'_>] = if portion == Size::Small {
+            let slots: &mut [IoSliceMut<'_>] = if size == Size::Small {
                 one = [IoSliceMut::new(&mut [])];
                 &mut one
             } else {
@@ -292,10 +294,10 @@ impl Half {
             let room = slots.iter().map(|slot| slot.len()).sum();
             let count = if self.ahead.is_empty() {
                 match source.try_read(slots) {
-                    // A request does not wait for its first bytes any longer.
+                    // The head waits no longer for the client's first bytes.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.head_due => 0,
-                    Ok(0) if !self.head_due => return Ok(Read::End),
-                    result => result.map_err(Fault::Io)?,
+                    Ok(0) if !self.head_due => return Ok(Received::End),
+                    result => result.map_err(StreamError::Io)?,
                 }
             } else {
                 take_ahead(&mut self.ahead, slots)
@@ -303,85 +305,74 @@ impl Half {
             (count, room)
         };
         let len = match &mut self.codec {
-            Codec::Seal(sealer) => seal(sealer, bytes, count).map_err(Fault::Wire)?,
+            Codec::Seal(sealer) => seal(sealer, bytes, count).map_err(StreamError::Wire)?,
             Codec::Copy | Codec::Open(_) => count,
         };
         self.head_due = false;
         ready.push(0..len);
         self.moved += count as u64;
-        self.resize(count, room);
+        self.sizing.transferred(count, room);
         self.buffer = Some(buffer);
-        Ok(Read::Something)
+        Ok(Received::Payload)
     }
 
-    /// One read, then every whole chunk opened where it stands.
-    fn read_sealed(&mut self, source: &Stream) -> Result<Read, Fault> {
-        let Codec::Open(opener) = &self.codec else {
-            return Ok(Read::End);
-        };
-        let need = opener.need();
-        let size = self.portion();
-        // A bulk flow nearly always has the beginning of a chunk left over, and is to grow all the same.
-        let mut buffer = self
-            .buffer
-            .take()
-            .unwrap_or_else(|| Buffer::take(size))
-            .with_room(size, need)
-            .ok_or(Fault::Wire(wire::Error::ChunkLength))?;
-        let (bytes, _, raw) = buffer.parts();
-        let free = bytes.get_mut(raw.end..).unwrap_or_default();
-        let room = free.len();
-        let read = source.try_read(&mut [IoSliceMut::new(free)]);
-        if let Ok(count) = read {
-            raw.end += count;
-        }
-        let whole = raw.start == raw.end;
-        self.buffer = Some(buffer);
-        match read.map_err(Fault::Io)? {
-            0 if whole && opener.at_boundary() => Ok(Read::End),
-            0 => Err(Fault::Cut),
-            count => {
-                self.resize(count, room);
-                self.open()
-            }
+    /// Reads once, and opens every whole chunk where it stands.
+    fn read_sealed(&mut self, source: &Stream) -> Result<Received, StreamError> {
+        let size = self.next_size();
+        let read = sealed::read(
+            source,
+            &mut self.buffer,
+            self.codec.opener(),
+            size,
+            &mut self.sizing,
+        );
+        match read {
+            Ok(()) => self.open(),
+            Err(StreamError::End) => Ok(Received::End),
+            Err(error) => Err(error),
         }
     }
 
     /// Opens the whole chunks of the buffer.
-    fn open(&mut self) -> Result<Read, Fault> {
+    fn open(&mut self) -> Result<Received, StreamError> {
         let (Codec::Open(opener), Some(buffer)) = (&mut self.codec, &mut self.buffer) else {
-            return Ok(Read::NotYet);
+            return Ok(Received::Incomplete);
         };
-        let (bytes, ready, raw) = buffer.parts();
-        while ready.len() < MAX_PARTS {
-            let opened = match opener.open(bytes.get_mut(raw.clone()).unwrap_or_default(), unix_now)
-            {
-                Ok(opened) => opened,
-                Err(fault) if ready.is_empty() => return Err(Fault::Wire(fault)),
-                Err(fault) => {
-                    self.fault = Some(Box::new(fault));
+        while buffer.ready.len() < MAX_PARTS {
+            match sealed::open(buffer, Some(opener)) {
+                Ok(None) => break,
+                Ok(Some(payload)) => {
+                    if !payload.is_empty() {
+                        self.moved += payload.len() as u64;
+                        buffer.ready.push(payload);
+                    }
+                }
+                Err(error) if buffer.ready.is_empty() => return Err(StreamError::Wire(error)),
+                Err(error) => {
+                    self.pending_error = Some(Box::new(error));
                     break;
                 }
-            };
-            if opened.used == 0 {
-                break;
             }
-            if !opened.payload.is_empty() {
-                self.moved += opened.payload.len() as u64;
-                ready.push(raw.start + opened.payload.start..raw.start + opened.payload.end);
-            }
-            raw.start += opened.used;
         }
-        if raw.start == raw.end {
-            *raw = 0..0;
+        if buffer.raw.is_empty() {
+            buffer.raw = 0..0;
         }
-        Ok(if ready.is_empty() {
-            Read::NotYet
+        Ok(if buffer.ready.is_empty() {
+            Received::Incomplete
         } else {
-            Read::Something
+            Received::Payload
         })
     }
 
+    /// Gives up, before a wait, what memory the beginning of a chunk does not need.
+    fn shrink(&mut self) {
+        match self.codec.opener() {
+            None => self.buffer = None,
+            opener => sealed::shrink(&mut self.buffer, opener),
+        }
+    }
+
+    /// Writes the ready ranges of the buffer.
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<io::Result<()>> {
         if matches!(self.codec, Codec::Copy) && (self.next, self.written) == (0, 0) {
             ready!(sink.poll_give(cx, &mut self.buffer))?;
@@ -396,7 +387,7 @@ impl Half {
                 return Poll::Ready(Ok(()));
             };
             let mut count = if ready.len() == 1 {
-                // One run, as all that is sealed: it may be coded further where it stands.
+                // One run, as sealed chunks always are: a layer may encode it where it stands.
                 let rest = bytes.get_mut(first.start + self.written..first.end);
                 ready!(sink.poll_write_mut(cx, rest.unwrap_or_default()))?
             } else {
@@ -418,7 +409,7 @@ impl Half {
         }
     }
 
-    /// All is written: goes on with what has been read already, or gives the buffer back.
+    /// Everything is written: opens what has been read already, or gives the buffer back.
     fn after_write(&mut self) {
         (self.next, self.written) = (0, 0);
         self.state = State::Read;
@@ -431,53 +422,43 @@ impl Half {
             return;
         }
         match self.open() {
-            Ok(Read::Something) => self.state = State::Write,
-            Ok(_) => {}
-            Err(Fault::Wire(fault)) => self.fault = Some(Box::new(fault)),
-            Err(_) => {}
-        }
-    }
-
-    /// Before a wait: an empty buffer goes back, the beginning of a chunk is kept in as little as holds it.
-    fn shrink(&mut self) {
-        let Some(buffer) = self.buffer.take() else {
-            return;
-        };
-        let Codec::Open(opener) = &self.codec else {
-            return;
-        };
-        self.buffer = buffer.kept(opener.need());
-    }
-
-    /// Chooses the size of the next buffer: larger after a read that filled this one, small again when reads stay small.
-    fn resize(&mut self, count: usize, room: usize) {
-        if count == room {
-            self.size = self.size.up().min(self.largest);
-            self.small_reads = 0;
-        } else if self.size != Size::Small && count < room / 4 {
-            self.small_reads += 1;
-            if self.small_reads == SMALL_READS {
-                (self.size, self.small_reads) = (Size::Small, 0);
-            }
-        } else {
-            self.small_reads = 0;
+            Ok(Received::Payload) => self.state = State::Write,
+            Err(StreamError::Wire(error)) => self.pending_error = Some(Box::new(error)),
+            _ => {}
         }
     }
 }
 
-enum Read {
-    Something,
-    NotYet,
-    End,
+impl Codec {
+    const fn opener(&self) -> Option<&Opener> {
+        match self {
+            Self::Open(opener) => Some(opener),
+            Self::Copy | Self::Seal(_) => None,
+        }
+    }
 }
 
-enum Fault {
-    Io(io::Error),
-    Wire(wire::Error),
-    Cut,
+/// Payload bytes of a buffer that is to be written.
+fn ready_bytes(buffer: &Buffer) -> u64 {
+    buffer.ready.iter().map(|range| range.len() as u64).sum()
 }
 
-/// Writes ranges of `bytes`; of the first, `skip` bytes have been written.
+/// Moves bytes that were read ahead into the slots.
+fn take_ahead(ahead: &mut Box<[u8]>, slots: &mut [IoSliceMut<'_>]) -> usize {
+    let mut taken = 0;
+    for slot in slots {
+        let rest = ahead.get(taken..).unwrap_or_default();
+        let len = rest.len().min(slot.len());
+        if let (Some(to), Some(from)) = (slot.get_mut(..len), rest.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        taken += len;
+    }
+    *ahead = ahead.get(taken..).unwrap_or_default().into();
+    taken
+}
+
+/// Writes `ranges` of `bytes`, without the first `skip` bytes, which have been written.
 fn write_parts(
     cx: &mut Context<'_>,
     sink: &Stream,
@@ -492,21 +473,6 @@ fn write_parts(
     }
     let used = ranges.len().min(MAX_PARTS);
     sink.poll_write(cx, parts.get(..used).unwrap_or_default())
-}
-
-/// Moves what was read ahead into the slots.
-fn take_ahead(ahead: &mut Box<[u8]>, slots: &mut [IoSliceMut<'_>]) -> usize {
-    let mut taken = 0;
-    for slot in slots {
-        let rest = ahead.get(taken..).unwrap_or_default();
-        let len = rest.len().min(slot.len());
-        if let (Some(to), Some(from)) = (slot.get_mut(..len), rest.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        taken += len;
-    }
-    *ahead = ahead.get(taken..).unwrap_or_default().into();
-    taken
 }
 
 #[cfg(test)]

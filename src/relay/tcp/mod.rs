@@ -374,17 +374,13 @@ impl Flow {
         } else {
             Size::Large
         };
-        let mut up = Half::new(up, Side::Client).up_to(largest);
-        match client.first {
-            First::Nothing => {}
-            First::Ahead(bytes) => up.begin_with(bytes),
-            First::Opened(buffer) => up.begin_in(buffer),
-        }
+        let mut up = Half::new(up, Side::Client, largest);
+        up.begin(client.first);
         Ok(Self {
             client: client.stream,
             upstream: upstream.stream,
             up,
-            down: Half::new(down, Side::Upstream).up_to(largest),
+            down: Half::new(down, Side::Upstream, largest),
             turn: Turn::new(),
         })
     }
@@ -492,6 +488,7 @@ impl Running<'_> {
             let _ = flow.upstream.keep_alive(time);
             tick.as_mut().reset(Instant::now() + idle.period());
         }
-        idle.poll(cx, tick, flow.moved()).map_err(Box::new)
+        idle.poll(cx, tick, flow.moved())
+            .map(|error| Err(Box::new(error)))
     }
 }

@@ -6,49 +6,49 @@ use std::task::{Context, Poll, ready};
 use crate::net::Stream;
 use crate::net::splice::Pipe;
 
-/// What a pipe does for a direction. It is held only while bytes are in it, or may well be at once.
+/// Moves bytes through a kernel pipe. The pipe is held only while bytes are in it or are about to be.
 #[derive(Default)]
 pub(super) struct Splice {
     pipe: Option<Pipe>,
-    /// These sockets cannot do it.
+    /// The kernel cannot splice these sockets.
     refused: bool,
 }
 
-/// What has come of one turn.
+/// What one poll has done.
 pub(super) enum Step {
-    /// So many bytes have gone from the source into the sink.
+    /// This many bytes have gone from the source into the sink.
     Moved(usize),
     /// The source has ended.
     End,
-    /// Not this way: the bytes have to be copied.
+    /// Splicing is not possible: copy the bytes.
     Unavailable,
 }
 
-/// What broke.
-pub(super) enum Broken {
+/// The side that broke.
+pub(super) enum SpliceError {
     Source(io::Error),
     Sink(io::Error),
 }
 
 impl Splice {
-    /// Whether bytes are on their way.
+    /// Whether bytes are in the pipe.
     pub(super) fn is_busy(&self) -> bool {
         self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
     }
 
-    /// Moves one pipe full, or waits for the source or for the sink.
+    /// Moves at most one pipeful, or waits for the source or the sink.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &Stream,
         sink: &Stream,
-    ) -> Poll<Result<Step, Broken>> {
+    ) -> Poll<Result<Step, SpliceError>> {
         if self.refused || !source.is_socket() || !sink.is_socket() {
             return Poll::Ready(Ok(Step::Unavailable));
         }
         while !self.is_busy() {
             if self.pipe.is_none() {
-                ready!(source.poll_readable(cx)).map_err(Broken::Source)?;
+                ready!(source.poll_readable(cx)).map_err(SpliceError::Source)?;
                 self.pipe = Pipe::take();
             }
             let Some(pipe) = &mut self.pipe else {
@@ -69,7 +69,7 @@ impl Splice {
                             self.refused = true;
                             return Poll::Ready(Ok(Step::Unavailable));
                         }
-                        _ => return Poll::Ready(Err(Broken::Source(error))),
+                        _ => return Poll::Ready(Err(SpliceError::Source(error))),
                     }
                 }
             }
@@ -77,7 +77,7 @@ impl Splice {
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(Ok(Step::Unavailable));
         };
-        let count = ready!(pipe.poll_drain(cx, sink)).map_err(Broken::Sink)?;
+        let count = ready!(pipe.poll_drain(cx, sink)).map_err(SpliceError::Sink)?;
         Poll::Ready(Ok(Step::Moved(count)))
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::crypto::{Aead, Key, Method, NonceCounter};
+use crate::net::unix_now;
 use crate::wire::AddressRef;
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::{Accounts, Credentials, Salt};
@@ -170,7 +171,7 @@ fn opened(method: Method, bytes: &[u8]) -> Option<(String, Vec<u8>)> {
 async fn head_of_a_request_goes_out_though_its_client_says_nothing() {
     for method in METHODS {
         let ((source, _client), (sink, mut server)) = (connection().await, connection().await);
-        let mut half = Half::new(request(method), Side::Client);
+        let mut half = Half::new(request(method), Side::Client, Size::Large);
         step(&mut half, &source, &sink).await;
         let mut bytes = vec![0; 4096];
         let count = soon(server.read(&mut bytes)).await.unwrap();
@@ -189,9 +190,9 @@ async fn first_bytes_ride_with_the_head() {
         for ahead in [false, true] {
             let ((source, mut client), (sink, mut server)) =
                 (connection().await, connection().await);
-            let mut half = Half::new(request(method), Side::Client);
+            let mut half = Half::new(request(method), Side::Client, Size::Large);
             if ahead {
-                half.begin_with(b"hello".to_vec());
+                half.begin(First::Ahead(b"hello".to_vec()));
             } else {
                 client.write_all(b"hello").await.unwrap();
                 soon(source.readable()).await.unwrap();
@@ -212,7 +213,7 @@ async fn request_of_a_client_that_is_gone_already_is_still_sent() {
     let ((source, mut client), (sink, mut server)) = (connection().await, connection().await);
     client.shutdown().await.unwrap();
     soon(source.readable()).await.unwrap();
-    let mut half = Half::new(request(method), Side::Client);
+    let mut half = Half::new(request(method), Side::Client, Size::Large);
     run(&mut half, &source, &sink).await.unwrap();
     let mut bytes = Vec::new();
     soon(server.read_to_end(&mut bytes)).await.unwrap();
@@ -227,8 +228,8 @@ async fn what_one_half_seals_another_opens_whatever_the_pieces() {
         let between = Stream::new(between);
         let (sink, mut client) = connection().await;
         let payload = pattern(3_000_000);
-        let mut sealing = Half::new(response(method), Side::Upstream);
-        let mut opening = Half::new(answer(method), Side::Upstream);
+        let mut sealing = Half::new(response(method), Side::Upstream, Size::Large);
+        let mut opening = Half::new(answer(method), Side::Upstream, Size::Large);
         let mut received = Vec::new();
         let work = async {
             tokio::join!(
@@ -258,9 +259,9 @@ async fn what_one_half_seals_another_opens_whatever_the_pieces() {
 #[tokio::test]
 async fn ahead_goes_before_what_comes_later_however_long_it_is() {
     let ((source, mut client), (sink, mut server)) = (connection().await, connection().await);
-    let mut half = Half::new(Codec::Copy, Side::Client);
+    let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
     let ahead = pattern(100_000);
-    half.begin_with(ahead.clone());
+    half.begin(First::Ahead(ahead.clone()));
     let mut received = Vec::new();
     let work = async {
         client.write_all(b"later").await.unwrap();
@@ -291,8 +292,8 @@ async fn buffer_of_a_request_is_emptied_first() {
         let opened = opener.open(&mut room[..bytes.len()], unix_now).unwrap();
         ready.push(opened.payload);
         *raw = opened.used..opened.used + cut;
-        let mut half = Half::new(Codec::Open(opener), Side::Client);
-        half.begin_in(buffer);
+        let mut half = Half::new(Codec::Open(opener), Side::Client, Size::Large);
+        half.begin(First::Opened(buffer));
         assert_eq!(half.moved(), 3);
         step(&mut half, &source, &sink).await;
         let mut read = [0; 3];
@@ -315,7 +316,7 @@ async fn longest_foreign_chunk_passes_byte_for_byte() {
     hand.chunk(&[]);
     hand.chunk(&long);
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
-    let mut half = Half::new(answer(method), Side::Upstream);
+    let mut half = Half::new(answer(method), Side::Upstream, Size::Large);
     let mut received = Vec::new();
     let work = async {
         tokio::join!(
@@ -346,7 +347,7 @@ async fn stream_cut_in_a_chunk_is_no_end() {
         let ((source, mut peer), (sink, far)) = (connection().await, connection().await);
         peer.write_all(&hand.2[..cut]).await.unwrap();
         peer.shutdown().await.unwrap();
-        let mut half = Half::new(answer(method), Side::Upstream);
+        let mut half = Half::new(answer(method), Side::Upstream, Size::Large);
         let result = run(&mut half, &source, &sink).await;
         assert!(matches!(result, Err(Error::Cut(Side::Upstream))), "{cut}");
         assert!(!half.is_done());
@@ -373,7 +374,7 @@ async fn what_came_before_a_bad_chunk_is_passed_on() {
     hand.chunk(b"never");
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
     peer.write_all(&hand.2).await.unwrap();
-    let mut half = Half::new(answer(method), Side::Upstream);
+    let mut half = Half::new(answer(method), Side::Upstream, Size::Large);
     let result = run(&mut half, &source, &sink).await;
     let fault = wire::Error::Unauthenticated;
     assert!(matches!(result, Err(Error::Wire { side: Side::Upstream, source }) if source == fault));
@@ -396,7 +397,7 @@ async fn what_came_before_a_bad_chunk_is_passed_on_however_many_chunks_it_is() {
         hand.2[good] ^= 1;
         let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
         peer.write_all(&hand.2).await.unwrap();
-        let mut half = Half::new(answer(method), Side::Upstream);
+        let mut half = Half::new(answer(method), Side::Upstream, Size::Large);
         let result = run(&mut half, &source, &sink).await;
         let fault = wire::Error::Unauthenticated;
         assert!(matches!(result, Err(Error::Wire { source, .. }) if source == fault));
@@ -411,7 +412,7 @@ async fn end_is_passed_on_behind_the_last_byte() {
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
     peer.write_all(b"last words").await.unwrap();
     peer.shutdown().await.unwrap();
-    let mut half = Half::new(Codec::Copy, Side::Client);
+    let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
     run(&mut half, &source, &sink).await.unwrap();
     let mut bytes = Vec::new();
     soon(far.read_to_end(&mut bytes)).await.unwrap();
@@ -435,7 +436,7 @@ async fn broken_sink_and_source_are_told_apart() {
             .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(broken);
-        let mut half = Half::new(Codec::Copy, Side::Client);
+        let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
         let writing = async {
             // A write may go well before the reset is there.
             while sink_breaks && whole.write_all(b"x").await.is_ok() {
@@ -467,8 +468,8 @@ async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest() {
     hand.head(&pattern(1000));
     let whole = hand.2.len();
     hand.chunk(&pattern(60_000));
-    let mut half = Half::new(answer(method), Side::Upstream);
-    half.size = Size::Large;
+    let mut half = Half::new(answer(method), Side::Upstream, Size::Large);
+    half.sizing.set(Size::Large);
     step(&mut half, &source, &sink).await;
     assert!(half.buffer.is_none());
 
@@ -478,7 +479,7 @@ async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest() {
     assert!(half.buffer.is_none());
 
     // A length that has begun, then a chunk of it.
-    half.size = Size::Large;
+    half.sizing.set(Size::Large);
     peer.write_all(&hand.2[whole..whole + 7]).await.unwrap();
     run_until(&mut half, &source, &sink, |half| {
         half.buffer
@@ -510,27 +511,31 @@ async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest() {
 
 #[tokio::test]
 async fn buffers_grow_with_full_reads_and_shrink_with_small_ones() {
-    let mut half = Half::new(Codec::Copy, Side::Client);
-    let room = |half: &Half| half.size.bytes();
+    let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
+    let room = |half: &Half| half.sizing.size().bytes();
     for size in [Size::Medium, Size::Large, Size::Large] {
-        half.resize(room(&half), room(&half));
-        assert_eq!(half.size, size);
+        let full = room(&half);
+        half.sizing.transferred(full, full);
+        assert_eq!(half.sizing.size(), size);
     }
     // Small reads, with a larger one among them.
     for count in [10, 10, 10, room(&half) / 2, 10, 10, 10] {
-        half.resize(count, room(&half));
-        assert_eq!(half.size, Size::Large);
+        let full = room(&half);
+        half.sizing.transferred(count, full);
+        assert_eq!(half.sizing.size(), Size::Large);
     }
-    half.resize(10, room(&half));
-    assert_eq!(half.size, Size::Small);
-    half.resize(10, room(&half));
-    assert_eq!(half.size, Size::Small);
+    let full = room(&half);
+    half.sizing.transferred(10, full);
+    assert_eq!(half.sizing.size(), Size::Small);
+    let full = room(&half);
+    half.sizing.transferred(10, full);
+    assert_eq!(half.sizing.size(), Size::Small);
 }
 
 #[tokio::test]
 async fn full_sink_stops_the_source() {
     let ((source, mut peer), (sink, far)) = (connection().await, connection().await);
-    let mut half = Half::new(Codec::Copy, Side::Client);
+    let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
     let chunk = vec![0; 1 << 16];
     let mut stalled = 0;
     // Until neither the half nor the peer can do anything more.
@@ -559,7 +564,7 @@ async fn bulk_is_opened_in_large_buffers() {
     (0..300).for_each(|_| hand.chunk(&chunk));
     let sealed = hand.2;
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
-    let mut half = Half::new(answer(method), Side::Upstream);
+    let mut half = Half::new(answer(method), Side::Upstream, Size::Large);
     let (mut held, mut received) = (Vec::new(), Vec::new());
     let work = async {
         tokio::join!(
