@@ -1,15 +1,16 @@
 //! Forwards: ports whose connections, or datagrams, are carried to one target as they are.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use super::Error;
 use super::services::{Builder, incoming, outgoing};
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
+use crate::inbound::forward::WebSocketForward;
 use crate::inbound::forward::packets::ForwardPackets;
-use crate::inbound::forward::{self, Entrance};
 use crate::net::{tls, transport};
 use crate::outbound::direct::Direct;
 use crate::outbound::websocket::WebSocket;
+use crate::relay::tcp::{FixedTarget, Inbound};
 
 impl Builder<'_> {
     /// Listens for every forward of the config.
@@ -41,19 +42,30 @@ impl Builder<'_> {
     fn tunnel(&mut self, address: SocketAddr, forward: &Forward) -> Result<SocketAddr, Error> {
         let Forward { listen, target } = forward;
         let options = &self.config.socket;
-        let idle = self.config.timeouts.idle;
-        let dialer = self.dialer(outgoing(options, true));
-        let inbound = forward::Forward {
-            target: target.address.clone(),
-            entrance: match &listen.ws {
-                None => Entrance::Plain,
-                Some(ws) => Entrance::Ws {
+        let fixed = FixedTarget(target.address.clone());
+        let (bound, listeners) = self.bind_tcp(address, options)?;
+        match &listen.ws {
+            None => self.forward_to(target, listeners, fixed)?,
+            Some(ws) => {
+                let inbound = WebSocketForward {
+                    target: fixed,
                     request: ws.request.clone(),
                     tls: server(listen, ws)?,
-                },
-            },
-        };
-        let (bound, listeners) = self.bind_tcp(address, options)?;
+                };
+                self.forward_to(target, listeners, inbound)?;
+            }
+        }
+        Ok(bound)
+    }
+
+    fn forward_to(
+        &mut self,
+        target: &Endpoint,
+        listeners: Vec<TcpListener>,
+        inbound: impl Inbound + Send + 'static,
+    ) -> Result<(), Error> {
+        let idle = self.config.timeouts.idle;
+        let dialer = self.dialer(outgoing(&self.config.socket, true));
         match &target.ws {
             None => self.port(listeners, inbound, Direct(dialer), idle, None),
             Some(ws) => {
@@ -67,7 +79,7 @@ impl Builder<'_> {
                 self.port(listeners, inbound, outbound, idle, None);
             }
         }
-        Ok(bound)
+        Ok(())
     }
 }
 

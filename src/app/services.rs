@@ -19,7 +19,7 @@ use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{Links, Shadowsocks};
 use crate::inbound::socks::packets::SocksPackets;
-use crate::inbound::socks::{Socks, UdpAssociate};
+use crate::inbound::socks::{Login, Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net::{self, SocketOptions, listener};
 use crate::outbound::dialer::Dialer;
@@ -27,9 +27,9 @@ use crate::outbound::direct::Direct;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::{Inside, WithPackets};
-use crate::relay::Counters;
-use crate::relay::tcp::Timeouts;
+use crate::relay::tcp::{Service, Timeouts};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
+use crate::relay::{Counters, User};
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts, Credentials};
 
@@ -92,8 +92,13 @@ impl Builder<'_> {
                     accounts: Arc::clone(&accounts),
                     next_hops: next_hops.clone(),
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
-                    patience: self.config.timeouts.handshake,
-                    links: links(&publisher, server),
+                    users: server
+                        .users
+                        .iter()
+                        .map(|account| user(&account.name))
+                        .collect(),
+                    drain_timeout: self.config.timeouts.handshake,
+                    links: links(&publisher),
                 };
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
@@ -225,11 +230,9 @@ impl Builder<'_> {
             let logins = local.auth.iter();
             let inbound = Socks {
                 logins: logins
-                    .map(|login| {
-                        (
-                            login.user.clone().into_bytes(),
-                            login.password.expose().as_bytes().to_vec(),
-                        )
+                    .map(|login| Login {
+                        user: user(&login.user),
+                        password: login.password.expose().as_bytes().to_vec(),
                     })
                     .collect(),
                 udp: datagrams,
@@ -293,10 +296,12 @@ impl Builder<'_> {
         O: crate::relay::tcp::Outbound + Send + 'static,
     {
         let port = Arc::new(Port {
-            inbound,
-            outbound,
-            timeouts: self.timeouts(idle),
-            counters: Arc::clone(self.counters),
+            service: Service {
+                inbound,
+                outbound,
+                timeouts: self.timeouts(idle),
+                counters: Arc::clone(self.counters),
+            },
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
             transport,
@@ -412,13 +417,16 @@ impl Builder<'_> {
 }
 
 /// Hands the links of a server's clients to the publisher, with their users' names.
-fn links(publisher: &Arc<Publisher>, server: &Server) -> Links {
+fn links(publisher: &Arc<Publisher>) -> Links {
     let publisher = Arc::clone(publisher);
-    let names: Vec<String> = server.users.iter().map(|user| user.name.clone()).collect();
     Box::new(move |leg, peer, user| {
-        let user = user.and_then(|index| names.get(index)).cloned();
+        let user = user.map(|user| user.name.to_string());
         Box::pin(Arc::clone(&publisher).serve(leg, peer, user))
     })
+}
+
+fn user(name: &str) -> Arc<User> {
+    Arc::new(User { name: name.into() })
 }
 
 fn accounts(server: &Server) -> Accounts {

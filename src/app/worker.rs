@@ -17,8 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::handshakes::{Handshakes, Listener, Place};
 use crate::net::udp::Socket;
 use crate::net::{Stream, UdpOptions, mux, transport, ws};
-use crate::relay::Counters;
-use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
+use crate::relay::tcp::{Inbound, Outbound, Service};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
 /// How long accepting rests when the system has no more files or memory for connections.
@@ -120,10 +119,7 @@ impl Threads {
 
 /// Everything that a stream listener's connections share.
 pub(super) struct Port<I, O> {
-    pub(super) inbound: I,
-    pub(super) outbound: O,
-    pub(super) timeouts: Timeouts,
-    pub(super) counters: Arc<Counters>,
+    pub(super) service: Service<I, O>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
     /// What stands between TCP and what the inbound speaks.
@@ -227,25 +223,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         let flow = flows.spawn(async move {
             let (stream, peer, _room, place) = Accepted::apart(begun);
             match &port.transport {
-                None => port.flow(stream, peer, move || drop(place)).await,
+                None => port.service.serve(stream, peer, move || drop(place)).await,
                 Some(transport) => {
                     Box::pin(port.within(transport, stream, peer, place)).await;
                 }
             }
         });
         self.handshakes.attach(number, flow);
-    }
-
-    /// Serves one stream to its end.
-    fn flow(
-        &self,
-        stream: Stream,
-        peer: SocketAddr,
-        ready: impl FnOnce() + Send,
-    ) -> impl Future<Output = ()> + Send {
-        let (inbound, outbound) = (&self.inbound, &self.outbound);
-        let (timeouts, counters) = (&self.timeouts, &self.counters);
-        tcp::serve(stream, peer, inbound, outbound, timeouts, counters, ready)
     }
 
     /// Serves what comes within a transport.
@@ -256,19 +240,19 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         mut peer: SocketAddr,
         place: Place,
     ) {
-        let deadline = Instant::now() + self.timeouts.handshake;
+        let deadline = Instant::now() + self.service.timeouts.handshake;
         let accepted = Box::pin(transport.accept(stream, peer.ip(), deadline)).await;
         match accepted {
             Ok((ws::Accepted::Bare(stream), ip)) => {
                 peer.set_ip(ip);
-                self.flow(stream, peer, move || drop(place)).await;
+                self.service.serve(stream, peer, move || drop(place)).await;
             }
             Ok((ws::Accepted::Mux(streams), ip)) => {
                 peer.set_ip(ip);
                 self.streams(streams, peer, place, deadline).await;
             }
             Err(error) => {
-                self.counters.fail("transport");
+                self.service.counters.fail("transport");
                 tracing::debug!(%peer, %error, "not a client of the transport");
             }
         }
@@ -300,7 +284,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                     }
                 };
                 tokio::select! {
-                    () = port.flow(stream, peer, ready) => {}
+                    () = port.service.serve(stream, peer, ready) => {}
                     () = none.notified() => tracing::debug!(%peer, "no room for a stream: limits.connections"),
                 }
             }

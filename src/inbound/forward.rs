@@ -1,4 +1,4 @@
-//! A port with one target: whoever connects is taken there.
+//! Ports that forward every client to one target. Plain TCP needs no inbound of its own: see [`FixedTarget`].
 
 pub mod packets;
 
@@ -9,55 +9,37 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::ws::{self, Asked};
 use crate::net::{Stream, tls, unix_now};
-use crate::relay::tcp::{Handshake, Inbound, Reply, Request};
+use crate::relay::tcp::{FixedTarget, Handshake, Inbound, Reply, Request};
 use crate::relay::{Error, Side};
-use crate::wire::{Address, http};
+use crate::wire::http;
 
-/// Asks for the same target on behalf of every client.
-pub struct Forward {
-    /// The target.
-    pub target: Address,
-    /// What clients speak.
-    pub entrance: Entrance,
+/// Accepts WebSockets for one target.
+pub struct WebSocketForward {
+    /// The target of every client.
+    pub target: FixedTarget,
+    /// The request that clients have to make.
+    pub request: http::Endpoint,
+    /// TLS below the WebSocket.
+    pub tls: Option<Box<tls::Server>>,
 }
 
-/// How clients come in.
-pub enum Entrance {
-    /// As they are: there is no handshake that they could do wrong.
-    Plain,
-    /// By WebSocket.
-    Ws {
-        /// What they have to ask for.
-        request: http::Endpoint,
-        /// In TLS.
-        tls: Option<Box<tls::Server>>,
-    },
-}
-
-impl Inbound for Forward {
+impl Inbound for WebSocketForward {
     async fn handshake(
         &self,
         stream: Stream,
         peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
-        let (stream, reply) = match &self.entrance {
-            Entrance::Plain => (stream, None),
-            Entrance::Ws { request, tls } => {
-                let (stream, asked) = enter(stream, request, tls.as_deref(), deadline).await?;
-                (stream, Some(Box::new(Agreement(asked)) as Box<dyn Reply>))
-            }
-        };
+        let tls = self.tls.as_deref();
+        let (stream, asked) = enter(stream, &self.request, tls, deadline).await?;
         Ok(Handshake::Request(Request {
-            reply,
-            ..Request::chosen(stream, peer, self.target.clone())
+            reply: Some(Box::new(UpgradeReply(asked))),
+            ..Request::chosen(stream, peer, self.target.0.clone())
         }))
     }
-
-    async fn drain_and_close(&self, _: Stream) {}
 }
 
-/// Waits for the request of a WebSocket; everybody else is answered as by a web server.
+/// Waits for the request of a WebSocket. Other clients get the answer of a web server.
 async fn enter(
     stream: Stream,
     request: &http::Endpoint,
@@ -78,10 +60,10 @@ async fn enter(
     }
 }
 
-/// Agrees to a WebSocket, when the target has been reached.
-struct Agreement(Asked);
+/// Accepts a WebSocket once the target has been reached.
+struct UpgradeReply(Asked);
 
-impl Reply for Agreement {
+impl Reply for UpgradeReply {
     fn success(&self) -> Vec<u8> {
         self.0.response().into_bytes()
     }
@@ -90,7 +72,7 @@ impl Reply for Agreement {
         http::Refusal::BadGateway.page(unix_now()).into_bytes()
     }
 
-    fn begin(self: Box<Self>, stream: &mut Stream) -> io::Result<()> {
+    fn upgrade(self: Box<Self>, stream: &mut Stream) -> io::Result<()> {
         stream.replace(|stream| self.0.begin(stream))
     }
 }

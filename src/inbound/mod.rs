@@ -1,9 +1,9 @@
-//! Floor 4: who asks for what.
+//! Floor 4: reads what clients want.
 //!
-//! - [`socks`]: programs beside `ssr local`, by SOCKS5.
+//! - [`socks`]: programs that speak SOCKS5 to `ssr local`.
 //! - [`udp_associate`]: which of them may send datagrams.
-//! - [`forward`]: programs that are all taken to one target.
-//! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be some.
+//! - [`forward`]: clients of a port that has one target.
+//! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`reverse`]: visitors of reverse tunnels.
 
 pub mod forward;

@@ -1,4 +1,4 @@
-//! Visitors of reverse tunnels who are told apart by what they say. Others want the one thing there is
-//! ([`crate::relay::tcp::Fixed`]).
+//! Visitors of reverse tunnels whose service depends on what they send. A port of one service needs no inbound of its own:
+//! see [`crate::relay::tcp::FixedTarget`].
 
 pub mod http;

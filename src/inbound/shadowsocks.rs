@@ -1,15 +1,13 @@
-//! Shadowsocks: clients of `ssr server`, and strangers who pretend to be some.
+//! Shadowsocks: clients of `ssr server`, and strangers who pretend to be clients.
 //!
-//! A stranger sees one thing, whatever it sends and however it cuts it: nothing comes back, and the connection is
-//! closed when the time for a handshake is over, counted from its beginning.
+//! Strangers see the same behaviour whatever they send and however they cut it: they get no answer, and the connection is
+//! closed when the handshake timeout, which began with the connection, is over.
 
 pub mod packets;
 pub mod replay;
 
-use std::future::Future;
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,49 +16,35 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::crypto::Family;
 use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
-use crate::relay::tcp::{First, Handshake, Inbound, Leg, Request};
-use crate::relay::{Error, Side};
+use crate::relay::tcp::{First, Handshake, Inbound, Job, Leg, Request};
+use crate::relay::{Error, Side, User};
 use crate::wire::ss::request::{RequestOpener, Step};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
-use crate::wire::{self, Address, reverse};
+use crate::wire::{self, Address};
 use replay::ReplayFilter;
 
-/// Bytes of a stranger's that are read and dropped; what it sends beyond them stays in the socket.
+/// Bytes from a stranger that are read and discarded; more of them stay in the socket.
 const MAX_DRAIN: usize = 1 << 20;
 
 /// The Shadowsocks side of `ssr server`.
 pub struct Shadowsocks {
-    /// Who may use it.
+    /// The keys of the server and its users.
     pub accounts: Arc<Accounts>,
-    /// The next server of each relayed identity, by its place among the accounts (SIP023).
+    /// The user of each account, by the account's index.
+    pub users: Vec<Arc<User>>,
+    /// The next server of each relayed identity, by the account's index (SIP023).
     pub next_hops: Vec<Option<Address>>,
     /// Refuses streams that were seen before.
     pub replays: ReplayFilter,
-    /// For how long a stranger is listened to that broke a stream after its handshake.
-    pub patience: Duration,
-    /// What serves the links of reverse tunnels.
+    /// How long a peer that broke its stream after the handshake is read from before the stream is closed.
+    pub drain_timeout: Duration,
+    /// Serves the links of reverse tunnels.
     pub links: Links,
 }
 
-/// Serves the link that a client at an address has asked for, to its end; the number is the user's place among the
-/// accounts.
-pub type Links = Box<
-    dyn Fn(
-            Leg,
-            SocketAddr,
-            Option<usize>,
-        ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>
-        + Send
-        + Sync,
->;
-
-impl Request {
-    /// Whether it is the link of a reverse tunnel. What is passed on to another server may be one there.
-    fn is_link(&self) -> bool {
-        !self.trusted && self.target.as_ref() == reverse::target()
-    }
-}
+/// Serves a link to its end, for the client at an address and its user.
+pub type Links = Box<dyn Fn(Leg, SocketAddr, Option<Arc<User>>) -> Job<'static> + Send + Sync>;
 
 impl Inbound for Shadowsocks {
     async fn handshake(
@@ -77,11 +61,24 @@ impl Inbound for Shadowsocks {
             .await
             .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
-            Ok((asked, first)) => {
+            Ok((head, first)) => {
                 let user = reading.opener.user();
-                let request = asked.into_request(stream, first, peer);
+                let user = user.and_then(|index| self.users.get(index)).cloned();
+                let request = Request {
+                    target: head.target,
+                    reply: None,
+                    // A stream for the next server is passed on sealed, to where the operator said.
+                    trusted: head.codec.is_none(),
+                    peer,
+                    user,
+                    leg: Leg {
+                        stream,
+                        codec: head.codec,
+                        first: First::Opened(first),
+                    },
+                };
                 Ok(if request.is_link() {
-                    Handshake::Job((self.links)(request.leg, peer, user))
+                    Handshake::Job((self.links)(request.leg, peer, request.user))
                 } else {
                     Handshake::Request(request)
                 })
@@ -92,51 +89,19 @@ impl Inbound for Shadowsocks {
                 Err(error)
             }
             Err(error) => {
-                farewell(&stream).await;
+                close(&stream).await;
                 Err(error)
             }
         }
     }
 
     async fn drain_and_close(&self, stream: Stream) {
-        drain(&stream, Instant::now() + self.patience).await;
-    }
-}
-
-/// What a request asks for: a target by a client of ours, or to be passed on.
-enum Asked {
-    Target {
-        target: Address,
-        codec: (Opener, Sealer),
-    },
-    Next {
-        target: Address,
-    },
-}
-
-impl Asked {
-    /// The request on `stream` that came with `first`.
-    fn into_request(self, stream: Stream, first: Buffer, peer: SocketAddr) -> Request {
-        let (target, codec, trusted) = match self {
-            Self::Target { target, codec } => (target, Some(codec), false),
-            Self::Next { target } => (target, None, true),
-        };
-        Request {
-            leg: Leg {
-                stream,
-                codec,
-                first: First::Opened(first),
-            },
-            target,
-            reply: None,
-            trusted,
-            peer,
-        }
+        drain(&stream, Instant::now() + self.drain_timeout).await;
     }
 }
 
 impl Shadowsocks {
-    /// The answering direction of a client's stream.
+    /// Seals the response to a client's stream.
     fn sealer(&self, opener: &RequestOpener) -> Sealer {
         let method = self.accounts.method();
         let salt = Salt::new(method, rand::random());
@@ -154,7 +119,14 @@ impl Shadowsocks {
     }
 }
 
-/// A request's head on its way in.
+/// The head of a request.
+struct Head {
+    target: Address,
+    /// `None`: the stream is for the next server, which is the target.
+    codec: Option<(Opener, Sealer)>,
+}
+
+/// Reads the head of a request.
 struct Reading {
     opener: RequestOpener,
     buffer: Option<Buffer>,
@@ -165,19 +137,19 @@ impl Reading {
         &mut self,
         inbound: &Shadowsocks,
         stream: &Stream,
-    ) -> Result<(Asked, Buffer), Error> {
+    ) -> Result<(Head, Buffer), Error> {
         let accounts = &inbound.accounts;
         // SIP022 §3.1.4: the salt and fixed header must come with the first read.
         let at_once = accounts.method().family() == Family::Aead2022;
         loop {
             self.read(accounts, stream).await?;
-            let asked = self.open(inbound).map_err(|source| Error::Wire {
+            let head = self.open(inbound).map_err(|source| Error::Wire {
                 side: Side::Client,
                 source,
             })?;
-            if let Some(asked) = asked {
+            if let Some(head) = head {
                 return Ok((
-                    asked,
+                    head,
                     self.buffer
                         .take()
                         .unwrap_or_else(|| Buffer::take(Size::Small)),
@@ -192,7 +164,7 @@ impl Reading {
         }
     }
 
-    /// Reads what there is behind what has been read. A connection that says nothing costs no buffer.
+    /// Reads once, behind what has been read. A silent connection holds no buffer.
     async fn read(&mut self, accounts: &Accounts, stream: &Stream) -> Result<(), Error> {
         loop {
             stream.readable().await.map_err(Error::io(Side::Client))?;
@@ -223,8 +195,8 @@ impl Reading {
         }
     }
 
-    /// Opens what has come so far; `None` while it is not enough. `raw` begins at 0 until the request is whole.
-    fn open(&mut self, inbound: &Shadowsocks) -> Result<Option<Asked>, wire::Error> {
+    /// Opens what has come so far; `None` while it is not enough. Until the head is complete, `raw` begins at 0.
+    fn open(&mut self, inbound: &Shadowsocks) -> Result<Option<Head>, wire::Error> {
         let Some(buffer) = &mut self.buffer else {
             return Ok(None);
         };
@@ -239,7 +211,12 @@ impl Reading {
                     ready.extend([salt, rest..raw.end]);
                     *raw = 0..0;
                     return next
-                        .map(|target| Some(Asked::Next { target }))
+                        .map(|target| {
+                            Some(Head {
+                                target,
+                                codec: None,
+                            })
+                        })
                         .ok_or(wire::Error::UnknownIdentity);
                 }
                 Step::Done(request) => {
@@ -252,9 +229,9 @@ impl Reading {
                         request.rest..raw.end
                     };
                     let codec = (request.opener, inbound.sealer(&self.opener));
-                    return Ok(Some(Asked::Target {
+                    return Ok(Some(Head {
                         target: request.target,
-                        codec,
+                        codec: Some(codec),
                     }));
                 }
             }
@@ -262,7 +239,7 @@ impl Reading {
     }
 }
 
-/// Reads and drops what a stranger sends, up to a number of bytes, until it ends or its time is over.
+/// Reads and discards what a stranger sends, up to a number of bytes and until the deadline, then closes the stream.
 async fn drain(stream: &Stream, deadline: Instant) {
     let read = async {
         if matches!(handshake::drain(stream, MAX_DRAIN).await, Ok(false)) {
@@ -270,10 +247,11 @@ async fn drain(stream: &Stream, deadline: Instant) {
         }
     };
     let _ = timeout_at(deadline, read).await;
-    farewell(stream).await;
+    close(stream).await;
 }
 
-/// The end that all strangers see: by TLS too, and before the reset that a close is where something is left unread.
-async fn farewell(stream: &Stream) {
+/// Ends a stream in the way that all strangers see. The explicit end is sent through TLS too, and before the reset that a
+/// close with unread bytes causes.
+async fn close(stream: &Stream) {
     let _ = timeout(FAREWELL, stream.shutdown()).await;
 }

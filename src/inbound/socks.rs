@@ -1,4 +1,4 @@
-//! SOCKS5: programs beside `ssr local` (RFC 1928, RFC 1929).
+//! SOCKS5: programs that use `ssr local` (RFC 1928, RFC 1929).
 
 pub mod packets;
 
@@ -6,42 +6,47 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio::time::{Instant, timeout_at};
 
 use super::udp_associate::Associations;
 use crate::net::handshake::{HandshakeError, Reader};
 use crate::net::{self, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
-use crate::relay::{Error, Side};
+use crate::relay::{Error, Side, User};
 use crate::wire::socks::{
     AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
 };
-use crate::wire::{self, Address, AddressRef, reverse, socks};
+use crate::wire::{self, Address, AddressRef, socks};
 
-/// Bytes of answers: the longest has a domain name in it.
-const ANSWER: usize = 3 + Address::MAX_LEN;
-
-/// A user name and a password.
-pub type Login = (Vec<u8>, Vec<u8>);
+/// Bytes of the longest response, which contains a domain name.
+const MAX_RESPONSE: usize = 3 + Address::MAX_LEN;
 
 /// The SOCKS5 side of `ssr local`.
 pub struct Socks {
-    /// Who may use it; empty: everybody.
+    /// The users that may use it; empty: everybody.
     pub logins: Vec<Login>,
-    /// The datagram side, if there is one.
+    /// The UDP side, if it is enabled.
     pub udp: Option<UdpAssociate>,
 }
 
-/// What UDP ASSOCIATE needs to know.
+/// The user name and password of a user.
+pub struct Login {
+    /// The user, whose name is the user name.
+    pub user: Arc<User>,
+    /// The password.
+    pub password: Vec<u8>,
+}
+
+/// The datagram socket of UDP ASSOCIATE.
 pub struct UdpAssociate {
-    /// The address of the datagram socket.
+    /// The address of the socket.
     pub address: SocketAddr,
-    /// The address that clients are told, if it is another.
+    /// The address for clients, if it is not the socket's own.
     pub public: Option<Address>,
-    /// Who may send to it.
+    /// The clients that may send to it.
     pub associations: Arc<Associations>,
-    /// Ends what the relay holds for a client address.
+    /// Ends the relay's association of a client address.
     pub close: Box<dyn Fn(SocketAddr) + Send + Sync>,
 }
 
@@ -57,57 +62,43 @@ impl Inbound for Socks {
             reader: Reader::new(&stream),
         };
         let request = timeout_at(deadline, dialogue.request(&self.logins));
-        let (command, target) = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
+        let requested = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
         let ahead = dialogue.reader.into_unread();
-        match command {
-            // It would act for the user whose key this local has.
-            Command::Connect if target.as_ref() == reverse::target() => {
-                refuse(&stream, Code::NotAllowed, "the carrier of reverse tunnels").await
-            }
-            Command::Connect => Ok(Handshake::Request(Request {
-                leg: Leg {
-                    stream,
-                    codec: None,
-                    first: if ahead.is_empty() {
-                        First::Nothing
-                    } else {
-                        First::Ahead(ahead)
+        let Requested {
+            command,
+            target,
+            user,
+        } = requested;
+        let reason = match (command, &self.udp) {
+            (Command::Connect, _) => {
+                return Ok(Handshake::Request(Request {
+                    leg: Leg {
+                        stream,
+                        codec: None,
+                        first: if ahead.is_empty() {
+                            First::Nothing
+                        } else {
+                            First::Ahead(ahead)
+                        },
                     },
-                },
-                target,
-                reply: Some(Box::new(Answer)),
-                trusted: false,
-                peer,
-            })),
-            Command::UdpAssociate => match &self.udp {
-                Some(udp) => Ok(Handshake::Job(Box::pin(udp.hold(
-                    stream,
+                    target,
+                    reply: Some(Box::new(ConnectReply)),
+                    trusted: false,
                     peer,
-                    target.port(),
-                )))),
-                None => {
-                    refuse(
-                        &stream,
-                        Code::CommandNotSupported,
-                        "UDP ASSOCIATE (the config says `tcp_only`)",
-                    )
-                    .await
-                }
-            },
-            Command::Bind => refuse(&stream, Code::CommandNotSupported, "BIND").await,
-            Command::Other(_) => {
-                let code = Code::CommandNotSupported;
-                refuse(&stream, code, "an unknown command").await
+                    user,
+                }));
             }
-        }
+            (Command::UdpAssociate, Some(udp)) => {
+                let hold = udp.hold(stream, peer, target.port());
+                return Ok(Handshake::Job(Box::pin(hold)));
+            }
+            (Command::UdpAssociate, None) => "UDP ASSOCIATE is off: `mode` is `tcp_only`",
+            (Command::Bind, _) => "the BIND command is not supported",
+            (Command::Other(_), _) => "the command is unknown",
+        };
+        answer(&stream, Code::CommandNotSupported).await?;
+        Err(Error::NotOffered(reason))
     }
-
-    async fn drain_and_close(&self, _: Stream) {}
-}
-
-async fn refuse<T>(stream: &Stream, code: Code, what: &'static str) -> Result<T, Error> {
-    answer(stream, code).await?;
-    Err(Error::NotOffered(what))
 }
 
 async fn answer(stream: &Stream, code: Code) -> Result<(), Error> {
@@ -118,9 +109,16 @@ async fn answer(stream: &Stream, code: Code) -> Result<(), Error> {
 }
 
 fn encode(response: &Response<'_>) -> Vec<u8> {
-    let mut room = [0; ANSWER];
-    let len = response.encode(&mut room).unwrap_or_default();
-    room.get(..len).unwrap_or_default().to_vec()
+    let mut bytes = [0; MAX_RESPONSE];
+    let len = response.encode(&mut bytes).unwrap_or_default();
+    bytes.get(..len).unwrap_or_default().to_vec()
+}
+
+/// What a client requests.
+struct Requested {
+    command: Command,
+    target: Address,
+    user: Option<Arc<User>>,
 }
 
 /// A client's stream during its handshake.
@@ -130,7 +128,7 @@ struct Dialogue<'a> {
 }
 
 impl Dialogue<'_> {
-    async fn request(&mut self, logins: &[Login]) -> Result<(Command, Address), Error> {
+    async fn request(&mut self, logins: &[Login]) -> Result<Requested, Error> {
         let needed = if logins.is_empty() {
             AuthMethod::None
         } else {
@@ -145,33 +143,28 @@ impl Dialogue<'_> {
             AuthMethod::Unacceptable
         };
         self.write(&Selection(selected).encode()).await?;
-        match selected {
-            AuthMethod::None => {}
+        let user = match selected {
+            AuthMethod::None => None,
             AuthMethod::Password => {
-                let known = self.next(|bytes| {
-                    Ok(Credentials::parse(bytes)?
-                        .map(|(given, used)| (is_known(logins, &given), used)))
-                });
-                let known = known.await?;
-                self.write(
-                    &if known {
-                        Verdict::Accepted
-                    } else {
-                        Verdict::Refused
-                    }
-                    .encode(),
-                )
-                .await?;
-                if !known {
-                    return Err(Error::Credentials);
-                }
+                let user =
+                    self.next(|bytes| {
+                        Ok(Credentials::parse(bytes)?
+                            .map(|(given, used)| (find(logins, &given), used)))
+                    });
+                let user = user.await?;
+                let verdict = match user {
+                    Some(_) => Verdict::Accepted,
+                    None => Verdict::Refused,
+                };
+                self.write(&verdict.encode()).await?;
+                Some(user.ok_or(Error::Credentials)?)
             }
             _ => {
                 return Err(Error::NotOffered(
-                    "any of the client's authentication methods",
+                    "the client offers no authentication method that is accepted here",
                 ));
             }
-        }
+        };
         let request = self.next(|bytes| {
             Ok(socks::Request::parse(bytes)?
                 .map(|(request, used)| ((request.command, request.address.to_owned()), used)))
@@ -180,7 +173,12 @@ impl Dialogue<'_> {
         if let Err(Error::Wire { source, .. }) = &request {
             answer(self.stream, Code::of(*source)).await?;
         }
-        request
+        let (command, target) = request?;
+        Ok(Requested {
+            command,
+            target,
+            user,
+        })
     }
 
     async fn next<T>(
@@ -205,22 +203,22 @@ impl Dialogue<'_> {
     }
 }
 
-/// Compares with every login, so that the time tells nothing of them.
-fn is_known(logins: &[Login], given: &Credentials<'_>) -> bool {
-    let matches = |(user, password): &Login| {
-        user.as_slice().ct_eq(given.user) & password.as_slice().ct_eq(given.password)
-    };
-    logins
-        .iter()
-        .map(matches)
-        .fold(Choice::from(0), |found, same| found | same)
-        .into()
+/// The user with the given name and password. Every login is compared, so the time it takes reveals nothing about them.
+fn find(logins: &[Login], given: &Credentials<'_>) -> Option<Arc<User>> {
+    let mut found = u64::MAX;
+    for (index, login) in (0..).zip(logins) {
+        let same = login.user.name.as_bytes().ct_eq(given.user)
+            & login.password.as_slice().ct_eq(given.password);
+        found.conditional_assign(&index, same);
+    }
+    let login = logins.get(usize::try_from(found).ok()?)?;
+    Some(Arc::clone(&login.user))
 }
 
 /// The answers to CONNECT.
-struct Answer;
+struct ConnectReply;
 
-impl Reply for Answer {
+impl Reply for ConnectReply {
     fn success(&self) -> Vec<u8> {
         encode(&Response {
             reply: Code::Succeeded,
@@ -233,10 +231,10 @@ impl Reply for Answer {
     }
 }
 
-/// What a client is told of a failure.
+/// The reply code for a failure.
 fn code_of(error: &Error) -> Code {
     match error {
-        Error::Denied(_) => Code::NotAllowed,
+        Error::Denied(_) | Error::NotOffered(_) => Code::NotAllowed,
         Error::Resolve { .. }
         | Error::Connect(net::Error::NoAddress | net::Error::ConnectTimeout { .. }) => {
             Code::HostUnreachable
@@ -252,7 +250,7 @@ fn code_of(error: &Error) -> Code {
 }
 
 impl UdpAssociate {
-    /// Answers UDP ASSOCIATE and keeps the association until the client's connection ends (RFC 1928 §7).
+    /// Answers UDP ASSOCIATE and holds the association until the client's connection ends (RFC 1928 §7).
     async fn hold(&self, stream: Stream, peer: SocketAddr, announced: u16) -> Result<(), Error> {
         let _ticket = self
             .associations
@@ -291,7 +289,7 @@ impl UdpAssociate {
     }
 }
 
-/// A wildcard is no address to send to: the client is told the one that it has reached us by.
+/// The address that a client can send to: if the socket is bound to a wildcard, the one that the client connected to.
 fn reachable(bound: IpAddr, local: IpAddr) -> IpAddr {
     if bound.is_unspecified() { local } else { bound }
 }

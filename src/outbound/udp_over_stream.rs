@@ -15,7 +15,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
 use crate::net::{UdpOptions, udp};
-use crate::relay::tcp::{self, Fixed, Leg, Outbound, Request, Timeouts};
+use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::udp::carry::{CAPACITY, Carrying, Ended, WINDOW, carry, socket};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
@@ -70,24 +70,18 @@ impl Carriers {
 impl Route {
     /// Carries an association's packets to its end, in one stream after another if they break.
     async fn run(self, socket: tokio::net::UdpSocket, association: SocketAddr) {
-        let inside = &self.inside;
-        let packets = Fixed {
-            target: Address::Domain(NAME.into(), PORT),
+        let (idle, timeouts) = (self.inside.idle, self.inside.timeouts);
+        let service = Service {
+            inbound: FixedTarget(Address::Domain(NAME.into(), PORT)),
+            counters: Arc::clone(&self.inside.counters),
+            outbound: self,
+            timeouts,
         };
         // The stream is opened for a packet that waits, and not before.
-        while matches!(timeout(inside.idle, socket.readable()).await, Ok(Ok(()))) {
+        while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
             let (stream, pipe) = pair(WINDOW, CAPACITY);
-            let (timeouts, counters) = (&inside.timeouts, &inside.counters);
-            let served = tcp::serve(
-                stream,
-                association,
-                &packets,
-                &self,
-                timeouts,
-                counters,
-                || (),
-            );
-            let (ended, ()) = tokio::join!(carry(pipe, &socket, inside.idle), Box::pin(served));
+            let served = service.serve(stream, association, || ());
+            let (ended, ()) = tokio::join!(carry(pipe, &socket, idle), Box::pin(served));
             if ended != Ended::Stream {
                 return;
             }

@@ -16,6 +16,8 @@ mod sealed;
 mod sizing;
 pub mod tcp;
 pub mod udp;
+mod user;
 
 pub use counters::Counters;
 pub use error::{Error, Side};
+pub use user::User;

@@ -22,7 +22,7 @@ use crate::relay::Counters;
 use crate::relay::link::core::MAX_STREAMS;
 use crate::relay::link::handle::Offer;
 use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
-use crate::relay::tcp::{self, Fixed, Timeouts};
+use crate::relay::tcp::{self, FixedTarget, Timeouts};
 use crate::wire::AddressRef;
 use crate::wire::reverse::{self, Code, Protocol, Register};
 
@@ -246,9 +246,7 @@ impl Host for Offering {
             return;
         }
         let peer = visitor.source.as_ref().socket_addr();
-        let inbound = Fixed {
-            target: service.target.clone(),
-        };
+        let inbound = FixedTarget(service.target.clone());
         let client = Arc::clone(&self.client);
         let outbound = Behind {
             dialer: client.offered.dialer.clone(),
@@ -256,11 +254,14 @@ impl Host for Offering {
             visitor,
             link: self.handle.clone(),
         };
-        self.tasks.spawn(async move {
-            let offered = &client.offered;
-            let (timeouts, counters) = (&offered.timeouts, &offered.counters);
-            tcp::serve(stream, peer, &inbound, &outbound, timeouts, counters, || {}).await;
-        });
+        let service = tcp::Service {
+            inbound,
+            outbound,
+            timeouts: client.offered.timeouts,
+            counters: Arc::clone(&client.offered.counters),
+        };
+        self.tasks
+            .spawn(async move { service.serve(stream, peer, || {}).await });
     }
 
     fn flow(&mut self, visitor: Visitor) {

@@ -23,7 +23,7 @@ use crate::net::sync::lock;
 use crate::net::{SocketOptions, Stream};
 use crate::outbound::reverse::{Through, gone};
 use crate::relay::link::{self, Answer, Handle, Host, Kind, LinkRole, Settings, Visitor};
-use crate::relay::tcp::{Fixed, Leg, Outbound, Request, Timeouts};
+use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::{Counters, Error};
 use crate::wire::reverse::{Code, Protocol, Register};
 use crate::wire::{Address, AddressRef};
@@ -159,10 +159,12 @@ impl Publisher {
 
     fn port<I, O>(&self, inbound: I, outbound: O) -> Port<I, O> {
         Port {
-            inbound,
-            outbound,
-            timeouts: self.timeouts,
-            counters: Arc::clone(&self.counters),
+            service: Service {
+                inbound,
+                outbound,
+                timeouts: self.timeouts,
+                counters: Arc::clone(&self.counters),
+            },
             connections: Arc::clone(&self.connections),
             handshakes: Arc::clone(&self.handshakes),
             transport: None,
@@ -267,9 +269,7 @@ impl Published {
         share: bool,
     ) -> Result<SocketAddr, Refusal> {
         let listener = self.listen(address, share)?;
-        let inbound = Fixed {
-            target: address.into(),
-        };
+        let inbound = FixedTarget(address.into());
         let outbound = Through {
             link: self.handle.clone(),
             service,

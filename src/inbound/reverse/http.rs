@@ -1,5 +1,5 @@
-//! Visitors who speak HTTP: which service they want is in the Host of their first request, and each request is told
-//! who they are.
+//! Visitors who speak HTTP: the Host of the first request selects the service, and each request is given the visitor's
+//! address.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use crate::relay::{Error, Side};
 use crate::wire::Address;
 use crate::wire::http_rewrite::{self, Requests};
 
-/// Bytes that are read at once.
+/// Bytes that are read at once, after the first request.
 const READ: usize = 16 * 1024;
 
-/// Visitors of a port that many services share.
+/// Reads the requests of visitors to a port that several services share.
 pub struct HttpVisitors {
-    /// The port, for the addresses of requests.
+    /// The port, which the target addresses of requests get.
     pub port: u16,
-    /// Whether there is a service of this Host.
+    /// Returns whether a service has this Host.
     pub knows: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
@@ -45,12 +45,12 @@ impl Inbound for HttpVisitors {
             Ok(Ok(host)) if (self.knows)(&host) => host,
             Ok(Ok(_)) => {
                 reject(&stream, &http_rewrite::response(404, "Not Found")).await;
-                return Err(Error::NotOffered("this Host"));
+                return Err(Error::NotOffered("no service has the requested Host"));
             }
             Ok(Err(HandshakeError::Invalid(error))) => {
                 let (status, reason): (_, &str) = http_rewrite::Error::status(error);
                 reject(&stream, &http_rewrite::response(status, reason)).await;
-                return Err(Error::NotOffered("what is no HTTP/1.1"));
+                return Err(Error::NotOffered("it is not valid HTTP/1.1"));
             }
             Ok(Err(HandshakeError::End)) => return Err(Error::HandshakeEnd),
             Ok(Err(HandshakeError::Io(error))) => return Err(Error::io(Side::Client)(error)),
@@ -78,13 +78,12 @@ impl Inbound for HttpVisitors {
             reply: Some(Box::new(BadGateway)),
             trusted: true,
             peer,
+            user: None,
         }))
     }
-
-    async fn drain_and_close(&self, _: Stream) {}
 }
 
-/// What a visitor is told when the service's client is gone.
+/// The answer to a visitor whose service cannot be reached.
 struct BadGateway;
 
 impl Reply for BadGateway {
@@ -97,22 +96,22 @@ impl Reply for BadGateway {
     }
 }
 
-/// A visitor's stream whose requests are rewritten as they are read.
+/// A visitor's stream. Its requests are rewritten as they are read.
 struct Rewriting {
     stream: Stream,
     requests: Requests,
-    /// What has been read and has to wait for a response.
+    /// Bytes that have been read and must wait for a response before they are rewritten.
     raw: Vec<u8>,
-    /// What has been rewritten and not been taken.
+    /// Bytes that have been rewritten and not been taken yet.
     out: Vec<u8>,
     ended: bool,
-    /// Who waits until a response to an upgrade has begun.
+    /// Woken when the response to an upgrade begins.
     waiting: Option<Waker>,
 }
 
 impl Rewriting {
-    /// Rewrites what has been read, as far as that is allowed.
-    fn work(&mut self) -> Result<(), http_rewrite::Error> {
+    /// Rewrites what has been read, unless it must wait for a response.
+    fn rewrite(&mut self) -> Result<(), http_rewrite::Error> {
         let used = self.requests.feed(&self.raw, &mut self.out)?;
         self.raw.drain(..used);
         if self.raw.is_empty() {
@@ -121,7 +120,7 @@ impl Rewriting {
         Ok(())
     }
 
-    /// Reads once, unless there is something already.
+    /// Reads once, unless there are bytes already, and rewrites them.
     fn fill(&mut self) -> io::Result<()> {
         if self.raw.is_empty() {
             let mut bytes = vec![0; READ];
@@ -133,8 +132,8 @@ impl Rewriting {
                 }
             }
         }
-        // What came before has been passed on: the server answers it, and then this direction is over.
-        if self.work().is_err() {
+        // What came before the error is passed on, and the service answers it; then this direction ends.
+        if self.rewrite().is_err() {
             self.ended = true;
         }
         Ok(())

@@ -13,12 +13,8 @@ use super::association::Association;
 use super::framing::{Decoder, Encoder};
 use super::table::AssociationTable;
 use crate::net::udp::{Batch, Socket};
-use crate::relay::counters::Counters;
-use crate::relay::counters::Gauge;
-
-/// An association is checked this often within its timeout. It ends between one timeout and one and a quarter after its
-/// last datagram.
-const TICKS: u32 = 4;
+use crate::relay::counters::{Counters, Gauge};
+use crate::relay::idle::IdleTimer;
 
 /// How long an association pauses after an error of its socket.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -40,9 +36,9 @@ impl<S> Replies<S> {
         let counters = Arc::clone(&self.counters);
         let _now = Gauge::new(&counters.associations_now);
         let association = Arc::clone(&self.association);
-        let mut tick = interval(self.timeout / TICKS);
-        let (mut idle_ticks, mut seen) = (0, 0);
-        while idle_ticks < TICKS {
+        let mut idle = IdleTimer::new(self.timeout);
+        let mut tick = interval(idle.period());
+        loop {
             tokio::select! {
                 received = poll_fn(|cx| self.poll(cx, &socket)) => if let Err(error) = received {
                     // To end here would forget which packets have been seen. A socket that stays broken ends by its age.
@@ -50,11 +46,9 @@ impl<S> Replies<S> {
                     sleep(ERROR_PAUSE).await;
                 },
                 () = association.closed() => break,
-                _ = tick.tick() => {
-                    let activity = association.activity();
-                    idle_ticks = if activity == seen { idle_ticks + 1 } else { 0 };
-                    seen = activity;
-                }
+                _ = tick.tick() => if idle.tick(association.activity()) {
+                    break;
+                },
             }
         }
         tracing::debug!(peer = %association.client_path().peer, "association ended");

@@ -1,0 +1,178 @@
+//! Two connected legs and the bytes between them.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::fairness::Turn;
+use super::half::{Codec, Half};
+use super::timeouts::Timeouts;
+use crate::net::Stream;
+use crate::net::pool::Size;
+use crate::relay::error::{Error, Side};
+use crate::relay::idle::IdleTimer;
+use crate::relay::leg::Leg;
+
+/// The age at which a flow's upstream is given keepalive probes: shorter flows are not worth the system calls. Clients'
+/// sockets have inherited theirs from the listener.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Payload bytes that were relayed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    /// From the client.
+    pub(super) up: u64,
+    /// To the client.
+    pub(super) down: u64,
+}
+
+/// Two connected legs.
+pub(super) struct Flow {
+    client: Stream,
+    upstream: Stream,
+    up: Half,
+    down: Half,
+    turn: Turn,
+}
+
+impl Flow {
+    /// Joins the legs; at most one of them can be encrypted.
+    pub(super) fn new(client: Leg, upstream: Leg) -> Result<Self, Error> {
+        let (up, down) = match (client.codec, upstream.codec) {
+            (None, None) => (Codec::Copy, Codec::Copy),
+            (None, Some((opener, sealer))) => (Codec::Seal(sealer), Codec::Open(opener)),
+            (Some((opener, sealer)), None) => (Codec::Open(opener), Codec::Seal(sealer)),
+            (Some(_), Some(_)) => {
+                return Err(Error::NotOffered(
+                    "relaying between two encrypted streams is not supported",
+                ));
+            }
+        };
+        // The streams of a link share one core, and large buffers for each would not fit into its cache.
+        let largest = if client.stream.is_pipe() || upstream.stream.is_pipe() {
+            Size::Medium
+        } else {
+            Size::Large
+        };
+        let mut up = Half::new(up, Side::Client, largest);
+        up.begin(client.first);
+        Ok(Self {
+            client: client.stream,
+            upstream: upstream.stream,
+            up,
+            down: Half::new(down, Side::Upstream, largest),
+            turn: Turn::new(),
+        })
+    }
+
+    /// Relays until both directions have ended, one side breaks, or nothing has moved for too long.
+    pub(super) async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Box<Error>> {
+        let mut running = Running {
+            flow: self,
+            timeouts,
+            idle: IdleTimer::new(timeouts.idle),
+            keep_alive: timeouts.keep_alive,
+        };
+        let settles = timeouts
+            .keep_alive
+            .map_or(Duration::MAX, |time| SETTLED.min(time));
+        let mut tick = pin!(sleep(running.idle.period().min(settles)));
+        poll_fn(|cx| running.poll(cx, tick.as_mut())).await
+    }
+
+    /// Moves bytes in both directions, if it is this flow's turn. Returns how many of them have ended.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<usize, Error> {
+        let mut ended = usize::from(self.up.is_done()) + usize::from(self.down.is_done());
+        if !self.turn.may_go_on(cx.waker()) {
+            return Ok(ended);
+        }
+        let before = self.moved();
+        for (half, source, sink) in [
+            (&mut self.up, &self.client, &self.upstream),
+            (&mut self.down, &self.upstream, &self.client),
+        ] {
+            if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
+                ended += 1;
+            }
+        }
+        self.turn.after(cx.waker(), self.moved() - before);
+        Ok(ended)
+    }
+
+    fn moved(&self) -> u64 {
+        self.up.moved() + self.down.moved()
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic {
+            up: self.up.moved(),
+            down: self.down.moved(),
+        }
+    }
+
+    /// Closes both streams after [`Flow::relay`]. The stream of a client that broke the protocol is returned instead.
+    pub(super) fn close(self: Box<Self>, error: Option<&Error>) -> Option<Stream> {
+        match error {
+            None | Some(Error::Idle { .. }) => None,
+            Some(
+                Error::Wire {
+                    side: Side::Client, ..
+                }
+                | Error::Cut(Side::Client),
+            ) => {
+                self.upstream.reset_on_close();
+                Some(self.client)
+            }
+            // A plain close would look like the end of the data, so a broken stream is passed on as a reset.
+            Some(_) => {
+                self.client.reset_on_close();
+                self.upstream.reset_on_close();
+                None
+            }
+        }
+    }
+}
+
+/// A flow and its timers while it runs.
+struct Running<'a> {
+    flow: &'a mut Flow,
+    timeouts: &'a Timeouts,
+    idle: IdleTimer,
+    /// The keepalive time, until it is set.
+    keep_alive: Option<Duration>,
+}
+
+impl Running<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut tick: Pin<&mut Sleep>,
+    ) -> Poll<Result<(), Box<Error>>> {
+        let (flow, idle) = (&mut *self.flow, &mut self.idle);
+        let ended = flow.turn(cx)?;
+        match ended {
+            2 => return Poll::Ready(Ok(())),
+            1 => {
+                // The idle limit is short now: no probes are needed, and the timer is for the limit alone.
+                if self.keep_alive.take().is_some() {
+                    tick.as_mut().reset(Instant::now() + idle.period());
+                }
+                idle.shorten(self.timeouts.half_close, tick.as_mut());
+            }
+            _ => {}
+        }
+        if let Some(time) = self.keep_alive
+            && tick.as_mut().poll(cx).is_ready()
+        {
+            self.keep_alive = None;
+            // If the system refuses, there is still the idle timeout.
+            let _ = flow.upstream.keep_alive(time);
+            tick.as_mut().reset(Instant::now() + idle.period());
+        }
+        idle.poll(cx, tick, flow.moved())
+            .map(|error| Err(Box::new(error)))
+    }
+}

@@ -1,0 +1,143 @@
+//! What a service needs from the floor above: requests from an inbound, connections from an outbound.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::net::Stream;
+use crate::net::dial::SpeaksFirst;
+use crate::relay::error::Error;
+use crate::relay::leg::{First, Leg};
+use crate::relay::user::User;
+use crate::wire::{Address, reverse};
+
+/// Reads clients' handshakes.
+pub trait Inbound: Sync {
+    /// Reads a client's handshake and returns its request. Errors are answered here, or deliberately not. Must return
+    /// soon after `deadline`.
+    fn handshake(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Handshake<'_>, Error>> + Send;
+
+    /// Closes the stream of a client that broke the protocol after its handshake, perhaps after reading what it sends.
+    fn drain_and_close(&self, stream: Stream) -> impl Future<Output = ()> + Send {
+        drop(stream);
+        std::future::ready(())
+    }
+}
+
+/// What a handshake has led to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is looked at once, and nearly always is a request"
+)]
+pub enum Handshake<'a> {
+    /// A stream to relay.
+    Request(Request),
+    /// Something else that lasts as long as the client's connection.
+    Job(Job<'a>),
+}
+
+/// Work that is done instead of relaying.
+pub type Job<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// What a client wants.
+pub struct Request {
+    /// The client's stream.
+    pub leg: Leg,
+    /// The target.
+    pub target: Address,
+    /// Answers the client; `None`: the protocol has no answers.
+    pub reply: Option<Box<dyn Reply>>,
+    /// Whether the operator, not the client, chose the target.
+    pub trusted: bool,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The user whose credentials the client gave.
+    pub user: Option<Arc<User>>,
+}
+
+impl Request {
+    /// A plain stream of the client at `peer` for a target that the operator chose.
+    #[must_use]
+    pub const fn chosen(stream: Stream, peer: SocketAddr, target: Address) -> Self {
+        Self {
+            leg: Leg::plain(stream),
+            target,
+            reply: None,
+            trusted: true,
+            peer,
+            user: None,
+        }
+    }
+
+    /// Who will speak first at the target: the client, if it has sent something already.
+    #[must_use]
+    pub fn speaks_first(&self) -> SpeaksFirst {
+        let has_spoken = match &self.leg.first {
+            First::Nothing => self.leg.stream.has_bytes(),
+            First::Ahead(bytes) => !bytes.is_empty(),
+            First::Opened(buffer) => !buffer.ready.is_empty(),
+        };
+        if has_spoken {
+            SpeaksFirst::Us
+        } else {
+            SpeaksFirst::Unknown
+        }
+    }
+
+    /// Whether the client chose the target that is reserved for the links of reverse tunnels. What the operator passes on
+    /// to another server may be a link there.
+    #[must_use]
+    pub fn is_link(&self) -> bool {
+        !self.trusted && self.target.as_ref() == reverse::target()
+    }
+}
+
+/// Answers to a client's request.
+pub trait Reply: Send + Sync {
+    /// The bytes that tell the client that it is connected.
+    fn success(&self) -> Vec<u8>;
+
+    /// The bytes that tell the client why it is not.
+    fn failure(&self, error: &Error) -> Vec<u8>;
+
+    /// Changes the client's stream to what it is after the success answer: a WebSocket, for example.
+    ///
+    /// # Errors
+    /// When what the client has sent already does not fit.
+    fn upgrade(self: Box<Self>, _: &mut Stream) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Connects requests to their targets.
+pub trait Outbound: Sync {
+    /// Whether connecting is so likely to succeed that a client may be told so before: saves a round trip.
+    fn may_confirm_early(&self) -> bool;
+
+    /// Connects to the target, or to the server that will.
+    fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;
+}
+
+/// Requests the same target for every client, without a handshake.
+pub struct FixedTarget(pub Address);
+
+impl Inbound for FixedTarget {
+    async fn handshake(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        _: Instant,
+    ) -> Result<Handshake<'_>, Error> {
+        let request = Request::chosen(stream, peer, self.0.clone());
+        Ok(Handshake::Request(request))
+    }
+}

@@ -1,0 +1,201 @@
+//! Serves a stream from its handshake to its end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::time::{Instant, timeout};
+
+use super::fairness;
+use super::flow::{Flow, Traffic};
+use super::request::{Handshake, Inbound, Job, Outbound, Request};
+use super::timeouts::Timeouts;
+use crate::net::Stream;
+use crate::relay::counters::{Counters, Gauge};
+use crate::relay::error::{Error, Side};
+use crate::relay::leg::{First, Leg};
+use crate::relay::user::User;
+
+/// What serves the streams of one listener: how clients ask, and how their targets are reached.
+pub struct Service<I, O> {
+    /// Reads the handshakes of clients.
+    pub inbound: I,
+    /// Connects to their targets.
+    pub outbound: O,
+    /// How long each part of a stream's life may take.
+    pub timeouts: Timeouts,
+    /// Counts what happens.
+    pub counters: Arc<Counters>,
+}
+
+/// What is left to do after the handshake.
+enum Established<'a> {
+    Flow(Box<Flow>),
+    Job(Job<'a>),
+}
+
+impl<I: Inbound, O: Outbound> Service<I, O> {
+    /// Serves the stream of `peer` to its end. `ready` is called when the handshake has succeeded.
+    ///
+    /// An idle connection holds nothing but this future, so nothing is in it twice: an `async fn` would keep its arguments
+    /// beside what they were moved into.
+    pub fn serve(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        ready: impl FnOnce() + Send,
+    ) -> impl Future<Output = ()> + Send {
+        let record = FlowRecord::begin(peer, &self.counters);
+        fairness::note_interactive();
+        // In a box, so that the memory of handshake and dial is freed before the long part begins.
+        let established = Box::pin(self.establish(stream, record, ready));
+        async move {
+            let (record, established) = established.await;
+            match established {
+                Ok(Established::Flow(mut flow)) => {
+                    let error = flow.relay(&self.timeouts).await.err();
+                    let traffic = flow.traffic();
+                    if let Some(client) = flow.close(error.as_deref()) {
+                        Box::pin(self.inbound.drain_and_close(client)).await;
+                    }
+                    record.close(error.as_deref(), traffic);
+                }
+                Ok(Established::Job(job)) => {
+                    let error = job.await.err();
+                    record.close(error.as_ref(), Traffic::default());
+                }
+                Err(error) => record.close(Some(&error), Traffic::default()),
+            }
+        }
+    }
+
+    /// Reads the handshake and connects to the target.
+    async fn establish<'a>(
+        &'a self,
+        stream: Stream,
+        mut record: FlowRecord<'a>,
+        ready: impl FnOnce() + Send,
+    ) -> (FlowRecord<'a>, Result<Established<'a>, Error>) {
+        let deadline = Instant::now() + self.timeouts.handshake;
+        let mut request = match self.inbound.handshake(stream, record.peer, deadline).await {
+            Ok(Handshake::Request(request)) => request,
+            Ok(Handshake::Job(job)) => {
+                ready();
+                return (record, Ok(Established::Job(job)));
+            }
+            Err(error) => return (record, Err(error)),
+        };
+        ready();
+        record.target = Some(request.target.to_string().into());
+        record.user = request.user.take();
+        let flow = match self.connect(&mut request).await {
+            Ok(upstream) => Flow::new(request.leg, upstream),
+            Err(error) => {
+                self.report(&request, &error).await;
+                Err(error)
+            }
+        };
+        (record, flow.map(|flow| Established::Flow(Box::new(flow))))
+    }
+
+    /// Connects, and gives the client's first payload a chance to be sent with the head.
+    async fn connect(&self, request: &mut Request) -> Result<Leg, Error> {
+        // Only an inbound that serves links may do something with it: here, a client would act for the operator.
+        if request.is_link() {
+            return Err(Error::NotOffered(
+                "the target is reserved for reverse tunnels",
+            ));
+        }
+        let early = self.outbound.may_confirm_early();
+        if early {
+            confirm(request).await?;
+        }
+        let upstream = self.outbound.connect(request).await?;
+        if !early {
+            confirm(request).await?;
+        }
+        let awaits_payload = upstream
+            .codec
+            .as_ref()
+            .is_some_and(|(_, sealer)| sealer.at_head());
+        if awaits_payload && matches!(request.leg.first, First::Nothing) {
+            // With or without payload, the head is sent after this: the target may be the one that speaks first.
+            let _ = timeout(self.timeouts.first_payload, request.leg.stream.readable()).await;
+        }
+        Ok(upstream)
+    }
+
+    /// Tells the client, and where it can help the operator, why there is no connection.
+    async fn report(&self, request: &Request, error: &Error) {
+        if request.trusted {
+            let (peer, target) = (request.peer, &request.target);
+            tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target: the client is closed");
+        }
+        let stream = &request.leg.stream;
+        match &request.reply {
+            // A client that does not take the answer is gone anyway.
+            Some(reply) => {
+                let answer = reply.failure(error);
+                let _ = timeout(self.timeouts.half_close, stream.write_all(&answer)).await;
+            }
+            None => stream.reset_on_close(),
+        }
+    }
+}
+
+/// Tells the client that it is connected.
+async fn confirm(request: &mut Request) -> Result<(), Error> {
+    if let Some(reply) = request.reply.take() {
+        let stream = &mut request.leg.stream;
+        stream
+            .write_all(&reply.success())
+            .await
+            .map_err(Error::io(Side::Client))?;
+        reply.upgrade(stream).map_err(Error::io(Side::Client))?;
+    }
+    Ok(())
+}
+
+/// What is counted and logged of a stream when it has ended.
+struct FlowRecord<'a> {
+    peer: SocketAddr,
+    target: Option<Box<str>>,
+    user: Option<Arc<User>>,
+    started: Instant,
+    counters: &'a Counters,
+    _now: Gauge<'a>,
+}
+
+impl<'a> FlowRecord<'a> {
+    fn begin(peer: SocketAddr, counters: &'a Counters) -> Self {
+        counters.streams.fetch_add(1, Relaxed);
+        Self {
+            peer,
+            target: None,
+            user: None,
+            started: Instant::now(),
+            counters,
+            _now: Gauge::new(&counters.streams_now),
+        }
+    }
+
+    fn close(self, error: Option<&Error>, traffic: Traffic) {
+        self.counters.bytes_up.fetch_add(traffic.up, Relaxed);
+        self.counters.bytes_down.fetch_add(traffic.down, Relaxed);
+        if let Some(error) = error {
+            self.counters.fail(error.status());
+        }
+        tracing::debug!(
+            peer = %self.peer,
+            user = self.user.as_ref().map(|user| &*user.name),
+            target = self.target.as_deref().unwrap_or("-"),
+            status = error.map_or("ok", Error::status),
+            error = error.map(tracing::field::display),
+            up_bytes = traffic.up,
+            down_bytes = traffic.down,
+            elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "stream ended"
+        );
+    }
+}
