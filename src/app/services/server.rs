@@ -16,6 +16,7 @@ use crate::outbound::udp_over_stream::WithPackets;
 use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
+    /// Builds every entry of `servers`, and the publisher of reverse tunnels.
     pub(super) async fn servers(&mut self) -> Result<(), Error> {
         let publisher = self.publisher();
         self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
@@ -46,12 +47,12 @@ impl Builder<'_> {
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
                 let transport = transport::server(server)?;
-                // Over WebSocket a client may send its datagrams inside, too.
-                if server.mode.udp && transport.as_ref().is_some_and(|made| made.ws.is_some()) {
+                // Over WebSocket, a client may also send its datagrams inside a stream.
+                if server.mode.udp && transport.as_ref().is_some_and(|layers| layers.ws.is_some()) {
                     let outbound = WithPackets::new(direct.clone(), bound, self.config.udp_timeout);
-                    self.port(listeners, inbound, outbound, idle, transport);
+                    self.serve_tcp(listeners, inbound, outbound, idle, transport);
                 } else {
-                    self.port(listeners, inbound, direct.clone(), idle, transport);
+                    self.serve_tcp(listeners, inbound, direct.clone(), idle, transport);
                 }
             }
             if server.mode.udp {
@@ -60,16 +61,16 @@ impl Builder<'_> {
                     next_hops,
                     replays: ReplayFilter::for_packets(server.method, self.config.replay),
                 };
-                let sockets = self.bind_udp(bound, &server.socket)?;
+                let (_, sockets) = self.bind_udp(bound, &server.socket)?;
                 let relay = self.relay(inbound, direct);
-                self.packets(&relay, sockets, incoming(&server.socket).udp);
+                self.serve_udp(&relay, sockets, incoming(&server.socket).udp);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
         }
         Ok(())
     }
 
-    /// What serves the links of reverse tunnels.
+    /// Serves the links of reverse tunnels.
     fn publisher(&mut self) -> Arc<Publisher> {
         let reverse = &self.config.reverse;
         let common = Common {
@@ -88,7 +89,7 @@ impl Builder<'_> {
     }
 }
 
-/// Hands the links of a server's clients to the publisher, with their users' names.
+/// Passes the links of a server's clients to the publisher, with the names of their users.
 fn links(publisher: &Arc<Publisher>) -> Links {
     let publisher = Arc::clone(publisher);
     Box::new(move |leg, peer, user| {
