@@ -1,26 +1,26 @@
-//! How many files the process may have open, and how many connections they are enough for.
+//! The limit of open files, and how many connections it allows.
 
 use crate::config::Limits;
 
-/// A connection and the one that is opened for it.
+/// Files of a connection: its own socket and the one to its target.
 const CONNECTION_FILES: u64 = 2;
-/// Files of the process itself: listeners, reactors, the log, name servers.
+/// Files that the process itself needs: listeners, reactors, the log, name servers.
 const OWN_FILES: u64 = 32;
-/// One file in so many is left to associations and spare connections.
+/// One in this many files is kept for UDP associations and spare connections.
 const OTHERS: u64 = 8;
 
-/// How many clients the process has capacity for.
+/// How many clients the process can serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capacity {
     /// Connections.
     pub(super) connections: usize,
-    /// Those of them that may be in their handshake: never all, or strangers who say nothing would keep everybody out.
+    /// Connections that may be in their handshake: never all, or silent strangers would lock everybody out.
     pub(super) handshakes: usize,
 }
 
 impl Capacity {
-    /// What `limits` ask for, as far as `files` are enough for it: a connection that is accepted can then be served too.
-    /// `None` is as many files as are wanted.
+    /// The limits of the config, lowered to what `files` allow, so that every accepted connection can be served. `None`:
+    /// there is no limit of files.
     pub(super) fn of(limits: &Limits, files: Option<u64>) -> Self {
         let enough = files.map_or(usize::MAX, |files| {
             let left = files.saturating_sub(files / OTHERS + OWN_FILES);
@@ -34,8 +34,7 @@ impl Capacity {
     }
 }
 
-/// Raises the number of files that may be open to `wanted`, or to all that the system grants. Returns how many may be.
-#[cfg(unix)]
+/// Raises the limit of open files to `wanted`, or to the most that the system allows. Returns the new limit.
 pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -44,7 +43,7 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         (Some(maximum), Some(current)) => Some(maximum.max(current)),
         _ => limit.maximum,
     };
-    // A hard limit may only be raised by root: then what there is will have to do.
+    // Only root may raise the hard limit: else use what it allows.
     let set = setrlimit(Resource::Nofile, Rlimit { current, maximum }).or_else(|_| {
         setrlimit(
             Resource::Nofile,
@@ -55,14 +54,9 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         )
     });
     if let Err(error) = set {
-        tracing::warn!(%error, "cannot raise the number of open files");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     getrlimit(Resource::Nofile).current
-}
-
-#[cfg(not(unix))]
-pub(super) fn raise(_: Option<u64>) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]
@@ -82,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_where_files_are_enough() {
+    fn limits_apply_with_enough_files() {
         assert_eq!(capacity(65_536, 4_096, Some(1 << 20)), (65_536, 4_096));
         assert_eq!(capacity(65_536, 4_096, None), (65_536, 4_096));
     }
 
     #[test]
-    fn connections_have_the_files_they_need() {
+    fn every_connection_has_the_files_it_needs() {
         for files in [64, 256, 1_024, 4_096, 65_536] {
             let (connections, handshakes) = capacity(65_536, 65_536, Some(files));
             assert!(connections > 0 && 2 * connections < usize::try_from(files).unwrap());
@@ -97,12 +91,12 @@ mod tests {
         assert_eq!(
             capacity(65_536, 4_096, Some(8)),
             (1, 1),
-            "with next to none, one after the other"
+            "with almost no files, one connection at a time"
         );
     }
 
     #[test]
-    fn strangers_never_have_all_places() {
+    fn handshakes_never_take_all_connections() {
         assert_eq!(capacity(100, 4_096, None), (100, 50));
         assert_eq!(capacity(1, 4_096, None), (1, 1));
     }
