@@ -1,26 +1,26 @@
-//! The limit of open files, and how many connections it allows.
+//! How many files the process may have open, and how many connections they are enough for.
 
 use crate::config::Limits;
 
-/// Files of a connection: its own socket and the one to its target.
+/// A connection and the one that is opened for it.
 const CONNECTION_FILES: u64 = 2;
-/// Files that the process itself needs: listeners, reactors, the log, name servers.
+/// Files of the process itself: listeners, reactors, the log, name servers.
 const OWN_FILES: u64 = 32;
-/// One in this many files is kept for UDP associations and spare connections.
+/// One file in so many is left to associations and spare connections.
 const OTHERS: u64 = 8;
 
-/// How many clients the process can serve.
+/// How many clients the process has capacity for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capacity {
     /// Connections.
     pub(super) connections: usize,
-    /// Connections that may be in their handshake: never all, or silent strangers would lock everybody out.
+    /// Those of them that may be in their handshake: never all, or strangers who say nothing would keep everybody out.
     pub(super) handshakes: usize,
 }
 
 impl Capacity {
-    /// The limits of the config, lowered to what `files` allow, so that every accepted connection can be served. `None`:
-    /// there is no limit of files.
+    /// What `limits` ask for, as far as `files` are enough for it: a connection that is accepted can then be served too.
+    /// `None` is as many files as are wanted.
     pub(super) fn of(limits: &Limits, files: Option<u64>) -> Self {
         let enough = files.map_or(usize::MAX, |files| {
             let left = files.saturating_sub(files / OTHERS + OWN_FILES);
@@ -34,7 +34,8 @@ impl Capacity {
     }
 }
 
-/// Raises the limit of open files to `wanted`, or to the most that the system allows. Returns the new limit.
+/// Raises the number of files that may be open to `wanted`, or to all that the system grants. Returns how many may be.
+#[cfg(unix)]
 pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -43,7 +44,7 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         (Some(maximum), Some(current)) => Some(maximum.max(current)),
         _ => limit.maximum,
     };
-    // Only root may raise the hard limit: else use what it allows.
+    // A hard limit may only be raised by root: then what there is will have to do.
     let set = setrlimit(Resource::Nofile, Rlimit { current, maximum }).or_else(|_| {
         setrlimit(
             Resource::Nofile,
@@ -54,9 +55,14 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         )
     });
     if let Err(error) = set {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+        tracing::warn!(%error, "cannot raise the number of open files");
     }
     getrlimit(Resource::Nofile).current
+}
+
+#[cfg(not(unix))]
+pub(super) fn raise(_: Option<u64>) -> Option<u64> {
+    None
 }
 
 #[cfg(test)]
@@ -76,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn limits_apply_with_enough_files() {
+    fn limits_hold_where_files_are_enough() {
         assert_eq!(capacity(65_536, 4_096, Some(1 << 20)), (65_536, 4_096));
         assert_eq!(capacity(65_536, 4_096, None), (65_536, 4_096));
     }
 
     #[test]
-    fn every_connection_has_the_files_it_needs() {
+    fn connections_have_the_files_they_need() {
         for files in [64, 256, 1_024, 4_096, 65_536] {
             let (connections, handshakes) = capacity(65_536, 65_536, Some(files));
             assert!(connections > 0 && 2 * connections < usize::try_from(files).unwrap());
@@ -91,12 +97,12 @@ mod tests {
         assert_eq!(
             capacity(65_536, 4_096, Some(8)),
             (1, 1),
-            "with almost no files, one connection at a time"
+            "with next to none, one after the other"
         );
     }
 
     #[test]
-    fn handshakes_never_take_all_connections() {
+    fn strangers_never_have_all_places() {
         assert_eq!(capacity(100, 4_096, None), (100, 50));
         assert_eq!(capacity(1, 4_096, None), (1, 1));
     }
