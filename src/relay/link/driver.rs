@@ -138,7 +138,7 @@ impl<H: Host> Link<'_, H> {
     fn error(&self, error: LinkError) -> Error {
         let side = self.side;
         match error {
-            LinkError::Carrier(error) => error.from_side(side),
+            LinkError::Carrier(error) => error.blame(side),
             LinkError::Core(CoreError::Wire(source)) => Error::Wire { side, source },
             LinkError::Core(CoreError::Timeout(time)) => Error::Silent {
                 side,
