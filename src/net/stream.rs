@@ -21,9 +21,10 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::options;
+use super::pipe::state::PipeStream;
 use super::pool::Buffer;
 use super::sync::lock;
-use super::{options, pipe};
 
 /// A connected stream.
 pub struct Stream(Kind);
@@ -33,7 +34,7 @@ enum Kind {
     Tcp(TcpStream),
     /// TCP that is registered with no reactor; it can be read, not waited for.
     Parked(std::net::TcpStream),
-    Pipe(pipe::End),
+    Pipe(PipeStream),
     Layer(Box<Mutex<dyn Layer>>),
 }
 
@@ -113,7 +114,7 @@ impl Stream {
 
     /// The end of a pipe.
     #[must_use]
-    pub(super) const fn piped(end: pipe::End) -> Self {
+    pub(super) const fn piped(end: PipeStream) -> Self {
         Self(Kind::Pipe(end))
     }
 
@@ -159,7 +160,7 @@ impl Stream {
     /// That of `change`.
     pub fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
         // Between the two there has to be something.
-        let this = std::mem::replace(self, Self(Kind::Pipe(pipe::End::broken())));
+        let this = std::mem::replace(self, Self(Kind::Pipe(PipeStream::broken())));
         *self = change(this)?;
         Ok(())
     }

@@ -6,13 +6,16 @@
 )]
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::task::Wake;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::*;
+use crate::net::pool::{Buffer, Size};
 
 const WINDOW: usize = 256 * 1024;
 const CAPACITY: usize = 64 * 1024;
@@ -74,28 +77,28 @@ fn pushed_bytes_come_out_in_order_whatever_the_pieces() {
 fn empty_pipe_holds_no_buffer() {
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     pipe.push(&pattern(100_000)).unwrap();
-    assert!(lock(&pipe.0).down.parts.len() > 1);
+    assert!(pipe.buffers() > 1);
     assert_eq!(read(&stream, 100_000).unwrap().len(), 100_000);
-    assert!(lock(&pipe.0).down.parts.is_empty());
+    assert_eq!(pipe.buffers(), 0);
 }
 
 #[test]
 fn window_is_given_back_only_with_the_credit() {
     let (stream, pipe) = pair(1000, 1000);
     pipe.push(&[1; 1000]).unwrap();
-    assert_eq!(pipe.push(&[1]), Err(Refused::Window));
+    assert_eq!(pipe.push(&[1]), Err(PushError::WindowExceeded));
     assert_eq!(read(&stream, 249).unwrap().len(), 249);
     assert_eq!(pipe.take_credit(), None);
     assert_eq!(read(&stream, 1).unwrap().len(), 1);
-    assert_eq!(pipe.push(&[1]), Err(Refused::Window));
+    assert_eq!(pipe.push(&[1]), Err(PushError::WindowExceeded));
     assert_eq!(pipe.take_credit(), Some(250));
     assert_eq!(pipe.take_credit(), None);
     pipe.push(&[1; 250]).unwrap();
     assert_eq!(
         (pipe.push(&[1]), pipe.unread()),
-        (Err(Refused::Window), 1000)
+        (Err(PushError::WindowExceeded), 1000)
     );
-    pipe.widen(1);
+    pipe.grow_window(1);
     pipe.push(&[1]).unwrap();
 }
 
@@ -164,7 +167,7 @@ fn ends_are_told_apart() {
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     pipe.push(b"last").unwrap();
     pipe.finish();
-    assert_eq!(pipe.push(b"late"), Err(Refused::Closed));
+    assert_eq!(pipe.push(b"late"), Err(PushError::Closed));
     drop(pipe);
     assert_eq!(read(&stream, 8).unwrap(), b"last");
     assert_eq!(read(&stream, 8).unwrap(), b"");
@@ -193,7 +196,7 @@ fn ends_are_told_apart() {
     pipe.push(b"answer").unwrap();
     assert_eq!(read(&stream, 8).unwrap(), b"answer");
     drop(stream);
-    assert_eq!(pipe.push(b"x"), Err(Refused::Closed));
+    assert_eq!(pipe.push(b"x"), Err(PushError::Closed));
     // The user closes what it takes for broken.
     let (stream, pipe) = pair(WINDOW, CAPACITY);
     assert!(
@@ -299,7 +302,7 @@ fn whole_buffers_go_over_without_a_copy() {
         Poll::Ready(Ok(()))
     ));
     assert!(first.is_none());
-    // What would be mostly air is left to be copied.
+    // A buffer that would be mostly empty is left to be copied.
     let mut second = filled(2, 50);
     assert!(matches!(
         stream.poll_give(cx, &mut second),
@@ -339,4 +342,22 @@ fn whole_buffers_go_over_without_a_copy() {
     }
     assert_eq!(count, 300_000);
     assert_eq!(pipe.take_credit(), Some(300_000));
+}
+
+#[test]
+fn writer_exceeds_the_capacity_by_less_than_a_buffer() {
+    let (stream, pipe) = pair(WINDOW, CAPACITY);
+    let cx = &mut Context::from_waker(Waker::noop());
+    let written = stream.poll_write(cx, &[IoSlice::new(&[1; CAPACITY - 1])]);
+    assert!(written.is_ready());
+    let largest = || {
+        let mut buffer = Buffer::take(Size::Large);
+        let len = buffer.bytes().len();
+        buffer.ready.push(0..len);
+        Some(buffer)
+    };
+    assert!(stream.poll_give(cx, &mut largest()).is_ready());
+    assert!(stream.poll_give(cx, &mut largest()).is_pending());
+    assert!(stream.poll_write(cx, &[IoSlice::new(&[1])]).is_pending());
+    assert_eq!(pipe.waiting(), CAPACITY - 1 + Size::Large.bytes());
 }

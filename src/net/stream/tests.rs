@@ -127,6 +127,6 @@ async fn parked_stream_notices_bytes_and_the_end() {
     drop(far);
     stream.readable().await.unwrap();
     assert!(!stream.park().unwrap().is_untouched());
-    let (piped, _pipe) = pipe::pair(1, 1);
+    let (piped, _pipe) = super::super::pipe::pair(1, 1);
     assert!(piped.park().is_err());
 }

@@ -218,8 +218,8 @@ impl Server {
                         let data = rest.get(..used).unwrap_or_default();
                         match pipe.push(data) {
                             // What nobody will read is dropped; the stream's own end is told by its turn.
-                            Ok(()) | Err(pipe::Refused::Closed) => {}
-                            Err(pipe::Refused::Window) => {
+                            Ok(()) | Err(pipe::PushError::Closed) => {}
+                            Err(pipe::PushError::WindowExceeded) => {
                                 return Err(io::ErrorKind::OutOfMemory.into());
                             }
                         }

@@ -13,7 +13,7 @@ use super::carrier::{Incoming, Outgoing};
 use super::core::{Core, Event, LinkRole, Over, Read, Sink, Source};
 use super::handle::{CAPACITY, Command, Handle, Shared, StreamWaker, Waiting};
 use super::{Host, Kind, Settings, Visitor, window};
-use crate::net::pipe::{self, Pipe, Refused, Taken};
+use crate::net::pipe::{self, Pipe, PushError, Taken};
 use crate::net::{FAREWELL, Stream};
 use crate::relay::leg::{First, Leg};
 use crate::relay::sealed::StreamError;
@@ -305,7 +305,7 @@ impl<H: Host> Link<'_, H> {
         if let Some(count) = pipe.take_credit() {
             let growth = self.core.consumed(now, id, count);
             if growth > 0 {
-                pipe.widen(growth);
+                pipe.grow_window(growth);
             }
         }
         match pipe.poll_take(&mut cx, &mut []) {
@@ -449,7 +449,7 @@ impl<H: Host> Sink for Pipes<'_, H> {
         match pipe.push(bytes) {
             Ok(()) => {}
             // The core has counted otherwise: then the count, not the peer, is wrong, and the stream cannot go on.
-            Err(Refused::Closed | Refused::Window) => {
+            Err(PushError::Closed | PushError::WindowExceeded) => {
                 self.table.remove(&id);
                 self.broken.push(id);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::net::pipe::{Pipe, Refused, Taken};
+use crate::net::pipe::{Pipe, PushError, Taken};
 use crate::net::pool::{Buffer, Size};
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::idle::IdleTimer;
@@ -96,8 +96,8 @@ impl Exchange<'_> {
                     body.copy_from_slice(packet);
                     match self.pipe.push(frame) {
                         Ok(()) => self.moved += 1,
-                        Err(Refused::Window) => {}
-                        Err(Refused::Closed) => closed = true,
+                        Err(PushError::WindowExceeded) => {}
+                        Err(PushError::Closed) => closed = true,
                     }
                 }
             });

@@ -1,0 +1,408 @@
+//! The two sides of a pipe and what they share.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use super::queue::Queue;
+use crate::net::pool::Buffer;
+use crate::net::sync::lock;
+
+/// Credit is reported when the reader has consumed this fraction of the window.
+const CREDIT_FRACTION: usize = 4;
+
+/// The other side of an in-memory stream. Dropping it without [`Pipe::finish`] resets the stream.
+pub struct Pipe(Arc<Mutex<State>>);
+
+/// The side inside a [`Stream`](crate::net::Stream).
+pub(in crate::net) struct PipeStream(Arc<Mutex<State>>);
+
+/// The result of [`Pipe::poll_take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// This many bytes, at least one if `buf` has room.
+    Bytes(usize),
+    /// The user has shut down or closed the stream, and everything written has been taken.
+    End,
+    /// The user has closed the stream abruptly, or with unread bytes.
+    Reset,
+}
+
+/// Why [`Pipe::push`] failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The bytes exceed the window: the peer has violated the protocol.
+    WindowExceeded,
+    /// The user has closed the stream, or the pipe was finished or reset.
+    Closed,
+}
+
+struct State {
+    /// Bytes from the pipe to the stream's reader, and from its writer to the pipe.
+    to_reader: Queue,
+    from_writer: Queue,
+    window: usize,
+    capacity: usize,
+    /// Bytes that the reader has consumed since [`Pipe::take_credit`].
+    credit: usize,
+    /// The user's tasks that wait for bytes and for room.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// The pipe's task.
+    owner: Option<Waker>,
+    /// How each side has ended its direction.
+    pipe: Direction,
+    user: Direction,
+    pipe_dropped: bool,
+    user_dropped: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Active,
+    Finished,
+    Reset,
+}
+
+impl State {
+    fn new(window: usize, capacity: usize) -> Self {
+        Self {
+            to_reader: Queue::default(),
+            from_writer: Queue::default(),
+            window,
+            capacity,
+            credit: 0,
+            reader: None,
+            writer: None,
+            owner: None,
+            pipe: Direction::Active,
+            user: Direction::Active,
+            pipe_dropped: false,
+            user_dropped: false,
+        }
+    }
+
+    /// The least credit that is reported.
+    fn credit_threshold(&self) -> usize {
+        (self.window / CREDIT_FRACTION).max(1)
+    }
+
+    /// The wakers of the user, to be woken without the lock.
+    fn user_wakers(&mut self) -> [Option<Waker>; 2] {
+        [self.reader.take(), self.writer.take()]
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.pipe == Direction::Reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if self.pipe_dropped || self.user != Direction::Active {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    fn reset_by_pipe(&mut self) -> [Option<Waker>; 2] {
+        self.pipe = Direction::Reset;
+        self.to_reader.clear();
+        self.from_writer.clear();
+        self.user_wakers()
+    }
+}
+
+/// Stores the waker of `cx`, without a clone if it is there already.
+fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
+    wakers.into_iter().flatten().for_each(Waker::wake);
+}
+
+/// Counts bytes that the reader has consumed, and wakes the pipe's task when its credit reaches the threshold.
+fn consumed(mut state: MutexGuard<'_, State>, count: usize) {
+    let before = state.credit;
+    state.credit += count;
+    let threshold = state.credit_threshold();
+    let owner = if before < threshold && state.credit >= threshold {
+        state.owner.take()
+    } else {
+        None
+    };
+    drop(state);
+    wake([owner]);
+}
+
+impl Pipe {
+    /// Sends `bytes` to the stream's reader: all of them or none.
+    ///
+    /// # Errors
+    /// [`PushError`].
+    pub fn push(&self, bytes: &[u8]) -> Result<(), PushError> {
+        let mut state = lock(&self.0);
+        if state.user_dropped || state.pipe != Direction::Active {
+            return Err(PushError::Closed);
+        }
+        // Bytes consumed but not yet credited are not the peer's to send again.
+        if state.to_reader.len() + state.credit + bytes.len() > state.window {
+            return Err(PushError::WindowExceeded);
+        }
+        state.to_reader.push(bytes);
+        let reader = state.reader.take_if(|_| !bytes.is_empty());
+        drop(state);
+        wake([reader]);
+        Ok(())
+    }
+
+    /// Takes bytes that the stream's user has written, or waits for them.
+    ///
+    /// The task of `cx` is woken once: when there are bytes after there were none, when the stream ends, when there is
+    /// enough credit, or when the user drops the stream. It must call this or [`Pipe::watch`] to be woken again. Bytes
+    /// left in the pipe do not wake it.
+    pub fn poll_take(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Taken> {
+        let mut state = lock(&self.0);
+        store_waker(&mut state.owner, cx);
+        if state.user == Direction::Reset {
+            return Poll::Ready(Taken::Reset);
+        }
+        if state.from_writer.len() == 0 {
+            return if state.user == Direction::Finished {
+                Poll::Ready(Taken::End)
+            } else {
+                Poll::Pending
+            };
+        }
+        let count = state.from_writer.take(buf);
+        // A blocked writer waits for half of the capacity, so that it is not woken for every few bytes.
+        let writer = if state.from_writer.len() <= state.capacity / 2 {
+            state.writer.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake([writer]);
+        Poll::Ready(Taken::Bytes(count))
+    }
+
+    /// Registers the task of `cx` as [`Pipe::poll_take`] does, but takes nothing. The caller must check afterwards for
+    /// what has happened before.
+    pub fn watch(&self, cx: &Context<'_>) {
+        store_waker(&mut lock(&self.0).owner, cx);
+    }
+
+    /// Bytes to be taken.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.0).from_writer.len()
+    }
+
+    /// Bytes that the reader has consumed and the peer may send again; `None` while they are too few to report.
+    #[must_use]
+    pub fn take_credit(&self) -> Option<usize> {
+        let mut state = lock(&self.0);
+        (state.credit >= state.credit_threshold()).then(|| std::mem::take(&mut state.credit))
+    }
+
+    /// Buffers that hold unread bytes.
+    #[cfg(test)]
+    pub(super) fn buffers(&self) -> usize {
+        lock(&self.0).to_reader.buffers()
+    }
+
+    /// Bytes pushed and not yet read.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        lock(&self.0).to_reader.len()
+    }
+
+    /// The window, in bytes.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        lock(&self.0).window
+    }
+
+    /// Enlarges the window; the peer needs as much additional credit.
+    pub fn grow_window(&self, by: usize) {
+        lock(&self.0).window += by;
+    }
+
+    /// Ends the direction to the reader, which finds the end after the bytes that are left.
+    pub fn finish(&self) {
+        let mut state = lock(&self.0);
+        if state.pipe == Direction::Active {
+            state.pipe = Direction::Finished;
+            let reader = state.reader.take();
+            drop(state);
+            wake([reader]);
+        }
+    }
+
+    /// Resets the stream: its user gets an error at once, and the bytes in the pipe are dropped.
+    pub fn reset(&self) {
+        let wakers = lock(&self.0).reset_by_pipe();
+        wake(wakers);
+    }
+
+    /// Whether the user has dropped the stream.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        lock(&self.0).user_dropped
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.pipe_dropped = true;
+        state.owner = None;
+        let wakers = if state.pipe == Direction::Finished {
+            state.from_writer.clear();
+            state.user_wakers()
+        } else {
+            state.reset_by_pipe()
+        };
+        drop(state);
+        wake(wakers);
+    }
+}
+
+impl PipeStream {
+    /// Creates a pipe.
+    pub(super) fn new(window: usize, capacity: usize) -> (Self, Pipe) {
+        let state = Arc::new(Mutex::new(State::new(window, capacity)));
+        (Self(Arc::clone(&state)), Pipe(state))
+    }
+
+    /// The stream of a pipe whose other side has been dropped.
+    pub(in crate::net) fn broken() -> Self {
+        let mut state = State::new(0, 0);
+        (state.pipe, state.pipe_dropped) = (Direction::Reset, true);
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(in crate::net) fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        if state.to_reader.len() > 0 || state.pipe != Direction::Active {
+            return Poll::Ready(Ok(()));
+        }
+        store_waker(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    pub(in crate::net) fn try_read(&self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut state = lock(&self.0);
+        if state.to_reader.len() == 0 {
+            return match state.pipe {
+                Direction::Active => Err(io::ErrorKind::WouldBlock.into()),
+                Direction::Finished => Ok(0),
+                Direction::Reset => Err(io::ErrorKind::ConnectionReset.into()),
+            };
+        }
+        let count = slots
+            .iter_mut()
+            .map(|slot| state.to_reader.take(slot))
+            .sum();
+        consumed(state, count);
+        Ok(count)
+    }
+
+    /// As [`PipeStream::try_read`], without a copy: takes a buffer with one ready range, if there is one.
+    pub(in crate::net) fn take_buffer(&self) -> Option<Buffer> {
+        let mut state = lock(&self.0);
+        let buffer = state.to_reader.take_buffer()?;
+        let count = buffer.ready.iter().map(ExactSizeIterator::len).sum();
+        consumed(state, count);
+        Some(buffer)
+    }
+
+    /// As [`PipeStream::poll_write`], without a copy: takes the buffer, which has one ready range, out of `buffer`, or
+    /// leaves it there to be copied.
+    pub(in crate::net) fn poll_give(
+        &self,
+        cx: &Context<'_>,
+        buffer: &mut Option<Buffer>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        state.check_writable()?;
+        if state.from_writer.len() >= state.capacity {
+            store_waker(&mut state.writer, cx);
+            return Poll::Pending;
+        }
+        let before = state.from_writer.len();
+        *buffer = buffer
+            .take()
+            .and_then(|buffer| state.from_writer.push_buffer(buffer).err());
+        let owner = if before == 0 && state.from_writer.len() > 0 {
+            state.owner.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake([owner]);
+        Poll::Ready(Ok(()))
+    }
+
+    pub(in crate::net) fn poll_write(
+        &self,
+        cx: &Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = lock(&self.0);
+        state.check_writable()?;
+        let before = state.from_writer.len();
+        for part in parts {
+            let room = state.capacity.saturating_sub(state.from_writer.len());
+            let len = part.len().min(room);
+            state.from_writer.push(part.get(..len).unwrap_or_default());
+        }
+        let count = state.from_writer.len() - before;
+        if count == 0 && parts.iter().any(|part| !part.is_empty()) {
+            store_waker(&mut state.writer, cx);
+            return Poll::Pending;
+        }
+        let owner = state.owner.take_if(|_| before == 0 && count > 0);
+        drop(state);
+        wake([owner]);
+        Poll::Ready(Ok(count))
+    }
+
+    pub(in crate::net) fn shutdown(&self) {
+        let mut state = lock(&self.0);
+        if state.user == Direction::Active {
+            state.user = Direction::Finished;
+            let owner = state.owner.take();
+            drop(state);
+            wake([owner]);
+        }
+    }
+
+    pub(in crate::net) fn reset_on_close(&self) {
+        // The pipe's task learns of it when the stream is dropped.
+        lock(&self.0).user = Direction::Reset;
+    }
+}
+
+impl Drop for PipeStream {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.user_dropped = true;
+        // As with a socket, unread bytes make the close a reset. Otherwise the peer, whose window they fill, might never
+        // get to its own end.
+        if state.to_reader.len() > 0 {
+            state.user = Direction::Reset;
+        } else if state.user == Direction::Active {
+            state.user = Direction::Finished;
+        }
+        state.to_reader.clear();
+        if state.user == Direction::Reset {
+            state.from_writer.clear();
+        }
+        (state.reader, state.writer) = (None, None);
+        let owner = state.owner.take();
+        drop(state);
+        wake([owner]);
+    }
+}
