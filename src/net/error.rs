@@ -41,9 +41,14 @@ pub enum Error {
         "a path, host or header field of the transport has characters that HTTP forbids: remove them"
     )]
     UpgradeRequest,
-    /// The server is not the right one, or TLS with it broke.
-    #[error("the TLS handshake with the server failed: {0}")]
-    Tls(io::Error),
+    /// The TLS handshake failed, or the server is not the right one.
+    #[error("the TLS handshake with {server} failed: {source}")]
+    Tls {
+        /// The name that the server was asked for.
+        server: String,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// A name without addresses that may be used.
     #[error("no usable address")]
     NoAddress,

@@ -25,7 +25,7 @@ impl Client {
     /// [`Error::Tls`], or those of [`ws::connect`].
     pub async fn upgrade(&self, mut stream: Stream) -> Result<Stream, Error> {
         if let Some(tls) = &self.tls {
-            stream = tls.connect(stream).await.map_err(Error::Tls)?;
+            stream = tls.connect(stream).await?;
         }
         if let Some((endpoint, mux)) = &self.ws {
             stream = ws::connect(stream, endpoint, *mux).await?;

@@ -15,9 +15,10 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 
+use super::error::{WrongKey, describe};
 use super::server::certificates;
 use super::{ALPN, Error, Pem, Session, Tls, provider};
-use crate::net::Stream;
+use crate::net::{self, Stream};
 
 /// Which server is the right one.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +64,7 @@ impl Client {
         });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(error.to_string()))?
+            .map_err(|error| wrong(describe(&error)))?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
@@ -77,11 +78,18 @@ impl Client {
     /// Runs the handshake over `stream`.
     ///
     /// # Errors
-    /// What breaks below, or `InvalidData` with what is wrong with the server.
-    pub async fn connect(&self, stream: Stream) -> io::Result<Stream> {
-        let session = UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
-            .map_err(io::Error::other)?;
-        Tls::new(stream, Session::Client(session)).handshake().await
+    /// [`net::Error::Tls`], whose source is `InvalidData` when the server is not the right one.
+    pub async fn connect(&self, stream: Stream) -> Result<Stream, net::Error> {
+        let handshake = async {
+            let session =
+                UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
+                    .map_err(|error| io::Error::other(describe(&error)))?;
+            Tls::new(stream, Session::Client(session)).handshake().await
+        };
+        handshake.await.map_err(|source| net::Error::Tls {
+            server: self.name.to_str().into_owned(),
+            source,
+        })
     }
 }
 
@@ -102,16 +110,16 @@ fn chain(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Option<Chain>,
         Some(pem) => {
             authorities = certificates("ca", pem)?;
             for certificate in &authorities {
-                roots
-                    .add(certificate.clone())
-                    .map_err(|error| wrong(format!("a certificate cannot be used: {error}")))?;
+                roots.add(certificate.clone()).map_err(|_| {
+                    wrong("a certificate in it is malformed or of an unsupported kind".to_owned())
+                })?;
             }
         }
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map(|chain| Some((chain, authorities)))
-        .map_err(|error| wrong(error.to_string()))
+        .map_err(|_| wrong("no certificate in it can be used as an authority".to_owned()))
 }
 
 #[derive(Debug)]
@@ -139,11 +147,6 @@ impl Verifier {
             && self.authorities.iter().any(|own| own == certificate)
     }
 }
-
-/// The server has another key than the ones that `pin_sha256` allows.
-#[derive(Debug, thiserror::Error)]
-#[error("the server's public key has the SHA-256 {0}, which is not in `pin_sha256`")]
-struct WrongKey(String);
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(

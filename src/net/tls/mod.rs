@@ -5,17 +5,18 @@
 //! so an idle connection holds its keys and nothing else.
 
 mod client;
+mod error;
 mod server;
 mod session;
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::crypto::CryptoProvider;
 
 pub use client::{Client, Trust};
+pub use error::Error;
 pub use server::{Pem, Server};
 use session::{Session, Step, Task, Verdict, Work};
 
@@ -31,49 +32,6 @@ const OVERHEAD: usize = 64;
 const GATHER: usize = 2048;
 /// What we speak inside, and all that a CDN may choose from.
 const ALPN: &[u8] = b"http/1.1";
-
-/// What is wrong with the settings of TLS.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file that cannot be read.
-    #[error("{}: {source}", file.display())]
-    Read {
-        /// The key of the config that named it.
-        key: &'static str,
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file in which there is not what there should be.
-    #[error("{place}: {problem}")]
-    Content {
-        /// The key of the config that named it.
-        key: &'static str,
-        /// The file, or where else it stood.
-        place: String,
-        /// What is wrong, and what should be there.
-        problem: String,
-    },
-    /// A value that makes no sense.
-    #[error("{problem}")]
-    Value {
-        /// The key of the config.
-        key: &'static str,
-        /// What is wrong.
-        problem: String,
-    },
-}
-
-impl Error {
-    /// The key of the config to blame: `ca`, `cert`, `key`, `server_name`, `pin_sha256`.
-    #[must_use]
-    pub const fn key(&self) -> &'static str {
-        match self {
-            Self::Read { key, .. } | Self::Content { key, .. } | Self::Value { key, .. } => key,
-        }
-    }
-}
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())

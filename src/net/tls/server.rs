@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ProducesTickets, UnbufferedServerConnection};
 
+use super::error::{describe, malformed};
 use super::{ALPN, Error, Session, Tls, provider};
 use crate::net::Stream;
 use crate::net::sync::lock;
@@ -82,10 +83,10 @@ pub(super) fn certificates(
     let text = pem.read(key)?;
     let found = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(format!("not PEM: {error}")))?;
+        .map_err(|error| wrong(malformed(&error).to_owned()))?;
     if found.is_empty() {
         return Err(wrong(
-            "no certificate in it: a PEM file has `-----BEGIN CERTIFICATE-----`".to_owned(),
+            "no certificate found; it begins with `-----BEGIN CERTIFICATE-----`".to_owned(),
         ));
     }
     Ok(found)
@@ -139,7 +140,7 @@ impl Server {
     pub fn new(cert: Pem, key: Pem) -> Result<Self, Error> {
         let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| Error::Value {
             key: "tls",
-            problem: error.to_string(),
+            problem: describe(&error),
         })?;
         let stamps = [cert.stamp(), key.stamp()];
         let config = load(&cert, &key, &tickets)?;
@@ -160,7 +161,8 @@ impl Server {
     /// # Errors
     /// What breaks below, or `InvalidData` with what is wrong with the client.
     pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
-        let session = UnbufferedServerConnection::new(self.config()).map_err(io::Error::other)?;
+        let session = UnbufferedServerConnection::new(self.config())
+            .map_err(|error| io::Error::other(describe(&error)))?;
         Tls::new(stream, Session::Server(session)).handshake().await
     }
 
@@ -200,20 +202,23 @@ fn load(
         place: key.place(),
         problem,
     };
-    let private = PrivateKeyDer::from_pem_slice(&key.read("key")?).map_err(|error| {
-        wrong(format!(
-            "no private key in it ({error}): a PEM file has `-----BEGIN PRIVATE KEY-----`, without a passphrase"
-        ))
+    let private = PrivateKeyDer::from_pem_slice(&key.read("key")?).map_err(|error| match error {
+        pem::Error::NoItemsFound => wrong(
+            "no private key found; it begins with `-----BEGIN PRIVATE KEY-----` and has no passphrase"
+                .to_owned(),
+        ),
+        error => wrong(malformed(&error).to_owned()),
     })?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(error.to_string()))?
+        .map_err(|error| wrong(describe(&error)))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| {
             wrong(format!(
-                "does not go with the certificate in {}: {error}",
-                cert.place()
+                "cannot be used with the certificate in {}: {}",
+                cert.place(),
+                describe(&error)
             ))
         })?;
     config.alpn_protocols = vec![ALPN.to_vec()];

@@ -6,6 +6,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
+use super::error::invalid;
 use crate::net::pool::{Buffer, Size};
 use crate::net::slots::scatter;
 
@@ -93,7 +94,7 @@ impl Work<'_, '_, '_> {
         let discard = status.discard;
         let state = match status.state {
             Ok(state) => state,
-            Err(error) => return (discard, Err(invalid(error))),
+            Err(error) => return (discard, Err(invalid(&error))),
         };
         let verdict = match state {
             ConnectionState::ReadTraffic(mut traffic) => match &mut self.task {
@@ -110,7 +111,7 @@ impl Work<'_, '_, '_> {
                             self.moved += count;
                             put(self.plain, record.payload.get(count..).unwrap_or_default())
                         }
-                        Some(Err(error)) => Err(invalid(error)),
+                        Some(Err(error)) => Err(invalid(&error)),
                         None => Ok(()),
                     }
                     .map(|()| None)
@@ -118,7 +119,7 @@ impl Work<'_, '_, '_> {
                 // A writer finds plaintext on its way: it is the reader's, and is put where it will look.
                 Task::Seal(_) | Task::Close => match traffic.next_record() {
                     Some(Ok(record)) => put(self.plain, record.payload).map(|()| None),
-                    Some(Err(error)) => Err(invalid(error)),
+                    Some(Err(error)) => Err(invalid(&error)),
                     None => Ok(None),
                 },
                 Task::Advance => Ok(Some(Verdict::Step(Step::Plain))),
@@ -216,8 +217,4 @@ fn put(plain: &mut Option<Buffer>, bytes: &[u8]) -> io::Result<()> {
     }
     *plain = Some(buffer);
     Ok(())
-}
-
-fn invalid(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}"))
 }

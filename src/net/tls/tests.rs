@@ -97,7 +97,10 @@ async fn connection() -> (Stream, Stream) {
 }
 
 /// Both ends after the handshake.
-async fn joined(client: &Client, server: &Server) -> (io::Result<Stream>, io::Result<Stream>) {
+async fn joined(
+    client: &Client,
+    server: &Server,
+) -> (Result<Stream, crate::net::Error>, io::Result<Stream>) {
     let (near, far) = connection().await;
     soon(async { tokio::join!(client.connect(near), server.accept(far)) }).await
 }
@@ -237,28 +240,28 @@ async fn only_the_right_server_is_trusted() {
             NAME,
             other.trusted(),
             &own,
-            Some("invalid peer certificate"),
+            Some("not issued by a trusted authority"),
         ),
         (
             "the world's",
             NAME,
             Trust::default(),
             &own,
-            Some("invalid peer certificate"),
+            Some("not issued by a trusted authority"),
         ),
         (
             "another name",
             "other.example",
             own.trusted(),
             &own,
-            Some("other.example"),
+            Some("not for other.example but for proxy.example"),
         ),
         (
             "expired",
             NAME,
             expired.trusted(),
             &expired,
-            Some("expired"),
+            Some("expired "),
         ),
         ("its key", "any.example", pinned(false, &own), &own, None),
         (
@@ -281,7 +284,7 @@ async fn only_the_right_server_is_trusted() {
             NAME,
             pinned(true, &other),
             &other,
-            Some("invalid peer certificate"),
+            Some("not issued by a trusted authority"),
         ),
         ("anybody", "any.example", insecure, &own, None),
         ("itself", NAME, alone.trusted(), &alone, None),
@@ -290,21 +293,21 @@ async fn only_the_right_server_is_trusted() {
             "other.example",
             alone.trusted(),
             &alone,
-            Some("other.example"),
+            Some("not for other.example but for proxy.example"),
         ),
         (
             "itself, expired",
             NAME,
             old.trusted(),
             &old,
-            Some("expired"),
+            Some("expired "),
         ),
         (
             "another that is its own",
             NAME,
             old.trusted(),
             &alone,
-            Some("invalid peer certificate"),
+            Some("that of an authority"),
         ),
     ];
     for (what, name, trust, server, refusal) in cases {
@@ -344,9 +347,24 @@ fn wrong_files_are_named_with_their_key() {
             "/nonexistent/cert.pem",
         ),
         (text(&own.cert), missing, "key", "/nonexistent/cert.pem"),
-        (text(&own.key), text(&own.key), "cert", "no certificate"),
-        (text(&own.cert), text(&own.cert), "key", "no private key"),
-        (text(&own.cert), text(&other.key), "key", "does not go with"),
+        (
+            text(&own.key),
+            text(&own.key),
+            "cert",
+            "no certificate found",
+        ),
+        (
+            text(&own.cert),
+            text(&own.cert),
+            "key",
+            "no private key found",
+        ),
+        (
+            text(&own.cert),
+            text(&other.key),
+            "key",
+            "the key does not belong to the certificate",
+        ),
     ];
     for (cert, key, blamed, words) in cases {
         let error = Server::new(cert, key).unwrap_err();
