@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::ws::{self, Accepted};
+use super::ws::{self, Streams};
 use super::{Error, Stream, tls};
 use crate::wire::http::Endpoint;
 
@@ -14,7 +14,7 @@ use crate::wire::http::Endpoint;
 pub struct Client {
     /// TLS, if any.
     pub tls: Option<tls::Client>,
-    /// Where WebSocket is asked for, if at all, and whether mux.cool goes into it.
+    /// Where WebSocket is read_request for, if at all, and whether mux.cool goes into it.
     pub ws: Option<(Endpoint, bool)>,
 }
 
@@ -51,25 +51,25 @@ impl Server {
     ///
     /// # Errors
     /// What is wrong with the client, what the system says, or `TimedOut`.
-    pub async fn accept(
+    pub async fn handshake(
         &self,
         mut stream: Stream,
         peer: IpAddr,
         deadline: Instant,
-    ) -> io::Result<(Accepted, IpAddr)> {
+    ) -> io::Result<(Streams, IpAddr)> {
         if let Some(tls) = &self.tls {
-            stream = timeout_at(deadline, tls.accept(stream))
+            stream = timeout_at(deadline, tls.handshake(stream))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         }
         let Some(endpoint) = &self.ws else {
-            return Ok((Accepted::Bare(stream), peer));
+            return Ok((Streams::One(stream), peer));
         };
         let peer = ws::Peer {
             ip: peer,
             is_trusted: &|ip| self.trusted_proxies.iter().any(|known| known.contains(ip)),
         };
-        ws::accept(stream, endpoint, peer, deadline).await
+        ws::handshake(stream, endpoint, peer, deadline).await
     }
 }
 

@@ -48,7 +48,7 @@ const OPT_ERROR: u8 = 2;
 
 /// What a peer must not do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Violation {
+pub enum FrameError {
     /// `metaLen` is below 4 or above 512.
     #[error("a head of {0} bytes")]
     MetaLength(u16),
@@ -251,8 +251,8 @@ impl Decoder {
     /// Takes some of `bytes`, at least one if there is any: how many, and what they are.
     ///
     /// # Errors
-    /// [`Violation`]; there is no way on after it.
-    pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, Event), Violation> {
+    /// [`FrameError`]; there is no way on after it.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, Event), FrameError> {
         let Some(first) = bytes.first() else {
             return Ok((0, Event::Nothing));
         };
@@ -272,10 +272,10 @@ impl Decoder {
                 let [high, low, ..] = self.head;
                 let meta = u16::from_be_bytes([high, low]);
                 if !(MIN_META..=MAX_META).contains(&meta) {
-                    return Err(Violation::MetaLength(meta));
+                    return Err(FrameError::MetaLength(meta));
                 }
                 if !(STATUS_NEW..=STATUS_KEEP_ALIVE).contains(&self.status()) {
-                    return Err(Violation::Status(self.status()));
+                    return Err(FrameError::Status(self.status()));
                 }
                 Ok((len, self.behind_meta(meta - MIN_META)))
             }

@@ -16,8 +16,8 @@ use super::{ALPN, Error, Session, Tls, provider};
 use crate::net::Stream;
 use crate::net::sync::lock;
 
-/// How often, at most, the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often, at most, the files are checked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// No chain of certificates is as long.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -62,9 +62,9 @@ impl Pem {
         Ok(bytes)
     }
 
-    fn stamp(&self) -> Option<Stamp> {
+    fn version(&self) -> Option<FileVersion> {
         match self {
-            Self::File(file) => Stamp::of(file),
+            Self::File(file) => FileVersion::of(file),
             Self::Text(_) => None,
         }
     }
@@ -94,13 +94,13 @@ pub(super) fn certificates(
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     modified: Option<SystemTime>,
     len: u64,
     inode: u64,
 }
 
-impl Stamp {
+impl FileVersion {
     fn of(file: &Path) -> Option<Self> {
         let data = std::fs::metadata(file).ok()?;
         Some(Self {
@@ -122,8 +122,8 @@ pub struct Server {
 
 pub(super) struct Current {
     config: Arc<ServerConfig>,
-    stamps: [Option<Stamp>; 2],
-    pub(super) looked: Instant,
+    versions: [Option<FileVersion>; 2],
+    pub(super) checked: Instant,
 }
 
 impl std::fmt::Debug for Current {
@@ -142,7 +142,7 @@ impl Server {
             key: "tls",
             problem: describe(&error),
         })?;
-        let stamps = [cert.stamp(), key.stamp()];
+        let versions = [cert.version(), key.version()];
         let config = load(&cert, &key, &tickets)?;
         Ok(Self {
             cert,
@@ -150,8 +150,8 @@ impl Server {
             tickets,
             current: Mutex::new(Current {
                 config,
-                stamps,
-                looked: Instant::now(),
+                versions,
+                checked: Instant::now(),
             }),
         })
     }
@@ -160,7 +160,7 @@ impl Server {
     ///
     /// # Errors
     /// What breaks below, or `InvalidData` with what is wrong with the client.
-    pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
+    pub async fn handshake(&self, stream: Stream) -> io::Result<Stream> {
         let session = UnbufferedServerConnection::new(self.config())
             .map_err(|error| io::Error::other(describe(&error)))?;
         Tls::new(stream, Session::Server(session)).handshake().await
@@ -169,14 +169,14 @@ impl Server {
     /// The settings of today: read again when a file has changed, and as they were when that cannot be done.
     fn config(&self) -> Arc<ServerConfig> {
         let mut current = lock(&self.current);
-        if current.looked.elapsed() < LOOK_EVERY {
+        if current.checked.elapsed() < CHECK_INTERVAL {
             return Arc::clone(&current.config);
         }
-        current.looked = Instant::now();
-        let stamps = [self.cert.stamp(), self.key.stamp()];
-        if stamps != current.stamps {
+        current.checked = Instant::now();
+        let versions = [self.cert.version(), self.key.version()];
+        if versions != current.versions {
             // A broken file is complained of once, and read again when it changes again.
-            current.stamps = stamps;
+            current.versions = versions;
             match load(&self.cert, &self.key, &self.tickets) {
                 Ok(config) => {
                     current.config = config;

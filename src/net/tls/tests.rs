@@ -102,7 +102,7 @@ async fn joined(
     server: &Server,
 ) -> (Result<Stream, crate::net::Error>, io::Result<Stream>) {
     let (near, far) = connection().await;
-    soon(async { tokio::join!(client.connect(near), server.accept(far)) }).await
+    soon(async { tokio::join!(client.connect(near), server.handshake(far)) }).await
 }
 
 async fn pair() -> (Stream, Stream) {
@@ -331,7 +331,7 @@ async fn plain_bytes_on_a_tls_port_are_an_error_at_once() {
     near.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
         .unwrap();
-    let error = soon(server.accept(far)).await.unwrap_err();
+    let error = soon(server.handshake(far)).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
@@ -391,7 +391,7 @@ async fn changed_certificate_is_read_again_and_a_broken_one_is_not_used() {
     let server = Server::new(cert.clone().into(), key.clone().into()).unwrap();
     let look = || {
         let mut current = server.current.lock().unwrap();
-        current.looked = current.looked.checked_sub(LOOK).unwrap();
+        current.checked = current.checked.checked_sub(LOOK).unwrap();
     };
     let serves = async |authority: &Authority| {
         let client = Client::new(NAME, &authority.trusted()).unwrap();
@@ -424,7 +424,7 @@ async fn stranger_cannot_make_the_server_hold_much() {
             }
         }
     };
-    let work = async { tokio::join!(send, server.accept(far)) };
+    let work = async { tokio::join!(send, server.handshake(far)) };
     let error = soon(work).await.1.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }

@@ -11,7 +11,7 @@
 //!
 //! The end of one direction is told as [`wire::websocket`](crate::wire::websocket) describes. A peer that does not
 //! understand it goes on, and when it has been silent for a second after our end, that is taken for its own, as
-//! v2ray-plugin does. A server of ours that spoke first seems to be such a peer until it has heard its client; it is
+//! v2ray-plugin does. A server of ours that spoke first seems to be such a peer until it has received its client; it is
 //! told the end when it has said what it is. When both directions have ended the stream is dropped, which sends a Close
 //! and waits for nothing.
 //!
@@ -24,7 +24,7 @@ pub mod mux;
 mod reading;
 mod upgrade;
 
-pub use upgrade::{Accepted, Asked, Peer, accept, asked, connect};
+pub use upgrade::{Peer, Streams, UpgradeRequest, connect, handshake, read_request};
 
 use std::future::Future as _;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -42,15 +42,15 @@ use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Decoder, Encoder, Head, Role, Status, close, xor};
 
 /// After so much silence, and twice as much at the latest, a Ping is sent: nginx cuts at 60 s, Cloudflare at 100 s.
-const PING_AFTER: Duration = Duration::from_secs(25);
+const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Silence after our end that is taken for the end of a peer that did not understand it.
 const LINGER: Duration = Duration::from_secs(1);
 /// The same where it is not known yet whether it did: it has some round trips to say so.
 const LINGER_UNKNOWN: Duration = Duration::from_secs(3);
 
-/// Reads before a close that drop what nobody asked for, and bytes of each.
-const LAST_READS: usize = 16;
-const LAST_READ: usize = 4096;
+/// Reads before a close that drop what nobody read_request for, and bytes of each.
+const CLOSE_READS: usize = 16;
+const CLOSE_READ: usize = 4096;
 
 /// Slices written with one call.
 const MAX_PARTS: usize = 64;
@@ -63,7 +63,7 @@ pub struct WebSocket {
     encoder: Encoder,
     /// The stream within mux.cool, where that is spoken inside.
     mux: Option<SingleStream>,
-    /// Payload that was read before anybody asked for it.
+    /// Payload that was read before anybody read_request for it.
     ahead: Vec<u8>,
     /// Bytes of header that the next frame will probably have.
     lead: usize,
@@ -77,11 +77,11 @@ pub struct WebSocket {
     ended: bool,
     reset: bool,
     /// Whether the peer has not been told of it, as it seemed not to understand.
-    untold: bool,
+    end_unsent: bool,
     /// Whether the silence after our end has been long enough.
     lingered: bool,
     /// Whether anything has come since the timer was set.
-    heard: bool,
+    received: bool,
     timer: Option<Pin<Box<Sleep>>>,
     waker: Option<Waker>,
 }
@@ -105,15 +105,15 @@ impl WebSocket {
             masked: None,
             ended: false,
             reset: false,
-            untold: false,
+            end_unsent: false,
             lingered: false,
-            heard: false,
+            received: false,
             timer: None,
             waker: None,
         }
     }
 
-    /// Payload that was read before anybody asked for it.
+    /// Payload that was read before anybody read_request for it.
     pub(super) fn ahead(&self) -> &[u8] {
         &self.ahead
     }
@@ -124,13 +124,13 @@ impl WebSocket {
     }
 
     /// Whether the peer understands the end of one direction.
-    pub(super) const fn peer_knows_end(&self) -> bool {
-        matches!(self.decoder.knows_end(), Some(true))
+    pub(super) const fn peer_understands_end(&self) -> bool {
+        matches!(self.decoder.understands_end(), Some(true))
     }
 
     /// Whether the peer still reads what we say.
     const fn peer_listens(&self) -> bool {
-        matches!(self.decoder.status(), Status::Open | Status::Ended)
+        matches!(self.decoder.status(), Status::Active | Status::Ended)
     }
 
     /// Takes the bytes inside for the single stream of mux.cool.
@@ -151,7 +151,7 @@ impl WebSocket {
 
     /// Reads what there is into [`WebSocket::ahead`]; whether that is the end.
     pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        ready!(self.poll_more(cx))?;
+        ready!(self.poll_socket(cx))?;
         let mut buffer = Buffer::take(Size::Small);
         let (bytes, ..) = buffer.parts();
         match self.read_into(bytes) {
@@ -170,7 +170,7 @@ impl WebSocket {
 
     /// Sends what is owed now, if that can be done without waiting.
     fn answer(&mut self) {
-        if self.decoder.owes_reply()
+        if self.decoder.has_reply()
             && let Some(waker) = self.waker.clone()
         {
             // If the connection is broken, the next read will tell.
@@ -188,12 +188,15 @@ impl WebSocket {
                 if *done >= head.bytes().len() {
                     self.head = None;
                 }
-            } else if let Some(pong) = self.encoder.late_greeting(&self.decoder, rand::random()) {
+            } else if let Some(pong) = self
+                .encoder
+                .late_announcement(&self.decoder, rand::random())
+            {
                 self.head = Some((pong, 0));
             } else if let Some(reply) = self.encoder.reply(&mut self.decoder, rand::random()) {
                 self.head = Some((reply, 0));
-            } else if self.untold && self.peer_knows_end() && self.peer_listens() {
-                self.untold = false;
+            } else if self.end_unsent && self.peer_understands_end() && self.peer_listens() {
+                self.end_unsent = false;
                 self.head = Some((self.encoder.end(rand::random()), 0));
             } else {
                 break;
@@ -203,7 +206,7 @@ impl WebSocket {
     }
 
     /// Waits until a frame may begin; after a Close none may (RFC 6455 §5.5.1).
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Poll::Ready(if self.peer_listens() && !self.ended {
             Ok(())
@@ -212,16 +215,16 @@ impl WebSocket {
         })
     }
 
-    /// A server has heard what its client understands, and shows a stranger nothing that tells it from others.
-    const fn greet(&mut self) {
-        if matches!(self.role, Role::Server) && !self.peer_knows_end() {
-            self.encoder.skip_greeting();
+    /// A server has received what its client understands, and shows a stranger nothing that tells it from others.
+    const fn announce(&mut self) {
+        if matches!(self.role, Role::Server) && !self.peer_understands_end() {
+            self.encoder.skip_announcement();
         }
     }
 
     /// Begins a frame of `len` bytes at most, behind `extra`; masks those of `bytes` that will go with it.
-    fn begin(&mut self, extra: &[u8], len: usize, bytes: &mut [u8]) {
-        self.greet();
+    fn begin_frame(&mut self, extra: &[u8], len: usize, bytes: &mut [u8]) {
+        self.announce();
         let (head, key) = self.encoder.data(extra, len, rand::random());
         if let Some(key) = key {
             let _ = xor(bytes.get_mut(..len).unwrap_or_default(), key);
@@ -230,18 +233,18 @@ impl WebSocket {
     }
 
     /// Begins the next frame of the stream, of at most `len` bytes.
-    fn begin_next(&mut self, len: usize, bytes: &mut [u8]) {
+    fn begin_stream_frame(&mut self, len: usize, bytes: &mut [u8]) {
         match &mut self.mux {
             Some(mux) => {
                 let (extra, len) = mux.next_head(len);
-                self.begin(extra.bytes(), len, bytes);
+                self.begin_frame(extra.bytes(), len, bytes);
             }
-            None => self.begin(&[], len, bytes),
+            None => self.begin_frame(&[], len, bytes),
         }
     }
 
     /// Writes of the frame that has begun; `parts` are its rest, and perhaps more.
-    fn poll_push(
+    fn poll_write_frame(
         &mut self,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
@@ -280,7 +283,7 @@ impl WebSocket {
             let payload = count - head_len;
             self.rest -= payload;
             if payload > 0 || self.rest == 0 {
-                if self.rest == 0 && self.decoder.owes_reply() {
+                if self.rest == 0 && self.decoder.has_reply() {
                     let _ = self.poll_flush(cx);
                 }
                 return Poll::Ready(Ok(payload));
@@ -295,18 +298,18 @@ impl WebSocket {
         extra: impl FnOnce() -> crate::wire::mux::Head,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.remember(cx);
+        self.store_waker(cx);
         if self.rest == 0 {
-            ready!(self.poll_open(cx))?;
-            self.begin(extra().bytes(), bytes.len(), bytes);
+            ready!(self.poll_writable(cx))?;
+            self.begin_frame(extra().bytes(), bytes.len(), bytes);
         }
-        self.poll_push(cx, &[IoSlice::new(bytes)])
+        self.poll_write_frame(cx, &[IoSlice::new(bytes)])
     }
 
     /// Begins a frame of `payload`, a few bytes. Only where none is under way and none waits, which
     /// [`WebSocket::poll_flushed`] has to have said: it would be lost, or cut if TLS has sealed it already.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, payload: &[u8]) {
-        self.greet();
+        self.announce();
         let (head, _) = self.encoder.data(payload, 0, rand::random());
         self.head = Some((head, 0));
         // If the connection is broken, the next read will tell.
@@ -315,7 +318,7 @@ impl WebSocket {
 
     /// Waits until all that was to be sent has been.
     pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.remember(cx);
+        self.store_waker(cx);
         self.poll_flush(cx)
     }
 
@@ -324,7 +327,7 @@ impl WebSocket {
         self.ahead = bytes;
     }
 
-    fn remember(&mut self, cx: &Context<'_>) {
+    fn store_waker(&mut self, cx: &Context<'_>) {
         match &mut self.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             None => self.waker = Some(cx.waker().clone()),
@@ -332,11 +335,11 @@ impl WebSocket {
     }
 
     /// Waits for the connection, whatever has been read ahead.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.remember(cx);
+    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.store_waker(cx);
         // If the connection is broken, the read will tell.
         let _ = self.poll_flush(cx);
-        if self.over().unwrap_or(true) {
+        if self.is_ended().unwrap_or(true) {
             return Poll::Ready(Ok(()));
         }
         if self.inner.poll_readable(cx)?.is_ready() {
@@ -347,19 +350,19 @@ impl WebSocket {
 
     /// Pings after a long silence; is ready when a silence is to be taken for the end.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let linger = match (self.ended, self.decoder.knows_end()) {
+        let linger = match (self.ended, self.decoder.understands_end()) {
             (true, Some(false)) => Some(LINGER),
             (true, None) => Some(LINGER_UNKNOWN),
             _ => None,
         };
-        let period = linger.unwrap_or(PING_AFTER);
+        let period = linger.unwrap_or(PING_INTERVAL);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(period)));
         if linger.is_some() && timer.deadline() > Instant::now() + period {
             timer.as_mut().reset(Instant::now() + period);
-            self.heard = false;
+            self.received = false;
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if !self.heard {
+            if !self.received {
                 if linger.is_some() {
                     self.lingered = true;
                     return Poll::Ready(Ok(()));
@@ -368,7 +371,7 @@ impl WebSocket {
                     self.head = Some((self.encoder.ping(rand::random()), 0));
                 }
             }
-            self.heard = false;
+            self.received = false;
             timer.as_mut().reset(Instant::now() + period);
         }
         let _ = self.poll_flush(cx);
@@ -383,7 +386,7 @@ pub(super) fn invalid(error: impl Into<crate::wire::Error>) -> io::Error {
 impl Layer for WebSocket {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            self.poll_more(cx)
+            self.poll_socket(cx)
         } else {
             Poll::Ready(Ok(()))
         }
@@ -398,30 +401,30 @@ impl Layer for WebSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.remember(cx);
+        self.store_waker(cx);
         let len: usize = parts.iter().take(MAX_PARTS).map(|part| part.len()).sum();
         if len == 0 {
             return Poll::Ready(Ok(0));
         }
         if self.rest == 0 {
-            ready!(self.poll_open(cx))?;
+            ready!(self.poll_writable(cx))?;
             if self.role == Role::Server {
-                self.begin_next(len, &mut []);
+                self.begin_stream_frame(len, &mut []);
             } else {
                 let mut buffer = Buffer::take(Size::Small);
                 let (bytes, _, raw) = buffer.parts();
                 raw.end = gather(parts, bytes);
-                self.begin_next(raw.end, bytes);
+                self.begin_stream_frame(raw.end, bytes);
                 raw.end = self.rest;
                 self.masked = Some(buffer);
             }
         }
         let Some(mut buffer) = self.masked.take() else {
-            return self.poll_push(cx, parts);
+            return self.poll_write_frame(cx, parts);
         };
         let range = buffer.raw.clone();
         let bytes = buffer.bytes().get(range).unwrap_or_default();
-        let written = self.poll_push(cx, &[IoSlice::new(bytes)]);
+        let written = self.poll_write_frame(cx, &[IoSlice::new(bytes)]);
         if let Poll::Ready(Ok(count)) = written {
             buffer.raw.start += count;
         }
@@ -436,19 +439,19 @@ impl Layer for WebSocket {
         cx: &mut Context<'_>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.remember(cx);
+        self.store_waker(cx);
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
         if self.rest == 0 {
-            ready!(self.poll_open(cx))?;
-            self.begin_next(bytes.len(), bytes);
+            ready!(self.poll_writable(cx))?;
+            self.begin_stream_frame(bytes.len(), bytes);
         }
-        self.poll_push(cx, &[IoSlice::new(bytes)])
+        self.poll_write_frame(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.remember(cx);
+        self.store_waker(cx);
         if self.rest > 0 {
             // The rest of a frame will not come any more.
             self.reset = true;
@@ -458,8 +461,8 @@ impl Layer for WebSocket {
             ready!(self.poll_flush(cx))?;
             self.ended = true;
             // A peer that will not understand it is not told; see `Ends` above.
-            if self.decoder.knows_end() == Some(false) {
-                self.untold = true;
+            if self.decoder.understands_end() == Some(false) {
+                self.end_unsent = true;
             } else if self.peer_listens() {
                 self.head = Some((self.encoder.end(rand::random()), 0));
             }
@@ -497,8 +500,8 @@ impl Drop for WebSocket {
             self.head = Some((self.encoder.close(close::NORMAL, rand::random()), 0));
             let _ = self.poll_flush(cx);
         }
-        let mut unread = [0; LAST_READ];
-        for _ in 0..LAST_READS {
+        let mut unread = [0; CLOSE_READ];
+        for _ in 0..CLOSE_READS {
             match self.inner.try_read(&mut [IoSliceMut::new(&mut unread)]) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => break,

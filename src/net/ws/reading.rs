@@ -25,8 +25,8 @@ impl WebSocket {
     pub(super) fn read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let room: usize = slots.iter().map(|slot| slot.len()).sum();
         if self.ahead.is_empty() && room > 0 {
-            if self.direct() >= room && !self.over()? {
-                self.heard = true;
+            if self.payload_left() >= room && !self.is_ended()? {
+                self.received = true;
                 return self.read_direct(slots);
             }
             if let Some(slot) = slots.first_mut().filter(|slot| slot.len() >= LEAST_ROOM) {
@@ -57,7 +57,7 @@ impl WebSocket {
     }
 
     /// Payload that comes next, without a header of any kind before it.
-    fn direct(&self) -> usize {
+    fn payload_left(&self) -> usize {
         let left = usize::try_from(self.decoder.payload_left()).unwrap_or(usize::MAX);
         match &self.mux {
             Some(mux) => left.min(mux.data_left()),
@@ -66,7 +66,7 @@ impl WebSocket {
     }
 
     /// Whether the peer's direction is over; what it did wrong is an error.
-    pub(super) fn over(&self) -> io::Result<bool> {
+    pub(super) fn is_ended(&self) -> io::Result<bool> {
         match self.decoder.status() {
             Status::Failed(violation) => return Err(invalid(violation)),
             // A peer that goes away in good order has said all; any other status breaks the stream.
@@ -74,7 +74,7 @@ impl WebSocket {
                 return Ok(true);
             }
             Status::Closed(_) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Status::Open => {}
+            Status::Active => {}
         }
         match self.mux.as_ref().and_then(SingleStream::ended) {
             Some(true) => Err(io::ErrorKind::ConnectionReset.into()),
@@ -111,10 +111,10 @@ impl WebSocket {
     /// Reads payload into `room`, which is not short.
     pub(super) fn read_into(&mut self, room: &mut [u8]) -> io::Result<usize> {
         for _ in 0..MAX_READS {
-            if self.over()? {
+            if self.is_ended()? {
                 return Ok(0);
             }
-            let direct = self.direct();
+            let direct = self.payload_left();
             let read = if direct > 0 {
                 // A short rest of a frame is read together with whatever follows it.
                 let most = if direct < DIRECT {
@@ -131,7 +131,7 @@ impl WebSocket {
             } else {
                 self.read_header(room)?
             };
-            self.heard = true;
+            self.received = true;
             self.answer();
             match read {
                 (0, _) => return self.end_of_connection(),

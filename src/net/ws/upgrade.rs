@@ -15,7 +15,7 @@ use crate::wire::mux::{Kind, SingleStream, detect};
 use crate::wire::websocket::Role;
 
 /// How long a server may take to agree; v2ray-plugin waits as long.
-const AGREE_WITHIN: Duration = Duration::from_secs(8);
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Asks for a WebSocket on `stream` and waits for the server to agree; `mux`: with the stream inside mux.cool. Nothing
 /// is sent before the server has agreed, since v2ray-plugin's takes that for an error.
@@ -39,7 +39,7 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
             Err(HandshakeError::End) => Err(Error::UpgradeIo(io::ErrorKind::UnexpectedEof.into())),
         }
     };
-    let mut behind = timeout(AGREE_WITHIN, agreed)
+    let mut behind = timeout(UPGRADE_TIMEOUT, agreed)
         .await
         .unwrap_or_else(|_| Err(Error::UpgradeIo(io::ErrorKind::TimedOut.into())))?;
     let mut ws = WebSocket::new(stream, Role::Client, mux.then(SingleStream::client));
@@ -48,11 +48,11 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
 }
 
 /// What a client that was agreed with speaks.
-pub enum Accepted {
+pub enum Streams {
     /// One stream, bare or the only one within mux.cool.
-    Bare(Stream),
+    One(Stream),
     /// Any number within mux.cool.
-    Mux(Box<mux::Server>),
+    Many(Box<mux::Server>),
 }
 
 /// Who came.
@@ -63,22 +63,22 @@ pub struct Peer<'a> {
     pub is_trusted: &'a (dyn Fn(IpAddr) -> bool + Sync),
 }
 
-/// Agrees to a WebSocket on `stream` if it is asked for at `endpoint`, and finds out what is spoken in it. Returns that
+/// Agrees to a WebSocket on `stream` if it is read_request for at `endpoint`, and finds out what is spoken in it. Returns that
 /// and the client's own address. Everybody else gets the page of a web server, and is closed; that, like whatever goes
 /// wrong, is an error. Ends soon after `deadline`.
 ///
 /// # Errors
-/// `InvalidData` when something else was asked for, `TimedOut`, `UnexpectedEof`, or what the system says.
-pub async fn accept(
+/// `InvalidData` when something else was read_request for, `TimedOut`, `UnexpectedEof`, or what the system says.
+pub async fn handshake(
     stream: Stream,
     endpoint: &Endpoint,
     peer: Peer<'_>,
     deadline: Instant,
-) -> io::Result<(Accepted, IpAddr)> {
-    let Asked {
+) -> io::Result<(Streams, IpAddr)> {
+    let UpgradeRequest {
         upgrade,
         mut behind,
-    } = asked(&stream, endpoint, deadline).await?;
+    } = read_request(&stream, endpoint, deadline).await?;
     let client = upgrade.client(peer.ip, peer.is_trusted);
     let begin = async {
         stream.write_all(upgrade.response().as_bytes()).await?;
@@ -87,13 +87,13 @@ pub async fn accept(
         loop {
             match detect(ws.ahead()) {
                 Some(Kind::Bare) => {
-                    return Ok::<_, io::Error>(Accepted::Bare(Stream::layered(ws)));
+                    return Ok::<_, io::Error>(Streams::One(Stream::layered(ws)));
                 }
-                Some(Kind::Mux) if ws.peer_knows_end() => {
+                Some(Kind::Mux) if ws.peer_understands_end() => {
                     let ws = ws.with_mux(SingleStream::server())?;
-                    return Ok(Accepted::Bare(Stream::layered(ws)));
+                    return Ok(Streams::One(Stream::layered(ws)));
                 }
-                Some(Kind::Mux) => return Ok(Accepted::Mux(Box::new(mux::Server::new(ws)))),
+                Some(Kind::Mux) => return Ok(Streams::Many(Box::new(mux::Server::new(ws)))),
                 _ if poll_fn(|cx| ws.poll_ahead(cx)).await? => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -101,19 +101,19 @@ pub async fn accept(
             }
         }
     };
-    let accepted = timeout_at(deadline, begin)
+    let streams = timeout_at(deadline, begin)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    Ok((accepted, client))
+    Ok((streams, client))
 }
 
 /// A client's request that fits and has not been answered yet.
-pub struct Asked {
+pub struct UpgradeRequest {
     upgrade: http::Upgrade,
     behind: Vec<u8>,
 }
 
-impl Asked {
+impl UpgradeRequest {
     /// The answer that agrees.
     #[must_use]
     pub fn response(&self) -> String {
@@ -135,8 +135,12 @@ impl Asked {
 /// closed; that, like whatever goes wrong, is an error. Ends soon after `deadline`.
 ///
 /// # Errors
-/// `InvalidData` when something else was asked for, `TimedOut`, `UnexpectedEof`, or what the system says.
-pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> io::Result<Asked> {
+/// `InvalidData` when something else was read_request for, `TimedOut`, `UnexpectedEof`, or what the system says.
+pub async fn read_request(
+    stream: &Stream,
+    endpoint: &Endpoint,
+    deadline: Instant,
+) -> io::Result<UpgradeRequest> {
     let mut reader = Reader::new(stream);
     let mut seen = 0;
     let request = reader.next(|bytes| {
@@ -150,7 +154,7 @@ pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> i
         http::parse_request(bytes, endpoint)
     });
     match timeout_at(deadline, request).await {
-        Ok(Ok(upgrade)) => Ok(Asked {
+        Ok(Ok(upgrade)) => Ok(UpgradeRequest {
             upgrade,
             behind: reader.into_unread(),
         }),

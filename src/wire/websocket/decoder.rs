@@ -1,21 +1,21 @@
 //! From frames to bytes.
 
 use super::{
-    END_UNDERSTOOD, FIN, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER,
-    OPCODE, RESERVED, Role, Violation, close, opcode, xor,
+    END_UNDERSTOOD, FIN, FrameError, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL,
+    MAX_HEADER, OPCODE, RESERVED, Role, close, opcode, xor,
 };
 
 /// Whether more will come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     /// It may.
-    Open,
+    Active,
     /// The peer has ended this direction and still listens.
     Ended,
     /// The peer has closed both, with this status; 1005 stands for none (§7.1.5).
     Closed(u16),
     /// The peer broke the protocol.
-    Failed(Violation),
+    Failed(FrameError),
 }
 
 /// A control frame's payload.
@@ -56,7 +56,7 @@ enum Message {
     /// Before it.
     Before,
     /// Within it, behind a first fragment without payload and nothing else.
-    BehindNothing,
+    BehindEmpty,
     /// Within it.
     Within,
 }
@@ -73,8 +73,8 @@ pub struct Decoder {
     key: Key,
     control: Option<Box<Control>>,
     message: Message,
-    knows_end: bool,
-    said_something: bool,
+    understands_end: bool,
+    seen_payload: bool,
     status: Status,
     pub(super) pong: Option<Box<Control>>,
     pub(super) close: Option<u16>,
@@ -92,9 +92,9 @@ impl Decoder {
             key: [0; 4],
             control: None,
             message: Message::Before,
-            knows_end: false,
-            said_something: false,
-            status: Status::Open,
+            understands_end: false,
+            seen_payload: false,
+            status: Status::Active,
             pong: None,
             close: None,
         }
@@ -109,9 +109,9 @@ impl Decoder {
     /// Whether the peer has told that it understands the end of one direction; `None` before it has said anything of
     /// the kind.
     #[must_use]
-    pub const fn knows_end(&self) -> Option<bool> {
-        if self.said_something {
-            Some(self.knows_end)
+    pub const fn understands_end(&self) -> Option<bool> {
+        if self.seen_payload {
+            Some(self.understands_end)
         } else {
             None
         }
@@ -131,7 +131,7 @@ impl Decoder {
 
     /// Whether something must be answered: see [`super::Encoder::reply`].
     #[must_use]
-    pub const fn owes_reply(&self) -> bool {
+    pub const fn has_reply(&self) -> bool {
         self.pong.is_some() || self.close.is_some()
     }
 
@@ -141,7 +141,7 @@ impl Decoder {
     /// All of `buf` is used up. What the peer did wrong shows in [`Decoder::status`], behind the payload before it.
     pub fn decode(&mut self, buf: &mut [u8]) -> usize {
         let (mut from, mut to) = (0, 0);
-        while from < buf.len() && matches!(self.status, Status::Open | Status::Ended) {
+        while from < buf.len() && matches!(self.status, Status::Active | Status::Ended) {
             let rest = buf.get(from..).unwrap_or_default();
             if self.left == 0 {
                 match self.read_header(rest) {
@@ -174,14 +174,14 @@ impl Decoder {
         to
     }
 
-    fn fail(&mut self, violation: Violation) {
+    fn fail(&mut self, violation: FrameError) {
         self.status = Status::Failed(violation);
         self.pong = None;
         self.close = Some(violation.close_code());
     }
 
     /// Takes what belongs to a header; acts on it when it is whole.
-    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, FrameError> {
         let mut used = 0;
         loop {
             let have = usize::from(self.have);
@@ -205,33 +205,33 @@ impl Decoder {
     }
 
     /// Bytes of the header as far as it is known, and whether its first two are right.
-    fn header_len(&self) -> Result<usize, Violation> {
+    fn header_len(&self) -> Result<usize, FrameError> {
         let [first, second, ..] = self.head;
         if self.have < 2 {
             return Ok(2);
         }
         if first & RESERVED != 0 {
-            return Err(Violation::Reserved);
+            return Err(FrameError::Reserved);
         }
         if (second & MASKED != 0) != self.masked {
-            return Err(Violation::Mask);
+            return Err(FrameError::Mask);
         }
         let code = first & OPCODE;
         match code {
             opcode::CONTINUATION | opcode::TEXT | opcode::BINARY => {
                 if (code == opcode::CONTINUATION) == (self.message == Message::Before) {
-                    return Err(Violation::Continuation);
+                    return Err(FrameError::Continuation);
                 }
             }
             opcode::CLOSE | opcode::PING | opcode::PONG => {
                 if first & FIN == 0 {
-                    return Err(Violation::ControlFragment);
+                    return Err(FrameError::ControlFragment);
                 }
                 if second & LENGTH >= LENGTH_16 {
-                    return Err(Violation::ControlLength);
+                    return Err(FrameError::ControlLength);
                 }
             }
-            other => return Err(Violation::Opcode(other)),
+            other => return Err(FrameError::Opcode(other)),
         }
         let length = match second & LENGTH {
             LENGTH_16 => 2,
@@ -241,7 +241,7 @@ impl Decoder {
         Ok(2 + length + if self.masked { 4 } else { 0 })
     }
 
-    fn begin_frame(&mut self) -> Result<(), Violation> {
+    fn begin_frame(&mut self) -> Result<(), FrameError> {
         let [first, second, rest @ ..] = self.head;
         let [a, b, c, d, e, f, g, h, ..] = rest;
         let (len, key_at) = match second & LENGTH {
@@ -255,10 +255,10 @@ impl Decoder {
             _ => 0,
         };
         if len < least {
-            return Err(Violation::Length);
+            return Err(FrameError::Length);
         }
         if len >> 63 != 0 {
-            return Err(Violation::TooBig);
+            return Err(FrameError::TooBig);
         }
         self.left = len;
         if let Some(key) = rest.get(key_at..).and_then(<[u8]>::first_chunk) {
@@ -275,26 +275,26 @@ impl Decoder {
         self.begin_data(first & FIN != 0)
     }
 
-    fn begin_data(&mut self, last: bool) -> Result<(), Violation> {
+    fn begin_data(&mut self, last: bool) -> Result<(), FrameError> {
         let empty = self.left == 0;
-        if self.message == Message::BehindNothing && last {
+        if self.message == Message::BehindEmpty && last {
             if empty {
                 self.status = Status::Ended;
                 let mut pong = Control::new(opcode::PONG);
                 pong.push(END_UNDERSTOOD);
                 self.pong = Some(Box::new(pong));
             }
-            self.knows_end = true;
+            self.understands_end = true;
         }
         if !empty {
             if self.status == Status::Ended {
-                return Err(Violation::AfterEnd);
+                return Err(FrameError::AfterEnd);
             }
-            self.said_something = true;
+            self.seen_payload = true;
         }
         self.message = match (last, self.message) {
             (true, _) => Message::Before,
-            (false, Message::Before) if empty => Message::BehindNothing,
+            (false, Message::Before) if empty => Message::BehindEmpty,
             (false, _) => Message::Within,
         };
         Ok(())
@@ -323,7 +323,7 @@ impl Decoder {
             // Any other Pong tells that the peer is alive, which every byte does.
             _ => {
                 if control.payload() == END_UNDERSTOOD {
-                    (self.knows_end, self.said_something) = (true, true);
+                    (self.understands_end, self.seen_payload) = (true, true);
                 }
             }
         }
@@ -334,20 +334,20 @@ impl Decoder {
 const NO_STATUS: u16 = 1005;
 
 /// The status of a Close (§5.5.1, §7.4).
-fn close_status(payload: &[u8]) -> Result<u16, Violation> {
+fn close_status(payload: &[u8]) -> Result<u16, FrameError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {
             Ok(NO_STATUS)
         } else {
-            Err(Violation::CloseCode)
+            Err(FrameError::CloseCode)
         };
     };
     let code = u16::from_be_bytes(*code);
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Violation::CloseCode);
+        return Err(FrameError::CloseCode);
     }
     match std::str::from_utf8(reason) {
         Ok(_) => Ok(code),
-        Err(_) => Err(Violation::CloseReason),
+        Err(_) => Err(FrameError::CloseReason),
     }
 }

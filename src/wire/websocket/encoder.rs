@@ -76,7 +76,7 @@ impl Head {
 /// not use them.
 pub struct Encoder {
     role: Role,
-    greeted: bool,
+    announced: bool,
     /// Whether that was left out, and has not been made up for.
     skipped: bool,
 }
@@ -87,16 +87,16 @@ impl Encoder {
     pub const fn new(role: Role) -> Self {
         Self {
             role,
-            greeted: false,
+            announced: false,
             skipped: false,
         }
     }
 
     /// Leaves out the sign that the end of one direction is understood, for a peer that would make nothing of it. If it
-    /// turns out to be one that would, see [`Encoder::late_greeting`].
-    pub const fn skip_greeting(&mut self) {
-        self.skipped |= !self.greeted;
-        self.greeted = true;
+    /// turns out to be one that would, see [`Encoder::late_announcement`].
+    pub const fn skip_announcement(&mut self) {
+        self.skipped |= !self.announced;
+        self.announced = true;
     }
 
     const fn key(&self, key: Key) -> Option<Key> {
@@ -112,13 +112,13 @@ impl Encoder {
         let [key, first_key] = keys.map(|key| self.key(key));
         let mut head = Head::new();
         let extra = extra.get(..extra.len().min(MAX_EXTRA)).unwrap_or_default();
-        let code = if self.greeted {
+        let code = if self.announced {
             opcode::BINARY
         } else {
             head.header(opcode::BINARY, 0, first_key);
             opcode::CONTINUATION
         };
-        self.greeted = true;
+        self.announced = true;
         head.header(FIN | code, extra.len() + len, key);
         let key = head.masked(extra, key);
         (head, key)
@@ -150,8 +150,8 @@ impl Encoder {
 
     /// The sign that was left out, in a Pong, once `decoder`'s peer has turned out to make something of it.
     #[must_use]
-    pub fn late_greeting(&mut self, decoder: &Decoder, key: Key) -> Option<Head> {
-        if !self.skipped || decoder.knows_end() != Some(true) {
+    pub fn late_announcement(&mut self, decoder: &Decoder, key: Key) -> Option<Head> {
+        if !self.skipped || decoder.understands_end() != Some(true) {
             return None;
         }
         self.skipped = false;

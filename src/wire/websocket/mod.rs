@@ -82,7 +82,7 @@ mod opcode {
 
 /// What a peer must not do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Violation {
+pub enum FrameError {
     /// A reserved bit is set, and no extension was agreed on.
     #[error("a reserved bit is set")]
     Reserved,
@@ -118,7 +118,7 @@ pub enum Violation {
     AfterEnd,
 }
 
-impl Violation {
+impl FrameError {
     /// The status of the Close that answers it (§7.4.1).
     #[must_use]
     pub const fn close_code(self) -> u16 {
