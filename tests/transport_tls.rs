@@ -293,7 +293,7 @@ fn changed_certificate_is_taken_over_under_load() {
             server
                 .process
                 .log()
-                .contains("cannot be used: the one before stays in use")
+                .contains("cannot be used; the previous one stays in use")
         });
         let before = rounds.load(SeqCst);
         eventually("load runs on", || rounds.load(SeqCst) > before + 20);

@@ -17,12 +17,12 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// At most this many addresses of a name are tried.
 const MAX_ATTEMPTS: usize = 8;
 
-/// Connects to the first of `addresses` that answers. The families take turns, beginning with that of the first address;
-/// when an attempt has not answered within 250 ms, the next one starts beside it.
+/// Connects to the first of `addresses` that answers. The families take turns, beginning with that of the first
+/// address; when an attempt has not answered within 250 ms, the next one starts beside it.
 ///
 /// # Errors
-/// [`Error::Connect`] with the error of the last address when all have failed, [`Error::ConnectTimeout`] after
-/// `limit`, [`Error::NoAddress`] when there are none.
+/// [`Error::Connect`] with the error of the last address when all have failed, [`Error::ConnectTimeout`] after `limit`,
+/// [`Error::NoAddress`] when there are none.
 pub async fn tcp(
     addresses: &[IpAddr],
     port: u16,
@@ -57,7 +57,8 @@ async fn connect(
             Err(error) => return Err(error),
         }
         let stream = TcpStream::from_std(socket.into())?;
-        // Writable means connected or failed. With fast open the socket is writable at once; the first write sends the SYN.
+        // Writable means connected or failed. With fast open the socket is writable at once; the first write sends the
+        // SYN.
         let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
         let failed = ready.is_error() || ready.is_write_closed();
         match failed.then(|| stream.take_error()).transpose()?.flatten() {

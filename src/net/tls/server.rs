@@ -1,4 +1,4 @@
-//! TLS as a server, with certificates that are read anew when their files change.
+//! The server's side of TLS. Certificates are read again when their files change.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,12 +16,12 @@ use super::{ALPN, Error, Session, Tls, provider};
 use crate::net::Stream;
 use crate::net::sync::lock;
 
-/// How often, at most, the files are checked at.
+/// The files are checked for changes at most this often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// No chain of certificates is as long.
+/// Bytes of a PEM file that are read at most.
 const MAX_FILE: u64 = 1 << 20;
 
-/// PEM text, and where it stands.
+/// PEM text, and where it is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
     /// In a file.
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Pem {
 }
 
 impl Pem {
-    /// Where it stands, in words.
+    /// Where the text is, in words.
     #[must_use]
     pub fn place(&self) -> String {
         match self {
@@ -92,7 +92,7 @@ pub(super) fn certificates(
     Ok(found)
 }
 
-/// What tells one state of a file from another.
+/// Tells two versions of a file apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileVersion {
     modified: Option<SystemTime>,
@@ -111,7 +111,7 @@ impl FileVersion {
     }
 }
 
-/// What is needed to accept by TLS.
+/// The server's side of TLS.
 #[derive(Debug)]
 pub struct Server {
     cert: Pem,
@@ -133,7 +133,7 @@ impl std::fmt::Debug for Current {
 }
 
 impl Server {
-    /// With the chain of certificates in `cert`, the server's own first, and its private key in `key`.
+    /// Reads the chain of certificates in `cert`, the server's own first, and its private key in `key`.
     ///
     /// # Errors
     /// [`Error`].
@@ -159,14 +159,14 @@ impl Server {
     /// Runs the handshake over `stream`.
     ///
     /// # Errors
-    /// What breaks below, or `InvalidData` with what is wrong with the client.
+    /// An error of the connection, or `InvalidData` when the client broke the protocol.
     pub async fn handshake(&self, stream: Stream) -> io::Result<Stream> {
         let session = UnbufferedServerConnection::new(self.config())
             .map_err(|error| io::Error::other(describe(&error)))?;
         Tls::new(stream, Session::Server(session)).handshake().await
     }
 
-    /// The settings of today: read again when a file has changed, and as they were when that cannot be done.
+    /// The current settings. They are read again when a file has changed; if that fails, the old ones stay in use.
     fn config(&self) -> Arc<ServerConfig> {
         let mut current = lock(&self.current);
         if current.checked.elapsed() < CHECK_INTERVAL {
@@ -175,7 +175,7 @@ impl Server {
         current.checked = Instant::now();
         let versions = [self.cert.version(), self.key.version()];
         if versions != current.versions {
-            // A broken file is complained of once, and read again when it changes again.
+            // A broken file is logged once, and read again when it changes again.
             current.versions = versions;
             match load(&self.cert, &self.key, &self.tickets) {
                 Ok(config) => {
@@ -183,7 +183,7 @@ impl Server {
                     tracing::info!(file = self.cert.place(), "certificate read again");
                 }
                 Err(error) => {
-                    tracing::error!(key = error.key(), %error, "the certificate has changed and cannot be used: the one before stays in use");
+                    tracing::error!(key = error.key(), %error, "the changed certificate cannot be used; the previous one stays in use");
                 }
             }
         }

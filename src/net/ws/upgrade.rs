@@ -1,4 +1,4 @@
-//! From a stream to a WebSocket: the client asks, the server agrees or answers like a web server.
+//! The upgrade of a stream to a WebSocket: the client requests it; the server accepts it or answers like a web server.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,11 +14,11 @@ use crate::wire::http::{self, Endpoint};
 use crate::wire::mux::{Kind, SingleStream, detect};
 use crate::wire::websocket::Role;
 
-/// How long a server may take to agree; v2ray-plugin waits as long.
+/// How long a server may take to answer; v2ray-plugin waits as long.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Asks for a WebSocket on `stream` and waits for the server to agree; `mux`: with the stream inside mux.cool. Nothing
-/// is sent before the server has agreed, since v2ray-plugin's takes that for an error.
+/// Requests a WebSocket on `stream` and waits for the answer. `mux`: the stream is inside mux.cool. Nothing is sent
+/// before the answer, since v2ray-plugin's server takes that for an error.
 ///
 /// # Errors
 /// [`Error::Upgrade`], [`Error::UpgradeIo`], [`Error::UpgradeRequest`].
@@ -47,28 +47,28 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
     Ok(Stream::layered(ws))
 }
 
-/// What a client that was agreed with speaks.
+/// What is inside a client's WebSocket.
 pub enum Streams {
-    /// One stream, bare or the only one within mux.cool.
+    /// One stream, bare or the only one inside mux.cool.
     One(Stream),
-    /// Any number within mux.cool.
+    /// Any number of streams inside mux.cool.
     Many(Box<mux::Server>),
 }
 
-/// Who came.
+/// The client's side of a connection.
 pub struct Peer<'a> {
-    /// Who connected to us.
+    /// The address that connected to us.
     pub ip: IpAddr,
-    /// Whether what it says of who came to it is believed.
+    /// Whether an address is that of a proxy that is believed when it names the client's address.
     pub is_trusted: &'a (dyn Fn(IpAddr) -> bool + Sync),
 }
 
-/// Agrees to a WebSocket on `stream` if it is read_request for at `endpoint`, and finds out what is spoken in it. Returns that
-/// and the client's own address. Everybody else gets the page of a web server, and is closed; that, like whatever goes
-/// wrong, is an error. Ends soon after `deadline`.
+/// Upgrades `stream` if the client requests a WebSocket at `endpoint`, and detects what is spoken inside. Returns that
+/// and the client's address. Every other client gets the page of a web server and is closed. Ends soon after
+/// `deadline`.
 ///
 /// # Errors
-/// `InvalidData` when something else was read_request for, `TimedOut`, `UnexpectedEof`, or what the system says.
+/// `InvalidData` when the client requested something else, `TimedOut`, `UnexpectedEof`, or what the system says.
 pub async fn handshake(
     stream: Stream,
     endpoint: &Endpoint,
@@ -107,23 +107,23 @@ pub async fn handshake(
     Ok((streams, client))
 }
 
-/// A client's request that fits and has not been answered yet.
+/// A client's valid request, not answered yet.
 pub struct UpgradeRequest {
     upgrade: http::Upgrade,
     behind: Vec<u8>,
 }
 
 impl UpgradeRequest {
-    /// The answer that agrees.
+    /// The answer that accepts the upgrade.
     #[must_use]
     pub fn response(&self) -> String {
         self.upgrade.response()
     }
 
-    /// Makes a WebSocket of the stream on which that has been answered, with nothing but the stream itself inside.
+    /// Makes a WebSocket of the stream on which that answer was sent; the payload is the stream, without mux.cool.
     ///
     /// # Errors
-    /// `InvalidData` when the client has sent already what is none.
+    /// `InvalidData` when the client has already sent something else than frames.
     pub fn begin(mut self, stream: Stream) -> io::Result<Stream> {
         let mut ws = WebSocket::new(stream, Role::Server, None);
         ws.feed(&mut self.behind)?;
@@ -131,11 +131,11 @@ impl UpgradeRequest {
     }
 }
 
-/// Waits on `stream` for the request of a WebSocket at `endpoint`. Everybody else gets the page of a web server, and is
-/// closed; that, like whatever goes wrong, is an error. Ends soon after `deadline`.
+/// Reads the request of a WebSocket at `endpoint`. Every other client gets the page of a web server and is closed. Ends
+/// soon after `deadline`.
 ///
 /// # Errors
-/// `InvalidData` when something else was read_request for, `TimedOut`, `UnexpectedEof`, or what the system says.
+/// `InvalidData` when the client requested something else, `TimedOut`, `UnexpectedEof`, or what the system says.
 pub async fn read_request(
     stream: &Stream,
     endpoint: &Endpoint,

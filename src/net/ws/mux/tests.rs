@@ -261,7 +261,8 @@ struct Wire {
     sent: Vec<u8>,
 }
 
-/// A connection that does as TLS does: what it has sealed once goes out as it was, whatever the writer comes with later.
+/// A connection that does as TLS does: what it has sealed once goes out as it was, whatever the writer comes with
+/// later.
 struct Sealing(Stream, Arc<Mutex<Wire>>);
 
 impl Layer for Sealing {
