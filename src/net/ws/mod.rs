@@ -17,7 +17,7 @@
 //!
 //! # Timers
 //!
-//! After one to two [`PING_INTERVAL`]s without a byte from the peer a Ping is sent, so that no proxy between takes the
+//! After one or two times `PING_INTERVAL` without a byte from the peer a Ping is sent, so that no proxy between takes the
 //! connection for dead. The timer belongs to the stream and runs only while the user of the stream waits for the peer.
 
 pub mod mux;

@@ -17,8 +17,6 @@ const MAX_LEAD: usize = 40;
 const LEAST_ROOM: usize = 2 * MAX_LEAD;
 /// Reads in a row that may return no payload.
 const MAX_READS: usize = 4;
-/// The status of a Close that had none (RFC 6455 §7.1.5).
-const NO_STATUS: u16 = 1005;
 
 impl WebSocket {
     /// As [`Layer::try_read`](crate::net::stream::Layer::try_read).
@@ -70,7 +68,8 @@ impl WebSocket {
         match self.decoder.status() {
             Status::Failed(violation) => return Err(invalid(violation)),
             // These are the statuses of a regular close; every other status breaks the stream.
-            Status::Closed(close::NORMAL | close::GOING_AWAY | NO_STATUS) | Status::Ended => {
+            Status::Closed(close::NORMAL | close::GOING_AWAY | close::NO_STATUS)
+            | Status::Ended => {
                 return Ok(true);
             }
             Status::Closed(_) => return Err(io::ErrorKind::ConnectionReset.into()),

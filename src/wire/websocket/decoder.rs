@@ -1,24 +1,24 @@
-//! From frames to bytes.
+//! Decodes frames.
 
 use super::{
     END_UNDERSTOOD, FIN, FrameError, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL,
     MAX_HEADER, OPCODE, RESERVED, Role, close, opcode, xor,
 };
 
-/// Whether more will come.
+/// The state of the peer's direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// It may.
+    /// More may come.
     Active,
-    /// The peer has ended this direction and still listens.
+    /// The peer has ended its direction and still reads ours.
     Ended,
-    /// The peer has closed both, with this status; 1005 stands for none (§7.1.5).
+    /// The peer has closed both directions with this status; [`close::NO_STATUS`] if it sent none (§7.1.5).
     Closed(u16),
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Failed(FrameError),
 }
 
-/// A control frame's payload.
+/// A control frame.
 #[derive(Clone)]
 pub(super) struct Control {
     pub(super) opcode: u8,
@@ -39,7 +39,7 @@ impl Control {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// Takes what fits.
+    /// Appends as many bytes as fit and returns them.
     pub(super) fn push(&mut self, more: &[u8]) -> &mut [u8] {
         let at = usize::from(self.len);
         let end = (at + more.len()).min(MAX_CONTROL);
@@ -50,26 +50,26 @@ impl Control {
     }
 }
 
-/// Where in a message the next frame stands.
+/// Where the next frame is in its message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Message {
-    /// Before it.
+    /// At the beginning of a message.
     Before,
-    /// Within it, behind a first fragment without payload and nothing else.
+    /// Behind an empty first fragment.
     BehindEmpty,
-    /// Within it.
+    /// Behind any other fragment.
     Within,
 }
 
-/// Reads the frames of one direction. It keeps the beginning of a header and, while one comes, a control frame; of
-/// what is to be answered it keeps the latest Ping and the Close.
+/// Reads the frames of one direction. It keeps an incomplete header, an incomplete control frame, and, to be answered,
+/// the latest Ping and the Close.
 pub struct Decoder {
     masked: bool,
     head: [u8; MAX_HEADER],
     have: u8,
-    /// Payload of the frame that is still to come.
+    /// Bytes of the current frame's payload that are still to come.
     left: u64,
-    /// The frame's key as it goes on with the next byte.
+    /// The frame's key for the next byte.
     key: Key,
     control: Option<Box<Control>>,
     message: Message,
@@ -81,7 +81,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// At the beginning of what the peer of `role` sends.
+    /// Makes a decoder for what the peer of `role` sends.
     #[must_use]
     pub const fn new(role: Role) -> Self {
         Self {
@@ -100,14 +100,14 @@ impl Decoder {
         }
     }
 
-    /// Whether more will come.
+    /// The state of the peer's direction.
     #[must_use]
     pub const fn status(&self) -> Status {
         self.status
     }
 
-    /// Whether the peer has told that it understands the end of one direction; `None` before it has said anything of
-    /// the kind.
+    /// Whether the peer has announced that it understands the end of one direction; `None` until its first payload or
+    /// announcement.
     #[must_use]
     pub const fn understands_end(&self) -> Option<bool> {
         if self.seen_payload {
@@ -117,28 +117,28 @@ impl Decoder {
         }
     }
 
-    /// Bytes of payload that come next, without a header before them.
+    /// Bytes of payload before the next header.
     #[must_use]
     pub const fn payload_left(&self) -> u64 {
         if self.control.is_some() { 0 } else { self.left }
     }
 
-    /// Whether a connection that ends here has not been cut within a frame.
+    /// Whether a connection that ends here was not cut within a frame.
     #[must_use]
     pub const fn at_boundary(&self) -> bool {
         self.left == 0 && self.have == 0
     }
 
-    /// Whether something must be answered: see [`super::Encoder::reply`].
+    /// Whether there is something to answer: see [`super::Encoder::reply`].
     #[must_use]
     pub const fn has_reply(&self) -> bool {
         self.pong.is_some() || self.close.is_some()
     }
 
-    /// Takes `buf`, the next bytes of the connection, and leaves their payload, unmasked, at its front. Returns its
-    /// length. Payload of a frame that began before `buf` stays where it is; what follows a header moves up.
+    /// Decodes `buf`, the next bytes of the connection: moves their payload, unmasked, to the front and returns its
+    /// length. The payload of a frame that began before `buf` stays in place; payload behind a header moves up.
     ///
-    /// All of `buf` is used up. What the peer did wrong shows in [`Decoder::status`], behind the payload before it.
+    /// All of `buf` is used up. A violation by the peer shows in [`Decoder::status`], after the payload before it.
     pub fn decode(&mut self, buf: &mut [u8]) -> usize {
         let (mut from, mut to) = (0, 0);
         while from < buf.len() && matches!(self.status, Status::Active | Status::Ended) {
@@ -180,7 +180,7 @@ impl Decoder {
         self.close = Some(violation.close_code());
     }
 
-    /// Takes what belongs to a header; acts on it when it is whole.
+    /// Takes the bytes of a header, and begins its frame when it is complete.
     fn read_header(&mut self, bytes: &[u8]) -> Result<usize, FrameError> {
         let mut used = 0;
         loop {
@@ -204,7 +204,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes of the header as far as it is known, and whether its first two are right.
+    /// The length of the header, as far as it is known. Checks its first two bytes.
     fn header_len(&self) -> Result<usize, FrameError> {
         let [first, second, ..] = self.head;
         if self.have < 2 {
@@ -312,7 +312,7 @@ impl Decoder {
             opcode::CLOSE => match close_status(control.payload()) {
                 Ok(code) => {
                     self.status = Status::Closed(code);
-                    self.close = Some(if code == NO_STATUS {
+                    self.close = Some(if code == close::NO_STATUS {
                         close::NORMAL
                     } else {
                         code
@@ -320,7 +320,7 @@ impl Decoder {
                 }
                 Err(violation) => self.fail(violation),
             },
-            // Any other Pong tells that the peer is alive, which every byte does.
+            // Any other Pong only shows that the peer is alive, as every byte does.
             _ => {
                 if control.payload() == END_UNDERSTOOD {
                     (self.understands_end, self.seen_payload) = (true, true);
@@ -330,14 +330,11 @@ impl Decoder {
     }
 }
 
-/// Stands for a Close without a status; it is never sent (§7.4.1).
-const NO_STATUS: u16 = 1005;
-
-/// The status of a Close (§5.5.1, §7.4).
+/// Reads the status of a Close (§5.5.1, §7.4).
 fn close_status(payload: &[u8]) -> Result<u16, FrameError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {
-            Ok(NO_STATUS)
+            Ok(close::NO_STATUS)
         } else {
             Err(FrameError::CloseCode)
         };
