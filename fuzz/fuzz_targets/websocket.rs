@@ -30,7 +30,7 @@ fn read(role: Role, bytes: &[u8], cuts: &[u16]) -> (Vec<u8>, Decoder) {
     let _ = pieces(bytes, cuts, |piece| {
         let mut piece = piece.to_vec();
         let direct = decoder.payload_left();
-        let open = decoder.status() == Status::Open;
+        let open = decoder.status() == Status::Active;
         let len = decoder.decode(&mut piece);
         assert!(len <= piece.len());
         if open && direct >= piece.len() as u64 {
@@ -106,7 +106,7 @@ fuzz_target!(|input: Input<'_>| {
     let (in_parts, mut decoder_of_parts) = read(role, &wire, &input.cuts);
     assert_eq!(payload, in_parts);
     assert_eq!(decoder.status(), decoder_of_parts.status());
-    assert_eq!(decoder.knows_end(), decoder_of_parts.knows_end());
+    assert_eq!(decoder.understands_end(), decoder_of_parts.understands_end());
     assert_eq!(replies(&mut decoder), replies(&mut decoder_of_parts));
     if let Some(sent) = sent {
         assert_eq!(payload, sent);

@@ -241,13 +241,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         permit: Permit,
     ) {
         let deadline = Instant::now() + self.service.timeouts.handshake;
-        let accepted = Box::pin(transport.accept(stream, peer.ip(), deadline)).await;
+        let accepted = Box::pin(transport.handshake(stream, peer.ip(), deadline)).await;
         match accepted {
-            Ok((ws::Accepted::Bare(stream), ip)) => {
+            Ok((ws::Streams::One(stream), ip)) => {
                 peer.set_ip(ip);
                 self.service.serve(stream, peer, move || drop(permit)).await;
             }
-            Ok((ws::Accepted::Mux(streams), ip)) => {
+            Ok((ws::Streams::Many(streams), ip)) => {
                 peer.set_ip(ip);
                 self.serve_mux(streams, peer, permit, deadline).await;
             }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::net::ws::{self, Asked};
+use crate::net::ws::{self, UpgradeRequest};
 use crate::net::{Stream, tls, unix_now};
 use crate::relay::tcp::{FixedTarget, Handshake, Inbound, Reply, Request};
 use crate::relay::{Error, Side};
@@ -45,15 +45,15 @@ async fn enter(
     request: &http::Endpoint,
     tls: Option<&tls::Server>,
     deadline: Instant,
-) -> Result<(Stream, Asked), Error> {
+) -> Result<(Stream, UpgradeRequest), Error> {
     let stream = match tls {
         None => stream,
-        Some(tls) => timeout_at(deadline, tls.accept(stream))
+        Some(tls) => timeout_at(deadline, tls.handshake(stream))
             .await
             .map_err(|_| Error::HandshakeTimeout)?
             .map_err(Error::io(Side::Client))?,
     };
-    match ws::asked(&stream, request, deadline).await {
+    match ws::read_request(&stream, request, deadline).await {
         Ok(asked) => Ok((stream, asked)),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::HandshakeTimeout),
         Err(error) => Err(Error::io(Side::Client)(error)),
@@ -61,7 +61,7 @@ async fn enter(
 }
 
 /// Accepts a WebSocket once the target has been reached.
-struct UpgradeReply(Asked);
+struct UpgradeReply(UpgradeRequest);
 
 impl Reply for UpgradeReply {
     fn success(&self) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Connecting to one of several addresses (RFC 8305).
+//! Connects to one of several addresses (RFC 8305).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,17 +12,17 @@ use tokio::time::{Instant, sleep_until};
 pub use super::options::SpeaksFirst;
 use super::{Error, SocketOptions, Stream};
 
-/// How long an attempt has the field to itself (RFC 8305 §5).
+/// How long an attempt may take before the next one starts beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Addresses of one name that are tried at most.
+/// At most this many addresses of a name are tried.
 const MAX_ATTEMPTS: usize = 8;
 
-/// Connects to the first of `addresses` that answers. The families take turns, beginning with the first address's;
-/// an attempt that has not answered in 250 ms is joined by the next.
+/// Connects to the first of `addresses` that answers. The families take turns, beginning with that of the first
+/// address; when an attempt has not answered within 250 ms, the next one starts beside it.
 ///
 /// # Errors
-/// [`Error::Connect`] with the error of the last address when all have failed, [`Error::ConnectTimeout`] after
-/// `limit`, [`Error::NoAddress`] when there are none.
+/// [`Error::Connect`] with the error of the last address when all have failed, [`Error::ConnectTimeout`] after `limit`,
+/// [`Error::NoAddress`] when there are none.
 pub async fn tcp(
     addresses: &[IpAddr],
     port: u16,
@@ -57,7 +57,8 @@ async fn connect(
             Err(error) => return Err(error),
         }
         let stream = TcpStream::from_std(socket.into())?;
-        // Writable means connected or failed; with fast open it is so at once, and the SYN goes with the first write.
+        // Writable means connected or failed. With fast open the socket is writable at once; the first write sends the
+        // SYN.
         let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
         let failed = ready.is_error() || ready.is_write_closed();
         match failed.then(|| stream.take_error()).transpose()?.flatten() {
@@ -107,7 +108,7 @@ async fn race(
     }
 }
 
-/// One address of each family in turn, beginning with that of the first (RFC 8305 §4).
+/// Orders the addresses so that the families take turns, beginning with that of the first (RFC 8305 §4).
 fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
     let (mut preferred, mut other) = (

@@ -1,13 +1,13 @@
-//! Errors of sockets.
+//! Errors of sockets, and of what is between a socket and the protocol inside.
 
 use std::io;
 use std::net::SocketAddr;
 
-/// What went wrong with a socket, and whose socket it was.
+/// What went wrong, and with which address or name.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operator's address cannot be listened on.
-    #[error("cannot listen on {protocol} {address}: {}", reason(source))]
+    /// A socket cannot listen on an address of the config.
+    #[error("cannot listen on {protocol} {}: {}", canonical(*address), reason(source))]
     Bind {
         /// `tcp` or `udp`.
         protocol: &'static str,
@@ -16,40 +16,50 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// None of a target's addresses could be connected to; the error is that of the last.
-    #[error("cannot connect to {address}: {source}")]
+    /// No address of a target could be connected to; the error is that of the last one.
+    #[error("cannot connect to {}: {source}", canonical(*address))]
     Connect {
-        /// The address tried last.
+        /// The last address that was tried.
         address: SocketAddr,
         /// What the system said.
         source: io::Error,
     },
     /// Connecting took too long.
-    #[error("connecting took longer than {seconds} s")]
+    #[error("no connection within {seconds} s")]
     ConnectTimeout {
         /// The limit, in seconds.
         seconds: u64,
     },
-    /// The server did not agree to a WebSocket.
-    #[error("no WebSocket with the server: {0}")]
+    /// The server refused the WebSocket upgrade.
+    #[error("the WebSocket upgrade failed: {0}")]
     Upgrade(#[from] crate::wire::http::NotUpgraded),
-    /// The connection broke during the upgrade, or it took too long.
-    #[error("no WebSocket with the server: {0}")]
+    /// The connection broke during the upgrade, or the upgrade took too long.
+    #[error("the WebSocket upgrade failed: {0}")]
     UpgradeIo(#[source] io::Error),
-    /// A path, host or header field of the config that cannot stand in a request.
+    /// A path, host or header field of the config is not valid in an HTTP request.
     #[error(
-        "a path, host or header field of the transport has characters that HTTP forbids: remove them"
+        "the path, the host or a header field of the transport contains characters that HTTP forbids; remove them"
     )]
     UpgradeRequest,
-    /// The server is not the right one, or TLS with it broke.
-    #[error("the TLS handshake with the server failed: {0}")]
-    Tls(io::Error),
-    /// A name without addresses that may be used.
-    #[error("no usable address")]
+    /// The TLS handshake failed, or the server is not the right one.
+    #[error("the TLS handshake with {server} failed: {source}")]
+    Tls {
+        /// The name that the server was asked for.
+        server: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The name of a target has no address that may be used.
+    #[error("the name has no usable address")]
     NoAddress,
 }
 
-/// The system's words, with what to do about them where that is known.
+/// An IPv4-mapped IPv6 address as IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// What the system said, with what to do about it where that is known.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -58,7 +68,7 @@ fn reason(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => {
             "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE".into()
         }
-        io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address".into(),
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address; use an address of this machine, or 0.0.0.0 or [::] for all".into(),
         _ => error.to_string(),
     }
 }

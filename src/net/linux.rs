@@ -1,4 +1,4 @@
-//! What only Linux has. Elsewhere these functions do nothing or say that they cannot.
+//! What only Linux has. On other systems these functions do nothing, or return `Unsupported`.
 #![cfg_attr(
     target_os = "linux",
     expect(unsafe_code, reason = "some options of TCP have no safe interface")
@@ -12,11 +12,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Multipath TCP.
 #[cfg(target_os = "linux")]
 pub(super) const MPTCP: Protocol = Protocol::MPTCP;
-/// Multipath TCP is Linux's; elsewhere a plain connection is made.
+/// Only Linux has Multipath TCP; other systems make a plain connection.
 #[cfg(not(target_os = "linux"))]
 pub(super) const MPTCP: Protocol = Protocol::TCP;
 
-/// Connections that the kernel may hold with data but without a finished handshake.
+/// Connections with data, but without a finished handshake, that the kernel may hold.
 #[cfg(target_os = "linux")]
 const FAST_OPEN_QUEUE: libc::c_int = 1024;
 
@@ -26,14 +26,14 @@ pub(super) fn set_fast_open(socket: &Socket) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)
 }
 
-/// Lets the first write of a connecting socket ride with the SYN (RFC 7413).
+/// Lets the SYN of a connecting socket carry its first write (RFC 7413).
 #[cfg(target_os = "linux")]
 pub(super) fn set_fast_open_connect(socket: &Socket) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN_CONNECT, 1)
 }
 
-/// Lets the acknowledgement that ends the handshake of a connecting socket ride with its first write, which has to come
-/// soon: alone it goes only after 200 ms. It is the option by which a listener asks for the same.
+/// Lets the first write of a connecting socket carry the acknowledgement that ends its handshake. The write must come
+/// soon, since the acknowledgement alone is sent only after 200 ms. Listeners use the same option for their side.
 #[cfg(target_os = "linux")]
 pub(super) fn set_acknowledge_with_data(socket: &Socket) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, 1)
@@ -77,13 +77,13 @@ pub(super) fn set_route(
     Ok(())
 }
 
-/// A socket that does not block, by one system call.
+/// Makes a non-blocking socket by one system call.
 #[cfg(target_os = "linux")]
 pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     Socket::new(domain, kind.nonblocking(), Some(protocol))
 }
 
-/// Lets the system fragment datagrams that are longer than the path takes.
+/// Lets the system fragment datagrams that are longer than the path's MTU.
 #[cfg(target_os = "linux")]
 pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
     use rustix::net::sockopt::{
@@ -96,17 +96,17 @@ pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// A pipe that does not block, for about `capacity` bytes: the read end, the write end.
+/// Makes a non-blocking pipe for about `capacity` bytes; returns the read end and the write end.
 #[cfg(target_os = "linux")]
 pub(super) fn pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
     let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    // A user who has many pipes already gets no larger ones: then the default has to do.
+    // A user who already has many pipes gets no larger ones; then the default size is kept.
     let _ = fcntl_setpipe_size(&ends.1, capacity);
     Ok(ends)
 }
 
-/// Moves up to `most` bytes between a socket and a pipe, whichever is which, without copying them.
+/// Moves up to `most` bytes from a socket to a pipe, or back, without copying them.
 #[cfg(target_os = "linux")]
 pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     use rustix::pipe::SpliceFlags;

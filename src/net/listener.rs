@@ -1,4 +1,4 @@
-//! Listening sockets: one a worker on the same address, yet refused when another process has it.
+//! Listening sockets: one for each worker on the same address, refused when another process listens there.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -7,17 +7,17 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Error, SocketOptions, linux};
 
-/// Connections that may wait to be accepted.
+/// Connections that may wait until they are accepted.
 const BACKLOG: i32 = 1024;
-/// Bytes of datagrams that may wait to be read, where the config does not say; the system may grant less.
+/// Bytes of datagrams that may wait in a socket, where the config does not say; the system may grant less.
 const UDP_BUFFER: usize = 4 << 20;
 
-/// How the sockets of one address behave towards others.
+/// How the sockets of one address share it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Group {
-    /// Keeps `[::]` from taking the IPv4 addresses too.
+    /// Whether `[::]` leaves the IPv4 addresses alone.
     pub only_v6: bool,
-    /// Lets other processes listen on the same address.
+    /// Whether other processes may listen on the same address.
     pub share: bool,
 }
 
@@ -41,7 +41,7 @@ pub fn tcp(
         socket.set_reuse_address(true)?;
         prepare(&socket, address, group.only_v6, shared)?;
         if shared {
-            // What is set on a listener, its connections inherit.
+            // Accepted connections inherit the options of their listener.
             options.apply_listener(&SockRef::from(&socket))?;
             if options.fast_open {
                 linux::set_fast_open(&socket)?;
@@ -93,8 +93,8 @@ pub fn udp(
         })
 }
 
-/// SO_REUSEPORT would let a second process of ours share the port without a word. So the first bind goes without it
-/// and fails as users expect; only then is the group bound.
+/// Binds `count` sockets to one address. `SO_REUSEPORT` alone would let a second `ssr` share the port silently. So the
+/// first bind is made without it and fails as users expect; then the group is bound.
 fn bind_group(
     address: SocketAddr,
     count: usize,

@@ -1,17 +1,17 @@
-//! Floor 2: sockets. Listeners, dialling, streams and datagram batches; nothing here knows a protocol.
+//! Floor 2: sockets. Listeners, dialing, streams and batches of datagrams. Nothing here knows a proxy protocol.
 //!
-//! - [`options`]: what may be set on a socket.
-//! - [`listener`]: one listening socket a worker, bound so that a second process is refused.
-//! - [`dial`]: connecting, with the address families raced (RFC 8305).
+//! - [`options`]: options of sockets.
+//! - [`listener`]: one listening socket for each worker; a second process on the same address is refused.
+//! - [`dial`]: connects to one of several addresses, with the families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
-//! - [`splice`]: from socket to socket inside the kernel.
-//! - [`ws`]: WebSocket over a stream, from the upgrade on, and the streams of mux.cool within it.
+//! - [`splice`]: moves bytes from socket to socket inside the kernel.
+//! - [`ws`]: WebSocket over a stream, beginning with the upgrade, and mux.cool inside it.
 //! - [`handshake`]: what is read before a stream can be relayed.
-//! - [`pool`]: the buffers that are held only while data moves.
-//! - [`slots`]: copies between contiguous bytes and vectors.
+//! - [`pool`]: buffers that are held only while data moves.
+//! - [`slots`]: copies between contiguous bytes and the slots of vectored calls.
 //! - [`tls`]: TLS over a stream.
-//! - [`transport`]: TLS, WebSocket, or one in the other, as a config asks for them.
+//! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
 //! - [`udp`]: datagrams in batches.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 

@@ -1,4 +1,4 @@
-//! What may be set on a socket.
+//! Options of sockets.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::linux;
 
-/// Options of the sockets of one side: those towards clients, or those towards servers and targets.
+/// Options of the sockets towards clients, or of those towards servers and targets.
 #[derive(Clone, Debug, Default)]
 pub struct SocketOptions {
     /// TCP Fast Open (RFC 7413).
@@ -21,37 +21,37 @@ pub struct SocketOptions {
     pub send_buffer: Option<usize>,
     /// `SO_RCVBUF` in bytes.
     pub recv_buffer: Option<usize>,
-    /// `SO_MARK`, of outgoing sockets.
+    /// `SO_MARK` of outgoing sockets.
     pub mark: Option<u32>,
-    /// The local addresses of outgoing sockets, one of each family at most.
+    /// The local addresses of outgoing sockets, at most one of each family.
     pub bind_addresses: Vec<IpAddr>,
-    /// `SO_BINDTODEVICE`, of outgoing sockets.
+    /// `SO_BINDTODEVICE` of outgoing sockets.
     pub bind_interface: Option<String>,
-    /// Of sockets for datagrams.
+    /// Options of UDP sockets.
     pub udp: UdpOptions,
 }
 
-/// What a socket for datagrams does with long ones.
+/// What a UDP socket does with long datagrams.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UdpOptions {
-    /// Those longer than the path takes are cut by the system instead of being refused.
+    /// Datagrams longer than the path's MTU are fragmented by the system instead of being refused.
     pub fragment: bool,
-    /// Those of more bytes are dropped, in both directions.
+    /// Datagrams of more bytes than this are dropped, in both directions.
     pub longest: Option<usize>,
 }
 
 /// Who speaks first on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpeaksFirst {
-    /// We do, as soon as it stands: what we say can end the handshake, which saves a segment.
+    /// We do, as soon as it is connected: our first bytes can end the TCP handshake, which saves a segment.
     Us,
-    /// That is not known.
+    /// Not known.
     Unknown,
 }
 
 impl SocketOptions {
-    /// A non-blocking TCP socket towards `peer`, not yet connected, and without keepalive: most connections are over
-    /// before it matters, and it is set on those that are not ([`super::Stream::keep_alive`]).
+    /// Makes a non-blocking TCP socket for a connection to `peer`. Keepalive is not set: most connections end before it
+    /// matters, and [`super::Stream::keep_alive`] sets it on the others.
     ///
     /// # Errors
     /// What the system refuses.
@@ -73,14 +73,14 @@ impl SocketOptions {
         if self.fast_open {
             linux::set_fast_open_connect(&socket)?;
         } else if first == SpeaksFirst::Us {
-            // Where it cannot be, there is a segment more.
+            // If the system refuses, the handshake takes one more segment.
             let _ = linux::set_acknowledge_with_data(&socket);
         }
         self.apply_basics(&SockRef::from(&socket))?;
         Ok(socket)
     }
 
-    /// A UDP socket that may send to either family, where the system has both, bound to a free port.
+    /// Makes a UDP socket on a free port. It can send to both families where the system has both.
     ///
     /// # Errors
     /// What the system refuses.
@@ -105,14 +105,14 @@ impl SocketOptions {
     }
 
     fn apply_outgoing(&self, socket: &Socket, peer: SocketAddr) -> io::Result<()> {
-        // What leaves by loopback is not what a mark or an interface is for, and an interface would make it fail.
+        // Marks and interfaces are not meant for loopback, and with an interface the connection would fail.
         if !peer.ip().is_loopback() {
             linux::set_route(socket, self.mark, self.bind_interface.as_deref())?;
         }
         Ok(())
     }
 
-    /// Sets what every accepted stream has, on its listener, from which it inherits.
+    /// Sets on a listener what its accepted connections inherit.
     ///
     /// # Errors
     /// What the system refuses.
@@ -123,13 +123,13 @@ impl SocketOptions {
         self.apply_basics(socket)
     }
 
-    /// Nagle's algorithm is off everywhere: the relay writes whole chunks, and a delayed one would only be late.
+    /// Sets what every TCP socket has. Nagle's algorithm is off: the relay writes whole chunks, which should not wait.
     fn apply_basics(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         self.apply_buffers(socket)
     }
 
-    /// Sets the buffer sizes, where any are given.
+    /// Sets the buffer sizes of the config, if any.
     ///
     /// # Errors
     /// What the system refuses.
@@ -144,7 +144,7 @@ impl SocketOptions {
     }
 }
 
-/// Probes a silent peer after `time`, and every `time` from then on.
+/// Lets the system probe a silent peer after `time`, and then every `time`.
 ///
 /// # Errors
 /// What the system refuses.

@@ -1,8 +1,8 @@
 //! Buffers that are held only while data moves.
 //!
-//! Each worker keeps a few free buffers of each size and shares them among its flows; a flow without data has none.
-//! A buffer is filled with zeros once, when the system gives it, and never again. Where one worker fills what another
-//! empties, a shared pool takes what the second has too much of back to the first.
+//! Each worker keeps a few free buffers of each size for its flows; a flow without data holds none. A buffer is filled
+//! with zeros only when it is allocated. Where one worker fills buffers that another empties, the surplus of the second
+//! returns to the first through a shared pool.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -11,18 +11,18 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::sync::lock;
 
-/// Sizes of buffers; a flow begins small and grows while its reads fill what it has.
+/// Sizes of buffers. A flow starts with small ones and grows while its reads fill them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
-    /// One chunk of ours and whatever stands before it.
+    /// One chunk as ssr seals it, and the longest head before it.
     Small,
     /// The longest chunk that SIP022 allows.
     Medium,
-    /// 32 chunks; with twice as many, buffers fell out of the processor's cache and it got slower.
+    /// 32 chunks. With 64, buffers no longer fitted the processor's cache, and bulk flows were slower.
     Large,
 }
 
-/// Bytes for a chunk of 16 KiB with its tags, and the longest head.
+/// Bytes of a chunk of 16 KiB with its length and tags.
 const CHUNK_ROOM: usize = 16 * 1024 + 64;
 
 impl Size {
@@ -45,7 +45,7 @@ impl Size {
         }
     }
 
-    /// The smallest size that holds `bytes`, if any does.
+    /// The smallest size that holds `bytes`; `None` if no size does.
     #[must_use]
     pub const fn holding(bytes: usize) -> Option<Self> {
         if bytes <= Self::Small.bytes() {
@@ -67,7 +67,7 @@ impl Size {
         }
     }
 
-    /// Free buffers of this size that a worker keeps, and all of them together once more: about 5 MiB each.
+    /// Free buffers of this size that each worker keeps, and the shared pool as well.
     const fn spare(self) -> usize {
         match self {
             Self::Small => 64,
@@ -77,7 +77,7 @@ impl Size {
     }
 }
 
-/// What stays of a buffer between two uses.
+/// The allocations of a free buffer.
 struct Spare {
     bytes: Box<[u8]>,
     ready: Vec<Range<usize>>,
@@ -95,7 +95,7 @@ impl Pool {
         self.0.get_mut(size.index())?.pop()
     }
 
-    /// Keeps it, or gives it back when there are enough.
+    /// Keeps `spare`, or returns it when there are enough of its size.
     fn put(&mut self, size: Size, spare: Spare) -> Option<Spare> {
         match self.0.get_mut(size.index()) {
             Some(list) if list.len() < size.spare() => {
@@ -111,41 +111,43 @@ thread_local! {
     static FREE: RefCell<Pool> = const { RefCell::new(Pool::new()) };
 }
 
-/// What workers have too much of.
+/// The surplus of all workers.
 static SHARED: Mutex<Pool> = Mutex::new(Pool::new());
 
 fn shared() -> MutexGuard<'static, Pool> {
     lock(&SHARED)
 }
 
-/// Bytes of all buffers in use, of all workers.
+/// Bytes of the buffers in use by all workers.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-/// Bytes of buffers in use above which only small ones are given.
-static BUDGET: AtomicUsize = AtomicUsize::new(256 << 20);
+/// [`set_budget`] if it was never called: 256 MiB.
+pub const DEFAULT_BUDGET: usize = 256 << 20;
 
-/// Sets the number of bytes of buffers above which flows get small ones only.
+static BUDGET: AtomicUsize = AtomicUsize::new(DEFAULT_BUDGET);
+
+/// Sets a bound on the bytes of buffers in use. When it is reached, flows get small buffers only.
 pub fn set_budget(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
 }
 
-/// Memory for one piece of work, and what in it is to be done. It goes back to the worker's pool when dropped.
+/// Bytes in transit, and where in the buffer they are. Its memory returns to the worker's pool when it is dropped.
 pub struct Buffer {
     bytes: Box<[u8]>,
-    /// Where bytes stand that are ready to be written, in order.
+    /// The bytes that are ready to be written, in order.
     pub ready: Vec<Range<usize>>,
-    /// Where bytes stand that have been read and not been worked on.
+    /// The bytes that were read and not yet processed.
     pub raw: Range<usize>,
 }
 
 impl Buffer {
-    /// Whether there is memory for one more buffer of `size`. For one of the least size there always is.
+    /// Whether the budget allows one more buffer of `size`. It always allows a small one.
     #[must_use]
     pub fn affords(size: Size) -> bool {
         size == Size::Small
             || IN_USE.load(Ordering::Relaxed) + size.bytes() <= BUDGET.load(Ordering::Relaxed)
     }
 
-    /// A buffer of `size`, or a small one when memory is short.
+    /// Takes a buffer of `size`, or a small one when the budget is used up.
     #[must_use]
     pub fn take(size: Size) -> Self {
         Self::take_exact(if Self::affords(size) {
@@ -155,7 +157,7 @@ impl Buffer {
         })
     }
 
-    /// A buffer of just this size, for a chunk that needs it.
+    /// Takes a buffer of exactly this size, for a chunk that needs it, whatever the budget.
     #[must_use]
     pub fn take_exact(size: Size) -> Self {
         let spare = FREE
@@ -175,7 +177,7 @@ impl Buffer {
         }
     }
 
-    /// The size that it was made with.
+    /// The size of the buffer.
     #[must_use]
     pub const fn size(&self) -> Size {
         match Size::holding(self.bytes.len()) {
@@ -190,12 +192,12 @@ impl Buffer {
         &self.bytes
     }
 
-    /// All bytes of the buffer, and the rest of it.
+    /// All bytes of the buffer, [`Buffer::ready`] and [`Buffer::raw`].
     pub fn parts(&mut self) -> (&mut [u8], &mut Vec<Range<usize>>, &mut Range<usize>) {
         (&mut self.bytes, &mut self.ready, &mut self.raw)
     }
 
-    /// Moves what has not been worked on to the front.
+    /// Moves the unprocessed bytes to the front.
     pub fn compact(&mut self) {
         let len = self.raw.len();
         if self.raw.start > 0 {
@@ -204,8 +206,8 @@ impl Buffer {
         }
     }
 
-    /// The same unfinished bytes where at least `need` fit from their beginning, in a buffer of `size` where there is
-    /// memory for one; `None` when there is no buffer so large.
+    /// Makes room for `need` bytes from the beginning of the unprocessed ones, in a buffer of `size` if the budget
+    /// allows it. `None`: no buffer is that large.
     #[must_use]
     pub fn with_room(mut self, size: Size, need: usize) -> Option<Self> {
         if self.raw.start + need > self.bytes.len() {
@@ -220,8 +222,8 @@ impl Buffer {
         Some(self)
     }
 
-    /// Before a wait for the rest of a piece of `need` bytes: its beginning in as little as holds it, and nothing where
-    /// there is none.
+    /// Prepares a wait for the rest of a piece of `need` bytes: keeps its beginning in the smallest buffer that holds
+    /// the piece. `None`: there are no unprocessed bytes, so no buffer is needed.
     #[must_use]
     pub fn kept(self, need: usize) -> Option<Self> {
         if self.raw.is_empty() {
@@ -235,7 +237,7 @@ impl Buffer {
         })
     }
 
-    /// The same unfinished bytes in a buffer of another size, which must hold them.
+    /// Moves the unprocessed bytes to a buffer of another size, which must hold them.
     #[must_use]
     pub fn resized(self, size: Size) -> Self {
         let mut other = Self::take_exact(size);
@@ -257,11 +259,11 @@ impl Drop for Buffer {
             bytes: std::mem::take(&mut self.bytes),
             ready: std::mem::take(&mut self.ready),
         };
-        // While the thread ends it has no pool any more, and the memory is simply freed.
+        // A thread that is ending has no pool any more; the memory is freed.
         let left = FREE.try_with(|free| free.borrow_mut().put(size, spare));
         if let Ok(Some(spare)) = left {
             let freed = shared().put(size, spare);
-            // Not while the others wait.
+            // Freed only after the lock is released: others may be waiting for it.
             drop(freed);
         }
     }
@@ -272,7 +274,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_worker_has_too_much_of_is_used_by_another() {
+    fn free_buffers_of_a_worker_are_bounded() {
+        let bytes = |size: Size| size.spare() * size.bytes();
+        let all = bytes(Size::Small) + bytes(Size::Medium) + bytes(Size::Large);
+        assert!(all <= 5 << 20, "{all}");
+    }
+
+    #[test]
+    fn surplus_of_one_worker_is_used_by_another() {
         const MARK: u8 = 0xab;
         let empties = || {
             let size = Size::Medium;
@@ -283,7 +292,7 @@ mod tests {
                 buffer.parts().0.fill(MARK);
             }
         };
-        // Other tests share the pool, and may be quicker.
+        // Other tests share the pool and may take the buffer first.
         let found = (0..100).any(|_| {
             std::thread::scope(|scope| {
                 scope.spawn(empties);

@@ -1,7 +1,7 @@
-//! Bytes from one socket into another without a way through user space: splice(2), by way of a pipe.
+//! Moves bytes from one socket to another inside the kernel: splice(2), through a pipe.
 //!
-//! A pipe is held only while bytes move. Each worker keeps a few for its flows to share; how many all workers may hold is
-//! bounded, since their pages are the kernel's and count against nobody's buffers.
+//! A pipe is held only while bytes move. Each worker keeps a few free pipes for its flows. The number of pipes in use
+//! is bounded, since their memory is the kernel's and no limit of buffers counts it.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,16 +14,19 @@ use tokio::io::Interest;
 use super::stream::once;
 use super::{Stream, linux};
 
-/// Bytes that a pipe is asked to hold; the system may grant less.
+/// Requested size of a pipe in bytes; the system may grant less.
 const CAPACITY: usize = 256 * 1024;
-/// Pipes in use, of all workers: as many as a user without privileges may have of this size (pipe(7)).
-const MAX_IN_USE: usize = 256;
+/// Bytes in pipes that Linux grants a user without privileges: `pipe-user-pages-soft` of pipe(7).
+const USER_LIMIT: usize = 16384 * 4096;
+/// Pipes in use by all workers.
+const MAX_IN_USE: usize = USER_LIMIT / CAPACITY;
 /// Free pipes that a worker keeps.
 const SPARE: usize = 16;
 
-/// How much a pipe takes and gives depends on how its bytes are cut into pages, so a short count shows neither an empty
-/// nor a full socket: with no room to fall short of, only the system's own `WouldBlock` clears readiness.
-const SHORT_SAYS_NOTHING: usize = 0;
+/// The `room` of [`once`] for splice(2). How much a pipe takes and gives depends on how its bytes are cut into pages,
+/// so a short count shows neither an empty nor a full socket. With a room of 0 only the system's own `WouldBlock`
+/// clears readiness.
+const ANY_COUNT: usize = 0;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
@@ -36,22 +39,22 @@ struct Ends {
     write: OwnedFd,
 }
 
-/// A pipe of the kernel, and how many bytes are in it. It goes back to the worker's pool when dropped empty.
+/// A pipe of the kernel. If it is empty when dropped, it returns to the worker's pool.
 pub struct Pipe {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     ends: Option<Ends>,
     held: usize,
 }
 
 impl Pipe {
-    /// An empty pipe; `None` when too many are in use or the system has none to give: then bytes have to be copied.
+    /// Takes an empty pipe. `None`: too many are in use, or the system refused one; the caller then copies bytes.
     #[must_use]
     pub fn take() -> Option<Self> {
         if IN_USE.fetch_add(1, Ordering::Relaxed) >= MAX_IN_USE {
             IN_USE.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        // From here on, dropping it corrects the count.
+        // From here on, `Drop` corrects the count.
         let mut pipe = Self {
             ends: FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten(),
             held: 0,
@@ -69,17 +72,17 @@ impl Pipe {
         self.held
     }
 
-    /// Takes what `source` has into the empty pipe; 0 is the end of the stream.
+    /// Moves bytes from `source` into the empty pipe; 0 is the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing to read, `InvalidInput` when this socket cannot be spliced, or what the
+    /// `WouldBlock` when there is nothing to read, `InvalidInput` when this stream cannot be spliced, or what the
     /// system says.
     pub fn try_fill(&mut self, source: &Stream) -> io::Result<usize> {
         let (Some(ends), Some(stream)) = (&self.ends, source.tcp()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let count = once(
-            SHORT_SAYS_NOTHING,
+            ANY_COUNT,
             |interest, io| stream.try_io(interest, io),
             Interest::READABLE,
             || linux::splice(stream, &ends.write, CAPACITY),
@@ -88,7 +91,7 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Gives `sink` what it takes now, or waits until it takes something.
+    /// Moves bytes from the pipe to `sink`, or waits until `sink` takes some.
     ///
     /// # Errors
     /// What the system says.
@@ -99,7 +102,7 @@ impl Pipe {
         loop {
             ready!(stream.poll_write_ready(cx))?;
             let result = once(
-                SHORT_SAYS_NOTHING,
+                ANY_COUNT,
                 |interest, io| stream.try_io(interest, io),
                 Interest::WRITABLE,
                 || linux::splice(&ends.read, stream, self.held),
@@ -123,7 +126,7 @@ impl Drop for Pipe {
         let (Some(ends), 0) = (self.ends.take(), self.held) else {
             return;
         };
-        // While the thread ends there is no pool any more, and the pipe is simply closed.
+        // A thread that is ending has no pool any more; the pipe is closed.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < SPARE {

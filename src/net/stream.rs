@@ -1,11 +1,10 @@
-//! A byte stream, read and written in vectors: a TCP connection, a layer over one, or the end of a pipe.
+//! A byte stream with vectored reads and writes: a TCP connection, a layer over a stream, or one side of a pipe.
 //!
-//! What all kinds promise:
-//! - One task polls a stream; it is the one that is woken.
-//! - [`Stream::poll_readable`] is ready only when bytes, the end or an error are there for the caller, wherever they
-//!   stand: in the socket, or decoded in a layer while the socket is silent. It may be mistaken about a socket, and
-//!   then [`Stream::try_read`] says `WouldBlock`.
-//! - What [`Stream::poll_write`] says it has taken is in the socket or the pipe: nothing has to be flushed.
+//! What holds for all kinds:
+//! - One task polls a stream; that task is woken.
+//! - [`Stream::poll_readable`] is ready only when there are bytes, the end or an error for the caller, in the socket or
+//!   already decoded in a layer. Of a socket it may be wrong; [`Stream::try_read`] then returns `WouldBlock`.
+//! - The bytes that [`Stream::poll_write`] has taken are in the socket or the pipe: there is nothing to flush.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -29,35 +28,35 @@ use super::sync::lock;
 /// A connected stream.
 pub struct Stream(Kind);
 
-/// TCP stands here bare, and whatever else there is must not make it larger: every flow holds two.
+/// Every flow holds two of these: no variant may be larger than `Tcp`.
 enum Kind {
     Tcp(TcpStream),
-    /// TCP that is registered with no reactor; it can be read, not waited for.
+    /// TCP without a reactor: it can be read, not waited for.
     Parked(std::net::TcpStream),
     Pipe(PipeStream),
     Layer(Box<Mutex<dyn Layer>>),
 }
 
-/// What stands over another stream and changes its bytes: TLS, WebSocket. The methods are those of [`Stream`], with its
-/// promises.
+/// A layer over another stream that transforms its bytes, as TLS and WebSocket do. Its methods do what those of
+/// [`Stream`] do, and what holds for a stream holds for it.
 pub trait Layer: Send {
-    /// As [`Stream::poll_readable`]. This is also where a layer sends what it has to say by itself (answers to pings,
-    /// new keys), since it is called whenever anybody waits for the peer.
+    /// As [`Stream::poll_readable`]. A layer also sends its own messages here (answers to pings, new keys), since this
+    /// is called whenever the user of the stream waits for the peer.
     ///
     /// # Errors
-    /// When the stream below breaks.
+    /// When the inner stream breaks.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// As [`Stream::try_read`].
     ///
     /// # Errors
-    /// `WouldBlock`, what breaks below, or what the peer did wrong, as `InvalidData`.
+    /// `WouldBlock`, an error of the inner stream, or `InvalidData` when the peer broke the layer's protocol.
     fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 
     /// As [`Stream::poll_write`].
     ///
     /// # Errors
-    /// What breaks below.
+    /// An error of the inner stream.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -67,7 +66,7 @@ pub trait Layer: Send {
     /// As [`Stream::poll_write_mut`].
     ///
     /// # Errors
-    /// What breaks below.
+    /// An error of the inner stream.
     fn poll_write_mut(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,7 +78,7 @@ pub trait Layer: Send {
     /// As [`Stream::poll_shutdown`].
     ///
     /// # Errors
-    /// What breaks below.
+    /// An error of the inner stream.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// As [`Stream::reset_on_close`].
@@ -87,10 +86,10 @@ pub trait Layer: Send {
         self.inner().reset_on_close();
     }
 
-    /// The stream below.
+    /// The inner stream.
     fn inner(&mut self) -> &mut Stream;
 
-    /// Gives up timers and wakers, which belong to the reactor that the stream is about to leave.
+    /// Drops timers and wakers: they belong to the reactor that the stream is about to leave.
     fn leave_reactor(&mut self) {}
 }
 
@@ -106,25 +105,25 @@ impl fmt::Debug for Stream {
 }
 
 impl Stream {
-    /// A connected TCP stream.
+    /// Wraps a connected TCP stream.
     #[must_use]
     pub const fn new(stream: TcpStream) -> Self {
         Self(Kind::Tcp(stream))
     }
 
-    /// The end of a pipe.
+    /// Wraps one side of a pipe.
     #[must_use]
     pub(super) const fn piped(end: PipeStream) -> Self {
         Self(Kind::Pipe(end))
     }
 
-    /// A layer over another stream.
+    /// Wraps a layer over another stream.
     #[must_use]
     pub fn layered(layer: impl Layer + 'static) -> Self {
         Self(Kind::Layer(Box::new(Mutex::new(layer))))
     }
 
-    /// Takes over a connected, non-blocking socket that is registered with no reactor.
+    /// Registers a connected, non-blocking socket with the reactor of this thread.
     ///
     /// # Errors
     /// What the system says.
@@ -132,10 +131,10 @@ impl Stream {
         TcpStream::from_std(stream).map(Self::new)
     }
 
-    /// Gives up the reactor, for use by another: this one or any, by [`Parked::resume`].
+    /// Takes the stream off its reactor. [`Parked::resume`] registers it with any reactor.
     ///
     /// # Errors
-    /// What the system says; a pipe has no reactor, and gives `Unsupported`.
+    /// What the system says; `Unsupported` for a pipe, which has no reactor.
     pub fn park(mut self) -> io::Result<Parked> {
         self.0 = match self.0 {
             Kind::Tcp(stream) => Kind::Parked(stream.into_std()?),
@@ -154,21 +153,21 @@ impl Stream {
         Ok(Parked(self))
     }
 
-    /// Puts another stream in its place: one that stands over it, say. After an error it is broken.
+    /// Replaces the stream by what `change` makes of it, such as a layer over it. After an error the stream is broken.
     ///
     /// # Errors
     /// That of `change`.
     pub fn replace(&mut self, change: impl FnOnce(Self) -> io::Result<Self>) -> io::Result<()> {
-        // Between the two there has to be something.
+        // A placeholder while `change` owns the stream.
         let this = std::mem::replace(self, Self(Kind::Pipe(PipeStream::broken())));
         *self = change(this)?;
         Ok(())
     }
 
-    /// Waits until a read will find something: bytes, the end, or an error.
+    /// Waits until a read finds bytes, the end or an error.
     ///
     /// # Errors
-    /// When the runtime is going down, or the stream is broken.
+    /// When the runtime is shutting down, or the stream is broken.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.0 {
             Kind::Tcp(stream) => stream.poll_read_ready(cx),
@@ -188,8 +187,8 @@ impl Stream {
 
     /// Reads into `slots`, in order; 0 is the end of the stream.
     ///
-    /// A read that does not fill the slots has emptied a socket. That is told to the reactor here, which saves the
-    /// next read its vain system call.
+    /// A read that does not fill the slots has emptied the socket. The reactor is told so here, which saves the next
+    /// read a useless system call.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing to read, or what the system says.
@@ -210,8 +209,8 @@ impl Stream {
         }
     }
 
-    /// As [`Stream::try_read`], without a copy: of a pipe, a buffer whose one ready range is what has come. `None`: there
-    /// is none, for whatever reason; read then.
+    /// Reads from a pipe without copying: takes a buffer whose only ready range holds the bytes. `None`: there is no
+    /// such buffer, or this is not a pipe; use [`Stream::try_read`].
     #[must_use]
     pub fn take_buffer(&self) -> Option<Buffer> {
         match &self.0 {
@@ -220,8 +219,8 @@ impl Stream {
         }
     }
 
-    /// As [`Stream::poll_write`], without a copy: a pipe takes the buffer with its one ready range, or waits until it
-    /// can. What is left in `buffer` is to be written.
+    /// Writes to a pipe without copying: the pipe takes the buffer with its only ready range, or waits until it can. A
+    /// buffer that is left in `buffer` must be written by [`Stream::poll_write`].
     ///
     /// # Errors
     /// As there.
@@ -236,7 +235,7 @@ impl Stream {
         }
     }
 
-    /// Whether a socket has bytes to be read, by a look that leaves them there. Of whatever else, it is not known.
+    /// Whether a socket has bytes to read; they stay there. `false` for every other kind of stream.
     #[must_use]
     pub fn has_bytes(&self) -> bool {
         self.tcp().is_some_and(|stream| {
@@ -245,7 +244,7 @@ impl Stream {
         })
     }
 
-    /// Reads at least a byte into `buf`; 0 is the end of the stream. Cancel safe.
+    /// Reads at least one byte into `buf`; 0 is the end of the stream. Cancel safe.
     ///
     /// # Errors
     /// What the system says.
@@ -259,8 +258,8 @@ impl Stream {
         }
     }
 
-    /// Writes what of `parts` the stream takes now, or waits until it takes something. A caller that has been told to
-    /// wait comes again with the same bytes and by the same method, since a layer may have coded them already.
+    /// Writes as much of `parts` as the stream takes now, or waits until it takes something. After `Pending` the caller
+    /// must repeat the call with the same bytes and by the same method: a layer may have encoded them already.
     ///
     /// # Errors
     /// What the system says.
@@ -277,9 +276,8 @@ impl Stream {
         }
     }
 
-    /// As [`Stream::poll_write`], for bytes that are the caller's own: a layer may code them where they stand. All of
-    /// `bytes` are then spoilt, whatever was written; the caller comes again with exactly the part that was not, as it
-    /// finds it, and by this method.
+    /// As [`Stream::poll_write`], for bytes that a layer may encode in place. All of `bytes` may be changed, however
+    /// few were written. The caller must pass the rest, as it is then, to this method again.
     ///
     /// # Errors
     /// What the system says.
@@ -294,7 +292,7 @@ impl Stream {
         }
     }
 
-    /// Writes all of `bytes`. Not cancel safe: some may have gone.
+    /// Writes all of `bytes`. Not cancel safe: some may already be written.
     ///
     /// # Errors
     /// What the system says.
@@ -306,7 +304,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Tells the peer that nothing more will come. To be polled until it is ready; nothing is written afterwards.
+    /// Ends our direction. To be polled until it is ready; nothing may be written afterwards.
     ///
     /// # Errors
     /// What the system says.
@@ -332,10 +330,10 @@ impl Stream {
         poll_fn(|cx| self.poll_shutdown(cx)).await
     }
 
-    /// Makes the coming close a reset: the peer is not to take what it has for the whole.
+    /// Makes the close a reset, so that the peer does not take what it has for the whole.
     pub fn reset_on_close(&self) {
         match &self.0 {
-            // A socket that the system has given up already is as good as reset.
+            // If this fails, the system has already given up the socket.
             Kind::Tcp(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Parked(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Pipe(end) => end.reset_on_close(),
@@ -343,7 +341,7 @@ impl Stream {
         }
     }
 
-    /// Lets the system probe a silent peer after `time`; a peer that is gone then ends the stream.
+    /// Lets the system probe a silent peer after `time`; without an answer the stream breaks.
     ///
     /// # Errors
     /// What the system refuses.
@@ -356,19 +354,19 @@ impl Stream {
         }
     }
 
-    /// Whether it is the end of a pipe.
+    /// Whether it is one side of a pipe.
     #[must_use]
     pub const fn is_pipe(&self) -> bool {
         matches!(self.0, Kind::Pipe(_))
     }
 
-    /// Whether it is a bare socket, whose bytes the kernel can move by itself.
+    /// Whether it is a socket without layers, whose bytes the kernel can move by itself.
     #[must_use]
     pub const fn is_socket(&self) -> bool {
         self.tcp().is_some()
     }
 
-    /// The socket, where nothing stands over it.
+    /// The socket, if there is no layer over it.
     pub(super) const fn tcp(&self) -> Option<&TcpStream> {
         match &self.0 {
             Kind::Tcp(stream) => Some(stream),
@@ -376,10 +374,10 @@ impl Stream {
         }
     }
 
-    /// Our own address.
+    /// The local address.
     ///
     /// # Errors
-    /// What the system says; a pipe has no address, and gives `Unsupported`.
+    /// What the system says; `Unsupported` for a pipe, which has no address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
             Kind::Tcp(stream) => stream.local_addr(),
@@ -390,20 +388,20 @@ impl Stream {
     }
 }
 
-/// A stream that belongs to no reactor, so that any worker may take it.
+/// A stream without a reactor, which any worker may take.
 #[derive(Debug)]
 pub struct Parked(Stream);
 
 impl Parked {
-    /// Whether the peer has neither closed the stream nor said anything on it. What its layers exchange among
-    /// themselves is dealt with here and does not count.
+    /// Whether the peer has neither sent anything nor closed the stream. Messages of its layers, such as TLS tickets,
+    /// are processed here and do not count.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         let read = self.0.try_read(&mut [IoSliceMut::new(&mut [0])]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// The stream, registered with the reactor of the thread that calls.
+    /// Registers the stream with the reactor of this thread.
     ///
     /// # Errors
     /// What the system says.
@@ -430,7 +428,7 @@ fn parked() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the stream is parked")
 }
 
-/// Into a single slot by recv(2): the kernel does more for readv(2), which is for files of all kinds.
+/// Reads from a socket: into a single slot by recv(2), since readv(2) costs the kernel more.
 fn receive(socket: impl AsFd, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     Ok(match slots {
         [slot] => recv(socket, &mut **slot, RecvFlags::empty())?.0,
@@ -438,7 +436,7 @@ fn receive(socket: impl AsFd, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize>
     })
 }
 
-/// As [`receive`], the other way.
+/// Writes to a socket: a single part by send(2).
 fn transmit(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(match parts {
         [part] => send(socket, part, SendFlags::NOSIGNAL)?,
@@ -467,9 +465,9 @@ fn write_tcp(
     }
 }
 
-/// One system call inside `try_io`. A call that moved less than `room` has shown that the socket is empty (or full):
-/// `try_io` is told `WouldBlock`, so that it waits for the next event, and the count is kept aside. The end of a stream
-/// and errors are not lost by this, since the reactor never clears those.
+/// Makes one system call inside `try_io`. A call that moved less than `room` has shown that the socket is empty (or
+/// full): `try_io` then gets `WouldBlock`, so that it waits for the next event, and the count is returned all the same.
+/// The end of a stream and errors are not lost, since the reactor never clears those.
 pub(super) fn once(
     room: usize,
     try_io: impl FnOnce(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,

@@ -1,11 +1,11 @@
-//! What may stand between TCP and the protocol inside: TLS, WebSocket, or one in the other.
+//! The transport between TCP and the protocol inside: TLS, WebSocket, or WebSocket inside TLS.
 
 use std::io;
 use std::net::IpAddr;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::ws::{self, Accepted};
+use super::ws::{self, Streams};
 use super::{Error, Stream, tls};
 use crate::wire::http::Endpoint;
 
@@ -14,18 +14,18 @@ use crate::wire::http::Endpoint;
 pub struct Client {
     /// TLS, if any.
     pub tls: Option<tls::Client>,
-    /// Where WebSocket is asked for, if at all, and whether mux.cool goes into it.
+    /// The endpoint of the WebSocket, if any, and whether mux.cool is spoken inside.
     pub ws: Option<(Endpoint, bool)>,
 }
 
 impl Client {
-    /// Makes a connection to a server into one to the protocol inside.
+    /// Runs the handshakes of the transport over a connection to a server.
     ///
     /// # Errors
     /// [`Error::Tls`], or those of [`ws::connect`].
     pub async fn upgrade(&self, mut stream: Stream) -> Result<Stream, Error> {
         if let Some(tls) = &self.tls {
-            stream = tls.connect(stream).await.map_err(Error::Tls)?;
+            stream = tls.connect(stream).await?;
         }
         if let Some((endpoint, mux)) = &self.ws {
             stream = ws::connect(stream, endpoint, *mux).await?;
@@ -39,41 +39,41 @@ impl Client {
 pub struct Server {
     /// TLS, if any.
     pub tls: Option<tls::Server>,
-    /// Where WebSocket is served, if at all.
+    /// The endpoint of the WebSocket, if any.
     pub ws: Option<Endpoint>,
-    /// Who is believed about where a client came from.
+    /// The proxies whose header fields are believed when they name a client's address.
     pub trusted_proxies: Vec<Network>,
 }
 
 impl Server {
-    /// Makes the connection of `peer` into one of the protocol inside, or several; returns with it whose it is. Strangers
-    /// get what a web server would give them. Ends soon after `deadline`.
+    /// Runs the handshakes of the transport over the connection of `peer`. Returns the stream, or the streams, inside
+    /// and the client's address. Strangers get the answer of a web server. Ends soon after `deadline`.
     ///
     /// # Errors
-    /// What is wrong with the client, what the system says, or `TimedOut`.
-    pub async fn accept(
+    /// What the client did wrong, what the system says, or `TimedOut`.
+    pub async fn handshake(
         &self,
         mut stream: Stream,
         peer: IpAddr,
         deadline: Instant,
-    ) -> io::Result<(Accepted, IpAddr)> {
+    ) -> io::Result<(Streams, IpAddr)> {
         if let Some(tls) = &self.tls {
-            stream = timeout_at(deadline, tls.accept(stream))
+            stream = timeout_at(deadline, tls.handshake(stream))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         }
         let Some(endpoint) = &self.ws else {
-            return Ok((Accepted::Bare(stream), peer));
+            return Ok((Streams::One(stream), peer));
         };
         let peer = ws::Peer {
             ip: peer,
             is_trusted: &|ip| self.trusted_proxies.iter().any(|known| known.contains(ip)),
         };
-        ws::accept(stream, endpoint, peer, deadline).await
+        ws::handshake(stream, endpoint, peer, deadline).await
     }
 }
 
-/// The addresses that begin alike.
+/// An IP network: the addresses with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     ip: IpAddr,
@@ -83,7 +83,7 @@ pub struct Network {
 impl std::str::FromStr for Network {
     type Err = ();
 
-    /// An IP address, or one with the length of a prefix: `10.0.0.0/8`.
+    /// Reads an IP address, alone or with the length of a prefix: `10.0.0.0/8`.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (ip, prefix) = match text.trim().split_once('/') {
             Some((ip, prefix)) => (ip, Some(prefix)),
@@ -100,7 +100,7 @@ impl std::str::FromStr for Network {
 }
 
 impl Network {
-    /// Whether `ip` is in it.
+    /// Whether the network contains `ip`; an IPv4-mapped address counts as IPv4.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         let (one, other, bits): (u128, u128, u32) = match (self.ip, ip.to_canonical()) {

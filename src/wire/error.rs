@@ -82,10 +82,10 @@ pub enum Error {
     TunnelV0,
     /// A WebSocket frame that RFC 6455 forbids.
     #[error("WebSocket: {0}")]
-    WebSocket(#[from] websocket::Violation),
+    WebSocket(#[from] websocket::FrameError),
     /// A mux.cool frame that makes no sense.
     #[error("mux.cool: {0}")]
-    Mux(#[from] mux::Violation),
+    Mux(#[from] mux::FrameError),
 }
 
 impl Error {

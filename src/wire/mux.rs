@@ -1,4 +1,4 @@
-//! mux.cool: several streams in one, as v2ray-plugin wraps its streams in unless told `mux=0`.
+//! mux.cool: several streams in one, which v2ray-plugin uses unless `mux=0` is set.
 //!
 //! ```text
 //! +---------+------+----------+-------+------------------------------+-----------+--------+
@@ -7,19 +7,19 @@
 //! +---------+------+----------+-------+------------------------------+-----------+--------+
 //! ```
 //!
-//! `metaLen` counts from the id to the address. Ends that carry Shadowsocks do not look at the address.
+//! `metaLen` counts from the id to the address. Peers that carry Shadowsocks ignore the address.
 
 mod single;
 
 pub use single::SingleStream;
 
-/// Bytes that `metaLen` may count.
+/// The largest `metaLen`.
 const MAX_META: u16 = 512;
 /// Bytes of id, status and option.
 const MIN_META: u16 = 4;
-/// Bytes of data in one frame.
+/// The most bytes of data in one frame.
 pub const MAX_DATA: usize = 0xffff;
-/// Bytes of the longest head that is written here: a New with data.
+/// Bytes of the longest head that is encoded here: a New with data.
 pub const MAX_HEAD: usize = 2 + NEW_META as usize + 2;
 /// Bytes that tell mux.cool from a Shadowsocks stream.
 pub const DETECT_LEN: usize = 14;
@@ -34,7 +34,7 @@ const ATYP_DOMAIN: u8 = 2;
 const LOOPBACK: [u8; 8] = [NET_TCP, 0, 0, ATYP_IPV4, 127, 0, 0, 1];
 /// The beginning of TCP to v1.mux.cool:666.
 const NAMED: [u8; 8] = [NET_TCP, 0x02, 0x9a, ATYP_DOMAIN, 11, b'v', b'1', b'.'];
-/// Where the two bytes of the id stand.
+/// Positions of the two bytes of the id.
 const ID_AT: usize = 2;
 const ID_END: usize = 3;
 
@@ -46,21 +46,21 @@ const STATUS_KEEP_ALIVE: u8 = 4;
 const OPT_DATA: u8 = 1;
 const OPT_ERROR: u8 = 2;
 
-/// What a peer must not do.
+/// How a peer violated the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Violation {
+pub enum FrameError {
     /// `metaLen` is below 4 or above 512.
-    #[error("a head of {0} bytes")]
+    #[error("invalid length {0} of a frame's head")]
     MetaLength(u16),
-    /// A status that nobody has defined.
-    #[error("status {0:#04x} is not defined")]
+    /// An undefined status.
+    #[error("undefined status {0:#04x}")]
     Status(u8),
-    /// A second stream where one was agreed on.
-    #[error("a stream that nobody expects")]
+    /// A second stream where only one is allowed.
+    #[error("a second stream where only one is allowed")]
     Stream,
 }
 
-/// What a stream begins with.
+/// What a stream carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// mux.cool.
@@ -69,9 +69,9 @@ pub enum Kind {
     Bare,
 }
 
-/// Tells mux.cool from a Shadowsocks stream, which begins with random bytes, by the first bytes of it; `None` while
-/// they are too few. About 95 bits of a New are known: those of v2ray-plugin and mihomo (to 127.0.0.1:0) and of
-/// sing-box (to v1.mux.cool:666).
+/// Tells mux.cool from a Shadowsocks stream, which begins with random bytes, by the first bytes; `None` while they are
+/// too few. About 95 bits of the first frame, a New, are known: that of v2ray-plugin and mihomo (to 127.0.0.1:0) and
+/// that of sing-box (to v1.mux.cool:666).
 #[must_use]
 pub fn detect(bytes: &[u8]) -> Option<Kind> {
     let begins = |start: [u8; 2], target: [u8; 8]| {
@@ -93,14 +93,14 @@ pub fn detect(bytes: &[u8]) -> Option<Kind> {
     }
 }
 
-/// A frame to be written.
+/// A frame to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     /// A new stream, and its first data.
     New {
         /// Its id.
         id: u16,
-        /// Bytes of data behind the head; 0: none.
+        /// Bytes of data behind the head.
         data: u16,
     },
     /// Data of a stream.
@@ -114,7 +114,7 @@ pub enum Frame {
     End {
         /// Its id.
         id: u16,
-        /// Whether it broke.
+        /// Whether the stream broke.
         error: bool,
     },
 }
@@ -134,7 +134,7 @@ impl Head {
 }
 
 impl Frame {
-    /// The bytes before the frame's data. A New goes to 127.0.0.1:0, as v2ray-plugin's do.
+    /// The bytes before the frame's data. A New names 127.0.0.1:0 as its target, like v2ray-plugin's.
     #[must_use]
     pub fn head(self) -> Head {
         let (meta, id, status, option, data) = match self {
@@ -166,32 +166,32 @@ impl Frame {
     }
 }
 
-/// What the next bytes are.
+/// What some bytes are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// Nothing yet, or nothing of interest.
+    /// Nothing for the caller.
     Nothing,
-    /// A new stream of this id.
+    /// A new stream with this id.
     New(u16),
     /// The bytes taken are data of this stream.
     Data(u16),
-    /// The stream of this id has ended; whether it broke.
+    /// The stream with this id has ended; whether it broke.
     End(u16, bool),
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// In the fixed part of the head: bytes that are there of it.
+    /// In the fixed part of the head: bytes of it that have come.
     Head(u8),
-    /// In the address, so many bytes before its end.
+    /// In the address: bytes of it that are still to come.
     Address(u16),
-    /// Before the length of the data, or behind its first byte.
+    /// Before the length of the data, or behind its first byte, if any.
     Length(Option<u8>),
-    /// In the data, so many bytes before its end.
+    /// In the data: bytes of it that are still to come.
     Data(u16),
 }
 
-/// Reads frames, in any pieces. It keeps the beginning of a head and nothing else.
+/// Reads frames, however they are cut. It keeps nothing but an incomplete head.
 pub struct Decoder {
     state: State,
     head: [u8; 6],
@@ -204,7 +204,7 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// Before the first frame.
+    /// Makes a decoder before its first frame.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -213,13 +213,13 @@ impl Decoder {
         }
     }
 
-    /// Whether a stream that ends here has not been cut within a frame.
+    /// Whether a connection that ends here was not cut within a frame.
     #[must_use]
     pub const fn at_boundary(&self) -> bool {
         matches!(self.state, State::Head(0))
     }
 
-    /// Data that comes next, without a head before it.
+    /// Bytes of data before the next head.
     #[must_use]
     pub const fn data_left(&self) -> u16 {
         match self.state {
@@ -243,16 +243,16 @@ impl Decoder {
         option
     }
 
-    /// Whether the frame's data belongs to a stream; that of End and `KeepAlive` does not.
+    /// Whether the frame's data belongs to a stream: that of End and `KeepAlive` does not.
     const fn is_kept(&self) -> bool {
         matches!(self.status(), STATUS_NEW | STATUS_KEEP)
     }
 
-    /// Takes some of `bytes`, at least one if there is any: how many, and what they are.
+    /// Reads some of `bytes`, at least one if there is any; returns how many, and what they are.
     ///
     /// # Errors
-    /// [`Violation`]; there is no way on after it.
-    pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, Event), Violation> {
+    /// [`FrameError`]; nothing can be read after it.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, Event), FrameError> {
         let Some(first) = bytes.first() else {
             return Ok((0, Event::Nothing));
         };
@@ -272,10 +272,10 @@ impl Decoder {
                 let [high, low, ..] = self.head;
                 let meta = u16::from_be_bytes([high, low]);
                 if !(MIN_META..=MAX_META).contains(&meta) {
-                    return Err(Violation::MetaLength(meta));
+                    return Err(FrameError::MetaLength(meta));
                 }
                 if !(STATUS_NEW..=STATUS_KEEP_ALIVE).contains(&self.status()) {
-                    return Err(Violation::Status(self.status()));
+                    return Err(FrameError::Status(self.status()));
                 }
                 Ok((len, self.behind_meta(meta - MIN_META)))
             }
@@ -310,7 +310,7 @@ impl Decoder {
         }
     }
 
-    /// Goes on with `left` bytes of the address, or behind them.
+    /// Goes on with the remaining `left` bytes of the address, or with what follows it.
     fn behind_meta(&mut self, left: u16) -> Event {
         if left > 0 {
             self.state = State::Address(left);

@@ -34,7 +34,6 @@ const KNOWN: &[&[&str]] = &[
         "src/crypto/method.rs",
     ],
     &["src/dns/mod.rs", "src/dns/source.rs"],
-    &["src/net/pipe.rs", "src/net/stream.rs"],
     &[
         "src/outbound/shadowsocks.rs",
         "src/outbound/udp_over_stream.rs",

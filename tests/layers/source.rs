@@ -198,8 +198,8 @@ impl Tree {
         }
     }
 
-    /// Adds a file by its path below the crate's root file, which is `lib.rs` of a library and else `main.rs`. A library's
-    /// `main.rs` stands beside it.
+    /// Adds a file by its path below the crate's root file, which is `lib.rs` of a library and else `main.rs`. A
+    /// library's `main.rs` stands beside it.
     pub(crate) fn add(&mut self, file: &Path, tokens: &[String]) {
         let mut path: Vec<String> = file
             .with_extension("")

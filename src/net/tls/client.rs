@@ -1,4 +1,4 @@
-//! TLS as a client, and whom it trusts.
+//! The client's side of TLS, and which servers it trusts.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,25 +15,27 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 
+use super::error::{WrongKey, describe};
 use super::server::certificates;
 use super::{ALPN, Error, Pem, Session, Tls, provider};
-use crate::net::Stream;
+use crate::net::{self, Stream};
 
-/// Which server is the right one.
+/// Which servers a client trusts.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Authorities in place of Mozilla's, which are compiled in. A certificate that signs itself is its own authority.
+    /// The authorities to trust instead of Mozilla's, which are compiled in. A self-signed certificate is its own
+    /// authority.
     pub ca: Option<Pem>,
-    /// SHA-256 of the public keys (SubjectPublicKeyInfo) that the server may have. With `ca`, both are asked of it;
-    /// without, the key says all, and neither name nor date of the certificate matter.
+    /// SHA-256 of the public keys (SubjectPublicKeyInfo) that the server may have. With `ca`, the server must satisfy
+    /// both. Without `ca` only the key counts, not the name or the dates of the certificate.
     pub pins: Vec<[u8; 32]>,
-    /// Whoever answers is taken for the server.
+    /// Whether any server is trusted.
     pub insecure: bool,
 }
 
 type Chain = (Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>);
 
-/// What is needed to connect by TLS.
+/// The client's side of TLS.
 #[derive(Clone, Debug)]
 pub struct Client {
     config: Arc<ClientConfig>,
@@ -41,7 +43,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// For a server that has a certificate for `name`, which is also what it is asked for.
+    /// Makes the settings for a server with a certificate for `name`. The name is sent to the server (SNI).
     ///
     /// # Errors
     /// [`Error`].
@@ -51,7 +53,7 @@ impl Client {
             problem,
         };
         let name = ServerName::try_from(name.to_owned()).map_err(|_| {
-            wrong("not a name that a certificate can have: give the server's host name".into())
+            wrong("not a valid name for a certificate; use the server's host name".into())
         })?;
         let provider = provider();
         let (chain, authorities) = chain(trust, &provider)?.unzip();
@@ -63,7 +65,7 @@ impl Client {
         });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(error.to_string()))?
+            .map_err(|error| wrong(describe(&error)))?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
@@ -77,15 +79,22 @@ impl Client {
     /// Runs the handshake over `stream`.
     ///
     /// # Errors
-    /// What breaks below, or `InvalidData` with what is wrong with the server.
-    pub async fn connect(&self, stream: Stream) -> io::Result<Stream> {
-        let session = UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
-            .map_err(io::Error::other)?;
-        Tls::new(stream, Session::Client(session)).handshake().await
+    /// [`net::Error::Tls`], whose source is `InvalidData` when the server is not the right one.
+    pub async fn connect(&self, stream: Stream) -> Result<Stream, net::Error> {
+        let handshake = async {
+            let session =
+                UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
+                    .map_err(|error| io::Error::other(describe(&error)))?;
+            Tls::new(stream, Session::Client(session)).handshake().await
+        };
+        handshake.await.map_err(|source| net::Error::Tls {
+            server: self.name.to_str().into_owned(),
+            source,
+        })
     }
 }
 
-/// What examines the chain of certificates, if anything does, and the authorities that `ca` names.
+/// The verifier of certificate chains, if chains are verified, and the certificates of `ca`.
 fn chain(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Option<Chain>, Error> {
     if trust.insecure || (trust.ca.is_none() && !trust.pins.is_empty()) {
         return Ok(None);
@@ -102,30 +111,30 @@ fn chain(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Option<Chain>,
         Some(pem) => {
             authorities = certificates("ca", pem)?;
             for certificate in &authorities {
-                roots
-                    .add(certificate.clone())
-                    .map_err(|error| wrong(format!("a certificate cannot be used: {error}")))?;
+                roots.add(certificate.clone()).map_err(|_| {
+                    wrong("a certificate in it is malformed or of an unsupported kind".to_owned())
+                })?;
             }
         }
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map(|chain| Some((chain, authorities)))
-        .map_err(|error| wrong(error.to_string()))
+        .map_err(|_| wrong("no certificate in it can be used as an authority".to_owned()))
 }
 
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
-    /// Those of `ca`.
+    /// The certificates of `ca`.
     authorities: Vec<CertificateDer<'static>>,
     pins: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    /// Whether the server's own certificate stands in `ca` and is refused for nothing but being an authority's, as is
-    /// what `openssl req -x509` makes. Its date has been examined before that, its name has not.
+    /// Whether the server's certificate is in `ca` and was refused only because it is that of an authority, as
+    /// certificates made by `openssl req -x509` are. Its dates were verified before that, its name was not.
     fn is_its_own_authority(
         &self,
         certificate: &CertificateDer<'_>,
@@ -139,11 +148,6 @@ impl Verifier {
             && self.authorities.iter().any(|own| own == certificate)
     }
 }
-
-/// The server has another key than the ones that `pin_sha256` allows.
-#[derive(Debug, thiserror::Error)]
-#[error("the server's public key has the SHA-256 {0}, which is not in `pin_sha256`")]
-struct WrongKey(String);
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -201,7 +205,6 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A PEM file.
 impl From<PathBuf> for Pem {
     fn from(file: PathBuf) -> Self {
         Self::File(file)

@@ -1,21 +1,22 @@
 //! TLS over another stream, by rustls; 1.2 and 1.3, ALPN `http/1.1` alone.
 //!
-//! rustls is used without buffers of its own: records are read into a buffer of the worker's pool and decrypted there,
-//! and a write is encrypted into another, which goes to the socket as a whole. Both are held while bytes are in them,
-//! so an idle connection holds its keys and nothing else.
+//! rustls is used without buffers of its own. Records are read into a buffer of the worker's pool and decrypted there;
+//! a write is encrypted into another buffer, which is written as a whole. Buffers are held only while bytes are in
+//! them, so an idle connection holds its keys and nothing else.
 
 mod client;
+mod error;
 mod server;
 mod session;
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::crypto::CryptoProvider;
 
 pub use client::{Client, Trust};
+pub use error::Error;
 pub use server::{Pem, Server};
 use session::{Session, Step, Task, Verdict, Work};
 
@@ -25,55 +26,12 @@ use super::stream::{Layer, Stream};
 
 /// Plaintext of one record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
-/// What encryption adds to a record, at most: header, explicit nonce or content type, tag.
+/// Bytes that encryption adds to a record at most: header, explicit nonce or content type, tag.
 const OVERHEAD: usize = 64;
-/// Parts of a write that are shorter than this go into one record.
+/// The first bytes of a vectored write, up to this many, go into one record.
 const GATHER: usize = 2048;
-/// What we speak inside, and all that a CDN may choose from.
+/// The only protocol that is offered, so that a CDN cannot choose another.
 const ALPN: &[u8] = b"http/1.1";
-
-/// What is wrong with the settings of TLS.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file that cannot be read.
-    #[error("{}: {source}", file.display())]
-    Read {
-        /// The key of the config that named it.
-        key: &'static str,
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file in which there is not what there should be.
-    #[error("{place}: {problem}")]
-    Content {
-        /// The key of the config that named it.
-        key: &'static str,
-        /// The file, or where else it stood.
-        place: String,
-        /// What is wrong, and what should be there.
-        problem: String,
-    },
-    /// A value that makes no sense.
-    #[error("{problem}")]
-    Value {
-        /// The key of the config.
-        key: &'static str,
-        /// What is wrong.
-        problem: String,
-    },
-}
-
-impl Error {
-    /// The key of the config to blame: `ca`, `cert`, `key`, `server_name`, `pin_sha256`.
-    #[must_use]
-    pub const fn key(&self) -> &'static str {
-        match self {
-            Self::Read { key, .. } | Self::Content { key, .. } | Self::Value { key, .. } => key,
-        }
-    }
-}
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -83,23 +41,25 @@ fn provider() -> Arc<CryptoProvider> {
 struct Tls {
     inner: Stream,
     session: Session,
-    /// Records that came and were not worked on, in `raw`.
+    /// Records that were received and not yet processed, in `raw`.
     incoming: Option<Buffer>,
-    /// Records that are to be sent, in `raw`.
+    /// Records to be sent, in `raw`.
     outgoing: Option<Buffer>,
-    /// Plaintext that a reader had no room for, in `raw`.
+    /// Plaintext for which the reader had no room, in `raw`.
     plain: Option<Buffer>,
-    /// Plaintext of the write under way that stands encrypted in `outgoing`.
+    /// Bytes of the current write that are encrypted in `outgoing`.
     sealed: usize,
-    /// Of the next buffer for what comes.
+    /// Size of the next buffer for `incoming`.
     size: Size,
-    /// Whether something came since the session last asked for more.
+    /// Whether anything was received since the session last asked for more.
     fresh: bool,
-    /// Whether the stream below has ended.
+    /// Whether the inner stream has ended.
     eof: bool,
+    /// Whether the peer has ended its direction.
     ended: bool,
+    /// Whether we have ended ours.
     closed: bool,
-    /// Whether the session is beyond use.
+    /// Whether the session failed and must not be used.
     failed: bool,
 }
 
@@ -125,7 +85,7 @@ impl Tls {
     async fn handshake(mut self) -> io::Result<Stream> {
         let result = std::future::poll_fn(|cx| self.poll_handshake(cx)).await;
         if result.is_err() && self.outgoing.is_some() {
-            // The peer learns why, if it takes the word at once.
+            // Sends the alert, if the socket takes it at once.
             std::future::poll_fn(|cx| {
                 let _ = self.poll_flush(cx);
                 Poll::Ready(())
@@ -145,7 +105,7 @@ impl Tls {
             if step == Step::End || self.eof {
                 return Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    "the peer closed the connection in the TLS handshake",
+                    "the peer closed the connection during the TLS handshake",
                 )));
             }
             ready!(self.inner.poll_readable(cx))?;
@@ -156,7 +116,7 @@ impl Tls {
         }
     }
 
-    /// Works on what came, up to plaintext.
+    /// Processes what was received, up to the next plaintext.
     fn advance(&mut self) -> io::Result<Step> {
         if self.ended {
             return Ok(Step::End);
@@ -168,17 +128,17 @@ impl Tls {
         Ok(step)
     }
 
-    /// Reads records. An end is noted.
+    /// Reads records, or notes the end of the inner stream.
     fn fill(&mut self) -> io::Result<()> {
         let mut buffer = match self.incoming.take() {
             Some(mut buffer) => {
                 buffer.compact();
                 if buffer.raw.end == buffer.bytes().len() {
                     if matches!(self.session, Session::Server(_)) {
-                        // No client has that much to say before it is answered.
+                        // No client has to send that much before the server answers.
                         return Err(too_long());
                     }
-                    // A flight of the handshake, in which certificates stand.
+                    // A message of the handshake with long certificates.
                     let larger = buffer.size().up();
                     buffer = buffer.resized(larger);
                 } else if self.size > buffer.size() && Buffer::affords(self.size) {
@@ -212,7 +172,7 @@ impl Tls {
         read.map(drop)
     }
 
-    /// Does `task`, and whatever the session wants first. Returns where it stands, and the bytes taken or given.
+    /// Does `task`, after what the session must do first. Returns the next step and the number of bytes moved.
     fn run(&mut self, task: Task<'_, '_>) -> io::Result<(Step, usize)> {
         if self.failed {
             return Err(io::ErrorKind::InvalidData.into());
@@ -232,7 +192,7 @@ impl Tls {
         };
         let mut ended = false;
         let result = loop {
-            match work.once(session, incoming) {
+            match work.step(session, incoming) {
                 Ok(None) => {}
                 Ok(Some(Verdict::Ended)) => ended = true,
                 Ok(Some(Verdict::Step(step))) => break Ok(step),
@@ -260,7 +220,7 @@ impl Tls {
         }
     }
 
-    /// What the session wants to tell the peer of an error goes behind what is to be sent.
+    /// Appends the alert for the peer to the records to be sent.
     fn queue_alert(&mut self) {
         let mut work = Work {
             outgoing: &mut self.outgoing,
@@ -268,11 +228,11 @@ impl Tls {
             task: Task::Advance,
             moved: 0,
         };
-        // Once: the alert comes first, and a session that has failed must not be asked for more.
-        let _ = work.once(&mut self.session, &mut self.incoming);
+        // Only once: the alert comes first, and a failed session must not be used any more.
+        let _ = work.step(&mut self.session, &mut self.incoming);
     }
 
-    /// Sends what is to be sent.
+    /// Writes the records to be sent.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(buffer) = &mut self.outgoing {
             let rest = buffer.bytes().get(buffer.raw.clone()).unwrap_or_default();
@@ -288,13 +248,13 @@ impl Tls {
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts as much of `parts` as a buffer holds.
+    /// Encrypts as many bytes of `parts` as one buffer holds.
     fn seal(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let records = total.div_ceil(RECORD) + parts.len();
         let size = Size::holding(total + records * OVERHEAD).unwrap_or(Size::Large);
         self.outgoing = Some(Buffer::take(size));
-        // A frame's head and a short payload are one record.
+        // The head of a frame and a short payload are one record.
         let mut gathered = [0; GATHER];
         let mut done = 0;
         let mut skip = 0;
@@ -315,7 +275,7 @@ impl Tls {
         Ok(done)
     }
 
-    /// Encrypts as much of `bytes` as there is room for.
+    /// Encrypts as many of `bytes` as fit.
     fn seal_run(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut done = 0;
         for piece in bytes.chunks(RECORD) {
@@ -338,8 +298,8 @@ impl Tls {
         Ok(done)
     }
 
-    /// Takes plaintext that is there already.
-    fn take(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<(Step, usize)> {
+    /// Takes plaintext that was already received.
+    fn take_plain(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<(Step, usize)> {
         if let Some(buffer) = &mut self.plain {
             let (bytes, _, raw) = buffer.parts();
             let from = bytes.get(raw.clone()).unwrap_or_default();
@@ -358,7 +318,10 @@ impl Tls {
 }
 
 fn too_long() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "TLS: a message too long")
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the peer sent a TLS message that is too long",
+    )
 }
 
 impl Layer for Tls {
@@ -368,7 +331,7 @@ impl Layer for Tls {
                 return Poll::Ready(Ok(()));
             }
             if self.sealed == 0 {
-                // What the session says by itself; the reader waits for the peer all the same.
+                // Sends the session's own messages; the reader waits for the peer all the same.
                 let _: Poll<()> = self.poll_flush(cx)?;
             }
             if self.eof {
@@ -384,14 +347,14 @@ impl Layer for Tls {
 
     fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         loop {
-            match self.take(slots)? {
+            match self.take_plain(slots)? {
                 (_, count) if count > 0 => return Ok(count),
                 (Step::End, _) => return Ok(0),
                 (Step::Plain, _) if slots.iter().all(|slot| slot.is_empty()) => return Ok(0),
                 _ if self.eof => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
-                        "the peer closed the connection without TLS's word for it",
+                        "the peer closed the connection without ending TLS",
                     ));
                 }
                 (Step::Plain, _) => {}

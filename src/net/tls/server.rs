@@ -1,4 +1,4 @@
-//! TLS as a server, with certificates that are read anew when their files change.
+//! The server's side of TLS. Certificates are read again when their files change.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -7,20 +7,21 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ProducesTickets, UnbufferedServerConnection};
 
+use super::error::{describe, malformed};
 use super::{ALPN, Error, Session, Tls, provider};
 use crate::net::Stream;
 use crate::net::sync::lock;
 
-/// How often, at most, the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// No chain of certificates is as long.
+/// The files are checked for changes at most this often.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Bytes of a PEM file that are read at most.
 const MAX_FILE: u64 = 1 << 20;
 
-/// PEM text, and where it stands.
+/// PEM text, and where it is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
     /// In a file.
@@ -36,7 +37,7 @@ impl std::fmt::Debug for Pem {
 }
 
 impl Pem {
-    /// Where it stands, in words.
+    /// Where the text is, in words.
     #[must_use]
     pub fn place(&self) -> String {
         match self {
@@ -61,9 +62,9 @@ impl Pem {
         Ok(bytes)
     }
 
-    fn stamp(&self) -> Option<Stamp> {
+    fn version(&self) -> Option<FileVersion> {
         match self {
-            Self::File(file) => Stamp::of(file),
+            Self::File(file) => FileVersion::of(file),
             Self::Text(_) => None,
         }
     }
@@ -82,24 +83,24 @@ pub(super) fn certificates(
     let text = pem.read(key)?;
     let found = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(format!("not PEM: {error}")))?;
+        .map_err(|error| wrong(malformed(&error).to_owned()))?;
     if found.is_empty() {
         return Err(wrong(
-            "no certificate in it: a PEM file has `-----BEGIN CERTIFICATE-----`".to_owned(),
+            "no certificate found; it begins with `-----BEGIN CERTIFICATE-----`".to_owned(),
         ));
     }
     Ok(found)
 }
 
-/// What tells one state of a file from another.
+/// Tells two versions of a file apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     modified: Option<SystemTime>,
     len: u64,
     inode: u64,
 }
 
-impl Stamp {
+impl FileVersion {
     fn of(file: &Path) -> Option<Self> {
         let data = std::fs::metadata(file).ok()?;
         Some(Self {
@@ -110,7 +111,7 @@ impl Stamp {
     }
 }
 
-/// What is needed to accept by TLS.
+/// The server's side of TLS.
 #[derive(Debug)]
 pub struct Server {
     cert: Pem,
@@ -121,8 +122,8 @@ pub struct Server {
 
 pub(super) struct Current {
     config: Arc<ServerConfig>,
-    stamps: [Option<Stamp>; 2],
-    pub(super) looked: Instant,
+    versions: [Option<FileVersion>; 2],
+    pub(super) checked: Instant,
 }
 
 impl std::fmt::Debug for Current {
@@ -132,16 +133,16 @@ impl std::fmt::Debug for Current {
 }
 
 impl Server {
-    /// With the chain of certificates in `cert`, the server's own first, and its private key in `key`.
+    /// Reads the chain of certificates in `cert`, the server's own first, and its private key in `key`.
     ///
     /// # Errors
     /// [`Error`].
     pub fn new(cert: Pem, key: Pem) -> Result<Self, Error> {
         let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| Error::Value {
             key: "tls",
-            problem: error.to_string(),
+            problem: describe(&error),
         })?;
-        let stamps = [cert.stamp(), key.stamp()];
+        let versions = [cert.version(), key.version()];
         let config = load(&cert, &key, &tickets)?;
         Ok(Self {
             cert,
@@ -149,8 +150,8 @@ impl Server {
             tickets,
             current: Mutex::new(Current {
                 config,
-                stamps,
-                looked: Instant::now(),
+                versions,
+                checked: Instant::now(),
             }),
         })
     }
@@ -158,30 +159,31 @@ impl Server {
     /// Runs the handshake over `stream`.
     ///
     /// # Errors
-    /// What breaks below, or `InvalidData` with what is wrong with the client.
-    pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
-        let session = UnbufferedServerConnection::new(self.config()).map_err(io::Error::other)?;
+    /// An error of the connection, or `InvalidData` when the client broke the protocol.
+    pub async fn handshake(&self, stream: Stream) -> io::Result<Stream> {
+        let session = UnbufferedServerConnection::new(self.config())
+            .map_err(|error| io::Error::other(describe(&error)))?;
         Tls::new(stream, Session::Server(session)).handshake().await
     }
 
-    /// The settings of today: read again when a file has changed, and as they were when that cannot be done.
+    /// The current settings. They are read again when a file has changed; if that fails, the old ones stay in use.
     fn config(&self) -> Arc<ServerConfig> {
         let mut current = lock(&self.current);
-        if current.looked.elapsed() < LOOK_EVERY {
+        if current.checked.elapsed() < CHECK_INTERVAL {
             return Arc::clone(&current.config);
         }
-        current.looked = Instant::now();
-        let stamps = [self.cert.stamp(), self.key.stamp()];
-        if stamps != current.stamps {
-            // A broken file is complained of once, and read again when it changes again.
-            current.stamps = stamps;
+        current.checked = Instant::now();
+        let versions = [self.cert.version(), self.key.version()];
+        if versions != current.versions {
+            // A broken file is logged once, and read again when it changes again.
+            current.versions = versions;
             match load(&self.cert, &self.key, &self.tickets) {
                 Ok(config) => {
                     current.config = config;
                     tracing::info!(file = self.cert.place(), "certificate read again");
                 }
                 Err(error) => {
-                    tracing::error!(key = error.key(), %error, "the certificate has changed and cannot be used: the one before stays in use");
+                    tracing::error!(key = error.key(), %error, "the changed certificate cannot be used; the previous one stays in use");
                 }
             }
         }
@@ -200,20 +202,23 @@ fn load(
         place: key.place(),
         problem,
     };
-    let private = PrivateKeyDer::from_pem_slice(&key.read("key")?).map_err(|error| {
-        wrong(format!(
-            "no private key in it ({error}): a PEM file has `-----BEGIN PRIVATE KEY-----`, without a passphrase"
-        ))
+    let private = PrivateKeyDer::from_pem_slice(&key.read("key")?).map_err(|error| match error {
+        pem::Error::NoItemsFound => wrong(
+            "no private key found; it begins with `-----BEGIN PRIVATE KEY-----` and has no passphrase"
+                .to_owned(),
+        ),
+        error => wrong(malformed(&error).to_owned()),
     })?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(error.to_string()))?
+        .map_err(|error| wrong(describe(&error)))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| {
             wrong(format!(
-                "does not go with the certificate in {}: {error}",
-                cert.place()
+                "cannot be used with the certificate in {}: {}",
+                cert.place(),
+                describe(&error)
             ))
         })?;
     config.alpn_protocols = vec![ALPN.to_vec()];

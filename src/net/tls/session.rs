@@ -1,4 +1,4 @@
-//! The states of a session, and what is done at each.
+//! The states of a TLS session, and what is done in each.
 
 use std::io::{self, IoSliceMut};
 
@@ -6,6 +6,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
+use super::error::invalid;
 use crate::net::pool::{Buffer, Size};
 use crate::net::slots::scatter;
 
@@ -14,26 +15,26 @@ pub(super) enum Session {
     Server(UnbufferedServerConnection),
 }
 
-/// Where a session stands after it has worked on all that came.
+/// Where a session is after it has processed what was received.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Plaintext can be taken.
+    /// There is plaintext to take.
     Plain,
-    /// Nothing can be done without more from the peer.
+    /// More bytes from the peer are needed.
     More,
-    /// The peer has said that nothing more will come.
+    /// The peer has ended its direction.
     End,
 }
 
-/// What is done with a session while it is at one of its states.
+/// What a caller wants from a session.
 pub(super) enum Task<'a, 'b> {
-    /// Works on what came; plaintext is left where it is.
+    /// To process what was received, up to the next plaintext, which is not taken.
     Advance,
-    /// Takes plaintext.
+    /// To take plaintext.
     Take(&'a mut [IoSliceMut<'b>]),
-    /// Encrypts.
+    /// To encrypt.
     Seal(&'a [u8]),
-    /// Says that nothing more will come.
+    /// To end our direction.
     Close,
 }
 
@@ -46,13 +47,13 @@ impl Session {
     }
 }
 
-/// What a state has come to.
+/// The result of one state.
 pub(super) enum Verdict {
     Step(Step),
     Ended,
 }
 
-/// What the states of a session work on.
+/// A task, and the buffers it works on.
 pub(super) struct Work<'a, 'b, 'c> {
     pub(super) outgoing: &'a mut Option<Buffer>,
     pub(super) plain: &'a mut Option<Buffer>,
@@ -61,8 +62,8 @@ pub(super) struct Work<'a, 'b, 'c> {
 }
 
 impl Work<'_, '_, '_> {
-    /// Lets the session come to its next state, and deals with that; `None` to go on.
-    pub(super) fn once(
+    /// Lets the session reach its next state and handles that; `None`: to be called again.
+    pub(super) fn step(
         &mut self,
         session: &mut Session,
         incoming: &mut Option<Buffer>,
@@ -76,8 +77,8 @@ impl Work<'_, '_, '_> {
             None => (none.as_mut_slice(), None),
         };
         let (discard, verdict) = match session {
-            Session::Client(session) => self.on(session.process_tls_records(bytes)),
-            Session::Server(session) => self.on(session.process_tls_records(bytes)),
+            Session::Client(session) => self.handle(session.process_tls_records(bytes)),
+            Session::Server(session) => self.handle(session.process_tls_records(bytes)),
         };
         if let Some(raw) = raw {
             raw.start += discard;
@@ -85,22 +86,22 @@ impl Work<'_, '_, '_> {
         verdict
     }
 
-    /// Deals with one state. Returns the bytes to drop of those that came, and `None` to go on.
-    fn on<D>(
+    /// Handles one state. Returns how many received bytes are used up, and the result.
+    fn handle<D>(
         &mut self,
         status: UnbufferedStatus<'_, '_, D>,
     ) -> (usize, io::Result<Option<Verdict>>) {
         let discard = status.discard;
         let state = match status.state {
             Ok(state) => state,
-            Err(error) => return (discard, Err(invalid(error))),
+            Err(error) => return (discard, Err(invalid(&error))),
         };
         let verdict = match state {
             ConnectionState::ReadTraffic(mut traffic) => match &mut self.task {
                 Task::Take(slots) => {
                     let room: usize = slots.iter().map(|slot| slot.len()).sum();
                     let next = traffic.peek_len().map_or(0, usize::from);
-                    // What does not fit waits; a record longer than all the room is cut.
+                    // A record that does not fit waits, unless it is longer than all the room.
                     if self.moved == room || (self.moved > 0 && self.moved + next > room) {
                         return (discard, Ok(Some(Verdict::Step(Step::Plain))));
                     }
@@ -108,17 +109,17 @@ impl Work<'_, '_, '_> {
                         Some(Ok(record)) => {
                             let count = scatter(record.payload, slots, self.moved);
                             self.moved += count;
-                            put(self.plain, record.payload.get(count..).unwrap_or_default())
+                            keep_plain(self.plain, record.payload.get(count..).unwrap_or_default())
                         }
-                        Some(Err(error)) => Err(invalid(error)),
+                        Some(Err(error)) => Err(invalid(&error)),
                         None => Ok(()),
                     }
                     .map(|()| None)
                 }
-                // A writer finds plaintext on its way: it is the reader's, and is put where it will look.
+                // A writer that finds plaintext keeps it for the reader.
                 Task::Seal(_) | Task::Close => match traffic.next_record() {
-                    Some(Ok(record)) => put(self.plain, record.payload).map(|()| None),
-                    Some(Err(error)) => Err(invalid(error)),
+                    Some(Ok(record)) => keep_plain(self.plain, record.payload).map(|()| None),
+                    Some(Err(error)) => Err(invalid(&error)),
                     None => Ok(None),
                 },
                 Task::Advance => Ok(Some(Verdict::Step(Step::Plain))),
@@ -130,7 +131,7 @@ impl Work<'_, '_, '_> {
                 })
             })
             .map(|_| None),
-            // It stands in `outgoing`, and whoever waits for the peer sends it.
+            // The data is in `outgoing` and is sent when the user waits for the peer.
             ConnectionState::TransmitTlsData(data) => {
                 data.done();
                 Ok(None)
@@ -166,7 +167,7 @@ impl Work<'_, '_, '_> {
     }
 }
 
-/// Lets `write` put something behind what is to be sent; it says how much, or how much room it needs.
+/// Lets `write` append to the records to be sent. It returns how many bytes it wrote, or how much room it needs.
 fn encode(
     outgoing: &mut Option<Buffer>,
     mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
@@ -199,8 +200,8 @@ fn encode(
     }
 }
 
-/// Keeps plaintext for the next reader.
-fn put(plain: &mut Option<Buffer>, bytes: &[u8]) -> io::Result<()> {
+/// Keeps plaintext for the next read.
+fn keep_plain(plain: &mut Option<Buffer>, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
@@ -216,8 +217,4 @@ fn put(plain: &mut Option<Buffer>, bytes: &[u8]) -> io::Result<()> {
     }
     *plain = Some(buffer);
     Ok(())
-}
-
-fn invalid(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}"))
 }

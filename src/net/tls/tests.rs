@@ -97,9 +97,12 @@ async fn connection() -> (Stream, Stream) {
 }
 
 /// Both ends after the handshake.
-async fn joined(client: &Client, server: &Server) -> (io::Result<Stream>, io::Result<Stream>) {
+async fn joined(
+    client: &Client,
+    server: &Server,
+) -> (Result<Stream, crate::net::Error>, io::Result<Stream>) {
     let (near, far) = connection().await;
-    soon(async { tokio::join!(client.connect(near), server.accept(far)) }).await
+    soon(async { tokio::join!(client.connect(near), server.handshake(far)) }).await
 }
 
 async fn pair() -> (Stream, Stream) {
@@ -237,28 +240,28 @@ async fn only_the_right_server_is_trusted() {
             NAME,
             other.trusted(),
             &own,
-            Some("invalid peer certificate"),
+            Some("not issued by a trusted authority"),
         ),
         (
             "the world's",
             NAME,
             Trust::default(),
             &own,
-            Some("invalid peer certificate"),
+            Some("not issued by a trusted authority"),
         ),
         (
             "another name",
             "other.example",
             own.trusted(),
             &own,
-            Some("other.example"),
+            Some("not for other.example but for proxy.example"),
         ),
         (
             "expired",
             NAME,
             expired.trusted(),
             &expired,
-            Some("expired"),
+            Some("expired "),
         ),
         ("its key", "any.example", pinned(false, &own), &own, None),
         (
@@ -281,7 +284,7 @@ async fn only_the_right_server_is_trusted() {
             NAME,
             pinned(true, &other),
             &other,
-            Some("invalid peer certificate"),
+            Some("not issued by a trusted authority"),
         ),
         ("anybody", "any.example", insecure, &own, None),
         ("itself", NAME, alone.trusted(), &alone, None),
@@ -290,21 +293,21 @@ async fn only_the_right_server_is_trusted() {
             "other.example",
             alone.trusted(),
             &alone,
-            Some("other.example"),
+            Some("not for other.example but for proxy.example"),
         ),
         (
             "itself, expired",
             NAME,
             old.trusted(),
             &old,
-            Some("expired"),
+            Some("expired "),
         ),
         (
             "another that is its own",
             NAME,
             old.trusted(),
             &alone,
-            Some("invalid peer certificate"),
+            Some("that of an authority"),
         ),
     ];
     for (what, name, trust, server, refusal) in cases {
@@ -328,7 +331,7 @@ async fn plain_bytes_on_a_tls_port_are_an_error_at_once() {
     near.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
         .unwrap();
-    let error = soon(server.accept(far)).await.unwrap_err();
+    let error = soon(server.handshake(far)).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
@@ -344,9 +347,24 @@ fn wrong_files_are_named_with_their_key() {
             "/nonexistent/cert.pem",
         ),
         (text(&own.cert), missing, "key", "/nonexistent/cert.pem"),
-        (text(&own.key), text(&own.key), "cert", "no certificate"),
-        (text(&own.cert), text(&own.cert), "key", "no private key"),
-        (text(&own.cert), text(&other.key), "key", "does not go with"),
+        (
+            text(&own.key),
+            text(&own.key),
+            "cert",
+            "no certificate found",
+        ),
+        (
+            text(&own.cert),
+            text(&own.cert),
+            "key",
+            "no private key found",
+        ),
+        (
+            text(&own.cert),
+            text(&other.key),
+            "key",
+            "the key does not belong to the certificate",
+        ),
     ];
     for (cert, key, blamed, words) in cases {
         let error = Server::new(cert, key).unwrap_err();
@@ -373,7 +391,7 @@ async fn changed_certificate_is_read_again_and_a_broken_one_is_not_used() {
     let server = Server::new(cert.clone().into(), key.clone().into()).unwrap();
     let look = || {
         let mut current = server.current.lock().unwrap();
-        current.looked = current.looked.checked_sub(LOOK).unwrap();
+        current.checked = current.checked.checked_sub(LOOK).unwrap();
     };
     let serves = async |authority: &Authority| {
         let client = Client::new(NAME, &authority.trusted()).unwrap();
@@ -406,7 +424,7 @@ async fn stranger_cannot_make_the_server_hold_much() {
             }
         }
     };
-    let work = async { tokio::join!(send, server.accept(far)) };
+    let work = async { tokio::join!(send, server.handshake(far)) };
     let error = soon(work).await.1.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }

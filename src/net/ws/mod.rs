@@ -1,30 +1,30 @@
-//! WebSocket as a layer over TCP or TLS (RFC 6455): a stream of bytes in binary frames, bare or within mux.cool.
+//! WebSocket as a layer over TCP or TLS (RFC 6455): a stream of bytes in binary frames, bare or inside mux.cool.
 //!
 //! # Copies
 //!
-//! What is read lands in the caller's buffer and is unmasked there. Where a header comes next, it is read into a place
-//! of its own with the same call; its length is guessed from the last one's. Bytes move only when the guess was wrong,
-//! or when a peer sends many small frames. What is written goes out in one call with the frame's header, masked where
-//! it stands.
+//! Bytes are read into the caller's buffer and unmasked there. A header that comes next is read by the same call into
+//! an array of its own; its length is guessed from that of the last one. Bytes are moved only when the guess was wrong,
+//! or when a peer sends many small frames. Bytes to be written are masked in place and written with their header in one
+//! call.
 //!
 //! # Ends
 //!
-//! The end of one direction is told as [`wire::websocket`](crate::wire::websocket) describes. A peer that does not
-//! understand it goes on, and when it has been silent for a second after our end, that is taken for its own, as
-//! v2ray-plugin does. A server of ours that spoke first seems to be such a peer until it has heard its client; it is
-//! told the end when it has said what it is. When both directions have ended the stream is dropped, which sends a Close
-//! and waits for nothing.
+//! [`wire::websocket`](crate::wire::websocket) describes how the end of one direction is sent. A peer that does not
+//! understand it goes on. When such a peer has been silent for a second after our end, that counts as its own end, as
+//! with v2ray-plugin. A server of ours that sends first looks like such a peer until it has received something from its
+//! client; it gets the end as soon as it has announced itself. When both directions have ended the stream is dropped,
+//! which sends a Close and waits for nothing.
 //!
 //! # Timers
 //!
-//! A connection on which nothing came for 25 to 50 s is pinged, so that no proxy takes it for dead. The timer belongs to
-//! the stream and stands only while somebody waits for the peer.
+//! After one or two times `PING_INTERVAL` without a byte from the peer a Ping is sent, so that no proxy between takes the
+//! connection for dead. The timer belongs to the stream and runs only while the user of the stream waits for the peer.
 
 pub mod mux;
 mod reading;
 mod upgrade;
 
-pub use upgrade::{Accepted, Asked, Peer, accept, asked, connect};
+pub use upgrade::{Peer, Streams, UpgradeRequest, connect, handshake, read_request};
 
 use std::future::Future as _;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -41,16 +41,17 @@ use super::stream::Layer;
 use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Decoder, Encoder, Head, Role, Status, close, xor};
 
-/// After so much silence, and twice as much at the latest, a Ping is sent: nginx cuts at 60 s, Cloudflare at 100 s.
-const PING_AFTER: Duration = Duration::from_secs(25);
-/// Silence after our end that is taken for the end of a peer that did not understand it.
+/// A Ping is sent after this much silence, or twice as much at the latest: nginx closes after 60 s, Cloudflare after
+/// 100.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// Silence after our end that counts as the end of a peer that does not understand ours.
 const LINGER: Duration = Duration::from_secs(1);
-/// The same where it is not known yet whether it did: it has some round trips to say so.
+/// The same while it is not known whether the peer understands it: it has a few round trips to say so.
 const LINGER_UNKNOWN: Duration = Duration::from_secs(3);
 
-/// Reads before a close that drop what nobody asked for, and bytes of each.
-const LAST_READS: usize = 16;
-const LAST_READ: usize = 4096;
+/// Reads before a close that discard unread bytes, and the bytes of each.
+const CLOSE_READS: usize = 16;
+const CLOSE_READ: usize = 4096;
 
 /// Slices written with one call.
 const MAX_PARTS: usize = 64;
@@ -63,31 +64,32 @@ pub struct WebSocket {
     encoder: Encoder,
     /// The stream within mux.cool, where that is spoken inside.
     mux: Option<SingleStream>,
-    /// Payload that was read before anybody asked for it.
+    /// Payload that was read before the caller asked for it.
     ahead: Vec<u8>,
-    /// Bytes of header that the next frame will probably have.
+    /// Probable length of the next frame's header.
     lead: usize,
-    /// What of a head has not been written, and how much has.
+    /// The head that is being written, and how many bytes of it are written.
     head: Option<(Head, usize)>,
-    /// Payload of the current frame that has not been written.
+    /// Bytes of the current frame's payload that are not written yet.
     rest: usize,
-    /// Masked payload, where the caller's bytes could not be changed.
+    /// Masked payload, when the caller's bytes may not be changed.
     masked: Option<Buffer>,
-    /// Whether we have ended our direction, or will only reset.
+    /// Whether we have ended our direction.
     ended: bool,
+    /// Whether the close will be a reset.
     reset: bool,
-    /// Whether the peer has not been told of it, as it seemed not to understand.
-    untold: bool,
+    /// Whether our end has not been sent, since the peer seemed not to understand it.
+    end_unsent: bool,
     /// Whether the silence after our end has been long enough.
     lingered: bool,
-    /// Whether anything has come since the timer was set.
-    heard: bool,
+    /// Whether anything was received since the timer was set.
+    received: bool,
     timer: Option<Pin<Box<Sleep>>>,
     waker: Option<Waker>,
 }
 
 impl WebSocket {
-    /// Over a stream on which the upgrade has been made.
+    /// Wraps a stream on which the upgrade is complete.
     pub(super) fn new(inner: Stream, role: Role, mux: Option<SingleStream>) -> Self {
         Self {
             inner,
@@ -105,35 +107,35 @@ impl WebSocket {
             masked: None,
             ended: false,
             reset: false,
-            untold: false,
+            end_unsent: false,
             lingered: false,
-            heard: false,
+            received: false,
             timer: None,
             waker: None,
         }
     }
 
-    /// Payload that was read before anybody asked for it.
+    /// Payload that was read before the caller asked for it.
     pub(super) fn ahead(&self) -> &[u8] {
         &self.ahead
     }
 
-    /// Takes it.
+    /// Takes that payload.
     pub(super) fn take_ahead(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.ahead)
     }
 
     /// Whether the peer understands the end of one direction.
-    pub(super) const fn peer_knows_end(&self) -> bool {
-        matches!(self.decoder.knows_end(), Some(true))
+    pub(super) const fn peer_understands_end(&self) -> bool {
+        matches!(self.decoder.understands_end(), Some(true))
     }
 
-    /// Whether the peer still reads what we say.
+    /// Whether the peer still reads our frames.
     const fn peer_listens(&self) -> bool {
-        matches!(self.decoder.status(), Status::Open | Status::Ended)
+        matches!(self.decoder.status(), Status::Active | Status::Ended)
     }
 
-    /// Takes the bytes inside for the single stream of mux.cool.
+    /// Reads the payload as that of a mux.cool connection with one stream.
     pub(super) fn with_mux(mut self, mut mux: SingleStream) -> io::Result<Self> {
         let len = mux.decode(&mut self.ahead).map_err(invalid)?;
         self.ahead.truncate(len);
@@ -141,7 +143,7 @@ impl WebSocket {
         Ok(self)
     }
 
-    /// Takes in `bytes` of the connection that were read by somebody else.
+    /// Takes `bytes` that were read from the connection during the upgrade.
     pub(super) fn feed(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let len = self.decode(bytes)?;
         self.ahead
@@ -149,9 +151,9 @@ impl WebSocket {
         Ok(())
     }
 
-    /// Reads what there is into [`WebSocket::ahead`]; whether that is the end.
+    /// Reads into [`WebSocket::ahead`]; returns whether that was the end.
     pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        ready!(self.poll_more(cx))?;
+        ready!(self.poll_socket(cx))?;
         let mut buffer = Buffer::take(Size::Small);
         let (bytes, ..) = buffer.parts();
         match self.read_into(bytes) {
@@ -168,18 +170,18 @@ impl WebSocket {
         }
     }
 
-    /// Sends what is owed now, if that can be done without waiting.
+    /// Sends the answers to the peer's frames, as far as that is possible without waiting.
     fn answer(&mut self) {
-        if self.decoder.owes_reply()
+        if self.decoder.has_reply()
             && let Some(waker) = self.waker.clone()
         {
-            // If the connection is broken, the next read will tell.
+            // If the connection is broken, the next read fails.
             let _ = self.poll_flush(&mut Context::from_waker(&waker));
         }
     }
 
-    /// Writes whole frames that wait: answers to the peer, what has been put in their place, and an end that the peer
-    /// turns out to understand. A frame of the caller's that has begun goes first.
+    /// Writes the frames without payload that are waiting: answers to the peer, Pings, and the end, once the peer is
+    /// known to understand it. A frame of the caller that has begun goes first.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.rest == 0 {
             if let Some((head, done)) = &mut self.head {
@@ -188,12 +190,15 @@ impl WebSocket {
                 if *done >= head.bytes().len() {
                     self.head = None;
                 }
-            } else if let Some(pong) = self.encoder.late_greeting(&self.decoder, rand::random()) {
+            } else if let Some(pong) = self
+                .encoder
+                .late_announcement(&self.decoder, rand::random())
+            {
                 self.head = Some((pong, 0));
             } else if let Some(reply) = self.encoder.reply(&mut self.decoder, rand::random()) {
                 self.head = Some((reply, 0));
-            } else if self.untold && self.peer_knows_end() && self.peer_listens() {
-                self.untold = false;
+            } else if self.end_unsent && self.peer_understands_end() && self.peer_listens() {
+                self.end_unsent = false;
                 self.head = Some((self.encoder.end(rand::random()), 0));
             } else {
                 break;
@@ -202,8 +207,8 @@ impl WebSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits until a frame may begin; after a Close none may (RFC 6455 §5.5.1).
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits until a frame may begin. After a Close none may (RFC 6455 §5.5.1).
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Poll::Ready(if self.peer_listens() && !self.ended {
             Ok(())
@@ -212,16 +217,17 @@ impl WebSocket {
         })
     }
 
-    /// A server has heard what its client understands, and shows a stranger nothing that tells it from others.
-    const fn greet(&mut self) {
-        if matches!(self.role, Role::Server) && !self.peer_knows_end() {
-            self.encoder.skip_greeting();
+    /// A server announces that it understands an end only to clients that have done so: to others it looks like any
+    /// server.
+    const fn announce(&mut self) {
+        if matches!(self.role, Role::Server) && !self.peer_understands_end() {
+            self.encoder.skip_announcement();
         }
     }
 
-    /// Begins a frame of `len` bytes at most, behind `extra`; masks those of `bytes` that will go with it.
-    fn begin(&mut self, extra: &[u8], len: usize, bytes: &mut [u8]) {
-        self.greet();
+    /// Begins a frame of `extra` and `len` bytes; masks the part of `bytes` that belongs to it.
+    fn begin_frame(&mut self, extra: &[u8], len: usize, bytes: &mut [u8]) {
+        self.announce();
         let (head, key) = self.encoder.data(extra, len, rand::random());
         if let Some(key) = key {
             let _ = xor(bytes.get_mut(..len).unwrap_or_default(), key);
@@ -229,19 +235,19 @@ impl WebSocket {
         (self.head, self.rest) = (Some((head, 0)), len);
     }
 
-    /// Begins the next frame of the stream, of at most `len` bytes.
-    fn begin_next(&mut self, len: usize, bytes: &mut [u8]) {
+    /// Begins the next frame of the stream, with at most `len` bytes of payload.
+    fn begin_stream_frame(&mut self, len: usize, bytes: &mut [u8]) {
         match &mut self.mux {
             Some(mux) => {
                 let (extra, len) = mux.next_head(len);
-                self.begin(extra.bytes(), len, bytes);
+                self.begin_frame(extra.bytes(), len, bytes);
             }
-            None => self.begin(&[], len, bytes),
+            None => self.begin_frame(&[], len, bytes),
         }
     }
 
-    /// Writes of the frame that has begun; `parts` are its rest, and perhaps more.
-    fn poll_push(
+    /// Continues the frame that has begun. `parts` begin with the rest of its payload.
+    fn poll_write_frame(
         &mut self,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
@@ -280,7 +286,7 @@ impl WebSocket {
             let payload = count - head_len;
             self.rest -= payload;
             if payload > 0 || self.rest == 0 {
-                if self.rest == 0 && self.decoder.owes_reply() {
+                if self.rest == 0 && self.decoder.has_reply() {
                     let _ = self.poll_flush(cx);
                 }
                 return Poll::Ready(Ok(payload));
@@ -288,55 +294,55 @@ impl WebSocket {
         }
     }
 
-    /// As [`Layer::poll_write`], in a frame with `extra` before the payload where a new one begins.
+    /// As [`Layer::poll_write`]; a new frame begins with `extra`.
     pub(super) fn poll_write_framed(
         &mut self,
         cx: &mut Context<'_>,
         extra: impl FnOnce() -> crate::wire::mux::Head,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.remember(cx);
+        self.store_waker(cx);
         if self.rest == 0 {
-            ready!(self.poll_open(cx))?;
-            self.begin(extra().bytes(), bytes.len(), bytes);
+            ready!(self.poll_writable(cx))?;
+            self.begin_frame(extra().bytes(), bytes.len(), bytes);
         }
-        self.poll_push(cx, &[IoSlice::new(bytes)])
+        self.poll_write_frame(cx, &[IoSlice::new(bytes)])
     }
 
-    /// Begins a frame of `payload`, a few bytes. Only where none is under way and none waits, which
-    /// [`WebSocket::poll_flushed`] has to have said: it would be lost, or cut if TLS has sealed it already.
+    /// Sends a short frame. [`WebSocket::poll_flushed`] must have been ready before: a frame that is still waiting
+    /// would be lost, or cut if TLS has already sealed its beginning.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, payload: &[u8]) {
-        self.greet();
+        self.announce();
         let (head, _) = self.encoder.data(payload, 0, rand::random());
         self.head = Some((head, 0));
-        // If the connection is broken, the next read will tell.
+        // If the connection is broken, the next read fails.
         let _ = self.poll_flushed(cx);
     }
 
-    /// Waits until all that was to be sent has been.
+    /// Waits until all frames are sent.
     pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.remember(cx);
+        self.store_waker(cx);
         self.poll_flush(cx)
     }
 
-    /// Gives back what was taken with [`WebSocket::take_ahead`], or read, and not used.
+    /// Puts back payload that was taken by [`WebSocket::take_ahead`], or read, and not used.
     pub(super) fn put_ahead(&mut self, bytes: Vec<u8>) {
         self.ahead = bytes;
     }
 
-    fn remember(&mut self, cx: &Context<'_>) {
+    fn store_waker(&mut self, cx: &Context<'_>) {
         match &mut self.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             None => self.waker = Some(cx.waker().clone()),
         }
     }
 
-    /// Waits for the connection, whatever has been read ahead.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.remember(cx);
-        // If the connection is broken, the read will tell.
+    /// Waits for the connection, whatever was read ahead.
+    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.store_waker(cx);
+        // If the connection is broken, the read fails.
         let _ = self.poll_flush(cx);
-        if self.over().unwrap_or(true) {
+        if self.is_ended().unwrap_or(true) {
             return Poll::Ready(Ok(()));
         }
         if self.inner.poll_readable(cx)?.is_ready() {
@@ -345,21 +351,21 @@ impl WebSocket {
         self.poll_timer(cx)
     }
 
-    /// Pings after a long silence; is ready when a silence is to be taken for the end.
+    /// Sends a Ping after a long silence. Ready when a silence counts as the peer's end.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let linger = match (self.ended, self.decoder.knows_end()) {
+        let linger = match (self.ended, self.decoder.understands_end()) {
             (true, Some(false)) => Some(LINGER),
             (true, None) => Some(LINGER_UNKNOWN),
             _ => None,
         };
-        let period = linger.unwrap_or(PING_AFTER);
+        let period = linger.unwrap_or(PING_INTERVAL);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(period)));
         if linger.is_some() && timer.deadline() > Instant::now() + period {
             timer.as_mut().reset(Instant::now() + period);
-            self.heard = false;
+            self.received = false;
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if !self.heard {
+            if !self.received {
                 if linger.is_some() {
                     self.lingered = true;
                     return Poll::Ready(Ok(()));
@@ -368,7 +374,7 @@ impl WebSocket {
                     self.head = Some((self.encoder.ping(rand::random()), 0));
                 }
             }
-            self.heard = false;
+            self.received = false;
             timer.as_mut().reset(Instant::now() + period);
         }
         let _ = self.poll_flush(cx);
@@ -383,7 +389,7 @@ pub(super) fn invalid(error: impl Into<crate::wire::Error>) -> io::Error {
 impl Layer for WebSocket {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            self.poll_more(cx)
+            self.poll_socket(cx)
         } else {
             Poll::Ready(Ok(()))
         }
@@ -398,30 +404,30 @@ impl Layer for WebSocket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.remember(cx);
+        self.store_waker(cx);
         let len: usize = parts.iter().take(MAX_PARTS).map(|part| part.len()).sum();
         if len == 0 {
             return Poll::Ready(Ok(0));
         }
         if self.rest == 0 {
-            ready!(self.poll_open(cx))?;
+            ready!(self.poll_writable(cx))?;
             if self.role == Role::Server {
-                self.begin_next(len, &mut []);
+                self.begin_stream_frame(len, &mut []);
             } else {
                 let mut buffer = Buffer::take(Size::Small);
                 let (bytes, _, raw) = buffer.parts();
                 raw.end = gather(parts, bytes);
-                self.begin_next(raw.end, bytes);
+                self.begin_stream_frame(raw.end, bytes);
                 raw.end = self.rest;
                 self.masked = Some(buffer);
             }
         }
         let Some(mut buffer) = self.masked.take() else {
-            return self.poll_push(cx, parts);
+            return self.poll_write_frame(cx, parts);
         };
         let range = buffer.raw.clone();
         let bytes = buffer.bytes().get(range).unwrap_or_default();
-        let written = self.poll_push(cx, &[IoSlice::new(bytes)]);
+        let written = self.poll_write_frame(cx, &[IoSlice::new(bytes)]);
         if let Poll::Ready(Ok(count)) = written {
             buffer.raw.start += count;
         }
@@ -436,30 +442,30 @@ impl Layer for WebSocket {
         cx: &mut Context<'_>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.remember(cx);
+        self.store_waker(cx);
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
         if self.rest == 0 {
-            ready!(self.poll_open(cx))?;
-            self.begin_next(bytes.len(), bytes);
+            ready!(self.poll_writable(cx))?;
+            self.begin_stream_frame(bytes.len(), bytes);
         }
-        self.poll_push(cx, &[IoSlice::new(bytes)])
+        self.poll_write_frame(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.remember(cx);
+        self.store_waker(cx);
         if self.rest > 0 {
-            // The rest of a frame will not come any more.
+            // The caller will not write the rest of its frame.
             self.reset = true;
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if !self.ended {
             ready!(self.poll_flush(cx))?;
             self.ended = true;
-            // A peer that will not understand it is not told; see `Ends` above.
-            if self.decoder.knows_end() == Some(false) {
-                self.untold = true;
+            // A peer that would not understand the end does not get one; see `Ends` above.
+            if self.decoder.understands_end() == Some(false) {
+                self.end_unsent = true;
             } else if self.peer_listens() {
                 self.head = Some((self.encoder.end(rand::random()), 0));
             }
@@ -468,7 +474,7 @@ impl Layer for WebSocket {
     }
 
     fn reset_on_close(&mut self) {
-        // The Close that answers an error of the peer, or its own, says all; a reset would overtake it.
+        // The peer has closed, or gets a Close for its error; a reset would overtake our Close.
         if !self.peer_listens() {
             return;
         }
@@ -486,8 +492,8 @@ impl Layer for WebSocket {
 }
 
 impl Drop for WebSocket {
-    /// Says what is owed and a Close, as far as the socket takes it. What came and nobody read, as a Ping behind the
-    /// peer's end, is read now: Linux would answer it with a reset, which takes what is on its way from the peer.
+    /// Sends the waiting frames and a Close, as far as the socket takes them. Unread bytes, such as a Ping behind the
+    /// peer's end, are read now: otherwise Linux would close by a reset, and the peer could lose our last bytes.
     fn drop(&mut self) {
         if self.reset || self.rest > 0 {
             return;
@@ -497,8 +503,8 @@ impl Drop for WebSocket {
             self.head = Some((self.encoder.close(close::NORMAL, rand::random()), 0));
             let _ = self.poll_flush(cx);
         }
-        let mut unread = [0; LAST_READ];
-        for _ in 0..LAST_READS {
+        let mut unread = [0; CLOSE_READ];
+        for _ in 0..CLOSE_READS {
             match self.inner.try_read(&mut [IoSliceMut::new(&mut unread)]) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => break,

@@ -1,11 +1,12 @@
-//! mux.cool inside a WebSocket, as v2ray-plugin has it: a client's single stream, and a server's many.
+//! mux.cool inside a WebSocket, as v2ray-plugin speaks it: the server's side, with many streams.
 //!
-//! mux.cool has no window: who does not read one stream holds up all others. So a client of ours opens one stream in
-//! each WebSocket, and a server stops reading while any of its streams is full.
+//! mux.cool has no windows: one stream that is not read holds up all others. So a client of ours opens one stream in
+//! each WebSocket ([`SingleStream`](crate::wire::mux::SingleStream)), and the server stops reading while one of its
+//! streams is full.
 //!
-//! End closes a stream in both directions. Two ends of ours therefore end one direction by the WebSocket's own means
-//! ([`super`]), which is the same thing while there is one stream in it. A server that has learnt that the client is
-//! one of ours takes its stream as it is; the streams of others go through pipes.
+//! The frame End closes a stream in both directions. So two sides of ours end one direction by the WebSocket itself
+//! (see [`super`]), which is equivalent while there is one stream in it. A server that knows its client to be ours uses
+//! the single stream without this module; the streams of other clients go through pipes.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -24,42 +25,43 @@ use crate::net::pool::{Buffer, Size};
 use crate::net::stream::Layer as _;
 use crate::wire::mux::{Decoder, Event, Frame, MAX_DATA};
 
-/// Streams in one WebSocket at the same time, with those that have ended there and are still being served;
-/// v2ray-plugin's clients open at most as many in all.
+/// Streams in one WebSocket at the same time, including those that have ended there and are still being served.
+/// v2ray-plugin's clients never open more in one WebSocket.
 const MAX_STREAMS: usize = 128;
-/// Bytes that a stream may have waiting for its reader, and for the WebSocket.
+/// Bytes of a stream that may wait for its reader.
 const WINDOW: usize = 256 * 1024;
+/// Bytes of a stream that may wait for the WebSocket.
 const CAPACITY: usize = 128 * 1024;
-/// Bytes read from the WebSocket at once.
+/// Buffer for one read of the WebSocket.
 const READ: Size = Size::Medium;
-/// Bytes waiting in a stream above which nothing more is read: what is read next fits, with the part of the window
-/// whose reading has not been told yet.
+/// Unread bytes of a stream above which the WebSocket is not read: the next read still fits, beside the quarter of the
+/// window that may be read without being credited.
 const FULL: usize = WINDOW / 4 * 3 - READ.bytes();
-/// How long a WebSocket without streams is kept. v2ray-plugin's clients close it within 16 s, and until then may use it.
-const EMPTY: Duration = Duration::from_secs(20);
-/// Reads, and writes, after which others have their turn.
+/// How long a WebSocket without streams is kept. v2ray-plugin's clients close it within 16 s and may use it until then.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Reads, or writes, after which other tasks get their turn.
 const TURNS: usize = 8;
 
-/// The server's side of a WebSocket with streams in it.
+/// The server's side of mux.cool in a WebSocket.
 pub struct Server {
     ws: WebSocket,
     decoder: Decoder,
     streams: BTreeMap<u16, Pipe>,
-    /// The stream that had its turn last.
+    /// The stream that wrote last.
     last: u16,
-    /// A frame on its way out: whose it is, and its data.
+    /// The frame that is being written: its stream and its data.
     out: Option<(u16, Buffer)>,
-    /// A frame without data on its way out.
+    /// Whether a frame without data is being written.
     flushing: bool,
-    /// Whether the client has closed.
+    /// Whether the client has closed the WebSocket.
     closed: bool,
-    /// Whether the client closes, and wants us to close, when its stream has ended.
-    last_one: bool,
+    /// Whether the client uses the WebSocket for one stream only, and expects us to close it afterwards.
+    closes_after_stream: bool,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl Server {
-    /// Over a WebSocket that begins with mux.cool.
+    /// Wraps a WebSocket that begins with mux.cool.
     pub(super) fn new(ws: WebSocket) -> Self {
         Self {
             ws,
@@ -69,16 +71,16 @@ impl Server {
             out: None,
             flushing: false,
             closed: false,
-            last_one: false,
+            closes_after_stream: false,
             idle: None,
         }
     }
 
-    /// Hands each stream to `serve` until the WebSocket has ended or has been without streams for long.
+    /// Passes each stream to `serve`. Returns when the WebSocket has ended, or has had no streams for a while.
     ///
     /// # Errors
-    /// What breaks below, or what the client did wrong; the streams are then broken too, and ended before this
-    /// returns.
+    /// An error of the connection, or `InvalidData` when the client broke the protocol. The streams then break too, and
+    /// their tasks end before this returns.
     pub async fn run<F>(mut self, serve: impl Fn(Stream) -> F) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -103,13 +105,13 @@ impl Server {
         if result.is_err() {
             self.ws.reset_on_close();
         }
-        // The streams of a WebSocket that is gone find their pipes broken or ended.
+        // Breaks or ends the pipes of the streams that are left.
         drop(self);
         while tasks.join_next().await.is_some() {}
         result
     }
 
-    /// Moves what there is to move; is ready with a new stream, or with the end.
+    /// Moves bytes in both directions. Ready with a new stream, or with `None` at the end.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stream>>> {
         self.poll_out(cx)?;
         for _ in 0..TURNS {
@@ -131,32 +133,34 @@ impl Server {
         self.poll_idle(cx)
     }
 
-    /// Whether a stream's reader is too far behind.
+    /// Whether the reader of a stream is too far behind.
     fn is_full(&self) -> bool {
         self.streams.values().any(|pipe| {
-            // There is no window to be told of: what has been read is room again.
+            // mux.cool sends no credit: what was read is room again at once.
             let _ = pipe.take_credit();
             pipe.unread() > FULL && !pipe.is_abandoned()
         })
     }
 
-    /// The time without streams.
+    /// Waits for the end of the time without streams.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stream>>> {
         if !self.streams.is_empty() || self.out.is_some() || self.flushing {
             self.idle = None;
             return Poll::Pending;
         }
-        if self.last_one {
+        if self.closes_after_stream {
             return Poll::Ready(Ok(None));
         }
-        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(EMPTY)));
+        let idle = self
+            .idle
+            .get_or_insert_with(|| Box::pin(sleep(IDLE_TIMEOUT)));
         if idle.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(None));
         }
         Poll::Pending
     }
 
-    /// One read of the WebSocket, given to its streams; perhaps a new one.
+    /// Reads the WebSocket once and distributes the data; returns a new stream, if one was opened.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<Option<Stream>>> {
         let mut ahead = self.ws.take_ahead();
         if !ahead.is_empty() {
@@ -194,7 +198,7 @@ impl Server {
         Ok(Poll::Ready(stream))
     }
 
-    /// Gives `bytes` to their streams, up to the first new stream: how many were used, and that stream.
+    /// Distributes `bytes` up to the first new stream; returns the bytes used, and that stream.
     fn give(&mut self, bytes: &[u8]) -> io::Result<(usize, Option<Stream>)> {
         let mut at = 0;
         while at < bytes.len() {
@@ -206,8 +210,8 @@ impl Server {
                     if self.streams.len() >= MAX_STREAMS || self.streams.contains_key(&id) {
                         return Err(too_many());
                     }
-                    // A peer that counts from 0 opens one stream in each WebSocket, and waits for its end.
-                    self.last_one |= id == 0;
+                    // A client that counts from 0 opens one stream in each WebSocket and waits for its end.
+                    self.closes_after_stream |= id == 0;
                     self.idle = None;
                     let (stream, pipe) = pipe::pair(WINDOW, CAPACITY);
                     self.streams.insert(id, pipe);
@@ -217,7 +221,7 @@ impl Server {
                     if let Some(pipe) = self.streams.get(&id) {
                         let data = rest.get(..used).unwrap_or_default();
                         match pipe.push(data) {
-                            // What nobody will read is dropped; the stream's own end is told by its turn.
+                            // Data that nobody will read is dropped; the end of the stream is sent in its turn.
                             Ok(()) | Err(pipe::PushError::Closed) => {}
                             Err(pipe::PushError::WindowExceeded) => {
                                 return Err(io::ErrorKind::OutOfMemory.into());
@@ -238,11 +242,11 @@ impl Server {
         Ok((at, None))
     }
 
-    /// Writes what the streams have, each in its turn, until the socket is full or they have nothing.
+    /// Writes the data of the streams, each in its turn, until the socket is full or nothing is left.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         for _ in 0..TURNS {
             if self.poll_frame(cx)?.is_pending() {
-                // While the socket is full, readers that catch up let us read on.
+                // Even while the socket is full, a reader that catches up must wake this task.
                 self.streams.values().for_each(|pipe| pipe.watch(cx));
                 return Ok(());
             }
@@ -275,7 +279,7 @@ impl Server {
         Ok(())
     }
 
-    /// The frame on its way out, and what the WebSocket has to say by itself.
+    /// Continues the frame that is being written, then the WebSocket's own frames.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         while let Some((id, buffer)) = &mut self.out {
             let (bytes, _, raw) = buffer.parts();
@@ -290,17 +294,17 @@ impl Server {
                 self.out = None;
             }
         }
-        // A Pong or a Ping may wait as well: the next frame must not take its place.
+        // A Ping or Pong may be waiting: the next frame must not replace it.
         match self.ws.poll_flushed(cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Err(error)) if self.flushing => return Err(error),
-            // If the connection is broken, the next read will tell.
+            // If the connection is broken, the next read fails.
             Poll::Ready(_) => self.flushing = false,
         }
         Ok(Poll::Ready(()))
     }
 
-    /// Begins a frame of what stream `id` has; pending when it has nothing.
+    /// Begins a frame with the data of stream `id`; pending when it has none.
     fn poll_stream(&mut self, cx: &mut Context<'_>, id: u16) -> io::Result<Poll<()>> {
         let Some(pipe) = self.streams.get_mut(&id) else {
             return Ok(Poll::Pending);
@@ -337,7 +341,10 @@ impl Server {
 }
 
 fn too_many() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "too many streams, or one twice")
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the client opened too many streams, or one twice",
+    )
 }
 
 #[cfg(test)]

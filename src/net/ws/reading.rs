@@ -1,4 +1,4 @@
-//! From the connection to the caller's buffer.
+//! Reads from the connection into the caller's buffer.
 
 use std::io::{self, IoSliceMut};
 
@@ -7,26 +7,24 @@ use crate::net::slots::scatter;
 use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Status, close};
 
-/// Payload without a header in it that is worth a read of its own.
+/// Bytes of payload before the next header from which on a read stops at that header.
 const DIRECT: usize = 16 * 1024;
-/// Bytes that are read beyond it: the next header.
+/// Bytes that such a read may take beyond the payload: the next header.
 const BEYOND: usize = 24;
-/// The longest place for a header.
+/// Bytes of the array into which headers are read.
 const MAX_LEAD: usize = 40;
-/// A caller's buffer that is shorter gets its bytes by way of one of ours.
+/// For a caller's buffer shorter than this, the bytes are read into an array first.
 const LEAST_ROOM: usize = 2 * MAX_LEAD;
-/// Reads in a row that may bring no payload.
+/// Reads in a row that may return no payload.
 const MAX_READS: usize = 4;
-/// The status of a Close that had none (RFC 6455 §7.1.5).
-const NO_STATUS: u16 = 1005;
 
 impl WebSocket {
     /// As [`Layer::try_read`](crate::net::stream::Layer::try_read).
     pub(super) fn read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let room: usize = slots.iter().map(|slot| slot.len()).sum();
         if self.ahead.is_empty() && room > 0 {
-            if self.direct() >= room && !self.over()? {
-                self.heard = true;
+            if self.payload_left() >= room && !self.is_ended()? {
+                self.received = true;
                 return self.read_direct(slots);
             }
             if let Some(slot) = slots.first_mut().filter(|slot| slot.len() >= LEAST_ROOM) {
@@ -46,7 +44,7 @@ impl WebSocket {
         Ok(done)
     }
 
-    /// Leaves the payload of `bytes` at their front.
+    /// Moves the payload of `bytes` to the front of `bytes` and returns its length.
     pub(super) fn decode(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let len = self.decoder.decode(bytes);
         let payload = bytes.get_mut(..len).unwrap_or_default();
@@ -56,8 +54,8 @@ impl WebSocket {
         }
     }
 
-    /// Payload that comes next, without a header of any kind before it.
-    fn direct(&self) -> usize {
+    /// Bytes of payload before the next header of any kind.
+    fn payload_left(&self) -> usize {
         let left = usize::try_from(self.decoder.payload_left()).unwrap_or(usize::MAX);
         match &self.mux {
             Some(mux) => left.min(mux.data_left()),
@@ -65,16 +63,17 @@ impl WebSocket {
         }
     }
 
-    /// Whether the peer's direction is over; what it did wrong is an error.
-    pub(super) fn over(&self) -> io::Result<bool> {
+    /// Whether the peer's direction has ended. A violation by the peer is an error.
+    pub(super) fn is_ended(&self) -> io::Result<bool> {
         match self.decoder.status() {
             Status::Failed(violation) => return Err(invalid(violation)),
-            // A peer that goes away in good order has said all; any other status breaks the stream.
-            Status::Closed(close::NORMAL | close::GOING_AWAY | NO_STATUS) | Status::Ended => {
+            // These are the statuses of a regular close; every other status breaks the stream.
+            Status::Closed(close::NORMAL | close::GOING_AWAY | close::NO_STATUS)
+            | Status::Ended => {
                 return Ok(true);
             }
             Status::Closed(_) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Status::Open => {}
+            Status::Active => {}
         }
         match self.mux.as_ref().and_then(SingleStream::ended) {
             Some(true) => Err(io::ErrorKind::ConnectionReset.into()),
@@ -83,7 +82,7 @@ impl WebSocket {
         }
     }
 
-    /// The end of the connection, which is one of the stream unless it cuts a frame.
+    /// Handles the end of the connection: it is the end of the stream unless it cuts a frame.
     fn end_of_connection(&self) -> io::Result<usize> {
         let whole = self.mux.as_ref().is_none_or(SingleStream::at_boundary);
         if self.decoder.at_boundary() && whole {
@@ -93,7 +92,7 @@ impl WebSocket {
         }
     }
 
-    /// One read into `slots`, which are nothing but payload.
+    /// Reads payload only into `slots`.
     fn read_direct(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let count = self.inner.try_read(slots)?;
         if count == 0 {
@@ -108,15 +107,15 @@ impl WebSocket {
         Ok(count)
     }
 
-    /// Reads payload into `room`, which is not short.
+    /// Reads payload into `room`, which has at least [`LEAST_ROOM`] bytes.
     pub(super) fn read_into(&mut self, room: &mut [u8]) -> io::Result<usize> {
         for _ in 0..MAX_READS {
-            if self.over()? {
+            if self.is_ended()? {
                 return Ok(0);
             }
-            let direct = self.direct();
+            let direct = self.payload_left();
             let read = if direct > 0 {
-                // A short rest of a frame is read together with whatever follows it.
+                // The short rest of a frame is read together with what follows it.
                 let most = if direct < DIRECT {
                     room.len()
                 } else {
@@ -131,7 +130,7 @@ impl WebSocket {
             } else {
                 self.read_header(room)?
             };
-            self.heard = true;
+            self.received = true;
             self.answer();
             match read {
                 (0, _) => return self.end_of_connection(),
@@ -139,11 +138,11 @@ impl WebSocket {
                 (_, payload) => return Ok(payload),
             }
         }
-        // Headers and control frames without end: the others are to have their turn.
+        // Only headers and control frames: other tasks get their turn.
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// One read with a header at its beginning: bytes read, and bytes of payload.
+    /// Reads once where a header comes next; returns the bytes read, and the bytes of payload in `room`.
     fn read_header(&mut self, room: &mut [u8]) -> io::Result<(usize, usize)> {
         let mut lead = [0; MAX_LEAD];
         let lead = lead.get_mut(..self.lead).unwrap_or_default();
@@ -157,7 +156,7 @@ impl WebSocket {
         let lead = lead.get_mut(..first).unwrap_or_default();
         let early = self.decode(lead)?;
         if early > 0 {
-            // The header was shorter than thought: payload stands in its place.
+            // The header was shorter than guessed: its array holds payload.
             room.copy_within(..behind, early);
             if let (Some(to), Some(from)) = (room.get_mut(..early), lead.get(..early)) {
                 to.copy_from_slice(from);

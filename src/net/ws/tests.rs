@@ -38,14 +38,14 @@ pub(in crate::net) fn endpoint() -> Endpoint {
     }
 }
 
-pub(in crate::net) async fn serve(socket: TcpStream) -> io::Result<Accepted> {
+pub(in crate::net) async fn serve(socket: TcpStream) -> io::Result<Streams> {
     let peer = Peer {
         ip: LOCAL,
         is_trusted: &|_| false,
     };
     let deadline = Instant::now() + Duration::from_secs(5);
-    let accepted = accept(Stream::new(socket), &endpoint(), peer, deadline).await?;
-    Ok(accepted.0)
+    let streams = handshake(Stream::new(socket), &endpoint(), peer, deadline).await?;
+    Ok(streams.0)
 }
 
 /// A client's and a server's end of a WebSocket; the client has said `first`.
@@ -58,7 +58,7 @@ async fn pair(first: &[u8]) -> (Stream, Stream) {
         client
     };
     let (client, server) = within(async { tokio::join!(client, serve(far)) }).await;
-    let Accepted::Bare(server) = server.unwrap() else {
+    let Streams::One(server) = server.unwrap() else {
         panic!("mux.cool");
     };
     (client, server)
@@ -174,10 +174,10 @@ async fn bytes_are_read_into_many_slots() {
 #[tokio::test]
 async fn each_direction_ends_by_itself() {
     // Whether or not the server has said something before.
-    for greeted in [false, true] {
+    for announced in [false, true] {
         let (client, server) = pair(b"question").await;
         receive(&server, 8, 100).await;
-        if greeted {
+        if announced {
             send(&server, b"hello", 5).await;
             receive(&client, 5, 100).await;
         }
@@ -353,7 +353,7 @@ async fn silent_connection_is_pinged() {
     }));
     for _ in 0..3 {
         let mut ping = [0; 6];
-        let read = timeout(2 * PING_AFTER, far.read_exact(&mut ping));
+        let read = timeout(2 * PING_INTERVAL, far.read_exact(&mut ping));
         read.await.unwrap().unwrap();
         assert_eq!(ping[..2], [0x89, 0x80]);
     }
@@ -413,19 +413,19 @@ async fn refusal_of_a_server_says_its_status() {
             .await
             .unwrap();
     };
-    let asked = connect(Stream::new(near), &endpoint, false);
-    let (asked, ()) = within(async { tokio::join!(asked, answer) }).await;
-    assert!(asked.unwrap_err().to_string().contains("403"));
+    let read_request = connect(Stream::new(near), &endpoint, false);
+    let (read_request, ()) = within(async { tokio::join!(read_request, answer) }).await;
+    assert!(read_request.unwrap_err().to_string().contains("403"));
 }
 
 /// A server that answers on each of its streams with what came, and the end with the end.
 pub(in crate::net) async fn echo_server(socket: TcpStream) -> io::Result<()> {
     match serve(socket).await? {
-        Accepted::Bare(stream) => {
+        Streams::One(stream) => {
             echo(stream).await;
             Ok(())
         }
-        Accepted::Mux(server) => server.run(echo).await,
+        Streams::Many(server) => server.run(echo).await,
     }
 }
 

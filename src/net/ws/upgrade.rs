@@ -1,4 +1,4 @@
-//! From a stream to a WebSocket: the client asks, the server agrees or answers like a web server.
+//! The upgrade of a stream to a WebSocket: the client requests it; the server accepts it or answers like a web server.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,11 +14,11 @@ use crate::wire::http::{self, Endpoint};
 use crate::wire::mux::{Kind, SingleStream, detect};
 use crate::wire::websocket::Role;
 
-/// How long a server may take to agree; v2ray-plugin waits as long.
-const AGREE_WITHIN: Duration = Duration::from_secs(8);
+/// How long a server may take to answer; v2ray-plugin waits as long.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Asks for a WebSocket on `stream` and waits for the server to agree; `mux`: with the stream inside mux.cool. Nothing
-/// is sent before the server has agreed, since v2ray-plugin's takes that for an error.
+/// Requests a WebSocket on `stream` and waits for the answer. `mux`: the stream is inside mux.cool. Nothing is sent
+/// before the answer, since v2ray-plugin's server takes that for an error.
 ///
 /// # Errors
 /// [`Error::Upgrade`], [`Error::UpgradeIo`], [`Error::UpgradeRequest`].
@@ -39,7 +39,7 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
             Err(HandshakeError::End) => Err(Error::UpgradeIo(io::ErrorKind::UnexpectedEof.into())),
         }
     };
-    let mut behind = timeout(AGREE_WITHIN, agreed)
+    let mut behind = timeout(UPGRADE_TIMEOUT, agreed)
         .await
         .unwrap_or_else(|_| Err(Error::UpgradeIo(io::ErrorKind::TimedOut.into())))?;
     let mut ws = WebSocket::new(stream, Role::Client, mux.then(SingleStream::client));
@@ -47,38 +47,38 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
     Ok(Stream::layered(ws))
 }
 
-/// What a client that was agreed with speaks.
-pub enum Accepted {
-    /// One stream, bare or the only one within mux.cool.
-    Bare(Stream),
-    /// Any number within mux.cool.
-    Mux(Box<mux::Server>),
+/// What is inside a client's WebSocket.
+pub enum Streams {
+    /// One stream, bare or the only one inside mux.cool.
+    One(Stream),
+    /// Any number of streams inside mux.cool.
+    Many(Box<mux::Server>),
 }
 
-/// Who came.
+/// The client's side of a connection.
 pub struct Peer<'a> {
-    /// Who connected to us.
+    /// The address that connected to us.
     pub ip: IpAddr,
-    /// Whether what it says of who came to it is believed.
+    /// Whether an address is that of a proxy that is believed when it names the client's address.
     pub is_trusted: &'a (dyn Fn(IpAddr) -> bool + Sync),
 }
 
-/// Agrees to a WebSocket on `stream` if it is asked for at `endpoint`, and finds out what is spoken in it. Returns that
-/// and the client's own address. Everybody else gets the page of a web server, and is closed; that, like whatever goes
-/// wrong, is an error. Ends soon after `deadline`.
+/// Upgrades `stream` if the client requests a WebSocket at `endpoint`, and detects what is spoken inside. Returns that
+/// and the client's address. Every other client gets the page of a web server and is closed. Ends soon after
+/// `deadline`.
 ///
 /// # Errors
-/// `InvalidData` when something else was asked for, `TimedOut`, `UnexpectedEof`, or what the system says.
-pub async fn accept(
+/// `InvalidData` when the client requested something else, `TimedOut`, `UnexpectedEof`, or what the system says.
+pub async fn handshake(
     stream: Stream,
     endpoint: &Endpoint,
     peer: Peer<'_>,
     deadline: Instant,
-) -> io::Result<(Accepted, IpAddr)> {
-    let Asked {
+) -> io::Result<(Streams, IpAddr)> {
+    let UpgradeRequest {
         upgrade,
         mut behind,
-    } = asked(&stream, endpoint, deadline).await?;
+    } = read_request(&stream, endpoint, deadline).await?;
     let client = upgrade.client(peer.ip, peer.is_trusted);
     let begin = async {
         stream.write_all(upgrade.response().as_bytes()).await?;
@@ -87,13 +87,13 @@ pub async fn accept(
         loop {
             match detect(ws.ahead()) {
                 Some(Kind::Bare) => {
-                    return Ok::<_, io::Error>(Accepted::Bare(Stream::layered(ws)));
+                    return Ok::<_, io::Error>(Streams::One(Stream::layered(ws)));
                 }
-                Some(Kind::Mux) if ws.peer_knows_end() => {
+                Some(Kind::Mux) if ws.peer_understands_end() => {
                     let ws = ws.with_mux(SingleStream::server())?;
-                    return Ok(Accepted::Bare(Stream::layered(ws)));
+                    return Ok(Streams::One(Stream::layered(ws)));
                 }
-                Some(Kind::Mux) => return Ok(Accepted::Mux(Box::new(mux::Server::new(ws)))),
+                Some(Kind::Mux) => return Ok(Streams::Many(Box::new(mux::Server::new(ws)))),
                 _ if poll_fn(|cx| ws.poll_ahead(cx)).await? => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -101,29 +101,29 @@ pub async fn accept(
             }
         }
     };
-    let accepted = timeout_at(deadline, begin)
+    let streams = timeout_at(deadline, begin)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    Ok((accepted, client))
+    Ok((streams, client))
 }
 
-/// A client's request that fits and has not been answered yet.
-pub struct Asked {
+/// A client's valid request, not answered yet.
+pub struct UpgradeRequest {
     upgrade: http::Upgrade,
     behind: Vec<u8>,
 }
 
-impl Asked {
-    /// The answer that agrees.
+impl UpgradeRequest {
+    /// The answer that accepts the upgrade.
     #[must_use]
     pub fn response(&self) -> String {
         self.upgrade.response()
     }
 
-    /// Makes a WebSocket of the stream on which that has been answered, with nothing but the stream itself inside.
+    /// Makes a WebSocket of the stream on which that answer was sent; the payload is the stream, without mux.cool.
     ///
     /// # Errors
-    /// `InvalidData` when the client has sent already what is none.
+    /// `InvalidData` when the client has already sent something else than frames.
     pub fn begin(mut self, stream: Stream) -> io::Result<Stream> {
         let mut ws = WebSocket::new(stream, Role::Server, None);
         ws.feed(&mut self.behind)?;
@@ -131,12 +131,16 @@ impl Asked {
     }
 }
 
-/// Waits on `stream` for the request of a WebSocket at `endpoint`. Everybody else gets the page of a web server, and is
-/// closed; that, like whatever goes wrong, is an error. Ends soon after `deadline`.
+/// Reads the request of a WebSocket at `endpoint`. Every other client gets the page of a web server and is closed. Ends
+/// soon after `deadline`.
 ///
 /// # Errors
-/// `InvalidData` when something else was asked for, `TimedOut`, `UnexpectedEof`, or what the system says.
-pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> io::Result<Asked> {
+/// `InvalidData` when the client requested something else, `TimedOut`, `UnexpectedEof`, or what the system says.
+pub async fn read_request(
+    stream: &Stream,
+    endpoint: &Endpoint,
+    deadline: Instant,
+) -> io::Result<UpgradeRequest> {
     let mut reader = Reader::new(stream);
     let mut seen = 0;
     let request = reader.next(|bytes| {
@@ -150,7 +154,7 @@ pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> i
         http::parse_request(bytes, endpoint)
     });
     match timeout_at(deadline, request).await {
-        Ok(Ok(upgrade)) => Ok(Asked {
+        Ok(Ok(upgrade)) => Ok(UpgradeRequest {
             upgrade,
             behind: reader.into_unread(),
         }),

@@ -1,6 +1,6 @@
 //! mux.cool with one stream in it.
 
-use super::{Decoder, Event, Frame, Head, MAX_DATA, Violation};
+use super::{Decoder, Event, Frame, FrameError, Head, MAX_DATA};
 
 /// The id of a client's stream; v2ray-plugin counts from 1 as well.
 const ID: u16 = 1;
@@ -40,8 +40,8 @@ impl SingleStream {
     /// Moves the data of the stream to the front of `bytes` and returns its length.
     ///
     /// # Errors
-    /// [`Violation`]; nothing can be read after it.
-    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
+    /// [`FrameError`]; nothing can be read after it.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<usize, FrameError> {
         let (mut from, mut to) = (0, 0);
         while from < bytes.len() && self.ended.is_none() {
             let (used, event) = self.decoder.next(bytes.get(from..).unwrap_or_default())?;
@@ -54,7 +54,7 @@ impl SingleStream {
                 }
                 Event::End(id, error) if self.id == Some(id) => self.ended = Some(error),
                 Event::New(id) if self.id.is_none() => self.id = Some(id),
-                Event::New(_) => return Err(Violation::Stream),
+                Event::New(_) => return Err(FrameError::Stream),
                 _ => {}
             }
             from += used;

@@ -12,7 +12,7 @@ const SING_BOX: &[u8] = b"\x00\x14\x00\x00\x01\x00\x01\x02\x9a\x02\x0bv1.mux.coo
 const MIHOMO: &[u8] = &[0, 12, 0, 0, 1, 0, 1, 0, 0, 1, 127, 0, 0, 1];
 
 /// All events of `bytes`, cut where `cuts` say; data of neighbouring pieces is joined.
-fn events(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(Event, Vec<u8>)>, Violation> {
+fn events(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(Event, Vec<u8>)>, FrameError> {
     let mut decoder = Decoder::new();
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
@@ -100,11 +100,11 @@ fn longest_head_is_read_and_a_longer_one_is_not() {
     for meta in [0_u16, 3, 513, 0xffff] {
         let [high, low] = meta.to_be_bytes();
         let read = events(&[high, low, 0, 1, 1, 0], &[]);
-        assert_eq!(read, Err(Violation::MetaLength(meta)));
+        assert_eq!(read, Err(FrameError::MetaLength(meta)));
     }
     for status in [0, 5, 255] {
         let read = events(&[0, 4, 0, 1, status, 0], &[]);
-        assert_eq!(read, Err(Violation::Status(status)));
+        assert_eq!(read, Err(FrameError::Status(status)));
     }
 }
 

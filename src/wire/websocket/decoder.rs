@@ -1,24 +1,24 @@
-//! From frames to bytes.
+//! Decodes frames.
 
 use super::{
-    END_UNDERSTOOD, FIN, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL, MAX_HEADER,
-    OPCODE, RESERVED, Role, Violation, close, opcode, xor,
+    END_UNDERSTOOD, FIN, FrameError, Key, LENGTH, LENGTH_16, LENGTH_64, MASKED, MAX_CONTROL,
+    MAX_HEADER, OPCODE, RESERVED, Role, close, opcode, xor,
 };
 
-/// Whether more will come.
+/// The state of the peer's direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// It may.
-    Open,
-    /// The peer has ended this direction and still listens.
+    /// More may come.
+    Active,
+    /// The peer has ended its direction and still reads ours.
     Ended,
-    /// The peer has closed both, with this status; 1005 stands for none (§7.1.5).
+    /// The peer has closed both directions with this status; [`close::NO_STATUS`] if it sent none (§7.1.5).
     Closed(u16),
-    /// The peer broke the protocol.
-    Failed(Violation),
+    /// The peer violated the protocol.
+    Failed(FrameError),
 }
 
-/// A control frame's payload.
+/// A control frame.
 #[derive(Clone)]
 pub(super) struct Control {
     pub(super) opcode: u8,
@@ -39,7 +39,7 @@ impl Control {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// Takes what fits.
+    /// Appends as many bytes as fit and returns them.
     pub(super) fn push(&mut self, more: &[u8]) -> &mut [u8] {
         let at = usize::from(self.len);
         let end = (at + more.len()).min(MAX_CONTROL);
@@ -50,38 +50,38 @@ impl Control {
     }
 }
 
-/// Where in a message the next frame stands.
+/// Where the next frame is in its message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Message {
-    /// Before it.
+    /// At the beginning of a message.
     Before,
-    /// Within it, behind a first fragment without payload and nothing else.
-    BehindNothing,
-    /// Within it.
+    /// Behind an empty first fragment.
+    BehindEmpty,
+    /// Behind any other fragment.
     Within,
 }
 
-/// Reads the frames of one direction. It keeps the beginning of a header and, while one comes, a control frame; of
-/// what is to be answered it keeps the latest Ping and the Close.
+/// Reads the frames of one direction. It keeps an incomplete header, an incomplete control frame, and, to be answered,
+/// the latest Ping and the Close.
 pub struct Decoder {
     masked: bool,
     head: [u8; MAX_HEADER],
     have: u8,
-    /// Payload of the frame that is still to come.
+    /// Bytes of the current frame's payload that are still to come.
     left: u64,
-    /// The frame's key as it goes on with the next byte.
+    /// The frame's key for the next byte.
     key: Key,
     control: Option<Box<Control>>,
     message: Message,
-    knows_end: bool,
-    said_something: bool,
+    understands_end: bool,
+    seen_payload: bool,
     status: Status,
     pub(super) pong: Option<Box<Control>>,
     pub(super) close: Option<u16>,
 }
 
 impl Decoder {
-    /// At the beginning of what the peer of `role` sends.
+    /// Makes a decoder for what the peer of `role` sends.
     #[must_use]
     pub const fn new(role: Role) -> Self {
         Self {
@@ -92,56 +92,56 @@ impl Decoder {
             key: [0; 4],
             control: None,
             message: Message::Before,
-            knows_end: false,
-            said_something: false,
-            status: Status::Open,
+            understands_end: false,
+            seen_payload: false,
+            status: Status::Active,
             pong: None,
             close: None,
         }
     }
 
-    /// Whether more will come.
+    /// The state of the peer's direction.
     #[must_use]
     pub const fn status(&self) -> Status {
         self.status
     }
 
-    /// Whether the peer has told that it understands the end of one direction; `None` before it has said anything of
-    /// the kind.
+    /// Whether the peer has announced that it understands the end of one direction; `None` until its first payload or
+    /// announcement.
     #[must_use]
-    pub const fn knows_end(&self) -> Option<bool> {
-        if self.said_something {
-            Some(self.knows_end)
+    pub const fn understands_end(&self) -> Option<bool> {
+        if self.seen_payload {
+            Some(self.understands_end)
         } else {
             None
         }
     }
 
-    /// Bytes of payload that come next, without a header before them.
+    /// Bytes of payload before the next header.
     #[must_use]
     pub const fn payload_left(&self) -> u64 {
         if self.control.is_some() { 0 } else { self.left }
     }
 
-    /// Whether a connection that ends here has not been cut within a frame.
+    /// Whether a connection that ends here was not cut within a frame.
     #[must_use]
     pub const fn at_boundary(&self) -> bool {
         self.left == 0 && self.have == 0
     }
 
-    /// Whether something must be answered: see [`super::Encoder::reply`].
+    /// Whether there is something to answer: see [`super::Encoder::reply`].
     #[must_use]
-    pub const fn owes_reply(&self) -> bool {
+    pub const fn has_reply(&self) -> bool {
         self.pong.is_some() || self.close.is_some()
     }
 
-    /// Takes `buf`, the next bytes of the connection, and leaves their payload, unmasked, at its front. Returns its
-    /// length. Payload of a frame that began before `buf` stays where it is; what follows a header moves up.
+    /// Decodes `buf`, the next bytes of the connection: moves their payload, unmasked, to the front and returns its
+    /// length. The payload of a frame that began before `buf` stays in place; payload behind a header moves up.
     ///
-    /// All of `buf` is used up. What the peer did wrong shows in [`Decoder::status`], behind the payload before it.
+    /// All of `buf` is used up. A violation by the peer shows in [`Decoder::status`], after the payload before it.
     pub fn decode(&mut self, buf: &mut [u8]) -> usize {
         let (mut from, mut to) = (0, 0);
-        while from < buf.len() && matches!(self.status, Status::Open | Status::Ended) {
+        while from < buf.len() && matches!(self.status, Status::Active | Status::Ended) {
             let rest = buf.get(from..).unwrap_or_default();
             if self.left == 0 {
                 match self.read_header(rest) {
@@ -174,14 +174,14 @@ impl Decoder {
         to
     }
 
-    fn fail(&mut self, violation: Violation) {
+    fn fail(&mut self, violation: FrameError) {
         self.status = Status::Failed(violation);
         self.pong = None;
         self.close = Some(violation.close_code());
     }
 
-    /// Takes what belongs to a header; acts on it when it is whole.
-    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+    /// Takes the bytes of a header, and begins its frame when it is complete.
+    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, FrameError> {
         let mut used = 0;
         loop {
             let have = usize::from(self.have);
@@ -204,34 +204,34 @@ impl Decoder {
         }
     }
 
-    /// Bytes of the header as far as it is known, and whether its first two are right.
-    fn header_len(&self) -> Result<usize, Violation> {
+    /// The length of the header, as far as it is known. Checks its first two bytes.
+    fn header_len(&self) -> Result<usize, FrameError> {
         let [first, second, ..] = self.head;
         if self.have < 2 {
             return Ok(2);
         }
         if first & RESERVED != 0 {
-            return Err(Violation::Reserved);
+            return Err(FrameError::Reserved);
         }
         if (second & MASKED != 0) != self.masked {
-            return Err(Violation::Mask);
+            return Err(FrameError::Mask);
         }
         let code = first & OPCODE;
         match code {
             opcode::CONTINUATION | opcode::TEXT | opcode::BINARY => {
                 if (code == opcode::CONTINUATION) == (self.message == Message::Before) {
-                    return Err(Violation::Continuation);
+                    return Err(FrameError::Continuation);
                 }
             }
             opcode::CLOSE | opcode::PING | opcode::PONG => {
                 if first & FIN == 0 {
-                    return Err(Violation::ControlFragment);
+                    return Err(FrameError::ControlFragment);
                 }
                 if second & LENGTH >= LENGTH_16 {
-                    return Err(Violation::ControlLength);
+                    return Err(FrameError::ControlLength);
                 }
             }
-            other => return Err(Violation::Opcode(other)),
+            other => return Err(FrameError::Opcode(other)),
         }
         let length = match second & LENGTH {
             LENGTH_16 => 2,
@@ -241,7 +241,7 @@ impl Decoder {
         Ok(2 + length + if self.masked { 4 } else { 0 })
     }
 
-    fn begin_frame(&mut self) -> Result<(), Violation> {
+    fn begin_frame(&mut self) -> Result<(), FrameError> {
         let [first, second, rest @ ..] = self.head;
         let [a, b, c, d, e, f, g, h, ..] = rest;
         let (len, key_at) = match second & LENGTH {
@@ -255,10 +255,10 @@ impl Decoder {
             _ => 0,
         };
         if len < least {
-            return Err(Violation::Length);
+            return Err(FrameError::Length);
         }
         if len >> 63 != 0 {
-            return Err(Violation::TooBig);
+            return Err(FrameError::TooBig);
         }
         self.left = len;
         if let Some(key) = rest.get(key_at..).and_then(<[u8]>::first_chunk) {
@@ -275,26 +275,26 @@ impl Decoder {
         self.begin_data(first & FIN != 0)
     }
 
-    fn begin_data(&mut self, last: bool) -> Result<(), Violation> {
+    fn begin_data(&mut self, last: bool) -> Result<(), FrameError> {
         let empty = self.left == 0;
-        if self.message == Message::BehindNothing && last {
+        if self.message == Message::BehindEmpty && last {
             if empty {
                 self.status = Status::Ended;
                 let mut pong = Control::new(opcode::PONG);
                 pong.push(END_UNDERSTOOD);
                 self.pong = Some(Box::new(pong));
             }
-            self.knows_end = true;
+            self.understands_end = true;
         }
         if !empty {
             if self.status == Status::Ended {
-                return Err(Violation::AfterEnd);
+                return Err(FrameError::AfterEnd);
             }
-            self.said_something = true;
+            self.seen_payload = true;
         }
         self.message = match (last, self.message) {
             (true, _) => Message::Before,
-            (false, Message::Before) if empty => Message::BehindNothing,
+            (false, Message::Before) if empty => Message::BehindEmpty,
             (false, _) => Message::Within,
         };
         Ok(())
@@ -312,7 +312,7 @@ impl Decoder {
             opcode::CLOSE => match close_status(control.payload()) {
                 Ok(code) => {
                     self.status = Status::Closed(code);
-                    self.close = Some(if code == NO_STATUS {
+                    self.close = Some(if code == close::NO_STATUS {
                         close::NORMAL
                     } else {
                         code
@@ -320,34 +320,31 @@ impl Decoder {
                 }
                 Err(violation) => self.fail(violation),
             },
-            // Any other Pong tells that the peer is alive, which every byte does.
+            // Any other Pong only shows that the peer is alive, as every byte does.
             _ => {
                 if control.payload() == END_UNDERSTOOD {
-                    (self.knows_end, self.said_something) = (true, true);
+                    (self.understands_end, self.seen_payload) = (true, true);
                 }
             }
         }
     }
 }
 
-/// Stands for a Close without a status; it is never sent (§7.4.1).
-const NO_STATUS: u16 = 1005;
-
-/// The status of a Close (§5.5.1, §7.4).
-fn close_status(payload: &[u8]) -> Result<u16, Violation> {
+/// Reads the status of a Close (§5.5.1, §7.4).
+fn close_status(payload: &[u8]) -> Result<u16, FrameError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {
-            Ok(NO_STATUS)
+            Ok(close::NO_STATUS)
         } else {
-            Err(Violation::CloseCode)
+            Err(FrameError::CloseCode)
         };
     };
     let code = u16::from_be_bytes(*code);
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Violation::CloseCode);
+        return Err(FrameError::CloseCode);
     }
     match std::str::from_utf8(reason) {
         Ok(_) => Ok(code),
-        Err(_) => Err(Violation::CloseReason),
+        Err(_) => Err(FrameError::CloseReason),
     }
 }

@@ -1,4 +1,4 @@
-//! The heads of frames.
+//! Encodes the heads of frames.
 
 use super::decoder::Control;
 use super::{
@@ -6,15 +6,15 @@ use super::{
     opcode, xor,
 };
 
-/// Bytes that a caller may put between a frame's header and its payload.
+/// Bytes that a caller may add at the beginning of a frame's payload.
 pub(super) const MAX_EXTRA: usize = 20;
-/// Bytes of the longest head: an empty fragment, a header, and what the caller adds.
+/// Bytes of the longest head: an empty fragment, a header, and the caller's extra bytes.
 const MAX_HEAD: usize = 2 + 4 + MAX_HEADER + MAX_EXTRA;
 /// Bytes of the longest control frame.
 const MAX_CONTROL_FRAME: usize = 2 + 4 + MAX_CONTROL;
 const _: () = assert!(MAX_HEAD <= MAX_CONTROL_FRAME);
 
-/// Bytes that go before a payload, or a whole frame that has none of the stream's.
+/// The bytes before a payload, or a whole frame without payload of the stream.
 pub struct Head {
     bytes: [u8; MAX_CONTROL_FRAME],
     len: u8,
@@ -44,7 +44,7 @@ impl Head {
         to
     }
 
-    /// Adds a header: the first byte, the length of the payload, and the key where there is one.
+    /// Appends a header: the first byte, the length of the payload, and the key, if any.
     fn header(&mut self, first: u8, len: usize, key: Option<Key>) {
         let mask = if key.is_some() { MASKED } else { 0 };
         match (u8::try_from(len), u16::try_from(len)) {
@@ -65,38 +65,37 @@ impl Head {
         }
     }
 
-    /// Adds bytes of a payload, masked, and returns the key as it goes on.
+    /// Appends bytes of a payload, masked, and returns the key for the bytes that follow.
     fn masked(&mut self, bytes: &[u8], key: Option<Key>) -> Option<Key> {
         let added = self.push(bytes);
         key.map(|key| xor(added, key))
     }
 }
 
-/// Writes the heads of one direction. Keys are random bytes that the caller draws anew for each call; a server does
-/// not use them.
+/// Encodes the heads of one direction. Keys are fresh random bytes from the caller; a server does not use them.
 pub struct Encoder {
     role: Role,
-    greeted: bool,
-    /// Whether that was left out, and has not been made up for.
+    announced: bool,
+    /// Whether the announcement was left out and is still to be sent if the peer turns out to understand it.
     skipped: bool,
 }
 
 impl Encoder {
-    /// For what `role` sends.
+    /// Makes an encoder for what `role` sends.
     #[must_use]
     pub const fn new(role: Role) -> Self {
         Self {
             role,
-            greeted: false,
+            announced: false,
             skipped: false,
         }
     }
 
-    /// Leaves out the sign that the end of one direction is understood, for a peer that would make nothing of it. If it
-    /// turns out to be one that would, see [`Encoder::late_greeting`].
-    pub const fn skip_greeting(&mut self) {
-        self.skipped |= !self.greeted;
-        self.greeted = true;
+    /// Leaves out the announcement that the end of one direction is understood, for a peer that would not understand
+    /// it. [`Encoder::late_announcement`] makes up for it when the peer turns out to understand it.
+    pub const fn skip_announcement(&mut self) {
+        self.skipped |= !self.announced;
+        self.announced = true;
     }
 
     const fn key(&self, key: Key) -> Option<Key> {
@@ -106,25 +105,25 @@ impl Encoder {
         }
     }
 
-    /// The head of a frame whose payload is `extra`, at most 20 bytes, and then `len` bytes that the caller
-    /// sends behind it, masked with the key that is returned. `None`: they are not masked.
+    /// The head of a frame whose payload is `extra`, a few bytes, and then `len` bytes of the caller,
+    /// which it masks with the returned key. `None`: they are not masked.
     pub fn data(&mut self, extra: &[u8], len: usize, keys: [Key; 2]) -> (Head, Option<Key>) {
         let [key, first_key] = keys.map(|key| self.key(key));
         let mut head = Head::new();
         let extra = extra.get(..extra.len().min(MAX_EXTRA)).unwrap_or_default();
-        let code = if self.greeted {
+        let code = if self.announced {
             opcode::BINARY
         } else {
             head.header(opcode::BINARY, 0, first_key);
             opcode::CONTINUATION
         };
-        self.greeted = true;
+        self.announced = true;
         head.header(FIN | code, extra.len() + len, key);
         let key = head.masked(extra, key);
         (head, key)
     }
 
-    /// The end of this direction, for peers that understand it.
+    /// The end of this direction, for a peer that understands it.
     #[must_use]
     pub fn end(&self, keys: [Key; 2]) -> Head {
         let [first, second] = keys.map(|key| self.key(key));
@@ -148,10 +147,10 @@ impl Encoder {
         self.control(&control, key)
     }
 
-    /// The sign that was left out, in a Pong, once `decoder`'s peer has turned out to make something of it.
+    /// The announcement that was left out, as a Pong, once the peer of `decoder` has announced itself.
     #[must_use]
-    pub fn late_greeting(&mut self, decoder: &Decoder, key: Key) -> Option<Head> {
-        if !self.skipped || decoder.knows_end() != Some(true) {
+    pub fn late_announcement(&mut self, decoder: &Decoder, key: Key) -> Option<Head> {
+        if !self.skipped || decoder.understands_end() != Some(true) {
             return None;
         }
         self.skipped = false;
@@ -160,8 +159,8 @@ impl Encoder {
         Some(self.control(&pong, key))
     }
 
-    /// The next answer that `decoder`'s peer is owed, if any. A flood of Pings is answered with one Pong, to the
-    /// latest (§5.5.3); the Close comes last.
+    /// The next answer to the peer of `decoder`, if any. A flood of Pings is answered with one Pong, to the latest one
+    /// (§5.5.3); the Close comes last.
     #[must_use]
     pub fn reply(&self, decoder: &mut Decoder, key: Key) -> Option<Head> {
         if let Some(pong) = decoder.pong.take() {

@@ -1,4 +1,4 @@
-//! WebSocket frames (RFC 6455 §5) that carry a stream of bytes: where messages begin and end means nothing.
+//! WebSocket frames (RFC 6455 §5) that carry a stream of bytes. The boundaries of messages have no meaning.
 //!
 //! ```text
 //! +------+----------+-----------------+------------+
@@ -8,18 +8,20 @@
 //! +------+----------+-----------------+------------+
 //! ```
 //!
-//! - [`Decoder`]: from frames to bytes, in place and with constant memory.
-//! - [`Encoder`]: the head of a frame, and its key.
+//! - [`Decoder`]: decodes frames in place, with constant memory.
+//! - [`Encoder`]: encodes the head of a frame and chooses how its payload is masked.
 //! - [`xor`]: masks and unmasks.
 //!
 //! # The end of one direction
 //!
-//! WebSocket ends both directions at once. Two ends that know this module can end one of them, in frames that every
-//! other peer takes for nothing: an **empty message in two fragments** is the end of its direction. That an end will
-//! be understood is told by the first message with payload: it has an **empty first fragment**. Who has said nothing
-//! yet answers an end with a **Pong of one zero byte**, which nobody asked for. A server that spoke first, and left out
-//! the sign, sends that Pong as soon as it has seen its client's sign. To peers that tell neither the end must be said
-//! with a Close, later.
+//! A Close ends both directions at once. Two peers that know this module can also end one direction, in frames that
+//! other peers ignore:
+//! - **An empty message in two fragments** is the end of its direction.
+//! - **An empty first fragment** in the first message with payload announces that its sender understands such an end.
+//! - **An unsolicited Pong of one zero byte** announces the same. A peer that has not sent any payload answers an end
+//!   with it. A server that sent first, without an announcement, sends it as soon as it has seen its client's.
+//!
+//! To peers that announce neither, the end must be sent as a Close, later.
 
 mod decoder;
 mod encoder;
@@ -27,7 +29,7 @@ mod encoder;
 pub use decoder::{Decoder, Status};
 pub use encoder::{Encoder, Head};
 
-/// Bytes of the longest header: two, a length of eight, a key.
+/// Bytes of the longest header: two, an 8-byte length, a key.
 pub const MAX_HEADER: usize = 2 + 8 + 4;
 /// Bytes of the longest payload of a control frame (§5.5).
 pub const MAX_CONTROL: usize = 125;
@@ -37,10 +39,10 @@ pub const KEY_LEN: usize = 4;
 /// A masking key (§5.3).
 pub type Key = [u8; KEY_LEN];
 
-/// Which end we are: what a client sends is masked, what a server sends is not.
+/// Which side we are. A client masks what it sends, a server does not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// We sent the upgrade.
+    /// We requested the upgrade.
     Client,
     /// We answered it.
     Server,
@@ -48,16 +50,18 @@ pub enum Role {
 
 /// Status codes of a Close (§7.4.1).
 pub mod close {
-    /// All has been said.
+    /// The connection has served its purpose.
     pub const NORMAL: u16 = 1000;
     /// The endpoint goes away.
     pub const GOING_AWAY: u16 = 1001;
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     pub const PROTOCOL: u16 = 1002;
-    /// Text that is not UTF-8.
+    /// Text is not UTF-8.
     pub const INVALID_DATA: u16 = 1007;
-    /// A frame longer than can be.
+    /// A frame is too long.
     pub const TOO_BIG: u16 = 1009;
+    /// Stands for a Close without a status; it is never sent.
+    pub const NO_STATUS: u16 = 1005;
 }
 
 const FIN: u8 = 0x80;
@@ -65,9 +69,9 @@ const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
-/// The payload of a Pong that answers the end of a direction.
+/// The payload of the Pong that announces that its sender understands the end of a direction.
 const END_UNDERSTOOD: &[u8] = &[0];
-/// Lengths that say how many bytes of length follow.
+/// Values of the 7-bit length that announce a length of 2 or 8 bytes.
 const LENGTH_16: u8 = 126;
 const LENGTH_64: u8 = 127;
 
@@ -80,45 +84,45 @@ mod opcode {
     pub(super) const PONG: u8 = 0xa;
 }
 
-/// What a peer must not do.
+/// How a peer violated the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Violation {
-    /// A reserved bit is set, and no extension was agreed on.
+pub enum FrameError {
+    /// A reserved bit is set, although no extension was negotiated.
     #[error("a reserved bit is set")]
     Reserved,
-    /// An opcode that nobody has defined.
-    #[error("opcode {0:#x} is not defined")]
+    /// An undefined opcode.
+    #[error("undefined opcode {0:#x}")]
     Opcode(u8),
-    /// A client that does not mask, or a server that does.
-    #[error("masked where it must not be, or not masked where it must")]
+    /// A frame of a client without a mask, or of a server with one.
+    #[error("a client's frame is not masked, or a server's is")]
     Mask,
-    /// A control frame in fragments.
-    #[error("a control frame in fragments")]
+    /// A fragmented control frame.
+    #[error("a control frame is fragmented")]
     ControlFragment,
     /// A control frame of more than 125 bytes.
-    #[error("a control frame of more than 125 bytes")]
+    #[error("a control frame has more than 125 bytes")]
     ControlLength,
-    /// A continuation of no message, or a new message within another.
-    #[error("a continuation of nothing, or a message within another")]
+    /// A continuation outside a message, or a new message inside another.
+    #[error("a continuation outside a message, or a message inside another")]
     Continuation,
-    /// A length in more bytes than it needs.
-    #[error("a length in more bytes than it needs")]
+    /// A length that is not in its shortest form.
+    #[error("a length is not in its shortest form")]
     Length,
     /// A length of more than 2^63 - 1.
-    #[error("a frame longer than can be")]
+    #[error("a frame is longer than 2^63 - 1 bytes")]
     TooBig,
-    /// A Close with a status that must not be sent.
-    #[error("a Close without a proper status")]
+    /// A Close with an invalid status.
+    #[error("a Close has an invalid status")]
     CloseCode,
     /// The reason of a Close is not UTF-8.
     #[error("the reason of a Close is not UTF-8")]
     CloseReason,
-    /// Payload behind the end of its direction.
-    #[error("payload behind the end")]
+    /// Payload after the end of its direction.
+    #[error("payload after the end of the stream")]
     AfterEnd,
 }
 
-impl Violation {
+impl FrameError {
     /// The status of the Close that answers it (§7.4.1).
     #[must_use]
     pub const fn close_code(self) -> u16 {
@@ -130,10 +134,10 @@ impl Violation {
     }
 }
 
-/// Masks or unmasks `data` (§5.3) and returns the key as it goes on behind it.
+/// Masks or unmasks `data` (§5.3) and returns the key for the bytes that follow.
 #[must_use]
 pub fn xor(data: &mut [u8], key: Key) -> Key {
-    // Eight words at a time: the compiler makes vector instructions of it.
+    // Eight words at a time, so that the compiler uses vector instructions.
     const WORDS: usize = 8;
     let [a, b, c, d] = key;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

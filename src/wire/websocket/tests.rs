@@ -66,7 +66,7 @@ fn replies(decoder: &mut Decoder) -> Vec<u8> {
 
 #[test]
 fn reads_the_examples_of_rfc_6455() {
-    let hello = |bytes: &[u8]| assert_eq!(client_reads(bytes), (b"Hello".to_vec(), Status::Open));
+    let hello = |bytes: &[u8]| assert_eq!(client_reads(bytes), (b"Hello".to_vec(), Status::Active));
     hello(&[0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f]);
     hello(&[0x01, 0x03, 0x48, 0x65, 0x6c, 0x80, 0x02, 0x6c, 0x6f]);
     let masked = [
@@ -75,7 +75,7 @@ fn reads_the_examples_of_rfc_6455() {
     assert_eq!(read(Role::Server, &masked, &[]).0, b"Hello");
     let ping = [0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f];
     let (payload, mut decoder) = read(Role::Client, &ping, &[]);
-    assert!(payload.is_empty() && decoder.owes_reply());
+    assert!(payload.is_empty() && decoder.has_reply());
     let pong = Encoder::new(Role::Client)
         .reply(&mut decoder, KEYS[0])
         .unwrap();
@@ -83,7 +83,7 @@ fn reads_the_examples_of_rfc_6455() {
         0x8a, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
     ];
     assert_eq!(pong.bytes(), expected);
-    assert!(!decoder.owes_reply());
+    assert!(!decoder.has_reply());
 }
 
 #[test]
@@ -141,35 +141,35 @@ fn what_a_caller_adds_is_masked_with_the_payload() {
 #[test]
 fn violations_are_named_and_answered() {
     for (bytes, violation, code) in [
-        (&[0xc2, 0x00][..], Violation::Reserved, 1002),
-        (&[0xa2, 0x00], Violation::Reserved, 1002),
-        (&[0x92, 0x00], Violation::Reserved, 1002),
-        (&[0x83, 0x00], Violation::Opcode(3), 1002),
-        (&[0x87, 0x00], Violation::Opcode(7), 1002),
-        (&[0x8b, 0x00], Violation::Opcode(0xb), 1002),
-        (&[0x8f, 0x00], Violation::Opcode(0xf), 1002),
-        (&[0x82, 0x80], Violation::Mask, 1002),
-        (&[0x80, 0x00], Violation::Continuation, 1002),
-        (&[0x02, 0x00, 0x82, 0x00], Violation::Continuation, 1002),
-        (&[0x02, 0x00, 0x01, 0x00], Violation::Continuation, 1002),
-        (&[0x09, 0x00], Violation::ControlFragment, 1002),
-        (&[0x08, 0x00], Violation::ControlFragment, 1002),
-        (&[0x89, 126, 0, 126], Violation::ControlLength, 1002),
-        (&[0x88, 127], Violation::ControlLength, 1002),
-        (&[0x82, 126, 0, 125], Violation::Length, 1002),
+        (&[0xc2, 0x00][..], FrameError::Reserved, 1002),
+        (&[0xa2, 0x00], FrameError::Reserved, 1002),
+        (&[0x92, 0x00], FrameError::Reserved, 1002),
+        (&[0x83, 0x00], FrameError::Opcode(3), 1002),
+        (&[0x87, 0x00], FrameError::Opcode(7), 1002),
+        (&[0x8b, 0x00], FrameError::Opcode(0xb), 1002),
+        (&[0x8f, 0x00], FrameError::Opcode(0xf), 1002),
+        (&[0x82, 0x80], FrameError::Mask, 1002),
+        (&[0x80, 0x00], FrameError::Continuation, 1002),
+        (&[0x02, 0x00, 0x82, 0x00], FrameError::Continuation, 1002),
+        (&[0x02, 0x00, 0x01, 0x00], FrameError::Continuation, 1002),
+        (&[0x09, 0x00], FrameError::ControlFragment, 1002),
+        (&[0x08, 0x00], FrameError::ControlFragment, 1002),
+        (&[0x89, 126, 0, 126], FrameError::ControlLength, 1002),
+        (&[0x88, 127], FrameError::ControlLength, 1002),
+        (&[0x82, 126, 0, 125], FrameError::Length, 1002),
         (
             &[0x82, 127, 0, 0, 0, 0, 0, 0, 255, 255],
-            Violation::Length,
+            FrameError::Length,
             1002,
         ),
         (
             &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
-            Violation::TooBig,
+            FrameError::TooBig,
             1009,
         ),
-        (&[0x88, 1, 3], Violation::CloseCode, 1002),
-        (&[0x88, 3, 3, 232, 0xff], Violation::CloseReason, 1007),
-        (&[0x02, 0, 0x80, 0, 0x82, 1, 1], Violation::AfterEnd, 1002),
+        (&[0x88, 1, 3], FrameError::CloseCode, 1002),
+        (&[0x88, 3, 3, 232, 0xff], FrameError::CloseReason, 1007),
+        (&[0x02, 0, 0x80, 0, 0x82, 1, 1], FrameError::AfterEnd, 1002),
     ] {
         let (_, mut decoder) = read(Role::Client, bytes, &[]);
         assert_eq!(decoder.status(), Status::Failed(violation), "{bytes:x?}");
@@ -179,7 +179,7 @@ fn violations_are_named_and_answered() {
         assert_eq!(decoder.decode(&mut [0x82, 1, 1]), 0);
     }
     let unmasked = read(Role::Server, &[0x82, 0x00], &[]).1;
-    assert_eq!(unmasked.status(), Status::Failed(Violation::Mask));
+    assert_eq!(unmasked.status(), Status::Failed(FrameError::Mask));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn close_codes_are_those_that_may_be_sent() {
         let expected = if right {
             Status::Closed(code)
         } else {
-            Status::Failed(Violation::CloseCode)
+            Status::Failed(FrameError::CloseCode)
         };
         assert_eq!(decoder.status(), expected);
         if right {
@@ -209,7 +209,7 @@ fn payload_before_a_violation_is_not_lost() {
     let bytes = [&frame(0x82, b"good", None), &frame(0xf2, b"bad", None)[..]].concat();
     let (payload, status) = client_reads(&bytes);
     assert_eq!(payload, b"good");
-    assert_eq!(status, Status::Failed(Violation::Reserved));
+    assert_eq!(status, Status::Failed(FrameError::Reserved));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn end_of_one_direction_is_understood_and_told() {
         let bytes = [head.bytes(), &data].concat();
         let (payload, decoder) = read(peer, &bytes, &[]);
         assert_eq!(payload, b"data");
-        assert_eq!(decoder.knows_end(), Some(true));
+        assert_eq!(decoder.understands_end(), Some(true));
         let (again, key) = encoder.data(&[], 4, KEYS);
         let mut data = *b"more";
         if let Some(key) = key {
@@ -276,14 +276,17 @@ fn end_of_one_direction_is_understood_and_told() {
         let (payload, decoder) = read(peer, &bytes, &[]);
         assert_eq!(payload, b"datamore");
         assert_eq!(decoder.status(), Status::Ended);
-        assert!(decoder.at_boundary() && decoder.owes_reply());
+        assert!(decoder.at_boundary() && decoder.has_reply());
     }
-    assert_eq!(Decoder::new(Role::Client).knows_end(), None);
+    assert_eq!(Decoder::new(Role::Client).understands_end(), None);
     let foreign = frame(0x82, b"x", None);
-    assert_eq!(read(Role::Client, &foreign, &[]).1.knows_end(), Some(false));
+    assert_eq!(
+        read(Role::Client, &foreign, &[]).1.understands_end(),
+        Some(false)
+    );
     // An empty message in one piece is nothing at all.
     let empty = frame(0x82, b"", None);
-    assert_eq!(read(Role::Client, &empty, &[]).1.status(), Status::Open);
+    assert_eq!(read(Role::Client, &empty, &[]).1.status(), Status::Active);
 }
 
 #[test]
@@ -355,7 +358,7 @@ proptest! {
         let role = if key.is_some() { Role::Server } else { Role::Client };
         let (got, mut decoder) = read(role, &wire, &cuts);
         prop_assert!(got == payload);
-        prop_assert_eq!(decoder.status(), Status::Open);
+        prop_assert_eq!(decoder.status(), Status::Active);
         prop_assert!(decoder.at_boundary());
         let expected = ping.map_or_else(Vec::new, |ping| frame(0x8a, &ping, None));
         prop_assert_eq!(replies(&mut decoder), expected);

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::net::stream::Layer;
-use crate::net::ws::Accepted;
+use crate::net::ws::Streams;
 use crate::net::ws::tests::{echo, echo_server, endpoint, pattern, serve, sockets, within};
 use crate::wire::websocket::Role;
 
@@ -87,12 +87,12 @@ async fn many_streams_share_a_websocket_and_ids_come_again() {
                 .say(Frame::New { id, data: 2 }, &id.to_be_bytes())
                 .await;
         }
-        let mut heard: Vec<_> = Vec::new();
+        let mut received: Vec<_> = Vec::new();
         for _ in 1..=20 {
-            heard.push(within(client.hear()).await);
+            received.push(within(client.hear()).await);
         }
-        heard.sort();
-        for (id, (got, status, data)) in (1..=20_u16).zip(heard) {
+        received.sort();
+        for (id, (got, status, data)) in (1..=20_u16).zip(received) {
             assert_eq!((got, status, data), (id, 2, id.to_be_bytes().to_vec()));
             client.say(Frame::End { id, error: false }, &[]).await;
         }
@@ -168,7 +168,7 @@ async fn streams_that_are_still_served_count_after_their_end() {
     let go = Arc::new(Semaphore::new(0));
     let wait = Arc::clone(&go);
     let server = tokio::spawn(async move {
-        let Accepted::Mux(server) = serve(far).await? else {
+        let Streams::Many(server) = serve(far).await? else {
             panic!("bare");
         };
         // As one that dials a target which does not answer.
@@ -200,7 +200,7 @@ async fn stalled_reader_stops_the_websocket_and_nothing_is_lost() {
     let go = Arc::new(tokio::sync::Notify::new());
     let wait = Arc::clone(&go);
     let server = tokio::spawn(async move {
-        let Accepted::Mux(server) = serve(far).await? else {
+        let Streams::Many(server) = serve(far).await? else {
             panic!("bare");
         };
         server
@@ -261,7 +261,8 @@ struct Wire {
     sent: Vec<u8>,
 }
 
-/// A connection that does as TLS does: what it has sealed once goes out as it was, whatever the writer comes with later.
+/// A connection that does as TLS does: what it has sealed once goes out as it was, whatever the writer comes with
+/// later.
 struct Sealing(Stream, Arc<Mutex<Wire>>);
 
 impl Layer for Sealing {

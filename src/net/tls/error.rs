@@ -1,0 +1,170 @@
+//! Errors of TLS, in words: what rustls prints of most errors is `Debug` text.
+
+use std::io;
+use std::path::PathBuf;
+
+use rustls::pki_types::{UnixTime, pem};
+use rustls::{CertificateError, InconsistentKeys, InvalidMessage, OtherError, PeerIncompatible};
+
+/// The settings of TLS cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("{}: {source}", file.display())]
+    Read {
+        /// The key of the config that names the file.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file, or a text of the config, does not hold what it should.
+    #[error("{place}: {problem}")]
+    Content {
+        /// The key of the config that names it.
+        key: &'static str,
+        /// The file, or where else the text is.
+        place: String,
+        /// What is wrong, and what should be there.
+        problem: String,
+    },
+    /// A value is not valid.
+    #[error("{problem}")]
+    Value {
+        /// The key of the config.
+        key: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// The key of the config to blame: `ca`, `cert`, `key`, `server_name`, `pin_sha256`.
+    #[must_use]
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Read { key, .. } | Self::Content { key, .. } | Self::Value { key, .. } => key,
+        }
+    }
+}
+
+/// The server's public key is not one of those in `pin_sha256`.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server's public key has the SHA-256 {0}, which is not in `pin_sha256`; add it there if the key was changed on purpose"
+)]
+pub(super) struct WrongKey(pub(super) String);
+
+/// An error of a session, as one of the stream.
+pub(super) fn invalid(error: &rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, describe(error))
+}
+
+/// An error of rustls in words.
+pub(super) fn describe(error: &rustls::Error) -> String {
+    use rustls::Error as E;
+    match error {
+        E::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => "the peer does not speak TLS; set `tls` on both sides or on neither".into(),
+        E::InvalidMessage(_) => "the peer sent a malformed TLS message".into(),
+        E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
+            "the peer sent an unexpected TLS message".into()
+        }
+        E::PeerMisbehaved(_) => "the peer violated the TLS protocol".into(),
+        E::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => "the peer supports neither TLS 1.2 nor TLS 1.3".into(),
+        E::PeerIncompatible(_) => {
+            "the peer and ssr have no cipher or key exchange in common".into()
+        }
+        E::AlertReceived(alert) => alert_received(u8::from(*alert)),
+        E::InvalidCertificate(error) => certificate(error),
+        E::NoCertificatesPresented => "the server sent no certificate".into(),
+        E::NoApplicationProtocol => "the peer does not offer HTTP/1.1 (ALPN `http/1.1`)".into(),
+        E::DecryptError => "a TLS record could not be decrypted".into(),
+        E::PeerSentOversizedRecord => "the peer sent a TLS record that is too long".into(),
+        E::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            "the key does not belong to the certificate".into()
+        }
+        E::General(reason) => format!("TLS failed: {reason}"),
+        _ => "TLS failed".into(),
+    }
+}
+
+/// An alert of the peer (RFC 8446 §6.2) in words.
+fn alert_received(alert: u8) -> String {
+    let reason = match alert {
+        40 | 71 => "it found no common cipher",
+        42 | 43 | 46 | 48 => "it does not trust the certificate",
+        45 => "the certificate has expired for it; check the clocks",
+        49 => "it denied access",
+        70 => "it does not support our TLS versions",
+        112 => "it serves no such name; check `server_name`",
+        120 => "it does not support HTTP/1.1 (ALPN `http/1.1`)",
+        _ => return format!("the peer refused TLS (alert {alert})"),
+    };
+    format!("the peer refused TLS: {reason} (alert {alert})")
+}
+
+/// What is wrong with a server's certificate, in words.
+fn certificate(error: &CertificateError) -> String {
+    use CertificateError as E;
+    const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+    let days = |from: &UnixTime, to: &UnixTime| {
+        to.as_secs().saturating_sub(from.as_secs()) / SECONDS_A_DAY
+    };
+    match error {
+        E::Expired => "the server's certificate has expired; renew it, or check this machine's clock".into(),
+        E::ExpiredContext { time, not_after } => format!(
+            "the server's certificate expired {} days ago; renew it, or check this machine's clock",
+            days(not_after, time)
+        ),
+        E::NotValidYet | E::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet; check this machine's clock".into()
+        }
+        // An authority of the same name with another key gives `BadSignature`.
+        E::UnknownIssuer | E::BadSignature => {
+            "the server's certificate was not issued by a trusted authority; if it is your own, set `ca` or `pin_sha256`"
+                .into()
+        }
+        E::NotValidForName => "the server's certificate is for another name; set `server_name`".into(),
+        E::NotValidForNameContext { expected, presented } => {
+            // Each is the `Debug` text of a name: what is in its quotes.
+            let names = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name));
+            format!(
+                "the server's certificate is not for {} but for {}; set `server_name` to a name of the certificate",
+                expected.to_str(),
+                names.collect::<Vec<_>>().join(", ")
+            )
+        }
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+            "the server's certificate may not be used by a server (extended key usage)".into()
+        }
+        E::Other(OtherError(error)) => match error.downcast_ref::<WrongKey>() {
+            Some(wrong) => wrong.to_string(),
+            None if error.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) => {
+                "the server's certificate is that of an authority; if it is your own, set `ca` to it, or set `pin_sha256`"
+                    .into()
+            }
+            None => "the server's certificate cannot be verified".into(),
+        },
+        _ => "the server's certificate is malformed or of an unsupported kind".into(),
+    }
+}
+
+/// What is wrong with a PEM text, in words. Lines of the text are not repeated: it may be a key.
+pub(super) const fn malformed(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section of the PEM text has no `-----END` line",
+        pem::Error::IllegalSectionStart { .. } => {
+            "a `-----BEGIN` line of the PEM text is malformed"
+        }
+        pem::Error::Base64Decode(_) => "a section of the PEM text is not base64",
+        _ => "the PEM text is malformed",
+    }
+}
