@@ -22,7 +22,7 @@ use crate::net::udp::{Batch, Path, Socket};
 use crate::net::unix_now;
 use crate::relay::Counters;
 use crate::relay::tcp::Gauge;
-use crate::wire::ss::packet::{Identified, ServerPackets, Subkeys};
+use crate::wire::ss::packet::{PacketHeader, ServerPackets, Subkeys};
 use crate::wire::{self, Address, AddressRef};
 
 /// Looks at an association within its timeout; it ends between one timeout and one and a quarter after its last
@@ -93,7 +93,7 @@ impl Association {
         &self,
         packet: &mut [u8],
         subkey: Option<crypto::Key>,
-        found: &Identified,
+        found: &PacketHeader,
     ) -> Result<Range<usize>, wire::Error> {
         match &mut *lock(&self.packets) {
             Some(packets) => packets.open(packet, subkey, found, unix_now()),
@@ -102,9 +102,9 @@ impl Association {
     }
 
     /// Marks a packet that was opened elsewhere as seen.
-    pub(super) fn admit(&self, found: &Identified) -> Result<(), wire::Error> {
+    pub(super) fn admit(&self, found: &PacketHeader) -> Result<(), wire::Error> {
         match &mut *lock(&self.packets) {
-            Some(packets) => packets.admit(found),
+            Some(packets) => packets.mark_received(found),
             None => Ok(()),
         }
     }
@@ -199,7 +199,7 @@ impl Back {
             let received = ready!(association.socket.poll_receive(cx, |mut received| {
                 self.unwrap.expect(subkeys, received.contents());
                 for (packet, from) in received.datagrams() {
-                    let subkey = subkeys.take(packet);
+                    let subkey = subkeys.next_for(packet);
                     match self.pass(association, packet, subkey, from, batch) {
                         Ok(()) => {
                             counters.datagrams_down.fetch_add(1, Relaxed);

@@ -79,7 +79,7 @@ impl Unwrap {
     #[must_use]
     pub fn proves_its_sender(&self) -> bool {
         match self {
-            Self::Open(packets) => packets.proves_its_session(),
+            Self::Open(packets) => packets.authenticates_session(),
             Self::Bare => true,
             Self::Sealed => false,
         }
@@ -88,7 +88,7 @@ impl Unwrap {
     /// Derives into `subkeys` what opens `packets`, which have arrived together.
     pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
         if let Self::Open(opener) = self {
-            opener.expect(subkeys, packets);
+            opener.derive_subkeys(subkeys, packets);
         }
     }
 

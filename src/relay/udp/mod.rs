@@ -30,7 +30,7 @@ use crate::crypto::SaltPool;
 use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::net::unix_now;
-use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, Subkeys, has_sessions};
+use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys, has_sessions};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address, AddressRef, socks};
 use association::Association;
@@ -180,7 +180,7 @@ impl<O: PacketOutbound> Relay<O> {
             tokio::select! {
                 received = poll_fn(|cx| socket.poll_receive(cx, |mut received| {
                     if let PacketInbound::Shadowsocks { accounts, .. } = &self.inbound {
-                        accounts.expect(&mut work.subkeys, received.contents());
+                        accounts.derive_subkeys(&mut work.subkeys, received.contents());
                     }
                     for (datagram, path) in received.datagrams() {
                         if let Err(error) = self.take(&mut work, datagram, path) {
@@ -231,7 +231,7 @@ impl<O: PacketOutbound> Relay<O> {
                 salts,
                 next_hops,
             } => {
-                let subkey = work.subkeys.take(datagram);
+                let subkey = work.subkeys.next_for(datagram);
                 let found = accounts.identify(datagram)?;
                 if let Some(next) = found.user.and_then(|user| next_hops.get(user)?.as_ref()) {
                     return self.pass_on(work, accounts, datagram, &found, path, next);
@@ -273,11 +273,11 @@ impl<O: PacketOutbound> Relay<O> {
         work: &mut Work,
         accounts: &Accounts,
         datagram: &mut [u8],
-        found: &Identified,
+        found: &PacketHeader,
         path: Path,
         next: &Address,
     ) -> Result<(), wire::Error> {
-        let packet = accounts.readdress(datagram, found)?;
+        let packet = accounts.rewrite_for_next_server(datagram, found)?;
         let packet = datagram.get(packet).unwrap_or_default();
         self.carry(work, packet, path, next)
     }
@@ -320,7 +320,7 @@ impl<O: PacketOutbound> Relay<O> {
         path: Path,
         sealed: bool,
         reply: Wrap,
-        packets: Option<(ServerPackets, &Identified)>,
+        packets: Option<(ServerPackets, &PacketHeader)>,
     ) -> Result<Arc<Association>, wire::Error> {
         let upstream = match self.outbound.open(sealed) {
             Ok(upstream) => upstream,
