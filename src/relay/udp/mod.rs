@@ -212,7 +212,7 @@ impl<O: PacketOutbound> Relay<O> {
                 if !admits(path.peer) {
                     return Err(wire::Error::SessionMismatch);
                 }
-                let (fragment, start) = socks::trim(datagram)?;
+                let (fragment, start) = socks::parse_udp_prefix(datagram)?;
                 if fragment != 0 {
                     return Err(wire::Error::Fragmented);
                 }
