@@ -12,7 +12,7 @@ use crate::net::{FAREWELL, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
-use crate::wire::http_rewrite::{self, Requests};
+use crate::wire::http_rewrite::{self, RequestRewriter};
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
@@ -34,7 +34,7 @@ impl Inbound for HttpVisitors {
     ) -> Result<Handshake<'_>, Error> {
         let mut rewriting = Rewriting {
             stream,
-            requests: Requests::new(peer.ip().to_canonical()),
+            requests: RequestRewriter::new(peer.ip().to_canonical()),
             raw: Vec::new(),
             out: Vec::new(),
             ended: false,
@@ -77,7 +77,7 @@ impl Inbound for HttpVisitors {
 
 /// Why there is no first request.
 enum First400 {
-    Http(http_rewrite::Error),
+    Http(http_rewrite::RewriteError),
     Io(io::Error),
     Late,
 }
@@ -112,7 +112,7 @@ impl Reply for BadGateway {
 /// A visitor's stream whose requests are rewritten as they are read.
 struct Rewriting {
     stream: Stream,
-    requests: Requests,
+    requests: RequestRewriter,
     /// What has been read and has to wait for a response.
     raw: Vec<u8>,
     /// What has been rewritten and not been taken.
@@ -141,8 +141,8 @@ impl Rewriting {
     }
 
     /// Rewrites what has been read, as far as that is allowed.
-    fn work(&mut self) -> Result<(), http_rewrite::Error> {
-        let used = self.requests.feed(&self.raw, &mut self.out)?;
+    fn work(&mut self) -> Result<(), http_rewrite::RewriteError> {
+        let used = self.requests.rewrite(&self.raw, &mut self.out)?;
         self.raw.drain(..used);
         if self.raw.is_empty() {
             self.raw = Vec::new();
@@ -176,7 +176,7 @@ impl Layer for Rewriting {
             if !self.out.is_empty() || self.ended {
                 return Poll::Ready(Ok(()));
             }
-            if self.requests.is_switching() {
+            if self.requests.awaits_response() {
                 self.waiting = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -192,7 +192,7 @@ impl Layer for Rewriting {
 
     fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         if self.out.is_empty() && !self.ended {
-            if self.requests.is_switching() {
+            if self.requests.awaits_response() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             self.fill()?;
@@ -222,14 +222,15 @@ impl Layer for Rewriting {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.stream.poll_write(cx, parts))?;
-        if self.requests.is_switching() {
+        if self.requests.awaits_response() {
             let mut left = count;
             for part in parts {
                 let len = left.min(part.len());
-                self.requests.watch(part.get(..len).unwrap_or_default());
+                self.requests
+                    .observe_response(part.get(..len).unwrap_or_default());
                 left -= len;
             }
-            if !self.requests.is_switching()
+            if !self.requests.awaits_response()
                 && let Some(waker) = self.waiting.take()
             {
                 waker.wake();

@@ -11,7 +11,7 @@ use super::WebSocket;
 use crate::net::mux::{self, Session};
 use crate::net::pool::{Buffer, Size};
 use crate::net::{Error, FAREWELL, Stream, unix_now};
-use crate::wire::http::{self, Endpoint, Refusal};
+use crate::wire::http::{self, Endpoint, RequestError};
 use crate::wire::mux::{Kind, detect};
 use crate::wire::websocket::Role;
 
@@ -160,7 +160,10 @@ pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> i
 }
 
 /// Reads a request, and what came behind it.
-async fn read_request(stream: &Stream, endpoint: &Endpoint) -> io::Result<Result<Asked, Refusal>> {
+async fn read_request(
+    stream: &Stream,
+    endpoint: &Endpoint,
+) -> io::Result<Result<Asked, RequestError>> {
     let mut head = Vec::new();
     loop {
         let before = head.len();
@@ -204,7 +207,7 @@ async fn read_more(stream: &Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
 }
 
 /// Answers what a web server would, and waits until it has been read.
-async fn refuse(stream: &Stream, refusal: Refusal) -> io::Result<()> {
+async fn refuse(stream: &Stream, refusal: RequestError) -> io::Result<()> {
     stream
         .write_all(refusal.page(unix_now()).as_bytes())
         .await?;
