@@ -9,7 +9,6 @@
 
 use std::fmt;
 
-use base64::Engine as _;
 use hkdf::Hkdf;
 use md5::{Digest as _, Md5};
 use sha1::Sha1;
@@ -92,7 +91,7 @@ impl Key {
     /// The key in base64, standard alphabet with padding, as config files write a PSK.
     #[must_use]
     pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(self.as_bytes()))
+        Zeroizing::new(super::base64::encode(self.as_bytes()))
     }
 
     /// The key of one stream or packet (AEAD-2017: HKDF-SHA1) or of one stream or session (AEAD-2022: BLAKE3), from its
@@ -214,6 +213,7 @@ pub enum KeyError {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
+    use base64::Engine as _;
     use shadowsocks::config::ServerUser;
     use shadowsocks::crypto::v1::openssl_bytes_to_key;
 

@@ -213,12 +213,6 @@ impl From<SocketAddr> for AddressRef<'_> {
     }
 }
 
-impl<'a> From<&'a Address> for AddressRef<'a> {
-    fn from(address: &'a Address) -> Self {
-        address.as_ref()
-    }
-}
-
 impl From<AddressRef<'_>> for Address {
     fn from(address: AddressRef<'_>) -> Self {
         AddressRef::to_owned(&address)

@@ -122,25 +122,9 @@ pub fn request(endpoint: &Endpoint, nonce: [u8; NONCE_LEN]) -> Option<String> {
     (head.len() <= MAX_HEAD).then_some(head)
 }
 
-const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+/// Whether a byte can be part of a field name (RFC 9110 §5.6.2).
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Reads a client's request and returns it with the length of its head; `Ok(None)` if more bytes are needed.

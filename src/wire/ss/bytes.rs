@@ -1,5 +1,6 @@
-//! Reads and writes the first bytes of slices.
+//! Reads, writes and seals the first bytes of slices.
 
+use crate::crypto::{Aead, TAG_LEN};
 use crate::wire::Error;
 
 /// Reads the first `N` bytes; returns them and what follows.
@@ -20,4 +21,18 @@ pub(super) fn write<'a>(buf: &'a mut [u8], bytes: &[u8]) -> Result<&'a mut [u8],
     let (front, rest) = split(buf, bytes.len())?;
     front.copy_from_slice(bytes);
     Ok(rest)
+}
+
+/// Seals `len` bytes at the front of `buf` and writes the tag after them.
+pub(super) fn seal(aead: &Aead, nonce: &[u8], buf: &mut [u8], len: usize) -> Result<(), Error> {
+    let (data, rest) = split(buf, len)?;
+    let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
+    *tag = aead.seal(nonce, data).map_err(|_| Error::Unauthenticated)?;
+    Ok(())
+}
+
+/// A length as it is written on the wire.
+pub(super) fn length(len: usize) -> Result<[u8; 2], Error> {
+    let len = u16::try_from(len).map_err(|_| Error::ChunkLength)?;
+    Ok(len.to_be_bytes())
 }

@@ -13,9 +13,9 @@
 //! opened and validated.
 
 mod client;
-mod header;
 mod sealer;
 mod server;
+mod session;
 mod subkeys;
 
 pub use super::keys::has_sessions;

@@ -19,7 +19,7 @@ use crate::crypto::{Aead, Family, Key, Method, NonceCounter, TAG_LEN};
 use crate::wire::Error;
 use crate::wire::address::AddressRef;
 
-use super::bytes::{read, split, write};
+use super::bytes::{length, read, seal, split, write};
 use super::header::{TYPE_CLIENT, TYPE_SERVER, check_time};
 use super::keys::{Credentials, Salt};
 
@@ -52,13 +52,7 @@ impl Crypt {
 
     /// Seals `len` bytes at the front of `buf` and writes the tag after them.
     fn seal(&mut self, buf: &mut [u8], len: usize) -> Result<(), Error> {
-        let (data, rest) = split(buf, len)?;
-        let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
-        *tag = self
-            .aead
-            .seal(self.nonce.next().as_slice(), data)
-            .map_err(|_| Error::Unauthenticated)?;
-        Ok(())
+        seal(&self.aead, self.nonce.next().as_slice(), buf, len)
     }
 
     /// Opens `len` bytes and their tag at the front of `buf`.
@@ -92,15 +86,18 @@ pub struct Sealer {
 
 /// The header that precedes the first payload of a stream.
 enum Head {
-    Request {
-        salt: Salt,
-        identity: Vec<u8>,
-        address: Vec<u8>,
-    },
+    Request(RequestHead),
     Response {
         salt: Salt,
+        /// The salt of the request, for AEAD-2022.
         request_salt: Option<Salt>,
     },
+}
+
+struct RequestHead {
+    salt: Salt,
+    identity: Vec<u8>,
+    address: Vec<u8>,
 }
 
 impl Sealer {
@@ -118,11 +115,11 @@ impl Sealer {
         let _ = target.encode(&mut address);
         Self {
             crypt: Crypt::new(method, credentials.key(), &salt),
-            head: Some(Box::new(Head::Request {
+            head: Some(Box::new(Head::Request(RequestHead {
                 salt,
                 identity,
                 address,
-            })),
+            }))),
             family: method.family(),
         }
     }
@@ -131,17 +128,9 @@ impl Sealer {
     #[must_use]
     pub fn response(method: Method, key: &Key, salt: Salt, request: Salt) -> Self {
         let family = method.family();
-        let head = match family {
-            Family::Plain => None,
-            Family::Aead2017 => Some(Box::new(Head::Response {
-                salt,
-                request_salt: None,
-            })),
-            Family::Aead2022 => Some(Box::new(Head::Response {
-                salt,
-                request_salt: Some(request),
-            })),
-        };
+        let request_salt = (family == Family::Aead2022).then_some(request);
+        let head = Head::Response { salt, request_salt };
+        let head = (family != Family::Plain).then(|| Box::new(head));
         Self {
             crypt: Crypt::new(method, key, &salt),
             head,
@@ -161,24 +150,16 @@ impl Sealer {
         match (self.head.as_deref(), self.family) {
             (None, Family::Plain) => 0,
             (None, _) => LENGTH_LEN,
-            (Some(Head::Request { address, .. }), Family::Plain) => address.len(),
-            (Some(Head::Request { salt, address, .. }), Family::Aead2017) => {
-                salt.as_slice().len() + LENGTH_LEN + address.len()
-            }
-            (
-                Some(Head::Request {
-                    salt,
-                    identity,
-                    address,
-                }),
-                Family::Aead2022,
-            ) => {
-                salt.as_slice().len()
-                    + identity.len()
-                    + REQUEST_FIXED_LEN
-                    + TAG_LEN
-                    + address.len()
-                    + 2
+            (Some(Head::Request(head)), family) => {
+                let salt = head.salt.as_slice().len();
+                let lead = match family {
+                    Family::Plain => 0,
+                    Family::Aead2017 => salt + LENGTH_LEN,
+                    Family::Aead2022 => {
+                        salt + head.identity.len() + REQUEST_FIXED_LEN + TAG_LEN + 2
+                    }
+                };
+                lead + head.address.len()
             }
             (Some(Head::Response { salt, request_salt }), _) => {
                 let fixed = request_salt.map_or(2, |request| 1 + 8 + request.as_slice().len() + 2);
@@ -191,7 +172,7 @@ impl Sealer {
     fn capacity(&self) -> usize {
         match (self.head.as_deref(), self.family) {
             (_, Family::Plain) => usize::MAX,
-            (Some(Head::Request { address, .. }), _) => CHUNK.saturating_sub(address.len() + 2),
+            (Some(Head::Request(head)), _) => CHUNK.saturating_sub(head.address.len() + 2),
             _ => CHUNK,
         }
     }
@@ -257,14 +238,9 @@ impl Sealer {
             return split(buf, len).map(|(payload, _)| payload.len());
         }
         let crypt = self.crypt.as_mut().ok_or(Error::Unauthenticated)?;
-        let (length, payload) = split(buf, LENGTH_LEN)?;
-        write(
-            length,
-            &u16::try_from(len)
-                .map_err(|_| Error::ChunkLength)?
-                .to_be_bytes(),
-        )?;
-        crypt.seal(length, 2)?;
+        let (prefix, payload) = split(buf, LENGTH_LEN)?;
+        write(prefix, &length(len)?)?;
+        crypt.seal(prefix, 2)?;
         crypt.seal(payload, len)?;
         Ok(LENGTH_LEN + len + TAG_LEN)
     }
@@ -277,11 +253,7 @@ impl Sealer {
         fresh: Fresh<'_>,
     ) -> Result<usize, Error> {
         match head {
-            Head::Request {
-                salt,
-                identity,
-                address,
-            } => self.seal_request(&salt, &identity, &address, buf, len, fresh),
+            Head::Request(head) => self.seal_request(&head, buf, len, fresh),
             Head::Response { salt, request_salt } => {
                 let buf = write(buf, salt.as_slice())?;
                 let Some(request) = request_salt else {
@@ -290,11 +262,10 @@ impl Sealer {
                 let request = request.as_slice();
                 let fixed = 1 + 8 + request.len() + 2;
                 let (header, payload) = split(buf, fixed + TAG_LEN)?;
-                let length = u16::try_from(len).map_err(|_| Error::ChunkLength)?;
                 let rest = write(header, &[TYPE_SERVER])?;
                 let rest = write(rest, &fresh.now.to_be_bytes())?;
                 let rest = write(rest, request)?;
-                write(rest, &length.to_be_bytes())?;
+                write(rest, &length(len)?)?;
                 let crypt = self.crypt.as_mut().ok_or(Error::Truncated)?;
                 crypt.seal(header, fixed)?;
                 crypt.seal(payload, len)?;
@@ -305,25 +276,18 @@ impl Sealer {
 
     fn seal_request(
         &mut self,
-        salt: &Salt,
-        identity: &[u8],
-        address: &[u8],
+        head: &RequestHead,
         buf: &mut [u8],
         len: usize,
         fresh: Fresh<'_>,
     ) -> Result<usize, Error> {
-        let salt = salt.as_slice();
+        let (salt, identity, address) = (head.salt.as_slice(), &head.identity, &head.address);
         match (&mut self.crypt, self.family) {
             (Some(crypt), Family::Aead2017) => {
                 let buf = write(buf, salt)?;
-                let (length, chunk) = split(buf, LENGTH_LEN)?;
-                write(
-                    length,
-                    &u16::try_from(address.len() + len)
-                        .map_err(|_| Error::ChunkLength)?
-                        .to_be_bytes(),
-                )?;
-                crypt.seal(length, 2)?;
+                let (prefix, chunk) = split(buf, LENGTH_LEN)?;
+                write(prefix, &length(address.len() + len)?)?;
+                crypt.seal(prefix, 2)?;
                 write(chunk, address)?;
                 crypt.seal(chunk, address.len() + len)?;
                 Ok(salt.len() + LENGTH_LEN + address.len() + len + TAG_LEN)
@@ -336,20 +300,10 @@ impl Sealer {
                 let (fixed, body) = split(buf, REQUEST_FIXED_LEN + TAG_LEN)?;
                 let rest = write(fixed, &[TYPE_CLIENT])?;
                 let rest = write(rest, &fresh.now.to_be_bytes())?;
-                write(
-                    rest,
-                    &u16::try_from(variable)
-                        .map_err(|_| Error::ChunkLength)?
-                        .to_be_bytes(),
-                )?;
+                write(rest, &length(variable)?)?;
                 crypt.seal(fixed, REQUEST_FIXED_LEN)?;
                 let rest = write(body, address)?;
-                let rest = write(
-                    rest,
-                    &u16::try_from(padding.len())
-                        .map_err(|_| Error::Padding)?
-                        .to_be_bytes(),
-                )?;
+                let rest = write(rest, &length(padding.len())?)?;
                 write(rest, padding)?;
                 crypt.seal(body, variable)?;
                 Ok(salt.len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + variable + TAG_LEN)

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use crate::crypto::{Aead, Block, Key, Method, Window};
+use crate::crypto::{Aead, Block, Key, Method};
 use crate::wire::Error;
-use crate::wire::ss::header::TYPE_SERVER;
 use crate::wire::ss::keys::{Credentials, chacha, has_sessions};
 
-use super::header::{ids, nonce_of, open_body, open_header, open_single, session_aead};
+use super::session::{Session, ids, open_header, open_single};
 use super::subkeys::Subkeys;
 
 /// Seconds for which a server's session must have been silent before a newer one replaces it (SIP022 §3.2.4). By then all of
@@ -28,9 +27,8 @@ pub struct ClientPackets {
 
 /// A session of the server.
 struct ServerSession {
-    session: u64,
-    aead: Option<Aead>,
-    window: Window,
+    id: u64,
+    session: Session,
     /// When its last packet was opened, in Unix seconds.
     seen: u64,
 }
@@ -80,48 +78,22 @@ impl ClientPackets {
         if !has_sessions(self.method) {
             return open_single(self.method, &self.key, packet, subkey);
         }
-        let (header, mut body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
-        let (session, id) = ids(&header)?;
-        let known = self.servers.iter().position(|server| {
-            server
-                .as_ref()
-                .is_some_and(|known| known.session == session)
-        });
-        let mut fresh = match known {
-            Some(_) => None,
-            None => Some(ServerSession {
-                session,
-                aead: self
-                    .block
-                    .as_ref()
-                    .map(|_| session_aead(self.method, &self.key, session))
-                    .transpose()?,
-                window: Window::new(),
+        let (header, body) = open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
+        let (id, _) = ids(&header)?;
+        let mut known = self.servers.iter_mut().flatten();
+        let mut new = None;
+        let server = match known.find(|server| server.id == id) {
+            Some(server) => server,
+            None => new.insert(ServerSession {
+                id,
+                session: Session::new(self.method, &self.key, id)?,
                 seen: now,
             }),
         };
-        let slot = known
-            .and_then(|index| self.servers.get_mut(index))
-            .and_then(Option::as_mut);
-        let server = slot.or(fresh.as_mut()).ok_or(Error::Truncated)?;
-        if !server.window.is_fresh(id) {
-            return Err(Error::Replayed);
-        }
-        if let Some(aead) = &server.aead {
-            let sealed = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
-            let len = aead
-                .open(nonce_of(&header)?, sealed)
-                .map_err(|_| Error::Unauthenticated)?
-                .len();
-            body.end = body.start + len;
-        }
-        let bytes = packet.get(body.clone()).ok_or(Error::Truncated)?;
-        body.start += open_body(bytes, TYPE_SERVER, Some(self.session), now)?;
-        if !server.window.accept(id) {
-            return Err(Error::Replayed);
-        }
+        let peer = Some(self.session);
+        let body = server.session.open(packet, &header, body, peer, now)?;
         server.seen = now;
-        if let Some(fresh) = fresh {
+        if new.is_some() {
             let [_, oldest] = &self.servers;
             if oldest
                 .as_ref()
@@ -131,7 +103,7 @@ impl ClientPackets {
             }
             self.servers.rotate_right(1);
             if let Some(newest) = self.servers.first_mut() {
-                *newest = Some(fresh);
+                *newest = new;
             }
         }
         Ok(body)

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use crate::crypto::{Aead, Block, Family, Key, LANES, Method, TAG_LEN};
 use crate::wire::Error;
-use crate::wire::ss::bytes::{read, split, write};
+use crate::wire::ss::bytes::{read, seal, split, write};
 use crate::wire::ss::header::{TYPE_CLIENT, TYPE_SERVER};
 use crate::wire::ss::keys::{Accounts, Credentials, Salt};
 
-use super::header::{HEADER_LEN, NONCE_LEN, nonce_of, session_aead};
+use super::session::{HEADER_LEN, NONCE_LEN, nonce_of, session_aead};
 use super::subkeys::Subkeys;
 
 /// Seals the packets of one direction of one association.
@@ -180,7 +180,7 @@ impl PacketSealer {
                 let rest = write(packet, salt)?;
                 let aead = Aead::stream(self.method, &subkey).ok_or(Error::Truncated)?;
                 let nonce = [0; NONCE_LEN];
-                seal_at(
+                seal(
                     &aead,
                     nonce.get(..aead.nonce_len()).ok_or(Error::Truncated)?,
                     rest,
@@ -235,7 +235,7 @@ impl Outgoing {
             write(write(before, &nonce)?, &header)?;
             let sealed = packet.get_mut(NONCE_LEN..).ok_or(Error::Truncated)?;
             let len = body_start - NONCE_LEN + body_len;
-            seal_at(&self.aead, &nonce, sealed, len)?;
+            seal(&self.aead, &nonce, sealed, len)?;
             return Ok(NONCE_LEN + len + TAG_LEN);
         };
         let mut outer = header;
@@ -252,15 +252,7 @@ impl Outgoing {
         }
         let sealed = packet.get_mut(front..).ok_or(Error::Truncated)?;
         let len = body_start - front + body_len;
-        seal_at(&self.aead, nonce_of(&header)?, sealed, len)?;
+        seal(&self.aead, nonce_of(&header)?, sealed, len)?;
         Ok(front + len + TAG_LEN)
     }
-}
-
-/// Seals `len` bytes at the front of `buf` and writes the tag after them.
-fn seal_at(aead: &Aead, nonce: &[u8], buf: &mut [u8], len: usize) -> Result<(), Error> {
-    let (data, rest) = split(buf, len)?;
-    let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
-    *tag = aead.seal(nonce, data).map_err(|_| Error::Unauthenticated)?;
-    Ok(())
 }

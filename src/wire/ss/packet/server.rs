@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use crate::crypto::{Aead, Block, Key, Method, Window};
+use crate::crypto::{Block, Key, Method};
 use crate::wire::Error;
 use crate::wire::ss::bytes::{read, write};
-use crate::wire::ss::header::TYPE_CLIENT;
 use crate::wire::ss::keys::{Accounts, has_sessions};
 
-use super::header::{HEADER_LEN, ids, nonce_of, open_body, open_header, open_single, session_aead};
+use super::session::{HEADER_LEN, Session, ids, open_header, open_single};
 use super::subkeys::Subkeys;
 
 /// The header of a client's packet, as a server reads it.
@@ -95,10 +94,9 @@ impl Accounts {
 /// Opens the packets of one association on a server.
 pub struct ServerPackets {
     method: Method,
-    /// The AEAD of the session; `None` for AEAD-2017, where each packet has its own key.
-    aead: Option<Aead>,
     key: Key,
-    window: Window,
+    /// `None` for methods without sessions.
+    session: Option<Session>,
 }
 
 impl ServerPackets {
@@ -108,15 +106,11 @@ impl ServerPackets {
     /// [`Error::Unauthenticated`] if the key does not fit the method.
     pub fn new(accounts: &Accounts, found: &PacketHeader) -> Result<Self, Error> {
         let (method, key) = (accounts.method(), accounts.session_key(found.user).clone());
-        let session = found.session.filter(|_| method.supports_identity());
-        let aead = session
-            .map(|id| session_aead(method, &key, id))
-            .transpose()?;
+        let session = found.session.map(|id| Session::new(method, &key, id));
         Ok(Self {
+            session: session.transpose()?,
             method,
-            aead,
             key,
-            window: Window::new(),
         })
     }
 
@@ -125,10 +119,10 @@ impl ServerPackets {
     /// # Errors
     /// [`Error::Replayed`] if it had been received.
     pub fn mark_received(&mut self, found: &PacketHeader) -> Result<(), Error> {
-        if !has_sessions(self.method) || self.window.accept(found.packet) {
-            return Ok(());
+        match &mut self.session {
+            Some(session) => session.mark_received(found.packet),
+            None => Ok(()),
         }
-        Err(Error::Replayed)
     }
 
     /// Opens and validates a packet; returns the position of its address and data. `subkey` is its key from [`Subkeys`], if
@@ -143,27 +137,9 @@ impl ServerPackets {
         found: &PacketHeader,
         now: u64,
     ) -> Result<Range<usize>, Error> {
-        if !has_sessions(self.method) {
-            return open_single(self.method, &self.key, packet, subkey);
+        match &mut self.session {
+            Some(session) => session.open(packet, &found.header, found.body.clone(), None, now),
+            None => open_single(self.method, &self.key, packet, subkey),
         }
-        // A cheap check before the packet is opened; the id is marked only afterwards.
-        if !self.window.is_fresh(found.packet) {
-            return Err(Error::Replayed);
-        }
-        let mut body = found.body.clone();
-        if let Some(aead) = &self.aead {
-            let sealed = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
-            let len = aead
-                .open(nonce_of(&found.header)?, sealed)
-                .map_err(|_| Error::Unauthenticated)?
-                .len();
-            body.end = body.start + len;
-        }
-        let bytes = packet.get(body.clone()).ok_or(Error::Truncated)?;
-        body.start += open_body(bytes, TYPE_CLIENT, None, now)?;
-        if !self.window.accept(found.packet) {
-            return Err(Error::Replayed);
-        }
-        Ok(body)
     }
 }
