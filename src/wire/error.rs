@@ -22,9 +22,7 @@ pub enum Error {
     #[error("SOCKS5 password negotiation has version {0:#04x} instead of 0x01")]
     SocksAuthVersion(u8),
     /// The AEAD tag does not match.
-    #[error(
-        "authentication failed: the peer uses another key or method, or the data was changed in transit"
-    )]
+    #[error("authentication failed: wrong key or method, or the data was changed in transit")]
     Unauthenticated,
     /// No user of this server has this identity header (SIP023).
     #[error("no user of this server has this identity header")]
@@ -41,9 +39,7 @@ pub enum Error {
         seconds: i64,
     },
     /// The header type belongs to the other direction: the stream or packet was sent back to its sender.
-    #[error(
-        "header type {0:#04x} belongs to the other direction: the data was sent back to its sender"
-    )]
+    #[error("header type {0:#04x} belongs to the other direction")]
     HeaderType(u8),
     /// The padding is missing, too long, or longer than its header.
     #[error("the padding is missing, too long, or longer than its header")]
@@ -82,9 +78,7 @@ pub enum Error {
     #[error("unexpected reverse tunnel frame")]
     FrameUnexpected,
     /// The peer speaks the first protocol of port-proxy.
-    #[error(
-        "the peer speaks port-proxy's first protocol, which has no authentication and is not supported"
-    )]
+    #[error("port-proxy's first protocol is not supported: it has no authentication")]
     TunnelV0,
     /// The WebSocket frame violates RFC 6455.
     #[error("WebSocket: {0}")]

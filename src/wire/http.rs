@@ -14,6 +14,8 @@ use sha1::{Digest as _, Sha1};
 pub const MAX_HEAD: usize = 16 * 1024;
 /// Maximum number of header fields.
 const MAX_FIELDS: usize = 64;
+/// Maximum number of addresses of `X-Forwarded-For` that are kept.
+const MAX_FORWARDED: usize = 16;
 /// Random bytes of a `Sec-WebSocket-Key` (RFC 6455 §4.1).
 pub const NONCE_LEN: usize = 16;
 /// Appended to the key before it is hashed (RFC 6455 §1.3).
@@ -75,9 +77,6 @@ pub struct Upgrade {
     /// The addresses of `X-Forwarded-For`, the nearest first, up to the first entry that is not an address.
     pub forwarded_for: Vec<IpAddr>,
 }
-
-/// Maximum number of addresses of `X-Forwarded-For` that are kept.
-const MAX_FORWARDED: usize = 16;
 
 /// The request of a client; `None` if path, host or a field contains characters that a head cannot contain.
 #[must_use]

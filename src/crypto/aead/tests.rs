@@ -172,24 +172,10 @@ fn xchacha20_poly1305_agrees_with_published_vectors() {
         ),
     ];
     for (key, nonce, plain, cipher, tag) in vectors {
-        check(
-            &STREAM,
-            Method::XChaCha20Poly1305,
-            key,
-            nonce,
-            plain,
-            cipher,
-            tag,
-        );
-        check(
-            &PACKET,
-            Method::Blake3ChaCha20Poly1305,
-            key,
-            nonce,
-            plain,
-            cipher,
-            tag,
-        );
+        let method = Method::XChaCha20Poly1305;
+        check(&STREAM, method, key, nonce, plain, cipher, tag);
+        let method = Method::Blake3ChaCha20Poly1305;
+        check(&PACKET, method, key, nonce, plain, cipher, tag);
     }
     // draft-irtf-cfrg-xchacha A.3.1: with associated data, which does not change the ciphertext.
     let key = Key::from_slice(&(0x80..0xa0).collect::<Vec<u8>>()).unwrap();

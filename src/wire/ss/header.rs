@@ -22,15 +22,3 @@ pub(super) fn check_time(timestamp: u64, now: u64) -> Result<(), Error> {
         seconds: if timestamp > now { ahead } else { -ahead },
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn error_names_the_allowed_skew() {
-        let error = Error::TimestampSkew { seconds: 31 };
-        let allowed = format!("at most {MAX_TIME_SKEW} s");
-        assert!(error.to_string().contains(&allowed), "{error}");
-    }
-}

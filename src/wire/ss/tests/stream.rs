@@ -207,26 +207,11 @@ fn nothing_opens_after_an_error() {
 #[test]
 fn slots_and_seal_agree_on_every_geometry() {
     let payload = pattern(5 * CHUNK);
-    let rooms = [
-        0,
-        1,
-        16,
-        17,
-        18,
-        34,
-        35,
-        60,
-        100,
-        400,
-        CHUNK,
-        CHUNK + 33,
-        CHUNK + 34,
-        CHUNK + 35,
-        CHUNK + 500,
-    ];
+    let small = [0, 1, 16, 17, 18, 34, 35, 60, 100, 400];
+    let large = [0, 33, 34, 35, 500, CHUNK + 68, 3 * CHUNK].map(|more| CHUNK + more);
     for ends in every_end() {
         let method = ends.accounts.method();
-        for room in rooms.into_iter().chain([2 * CHUNK + 68, 4 * CHUNK]) {
+        for room in small.into_iter().chain(large) {
             for most in [0, 1, 2, 3, 64] {
                 let mut sealer =
                     Sealer::request(&ends.credentials, salt(method, 5), target().as_ref());
