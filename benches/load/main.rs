@@ -1,4 +1,4 @@
-//! The load generator of `scripts/bench`: targets, clients, a slow link, and the runner that sets proxies between them.
+//! The load generator of `scripts/bench`: targets, clients, a slow link, and the runner that puts proxies between them.
 //! What is measured and how to read it: `benches/README.md`.
 #![allow(
     unsafe_code,
@@ -7,30 +7,33 @@
     reason = "a tool for developers that prints figures; a few system calls have no safe interface"
 )]
 
-mod allocations;
-mod dns;
-mod forwards;
+mod client;
+mod context;
 mod goals;
-#[expect(dead_code, reason = "the tests make black holes of links")]
+#[expect(dead_code, reason = "only the tests turn links into black holes")]
 mod link;
-mod link_works;
+mod measure;
 mod mmsg;
+mod name_server;
 mod plan;
 mod process;
-mod proxies;
+mod programs;
+mod proxy;
 mod report;
-mod reverses;
+mod result;
 mod route;
+mod row;
 mod run;
-mod syscalls;
+mod running;
+mod scenario;
+mod start;
 mod targets;
-mod tcp_works;
-mod udp_works;
+mod workloads;
 
-/// Nobody handles these errors: they are shown.
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use crate::result::Result;
+use crate::workloads::allocations;
 
-const USAGE: &str = "load run [--quick] [--rounds N] [--only NAME,NAME] [--json FILE] [--list] [WORK…]: see benches/README.md";
+const USAGE: &str = "load run [--quick] [--rounds N] [--only NAME,NAME] [--json FILE] [--list] [WORKLOAD…]: see benches/README.md";
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own; `cargo bench` and `cargo test` without a name start every bench.

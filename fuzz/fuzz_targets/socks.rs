@@ -1,15 +1,16 @@
-//! SOCKS5: whatever a client or a server may say.
+//! SOCKS5: anything that a client or server may send.
 #![no_main]
 
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
+use ssr::wire::peer_protocol::PeerProtocol;
 use ssr::wire::socks::{
-    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, Selection, Speaks, Verdict,
+    self, AuthStatus, Credentials, Greeting, MAX_REQUEST_LEN, MethodSelection, Request, Response,
 };
 
-/// A parser takes a prefix, and the same one however much follows; before it is whole, it asks for more.
+/// A parser reads a prefix, the same one whatever follows, and asks for more bytes until it is complete.
 fn check<'a, T: PartialEq + Debug>(
     bytes: &'a [u8],
     parse: impl Fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>,
@@ -18,7 +19,7 @@ fn check<'a, T: PartialEq + Debug>(
     let whole = match &parsed {
         Ok(Some((_, len))) => *len,
         Ok(None) => bytes.len() + 1,
-        // An error shows at some byte and stays.
+        // An error appears at some byte and stays.
         Err(error) => {
             let at = (0..=bytes.len())
                 .find(|at| parse(&bytes[..*at]).is_err())
@@ -44,15 +45,15 @@ fn check<'a, T: PartialEq + Debug>(
 fuzz_target!(|bytes: &[u8]| {
     let bytes = &bytes[..bytes.len().min(600)];
     if let Some(first) = bytes.first() {
-        let _ = Speaks::of(*first).to_string();
+        let _ = PeerProtocol::of(*first).to_string();
     }
     if let Some((greeting, _)) = check(bytes, Greeting::parse) {
         let _ = greeting.offers(socks::AuthMethod::None);
     }
-    if let Some((selection, len)) = check(bytes, Selection::parse) {
+    if let Some((selection, len)) = check(bytes, MethodSelection::parse) {
         assert_eq!(selection.encode(), bytes[..len]);
     }
-    if let Some((verdict, len)) = check(bytes, Verdict::parse) {
+    if let Some((verdict, len)) = check(bytes, AuthStatus::parse) {
         assert_eq!((verdict.encode()[0], len), (bytes[0], 2));
     }
     if let Some((credentials, len)) = check(bytes, Credentials::parse) {
@@ -71,5 +72,5 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(response.encode(&mut again), Some(len));
         assert_eq!(Response::parse(&again[..len]), Ok(Some((response, len))));
     }
-    assert_eq!(socks::trim(bytes).is_ok(), bytes.len() >= 3);
+    assert_eq!(socks::parse_udp_prefix(bytes).is_ok(), bytes.len() >= 3);
 });

@@ -69,7 +69,7 @@ impl Reply for UpgradeReply {
     }
 
     fn failure(&self, _: &Error) -> Vec<u8> {
-        http::Refusal::BadGateway.page(unix_now()).into_bytes()
+        http::RequestError::BadGateway.page(unix_now()).into_bytes()
     }
 
     fn upgrade(self: Box<Self>, stream: &mut Stream) -> io::Result<()> {

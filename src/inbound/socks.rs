@@ -15,7 +15,8 @@ use crate::net::{self, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side, User};
 use crate::wire::socks::{
-    AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
+    AuthMethod, AuthStatus, Command, Credentials, Greeting, MethodSelection, Reply as Code,
+    Response,
 };
 use crate::wire::{self, Address, AddressRef, socks};
 
@@ -142,7 +143,7 @@ impl Dialogue<'_> {
         } else {
             AuthMethod::Unacceptable
         };
-        self.write(&Selection(selected).encode()).await?;
+        self.write(&MethodSelection(selected).encode()).await?;
         let user = match selected {
             AuthMethod::None => None,
             AuthMethod::Password => {
@@ -153,8 +154,8 @@ impl Dialogue<'_> {
                     });
                 let user = user.await?;
                 let verdict = match user {
-                    Some(_) => Verdict::Accepted,
-                    None => Verdict::Refused,
+                    Some(_) => AuthStatus::Success,
+                    None => AuthStatus::Failure,
                 };
                 self.write(&verdict.encode()).await?;
                 Some(user.ok_or(Error::Credentials)?)

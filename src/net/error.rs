@@ -32,7 +32,7 @@ pub enum Error {
     },
     /// The server refused the WebSocket upgrade.
     #[error("the WebSocket upgrade failed: {0}")]
-    Upgrade(#[from] crate::wire::http::NotUpgraded),
+    Upgrade(#[from] crate::wire::http::ResponseError),
     /// The connection broke during the upgrade, or the upgrade took too long.
     #[error("the WebSocket upgrade failed: {0}")]
     UpgradeIo(#[source] io::Error),

@@ -1,4 +1,4 @@
-//! Every message: as written, cut short, with something behind it, and wrong.
+//! Every message: complete, truncated, with trailing bytes, and invalid.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fmt::Debug;
@@ -7,10 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::wire::address::tests::addresses;
+use crate::wire::peer_protocol::PeerProtocol;
 
 type Parse<'a, T> = fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>;
 
-/// Runs `encode` on a buffer that is large enough and returns what it wrote; one byte less must not do.
+/// Runs `encode` on a buffer that is large enough and returns what it wrote; it must fail with one byte less.
 fn written(encode: impl Fn(&mut [u8]) -> Option<usize>) -> Vec<u8> {
     let mut out = vec![0xee; 1024];
     let len = encode(&mut out).unwrap();
@@ -25,7 +26,7 @@ fn written(encode: impl Fn(&mut [u8]) -> Option<usize>) -> Vec<u8> {
     out
 }
 
-/// The message parses to `expected`, whatever follows it, and waits for the rest at every truncation.
+/// The message parses to `expected` whatever follows it, and every truncation asks for more.
 fn check<'a, T: PartialEq + Debug>(parse: Parse<'a, T>, bytes: &'a [u8], len: usize, expected: &T) {
     for cut in 0..len {
         assert_eq!(parse(&bytes[..cut]), Ok(None));
@@ -36,7 +37,7 @@ fn check<'a, T: PartialEq + Debug>(parse: Parse<'a, T>, bytes: &'a [u8], len: us
     }
 }
 
-/// The message with three more bytes, of the next message perhaps.
+/// The message with three bytes after it.
 fn followed(mut bytes: Vec<u8>) -> (Vec<u8>, usize) {
     let len = bytes.len();
     bytes.extend([5, 1, 0]);
@@ -83,10 +84,18 @@ fn greetings_read_as_written() {
 #[test]
 fn selections_read_as_written() {
     for method in (0..=u8::MAX).map(AuthMethod::from) {
-        let (bytes, len) = followed(Selection(method).encode().to_vec());
-        check(Selection::parse, &bytes, len, &Selection(method));
+        let (bytes, len) = followed(MethodSelection(method).encode().to_vec());
+        check(
+            MethodSelection::parse,
+            &bytes,
+            len,
+            &MethodSelection(method),
+        );
     }
-    assert_eq!(Selection(AuthMethod::Unacceptable).encode(), [5, 0xff]);
+    assert_eq!(
+        MethodSelection(AuthMethod::Unacceptable).encode(),
+        [5, 0xff]
+    );
 }
 
 #[test]
@@ -134,11 +143,14 @@ fn passwords_stay_out_of_debug() {
 
 #[test]
 fn verdicts_read_as_written() {
-    for verdict in [Verdict::Accepted, Verdict::Refused] {
+    for verdict in [AuthStatus::Success, AuthStatus::Failure] {
         let (bytes, len) = followed(verdict.encode().to_vec());
-        check(Verdict::parse, &bytes, len, &verdict);
+        check(AuthStatus::parse, &bytes, len, &verdict);
     }
-    assert_eq!(Verdict::parse(&[1, 0x2a]), Ok(Some((Verdict::Refused, 2))));
+    assert_eq!(
+        AuthStatus::parse(&[1, 0x2a]),
+        Ok(Some((AuthStatus::Failure, 2)))
+    );
 }
 
 #[test]
@@ -170,46 +182,18 @@ fn every_code_has_one_meaning() {
 }
 
 #[test]
-fn tells_other_protocols_by_their_first_byte() {
-    for (first, speaks) in [
-        (0x05, Speaks::Socks5),
-        (0x04, Speaks::Socks4),
-        (b'G', Speaks::Http),
-        (b'C', Speaks::Http),
-        (b'P', Speaks::Http),
-        (0x16, Speaks::Tls),
-        (0x00, Speaks::Unknown),
-        (b'g', Speaks::Unknown),
-    ] {
-        assert_eq!(Speaks::of(first), speaks);
-        let expected = if first == 5 {
-            None
-        } else {
-            Some(Error::SocksVersion(first))
-        };
-        assert_eq!(Greeting::parse(&[first]).err(), expected);
-        assert_eq!(Request::parse(&[first]).err(), expected);
-    }
-    assert_eq!(
-        Error::SocksVersion(b'G').to_string(),
-        "not SOCKS5: this is HTTP (first byte 0x47)"
-    );
-    assert_eq!(Error::SocksVersion(b'G').status(), "socks_version");
-}
-
-#[test]
 fn refuses_wrong_versions_at_the_first_byte() {
     for version in (0..=u8::MAX).filter(|version| *version != 5) {
         let error = Error::SocksVersion(version);
         assert_eq!(Greeting::parse(&[version]), Err(error));
-        assert_eq!(Selection::parse(&[version]), Err(error));
+        assert_eq!(MethodSelection::parse(&[version]), Err(error));
         assert_eq!(Request::parse(&[version, 1, 0, 1]), Err(error));
         assert_eq!(Response::parse(&[version, 1, 0, 1]), Err(error));
     }
     for version in (0..=u8::MAX).filter(|version| *version != 1) {
         let error = Error::SocksAuthVersion(version);
         assert_eq!(Credentials::parse(&[version]), Err(error));
-        assert_eq!(Verdict::parse(&[version]), Err(error));
+        assert_eq!(AuthStatus::parse(&[version]), Err(error));
     }
 }
 
@@ -238,11 +222,11 @@ fn an_unknown_command_still_has_its_address() {
 #[test]
 fn trims_datagrams() {
     for len in 0..3 {
-        assert_eq!(trim(&[0; 3][..len]), Err(Error::Truncated));
+        assert_eq!(parse_udp_prefix(&[0; 3][..len]), Err(Error::Truncated));
     }
-    assert_eq!(trim(&UDP_PREFIX), Ok((0, 3)));
-    assert_eq!(trim(&[0, 0, 7, 1, 2]), Ok((7, 3)));
-    assert_eq!(trim(&[9, 9, 0, 1]), Ok((0, 3)));
+    assert_eq!(parse_udp_prefix(&UDP_PREFIX), Ok((0, 3)));
+    assert_eq!(parse_udp_prefix(&[0, 0, 7, 1, 2]), Ok((7, 3)));
+    assert_eq!(parse_udp_prefix(&[9, 9, 0, 1]), Ok((0, 3)));
 }
 
 proptest! {
@@ -266,15 +250,43 @@ proptest! {
         let bytes = [&[first], &*rest].concat();
         let used = [
             Greeting::parse(&bytes).map(|some| some.map(|(_, used)| used)),
-            Selection::parse(&bytes).map(|some| some.map(|(_, used)| used)),
+            MethodSelection::parse(&bytes).map(|some| some.map(|(_, used)| used)),
             Credentials::parse(&bytes).map(|some| some.map(|(_, used)| used)),
-            Verdict::parse(&bytes).map(|some| some.map(|(_, used)| used)),
+            AuthStatus::parse(&bytes).map(|some| some.map(|(_, used)| used)),
             Request::parse(&bytes).map(|some| some.map(|(_, used)| used)),
             Response::parse(&bytes).map(|some| some.map(|(_, used)| used)),
-            trim(&bytes).map(|(_, used)| Some(used)),
+            parse_udp_prefix(&bytes).map(|(_, used)| Some(used)),
         ];
         for used in used.into_iter().flatten().flatten() {
             prop_assert!(used <= bytes.len());
         }
     }
+}
+
+#[test]
+fn tells_other_protocols_by_their_first_byte() {
+    for (first, protocol) in [
+        (0x05, PeerProtocol::Socks5),
+        (0x04, PeerProtocol::Socks4),
+        (b'G', PeerProtocol::Http),
+        (b'C', PeerProtocol::Http),
+        (b'P', PeerProtocol::Http),
+        (0x16, PeerProtocol::Tls),
+        (0x00, PeerProtocol::Unknown),
+        (b'g', PeerProtocol::Unknown),
+    ] {
+        assert_eq!(PeerProtocol::of(first), protocol);
+        let expected = if first == 5 {
+            None
+        } else {
+            Some(Error::SocksVersion(first))
+        };
+        assert_eq!(Greeting::parse(&[first]).err(), expected);
+        assert_eq!(Request::parse(&[first]).err(), expected);
+    }
+    assert_eq!(
+        Error::SocksVersion(b'G').to_string(),
+        "not SOCKS5: this is HTTP (first byte 0x47)"
+    );
+    assert_eq!(Error::SocksVersion(b'G').status(), "socks_version");
 }

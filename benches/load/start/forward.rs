@@ -1,16 +1,19 @@
 //! Port forwarders: one process between client and target, with neither SOCKS nor encryption.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use crate::Result;
 use crate::process::Process;
-use crate::proxies::{Kind, Programs, Running, Setup, free_port, haproxy, ready};
+use crate::programs::Programs;
+use crate::proxy::Proxy;
+use crate::result::Result;
 use crate::route::Route;
+use crate::running::{Running, Setup, free_port, ready};
 
-/// Starts a forwarder with a port for each target and waits until it accepts.
+use super::haproxy;
+
+/// Starts a forwarder with a port for each target and waits until it accepts connections.
 pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     let mut ports = Vec::new();
     for target in setup.targets {
@@ -20,15 +23,15 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         ));
     }
     let listens: Vec<SocketAddr> = ports.iter().map(|(_, listen)| *listen).collect();
-    let forwarders = match setup.kind {
-        Kind::Direct => {
+    let forwarders = match setup.proxy {
+        Proxy::Direct => {
             return Ok(Running {
                 processes: None,
                 forwarders: Vec::new(),
                 route: Route::Direct,
             });
         }
-        Kind::Ssr => {
+        Proxy::Ssr => {
             let mut command = Command::new(programs.ssr());
             command.arg("forward");
             for (target, listen) in &ports {
@@ -36,19 +39,20 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             }
             vec![one(command, setup.directory, "ssr", &listens)?]
         }
-        Kind::Haproxy | Kind::Splicing => {
-            let option = match setup.kind {
-                Kind::Splicing => "  option splice-auto\n",
+        Proxy::Haproxy | Proxy::Splicing => {
+            let option = match setup.proxy {
+                Proxy::Splicing => "  option splice-auto\n",
                 _ => "",
             };
             let (directory, targets) = (setup.directory, setup.targets);
-            let command = haproxy(programs, directory, "forward", option, &listens, targets)?;
+            let command =
+                haproxy::command(programs, directory, "forward", option, &listens, targets)?;
             vec![one(command, directory, "haproxy", &listens)?]
         }
-        Kind::Socat => {
+        Proxy::Socat => {
             let mut all = Vec::new();
             for (index, (target, listen)) in ports.iter().enumerate() {
-                // Its own buffer of 8 KiB would be measured, not it.
+                // The default buffer of 8 KiB would decide the result.
                 let mut command = Command::new("socat");
                 command.args(["-b", "65536"]).args([
                     format!(
@@ -62,7 +66,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             }
             all
         }
-        _ => return Err("forwards no ports".into()),
+        _ => return Err("this implementation does not forward ports".into()),
     };
     Ok(Running {
         processes: None,
@@ -75,27 +79,4 @@ fn one(command: Command, directory: &Path, name: &str, ports: &[SocketAddr]) -> 
     let log = directory.join(name).with_extension("log");
     let (process, _) = ready(command, [None; 2], &log, ports)?;
     Ok(process)
-}
-
-/// The CPU time of a process and of the children that it has now or has had. What ended ones used is counted in ticks.
-pub(crate) fn family_cpu(process: &Process) -> Result<std::time::Duration> {
-    let pid = process.pid();
-    let mut time = process.cpu()?;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread or a child that ends meanwhile is among the ended ones next time.
-        let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            time += crate::process::cpu_of(child.parse()?).unwrap_or_default();
-        }
-    }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("a strange /proc/PID/stat")?;
-    // cutime and cstime are fields 16 and 17; the one after the name is the third.
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(13)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    Ok(time + std::time::Duration::from_millis(ticks * 10))
 }

@@ -1,0 +1,8 @@
+//! The workloads.
+
+pub(crate) mod allocations;
+pub(crate) mod link;
+pub(crate) mod names;
+pub(crate) mod system_calls;
+pub(crate) mod tcp;
+pub(crate) mod udp;
