@@ -222,6 +222,20 @@ fn links_of_the_documents_lead_somewhere() {
     }
 }
 
+#[test]
+fn source_files_that_the_documents_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (document, text) in documents() {
+        for word in text.split('`') {
+            let is_path = word.ends_with(".rs") && !word.contains(['*', ' ', '\n']);
+            let exists = [root.to_owned(), root.join("src")]
+                .iter()
+                .any(|from| from.join(word).is_file());
+            assert!(!is_path || exists, "{}: no {word}", document.display());
+        }
+    }
+}
+
 /// The keys of the tables of `docs/config.md`, each with the sections that the comment above its table names.
 fn keys_of_the_document() -> BTreeSet<(&'static str, &'static str)> {
     let mut sections = "";
