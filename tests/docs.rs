@@ -270,6 +270,28 @@ fn every_key_of_the_config_is_in_its_document() {
     );
 }
 
+#[test]
+fn every_limit_is_in_its_document() {
+    let mut files = Vec::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    for file in files.iter().filter(|file| file.ends_with("limits.rs")) {
+        let code = fs::read_to_string(file).unwrap();
+        let constants = code
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const "));
+        for name in constants.map(|rest| rest.split(':').next().unwrap()) {
+            let at = file.display();
+            assert!(
+                CONFIG.contains(&format!("`{name}`")),
+                "docs/config.md lacks {name} of {at}"
+            );
+        }
+    }
+}
+
 /// The messages of `tracing::warn!` and `tracing::error!` in Rust code, each in the pieces between its placeholders.
 fn complaints(code: &str) -> Vec<Vec<String>> {
     let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
