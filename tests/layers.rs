@@ -8,10 +8,18 @@
     reason = "tests"
 )]
 
+#[path = "layers/circles.rs"]
+mod circles;
+#[path = "layers/source.rs"]
+mod source;
+
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use source::Tree;
 
 /// Floors from the ground up; modules in one row are siblings.
 const FLOORS: &[&[&str]] = &[
@@ -19,8 +27,8 @@ const FLOORS: &[&[&str]] = &[
     &["wire"],
     &["net"],
     &["dns", "relay"],
-    &["inbound", "outbound", "route"],
-    &["config", "control"],
+    &["inbound", "outbound"],
+    &["config"],
     &["app"],
     &["cli"],
     &["main", "lib"],
@@ -42,204 +50,140 @@ fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|row| row.contains(&module))
 }
 
-/// The module of a source file: `src/net/linux.rs` and `src/net/mod.rs` are of `net`.
-fn module(src: &Path, file: &Path) -> String {
-    let inside = file.strip_prefix(src).unwrap();
-    let first = inside
-        .components()
-        .next()
-        .unwrap()
-        .as_os_str()
-        .to_str()
-        .unwrap();
+/// The part of the crate that a file below `src` is of: `net/linux.rs` and `net/mod.rs` are of `net`.
+fn part(file: &Path) -> String {
+    let first = file.iter().next().unwrap().to_str().unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// How deep a file's module lies below the crate root: 0 for `lib.rs`, 1 for `net/mod.rs`, 2 for `net/linux.rs`.
-fn depth(src: &Path, file: &Path) -> usize {
-    let inside = file.strip_prefix(src).unwrap();
-    let parts = inside.components().count();
-    let name = inside.file_stem().unwrap();
-    if name == "mod" || (parts == 1 && (name == "lib" || name == "main")) {
-        parts - 1
-    } else {
-        parts
-    }
-}
-
-/// Source text without comments and strings, so that a word in prose is not a path.
-fn code(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        if rest.starts_with("//") {
-            rest = rest.split_once('\n').map_or("", |(_, after)| after);
-            out.push('\n');
-        } else if rest.starts_with("/*") {
-            rest = rest.split_once("*/").map_or("", |(_, after)| after);
-        } else if c == '"' {
-            let body = &rest[1..];
-            let mut escaped = false;
-            let end = body.find(|c| {
-                let closes = c == '"' && !escaped;
-                escaped = c == '\\' && !escaped;
-                closes
-            });
-            rest = end.map_or("", |end| &body[end + 1..]);
-        } else if rest.starts_with("'\"'") {
-            rest = &rest[3..];
-        } else {
-            out.push(c);
-            rest = &rest[c.len_utf8()..];
-        }
-    }
-    out
-}
-
-/// Every module of the crate root that this file names: by `crate::`, by `ssr::`, or by enough `super::`.
-fn mentions(code: &str, depth: usize) -> Vec<String> {
-    let to_root = "super::".repeat(depth);
-    let mut found = Vec::new();
-    let mut at_path = |after: &str| {
-        let after = after.trim_start();
-        if let Some(group) = after.strip_prefix('{') {
-            found.extend(group_heads(group));
-        } else {
-            found.extend(head(after));
-        }
-    };
-    for root in ["crate::", "ssr::"] {
-        for (at, _) in code.match_indices(root) {
-            let before = code[..at].chars().next_back();
-            if !before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
-                at_path(&code[at + root.len()..]);
-            }
-        }
-    }
-    if depth > 0 {
-        for (at, _) in code.match_indices(&to_root) {
-            if !code[..at].ends_with("super::") {
-                at_path(&code[at + to_root.len()..]);
-            }
-        }
-    }
-    found
-}
-
-fn head(path: &str) -> Option<String> {
-    let name: String = path
-        .chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect();
-    (!name.is_empty() && name != "super" && name != "self").then_some(name)
-}
-
-/// The first names of a `{a::b, c::{d, e}}` group, whose opening brace is gone.
-fn group_heads(group: &str) -> Vec<String> {
-    let (mut level, mut heads, mut fresh) = (1, Vec::new(), true);
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => level += 1,
-            '}' => level -= 1,
-            ',' if level == 1 => fresh = true,
-            c if fresh && level == 1 && !c.is_whitespace() => {
-                heads.extend(head(&group[at..]));
-                fresh = false;
-            }
-            _ => {}
-        }
-        if level == 0 {
-            break;
-        }
-    }
-    heads
-}
-
-/// What is wrong with one file, in words.
-fn violations(src: &Path, file: &Path, text: &str) -> Vec<String> {
-    let from = module(src, file);
+/// What is wrong with one file below `src`, in words.
+fn violations(file: &Path, text: &str) -> Vec<String> {
+    let from = part(file);
     let Some(here) = floor(&from) else {
         return vec![format!("{}: {from} is on no floor", file.display())];
     };
-    let code = code(text);
-    let mut wrong: Vec<_> = mentions(&code, depth(src, file))
-        .into_iter()
-        .filter(|to| *to != from && floor(to).is_some_and(|there| there >= here))
+    let tokens = source::tokens(text);
+    let mut tree = Tree::new(true);
+    tree.add(file, &tokens);
+    let mut used = BTreeSet::new();
+    for (at, module) in &tree.modules {
+        let imports = module.imports.iter().map(|import| &import.path);
+        let paths = imports.chain(&module.paths);
+        used.extend(paths.filter_map(|path| tree.absolute(at, path)?.first().cloned()));
+    }
+    let mut wrong: Vec<_> = used
+        .iter()
+        .filter(|to| **to != from && floor(to).is_some_and(|there| there >= here))
         .map(|to| format!("{}: {from} (floor {here}) uses {to}", file.display()))
         .collect();
-    let is_test = file
-        .components()
-        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
-    if here < 2 && !is_test {
-        let production = code.split("#[cfg(test)]").next().unwrap_or_default();
+    if here < 2 && !source::is_test(file) {
+        let production = source::without_tests(&tokens).concat();
         let touched = IMPURE.iter().filter(|word| production.contains(**word));
         wrong.extend(touched.map(|word| format!("{}: {from} touches {word}", file.display())));
     }
     wrong
 }
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            found.push(path);
-        }
-    }
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn tree() -> (PathBuf, Vec<PathBuf>) {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
+/// The files of the program by their paths below `src`, with their text.
+fn sources() -> Vec<(PathBuf, String)> {
+    let src = root().join("src");
+    let read = |file: PathBuf| {
+        let text = fs::read_to_string(&file).unwrap();
+        (file.strip_prefix(&src).unwrap().to_owned(), text)
+    };
+    let files: Vec<_> = source::files(&src).into_iter().map(read).collect();
     assert!(files.len() > 5, "the source tree is found");
-    (src, files)
+    files
+}
+
+#[test]
+fn every_module_of_the_floors_is_there() {
+    for module in FLOORS.iter().copied().flatten() {
+        let file = root().join("src").join(module);
+        let is_there = file.join("mod.rs").is_file() || file.with_extension("rs").is_file();
+        assert!(is_there, "there is no module {module}");
+    }
 }
 
 #[test]
 fn no_module_uses_its_own_floor_or_one_above() {
-    let (src, files) = tree();
-    let wrong: Vec<_> = files
+    let wrong: Vec<_> = sources()
         .iter()
-        .flat_map(|file| violations(&src, file, &fs::read_to_string(file).unwrap()))
+        .flat_map(|(file, text)| violations(file, text))
         .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What a `cfg` may ask for. The program is built for Unix: what Linux alone has stands beside what stands in for it.
+const CONDITIONS: &[&str] = &[
+    "test",
+    "debug_assertions",
+    "target_os",
+    "\"linux\"",
+    "not",
+    "all",
+    "any",
+];
+
+/// Files that are still to lose such conditions.
+const KNOWN_CONDITIONS: &[&str] = &[
+    "app/fd_limit.rs",
+    "app/log.rs",
+    "app/mod.rs",
+    "dns/system.rs",
+    "net/listener.rs",
+    "net/tls/server.rs",
+];
+
+#[test]
+fn no_code_is_for_systems_that_are_not_built() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        for predicate in source::predicates(&source::tokens(&text)) {
+            let is_sign = |token: &str| matches!(token, "(" | ")" | "," | "=");
+            let is_known = |token: &String| is_sign(token) || CONDITIONS.contains(&token.as_str());
+            if !predicate.iter().all(is_known)
+                && !KNOWN_CONDITIONS
+                    .iter()
+                    .any(|known| Path::new(known) == file)
+            {
+                wrong.push(format!("{}: {}", file.display(), predicate.concat()));
+            }
+        }
+    }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn no_file_is_longer_than_600_lines() {
-    let (_, mut files) = tree();
-    sources(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"),
-        &mut files,
-    );
+    let files = source::files(&root().join("src")).into_iter();
     let long: Vec<_> = files
-        .iter()
-        .map(|file| (file, fs::read_to_string(file).unwrap().lines().count()))
-        .filter(|(_, lines)| *lines > 600)
+        .chain(source::files(&root().join("tests")))
+        .map(|file| (fs::read_to_string(&file).unwrap().lines().count(), file))
+        .filter(|(lines, _)| *lines > 600)
         .collect();
     assert!(long.is_empty(), "{long:#?}");
 }
 
 #[test]
 fn unsafe_code_is_confined_to_the_files_named_for_the_os() {
-    let (src, files) = tree();
-    for file in files {
-        let inside = file.strip_prefix(&src).unwrap();
-        let unsafe_used = code(&fs::read_to_string(&file).unwrap()).contains("unsafe {");
+    for (file, text) in sources() {
+        let is_unsafe = source::tokens(&text).concat().contains("unsafe{");
         assert!(
-            !unsafe_used || inside == Path::new("net/linux.rs"),
+            !is_unsafe || file == Path::new("net/linux.rs"),
             "unsafe in {}",
-            inside.display()
+            file.display()
         );
     }
 }
 
 #[test]
 fn the_scanner_catches_every_way_to_look_up_or_sideways() {
-    let src = Path::new("src");
-    let finds = |file: &str, text: &str| violations(src, &src.join(file), text).len();
+    let finds = |file: &str, text: &str| violations(Path::new(file), text).len();
     for (file, text) in [
         ("wire/socks.rs", "use crate::net::Stream;"),
         (
@@ -252,7 +196,7 @@ fn the_scanner_catches_every_way_to_look_up_or_sideways() {
         ("dns/mod.rs", "use crate::relay::serve;"),
         ("relay/tcp.rs", "pub(crate) use crate::dns::Resolver;"),
         ("inbound/socks.rs", "use crate::outbound;"),
-        ("config/mod.rs", "use crate::control;"),
+        ("config/mod.rs", "use crate::app;"),
         ("crypto/mod.rs", "use std::time::SystemTime;"),
         ("wire/mod.rs", "use tokio::net::TcpListener;"),
         ("attic/mod.rs", ""),
@@ -279,7 +223,7 @@ fn the_scanner_catches_every_way_to_look_up_or_sideways() {
         ("main.rs", "use ssr::cli;"),
         (
             "app/mod.rs",
-            "use crate::{config, control, inbound, outbound, relay, dns, net, wire, crypto};",
+            "use crate::{config, inbound, outbound, relay, dns, net, wire, crypto};",
         ),
     ] {
         assert_eq!(finds(file, text), 0, "{file}: {text}");
