@@ -135,8 +135,6 @@ const KNOWN_CONDITIONS: &[&str] = &[
     "app/log.rs",
     "app/mod.rs",
     "dns/system.rs",
-    "net/listener.rs",
-    "net/tls/server.rs",
 ];
 
 #[test]

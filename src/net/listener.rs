@@ -108,7 +108,6 @@ fn bind_group(
 }
 
 fn prepare(socket: &Socket, address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<()> {
-    #[cfg(unix)]
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;

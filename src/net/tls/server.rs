@@ -1,6 +1,7 @@
 //! TLS as a server, with certificates that are read anew when their files change.
 
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -101,14 +102,10 @@ struct Stamp {
 impl Stamp {
     fn of(file: &Path) -> Option<Self> {
         let data = std::fs::metadata(file).ok()?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&data);
-        #[cfg(not(unix))]
-        let inode = 0;
         Some(Self {
             modified: data.modified().ok(),
             len: data.len(),
-            inode,
+            inode: data.ino(),
         })
     }
 }
