@@ -9,21 +9,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+pub use super::options::SpeaksFirst;
 use super::{Error, SocketOptions, Stream};
 
 /// How long an attempt has the field to itself (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried at most.
 const MAX_ATTEMPTS: usize = 8;
-
-/// Who speaks first on a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpeaksFirst {
-    /// We do, as soon as it stands: what we say can end the handshake, which saves a segment.
-    Us,
-    /// That is not known.
-    Unknown,
-}
 
 /// Connects to the first of `addresses` that answers. The families take turns, beginning with the first address's;
 /// an attempt that has not answered in 250 ms is joined by the next.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::dial::SpeaksFirst;
 use super::linux;
 
 /// Options of the sockets of one side: those towards clients, or those towards servers and targets.
@@ -39,6 +38,15 @@ pub struct UdpOptions {
     pub fragment: bool,
     /// Those of more bytes are dropped, in both directions.
     pub longest: Option<usize>,
+}
+
+/// Who speaks first on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpeaksFirst {
+    /// We do, as soon as it stands: what we say can end the handshake, which saves a segment.
+    Us,
+    /// That is not known.
+    Unknown,
 }
 
 impl SocketOptions {

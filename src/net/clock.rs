@@ -1,0 +1,14 @@
+//! The clock, and the time limit of a farewell.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long the last bytes to a peer may take before its connection is closed without them.
+pub const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The time in Unix seconds; a clock before 1970 is taken for 1970.
+#[must_use]
+pub fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
