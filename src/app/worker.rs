@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handshakes::{Handshakes, Listener, Place};
 use crate::net::udp::Socket;
-use crate::net::{Stream, UdpOptions, mux, transport, ws};
+use crate::net::{Stream, UdpOptions, transport, ws};
 use crate::relay::Counters;
 use crate::relay::tcp::{self, Inbound, Outbound, Timeouts};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
@@ -279,7 +279,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
     /// finds none is closed, since all the others would have to wait with it (mux.cool has no windows).
     async fn streams(
         self: &Arc<Self>,
-        streams: Box<mux::Server>,
+        streams: Box<ws::mux::Server>,
         peer: SocketAddr,
         place: Place,
         deadline: Instant,

@@ -6,8 +6,7 @@
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
 //! - [`splice`]: from socket to socket inside the kernel.
-//! - [`ws`]: WebSocket over a stream, from the upgrade on.
-//! - [`mux`]: the streams of mux.cool within a WebSocket.
+//! - [`ws`]: WebSocket over a stream, from the upgrade on, and the streams of mux.cool within it.
 //! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`pool`]: the buffers that are held only while data moves.
 //! - [`tls`]: TLS over a stream.
@@ -21,7 +20,6 @@ mod error;
 pub mod handshake;
 mod linux;
 pub mod listener;
-pub mod mux;
 pub mod options;
 pub mod pipe;
 pub mod pool;

@@ -9,6 +9,10 @@
 //!
 //! `metaLen` counts from the id to the address. Ends that carry Shadowsocks do not look at the address.
 
+mod single;
+
+pub use single::SingleStream;
+
 /// Bytes that `metaLen` may count.
 const MAX_META: u16 = 512;
 /// Bytes of id, status and option.

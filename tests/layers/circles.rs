@@ -34,13 +34,7 @@ const KNOWN: &[&[&str]] = &[
         "src/crypto/method.rs",
     ],
     &["src/dns/mod.rs", "src/dns/source.rs"],
-    &[
-        "src/net/dial.rs",
-        "src/net/options.rs",
-        "src/net/pipe.rs",
-        "src/net/stream.rs",
-    ],
-    &["src/net/mux.rs", "src/net/ws/mod.rs"],
+    &["src/net/pipe.rs", "src/net/stream.rs"],
     &[
         "src/outbound/shadowsocks.rs",
         "src/outbound/udp_over_stream.rs",

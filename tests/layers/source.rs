@@ -8,7 +8,7 @@ use std::{
 
 /// The names and signs of a source text, with `::` as one sign. Comments and characters are left out; a string is one
 /// token with its quotes.
-pub fn tokens(text: &str) -> Vec<String> {
+pub(crate) fn tokens(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -80,7 +80,7 @@ fn character(text: &str) -> usize {
 }
 
 /// The same tokens without the items that are built for tests only.
-pub fn without_tests(tokens: &[String]) -> Vec<String> {
+pub(crate) fn without_tests(tokens: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
@@ -105,7 +105,7 @@ fn attribute<'a>(tokens: &'a [String], name: &str) -> Option<&'a [String]> {
 }
 
 /// Every predicate of a `cfg`, `cfg_attr` or `cfg!`.
-pub fn predicates(tokens: &[String]) -> Vec<Vec<String>> {
+pub(crate) fn predicates(tokens: &[String]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for at in 0..tokens.len() {
         let open = match tokens[at].as_str() {
@@ -163,35 +163,35 @@ fn item(tokens: &[String]) -> usize {
 }
 
 /// A name that a `use` brings into a module.
-pub struct Import {
+pub(crate) struct Import {
     /// `*` for everything.
-    pub name: String,
-    pub path: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) path: Vec<String>,
     /// Whether others may use it from here.
-    pub public: bool,
+    pub(crate) public: bool,
 }
 
 /// A module: a file of its own, or a part of one.
 #[derive(Default)]
-pub struct Module {
-    pub file: PathBuf,
-    pub items: BTreeSet<String>,
-    pub imports: Vec<Import>,
+pub(crate) struct Module {
+    pub(crate) file: PathBuf,
+    pub(crate) items: BTreeSet<String>,
+    pub(crate) imports: Vec<Import>,
     /// Paths outside `use`.
-    pub paths: Vec<Vec<String>>,
+    pub(crate) paths: Vec<Vec<String>>,
     /// Names outside `use`.
-    pub words: BTreeSet<String>,
+    pub(crate) words: BTreeSet<String>,
 }
 
 /// The modules of a crate by their paths.
-pub struct Tree {
+pub(crate) struct Tree {
     /// Whether the crate is the library, which its program and others call `ssr`.
     is_library: bool,
-    pub modules: BTreeMap<Vec<String>, Module>,
+    pub(crate) modules: BTreeMap<Vec<String>, Module>,
 }
 
 impl Tree {
-    pub fn new(is_library: bool) -> Self {
+    pub(crate) fn new(is_library: bool) -> Self {
         Self {
             is_library,
             modules: BTreeMap::new(),
@@ -200,7 +200,7 @@ impl Tree {
 
     /// Adds a file by its path below the crate's root file, which is `lib.rs` of a library and else `main.rs`. A library's
     /// `main.rs` stands beside it.
-    pub fn add(&mut self, file: &Path, tokens: &[String]) {
+    pub(crate) fn add(&mut self, file: &Path, tokens: &[String]) {
         let mut path: Vec<String> = file
             .with_extension("")
             .iter()
@@ -220,7 +220,7 @@ impl Tree {
     }
 
     /// A path that stands in the module `from`, as seen from the root of the crate; `None` for other crates.
-    pub fn absolute(&self, from: &[String], path: &[String]) -> Option<Vec<String>> {
+    pub(crate) fn absolute(&self, from: &[String], path: &[String]) -> Option<Vec<String>> {
         self.absolute_within(from, path, 16)
     }
 
@@ -256,7 +256,7 @@ impl Tree {
     }
 
     /// The file that defines what an absolute path names; `None` for a module as a whole.
-    pub fn definer(&self, path: &[String]) -> Option<&Path> {
+    pub(crate) fn definer(&self, path: &[String]) -> Option<&Path> {
         self.definer_within(path, 16)
     }
 
@@ -414,7 +414,7 @@ impl Reader<'_> {
 }
 
 /// Every Rust file in `dir`.
-pub fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -429,7 +429,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a file holds tests only.
-pub fn is_test(file: &Path) -> bool {
+pub(crate) fn is_test(file: &Path) -> bool {
     file.iter()
         .any(|part| part == "tests" || part == "tests.rs")
 }

@@ -20,6 +20,7 @@
 //! A connection on which nothing came for 25 to 50 s is pinged, so that no proxy takes it for dead. The timer belongs to
 //! the stream and stands only while somebody waits for the peer.
 
+pub mod mux;
 mod reading;
 mod upgrade;
 
@@ -34,9 +35,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Stream;
-use super::mux::Session;
 use super::pool::{Buffer, Size};
 use super::stream::Layer;
+use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Decoder, Encoder, Head, Role, Status, close, xor};
 
 /// After so much silence, and twice as much at the latest, a Ping is sent: nginx cuts at 60 s, Cloudflare at 100 s.
@@ -59,8 +60,8 @@ pub struct WebSocket {
     role: Role,
     decoder: Decoder,
     encoder: Encoder,
-    /// What is spoken inside, if it is not the stream itself.
-    session: Option<Session>,
+    /// The stream within mux.cool, where that is spoken inside.
+    mux: Option<SingleStream>,
     /// Payload that was read before anybody asked for it.
     ahead: Vec<u8>,
     /// Bytes of header that the next frame will probably have.
@@ -86,13 +87,13 @@ pub struct WebSocket {
 
 impl WebSocket {
     /// Over a stream on which the upgrade has been made.
-    pub(super) fn new(inner: Stream, role: Role, session: Option<Session>) -> Self {
+    pub(super) fn new(inner: Stream, role: Role, mux: Option<SingleStream>) -> Self {
         Self {
             inner,
             role,
             decoder: Decoder::new(role),
             encoder: Encoder::new(role),
-            session,
+            mux,
             ahead: Vec::new(),
             lead: match role {
                 Role::Client => 2 + 2,
@@ -131,11 +132,11 @@ impl WebSocket {
         matches!(self.decoder.status(), Status::Open | Status::Ended)
     }
 
-    /// Takes what is inside for the single stream of a session.
-    pub(super) fn with_session(mut self, mut session: Session) -> io::Result<Self> {
-        let len = session.decode(&mut self.ahead).map_err(invalid)?;
+    /// Takes the bytes inside for the single stream of mux.cool.
+    pub(super) fn with_mux(mut self, mut mux: SingleStream) -> io::Result<Self> {
+        let len = mux.decode(&mut self.ahead).map_err(invalid)?;
         self.ahead.truncate(len);
-        self.session = Some(session);
+        self.mux = Some(mux);
         Ok(self)
     }
 
@@ -229,9 +230,9 @@ impl WebSocket {
 
     /// Begins the next frame of the stream, of at most `len` bytes.
     fn begin_next(&mut self, len: usize, bytes: &mut [u8]) {
-        match &mut self.session {
-            Some(session) => {
-                let (extra, len) = session.next_head(len);
+        match &mut self.mux {
+            Some(mux) => {
+                let (extra, len) = mux.next_head(len);
                 self.begin(extra.bytes(), len, bytes);
             }
             None => self.begin(&[], len, bytes),

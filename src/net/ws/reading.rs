@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 
 use super::{WebSocket, invalid};
-use crate::net::mux::Session;
+use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Status, close};
 
 /// Payload without a header in it that is worth a read of its own.
@@ -57,8 +57,8 @@ impl WebSocket {
     pub(super) fn decode(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let len = self.decoder.decode(bytes);
         let payload = bytes.get_mut(..len).unwrap_or_default();
-        match &mut self.session {
-            Some(session) => session.decode(payload).map_err(invalid),
+        match &mut self.mux {
+            Some(mux) => mux.decode(payload).map_err(invalid),
             None => Ok(len),
         }
     }
@@ -66,8 +66,8 @@ impl WebSocket {
     /// Payload that comes next, without a header of any kind before it.
     fn direct(&self) -> usize {
         let left = usize::try_from(self.decoder.payload_left()).unwrap_or(usize::MAX);
-        match &self.session {
-            Some(session) => left.min(session.data_left()),
+        match &self.mux {
+            Some(mux) => left.min(mux.data_left()),
             None => left,
         }
     }
@@ -83,7 +83,7 @@ impl WebSocket {
             Status::Closed(_) => return Err(io::ErrorKind::ConnectionReset.into()),
             Status::Open => {}
         }
-        match self.session.as_ref().and_then(Session::ended) {
+        match self.mux.as_ref().and_then(SingleStream::ended) {
             Some(true) => Err(io::ErrorKind::ConnectionReset.into()),
             Some(false) => Ok(true),
             None => Ok(self.lingered),
@@ -92,7 +92,7 @@ impl WebSocket {
 
     /// The end of the connection, which is one of the stream unless it cuts a frame.
     fn end_of_connection(&self) -> io::Result<usize> {
-        let whole = self.session.as_ref().is_none_or(Session::at_boundary);
+        let whole = self.mux.as_ref().is_none_or(SingleStream::at_boundary);
         if self.decoder.at_boundary() && whole {
             Ok(0)
         } else {

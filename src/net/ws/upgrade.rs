@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::WebSocket;
-use crate::net::mux::{self, Session};
+use super::{WebSocket, mux};
 use crate::net::pool::{Buffer, Size};
 use crate::net::{Error, FAREWELL, Stream, unix_now};
 use crate::wire::http::{self, Endpoint, Refusal};
-use crate::wire::mux::{Kind, detect};
+use crate::wire::mux::{Kind, SingleStream, detect};
 use crate::wire::websocket::Role;
 
 /// How long a server may take to agree; v2ray-plugin waits as long.
@@ -51,7 +50,7 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
     let mut behind = timeout(AGREE_WITHIN, agreed)
         .await
         .unwrap_or_else(|_| Err(Error::UpgradeIo(io::ErrorKind::TimedOut.into())))?;
-    let mut ws = WebSocket::new(stream, Role::Client, mux.then(Session::client));
+    let mut ws = WebSocket::new(stream, Role::Client, mux.then(SingleStream::client));
     ws.feed(&mut behind).map_err(Error::UpgradeIo)?;
     Ok(Stream::layered(ws))
 }
@@ -99,7 +98,7 @@ pub async fn accept(
                     return Ok::<_, io::Error>(Accepted::Bare(Stream::layered(ws)));
                 }
                 Some(Kind::Mux) if ws.peer_knows_end() => {
-                    let ws = ws.with_session(Session::server())?;
+                    let ws = ws.with_mux(SingleStream::server())?;
                     return Ok(Accepted::Bare(Stream::layered(ws)));
                 }
                 Some(Kind::Mux) => return Ok(Accepted::Mux(Box::new(mux::Server::new(ws)))),

@@ -4,7 +4,7 @@
 //! each WebSocket, and a server stops reading while any of its streams is full.
 //!
 //! End closes a stream in both directions. Two ends of ours therefore end one direction by the WebSocket's own means
-//! ([`super::ws`]), which is the same thing while there is one stream in it. A server that has learnt that the client is
+//! ([`super`]), which is the same thing while there is one stream in it. A server that has learnt that the client is
 //! one of ours takes its stream as it is; the streams of others go through pipes.
 
 use std::collections::BTreeMap;
@@ -17,15 +17,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::Stream;
-use super::pipe::{self, Pipe, Taken};
-use super::pool::{Buffer, Size};
-use super::stream::Layer as _;
-use super::ws::WebSocket;
-use crate::wire::mux::{Decoder, Event, Frame, Head, MAX_DATA, Violation};
+use super::{WebSocket, invalid};
+use crate::net::Stream;
+use crate::net::pipe::{self, Pipe, Taken};
+use crate::net::pool::{Buffer, Size};
+use crate::net::stream::Layer as _;
+use crate::wire::mux::{Decoder, Event, Frame, MAX_DATA};
 
-/// The id of a client's stream; v2ray-plugin counts from 1 as well.
-const ID: u16 = 1;
 /// Streams in one WebSocket at the same time, with those that have ended there and are still being served;
 /// v2ray-plugin's clients open at most as many in all.
 const MAX_STREAMS: usize = 128;
@@ -41,87 +39,6 @@ const FULL: usize = WINDOW / 4 * 3 - READ.bytes();
 const EMPTY: Duration = Duration::from_secs(20);
 /// Reads, and writes, after which others have their turn.
 const TURNS: usize = 8;
-
-/// The only stream within a WebSocket: a client's, and that of a client of ours as the server has it.
-pub(super) struct Session {
-    decoder: Decoder,
-    /// `None` on a server before the client's New.
-    id: Option<u16>,
-    begun: bool,
-    ended: Option<bool>,
-}
-
-impl Session {
-    /// A client's, before its New.
-    pub(super) const fn client() -> Self {
-        Self {
-            decoder: Decoder::new(),
-            id: Some(ID),
-            begun: false,
-            ended: None,
-        }
-    }
-
-    /// A server's, before the client's New.
-    pub(super) const fn server() -> Self {
-        Self {
-            decoder: Decoder::new(),
-            id: None,
-            begun: true,
-            ended: None,
-        }
-    }
-
-    /// Leaves the data of the stream at the front of `bytes` and returns its length.
-    pub(super) fn decode(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
-        let (mut from, mut to) = (0, 0);
-        while from < bytes.len() && self.ended.is_none() {
-            let (used, event) = self.decoder.next(bytes.get(from..).unwrap_or_default())?;
-            match event {
-                Event::Data(id) if self.id == Some(id) => {
-                    if from != to {
-                        bytes.copy_within(from..from + used, to);
-                    }
-                    to += used;
-                }
-                Event::End(id, error) if self.id == Some(id) => self.ended = Some(error),
-                Event::New(id) if self.id.is_none() => self.id = Some(id),
-                Event::New(_) => return Err(Violation::Stream),
-                _ => {}
-            }
-            from += used;
-        }
-        Ok(to)
-    }
-
-    /// Data that comes next, without a head before it.
-    pub(super) const fn data_left(&self) -> usize {
-        self.decoder.data_left() as usize
-    }
-
-    /// Whether a WebSocket that ends here has not been cut within a frame.
-    pub(super) const fn at_boundary(&self) -> bool {
-        self.decoder.at_boundary()
-    }
-
-    /// Whether the peer has ended the stream, and if so, whether as broken.
-    pub(super) const fn ended(&self) -> Option<bool> {
-        self.ended
-    }
-
-    /// The head of the next frame, and how many of `len` bytes go behind it.
-    pub(super) fn next_head(&mut self, len: usize) -> (Head, usize) {
-        let data = u16::try_from(len.min(MAX_DATA)).unwrap_or(u16::MAX);
-        let id = self.id.unwrap_or(ID);
-        let frame = if self.begun {
-            Frame::Keep { id, data }
-        } else {
-            Frame::New { id, data }
-        };
-        self.begun = true;
-        (frame.head(), usize::from(data))
-    }
-}
 
 /// The server's side of a WebSocket with streams in it.
 pub struct Server {
@@ -282,7 +199,7 @@ impl Server {
         let mut at = 0;
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
-            let (used, event) = self.decoder.next(rest).map_err(super::ws::invalid)?;
+            let (used, event) = self.decoder.next(rest).map_err(invalid)?;
             at += used;
             match event {
                 Event::New(id) => {
