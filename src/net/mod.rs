@@ -9,6 +9,7 @@
 //! - [`ws`]: WebSocket over a stream, from the upgrade on, and the streams of mux.cool within it.
 //! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`pool`]: the buffers that are held only while data moves.
+//! - [`slots`]: copies between contiguous bytes and vectors.
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or one in the other, as a config asks for them.
 //! - [`udp`]: datagrams in batches.
@@ -23,6 +24,7 @@ pub mod listener;
 pub mod options;
 pub mod pipe;
 pub mod pool;
+pub mod slots;
 pub mod splice;
 pub mod stream;
 pub mod sync;

@@ -17,9 +17,10 @@ use rustls::crypto::CryptoProvider;
 
 pub use client::{Client, Trust};
 pub use server::{Pem, Server};
-use session::{Session, Step, Task, Verdict, Work, scatter};
+use session::{Session, Step, Task, Verdict, Work};
 
 use super::pool::{Buffer, Size};
+use super::slots::{gather, scatter};
 use super::stream::{Layer, Stream};
 
 /// Plaintext of one record (RFC 8446 §5.1).
@@ -298,16 +299,7 @@ impl Tls {
         let mut done = 0;
         let mut skip = 0;
         if parts.len() > 1 {
-            let mut len = 0;
-            for part in parts {
-                let take = part.len().min(GATHER - len);
-                if let (Some(to), Some(from)) =
-                    (gathered.get_mut(len..len + take), part.get(..take))
-                {
-                    to.copy_from_slice(from);
-                }
-                len += take;
-            }
+            let len = gather(parts, &mut gathered);
             done += self.seal_run(gathered.get(..len).unwrap_or_default())?;
             skip = done;
         }

@@ -7,6 +7,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
 use crate::net::pool::{Buffer, Size};
+use crate::net::slots::scatter;
 
 pub(super) enum Session {
     Client(UnbufferedClientConnection),
@@ -215,22 +216,6 @@ fn put(plain: &mut Option<Buffer>, bytes: &[u8]) -> io::Result<()> {
     }
     *plain = Some(buffer);
     Ok(())
-}
-
-/// Copies `from` into the slots, of which `skip` bytes are filled; returns how much fitted.
-pub(super) fn scatter(from: &[u8], slots: &mut [IoSliceMut<'_>], mut skip: usize) -> usize {
-    let mut done = 0;
-    for slot in slots {
-        let start = skip.min(slot.len());
-        skip -= start;
-        let rest = from.get(done..).unwrap_or_default();
-        let len = rest.len().min(slot.len() - start);
-        if let (Some(to), Some(from)) = (slot.get_mut(start..start + len), rest.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        done += len;
-    }
-    done
 }
 
 fn invalid(error: rustls::Error) -> io::Error {

@@ -36,6 +36,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::Stream;
 use super::pool::{Buffer, Size};
+use super::slots::gather;
 use super::stream::Layer;
 use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Decoder, Encoder, Head, Role, Status, close, xor};
@@ -409,14 +410,7 @@ impl Layer for WebSocket {
             } else {
                 let mut buffer = Buffer::take(Size::Small);
                 let (bytes, _, raw) = buffer.parts();
-                for part in parts {
-                    let room = bytes.get_mut(raw.end..).unwrap_or_default();
-                    let len = room.len().min(part.len());
-                    if let (Some(to), Some(from)) = (room.get_mut(..len), part.get(..len)) {
-                        to.copy_from_slice(from);
-                    }
-                    raw.end += len;
-                }
+                raw.end = gather(parts, bytes);
                 self.begin_next(raw.end, bytes);
                 raw.end = self.rest;
                 self.masked = Some(buffer);

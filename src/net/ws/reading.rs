@@ -3,6 +3,7 @@
 use std::io::{self, IoSliceMut};
 
 use super::{WebSocket, invalid};
+use crate::net::slots::scatter;
 use crate::wire::mux::SingleStream;
 use crate::wire::websocket::{Status, close};
 
@@ -36,15 +37,7 @@ impl WebSocket {
             self.ahead
                 .extend_from_slice(buffer.get(..len).unwrap_or_default());
         }
-        let mut done = 0;
-        for slot in slots {
-            let from = self.ahead.get(done..).unwrap_or_default();
-            let len = from.len().min(slot.len());
-            if let (Some(to), Some(from)) = (slot.get_mut(..len), from.get(..len)) {
-                to.copy_from_slice(from);
-            }
-            done += len;
-        }
+        let done = scatter(&self.ahead, slots, 0);
         if done == self.ahead.len() {
             self.ahead = Vec::new();
         } else {
