@@ -1,23 +1,21 @@
 //! From a stream to a WebSocket: the client asks, the server agrees or answers like a web server.
 
 use std::future::poll_fn;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{WebSocket, mux};
-use crate::net::pool::{Buffer, Size};
-use crate::net::{Error, FAREWELL, Stream, unix_now};
-use crate::wire::http::{self, Endpoint, Refusal};
+use crate::net::handshake::{HandshakeError, Reader, reject};
+use crate::net::{Error, Stream, unix_now};
+use crate::wire::http::{self, Endpoint};
 use crate::wire::mux::{Kind, SingleStream, detect};
 use crate::wire::websocket::Role;
 
 /// How long a server may take to agree; v2ray-plugin waits as long.
 const AGREE_WITHIN: Duration = Duration::from_secs(8);
-/// Bytes that are read from a client whose request was refused: a close with unread bytes would discard the answer.
-const MAX_DRAIN: usize = 256 * 1024;
 
 /// Asks for a WebSocket on `stream` and waits for the server to agree; `mux`: with the stream inside mux.cool. Nothing
 /// is sent before the server has agreed, since v2ray-plugin's takes that for an error.
@@ -32,19 +30,13 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
             .write_all(request.as_bytes())
             .await
             .map_err(Error::UpgradeIo)?;
-        let mut head = Vec::new();
-        loop {
-            if read_more(&stream, &mut head)
-                .await
-                .map_err(Error::UpgradeIo)?
-                == 0
-            {
-                return Err(Error::UpgradeIo(io::ErrorKind::UnexpectedEof.into()));
-            }
-            if let Some(len) = http::parse_response(&head, nonce)? {
-                head.drain(..len);
-                return Ok(head);
-            }
+        let mut reader = Reader::new(&stream);
+        let parse = |bytes: &[u8]| Ok(http::parse_response(bytes, nonce)?.map(|len| ((), len)));
+        match reader.next(parse).await {
+            Ok(()) => Ok(reader.into_unread()),
+            Err(HandshakeError::Invalid(error)) => Err(Error::Upgrade(error)),
+            Err(HandshakeError::Io(error)) => Err(Error::UpgradeIo(error)),
+            Err(HandshakeError::End) => Err(Error::UpgradeIo(io::ErrorKind::UnexpectedEof.into())),
         }
     };
     let mut behind = timeout(AGREE_WITHIN, agreed)
@@ -145,76 +137,29 @@ impl Asked {
 /// # Errors
 /// `InvalidData` when something else was asked for, `TimedOut`, `UnexpectedEof`, or what the system says.
 pub async fn asked(stream: &Stream, endpoint: &Endpoint, deadline: Instant) -> io::Result<Asked> {
-    let read = timeout_at(deadline, read_request(stream, endpoint));
-    match read
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?
-    {
-        Ok(asked) => Ok(asked),
-        Err(refusal) => {
-            let _ = timeout(FAREWELL, refuse(stream, refusal)).await;
+    let mut reader = Reader::new(stream);
+    let mut seen = 0;
+    let request = reader.next(|bytes| {
+        // A head that comes byte by byte is parsed when a line has ended, not after each byte.
+        let new = bytes.get(seen..).unwrap_or_default();
+        let is_incomplete = seen > 0 && bytes.len() < http::MAX_HEAD && !new.contains(&b'\n');
+        seen = bytes.len();
+        if is_incomplete {
+            return Ok(None);
+        }
+        http::parse_request(bytes, endpoint)
+    });
+    match timeout_at(deadline, request).await {
+        Ok(Ok(upgrade)) => Ok(Asked {
+            upgrade,
+            behind: reader.into_unread(),
+        }),
+        Ok(Err(HandshakeError::Invalid(refusal))) => {
+            reject(stream, refusal.page(unix_now()).as_bytes()).await;
             Err(io::Error::new(io::ErrorKind::InvalidData, refusal))
         }
+        Ok(Err(HandshakeError::End)) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(Err(HandshakeError::Io(error))) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
-}
-
-/// Reads a request, and what came behind it.
-async fn read_request(stream: &Stream, endpoint: &Endpoint) -> io::Result<Result<Asked, Refusal>> {
-    let mut head = Vec::new();
-    loop {
-        let before = head.len();
-        if read_more(stream, &mut head).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        // A head that comes byte by byte is looked at when a line has ended, not for each of them.
-        let new = head.get(before..).unwrap_or_default();
-        if before > 0 && head.len() < http::MAX_HEAD && !new.contains(&b'\n') {
-            continue;
-        }
-        match http::parse_request(&head, endpoint) {
-            Ok(None) => {}
-            Ok(Some((upgrade, len))) => {
-                head.drain(..len);
-                return Ok(Ok(Asked {
-                    upgrade,
-                    behind: head,
-                }));
-            }
-            Err(refusal) => return Ok(Err(refusal)),
-        }
-    }
-}
-
-/// Reads what there is behind `bytes`. While nothing comes no buffer is held.
-async fn read_more(stream: &Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
-    loop {
-        stream.readable().await?;
-        let mut buffer = Buffer::take(Size::Small);
-        let (room, ..) = buffer.parts();
-        match stream.try_read(&mut [IoSliceMut::new(room)]) {
-            Ok(count) => {
-                bytes.extend_from_slice(room.get(..count).unwrap_or_default());
-                return Ok(count);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Answers what a web server would, and waits until it has been read.
-async fn refuse(stream: &Stream, refusal: Refusal) -> io::Result<()> {
-    stream
-        .write_all(refusal.page(unix_now()).as_bytes())
-        .await?;
-    stream.shutdown().await?;
-    let mut drained = 0;
-    while drained < MAX_DRAIN {
-        let mut rest = Vec::new();
-        match read_more(stream, &mut rest).await? {
-            0 => break,
-            count => drained += count,
-        }
-    }
-    Ok(())
 }
