@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -14,6 +13,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
     SignatureScheme,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::server::certificates;
 use super::{ALPN, Error, Pem, Session, Tls, provider};
@@ -156,9 +156,9 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         if !self.pins.is_empty() {
             let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-            let found = digest(&SHA256, &key);
-            if !self.pins.iter().any(|pin| pin == found.as_ref()) {
-                let error = WrongKey(crate::crypto::base64::encode(found.as_ref()));
+            let found: [u8; 32] = Sha256::digest(&key).into();
+            if !self.pins.contains(&found) {
+                let error = WrongKey(crate::crypto::base64::encode(&found));
                 return Err(CertificateError::Other(OtherError(Arc::new(error))).into());
             }
         }
