@@ -1,7 +1,7 @@
 //! What the figures are to be: the table of goals of the data path.
 
-use crate::proxies::Kind;
-use crate::report::Row;
+use crate::kind::Kind;
+use crate::row::Row;
 
 /// A demand on one figure of `ssr`.
 #[derive(Clone, Copy, Debug)]

@@ -7,28 +7,31 @@
     reason = "a tool for developers that prints figures; a few system calls have no safe interface"
 )]
 
-mod allocations;
-mod dns;
-mod forwards;
+mod client;
+mod context;
 mod goals;
+mod kind;
 #[expect(dead_code, reason = "the tests make black holes of links")]
 mod link;
-mod link_works;
+mod measure;
 mod mmsg;
+mod name_server;
 mod plan;
 mod process;
-mod proxies;
+mod programs;
 mod report;
-mod reverses;
+mod result;
 mod route;
+mod row;
 mod run;
-mod syscalls;
+mod running;
+mod scenario;
+mod start;
 mod targets;
-mod tcp_works;
-mod udp_works;
+mod workloads;
 
-/// Nobody handles these errors: they are shown.
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use crate::result::Result;
+use crate::workloads::allocations;
 
 const USAGE: &str = "load run [--quick] [--rounds N] [--only NAME,NAME] [--json FILE] [--list] [WORK…]: see benches/README.md";
 

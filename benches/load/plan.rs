@@ -1,50 +1,22 @@
 //! The works: what is done, with which method, by whom.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::Result;
-use crate::allocations;
-use crate::dns::NameServer;
-use crate::forwards;
+use crate::context::Context;
+use crate::kind::Kind;
 use crate::link::Namespace;
-use crate::link_works;
+use crate::measure::Figures;
+use crate::name_server::NameServer;
 use crate::process::file_limit;
-use crate::proxies::{Kind, Programs, Running, Setup, start};
-use crate::reverses;
+use crate::result::Result;
 use crate::route::Target;
-use crate::syscalls;
+use crate::running::{Running, Setup};
+use crate::scenario::{FORWARD, REVERSE, WEB_SOCKET};
+use crate::start;
 use crate::targets::Targets;
-use crate::tcp_works::{self, Figures, Span};
-use crate::udp_works;
-
-/// What all works share.
-pub(crate) struct Context<'a> {
-    pub(crate) programs: &'a Programs,
-    /// Has a directory for each implementation.
-    pub(crate) directory: &'a Path,
-    pub(crate) quick: bool,
-}
-
-impl Context<'_> {
-    /// Where an implementation's config and logs are.
-    pub(crate) fn directory(&self, kind: Kind) -> PathBuf {
-        self.directory.join(kind.name())
-    }
-
-    fn either<T>(&self, quick: T, full: T) -> T {
-        if self.quick { quick } else { full }
-    }
-
-    fn span(&self) -> Span {
-        Span {
-            warm: Duration::from_millis(self.either(150, 300)),
-            time: Duration::from_millis(self.either(450, 2000)),
-        }
-    }
-}
+use crate::workloads::{allocations, link, system_calls, tcp, udp};
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -81,14 +53,6 @@ pub(crate) struct Work {
 const AES: &str = "aes-256-gcm";
 const CHACHA: &str = "chacha20-ietf-poly1305";
 const BLAKE: &str = "2022-blake3-aes-256-gcm";
-
-/// In place of a method: a public port at the server leads to a target behind the client.
-pub(crate) const REVERSE: &str = "reverse";
-/// In place of a method: ports are carried to other ports as they are.
-pub(crate) const FORWARD: &str = "forward";
-
-/// In place of a method: aes-256-gcm over WebSocket.
-pub(crate) const WEB_SOCKET: &str = "web-socket";
 
 const EVERYONE: &[Kind] = &[
     Kind::Ssr,
@@ -274,11 +238,11 @@ impl Work {
                 return Ok(vec![("MiB", bytes / f64::from(1 << 20))]);
             }
             Task::FirstByte { server_speaks } => {
-                return link_works::first_byte(cx, kind, self.method, server_speaks);
+                return link::first_byte(cx, kind, self.method, server_speaks);
             }
-            Task::LinkBulk => return link_works::bulk(cx, kind, self.method, time, round),
-            Task::Page => return link_works::page(cx, kind, self.method, round),
-            Task::Tunnel => return link_works::tunnel(cx, kind, time),
+            Task::LinkBulk => return link::bulk(cx, kind, self.method, time, round),
+            Task::Page => return link::page(cx, kind, self.method, round),
+            Task::Tunnel => return link::tunnel(cx, kind, time),
             _ => {}
         }
         // What closed connections leave behind for a minute is felt by whoever comes next: tens of thousands of ports
@@ -318,11 +282,7 @@ impl Work {
             counted: matches!(self.task, Task::Allocations),
             directory: &cx.directory(kind),
         };
-        match self.method {
-            REVERSE => reverses::start(cx.programs, &setup),
-            FORWARD => forwards::start(cx.programs, &setup),
-            _ => start(cx.programs, &setup),
-        }
+        start::start(cx.programs, &setup)
     }
 
     fn on_loopback(
@@ -334,20 +294,18 @@ impl Work {
     ) -> Result<Figures> {
         let (span, directory) = (cx.span(), &cx.directory(kind));
         match self.task {
-            Task::Bulk { up, streams } => tcp_works::bulk(running, targets, up, streams, span),
-            Task::Connections => tcp_works::connect_request_response(running, targets, span),
-            Task::RoundTrip => tcp_works::round_trip(running, targets, span),
-            Task::RoundTripBesideBulk => {
-                tcp_works::beside_bulk(running, targets, span, tcp_works::round_trip)
-            }
-            Task::PageBesideBulk => tcp_works::beside_bulk(running, targets, span, tcp_works::page),
+            Task::Bulk { up, streams } => tcp::bulk(running, targets, up, streams, span),
+            Task::Connections => tcp::connect_request_response(running, targets, span),
+            Task::RoundTrip => tcp::round_trip(running, targets, span),
+            Task::RoundTripBesideBulk => tcp::beside_bulk(running, targets, span, tcp::round_trip),
+            Task::PageBesideBulk => tcp::beside_bulk(running, targets, span, tcp::page),
             Task::Idle => {
                 // A proxy has two files for each connection, and haproxy is set up for three.
                 let most = (file_limit() / 3).saturating_sub(200) as usize;
-                tcp_works::idle(running, targets, most.min(cx.either(2000, 8000)))
+                tcp::idle(running, targets, most.min(cx.either(2000, 8000)))
             }
-            Task::Datagrams { size } => udp_works::window(running, targets, size, span),
-            Task::Sources { rate } => udp_works::sources(
+            Task::Datagrams { size } => udp::window(running, targets, size, span),
+            Task::Sources { rate } => udp::sources(
                 running,
                 targets,
                 SOURCES,
@@ -361,7 +319,7 @@ impl Work {
                     ("server ms", pair.server_start.as_secs_f64() * 1e3),
                 ])
             }
-            Task::Calls => syscalls::count(running, targets, directory),
+            Task::Calls => system_calls::count(running, targets, directory),
             Task::Allocations => allocations::count(running, targets, directory),
             _ => Err("not a work on loopback".into()),
         }
@@ -375,7 +333,7 @@ impl Work {
         let wanted: Vec<Target> = (0..NAMES)
             .map(|number| Target::Name(format!("host{number}.bench.example"), port))
             .collect();
-        let interval = tcp_works::connections(&running, &wanted, 32, cx.span())?;
+        let interval = tcp::connections(&running, &wanted, 32, cx.span())?;
         // The last to be asked for may still be on their way.
         thread::sleep(Duration::from_millis(50));
         running.check()?;

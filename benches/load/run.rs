@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use crate::Result;
-use crate::plan::{Context, Work, works};
+use crate::context::Context;
+use crate::kind::Kind;
+use crate::plan::{Work, works};
 use crate::process::{machine_and_own_cpu, raise_file_limit};
-use crate::proxies::{Kind, Programs};
+use crate::programs::Programs;
 use crate::report::Report;
+use crate::result::Result;
 
 /// What was asked for.
 pub(crate) struct Options {

@@ -12,10 +12,10 @@ use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::net::RecvFlags;
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::link::Namespace;
 use crate::mmsg::Batch;
 use crate::process::Process;
+use crate::result::Result;
 
 /// Connections that one port serves at a time.
 const THREADS: usize = 64;

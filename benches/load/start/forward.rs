@@ -1,14 +1,17 @@
 //! Port forwarders: one process between client and target, with neither SOCKS nor encryption.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use crate::Result;
+use crate::kind::Kind;
 use crate::process::Process;
-use crate::proxies::{Kind, Programs, Running, Setup, free_port, haproxy, ready};
+use crate::programs::Programs;
+use crate::result::Result;
 use crate::route::Route;
+use crate::running::{Running, Setup, free_port, ready};
+
+use super::haproxy;
 
 /// Starts a forwarder with a port for each target and waits until it accepts.
 pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
@@ -42,7 +45,8 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
                 _ => "",
             };
             let (directory, targets) = (setup.directory, setup.targets);
-            let command = haproxy(programs, directory, "forward", option, &listens, targets)?;
+            let command =
+                haproxy::command(programs, directory, "forward", option, &listens, targets)?;
             vec![one(command, directory, "haproxy", &listens)?]
         }
         Kind::Socat => {
@@ -75,27 +79,4 @@ fn one(command: Command, directory: &Path, name: &str, ports: &[SocketAddr]) -> 
     let log = directory.join(name).with_extension("log");
     let (process, _) = ready(command, [None; 2], &log, ports)?;
     Ok(process)
-}
-
-/// The CPU time of a process and of the children that it has now or has had. What ended ones used is counted in ticks.
-pub(crate) fn family_cpu(process: &Process) -> Result<std::time::Duration> {
-    let pid = process.pid();
-    let mut time = process.cpu()?;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread or a child that ends meanwhile is among the ended ones next time.
-        let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            time += crate::process::cpu_of(child.parse()?).unwrap_or_default();
-        }
-    }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("a strange /proc/PID/stat")?;
-    // cutime and cstime are fields 16 and 17; the one after the name is the third.
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(13)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    Ok(time + std::time::Duration::from_millis(ticks * 10))
 }

@@ -1,17 +1,18 @@
 //! Works on streams: bulk, short connections, round trips, idle connections.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Result;
-use crate::proxies::Running;
+use crate::client::{Flows, request};
+use crate::measure::{Figures, Interval, Span, measure};
+use crate::result::Result;
 use crate::route::{Route, Target};
-use crate::targets::{self, REQUEST, Targets};
+use crate::running::Running;
+use crate::targets::Targets;
 
 /// Bytes of the small message.
 const MESSAGE: usize = 64;
@@ -21,105 +22,6 @@ const RESPONSE: u64 = 512;
 const PAGE: u64 = 40_000;
 /// Threads that open idle connections.
 const OPENERS: usize = 8;
-
-/// What a work has found: a name with its unit, and the figure.
-pub(crate) type Figures = Vec<(&'static str, f64)>;
-
-/// How long a work lasts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    /// Not counted.
-    pub(crate) warm: Duration,
-    /// Counted.
-    pub(crate) time: Duration,
-}
-
-/// What happened in the counted time.
-pub(crate) struct Interval {
-    /// How far the counter went.
-    pub(crate) count: f64,
-    /// The same, with what was not counted before.
-    pub(crate) total: f64,
-    pub(crate) seconds: f64,
-    /// CPU seconds of the proxies.
-    pub(crate) cpu: f64,
-}
-
-/// Watches `counter` while others work.
-pub(crate) fn measure(running: &Running, counter: &AtomicU64, span: Span) -> Result<Interval> {
-    thread::sleep(span.warm);
-    let begun = Instant::now();
-    let (cpu, count) = (running.cpu()?, counter.load(Relaxed));
-    thread::sleep(span.time);
-    let total = counter.load(Relaxed);
-    let (cpu, count) = (running.cpu()? - cpu, total - count);
-    if count == 0 {
-        return Err("nothing got through".into());
-    }
-    Ok(Interval {
-        count: count as f64,
-        total: total as f64,
-        seconds: begun.elapsed().as_secs_f64(),
-        cpu: cpu.as_secs_f64(),
-    })
-}
-
-/// Streams that move as much as they can until they are dropped.
-pub(crate) struct Flows {
-    streams: Vec<TcpStream>,
-    threads: Vec<JoinHandle<()>>,
-    pub(crate) moved: Arc<AtomicU64>,
-}
-
-impl Flows {
-    pub(crate) fn start(route: &Route, targets: &Targets, up: bool, count: usize) -> Result<Self> {
-        let target = if up { targets.sink } else { targets.source };
-        let block: Arc<OwnedFd> = Arc::new(targets::block()?);
-        let mut flows = Self {
-            streams: Vec::new(),
-            threads: Vec::new(),
-            moved: Arc::default(),
-        };
-        for _ in 0..count {
-            let stream = route.connect(&target.into())?;
-            flows.streams.push(stream.try_clone()?);
-            let (moved, block) = (Arc::clone(&flows.moved), Arc::clone(&block));
-            flows.threads.push(thread::spawn(move || {
-                if up {
-                    while let Ok(sent @ 1..) = targets::send_block(&stream, &block, 256 << 10) {
-                        moved.fetch_add(sent as u64, Relaxed);
-                    }
-                } else {
-                    // How it ended is seen by its having ended too early.
-                    let _ = targets::drain(&stream, |length| {
-                        moved.fetch_add(length, Relaxed);
-                    });
-                }
-            }));
-        }
-        Ok(flows)
-    }
-
-    /// An error when a stream has ended by itself.
-    pub(crate) fn check(&self) -> Result<()> {
-        match self.threads.iter().any(JoinHandle::is_finished) {
-            true => Err("a bulk stream ended early".into()),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Drop for Flows {
-    fn drop(&mut self) {
-        for stream in &self.streams {
-            // One that has gone needs no end.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
 
 /// As many bytes as go through.
 pub(crate) fn bulk(
@@ -179,24 +81,6 @@ pub(crate) fn connections(
 fn connection(route: &Route, target: &Target) -> Result<()> {
     let mut stream = route.connect(target)?;
     request(&mut stream, RESPONSE)
-}
-
-/// Asks for `length` bytes and takes them.
-pub(crate) fn request(stream: &mut TcpStream, length: u64) -> Result<()> {
-    let mut bytes = [b'q'; REQUEST];
-    if let Some(head) = bytes.first_chunk_mut() {
-        *head = length.to_be_bytes();
-    }
-    stream.write_all(&bytes)?;
-    let mut buffer = [0; 16 << 10];
-    let mut left = length;
-    while left > 0 {
-        match stream.read(&mut buffer)? {
-            0 => return Err("an answer ended early".into()),
-            count => left = left.saturating_sub(count as u64),
-        }
-    }
-    Ok(())
 }
 
 /// Short connections to the target that answers.
@@ -290,7 +174,7 @@ pub(crate) fn idle(running: &Running, targets: &Targets, count: usize) -> Result
         for opener in openers {
             streams.extend(opener.join().map_err(|_| "an opener died")??);
         }
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(streams)
+        Result::Ok(streams)
     })?;
     // Whatever is given back when nothing happens is given back by then.
     thread::sleep(Duration::from_millis(1000));

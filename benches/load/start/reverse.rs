@@ -7,10 +7,12 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::Result;
+use crate::kind::Kind;
 use crate::link;
-use crate::proxies::{Kind, Pair, Programs, Running, Setup, free_port, ready};
+use crate::programs::Programs;
+use crate::result::Result;
 use crate::route::Route;
+use crate::running::{Pair, Running, Setup, free_port, ready};
 
 /// In base64: 32 bytes for a method of 2022.
 const KEY: &str = "Zm9yIG1lYXN1cmluZyBvbmx5LCB3b3J0aCBub3RoaW4=";

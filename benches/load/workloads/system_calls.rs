@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Result;
+use crate::client::Flows;
+use crate::measure::{Figures, Span};
 use crate::process::Process;
-use crate::proxies::{Pair, Running};
+use crate::result::Result;
+use crate::running::{Pair, Running};
 use crate::targets::Targets;
-use crate::tcp_works::{Figures, Flows, Span, connections};
+
+use super::tcp::connections;
 
 /// MiB moved under strace.
 const BULK_MIB: u64 = 256;

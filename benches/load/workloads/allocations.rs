@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use ssr::config::{self, Overrides, Role};
 
-use crate::Result;
-use crate::proxies::Running;
+use crate::client::{Flows, request};
+use crate::measure::Figures;
+use crate::result::Result;
 use crate::route::udp_socket;
+use crate::running::Running;
 use crate::targets::Targets;
-use crate::tcp_works::{Figures, Flows, request};
 
 /// Payload bytes of a full chunk of SIP004, and of those that `ssr` makes for any method.
 const CHUNK: f64 = 16_383.0;

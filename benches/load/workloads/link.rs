@@ -5,15 +5,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Result;
+use crate::client::{Flows, request};
+use crate::context::Context;
 use crate::goals::STALLED;
+use crate::kind::Kind;
 use crate::link::{self, Link, Shape};
-use crate::plan::{Context, REVERSE};
-use crate::proxies::{Kind, Running, Setup, start};
-use crate::reverses;
+use crate::measure::Figures;
+use crate::result::Result;
 use crate::route::{Route, Target};
+use crate::running::{Running, Setup};
+use crate::scenario::REVERSE;
+use crate::start;
 use crate::targets::Targets;
-use crate::tcp_works::{Figures, Flows, request};
 
 /// Half of the round trip.
 const DELAY: Duration = Duration::from_millis(50);
@@ -56,7 +59,7 @@ impl Site {
             counted: false,
             directory: &cx.directory(kind),
         };
-        let running = start(cx.programs, &setup)?;
+        let running = start::start(cx.programs, &setup)?;
         Ok(Self {
             running,
             targets,
@@ -162,7 +165,7 @@ pub(crate) fn tunnel(cx: &Context<'_>, kind: Kind, time: Duration) -> Result<Fig
         seed: 1,
     })?;
     let targets = Targets::start(link::A, Some(&link.a))?;
-    let running = reverses::start(
+    let running = start::start(
         cx.programs,
         &Setup {
             kind,

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Result;
+use crate::measure::{Figures, Span, measure};
 use crate::mmsg::{BATCH, Batch};
-use crate::proxies::Running;
+use crate::result::Result;
 use crate::route::udp_socket;
+use crate::running::Running;
 use crate::targets::Targets;
-use crate::tcp_works::{Figures, Span, measure};
 
 /// How long an answer may take before its datagram counts as lost.
 const LOST: Duration = Duration::from_millis(50);

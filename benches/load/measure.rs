@@ -1,0 +1,50 @@
+//! What workloads share: how long they last, what they find.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::result::Result;
+use crate::running::Running;
+
+/// What a work has found: a name with its unit, and the figure.
+pub(crate) type Figures = Vec<(&'static str, f64)>;
+
+/// How long a work lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Not counted.
+    pub(crate) warm: Duration,
+    /// Counted.
+    pub(crate) time: Duration,
+}
+
+/// What happened in the counted time.
+pub(crate) struct Interval {
+    /// How far the counter went.
+    pub(crate) count: f64,
+    /// The same, with what was not counted before.
+    pub(crate) total: f64,
+    pub(crate) seconds: f64,
+    /// CPU seconds of the proxies.
+    pub(crate) cpu: f64,
+}
+
+/// Watches `counter` while others work.
+pub(crate) fn measure(running: &Running, counter: &AtomicU64, span: Span) -> Result<Interval> {
+    thread::sleep(span.warm);
+    let begun = Instant::now();
+    let (cpu, count) = (running.cpu()?, counter.load(Relaxed));
+    thread::sleep(span.time);
+    let total = counter.load(Relaxed);
+    let (cpu, count) = (running.cpu()? - cpu, total - count);
+    if count == 0 {
+        return Err("nothing got through".into());
+    }
+    Ok(Interval {
+        count: count as f64,
+        total: total as f64,
+        seconds: begun.elapsed().as_secs_f64(),
+        cpu: cpu.as_secs_f64(),
+    })
+}

@@ -1,0 +1,152 @@
+//! Local and server as their users start them, with the same config file where they can read one; or two haproxy hops.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::kind::Kind;
+use crate::link;
+use crate::programs::{Programs, Role};
+use crate::result::Result;
+use crate::route::Route;
+use crate::running::{Pair, Running, Setup, free_port, ready};
+use crate::scenario::WEB_SOCKET;
+
+use super::haproxy;
+
+/// Starts an implementation and waits until it accepts.
+pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
+    let (near, far) = match setup.link {
+        Some(link) => (Some(&link.a), Some(&link.b)),
+        None => (None, None),
+    };
+    let server_ip = if near.is_some() {
+        link::B
+    } else {
+        Ipv4Addr::LOCALHOST
+    };
+    let forwarded = match setup.kind {
+        Kind::Direct => {
+            return Ok(Running {
+                processes: None,
+                forwarders: Vec::new(),
+                route: Route::Direct,
+            });
+        }
+        Kind::Haproxy => setup.targets,
+        _ => setup.targets.get(..1).unwrap_or_default(),
+    };
+    let mut locals = Vec::new();
+    let mut servers = Vec::new();
+    for _ in forwarded {
+        locals.push(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)));
+        servers.push(SocketAddr::from((server_ip, free_port()?)));
+    }
+    let local = *locals.first().ok_or("no target")?;
+    let server = *servers.first().ok_or("no target")?;
+    let (local_command, server_command) = if setup.kind == Kind::Haproxy {
+        (
+            haproxy::command(programs, setup.directory, "local", "", &locals, &servers)?,
+            haproxy::command(
+                programs,
+                setup.directory,
+                "server",
+                "",
+                &servers,
+                setup.targets,
+            )?,
+        )
+    } else {
+        let start = |role| {
+            let config = config(setup, role, local, server)?;
+            command(programs, setup, role, &config)
+        };
+        (start(Role::Local)?, start(Role::Server)?)
+    };
+    let server_log = setup.directory.join("server.log");
+    let (server, server_start) = ready(server_command, [far, far], &server_log, &servers)?;
+    let local_log = setup.directory.join("local.log");
+    let (local_process, local_start) = ready(local_command, [near, near], &local_log, &locals)?;
+    let route = match setup.kind {
+        Kind::Haproxy => Route::Forward(setup.targets.iter().copied().zip(locals).collect()),
+        _ => Route::Socks(local),
+    };
+    Ok(Running {
+        processes: Some(Pair {
+            local: local_process,
+            server,
+            local_start,
+            server_start,
+        }),
+        forwarders: Vec::new(),
+        route,
+    })
+}
+
+fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) -> Result<Command> {
+    let name = match role {
+        Role::Local => "local",
+        Role::Server => "server",
+    };
+    if setup.counted {
+        let socket = setup.directory.join(name).with_extension("socket");
+        if socket.exists() {
+            fs::remove_file(&socket)?;
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["counted", name]).arg(config).arg(socket);
+        return Ok(command);
+    }
+    let mut command = Command::new(programs.program(setup.kind, role));
+    if matches!(setup.kind, Kind::Ssr | Kind::Plain | Kind::Tcp) {
+        command.arg(name);
+    }
+    command.arg("-c").arg(config);
+    Ok(command)
+}
+
+/// The config file of Shadowsocks implementations: the same for both roles, but for a plugin.
+fn config(setup: &Setup<'_>, role: Role, local: SocketAddr, server: SocketAddr) -> Result<PathBuf> {
+    let web_socket = setup.method == WEB_SOCKET;
+    let method = match setup.kind {
+        Kind::Plain => "none",
+        _ if web_socket => "aes-256-gcm",
+        _ => setup.method,
+    };
+    let mut config = json!({
+        "server": server.ip(),
+        "server_port": server.port(),
+        "local_address": local.ip(),
+        "local_port": local.port(),
+        "method": method,
+        // 32 bytes in base64: a key for 2022, a password for the others.
+        "password": "Zm9yIG1lYXN1cmluZyBvbmx5LCB3b3J0aCBub3RoaW4=",
+        "mode": if web_socket { "tcp_only" } else { "tcp_and_udp" },
+        "timeout": 300,
+    });
+    if web_socket && setup.kind == Kind::Ssr {
+        config["transport"] = json!({"type": "ws", "path": "/"});
+    }
+    if let (Some(address), Some(keys)) = (setup.name_server, config.as_object_mut()) {
+        match setup.kind {
+            Kind::Libev => keys.insert("nameserver".to_owned(), json!(address.ip())),
+            _ => keys.insert("dns".to_owned(), json!(format!("udp://{address}"))),
+        };
+    }
+    if setup.kind == Kind::Plugin {
+        config["plugin"] = json!("ss-v2ray-plugin");
+        config["plugin_opts"] = match role {
+            Role::Local => json!("mux=0"),
+            Role::Server => json!("server;mux=0"),
+        };
+    }
+    let path = setup.directory.join(match role {
+        Role::Local => "local.json",
+        Role::Server => "server.json",
+    });
+    fs::write(&path, config.to_string())?;
+    Ok(path)
+}

@@ -1,0 +1,7 @@
+//! The workloads.
+
+pub(crate) mod allocations;
+pub(crate) mod link;
+pub(crate) mod system_calls;
+pub(crate) mod tcp;
+pub(crate) mod udp;
