@@ -11,7 +11,7 @@ use crate::result::Result;
 use crate::route::Route;
 use crate::targets::{self, REQUEST, Targets};
 
-/// Streams that move as much as they can until they are dropped.
+/// Streams that move as many bytes as they can until they are dropped.
 pub(crate) struct Flows {
     streams: Vec<TcpStream>,
     threads: Vec<JoinHandle<()>>,
@@ -37,7 +37,7 @@ impl Flows {
                         moved.fetch_add(sent as u64, Relaxed);
                     }
                 } else {
-                    // How it ended is seen by its having ended too early.
+                    // `check` finds a stream that ended early.
                     let _ = targets::drain(&stream, |length| {
                         moved.fetch_add(length, Relaxed);
                     });
@@ -47,7 +47,7 @@ impl Flows {
         Ok(flows)
     }
 
-    /// An error when a stream has ended by itself.
+    /// Fails if a stream has ended by itself.
     pub(crate) fn check(&self) -> Result<()> {
         match self.threads.iter().any(JoinHandle::is_finished) {
             true => Err("a bulk stream ended early".into()),
@@ -59,7 +59,7 @@ impl Flows {
 impl Drop for Flows {
     fn drop(&mut self) {
         for stream in &self.streams {
-            // One that has gone needs no end.
+            // It may have ended already.
             let _ = stream.shutdown(Shutdown::Both);
         }
         for thread in self.threads.drain(..) {
@@ -68,7 +68,7 @@ impl Drop for Flows {
     }
 }
 
-/// Asks for `length` bytes and takes them.
+/// Requests `length` bytes and reads them.
 pub(crate) fn request(stream: &mut TcpStream, length: u64) -> Result<()> {
     let mut bytes = [b'q'; REQUEST];
     if let Some(head) = bytes.first_chunk_mut() {

@@ -3,22 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::kind::Kind;
 use crate::measure::Span;
 use crate::programs::Programs;
+use crate::proxy::Proxy;
 
-/// What all works share.
+/// What all workloads share.
 pub(crate) struct Context<'a> {
     pub(crate) programs: &'a Programs,
-    /// Has a directory for each implementation.
+    /// Has a subdirectory for each implementation.
     pub(crate) directory: &'a Path,
     pub(crate) quick: bool,
 }
 
 impl Context<'_> {
     /// Where an implementation's config and logs are.
-    pub(crate) fn directory(&self, kind: Kind) -> PathBuf {
-        self.directory.join(kind.name())
+    pub(crate) fn directory(&self, proxy: Proxy) -> PathBuf {
+        self.directory.join(proxy.name())
     }
 
     pub(crate) fn either<T>(&self, quick: T, full: T) -> T {

@@ -1,23 +1,23 @@
-//! What the figures are to be: the table of goals of the data path.
+//! Goals of the data path.
 
-use crate::kind::Kind;
+use crate::proxy::Proxy;
 use crate::row::Row;
 
-/// A demand on one figure of `ssr`.
+/// What one figure of `ssr` should reach.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
-    /// No more than this.
+    /// At most this.
     AtMost(f64),
-    /// No more than this many times another's.
-    Below(f64, Kind),
-    /// At least this many times another's.
-    Above(f64, Kind),
-    /// Loses nothing where the other loses; or neither does, and then the CPU time is at most this many times its own.
-    NoLossOr(f64, Kind),
+    /// At most this many times the other's.
+    Below(f64, Proxy),
+    /// At least this many times the other's.
+    Above(f64, Proxy),
+    /// No loss where the other has some; or no more loss than the other, at no more than this many times its CPU time.
+    NoLossOr(f64, Proxy),
 }
 
 impl Goal {
-    /// As the table shows it.
+    /// The goal as the table shows it.
     pub(crate) fn text(self) -> String {
         match self {
             Self::AtMost(most) => format!("<= {most}"),
@@ -32,9 +32,9 @@ impl Goal {
         }
     }
 
-    /// Whether `row` reaches it; `None` if a figure is missing. `rows` are all rows, for what depends on two.
+    /// Whether `row` reaches the goal; `None` if a figure is missing. `rows` are all rows, for goals that depend on two.
     pub(crate) fn is_met(self, row: &Row, rows: &[Row]) -> Option<bool> {
-        let ours = row.median(Kind::Ssr)?;
+        let ours = row.median(Proxy::Ssr)?;
         match self {
             Self::AtMost(most) => Some(ours <= most),
             Self::Below(ratio, other) => Some(ours <= ratio * row.median(other)?),
@@ -43,25 +43,31 @@ impl Goal {
                 let theirs = row.median(other)?;
                 let cpu = rows
                     .iter()
-                    .find(|cpu| cpu.work == row.work && cpu.figure == "CPU us/datagram")?;
-                let is_cheap = cpu.median(Kind::Ssr)? <= ratio * cpu.median(other)?;
+                    .find(|cpu| cpu.workload == row.workload && cpu.figure == "CPU us/datagram")?;
+                let is_cheap = cpu.median(Proxy::Ssr)? <= ratio * cpu.median(other)?;
                 Some(ours <= 0.0 && theirs > 0.0 || ours <= theirs && is_cheap)
             }
         }
     }
 }
 
-/// What nine visitors of a tunnel lose by a tenth who takes nothing.
+/// What nine visitors of a reverse tunnel lose when a tenth reads nothing.
 pub(crate) const STALLED: &str = "lost beside a stalled one %";
 
 /// The goals of a figure.
-pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
+pub(crate) fn goals(workload: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
-    use Kind::{Direct, Haproxy, Libev, Noise, Plain, Plugin, Rathole, Rust, Socat, Tcp};
-    let (task, method) = work.split_once('/').unwrap_or((work, "aes-256-gcm"));
+    use Proxy::{
+        Direct, Haproxy, Libev, Noise, Plugin, Rathole, Rust, Socat, SsrOverTcp, Unencrypted,
+    };
+    let (task, method) = workload
+        .split_once('/')
+        .unwrap_or((workload, "aes-256-gcm"));
     let is_bulk = task.starts_with("bulk-");
     match (task, method, figure) {
-        (_, "aes-256-gcm", "CPU s/GiB") if is_bulk => vec![Below(0.58, Rust), Below(1.3, Plain)],
+        (_, "aes-256-gcm", "CPU s/GiB") if is_bulk => {
+            vec![Below(0.58, Rust), Below(1.3, Unencrypted)]
+        }
         (_, "aes-256-gcm", "Gbit/s") if is_bulk => vec![Above(1.5, Rust)],
         (_, "2022-blake3-aes-256-gcm", "CPU s/GiB") if is_bulk => vec![Below(0.52, Rust)],
         (_, "chacha20-ietf-poly1305", "CPU s/GiB") if is_bulk => vec![Below(0.72, Rust)],
@@ -81,7 +87,7 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
         }
         (_, _, "Gbit/s") if task.starts_with("ws-bulk-") => vec![Above(3.0, Plugin)],
         (_, _, "CPU s/GiB") if task.starts_with("ws-bulk-") => vec![Below(0.33, Plugin)],
-        ("ws-connections", _, "conn/s") => vec![Above(0.7, Tcp)],
+        ("ws-connections", _, "conn/s") => vec![Above(0.7, SsrOverTcp)],
         ("ws-round-trip", _, "p50 us") => vec![Below(0.5, Plugin)],
         (_, _, "Gbit/s") if task.starts_with("reverse-bulk-") => {
             vec![Above(0.85, Rathole), Above(2.0, Noise)]
@@ -95,7 +101,7 @@ pub(crate) fn goals(work: &str, figure: &str) -> Vec<Goal> {
             vec![Below(1.0, Haproxy), Below(1.0, Socat)]
         }
         ("forward-connections", _, "CPU us/conn") => vec![Below(1.1, Haproxy), Below(1.0, Socat)],
-        // Timers that tick meanwhile are not the chunk's.
+        // The allocations of timers that tick meanwhile are not those of a chunk.
         ("allocations", _, "per chunk down" | "per chunk up" | "per datagram") => {
             vec![AtMost(0.001)]
         }

@@ -1,6 +1,6 @@
 //! A slow link in user space: two network namespaces, a tun device in each, and threads that carry packets between them
-//! with delay, loss and a rate. It needs nothing of the kernel but tun (no netem), and nothing is left behind: the
-//! namespaces have no names, and end with the last process in them.
+//! with delay, loss and a rate. The kernel needs only tun (no netem). Nothing is left behind: the namespaces have no names
+//! and end with the last process in them.
 //!
 //! ```text
 //! namespace a                                             namespace b
@@ -26,10 +26,10 @@ pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
 /// `TUNSETIFF` of linux/if_tun.h.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-/// Packets are not larger: the MTU of tun devices is 1500.
+/// Room for a packet: the MTU of tun devices is 1500.
 const PACKET: usize = 2048;
-/// How often a thread looks whether it should end.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a thread checks whether it should end.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the link does to packets, the same in each direction.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub(crate) struct Shape {
     pub(crate) rate: f64,
     /// How long a packet may wait for its turn; one that would wait longer is lost.
     pub(crate) queue: Duration,
-    /// Where the losses begin.
+    /// Seed of the losses.
     pub(crate) seed: u64,
 }
 
@@ -51,33 +51,35 @@ pub(crate) struct Shape {
 pub(crate) struct Namespace(File);
 
 impl Namespace {
-    /// A new one.
+    /// A new namespace without devices.
     ///
     /// # Errors
     ///
-    /// Without the right to make one (root has it).
+    /// The process may not create one (root may).
     fn new() -> io::Result<Self> {
         let made = thread::spawn(|| {
             // SAFETY: changes this thread only, which ends at once.
             checked(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
             File::open("/proc/thread-self/ns/net")
         });
-        let file = made.join().map_err(|_| io::Error::other("a thread died"))?;
+        let file = made
+            .join()
+            .map_err(|_| io::Error::other("a thread panicked"))?;
         Ok(Self(file?))
     }
 
-    /// A new one with nothing but its loopback.
+    /// A new namespace with only a loopback device.
     ///
     /// # Errors
     ///
-    /// Without the right to make one.
+    /// The process may not create one.
     pub(crate) fn loopback() -> io::Result<Self> {
         let namespace = Self::new()?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
 
-    /// Puts a command to be started into it.
+    /// Makes `command` start in this namespace.
     pub(crate) fn place(&self, command: &mut Command) -> io::Result<()> {
         let file = self.0.try_clone()?;
         // SAFETY: between fork and exec this makes one system call, which takes no pointer.
@@ -87,25 +89,25 @@ impl Namespace {
         Ok(())
     }
 
-    /// Puts the calling thread, and those that it will start, into it.
+    /// Moves the calling thread, and those that it will start, into this namespace.
     pub(crate) fn enter(&self) -> io::Result<()> {
         // SAFETY: changes this thread only.
         checked(unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) })
     }
 
-    /// Runs `work` on a thread inside.
-    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    /// Runs `body` on a thread in this namespace.
+    pub(crate) fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> io::Result<T> {
         let outcome = thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 self.enter()?;
-                Ok(work())
+                Ok(body())
             });
             inside.join()
         });
-        outcome.map_err(|_| io::Error::other("a thread died"))?
+        outcome.map_err(|_| io::Error::other("a thread panicked"))?
     }
 
-    /// `ip ARGUMENTS` inside.
+    /// Runs `ip ARGUMENTS` in this namespace.
     fn ip(&self, arguments: &str) -> io::Result<()> {
         let mut command = Command::new("ip");
         command.args(arguments.split(' ')).stdin(Stdio::null());
@@ -118,12 +120,12 @@ impl Namespace {
         Err(io::Error::other(format!("ip {arguments}: {message}")))
     }
 
-    /// A tun device with `address` in it.
+    /// Adds a tun device with `address`.
     fn device(&self, address: Ipv4Addr) -> io::Result<File> {
         let file = self.run(tun)??;
         self.ip("link set lo up")?;
         self.ip(&format!("addr add {address}/24 dev link0"))?;
-        // Whole windows leave at once; what the device's queue cannot hold would be lost without our knowing.
+        // Whole windows leave at once; what the device's queue could not hold would be lost unnoticed.
         self.ip("link set link0 txqueuelen 10000 up")?;
         Ok(file)
     }
@@ -136,7 +138,7 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// A tun device `link0` in the namespace of this thread.
+/// Creates the tun device `link0` in the namespace of this thread.
 fn tun() -> io::Result<File> {
     let file = File::options()
         .read(true)
@@ -165,7 +167,7 @@ pub(crate) struct Link {
 impl Link {
     /// # Errors
     ///
-    /// Without root, `/dev/net/tun` or `ip`.
+    /// It needs root, `/dev/net/tun` and `ip`.
     pub(crate) fn new(shape: Shape) -> io::Result<Self> {
         let (a, b) = (Namespace::new()?, Namespace::new()?);
         let (near, far) = (a.device(A)?, b.device(B)?);
@@ -182,7 +184,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Makes it a black hole, or a link again.
+    /// Makes the link drop every packet, or carry packets again.
     pub(crate) fn set_dark(&self, dark: bool) {
         self.dark.store(dark, Relaxed);
     }
@@ -196,11 +198,11 @@ impl Link {
         );
         let dark = Arc::clone(&self.dark);
         self.threads.push(thread::spawn(move || {
-            take(&from, shape, &filled, &dark, &stop);
+            receive(&from, shape, &filled, &dark, &stop);
         }));
         let (to, stop) = (to.try_clone()?, Arc::clone(&self.stop));
         self.threads
-            .push(thread::spawn(move || give(&to, &queue, &stop)));
+            .push(thread::spawn(move || deliver(&to, &queue, &stop)));
         Ok(())
     }
 }
@@ -209,7 +211,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         for thread in self.threads.drain(..) {
-            // One that died has ended, too.
+            // A thread that panicked has ended, too.
             let _ = thread.join();
         }
     }
@@ -222,9 +224,9 @@ struct Queue {
     filled: Condvar,
 }
 
-/// Takes packets from a device and decides when, and whether, each arrives.
-fn take(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: &AtomicBool) {
-    // The seed spread over all bits (splitmix64's), or the first numbers would be small.
+/// Reads packets from a device and decides whether and when each arrives.
+fn receive(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: &AtomicBool) {
+    // Spreads the seed over all bits with the constant of splitmix64, or the first numbers would be small.
     let mut random = (shape.seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut free = Instant::now();
     let mut packet = [0; PACKET];
@@ -235,7 +237,7 @@ fn take(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: &At
         let Ok(length) = (&mut &*device).read(&mut packet) else {
             return;
         };
-        // xorshift64: losses need no better, and can be repeated.
+        // xorshift64: good enough for losses, and repeatable.
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -253,20 +255,20 @@ fn take(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: &At
     }
 }
 
-/// Gives packets to the other device when they are due.
-fn give(device: &File, queue: &Queue, stop: &AtomicBool) {
-    // SAFETY: changes this thread only: sleeps end on the microsecond, not some fifty later.
+/// Writes packets to the other device when they are due.
+fn deliver(device: &File, queue: &Queue, stop: &AtomicBool) {
+    // SAFETY: changes this thread only: sleeps end within a microsecond, not fifty later.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     let mut packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);
     while !stop.load(Relaxed) {
         let Some((due, packet)) = packets.pop_front() else {
-            let waited = queue.filled.wait_timeout(packets, LOOK);
+            let waited = queue.filled.wait_timeout(packets, POLL_INTERVAL);
             packets = waited.unwrap_or_else(PoisonError::into_inner).0;
             continue;
         };
         drop(packets);
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        // A device that takes no more loses packets, as devices do.
+        // A full device drops packets, as real devices do.
         let _ = (&mut &*device).write(&packet);
         packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);
     }
@@ -279,6 +281,6 @@ fn is_readable(device: &File) -> bool {
         revents: 0,
     };
     // SAFETY: the kernel reads and writes one `pollfd`, which lives and is not touched meanwhile.
-    let ready = unsafe { libc::poll(&raw mut wanted, 1, LOOK.as_millis() as libc::c_int) };
+    let ready = unsafe { libc::poll(&raw mut wanted, 1, POLL_INTERVAL.as_millis() as libc::c_int) };
     ready > 0
 }

@@ -1,4 +1,4 @@
-//! The load generator of `scripts/bench`: targets, clients, a slow link, and the runner that sets proxies between them.
+//! The load generator of `scripts/bench`: targets, clients, a slow link, and the runner that puts proxies between them.
 //! What is measured and how to read it: `benches/README.md`.
 #![allow(
     unsafe_code,
@@ -10,8 +10,7 @@
 mod client;
 mod context;
 mod goals;
-mod kind;
-#[expect(dead_code, reason = "the tests make black holes of links")]
+#[expect(dead_code, reason = "only the tests turn links into black holes")]
 mod link;
 mod measure;
 mod mmsg;
@@ -19,6 +18,7 @@ mod name_server;
 mod plan;
 mod process;
 mod programs;
+mod proxy;
 mod report;
 mod result;
 mod route;
@@ -33,7 +33,7 @@ mod workloads;
 use crate::result::Result;
 use crate::workloads::allocations;
 
-const USAGE: &str = "load run [--quick] [--rounds N] [--only NAME,NAME] [--json FILE] [--list] [WORK…]: see benches/README.md";
+const USAGE: &str = "load run [--quick] [--rounds N] [--only NAME,NAME] [--json FILE] [--list] [WORKLOAD…]: see benches/README.md";
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own; `cargo bench` and `cargo test` without a name start every bench.

@@ -1,4 +1,4 @@
-//! What workloads share: how long they last, what they find.
+//! How long workloads last and what they find.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 use crate::result::Result;
 use crate::running::Running;
 
-/// What a work has found: a name with its unit, and the figure.
+/// What a workload has found: names with their units, and figures.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
 
-/// How long a work lasts.
+/// How long a workload runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
-    /// Not counted.
+    /// Runs first and is not counted.
     pub(crate) warm: Duration,
-    /// Counted.
+    /// Is counted.
     pub(crate) time: Duration,
 }
 
-/// What happened in the counted time.
+/// What was counted.
 pub(crate) struct Interval {
-    /// How far the counter went.
+    /// Increase of the counter in the counted time.
     pub(crate) count: f64,
-    /// The same, with what was not counted before.
+    /// The counter at the end, including the time that was not counted.
     pub(crate) total: f64,
     pub(crate) seconds: f64,
     /// CPU seconds of the proxies.
     pub(crate) cpu: f64,
 }
 
-/// Watches `counter` while others work.
+/// Watches `counter` while other threads run the workload.
 pub(crate) fn measure(running: &Running, counter: &AtomicU64, span: Span) -> Result<Interval> {
     thread::sleep(span.warm);
     let begun = Instant::now();

@@ -1,12 +1,12 @@
-//! Many datagrams a system call, so that the generator costs little beside the proxies.
+//! Sends and receives many datagrams with one system call, so that the generator costs little beside the proxies.
 
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
 
-/// Datagrams a call.
+/// Datagrams of one call.
 pub(crate) const BATCH: usize = 64;
-/// Room for one.
+/// Bytes for one datagram.
 const SLOT: usize = 2048;
 
 /// Slots of [`SLOT`] bytes, with the length and the peer of what each holds.
@@ -17,7 +17,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Slots that all hold `datagram`; longer than a slot it is cut.
+    /// Fills every slot with `datagram`, cut to the slot's size.
     pub(crate) fn of(datagram: &[u8]) -> Self {
         let mut bytes = vec![0; BATCH * SLOT];
         let length = datagram.len().min(SLOT);
@@ -35,7 +35,7 @@ impl Batch {
         }
     }
 
-    /// Waits for one datagram and takes what else is there. Returns how many slots were filled.
+    /// Waits for one datagram and reads those that are there. Returns how many slots were filled.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.lengths = [SLOT; BATCH];
         let mut messages = self.messages(BATCH, true);
@@ -56,8 +56,8 @@ impl Batch {
         Ok(count)
     }
 
-    /// Sends the first `count` slots, each to its peer if `reply`, else to where the socket is connected. Returns how
-    /// many the kernel took.
+    /// Sends the first `count` slots, each to its peer if `reply`, else to the connected address. Returns how many the
+    /// kernel accepted.
     pub(crate) fn send(
         &mut self,
         socket: &UdpSocket,

@@ -1,4 +1,4 @@
-//! A name server that knows one answer and counts how often it is asked.
+//! A name server that knows one answer and counts its queries.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Seconds that an answer may be kept: longer than any work lasts.
+/// Seconds that an answer may be cached: longer than any workload runs.
 const TTL: u32 = 600;
 
 /// Answers 127.0.0.1 to every question for an address until it is dropped.
@@ -19,7 +19,7 @@ pub(crate) struct NameServer {
 }
 
 impl NameServer {
-    /// At port 53 of an address of its own: shadowsocks-libev takes no other port.
+    /// Listens on port 53, the only one that shadowsocks-libev can use, of an address of its own.
     pub(crate) fn start() -> io::Result<Self> {
         let [high, low] = (std::process::id() as u16).to_be_bytes();
         let address = Ipv4Addr::new(127, 53, high, low.clamp(1, 254));
@@ -42,7 +42,7 @@ impl NameServer {
                 };
                 if let Some(answer) = query.get(..length).and_then(answer) {
                     queries.fetch_add(1, Relaxed);
-                    // The proxy asks again.
+                    // If it is lost, the proxy repeats its query.
                     let _ = socket.send_to(&answer, peer);
                 }
             }
@@ -59,13 +59,13 @@ impl Drop for NameServer {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
-            // One that died has ended, too. The next server wants the port.
+            // A thread that panicked has ended, too. The next server needs the port.
             let _ = thread.join();
         }
     }
 }
 
-/// RFC 1035 §4.1: the question given back, with one A record if it asked for one.
+/// The answer to a query (RFC 1035 §4.1): the question, and an A record if the question is of type A.
 fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let (header, body) = query.split_first_chunk::<12>()?;
     let name = body.iter().position(|length| *length == 0)? + 1;

@@ -1,22 +1,32 @@
-//! The works: what is done, with which method, by whom.
+//! The plan: every workload, its scenario, and the implementations that take part.
 
 use std::net::Ipv4Addr;
-use std::thread;
 use std::time::Duration;
 
+use ssr::crypto::Method;
+
 use crate::context::Context;
-use crate::kind::Kind;
 use crate::link::Namespace;
 use crate::measure::Figures;
 use crate::name_server::NameServer;
 use crate::process::file_limit;
+use crate::proxy::Proxy;
 use crate::result::Result;
-use crate::route::Target;
 use crate::running::{Running, Setup};
-use crate::scenario::{FORWARD, REVERSE, WEB_SOCKET};
+use crate::scenario::{DEFAULT, Scenario};
 use crate::start;
 use crate::targets::Targets;
-use crate::workloads::{allocations, link, system_calls, tcp, udp};
+use crate::workloads::{allocations, link, names, system_calls, tcp, udp};
+
+/// A row of the plan.
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    task: Task,
+    scenario: Scenario,
+    pub(crate) proxies: &'static [Proxy],
+    /// Left out by `--quick` unless it is named.
+    pub(crate) slow: bool,
+}
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -28,271 +38,303 @@ enum Task {
     PageBesideBulk,
     Idle,
     Datagrams { size: usize },
-    Sources { rate: usize },
+    UdpSources { rate: usize },
     Names,
     Start,
     Size,
-    Calls,
+    SystemCalls,
     Allocations,
     FirstByte { server_speaks: bool },
     LinkBulk,
-    Page,
-    Tunnel,
+    LinkPage,
+    ReverseLink,
 }
 
-/// A row of the plan.
-pub(crate) struct Work {
-    pub(crate) name: String,
-    task: Task,
-    method: &'static str,
-    pub(crate) kinds: &'static [Kind],
-    /// Left out by `--quick` unless it is named.
-    pub(crate) slow: bool,
-}
-
-const AES: &str = "aes-256-gcm";
-const CHACHA: &str = "chacha20-ietf-poly1305";
-const BLAKE: &str = "2022-blake3-aes-256-gcm";
-
-const EVERYONE: &[Kind] = &[
-    Kind::Ssr,
-    Kind::Rust,
-    Kind::Libev,
-    Kind::Haproxy,
-    Kind::Direct,
-    Kind::Plain,
+const EVERYONE: &[Proxy] = &[
+    Proxy::Ssr,
+    Proxy::Rust,
+    Proxy::Libev,
+    Proxy::Haproxy,
+    Proxy::Direct,
+    Proxy::Unencrypted,
 ];
-/// Those that make reverse tunnels; ours is encrypted, and one of theirs.
-const TUNNELS: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise];
-const TUNNELS_OVER_LINK: &[Kind] = &[Kind::Ssr, Kind::Rathole, Kind::Noise, Kind::Direct];
-/// Those that speak WebSocket, and what it costs.
-const WEB: &[Kind] = &[Kind::Ssr, Kind::Plugin, Kind::Tcp];
-/// Those that carry one port to another.
-const FORWARDERS: &[Kind] = &[
-    Kind::Ssr,
-    Kind::Haproxy,
-    Kind::Splicing,
-    Kind::Socat,
-    Kind::Direct,
+/// Shadowsocks implementations with the methods of 2017.
+const SHADOWSOCKS: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::Libev];
+/// Those with AEAD-2022, which libev lacks.
+const AEAD_2022: &[Proxy] = &[Proxy::Ssr, Proxy::Rust];
+const ONLY_SSR: &[Proxy] = &[Proxy::Ssr];
+const NOT_DIRECT: &[Proxy] = &[
+    Proxy::Ssr,
+    Proxy::Rust,
+    Proxy::Libev,
+    Proxy::Haproxy,
+    Proxy::Unencrypted,
 ];
-/// Those of them that do not start a process for a connection.
-const LIGHT: &[Kind] = &[Kind::Ssr, Kind::Haproxy, Kind::Splicing];
-/// Those that open and seal, by method: 2022 came after libev.
-const SEALING: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev];
-const OURS: &[Kind] = &[Kind::Ssr];
-const MODERN: &[Kind] = &[Kind::Ssr, Kind::Rust];
-const PROXIES: &[Kind] = &[
-    Kind::Ssr,
-    Kind::Rust,
-    Kind::Libev,
-    Kind::Haproxy,
-    Kind::Plain,
+const PROGRAMS: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::Libev, Proxy::Haproxy];
+const WITH_UDP: &[Proxy] = &[
+    Proxy::Ssr,
+    Proxy::Rust,
+    Proxy::Libev,
+    Proxy::Direct,
+    Proxy::Unencrypted,
 ];
-const PROGRAMS: &[Kind] = &[Kind::Ssr, Kind::Rust, Kind::Libev, Kind::Haproxy];
-const DATAGRAMS: &[Kind] = &[
-    Kind::Ssr,
-    Kind::Rust,
-    Kind::Libev,
-    Kind::Direct,
-    Kind::Plain,
+const OVER_LINK: &[Proxy] = &[
+    Proxy::Ssr,
+    Proxy::Rust,
+    Proxy::Libev,
+    Proxy::Haproxy,
+    Proxy::Direct,
 ];
-const OVER_LINK: &[Kind] = &[
-    Kind::Ssr,
-    Kind::Rust,
-    Kind::Libev,
-    Kind::Haproxy,
-    Kind::Direct,
+/// Those that speak WebSocket, and `ssr` without it for comparison.
+const WEB_SOCKET: &[Proxy] = &[Proxy::Ssr, Proxy::Plugin, Proxy::SsrOverTcp];
+/// Those that make reverse tunnels; `ssr` and `noise` encrypt theirs.
+const REVERSE: &[Proxy] = &[Proxy::Ssr, Proxy::Rathole, Proxy::Noise];
+const REVERSE_OVER_LINK: &[Proxy] = &[Proxy::Ssr, Proxy::Rathole, Proxy::Noise, Proxy::Direct];
+/// Those that forward one port to another.
+const FORWARDERS: &[Proxy] = &[
+    Proxy::Ssr,
+    Proxy::Haproxy,
+    Proxy::Splicing,
+    Proxy::Socat,
+    Proxy::Direct,
 ];
+/// Forwarders that do not start a process for each connection.
+const LIGHT_FORWARDERS: &[Proxy] = &[Proxy::Ssr, Proxy::Haproxy, Proxy::Splicing];
 
 /// UDP sources at once.
 const SOURCES: usize = 2000;
-/// Names that are resolved.
-const NAMES: usize = 16;
 
-/// All works, in the order of the table.
-pub(crate) fn works() -> Vec<Work> {
-    let mut works = Vec::new();
-    let mut add = |name: String, task, method, kinds| {
-        let slow = match task {
-            Task::Calls => true,
-            Task::Sources { rate } => rate < 20_000,
-            // One method shows how streams share.
-            Task::Bulk { streams, .. } => streams > 1 && ![AES, FORWARD, REVERSE].contains(&method),
-            _ => false,
-        };
-        works.push(Work {
-            name,
-            task,
-            method,
-            kinds,
-            slow,
-        });
-    };
-    for (method, kinds) in [(AES, EVERYONE), (BLAKE, MODERN), (CHACHA, SEALING)] {
-        for (up, way) in [(false, "down"), (true, "up")] {
-            for streams in [1, 8] {
-                let name = format!("bulk-{way}-{streams}/{method}");
-                add(name, Task::Bulk { up, streams }, method, kinds);
-            }
-        }
-    }
-    let mut plain = |name: &str, task, kinds| add(name.to_owned(), task, AES, kinds);
-    plain("connections", Task::Connections, EVERYONE);
-    plain("round-trip", Task::RoundTrip, EVERYONE);
-    plain(
-        "round-trip-beside-bulk",
-        Task::RoundTripBesideBulk,
-        EVERYONE,
-    );
-    plain("page-beside-bulk", Task::PageBesideBulk, EVERYONE);
-    plain("idle", Task::Idle, PROXIES);
-    plain("udp-100", Task::Datagrams { size: 100 }, DATAGRAMS);
-    plain("udp-1200", Task::Datagrams { size: 1200 }, DATAGRAMS);
-    plain("udp-sources-5k", Task::Sources { rate: 5_000 }, DATAGRAMS);
-    plain("udp-sources-20k", Task::Sources { rate: 20_000 }, DATAGRAMS);
-    plain("names", Task::Names, SEALING);
-    let speaks = |server_speaks| Task::FirstByte { server_speaks };
-    plain("first-byte-client-speaks", speaks(false), OVER_LINK);
-    plain("first-byte-server-speaks", speaks(true), OVER_LINK);
-    plain("link-bulk", Task::LinkBulk, OVER_LINK);
-    plain("link-page", Task::Page, OVER_LINK);
-    plain("start", Task::Start, PROGRAMS);
-    plain("size", Task::Size, PROGRAMS);
-    plain("system-calls", Task::Calls, PROGRAMS);
-    plain("allocations", Task::Allocations, OURS);
-    let mut modern = |name: &str, task| add(format!("{name}/{BLAKE}"), task, BLAKE, MODERN);
-    modern("connections", Task::Connections);
-    modern("round-trip", Task::RoundTrip);
-    modern("udp-1200", Task::Datagrams { size: 1200 });
-    modern("udp-sources-20k", Task::Sources { rate: 20_000 });
-    add(
-        format!("allocations/{BLAKE}"),
-        Task::Allocations,
-        BLAKE,
-        OURS,
-    );
-    let mut web = |name: &str, task| add(format!("ws-{name}"), task, WEB_SOCKET, WEB);
-    for (up, way) in [(false, "down"), (true, "up")] {
-        web(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });
-    }
-    web("connections", Task::Connections);
-    web("round-trip", Task::RoundTrip);
-    add(
-        "ws-idle".to_owned(),
-        Task::Idle,
-        WEB_SOCKET,
-        &[Kind::Ssr, Kind::Tcp],
-    );
-    let mut reverse = |name: &str, task| add(format!("reverse-{name}"), task, REVERSE, TUNNELS);
-    for (up, way) in [(false, "down"), (true, "up")] {
-        reverse(&format!("bulk-{way}-1"), Task::Bulk { up, streams: 1 });
-    }
-    reverse(
-        "bulk-down-8",
-        Task::Bulk {
-            up: false,
-            streams: 8,
-        },
-    );
-    reverse("connections", Task::Connections);
-    reverse("round-trip", Task::RoundTrip);
-    reverse("idle", Task::Idle);
-    add(
-        "reverse-link".to_owned(),
-        Task::Tunnel,
-        REVERSE,
-        TUNNELS_OVER_LINK,
-    );
-    let mut forward =
-        |name: &str, task, kinds| add(format!("forward-{name}"), task, FORWARD, kinds);
-    for (up, way) in [(false, "down"), (true, "up")] {
-        for streams in [1, 8] {
-            let name = format!("bulk-{way}-{streams}");
-            forward(&name, Task::Bulk { up, streams }, FORWARDERS);
-        }
-    }
-    forward("connections", Task::Connections, FORWARDERS);
-    forward("round-trip", Task::RoundTrip, FORWARDERS);
-    forward("round-trip-beside-bulk", Task::RoundTripBesideBulk, LIGHT);
-    forward("idle", Task::Idle, LIGHT);
-    works
+/// Direction of a bulk stream, as a row's name shows it.
+const DIRECTIONS: [(bool, &str); 2] = [(false, "down"), (true, "up")];
+
+/// All workloads, in the order of the table.
+pub(crate) fn workloads() -> Vec<Workload> {
+    let mut plan = Plan(Vec::new());
+    plan.shadowsocks();
+    plan.web_socket();
+    plan.reverse();
+    plan.forward();
+    plan.0
 }
 
-impl Work {
-    /// Whether it comes to the same every time: then once is enough.
+struct Plan(Vec<Workload>);
+
+impl Plan {
+    fn add(&mut self, name: &str, task: Task, scenario: Scenario, proxies: &'static [Proxy]) {
+        let slow = match task {
+            Task::SystemCalls => true,
+            Task::UdpSources { rate } => rate < 20_000,
+            // One method shows how streams share.
+            Task::Bulk { streams, .. } => streams > 1 && scenario.method() != DEFAULT,
+            _ => false,
+        };
+        self.0.push(Workload {
+            name: name.to_owned(),
+            task,
+            scenario,
+            proxies,
+            slow,
+        });
+    }
+
+    fn shadowsocks(&mut self) {
+        let blake3 = Method::Blake3Aes256Gcm;
+        let methods = [
+            (DEFAULT, EVERYONE),
+            (blake3, AEAD_2022),
+            (Method::ChaCha20Poly1305, SHADOWSOCKS),
+        ];
+        for (method, proxies) in methods {
+            for (up, direction) in DIRECTIONS {
+                for streams in [1, 8] {
+                    let name = format!("bulk-{direction}-{streams}/{method}");
+                    let task = Task::Bulk { up, streams };
+                    self.add(&name, task, Scenario::Shadowsocks(method), proxies);
+                }
+            }
+        }
+        let first_byte = |server_speaks| Task::FirstByte { server_speaks };
+        let with_default = [
+            ("connections", Task::Connections, EVERYONE),
+            ("round-trip", Task::RoundTrip, EVERYONE),
+            (
+                "round-trip-beside-bulk",
+                Task::RoundTripBesideBulk,
+                EVERYONE,
+            ),
+            ("page-beside-bulk", Task::PageBesideBulk, EVERYONE),
+            ("idle", Task::Idle, NOT_DIRECT),
+            ("udp-100", Task::Datagrams { size: 100 }, WITH_UDP),
+            ("udp-1200", Task::Datagrams { size: 1200 }, WITH_UDP),
+            ("udp-sources-5k", Task::UdpSources { rate: 5_000 }, WITH_UDP),
+            (
+                "udp-sources-20k",
+                Task::UdpSources { rate: 20_000 },
+                WITH_UDP,
+            ),
+            ("names", Task::Names, SHADOWSOCKS),
+            ("first-byte-client-speaks", first_byte(false), OVER_LINK),
+            ("first-byte-server-speaks", first_byte(true), OVER_LINK),
+            ("link-bulk", Task::LinkBulk, OVER_LINK),
+            ("link-page", Task::LinkPage, OVER_LINK),
+            ("start", Task::Start, PROGRAMS),
+            ("size", Task::Size, PROGRAMS),
+            ("system-calls", Task::SystemCalls, PROGRAMS),
+            ("allocations", Task::Allocations, ONLY_SSR),
+        ];
+        for (name, task, proxies) in with_default {
+            self.add(name, task, Scenario::SHADOWSOCKS, proxies);
+        }
+        let with_blake3 = [
+            ("connections", Task::Connections, AEAD_2022),
+            ("round-trip", Task::RoundTrip, AEAD_2022),
+            ("udp-1200", Task::Datagrams { size: 1200 }, AEAD_2022),
+            (
+                "udp-sources-20k",
+                Task::UdpSources { rate: 20_000 },
+                AEAD_2022,
+            ),
+            ("allocations", Task::Allocations, ONLY_SSR),
+        ];
+        for (name, task, proxies) in with_blake3 {
+            let name = format!("{name}/{blake3}");
+            self.add(&name, task, Scenario::Shadowsocks(blake3), proxies);
+        }
+    }
+
+    fn web_socket(&mut self) {
+        let mut add = |name: &str, task, proxies| {
+            self.add(&format!("ws-{name}"), task, Scenario::WebSocket, proxies);
+        };
+        for (up, direction) in DIRECTIONS {
+            let task = Task::Bulk { up, streams: 1 };
+            add(&format!("bulk-{direction}-1"), task, WEB_SOCKET);
+        }
+        add("connections", Task::Connections, WEB_SOCKET);
+        add("round-trip", Task::RoundTrip, WEB_SOCKET);
+        add("idle", Task::Idle, &[Proxy::Ssr, Proxy::SsrOverTcp]);
+    }
+
+    fn reverse(&mut self) {
+        let mut add = |name: &str, task, proxies| {
+            self.add(&format!("reverse-{name}"), task, Scenario::Reverse, proxies);
+        };
+        for (name, up, streams) in [
+            ("bulk-down-1", false, 1),
+            ("bulk-up-1", true, 1),
+            ("bulk-down-8", false, 8),
+        ] {
+            add(name, Task::Bulk { up, streams }, REVERSE);
+        }
+        add("connections", Task::Connections, REVERSE);
+        add("round-trip", Task::RoundTrip, REVERSE);
+        add("idle", Task::Idle, REVERSE);
+        add("link", Task::ReverseLink, REVERSE_OVER_LINK);
+    }
+
+    fn forward(&mut self) {
+        let mut add = |name: &str, task, proxies| {
+            self.add(&format!("forward-{name}"), task, Scenario::Forward, proxies);
+        };
+        for (up, direction) in DIRECTIONS {
+            for streams in [1, 8] {
+                let name = format!("bulk-{direction}-{streams}");
+                add(&name, Task::Bulk { up, streams }, FORWARDERS);
+            }
+        }
+        add("connections", Task::Connections, FORWARDERS);
+        add("round-trip", Task::RoundTrip, FORWARDERS);
+        add(
+            "round-trip-beside-bulk",
+            Task::RoundTripBesideBulk,
+            LIGHT_FORWARDERS,
+        );
+        add("idle", Task::Idle, LIGHT_FORWARDERS);
+    }
+}
+
+impl Workload {
+    /// Whether it gives the same figures every time: then one round is enough.
     pub(crate) fn is_exact(&self) -> bool {
-        matches!(self.task, Task::Size | Task::Calls | Task::Allocations)
+        matches!(
+            self.task,
+            Task::Size | Task::SystemCalls | Task::Allocations
+        )
     }
 
-    /// Whether implementations may do it at the same time: over the lossy link all wait, and nobody's CPU is the limit.
+    /// Whether implementations may run it at the same time: over the link all wait, and CPU limits nobody.
     pub(crate) fn at_once(&self) -> bool {
-        matches!(self.task, Task::LinkBulk | Task::Page | Task::Tunnel)
+        matches!(
+            self.task,
+            Task::LinkBulk | Task::LinkPage | Task::ReverseLink
+        )
     }
 
-    /// Starts `kind` fresh, does the work once, ends it.
-    pub(crate) fn run(&self, cx: &Context<'_>, kind: Kind, round: u64) -> Result<Figures> {
+    /// Starts a fresh `proxy`, runs the workload once, and ends the proxy.
+    pub(crate) fn run(&self, cx: &Context<'_>, proxy: Proxy, round: u64) -> Result<Figures> {
         let time = cx.either(Duration::from_secs(3), Duration::from_secs(10));
         match self.task {
             Task::Size => {
-                let bytes = cx.programs.size(kind)? as f64;
+                let bytes = cx.programs.size(proxy)? as f64;
                 return Ok(vec![("MiB", bytes / f64::from(1 << 20))]);
             }
             Task::FirstByte { server_speaks } => {
-                return link::first_byte(cx, kind, self.method, server_speaks);
+                return link::first_byte(cx, proxy, self.scenario, server_speaks);
             }
-            Task::LinkBulk => return link::bulk(cx, kind, self.method, time, round),
-            Task::Page => return link::page(cx, kind, self.method, round),
-            Task::Tunnel => return link::tunnel(cx, kind, time),
+            Task::LinkBulk => return link::bulk(cx, proxy, self.scenario, time, round),
+            Task::LinkPage => return link::page(cx, proxy, self.scenario, round),
+            Task::ReverseLink => return link::reverse(cx, proxy, time),
             _ => {}
         }
-        // What closed connections leave behind for a minute is felt by whoever comes next: tens of thousands of ports
-        // in TIME_WAIT make every connect a search. A namespace of its own takes it along.
+        // What closed connections leave behind for a minute slows down whoever comes next: with tens of thousands of
+        // ports in TIME_WAIT every connect is a search. A network namespace for each run takes them along.
         match Namespace::loopback() {
-            Ok(own) => Ok(own.run(|| self.apart(cx, kind).map_err(|error| error.to_string()))??),
-            Err(_) => self.apart(cx, kind),
+            Ok(own) => Ok(own.run(|| {
+                self.on_loopback(cx, proxy)
+                    .map_err(|error| error.to_string())
+            })??),
+            Err(_) => self.on_loopback(cx, proxy),
         }
     }
 
-    fn apart(&self, cx: &Context<'_>, kind: Kind) -> Result<Figures> {
+    fn on_loopback(&self, cx: &Context<'_>, proxy: Proxy) -> Result<Figures> {
         let targets = &Targets::start(Ipv4Addr::LOCALHOST, None)?;
-        if matches!(self.task, Task::Names) {
-            return self.names(cx, targets, kind);
-        }
-        let mut running = self.start(cx, targets, kind, None)?;
-        let figures = self.on_loopback(cx, targets, kind, &running);
-        match running.check() {
-            Err(death) => Err(death),
-            Ok(()) => figures,
-        }
-    }
-
-    fn start(
-        &self,
-        cx: &Context<'_>,
-        t: &Targets,
-        kind: Kind,
-        names: Option<&NameServer>,
-    ) -> Result<Running> {
+        let name_server = match self.task {
+            Task::Names => Some(NameServer::start()?),
+            _ => None,
+        };
         let setup = Setup {
-            kind,
-            method: self.method,
-            targets: &[t.source, t.sink, t.echo, t.respond, t.hold],
-            name_server: names.map(|server| server.address),
+            proxy,
+            scenario: self.scenario,
+            targets: &[
+                targets.source,
+                targets.sink,
+                targets.echo,
+                targets.respond,
+                targets.hold,
+            ],
+            name_server: name_server.as_ref().map(|server| server.address),
             link: None,
             counted: matches!(self.task, Task::Allocations),
-            directory: &cx.directory(kind),
+            directory: &cx.directory(proxy),
         };
-        start::start(cx.programs, &setup)
+        let mut running = start::start(cx.programs, &setup)?;
+        let figures = match &name_server {
+            Some(server) => names::names(&running, targets, server, cx.span()),
+            None => self.measure(cx, targets, setup.directory, &running),
+        };
+        running.check()?;
+        figures
     }
 
-    fn on_loopback(
+    fn measure(
         &self,
         cx: &Context<'_>,
         targets: &Targets,
-        kind: Kind,
+        directory: &std::path::Path,
         running: &Running,
     ) -> Result<Figures> {
-        let (span, directory) = (cx.span(), &cx.directory(kind));
+        let span = cx.span();
         match self.task {
             Task::Bulk { up, streams } => tcp::bulk(running, targets, up, streams, span),
             Task::Connections => tcp::connect_request_response(running, targets, span),
@@ -305,7 +347,7 @@ impl Work {
                 tcp::idle(running, targets, most.min(cx.either(2000, 8000)))
             }
             Task::Datagrams { size } => udp::window(running, targets, size, span),
-            Task::Sources { rate } => udp::sources(
+            Task::UdpSources { rate } => udp::sources(
                 running,
                 targets,
                 SOURCES,
@@ -319,31 +361,9 @@ impl Work {
                     ("server ms", pair.server_start.as_secs_f64() * 1e3),
                 ])
             }
-            Task::Calls => system_calls::count(running, targets, directory),
+            Task::SystemCalls => system_calls::count(running, targets, directory),
             Task::Allocations => allocations::count(running, targets, directory),
-            _ => Err("not a work on loopback".into()),
+            _ => Err("not a workload of the loopback".into()),
         }
-    }
-
-    /// Short connections to names, of which there are few: what a cache of names is worth.
-    fn names(&self, cx: &Context<'_>, targets: &Targets, kind: Kind) -> Result<Figures> {
-        let server = NameServer::start()?;
-        let mut running = self.start(cx, targets, kind, Some(&server))?;
-        let port = targets.respond.port();
-        let wanted: Vec<Target> = (0..NAMES)
-            .map(|number| Target::Name(format!("host{number}.bench.example"), port))
-            .collect();
-        let interval = tcp::connections(&running, &wanted, 32, cx.span())?;
-        // The last to be asked for may still be on their way.
-        thread::sleep(Duration::from_millis(50));
-        running.check()?;
-        Ok(vec![
-            ("conn/s", interval.count / interval.seconds),
-            ("CPU us/conn", interval.cpu * 1e6 / interval.count),
-            (
-                "queries/1000 conn",
-                server.queries() as f64 * 1e3 / interval.total,
-            ),
-        ])
     }
 }

@@ -1,4 +1,4 @@
-//! Child processes: started, watched by the kernel's own accounts, ended with their owner.
+//! Child processes, which end with their owner, and their CPU time and memory.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use crate::result::Result;
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts `command`, in a network namespace if one is given. What it prints goes to `log`.
+    /// Starts `command`, in a network namespace if one is given, with its output in `log`.
     pub(crate) fn spawn(
         mut command: Command,
         namespace: Option<&Namespace>,
@@ -61,7 +61,7 @@ impl Process {
         self.0.id()
     }
 
-    /// An error when it has ended.
+    /// Fails if it has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.0.try_wait()? {
             Some(status) => Err(format!("a proxy has ended: {status}").into()),
@@ -69,8 +69,7 @@ impl Process {
         }
     }
 
-    /// The CPU time of all its threads so far, those that have ended too, by the scheduler's clock (nanoseconds, not
-    /// ticks).
+    /// CPU time so far of all its threads, including ended ones, by the scheduler's clock (nanoseconds, not ticks).
     pub(crate) fn cpu(&self) -> Result<Duration> {
         cpu_of(self.pid())
     }
@@ -98,9 +97,9 @@ impl Process {
         Ok(time + Duration::from_millis(ticks * 10))
     }
 
-    /// Asks it to end, twice: the first time it may wait for its flows. What counts its own steps writes them down only
-    /// then.
-    fn let_end(&mut self, group: Pid) {
+    /// Sends SIGTERM twice, since after the first it may wait for its flows. A program built for profiling writes its
+    /// profile only when it ends by itself.
+    fn terminate(&mut self, group: Pid) {
         for _ in 0..2 {
             let _ = kill_process_group(group, Signal::TERM);
             let deadline = Instant::now() + Duration::from_secs(1);
@@ -113,7 +112,7 @@ impl Process {
         }
     }
 
-    /// Its anonymous memory in KiB: heap, stacks and what it has written of its image; not the files mapped.
+    /// Its anonymous memory in KiB: heap, stacks and written pages of its image, but no mapped files.
     pub(crate) fn anonymous_kib(&self) -> Result<f64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
         let line = text
@@ -124,7 +123,7 @@ impl Process {
     }
 }
 
-/// As [`Process::cpu`], of any process.
+/// [`Process::cpu`] of any process.
 pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
     let mut clock = 0;
     let pid = libc::pid_t::try_from(pid)?;
@@ -149,10 +148,10 @@ pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // With the plugin that it may have started. It may have ended already; that is as good.
+        // The group includes a plugin that it started. It may have ended already.
         if let Some(group) = Pid::from_raw(self.pid().cast_signed()) {
             if std::env::var_os("LLVM_PROFILE_FILE").is_some() {
-                self.let_end(group);
+                self.terminate(group);
             }
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -160,7 +159,7 @@ impl Drop for Process {
     }
 }
 
-/// CPU time that the machine has spent on anything (steal included) and that this process and its ended children have.
+/// CPU time that the machine has spent on anything (steal included), and that of this process and its ended children.
 pub(crate) fn machine_and_own_cpu() -> Result<(Duration, Duration)> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().ok_or("an empty /proc/stat")?;
@@ -196,13 +195,13 @@ pub(crate) fn file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// As many open files as the hard limit allows, for this process and those it starts.
+/// Raises the limit of open files to the hard limit, for this process and its children.
 pub(crate) fn raise_file_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let wanted = Rlimit {
         current: maximum,
         maximum,
     };
-    // Then the old one stays, and the idle work opens fewer connections.
+    // If it fails, the idle workload opens fewer connections.
     let _ = setrlimit(Resource::Nofile, wanted);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::kind::Kind;
+use crate::proxy::Proxy;
 use crate::result::Result;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,25 +40,25 @@ impl Programs {
     }
 
     /// The program of a role.
-    pub(crate) fn program(&self, kind: Kind, role: Role) -> PathBuf {
-        match (kind, role) {
-            (Kind::Ssr | Kind::Plain | Kind::Tcp, _) => self.ssr.clone(),
-            (Kind::Rust | Kind::Plugin, Role::Local) => self.rust.join("sslocal"),
-            (Kind::Rust | Kind::Plugin, Role::Server) => self.rust.join("ssserver"),
-            (Kind::Libev, Role::Local) => "/usr/bin/ss-local".into(),
-            (Kind::Libev, Role::Server) => "/usr/bin/ss-server".into(),
-            (Kind::Haproxy | Kind::Splicing, _) => "/usr/sbin/haproxy".into(),
-            (Kind::Socat, _) => "/usr/bin/socat".into(),
-            (Kind::Rathole | Kind::Noise, _) => self.rathole(),
-            (Kind::Direct, _) => PathBuf::new(),
+    pub(crate) fn program(&self, proxy: Proxy, role: Role) -> PathBuf {
+        match (proxy, role) {
+            (Proxy::Ssr | Proxy::Unencrypted | Proxy::SsrOverTcp, _) => self.ssr.clone(),
+            (Proxy::Rust | Proxy::Plugin, Role::Local) => self.rust.join("sslocal"),
+            (Proxy::Rust | Proxy::Plugin, Role::Server) => self.rust.join("ssserver"),
+            (Proxy::Libev, Role::Local) => "/usr/bin/ss-local".into(),
+            (Proxy::Libev, Role::Server) => "/usr/bin/ss-server".into(),
+            (Proxy::Haproxy | Proxy::Splicing, _) => "/usr/sbin/haproxy".into(),
+            (Proxy::Socat, _) => "/usr/bin/socat".into(),
+            (Proxy::Rathole | Proxy::Noise, _) => self.rathole(),
+            (Proxy::Direct, _) => PathBuf::new(),
         }
     }
 
     /// Bytes of all programs of an implementation.
-    pub(crate) fn size(&self, kind: Kind) -> Result<u64> {
+    pub(crate) fn size(&self, proxy: Proxy) -> Result<u64> {
         let (local, server) = (
-            self.program(kind, Role::Local),
-            self.program(kind, Role::Server),
+            self.program(proxy, Role::Local),
+            self.program(proxy, Role::Server),
         );
         let mut size = fs::metadata(&local)?.len();
         if server != local {
@@ -68,14 +68,14 @@ impl Programs {
     }
 
     /// What the program says of its version, in one line.
-    pub(crate) fn version(&self, kind: Kind) -> String {
-        let flag = match kind {
-            Kind::Haproxy => "-v",
-            Kind::Socat => "-V",
-            Kind::Libev => "-h",
+    pub(crate) fn version(&self, proxy: Proxy) -> String {
+        let flag = match proxy {
+            Proxy::Haproxy => "-v",
+            Proxy::Socat => "-V",
+            Proxy::Libev => "-h",
             _ => "--version",
         };
-        let output = Command::new(self.program(kind, Role::Local))
+        let output = Command::new(self.program(proxy, Role::Local))
             .arg(flag)
             .output();
         let Ok(output) = output else {

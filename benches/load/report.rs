@@ -5,28 +5,28 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::goals::goals;
-use crate::kind::Kind;
+use crate::proxy::Proxy;
 use crate::row::Row;
 
 /// All rows, in the order in which they were first measured.
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
-    /// What went wrong.
+    /// Runs that failed, and why.
     pub(crate) failures: Vec<String>,
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, work: &str, kind: Kind, figure: &'static str, value: f64) {
+    pub(crate) fn add(&mut self, workload: &str, proxy: Proxy, figure: &'static str, value: f64) {
         let known = self
             .rows
             .iter_mut()
-            .find(|row| row.work == work && row.figure == figure);
+            .find(|row| row.workload == workload && row.figure == figure);
         let samples = match known {
             Some(row) => &mut row.samples,
             None => {
                 self.rows.push(Row {
-                    work: work.to_owned(),
+                    workload: workload.to_owned(),
                     figure,
                     samples: BTreeMap::new(),
                 });
@@ -36,23 +36,23 @@ impl Report {
                 }
             }
         };
-        samples.entry(kind).or_default().push(value);
+        samples.entry(proxy).or_default().push(value);
     }
 
-    /// Medians and ratios, as a table of Markdown that is a table to the eye, too.
+    /// Medians and ratios as a Markdown table with aligned columns.
     pub(crate) fn table(&self) -> String {
-        let mut head = vec!["work".to_owned(), "unit".to_owned()];
-        head.extend(Kind::ALL.map(|kind| kind.name().to_owned()));
+        let mut head = vec!["workload".to_owned(), "unit".to_owned()];
+        head.extend(Proxy::ALL.map(|proxy| proxy.name().to_owned()));
         head.extend(["ssr/rust", "ssr/libev", "goal", ""].map(str::to_owned));
         let mut lines = vec![head];
         for row in &self.rows {
-            let mut line = vec![row.work.clone(), row.figure.to_owned()];
-            line.extend(Kind::ALL.map(|kind| row.median(kind).map(short).unwrap_or_default()));
-            for other in [Kind::Rust, Kind::Libev] {
+            let mut line = vec![row.workload.clone(), row.figure.to_owned()];
+            line.extend(Proxy::ALL.map(|proxy| row.median(proxy).map(short).unwrap_or_default()));
+            for other in [Proxy::Rust, Proxy::Libev] {
                 let ratio = row.ratio(other).map(|ratio| format!("{ratio:.2}"));
                 line.push(ratio.unwrap_or_default());
             }
-            let goals = goals(&row.work, row.figure);
+            let goals = goals(&row.workload, row.figure);
             let texts: Vec<String> = goals.iter().map(|goal| goal.text()).collect();
             let verdicts: Vec<&str> = goals
                 .iter()
@@ -68,28 +68,28 @@ impl Report {
         draw(&lines)
     }
 
-    /// The same with every sample.
+    /// Medians, ratios and every sample.
     pub(crate) fn json(&self, about: Map<String, Value>) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
             .map(|row| {
-                let by_kind = |value: &dyn Fn(Kind) -> Option<Value>| -> Map<String, Value> {
-                    let kinds = row.samples.keys();
-                    kinds
-                        .filter_map(|kind| Some((kind.name().to_owned(), value(*kind)?)))
+                let by_proxy = |value: &dyn Fn(Proxy) -> Option<Value>| -> Map<String, Value> {
+                    let proxies = row.samples.keys();
+                    proxies
+                        .filter_map(|proxy| Some((proxy.name().to_owned(), value(*proxy)?)))
                         .collect()
                 };
-                let goals: Vec<Value> = goals(&row.work, row.figure)
+                let goals: Vec<Value> = goals(&row.workload, row.figure)
                     .into_iter()
                     .map(|goal| json!({"goal": goal.text(), "met": goal.is_met(row, &self.rows)}))
                     .collect();
                 json!({
-                    "work": row.work,
+                    "work": row.workload,
                     "unit": row.figure,
-                    "medians": by_kind(&|kind| row.median(kind).map(Value::from)),
-                    "ratios": by_kind(&|kind| row.ratio(kind).map(Value::from)),
-                    "samples": by_kind(&|kind| row.samples.get(&kind).cloned().map(Value::from)),
+                    "medians": by_proxy(&|proxy| row.median(proxy).map(Value::from)),
+                    "ratios": by_proxy(&|proxy| row.ratio(proxy).map(Value::from)),
+                    "samples": by_proxy(&|proxy| row.samples.get(&proxy).cloned().map(Value::from)),
                     "goals": goals,
                 })
             })
@@ -98,7 +98,7 @@ impl Report {
     }
 }
 
-/// Three digits that count.
+/// Three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
@@ -118,7 +118,7 @@ fn draw(lines: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (number, line) in lines.iter().enumerate() {
         for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
-            // Figures stand to the right.
+            // Figures are aligned to the right.
             let is_figure = (2..columns.saturating_sub(2)).contains(&column);
             text += &match is_figure {
                 true => format!("| {cell:>width$} "),

@@ -1,10 +1,10 @@
-//! The ways from a client to a target: straight, by SOCKS5 (RFC 1928), by a fixed forward.
+//! Ways from a client to a target: directly, by SOCKS5 (RFC 1928), or by a forward to a fixed target.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
-/// No step of any work lasts as long.
+/// No step of any workload takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a client reaches targets.
@@ -13,11 +13,11 @@ pub(crate) enum Route {
     Direct,
     /// Through the SOCKS5 port of a local proxy.
     Socks(SocketAddr),
-    /// Each target at a port of its own.
+    /// Through a port for each target: target and port.
     Forward(Vec<(SocketAddr, SocketAddr)>),
 }
 
-/// What a client asks for.
+/// What a client wants to reach.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Address(SocketAddr),
@@ -31,7 +31,7 @@ impl From<SocketAddr> for Target {
 }
 
 impl Route {
-    /// A connection on which payload may be sent.
+    /// Opens a connection, ready for payload.
     pub(crate) fn connect(&self, target: &Target) -> io::Result<TcpStream> {
         let address = match (self, target) {
             (Self::Socks(proxy), _) => {
@@ -49,14 +49,15 @@ impl Route {
         dial(address)
     }
 
-    /// Where to send datagrams for `target`, what to put in front of them, and the connection that keeps it so.
+    /// Opens a UDP association: where to send datagrams for `target`, the header to put in front of them, and the connection
+    /// that keeps the association open.
     pub(crate) fn associate(
         &self,
         target: SocketAddr,
     ) -> io::Result<(SocketAddr, Vec<u8>, Option<TcpStream>)> {
         match self {
             Self::Direct => Ok((target, Vec::new(), None)),
-            Self::Forward(_) => Err(other("no datagrams through a forward of streams")),
+            Self::Forward(_) => Err(other("forwards carry no datagrams here")),
             Self::Socks(proxy) => {
                 let mut stream = dial(*proxy)?;
                 let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -72,7 +73,7 @@ impl Route {
     }
 }
 
-/// A socket that talks to `to` only, with room for bursts.
+/// A UDP socket connected to `to`.
 pub(crate) fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to)?;
@@ -86,13 +87,13 @@ fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Asks for `command`, step by step as browsers do, and returns the bound address.
+/// Sends `command`, step by step as browsers do, and returns the bound address.
 fn handshake(stream: &mut TcpStream, command: u8, target: &Target) -> io::Result<SocketAddrV4> {
     stream.write_all(&[5, 1, 0])?;
     let mut method = [0; 2];
     stream.read_exact(&mut method)?;
     if method != [5, 0] {
-        return Err(other("the proxy wants authentication"));
+        return Err(other("the proxy requires authentication"));
     }
     let mut request = vec![5, command, 0];
     put_target(&mut request, target)?;
@@ -105,7 +106,7 @@ fn handshake(stream: &mut TcpStream, command: u8, target: &Target) -> io::Result
             u16::from_be_bytes([high, low]),
         )),
         [5, 0, ..] => Err(other("the proxy binds an address that is not IPv4")),
-        [_, code, ..] => Err(other(&format!("the proxy answers {code}"))),
+        [_, code, ..] => Err(other(&format!("the proxy replied {code}"))),
     }
 }
 

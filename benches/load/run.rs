@@ -1,4 +1,4 @@
-//! The runner: every work, round by round, one implementation after the other.
+//! The runner: every workload, round by round, one implementation after the other.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,23 +9,23 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use crate::context::Context;
-use crate::kind::Kind;
-use crate::plan::{Work, works};
+use crate::plan::{Workload, workloads};
 use crate::process::{machine_and_own_cpu, raise_file_limit};
 use crate::programs::Programs;
+use crate::proxy::Proxy;
 use crate::report::Report;
 use crate::result::Result;
 
-/// What was asked for.
+/// The command line.
 pub(crate) struct Options {
     quick: bool,
     list: bool,
     rounds: Option<u64>,
     json: Option<PathBuf>,
-    /// Who takes part; empty: everyone.
-    only: Vec<Kind>,
-    /// Beginnings of the names of works; none: all.
-    works: Vec<String>,
+    /// Implementations that take part; empty: all.
+    only: Vec<Proxy>,
+    /// Beginnings of the names of workloads; empty: all.
+    workloads: Vec<String>,
 }
 
 impl Options {
@@ -36,7 +36,7 @@ impl Options {
             rounds: None,
             json: None,
             only: Vec::new(),
-            works: Vec::new(),
+            workloads: Vec::new(),
         };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
@@ -54,47 +54,52 @@ impl Options {
                 "--only" => {
                     let names = arguments.next().ok_or("--only needs names")?;
                     for name in names.split(',') {
-                        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+                        let proxy = Proxy::ALL.into_iter().find(|proxy| proxy.name() == name);
                         options
                             .only
-                            .push(kind.ok_or_else(|| format!("who is {name}?"))?);
+                            .push(proxy.ok_or_else(|| format!("unknown implementation `{name}`"))?);
                     }
                 }
-                flag if flag.starts_with('-') => return Err(format!("what is {flag}?").into()),
-                work => options.works.push(work.to_owned()),
+                flag if flag.starts_with('-') => {
+                    return Err(format!("unknown option `{flag}`").into());
+                }
+                name => options.workloads.push(name.to_owned()),
             }
         }
         Ok(options)
     }
 
-    fn wants(&self, work: &Work) -> bool {
-        match self.works.is_empty() {
-            true => !(self.quick && work.slow),
-            false => self.works.iter().any(|name| work.name.starts_with(name)),
+    fn wants(&self, workload: &Workload) -> bool {
+        match self.workloads.is_empty() {
+            true => !(self.quick && workload.slow),
+            false => self
+                .workloads
+                .iter()
+                .any(|name| workload.name.starts_with(name)),
         }
     }
 }
 
 /// `load run`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let works: Vec<Work> = works()
+    let workloads: Vec<Workload> = workloads()
         .into_iter()
-        .filter(|work| options.wants(work))
+        .filter(|workload| options.wants(workload))
         .collect();
     if options.list {
-        for work in &works {
-            println!("{}", work.name);
+        for workload in &workloads {
+            println!("{}", workload.name);
         }
         return Ok(());
     }
-    if works.is_empty() {
-        return Err("no such work; --list names them".into());
+    if workloads.is_empty() {
+        return Err("no workload has such a name; --list prints all names".into());
     }
     let begun = Instant::now();
     let (machine, own) = machine_and_own_cpu()?;
     let directory = std::env::temp_dir().join(format!("ssr-bench-{}", std::process::id()));
-    for kind in Kind::ALL {
-        fs::create_dir_all(directory.join(kind.name()))?;
+    for proxy in Proxy::ALL {
+        fs::create_dir_all(directory.join(proxy.name()))?;
     }
     let programs = Programs::find();
     raise_file_limit();
@@ -105,8 +110,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 7 });
     let mut report = Report::default();
-    for work in &works {
-        measure(work, &cx, options, rounds, &mut report);
+    for workload in &workloads {
+        measure(workload, &cx, options, rounds, &mut report);
     }
     fs::remove_dir_all(&directory)?;
     let (machine_after, own_after) = machine_and_own_cpu()?;
@@ -124,7 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         elapsed.as_secs_f64(),
     );
     if busy > 5.0 {
-        println!("That is too much for figures to be trusted.");
+        println!("That is too much: do not trust these figures.");
     }
     if let Some(path) = &options.json {
         let mut about = about(&programs);
@@ -141,49 +146,55 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn measure(work: &Work, cx: &Context<'_>, options: &Options, rounds: u64, report: &mut Report) {
+fn measure(
+    workload: &Workload,
+    cx: &Context<'_>,
+    options: &Options,
+    rounds: u64,
+    report: &mut Report,
+) {
     let begun = Instant::now();
     let only = &options.only;
-    let mut kinds = work.kinds.to_vec();
-    kinds.retain(|kind| only.is_empty() || only.contains(kind));
-    let rounds = if work.is_exact() { 1 } else { rounds };
+    let mut proxies = workload.proxies.to_vec();
+    proxies.retain(|proxy| only.is_empty() || only.contains(proxy));
+    let rounds = if workload.is_exact() { 1 } else { rounds };
     for round in 0..rounds {
-        let run = |kind: &Kind| (*kind, work.run(cx, *kind, round));
-        let outcomes: Vec<_> = if work.at_once() {
+        let run = |proxy: &Proxy| (*proxy, workload.run(cx, *proxy, round));
+        let outcomes: Vec<_> = if workload.at_once() {
             thread::scope(|scope| {
-                let all: Vec<_> = kinds
+                let all: Vec<_> = proxies
                     .iter()
-                    .map(|kind| scope.spawn(move || run(kind)))
+                    .map(|proxy| scope.spawn(move || run(proxy)))
                     .collect();
                 all.into_iter().filter_map(|one| one.join().ok()).collect()
             })
         } else {
-            kinds.iter().map(run).collect()
+            proxies.iter().map(run).collect()
         };
-        for (kind, outcome) in outcomes {
+        for (proxy, outcome) in outcomes {
             match outcome {
                 Ok(figures) => {
                     for (figure, value) in figures {
-                        report.add(&work.name, kind, figure, value);
+                        report.add(&workload.name, proxy, figure, value);
                     }
                 }
                 Err(error) => {
-                    let (work, name) = (&work.name, kind.name());
-                    let failure = format!("{work} of {name}, round {round}: {error}");
+                    let (workload, name) = (&workload.name, proxy.name());
+                    let failure = format!("{workload} of {name}, round {round}: {error}");
                     eprintln!("{failure}");
                     report.failures.push(failure);
                 }
             }
         }
-        // Nobody always comes first.
-        if kinds.len() > 1 {
-            kinds.rotate_left(1);
+        // Each round begins with another implementation.
+        if proxies.len() > 1 {
+            proxies.rotate_left(1);
         }
     }
-    eprintln!("{} ({:.1} s)", work.name, begun.elapsed().as_secs_f64());
+    eprintln!("{} ({:.1} s)", workload.name, begun.elapsed().as_secs_f64());
 }
 
-/// Where and with what this was measured.
+/// The machine and the programs that were measured.
 fn about(programs: &Programs) -> Map<String, Value> {
     let mut about = Map::new();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -208,15 +219,15 @@ fn about(programs: &Programs) -> Map<String, Value> {
         let commit = String::from_utf8_lossy(&output.stdout);
         about.insert("commit".to_owned(), json!(commit.trim()));
     }
-    for kind in [
-        Kind::Ssr,
-        Kind::Rust,
-        Kind::Libev,
-        Kind::Haproxy,
-        Kind::Rathole,
-        Kind::Socat,
+    for proxy in [
+        Proxy::Ssr,
+        Proxy::Rust,
+        Proxy::Libev,
+        Proxy::Haproxy,
+        Proxy::Rathole,
+        Proxy::Socat,
     ] {
-        about.insert(kind.name().to_owned(), json!(programs.version(kind)));
+        about.insert(proxy.name().to_owned(), json!(programs.version(proxy)));
     }
     about
 }

@@ -7,30 +7,32 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::kind::Kind;
 use crate::link::{Link, Namespace};
 use crate::process::Process;
+use crate::proxy::Proxy;
 use crate::result::Result;
 use crate::route::Route;
+use crate::scenario::Scenario;
 
-/// What a piece of work needs from the proxies.
+/// What a workload needs from the proxies.
 pub(crate) struct Setup<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) method: &'a str,
-    /// Ports that a fixed forward has to lead to.
+    pub(crate) proxy: Proxy,
+    pub(crate) scenario: Scenario,
+    /// What a forward to a fixed target has to lead to.
     pub(crate) targets: &'a [SocketAddr],
     pub(crate) name_server: Option<SocketAddr>,
     pub(crate) link: Option<&'a Link>,
-    /// Under the counting allocator: `ssr` only.
+    /// Whether to run under the counting allocator: `ssr` only.
     pub(crate) counted: bool,
-    /// For config files and logs.
+    /// Holds config files and logs.
     pub(crate) directory: &'a Path,
 }
 
-/// An implementation at work: none, or both roles.
+/// An implementation that has been started.
 pub(crate) struct Running {
+    /// Both roles, if it has roles.
     pub(crate) processes: Option<Pair>,
-    /// Processes that have no roles.
+    /// Processes without roles.
     pub(crate) forwarders: Vec<Process>,
     pub(crate) route: Route,
 }
@@ -39,13 +41,13 @@ pub(crate) struct Running {
 pub(crate) struct Pair {
     pub(crate) local: Process,
     pub(crate) server: Process,
-    /// From exec to a port that accepts.
+    /// From exec until its ports accept connections.
     pub(crate) local_start: Duration,
     pub(crate) server_start: Duration,
 }
 
 impl Running {
-    /// CPU time of both roles, or of all forwarders, so far.
+    /// CPU time so far of both roles or of all forwarders.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         match &self.processes {
             Some(pair) => Ok(pair.local.family_cpu()? + pair.server.family_cpu()?),
@@ -64,7 +66,7 @@ impl Running {
         }
     }
 
-    /// An error when one has ended.
+    /// Fails if a process has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         if let Some(pair) = &mut self.processes {
             pair.local.check()?;
@@ -77,8 +79,8 @@ impl Running {
     }
 }
 
-/// Starts a role and waits until all its ports accept; returns how long that took. The namespaces are the role's and
-/// that of the ports.
+/// Starts a process, waits until all its ports accept connections, and returns how long that took. The first namespace
+/// is that of the process, the second that of the ports.
 pub(crate) fn ready(
     command: Command,
     [namespace, ports_at]: [Option<&Namespace>; 2],
@@ -87,33 +89,33 @@ pub(crate) fn ready(
 ) -> Result<(Process, Duration)> {
     let begun = Instant::now();
     let mut process = Process::spawn(command, namespace, log)?;
-    let mut try_it = || -> Result<Duration> {
+    let mut wait = || -> Result<Duration> {
         loop {
             if ports.iter().all(|port| TcpStream::connect(port).is_ok()) {
                 return Ok(begun.elapsed());
             }
             process.check()?;
             if begun.elapsed() > Duration::from_secs(10) {
-                return Err("a port does not accept".into());
+                return Err("a port accepted no connection within 10 s".into());
             }
             thread::sleep(Duration::from_micros(200));
         }
     };
     let outcome = match ports_at {
-        Some(namespace) => namespace.run(try_it)?,
-        None => try_it(),
+        Some(namespace) => namespace.run(wait)?,
+        None => wait(),
     };
     match outcome {
         Ok(time) => Ok((process, time)),
         Err(error) => {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            let last: Vec<&str> = said.lines().rev().take(3).collect();
+            let text = fs::read_to_string(log).unwrap_or_default();
+            let last: Vec<&str> = text.lines().rev().take(3).collect();
             Err(format!("{error}: {}", last.join(" | ")).into())
         }
     }
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients.
+/// A port without a listener, below the range from which the kernel gives clients theirs.
 pub(crate) fn free_port() -> Result<u16> {
     use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -1,9 +1,32 @@
-//! What takes the place of a method.
+//! What lies between client and target.
 
-/// In place of a method: a public port at the server leads to a target behind the client.
-pub(crate) const REVERSE: &str = "reverse";
-/// In place of a method: ports are carried to other ports as they are.
-pub(crate) const FORWARD: &str = "forward";
+use ssr::crypto::Method;
 
-/// In place of a method: aes-256-gcm over WebSocket.
-pub(crate) const WEB_SOCKET: &str = "web-socket";
+/// What the proxies speak to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    /// Shadowsocks over TCP and UDP with this method.
+    Shadowsocks(Method),
+    /// Shadowsocks with [`DEFAULT`] over WebSocket.
+    WebSocket,
+    /// Reverse tunnels: a public port of the server leads to a target behind the client.
+    Reverse,
+    /// Port forwarding: one process, neither SOCKS nor encryption.
+    Forward,
+}
+
+/// The method of every row whose name shows none.
+pub(crate) const DEFAULT: Method = Method::Aes256Gcm;
+
+impl Scenario {
+    /// Shadowsocks with [`DEFAULT`].
+    pub(crate) const SHADOWSOCKS: Self = Self::Shadowsocks(DEFAULT);
+
+    /// The method that Shadowsocks implementations are configured with.
+    pub(crate) fn method(self) -> Method {
+        match self {
+            Self::Shadowsocks(method) => method,
+            Self::WebSocket | Self::Reverse | Self::Forward => DEFAULT,
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! What clients talk to: a process of its own with a port for each habit. Blocking threads: the fewest system calls a
-//! connection that there can be.
+//! What clients connect to: a process of its own with a port for each behaviour. Its threads block, which takes the fewest
+//! system calls for a connection.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,9 +21,9 @@ use crate::result::Result;
 const THREADS: usize = 64;
 /// Bytes of a request: how many to answer (big-endian `u64`), and padding.
 pub(crate) const REQUEST: usize = 128;
-/// Connections held between two looks for those that have gone.
+/// Connections accepted between two sweeps for those that have ended.
 const SWEEP: usize = 500;
-/// Payload that is sent without being copied into the kernel, again and again.
+/// Bytes of the payload that is sent again and again without being copied into the kernel.
 const BLOCK: usize = 1 << 20;
 
 /// The targets' process.
@@ -31,9 +31,9 @@ pub(crate) struct Targets {
     _process: Process,
     /// Sends as fast as it can.
     pub(crate) source: SocketAddr,
-    /// Takes as fast as it can.
+    /// Reads as fast as it can.
     pub(crate) sink: SocketAddr,
-    /// Sends back what comes.
+    /// Echoes what it reads.
     pub(crate) echo: SocketAddr,
     /// Answers requests of [`REQUEST`] bytes.
     pub(crate) respond: SocketAddr,
@@ -41,7 +41,7 @@ pub(crate) struct Targets {
     pub(crate) banner: SocketAddr,
     /// Echoes the first bytes of each of very many connections.
     pub(crate) hold: SocketAddr,
-    /// Sends datagrams back.
+    /// Echoes datagrams.
     pub(crate) udp: SocketAddr,
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A port whose connections are served by one of [`THREADS`] threads each.
+/// Opens a port; each of [`THREADS`] threads serves one of its connections at a time.
 fn serve(
     address: Ipv4Addr,
     serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
@@ -114,7 +114,7 @@ fn serve(
             .stack_size(128 << 10)
             .spawn(move || {
                 while let Ok((stream, _)) = listener.accept() {
-                    // Clients go when they have enough.
+                    // Clients close when they have enough.
                     let _ = serve(stream);
                 }
             })?;
@@ -122,7 +122,7 @@ fn serve(
     listener.local_addr()
 }
 
-/// A listener whose queue is as long as the kernel lets it be.
+/// A listener with a queue as long as the kernel allows.
 fn listen(address: Ipv4Addr) -> io::Result<TcpListener> {
     let any = SocketAddr::from((address, 0));
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
@@ -131,10 +131,10 @@ fn listen(address: Ipv4Addr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A file in memory to send from.
+/// A file in memory with the payload.
 pub(crate) fn block() -> Result<OwnedFd> {
     let file = std::fs::File::from(memfd_create("block", MemfdFlags::CLOEXEC)?);
-    // Not all zero, should anything on the way be clever.
+    // Not all zero, in case something on the way treats zeros specially.
     let bytes: Vec<u8> = (0..BLOCK).map(|index| (index % 251) as u8).collect();
     (&file).write_all(&bytes)?;
     Ok(file.into())
@@ -158,7 +158,7 @@ pub(crate) fn send_block(stream: &TcpStream, block: impl AsFd, limit: usize) -> 
     )?)
 }
 
-/// Takes until the peer ends, without copying out of the kernel (`MSG_TRUNC`), and tells how many at a time.
+/// Reads until the peer ends, without copying out of the kernel (`MSG_TRUNC`); `took` gets the bytes of each read.
 pub(crate) fn drain(stream: &TcpStream, mut took: impl FnMut(u64)) -> io::Result<()> {
     let mut buffer = vec![0; BLOCK];
     loop {
@@ -229,7 +229,7 @@ fn is_open(stream: &TcpStream) -> bool {
 fn echo_datagrams(socket: &UdpSocket) {
     let mut batch = Batch::of(&[]);
     loop {
-        // An error tells of a client that has gone.
+        // Errors come from clients that have gone.
         if let Ok(count) = batch.receive(socket) {
             let _ = batch.send(socket, count, true);
         }

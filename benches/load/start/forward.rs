@@ -4,16 +4,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use crate::kind::Kind;
 use crate::process::Process;
 use crate::programs::Programs;
+use crate::proxy::Proxy;
 use crate::result::Result;
 use crate::route::Route;
 use crate::running::{Running, Setup, free_port, ready};
 
 use super::haproxy;
 
-/// Starts a forwarder with a port for each target and waits until it accepts.
+/// Starts a forwarder with a port for each target and waits until it accepts connections.
 pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     let mut ports = Vec::new();
     for target in setup.targets {
@@ -23,15 +23,15 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         ));
     }
     let listens: Vec<SocketAddr> = ports.iter().map(|(_, listen)| *listen).collect();
-    let forwarders = match setup.kind {
-        Kind::Direct => {
+    let forwarders = match setup.proxy {
+        Proxy::Direct => {
             return Ok(Running {
                 processes: None,
                 forwarders: Vec::new(),
                 route: Route::Direct,
             });
         }
-        Kind::Ssr => {
+        Proxy::Ssr => {
             let mut command = Command::new(programs.ssr());
             command.arg("forward");
             for (target, listen) in &ports {
@@ -39,9 +39,9 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             }
             vec![one(command, setup.directory, "ssr", &listens)?]
         }
-        Kind::Haproxy | Kind::Splicing => {
-            let option = match setup.kind {
-                Kind::Splicing => "  option splice-auto\n",
+        Proxy::Haproxy | Proxy::Splicing => {
+            let option = match setup.proxy {
+                Proxy::Splicing => "  option splice-auto\n",
                 _ => "",
             };
             let (directory, targets) = (setup.directory, setup.targets);
@@ -49,10 +49,10 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
                 haproxy::command(programs, directory, "forward", option, &listens, targets)?;
             vec![one(command, directory, "haproxy", &listens)?]
         }
-        Kind::Socat => {
+        Proxy::Socat => {
             let mut all = Vec::new();
             for (index, (target, listen)) in ports.iter().enumerate() {
-                // Its own buffer of 8 KiB would be measured, not it.
+                // The default buffer of 8 KiB would decide the result.
                 let mut command = Command::new("socat");
                 command.args(["-b", "65536"]).args([
                     format!(
@@ -66,7 +66,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
             }
             all
         }
-        _ => return Err("forwards no ports".into()),
+        _ => return Err("this implementation does not forward ports".into()),
     };
     Ok(Running {
         processes: None,

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::kind::Kind;
 use crate::process::file_limit;
 use crate::programs::{Programs, Role};
+use crate::proxy::Proxy;
 use crate::result::Result;
 
-/// A haproxy that forwards each port to another.
+/// The command of a haproxy that forwards each port of `from` to the one of `to`.
 pub(crate) fn command(
     programs: &Programs,
     directory: &Path,
@@ -19,8 +19,8 @@ pub(crate) fn command(
     from: &[SocketAddr],
     to: &[SocketAddr],
 ) -> Result<Command> {
-    // Two files a connection, as everywhere, and some for itself: it does not start where it could not have them all.
-    // Pipes for splicing are a quarter as many.
+    // haproxy does not start unless it may open all files that `maxconn` can need: two for a connection, a quarter as many
+    // for splicing, and some of its own.
     let connections = file_limit().min(65_536) / 3 - 100;
     let mut text = format!(
         "global\n  maxconn {connections}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n{option}",
@@ -30,7 +30,7 @@ pub(crate) fn command(
     }
     let path = directory.join(format!("haproxy-{name}.cfg"));
     fs::write(&path, text)?;
-    let mut command = Command::new(programs.program(Kind::Haproxy, Role::Local));
+    let mut command = Command::new(programs.program(Proxy::Haproxy, Role::Local));
     command.arg("-db").arg("-f").arg(path);
     Ok(command)
 }

@@ -8,13 +8,13 @@ mod shadowsocks;
 use crate::programs::Programs;
 use crate::result::Result;
 use crate::running::{Running, Setup};
-use crate::scenario::{FORWARD, REVERSE};
+use crate::scenario::Scenario;
 
-/// Starts an implementation and waits until it accepts.
+/// Starts an implementation and waits until it accepts connections.
 pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
-    match setup.method {
-        REVERSE => reverse::start(programs, setup),
-        FORWARD => forward::start(programs, setup),
-        _ => shadowsocks::start(programs, setup),
+    match setup.scenario {
+        Scenario::Shadowsocks(_) | Scenario::WebSocket => shadowsocks::start(programs, setup),
+        Scenario::Reverse => reverse::start(programs, setup),
+        Scenario::Forward => forward::start(programs, setup),
     }
 }

@@ -1,4 +1,4 @@
-//! Reverse tunnels: a public port at one process leads to a target behind another.
+//! Reverse tunnels: a public port of one process leads to a target behind another.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,17 +7,17 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::kind::Kind;
 use crate::link;
 use crate::programs::Programs;
+use crate::proxy::Proxy;
 use crate::result::Result;
 use crate::route::Route;
 use crate::running::{Pair, Running, Setup, free_port, ready};
 
-/// In base64: 32 bytes for a method of 2022.
+/// A key for AEAD-2022: 32 bytes in base64.
 const KEY: &str = "Zm9yIG1lYXN1cmluZyBvbmx5LCB3b3J0aCBub3RoaW4=";
 
-/// Starts both ends of a tunnel with a public port for each target, and waits until these accept.
+/// Starts both ends of a tunnel with a public port for each target, and waits until these accept connections.
 pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     let mut ports = Vec::new();
     for target in setup.targets {
@@ -29,25 +29,25 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         None => (None, None, Ipv4Addr::LOCALHOST),
     };
     let control = SocketAddr::from((server_ip, free_port()?));
-    let (near, far) = match setup.kind {
-        Kind::Direct => {
+    let (near, far) = match setup.proxy {
+        Proxy::Direct => {
             return Ok(Running {
                 processes: None,
                 forwarders: Vec::new(),
                 route: Route::Direct,
             });
         }
-        Kind::Ssr => ssr(programs, setup, control, &ports)?,
-        Kind::Rathole | Kind::Noise => rathole(programs, setup, control, &ports)?,
-        _ => return Err("makes no reverse tunnels".into()),
+        Proxy::Ssr => ssr(programs, setup, control, &ports)?,
+        Proxy::Rathole | Proxy::Noise => rathole(programs, setup, control, &ports)?,
+        _ => return Err("this implementation has no reverse tunnels".into()),
     };
     let publics: Vec<SocketAddr> = ports.iter().map(|(_, public)| *public).collect();
     let log = |name: &str| setup.directory.join(name).with_extension("log");
-    let places = [server_at, server_at];
-    let (server, server_start) = ready(far, places, &log("server"), &[control])?;
-    // The client is ready when the public ports are, at the other end.
-    let places = [local_at, server_at];
-    let (local, local_start) = ready(near, places, &log("local"), &publics)?;
+    let namespaces = [server_at, server_at];
+    let (server, server_start) = ready(far, namespaces, &log("server"), &[control])?;
+    // The client is ready when the server listens on the public ports.
+    let namespaces = [local_at, server_at];
+    let (local, local_start) = ready(near, namespaces, &log("local"), &publics)?;
     Ok(Running {
         processes: Some(Pair {
             local,
@@ -87,7 +87,7 @@ fn ssr(
     Ok((command("local"), command("server")))
 }
 
-/// Noise, or no encryption at all.
+/// rathole with Noise or without encryption.
 fn rathole(
     programs: &Programs,
     setup: &Setup<'_>,
@@ -95,7 +95,7 @@ fn rathole(
     ports: &[(SocketAddr, SocketAddr)],
 ) -> Result<(Command, Command)> {
     let noise = |role: &str| {
-        if setup.kind == Kind::Rathole {
+        if setup.proxy == Proxy::Rathole {
             return String::new();
         }
         // Without keys the pattern authenticates nobody and costs the same.

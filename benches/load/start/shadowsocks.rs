@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
+use ssr::crypto::Method;
 
-use crate::kind::Kind;
 use crate::link;
 use crate::programs::{Programs, Role};
+use crate::proxy::Proxy;
 use crate::result::Result;
 use crate::route::Route;
 use crate::running::{Pair, Running, Setup, free_port, ready};
-use crate::scenario::WEB_SOCKET;
+use crate::scenario::Scenario;
 
 use super::haproxy;
 
-/// Starts an implementation and waits until it accepts.
+/// Starts both roles and waits until they accept connections.
 pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     let (near, far) = match setup.link {
         Some(link) => (Some(&link.a), Some(&link.b)),
@@ -28,15 +29,15 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     } else {
         Ipv4Addr::LOCALHOST
     };
-    let forwarded = match setup.kind {
-        Kind::Direct => {
+    let forwarded = match setup.proxy {
+        Proxy::Direct => {
             return Ok(Running {
                 processes: None,
                 forwarders: Vec::new(),
                 route: Route::Direct,
             });
         }
-        Kind::Haproxy => setup.targets,
+        Proxy::Haproxy => setup.targets,
         _ => setup.targets.get(..1).unwrap_or_default(),
     };
     let mut locals = Vec::new();
@@ -47,7 +48,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     }
     let local = *locals.first().ok_or("no target")?;
     let server = *servers.first().ok_or("no target")?;
-    let (local_command, server_command) = if setup.kind == Kind::Haproxy {
+    let (local_command, server_command) = if setup.proxy == Proxy::Haproxy {
         (
             haproxy::command(programs, setup.directory, "local", "", &locals, &servers)?,
             haproxy::command(
@@ -70,8 +71,8 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
     let (server, server_start) = ready(server_command, [far, far], &server_log, &servers)?;
     let local_log = setup.directory.join("local.log");
     let (local_process, local_start) = ready(local_command, [near, near], &local_log, &locals)?;
-    let route = match setup.kind {
-        Kind::Haproxy => Route::Forward(setup.targets.iter().copied().zip(locals).collect()),
+    let route = match setup.proxy {
+        Proxy::Haproxy => Route::Forward(setup.targets.iter().copied().zip(locals).collect()),
         _ => Route::Socks(local),
     };
     Ok(Running {
@@ -100,43 +101,45 @@ fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) ->
         command.args(["counted", name]).arg(config).arg(socket);
         return Ok(command);
     }
-    let mut command = Command::new(programs.program(setup.kind, role));
-    if matches!(setup.kind, Kind::Ssr | Kind::Plain | Kind::Tcp) {
+    let mut command = Command::new(programs.program(setup.proxy, role));
+    if matches!(
+        setup.proxy,
+        Proxy::Ssr | Proxy::Unencrypted | Proxy::SsrOverTcp
+    ) {
         command.arg(name);
     }
     command.arg("-c").arg(config);
     Ok(command)
 }
 
-/// The config file of Shadowsocks implementations: the same for both roles, but for a plugin.
+/// The config file of Shadowsocks implementations: the same for both roles unless there is a plugin.
 fn config(setup: &Setup<'_>, role: Role, local: SocketAddr, server: SocketAddr) -> Result<PathBuf> {
-    let web_socket = setup.method == WEB_SOCKET;
-    let method = match setup.kind {
-        Kind::Plain => "none",
-        _ if web_socket => "aes-256-gcm",
-        _ => setup.method,
+    let web_socket = setup.scenario == Scenario::WebSocket;
+    let method = match setup.proxy {
+        Proxy::Unencrypted => Method::None,
+        _ => setup.scenario.method(),
     };
     let mut config = json!({
         "server": server.ip(),
         "server_port": server.port(),
         "local_address": local.ip(),
         "local_port": local.port(),
-        "method": method,
-        // 32 bytes in base64: a key for 2022, a password for the others.
+        "method": method.name(),
+        // 32 bytes in base64: a key for AEAD-2022, a password for the others.
         "password": "Zm9yIG1lYXN1cmluZyBvbmx5LCB3b3J0aCBub3RoaW4=",
         "mode": if web_socket { "tcp_only" } else { "tcp_and_udp" },
         "timeout": 300,
     });
-    if web_socket && setup.kind == Kind::Ssr {
+    if web_socket && setup.proxy == Proxy::Ssr {
         config["transport"] = json!({"type": "ws", "path": "/"});
     }
     if let (Some(address), Some(keys)) = (setup.name_server, config.as_object_mut()) {
-        match setup.kind {
-            Kind::Libev => keys.insert("nameserver".to_owned(), json!(address.ip())),
+        match setup.proxy {
+            Proxy::Libev => keys.insert("nameserver".to_owned(), json!(address.ip())),
             _ => keys.insert("dns".to_owned(), json!(format!("udp://{address}"))),
         };
     }
-    if setup.kind == Kind::Plugin {
+    if setup.proxy == Proxy::Plugin {
         config["plugin"] = json!("ss-v2ray-plugin");
         config["plugin_opts"] = match role {
             Role::Local => json!("mux=0"),

@@ -1,7 +1,7 @@
 //! Allocations of the product: it runs inside this program, under an allocator that counts.
 //!
-//! Each role is a process of its own (`load counted ROLE CONFIG SOCKET`) that runs as the product does, by the same
-//! config; whoever connects to the socket is told the counts.
+//! Each role is a process of its own (`load counted ROLE CONFIG SOCKET`) that runs as the product does, with the same
+//! config, and writes its counts to whoever connects to the socket.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read as _, Write as _};
@@ -21,15 +21,15 @@ use crate::route::udp_socket;
 use crate::running::Running;
 use crate::targets::Targets;
 
-/// Payload bytes of a full chunk of SIP004, and of those that `ssr` makes for any method.
+/// Payload bytes of a full AEAD-2017 chunk; `ssr` makes chunks of this size for every method.
 const CHUNK: f64 = 16_383.0;
-/// Before it, buffers grow and pools fill.
+/// Bytes moved before counting, while buffers grow and pools fill.
 const WARM_BYTES: u64 = 128 << 20;
 const BULK_BYTES: u64 = 512 << 20;
-/// Datagrams that go there and back, one after the other.
+/// Datagrams that are echoed, one after the other.
 const DATAGRAMS: usize = 5000;
 const CONNECTIONS: usize = 500;
-/// No part of the work lasts longer.
+/// No step takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[global_allocator]
@@ -38,18 +38,18 @@ static COUNTING: Counting = Counting {
     live: AtomicI64::new(0),
 };
 
-/// The system's allocator, and what it was asked for.
+/// The system's allocator, with counters.
 struct Counting {
     made: AtomicU64,
     live: AtomicI64,
 }
 
-// SAFETY: all is passed on to the system's allocator as it came.
+// SAFETY: every call is passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.made.fetch_add(1, Relaxed);
         self.live.fetch_add(layout.size() as i64, Relaxed);
-        // SAFETY: the caller keeps what `GlobalAlloc` demands.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
@@ -75,7 +75,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What a role had allocated when it was asked.
+/// Allocations of one role or of both.
 #[derive(Clone, Copy)]
 struct Counts {
     made: u64,
@@ -95,7 +95,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
             let (made, live) = (COUNTING.made.load(Relaxed), COUNTING.live.load(Relaxed));
-            // Who does not listen has not asked.
+            // A reader that has gone needs no answer.
             let _ = stream.write_all(&made.to_be_bytes());
             let _ = stream.write_all(&live.to_be_bytes());
         }
@@ -140,7 +140,7 @@ pub(crate) fn count(running: &Running, targets: &Targets, directory: &Path) -> R
     Ok(figures)
 }
 
-/// Waits until so much has moved.
+/// Waits until `bytes` bytes have moved.
 fn until(flows: &Flows, bytes: u64) -> Result<()> {
     let begun = Instant::now();
     while flows.moved.load(Relaxed) < bytes {
@@ -172,7 +172,7 @@ fn datagrams(running: &Running, targets: &Targets, directory: &Path) -> Result<f
     Ok((after.made - before.made) as f64 / (2 * DATAGRAMS) as f64)
 }
 
-/// Allocations of a connection from its beginning to its end, and bytes held by one that is open and quiet.
+/// Allocations of a connection from its beginning to its end, and bytes held by an idle one.
 fn connections(running: &Running, targets: &Targets, directory: &Path) -> Result<Figures> {
     let open = || -> Result<Vec<_>> {
         let mut streams = Vec::new();

@@ -1,4 +1,4 @@
-//! Works over a slow link: local and client at one end, server and target at the other.
+//! Workloads over a slow link: client and local at the near end, server and target at the far end.
 
 use std::io::Read as _;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,32 +8,32 @@ use std::time::{Duration, Instant};
 use crate::client::{Flows, request};
 use crate::context::Context;
 use crate::goals::STALLED;
-use crate::kind::Kind;
 use crate::link::{self, Link, Shape};
 use crate::measure::Figures;
+use crate::proxy::Proxy;
 use crate::result::Result;
 use crate::route::{Route, Target};
 use crate::running::{Running, Setup};
-use crate::scenario::REVERSE;
+use crate::scenario::Scenario;
 use crate::start;
 use crate::targets::Targets;
 
-/// Half of the round trip.
+/// One way: half of the round trip.
 const DELAY: Duration = Duration::from_millis(50);
-/// Loss of the lossy link.
+/// Probability that the lossy link loses a packet.
 const LOSS: f64 = 0.01;
 /// Bits a second of either link.
 const RATE: f64 = 100e6;
-/// From one connection to the next, when the first is to have warmed what can be warmed.
+/// Between two connections, so that the first can warm up what the second uses.
 const SOON: Duration = Duration::from_millis(300);
-/// Before a stream over the link is as fast as it gets.
+/// How long a stream takes to reach full speed over the link.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Requests of a page: the document, and what it names.
+/// Requests of a page: the document and its parts.
 const REQUESTS: usize = 30;
 /// Connections that a browser opens to one host.
 const CONNECTIONS: usize = 6;
 
-/// The link, targets at its far end, and an implementation across it.
+/// The link, targets at its far end, and an implementation that connects both ends.
 struct Site {
     running: Running,
     targets: Targets,
@@ -41,7 +41,13 @@ struct Site {
 }
 
 impl Site {
-    fn new(cx: &Context<'_>, kind: Kind, method: &str, loss: f64, seed: u64) -> Result<Self> {
+    fn new(
+        cx: &Context<'_>,
+        proxy: Proxy,
+        scenario: Scenario,
+        loss: f64,
+        seed: u64,
+    ) -> Result<Self> {
         let link = Link::new(Shape {
             delay: DELAY,
             loss,
@@ -51,13 +57,13 @@ impl Site {
         })?;
         let targets = Targets::start(link::B, Some(&link.b))?;
         let setup = Setup {
-            kind,
-            method,
+            proxy,
+            scenario,
             targets: &[targets.respond, targets.source, targets.banner],
             name_server: None,
             link: Some(&link),
             counted: false,
-            directory: &cx.directory(kind),
+            directory: &cx.directory(proxy),
         };
         let running = start::start(cx.programs, &setup)?;
         Ok(Self {
@@ -68,24 +74,21 @@ impl Site {
     }
 
     /// Runs a client at the near end.
-    fn client<T: Send>(
-        &self,
-        work: impl FnOnce(&Route, &Targets) -> Result<T> + Send,
-    ) -> Result<T> {
+    fn client<T: Send>(&self, run: impl FnOnce(&Route, &Targets) -> Result<T> + Send) -> Result<T> {
         let (route, targets) = (&self.running.route, &self.targets);
-        self.link.a.run(|| work(route, targets))?
+        self.link.a.run(|| run(route, targets))?
     }
 }
 
-/// From the client's connect to the first byte from the target: for the first connection that a fresh proxy sees, and
-/// for one soon after.
+/// Milliseconds from the client's connect to the target's first byte: for the first connection of a fresh proxy, and for
+/// one soon after.
 pub(crate) fn first_byte(
     cx: &Context<'_>,
-    kind: Kind,
-    method: &str,
+    proxy: Proxy,
+    scenario: Scenario,
     server_speaks: bool,
 ) -> Result<Figures> {
-    let site = Site::new(cx, kind, method, 0.0, 1)?;
+    let site = Site::new(cx, proxy, scenario, 0.0, 1)?;
     let once = |route: &Route, targets: &Targets| -> Result<f64> {
         let begun = Instant::now();
         if server_speaks {
@@ -107,12 +110,12 @@ pub(crate) fn first_byte(
 /// One stream down the lossy link.
 pub(crate) fn bulk(
     cx: &Context<'_>,
-    kind: Kind,
-    method: &str,
+    proxy: Proxy,
+    scenario: Scenario,
     time: Duration,
     seed: u64,
 ) -> Result<Figures> {
-    let site = Site::new(cx, kind, method, LOSS, seed)?;
+    let site = Site::new(cx, proxy, scenario, LOSS, seed)?;
     site.client(|route, targets| {
         let flows = Flows::start(route, targets, false, 1)?;
         let begun = Instant::now();
@@ -124,8 +127,13 @@ pub(crate) fn bulk(
 }
 
 /// A page: a document, then everything else over six connections.
-pub(crate) fn page(cx: &Context<'_>, kind: Kind, method: &str, seed: u64) -> Result<Figures> {
-    let site = Site::new(cx, kind, method, LOSS, seed)?;
+pub(crate) fn page(
+    cx: &Context<'_>,
+    proxy: Proxy,
+    scenario: Scenario,
+    seed: u64,
+) -> Result<Figures> {
+    let site = Site::new(cx, proxy, scenario, LOSS, seed)?;
     site.client(|route, targets| {
         let begun = Instant::now();
         let target = Target::from(targets.respond);
@@ -154,9 +162,9 @@ pub(crate) fn page(cx: &Context<'_>, kind: Kind, method: &str, seed: u64) -> Res
     })
 }
 
-/// A reverse tunnel over the link without loss: how much of it one visitor gets, who takes from a target at the near end,
-/// and how much of what nine get is lost when a tenth takes nothing.
-pub(crate) fn tunnel(cx: &Context<'_>, kind: Kind, time: Duration) -> Result<Figures> {
+/// A reverse tunnel over the link without loss, to a target at the near end: how much of the link one visitor gets, and how
+/// much nine visitors lose when a tenth reads nothing.
+pub(crate) fn reverse(cx: &Context<'_>, proxy: Proxy, time: Duration) -> Result<Figures> {
     let link = Link::new(Shape {
         delay: DELAY,
         loss: 0.0,
@@ -168,18 +176,18 @@ pub(crate) fn tunnel(cx: &Context<'_>, kind: Kind, time: Duration) -> Result<Fig
     let running = start::start(
         cx.programs,
         &Setup {
-            kind,
-            method: REVERSE,
+            proxy,
+            scenario: Scenario::Reverse,
             targets: &[targets.source],
             name_server: None,
             link: Some(&link),
             counted: false,
-            directory: &cx.directory(kind),
+            directory: &cx.directory(proxy),
         },
     )?;
     let visit = |count| Flows::start(&running.route, &targets, false, count);
     let mbits = |flows: &Flows| -> Result<f64> {
-        // The first seconds are the congestion control's.
+        // The congestion control needs the first seconds.
         thread::sleep(SETTLE);
         let (begun, before) = (Instant::now(), flows.moved.load(Relaxed));
         thread::sleep(time);

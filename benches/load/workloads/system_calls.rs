@@ -20,26 +20,26 @@ use super::tcp::connections;
 
 /// MiB moved under strace.
 const BULK_MIB: u64 = 256;
-/// How long short connections are made under strace.
+/// How long short connections run under strace.
 const SPAN: Span = Span {
     warm: Duration::ZERO,
     time: Duration::from_secs(1),
 };
-/// strace attaches and detaches faster.
+/// No step under strace takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Calls a MiB and a connection, of both roles together.
+/// System calls of both roles together, by connection and by MiB.
 pub(crate) fn count(running: &Running, targets: &Targets, directory: &Path) -> Result<Figures> {
     let pair = running.processes.as_ref().ok_or("no process to trace")?;
-    // Threads that are started by the first work exist when strace attaches.
+    // Threads that start with the first connections must exist when strace attaches.
     connections(running, &[targets.respond.into()], 4, SPAN)?;
-    let (made, calls) = during(pair, directory, || {
+    let (made, calls) = count_during(pair, directory, || {
         let interval = connections(running, &[targets.respond.into()], 4, SPAN)?;
-        // Those that were under way when counting ended are four.
+        // Four connections were under way when counting ended: about half of each counts.
         Ok(interval.count + 2.0)
     })?;
     let each = calls / made;
-    let (moved, calls) = during(pair, directory, || {
+    let (moved, calls) = count_during(pair, directory, || {
         let flows = Flows::start(&running.route, targets, false, 1)?;
         let begun = Instant::now();
         while flows.moved.load(Relaxed) < BULK_MIB << 20 && begun.elapsed() < PATIENCE {
@@ -53,13 +53,17 @@ pub(crate) fn count(running: &Running, targets: &Targets, directory: &Path) -> R
     Ok(vec![("calls/conn", each), ("calls/MiB", calls / moved)])
 }
 
-/// What `work` returns, and the calls that both roles made meanwhile.
-fn during(pair: &Pair, directory: &Path, work: impl FnOnce() -> Result<f64>) -> Result<(f64, f64)> {
+/// Returns what `run` returns, and the calls that both roles made meanwhile.
+fn count_during(
+    pair: &Pair,
+    directory: &Path,
+    run: impl FnOnce() -> Result<f64>,
+) -> Result<(f64, f64)> {
     let tracers = [&pair.local, &pair.server]
         .into_iter()
         .map(|process| Tracer::attach(process.pid(), directory))
         .collect::<Result<Vec<_>>>()?;
-    let done = work()?;
+    let done = run()?;
     thread::sleep(Duration::from_millis(200));
     let mut calls = 0.0;
     for tracer in tracers {

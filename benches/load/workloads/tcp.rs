@@ -1,4 +1,4 @@
-//! Works on streams: bulk, short connections, round trips, idle connections.
+//! Workloads on streams: bulk, short connections, round trips, idle connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -18,12 +18,12 @@ use crate::targets::Targets;
 const MESSAGE: usize = 64;
 /// Bytes of the answer to a request.
 const RESPONSE: u64 = 512;
-/// What a small page has.
+/// Bytes of a small page.
 const PAGE: u64 = 40_000;
 /// Threads that open idle connections.
 const OPENERS: usize = 8;
 
-/// As many bytes as go through.
+/// Moves as many bytes as the proxies can carry.
 pub(crate) fn bulk(
     running: &Running,
     targets: &Targets,
@@ -41,7 +41,7 @@ pub(crate) fn bulk(
     ])
 }
 
-/// Connects, asks, is answered, closes; again and again, `at_once` in parallel.
+/// Connects, sends a request, reads the answer and closes, again and again, `at_once` in parallel.
 pub(crate) fn connections(
     running: &Running,
     wanted: &[Target],
@@ -96,7 +96,7 @@ pub(crate) fn connect_request_response(
     ])
 }
 
-/// How long it takes, again and again.
+/// Repeats `once` and returns percentiles of how long it took.
 fn times(span: Span, mut once: impl FnMut() -> Result<()>) -> Result<Figures> {
     let mut times: Vec<f64> = Vec::new();
     let begun = Instant::now();
@@ -115,7 +115,7 @@ fn times(span: Span, mut once: impl FnMut() -> Result<()>) -> Result<Figures> {
     ])
 }
 
-/// One small message at a time, there and back.
+/// Sends one small message at a time and waits for its echo.
 pub(crate) fn round_trip(running: &Running, targets: &Targets, span: Span) -> Result<Figures> {
     let mut stream = running.route.connect(&targets.echo.into())?;
     let message = [b'm'; MESSAGE];
@@ -126,7 +126,7 @@ pub(crate) fn round_trip(running: &Running, targets: &Targets, span: Span) -> Re
     })
 }
 
-/// One connection after another that asks for a small page.
+/// Opens one connection after another and requests a small page on each.
 pub(crate) fn page(running: &Running, targets: &Targets, span: Span) -> Result<Figures> {
     times(span, || {
         let mut stream = running.route.connect(&targets.respond.into())?;
@@ -134,16 +134,16 @@ pub(crate) fn page(running: &Running, targets: &Targets, span: Span) -> Result<F
     })
 }
 
-/// A work while four streams load the proxies with all they can take.
+/// Runs a workload while four streams load the proxies as much as they can.
 pub(crate) fn beside_bulk(
     running: &Running,
     targets: &Targets,
     span: Span,
-    work: impl FnOnce(&Running, &Targets, Span) -> Result<Figures>,
+    workload: impl FnOnce(&Running, &Targets, Span) -> Result<Figures>,
 ) -> Result<Figures> {
     let flows = Flows::start(&running.route, targets, false, 4)?;
     let before = Instant::now();
-    let mut figures = work(running, targets, span)?;
+    let mut figures = workload(running, targets, span)?;
     let moved = flows.moved.load(Relaxed) as f64;
     flows.check()?;
     figures.push((
@@ -153,7 +153,7 @@ pub(crate) fn beside_bulk(
     Ok(figures)
 }
 
-/// What connections cost that have been used and are quiet.
+/// Measures the memory of connections that have been used and are idle.
 pub(crate) fn idle(running: &Running, targets: &Targets, count: usize) -> Result<Figures> {
     let before = running.anonymous_kib()?;
     let target: SocketAddr = targets.hold;
@@ -176,7 +176,7 @@ pub(crate) fn idle(running: &Running, targets: &Targets, count: usize) -> Result
         }
         Result::Ok(streams)
     })?;
-    // Whatever is given back when nothing happens is given back by then.
+    // By then the proxies have released what they release when idle.
     thread::sleep(Duration::from_millis(1000));
     let after = running.anonymous_kib()?;
     let each = streams.len() as f64;

@@ -1,4 +1,4 @@
-//! Works on datagrams: one busy socket, and very many that each send a little.
+//! Workloads on datagrams: one busy socket, and very many sockets that each send a little.
 
 use std::io;
 use std::net::UdpSocket;
@@ -17,7 +17,7 @@ use crate::targets::Targets;
 const LOST: Duration = Duration::from_millis(50);
 /// Payload bytes of a datagram from one of many sources.
 const SMALL: usize = 200;
-/// How often the many sources are served.
+/// How often the sources send.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Keeps [`BATCH`] datagrams of `size` bytes on their way to the echo and back.
@@ -48,7 +48,7 @@ pub(crate) fn window(
     ])
 }
 
-/// What was sent and has not come, %.
+/// Percentage of sent datagrams that did not come back.
 fn loss(sent: f64, received: f64) -> f64 {
     (1.0 - received / sent).max(0.0) * 100.0
 }
@@ -65,7 +65,7 @@ fn keep_full(
     let mut on_the_way = 0;
     loop {
         if on_the_way < BATCH && !stop.load(Relaxed) {
-            // What the kernel does not take now is sent next time.
+            // What the kernel does not accept now is sent next time.
             let count = out.send(socket, BATCH - on_the_way, false).unwrap_or(0);
             sent.fetch_add(count as u64, Relaxed);
             on_the_way += count;
@@ -83,7 +83,7 @@ fn keep_full(
     }
 }
 
-/// `count` sockets, each an association of its own, that send `rate` datagrams a second together.
+/// Opens `count` sockets with an association each, which together send `rate` datagrams a second.
 pub(crate) fn sources(
     running: &Running,
     targets: &Targets,
@@ -108,15 +108,18 @@ pub(crate) fn sources(
     while begun.elapsed() < time {
         let due = (begun.elapsed().as_secs_f64() * rate as f64) as usize;
         for (socket, datagram, _) in turn.by_ref().take(due - sent) {
-            // Lost like one lost later.
+            // Counts as lost, like one lost later.
             let _ = socket.send(datagram);
         }
         sent = due;
         thread::sleep(TICK);
     }
-    // Answers wait in the sockets: each has few.
+    // Each socket receives few answers, which wait in its buffer.
     thread::sleep(4 * LOST);
-    let received: usize = sources.iter().map(|(socket, ..)| waiting(socket)).sum();
+    let received: usize = sources
+        .iter()
+        .map(|(socket, ..)| count_arrived(socket))
+        .sum();
     let cpu_relay = (running.cpu()? - associated).as_secs_f64();
     let grown = running.anonymous_kib()?;
     Ok(vec![
@@ -131,8 +134,8 @@ pub(crate) fn sources(
     ])
 }
 
-/// Takes what has come.
-fn waiting(socket: &UdpSocket) -> usize {
+/// Counts the datagrams that have arrived.
+fn count_arrived(socket: &UdpSocket) -> usize {
     let mut byte = [0; 1];
     let mut count = 0;
     loop {

@@ -1,44 +1,44 @@
 //! The implementations that are compared.
 
-/// Who is measured.
+/// An implementation that is measured: a column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum Proxy {
     Ssr,
     Rust,
     Libev,
     Haproxy,
     /// No proxy at all.
     Direct,
-    /// `ssr` with the method `none`: the floor without AEAD.
-    Plain,
+    /// `ssr` with the method `none`: what the relay costs without AEAD.
+    Unencrypted,
     /// rathole without encryption; reverse tunnels only.
     Rathole,
     /// rathole with Noise; reverse tunnels only.
     Noise,
-    /// Forwards only.
+    /// socat; port forwarding only.
     Socat,
-    /// haproxy with `option splice-auto`; forwards only.
+    /// haproxy with `option splice-auto`; port forwarding only.
     Splicing,
-    /// shadowsocks-rust with v2ray-plugin, `mux=0`; over WebSocket only.
+    /// shadowsocks-rust with v2ray-plugin, `mux=0`; WebSocket only.
     Plugin,
-    /// `ssr` over TCP, beside itself over WebSocket.
-    Tcp,
+    /// `ssr` over TCP, to compare with `ssr` over WebSocket.
+    SsrOverTcp,
 }
 
-impl Kind {
+impl Proxy {
     pub(crate) const ALL: [Self; 12] = [
         Self::Ssr,
         Self::Rust,
         Self::Libev,
         Self::Haproxy,
         Self::Direct,
-        Self::Plain,
+        Self::Unencrypted,
         Self::Rathole,
         Self::Noise,
         Self::Socat,
         Self::Splicing,
         Self::Plugin,
-        Self::Tcp,
+        Self::SsrOverTcp,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -48,13 +48,13 @@ impl Kind {
             Self::Libev => "libev",
             Self::Haproxy => "haproxy",
             Self::Direct => "direct",
-            Self::Plain => "none",
+            Self::Unencrypted => "none",
             Self::Rathole => "rathole",
             Self::Noise => "noise",
             Self::Socat => "socat",
             Self::Splicing => "splicing",
             Self::Plugin => "plugin",
-            Self::Tcp => "tcp",
+            Self::SsrOverTcp => "tcp",
         }
     }
 }
