@@ -1,8 +1,8 @@
 //! Authenticated encryption in place.
 //!
-//! Two backends do the same thing. aws-lc (assembly) seals and opens all that it can: AES-GCM, ChaCha20-Poly1305, and
-//! XChaCha20-Poly1305, which is the same under a key that HChaCha20 makes for each nonce. RustCrypto has everything and
-//! carries the ChaCha8 variants. The tests hold each against the other.
+//! There are two backends. aws-lc (assembly) seals and opens AES-GCM, ChaCha20-Poly1305, and XChaCha20-Poly1305, which is
+//! ChaCha20-Poly1305 under a key that HChaCha20 derives for each nonce. RustCrypto has every algorithm and is used for the
+//! ChaCha8 variants. The tests compare the two.
 
 use std::fmt;
 
@@ -17,20 +17,17 @@ use chacha20poly1305::{ChaCha8Poly1305, ChaCha20Poly1305, XChaCha8Poly1305, XCha
 
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::error::Error;
 use super::key::{Bytes, Key};
-use super::method::Method;
+use super::method::{Method, TAG_LEN};
 
-/// Bytes that sealing adds, for every AEAD here.
-pub const TAG_LEN: usize = 16;
-
-/// The longest nonce of any AEAD here: that of XChaCha.
+/// Bytes of the longest nonce, that of XChaCha.
 const MAX_NONCE_LEN: usize = 24;
 
-/// An AEAD with its key. No associated data: Shadowsocks uses none.
+/// An AEAD with its key. It takes no associated data, since Shadowsocks has none.
 pub struct Aead(Cipher);
 
-/// The portable AES key schedules are boxed: they are large, and not on the hot path.
+/// The portable AES key schedules are boxed, because they are large and not on the hot path.
 enum Cipher {
     Native(aws::LessSafeKey),
     NativeXChaCha20(Zeroizing<[u8; 32]>),
@@ -42,7 +39,7 @@ enum Cipher {
     XChaCha8(XChaCha8Poly1305),
 }
 
-/// What a method seals with.
+/// The algorithm of a method.
 #[derive(Clone, Copy)]
 enum Algorithm {
     Aes128Gcm,
@@ -75,27 +72,27 @@ impl Algorithm {
 }
 
 impl Aead {
-    /// The AEAD of TCP chunks and of SIP007 packets, under a subkey. `None` for [`Method::None`] and for a key that is
-    /// not [`Method::key_len`] bytes long.
+    /// The AEAD of stream chunks and of AEAD-2017 packets, under a subkey. `None` for [`Method::None`] and for a key that
+    /// is not [`Method::key_len`] bytes long.
     #[must_use]
     pub fn stream(method: Method, key: &Key) -> Option<Self> {
         Self::native(Algorithm::of_stream(method)?, key)
     }
 
-    /// The AEAD of UDP packets. It differs from [`Aead::stream`] for the ChaCha methods of SIP022 alone, whose packets
-    /// are sealed under the PSK itself by XChaCha with a random nonce of 24 bytes (SIP022 §4.1). `None` as there.
+    /// The AEAD of packets. It differs from [`Aead::stream`] only for the ChaCha methods of AEAD-2022, whose packets are
+    /// sealed under the PSK itself by XChaCha with a random nonce of 24 bytes (SIP022 §4.1). `None` as there.
     #[must_use]
     pub fn packet(method: Method, key: &Key) -> Option<Self> {
         Self::native(Algorithm::of_packet(method)?, key)
     }
 
-    /// [`Aead::stream`] by RustCrypto alone.
+    /// [`Aead::stream`] with RustCrypto only.
     #[must_use]
     pub fn portable_stream(method: Method, key: &Key) -> Option<Self> {
         Self::portable(Algorithm::of_stream(method)?, key)
     }
 
-    /// [`Aead::packet`] by RustCrypto alone.
+    /// [`Aead::packet`] with RustCrypto only.
     #[must_use]
     pub fn portable_packet(method: Method, key: &Key) -> Option<Self> {
         Self::portable(Algorithm::of_packet(method)?, key)
@@ -139,10 +136,9 @@ impl Aead {
         }
     }
 
-    /// Encrypts `data` in place and returns its tag. Nothing is allocated, but for the 24-byte nonce of XChaCha20 a
-    /// small key context.
+    /// Encrypts `data` in place and returns its tag. It allocates nothing, except a small key context for XChaCha20.
     ///
-    /// A nonce must never seal twice under one key.
+    /// A nonce must not be used twice under one key.
     ///
     /// # Errors
     /// [`Error::NonceLength`] unless the nonce has [`Aead::nonce_len`] bytes; [`Error::TooLong`].
@@ -162,11 +158,11 @@ impl Aead {
         }
     }
 
-    /// Authenticates and decrypts `sealed` = ciphertext ‖ tag in place and returns the plaintext, its prefix. It
-    /// allocates no more than [`Aead::seal`].
+    /// Authenticates and decrypts `sealed` = ciphertext ‖ tag in place and returns its prefix, the plaintext. It allocates
+    /// no more than [`Aead::seal`].
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] when the tag is wrong or missing: the content of `sealed` is unspecified then.
+    /// [`Error::Unauthenticated`] when the tag is wrong or missing; the content of `sealed` is unspecified then.
     /// [`Error::NonceLength`] unless the nonce has [`Aead::nonce_len`] bytes.
     pub fn open<'a>(&self, nonce: &[u8], sealed: &'a mut [u8]) -> Result<&'a mut [u8], Error> {
         let (data, tag) = sealed
@@ -203,8 +199,8 @@ fn native_key(
     Ok(aws::LessSafeKey::new(aws::UnboundKey::new(algorithm, key)?))
 }
 
-/// The ChaCha20-Poly1305 key and nonce that stand for an XChaCha20-Poly1305 key and nonce
-/// (draft-irtf-cfrg-xchacha §2.3): HChaCha20 of the nonce's first 16 bytes, and zeros before the other 8.
+/// The ChaCha20-Poly1305 key and nonce that correspond to an XChaCha20-Poly1305 key and nonce
+/// (draft-irtf-cfrg-xchacha §2.3): HChaCha20 of the nonce's first 16 bytes, and the other 8 behind four zeros.
 fn extended(key: &[u8; 32], nonce: &[u8]) -> Result<(aws::LessSafeKey, [u8; 12]), Error> {
     let error = Error::NonceLength {
         needed: MAX_NONCE_LEN,
@@ -213,7 +209,7 @@ fn extended(key: &[u8; 32], nonce: &[u8]) -> Result<(aws::LessSafeKey, [u8; 12])
     let (head, tail) = nonce.split_first_chunk::<16>().ok_or(error)?;
     let tail = u64::from_be_bytes(tail.try_into().map_err(|_| error)?);
     let subkey = Zeroizing::new(<[u8; 32]>::from(hchacha::<R20>(key.into(), head.into())));
-    // The key has the right length, which is all that could be wrong with it.
+    // This cannot fail: only a key of the wrong length could be refused.
     let key = native_key(&aws::CHACHA20_POLY1305, &*subkey).map_err(|_| Error::Unauthenticated)?;
     let mut short = [0; 12];
     if let Some(low) = short.last_chunk_mut() {
@@ -282,9 +278,9 @@ fn sized<N: ArraySize>(nonce: &[u8]) -> Result<&Array<u8, N>, Error> {
     nonce.try_into().map_err(|_| error)
 }
 
-/// The nonces of one direction of one stream: 0, 1, 2, … as a little-endian number (SIP004, SIP022 §3.1.1).
+/// The nonces of one direction of one stream: 0, 1, 2, … as little-endian numbers (SIP004, SIP022 §3.1.1).
 ///
-/// It counts to 2⁶⁴, which at one seal a nanosecond takes 584 years.
+/// They repeat after 2⁶⁴ messages, which at one message a nanosecond takes 584 years.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NonceCounter {
     next: u64,
@@ -292,7 +288,7 @@ pub struct NonceCounter {
 }
 
 impl NonceCounter {
-    /// A counter at zero, for nonces of `len` bytes ([`Aead::nonce_len`]): at least 8, at most 24.
+    /// A counter at zero, for nonces of `len` bytes ([`Aead::nonce_len`]), limited to 8 to 24.
     #[must_use]
     pub fn new(len: usize) -> Self {
         let len = len.clamp(size_of::<u64>(), MAX_NONCE_LEN);
@@ -302,10 +298,10 @@ impl NonceCounter {
         }
     }
 
-    /// The current nonce; the counter moves on.
+    /// Returns the current nonce and increments the counter.
     #[expect(
         clippy::should_implement_trait,
-        reason = "the sequence has no end, and so no `Option`"
+        reason = "the sequence never ends, so there is no `Option`"
     )]
     #[inline]
     pub fn next(&mut self) -> Nonce {
@@ -321,7 +317,7 @@ impl NonceCounter {
     }
 }
 
-/// One nonce out of a [`NonceCounter`].
+/// A nonce of a [`NonceCounter`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Nonce {
     bytes: [u8; MAX_NONCE_LEN],
@@ -329,7 +325,7 @@ pub struct Nonce {
 }
 
 impl Nonce {
-    /// The bytes, as many as the counter was made for.
+    /// The bytes of the nonce, as many as the counter was created for.
     #[must_use]
     #[inline]
     pub fn as_slice(&self) -> &[u8] {

@@ -1,19 +1,19 @@
-//! Base64 as people write it.
+//! Base64 as people write it: either alphabet, padded or not.
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-/// Bits beyond the last byte are ignored: implementations in Go write no such keys, but read them.
+/// Ignores bits beyond the last byte, as implementations in Go do when they read a key.
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// The bytes of `text` in the standard or the URL-safe alphabet, with or without padding; `None` when it is neither.
-/// They are wiped when dropped.
+/// The bytes of `text` in the standard or the URL-safe alphabet, with or without padding; `None` if it is not
+/// base64. They are wiped when dropped.
 #[must_use]
 pub fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let engine = if text.contains(['-', '_']) {

@@ -1,4 +1,4 @@
-//! AES as a bare block cipher, without a mode: for the blocks that SIP022 and SIP023 encrypt one at a time.
+//! AES as a bare block cipher, for the blocks that SIP022 and SIP023 encrypt one at a time.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use aes::{Aes128, Aes256};
 
 use super::key::{Bytes, Key};
 
-/// AES-128 or AES-256, by the length of the key, with its key schedule ready in both directions.
+/// AES-128 or AES-256, by the length of the key, with the key schedules of both directions.
 ///
-/// It seals SIP022 packet headers (§3.2.1) and SIP023 identity headers. Equal blocks stay recognizable under one key:
-/// both specifications see to it that there are none.
+/// It encrypts SIP022 packet headers (§3.2.1) and SIP023 identity headers. Under one key equal blocks encrypt to equal
+/// blocks; both specifications make sure that no block repeats.
 pub struct Block(Schedule);
 
 enum Schedule {

@@ -1,10 +1,10 @@
-//! Keys: where a master key comes from, and the keys derived from it.
+//! Keys: how a master key is made, and the keys derived from it.
 //!
 //! ```text
-//! password ──EVP_BytesToKey(MD5)──> key ──HKDF-SHA1(salt, "ss-subkey")──> subkey of a stream or packet    SIP004
-//! base64   ───────────────────────> PSK ──BLAKE3 "… session subkey"─────> subkey of a stream or session   SIP022
+//! password ──EVP_BytesToKey(MD5)──> key ──HKDF-SHA1(salt, "ss-subkey")──> subkey of a stream or packet    AEAD-2017
+//! base64   ───────────────────────> PSK ──BLAKE3 "… session subkey"─────> subkey of a stream or session   AEAD-2022
 //!                                       ──BLAKE3 "… identity subkey"────> key of one identity header      SIP023
-//!                                       ──BLAKE3(PSK)[..16]─────────────> what an identity header says    SIP023
+//!                                       ──BLAKE3(PSK)[..16]─────────────> content of an identity header   SIP023
 //! ```
 
 use std::fmt;
@@ -25,7 +25,7 @@ use super::method::{Family, Method};
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct Key(pub(super) Bytes);
 
-/// The bytes of a [`Key`] by length, so that the ciphers need no check of their own.
+/// The bytes of a [`Key`], typed by length so that the ciphers need not check it.
 #[derive(Clone, zeroize::Zeroize)]
 pub(super) enum Bytes {
     Short([u8; 16]),
@@ -51,10 +51,10 @@ impl Key {
         }
     }
 
-    /// The master key of a SIP004 method from a password of any length: OpenSSL's `EVP_BytesToKey` with MD5, no salt
-    /// and one iteration, as every Shadowsocks since 2012 does.
+    /// The master key of an AEAD-2017 method from a password of any length: OpenSSL's `EVP_BytesToKey` with MD5, no salt
+    /// and one iteration, as in every Shadowsocks since 2012.
     ///
-    /// A method without a key ([`Method::None`]) gets one of 16 bytes, which nothing uses.
+    /// [`Method::None`], which needs no key, gets one of 16 bytes that nothing uses.
     #[must_use]
     pub fn from_password(method: Method, password: &[u8]) -> Self {
         Self::fill(method.key_len(), |key| {
@@ -72,11 +72,11 @@ impl Key {
         })
     }
 
-    /// A key from base64: the PSK of a SIP022 method, or the ready-made `key` of a SIP004 one. The standard and the
-    /// URL-safe alphabet are read, with or without padding.
+    /// A key from base64: the PSK of an AEAD-2022 method, or the `key` that replaces the password of an AEAD-2017 one. The
+    /// standard and the URL-safe alphabet are read, with or without padding.
     ///
     /// # Errors
-    /// [`KeyError::NotBase64`], or [`KeyError::WrongLength`] when it is not exactly [`Method::key_len`] bytes.
+    /// [`KeyError::NotBase64`], or [`KeyError::WrongLength`] unless it has exactly [`Method::key_len`] bytes.
     pub fn from_base64(method: Method, text: &str) -> Result<Self, KeyError> {
         let bytes = super::base64::decode(text).ok_or(KeyError::NotBase64 { method })?;
         if bytes.len() != method.key_len() {
@@ -89,14 +89,14 @@ impl Key {
         Self::from_slice(&bytes).ok_or(KeyError::NotBase64 { method })
     }
 
-    /// The key in base64, standard alphabet with padding: how config files write a PSK.
+    /// The key in base64, standard alphabet with padding, as config files write a PSK.
     #[must_use]
     pub fn to_base64(&self) -> Zeroizing<String> {
         Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(self.as_bytes()))
     }
 
-    /// The key of one stream or packet (SIP004: HKDF-SHA1) or of one stream or session (SIP022: BLAKE3), from its salt.
-    /// In SIP022 packets the session id, 8 bytes big-endian, is the salt.
+    /// The key of one stream or packet (AEAD-2017: HKDF-SHA1) or of one stream or session (AEAD-2022: BLAKE3), from its
+    /// salt. The salt of AEAD-2022 packets is the session id, 8 bytes big-endian.
     #[must_use]
     pub fn session_subkey(&self, method: Method, salt: &[u8]) -> Self {
         Self::fill(method.key_len(), |subkey| match method.family() {
@@ -105,7 +105,7 @@ impl Key {
         })
     }
 
-    /// [`Key::session_subkey`] for each of `salts`: under SIP004 in less than the time of two.
+    /// [`Key::session_subkey`] for each of `salts`; for AEAD-2017 this takes less time than two of them one by one.
     #[must_use]
     pub fn session_subkeys(&self, method: Method, salts: &[&[u8]; LANES]) -> [Self; LANES] {
         if method.family() == Family::Aead2022 {
@@ -121,7 +121,7 @@ impl Key {
         })
     }
 
-    /// The key of one identity header, from the salt of its stream (SIP023, TCP). As long as this key.
+    /// The key of one identity header, from the salt of its stream (SIP023, TCP). It is as long as this key.
     #[must_use]
     pub fn identity_subkey(&self, salt: &[u8]) -> Self {
         Self::fill(self.as_bytes().len(), |subkey| {
@@ -129,7 +129,7 @@ impl Key {
         })
     }
 
-    /// What an identity header says inside: the start of the BLAKE3 hash of the next PSK (SIP023).
+    /// The content of an identity header for this PSK: the first bytes of its BLAKE3 hash (SIP023).
     #[must_use]
     pub fn identity_hash(&self) -> [u8; 16] {
         let mut hash = [0; 16];
@@ -148,7 +148,7 @@ impl Key {
             .fill(out);
     }
 
-    /// A key of `len` bytes, written in place by `write`.
+    /// A key of 32 bytes, or else of 16, written in place by `write`.
     fn fill(len: usize, write: impl FnOnce(&mut [u8])) -> Self {
         if len == 32 {
             let mut bytes = Zeroizing::new([0; 32]);
@@ -162,10 +162,10 @@ impl Key {
     }
 }
 
-/// HKDF-SHA1 with the info of SIP004.
+/// HKDF-SHA1 with the info of AEAD-2017 (SIP004).
 #[expect(
     clippy::expect_used,
-    reason = "subkeys have at most 32 bytes; HKDF-SHA1 gives up to 5100"
+    reason = "subkeys have at most 32 bytes; HKDF-SHA1 has up to 5100"
 )]
 fn hkdf_sha1(key: &[u8], salt: &[u8], out: &mut [u8]) {
     Hkdf::<Sha1>::new(Some(salt), key)
@@ -187,18 +187,18 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Why a base64 key was refused. The texts are for the person who wrote the config; the key is not in them.
+/// Why a base64 key was refused. The texts are for the person who wrote the config and do not contain the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum KeyError {
     /// The text is not base64.
-    #[error("the key is not base64; {method} needs {} random bytes in base64: `ssr genkey -m {method}` makes them", method.key_len())]
+    #[error("the key is not base64; {method} needs {} random bytes in base64; `ssr genkey -m {method}` makes them", method.key_len())]
     NotBase64 {
         /// The method that the key is for.
         method: Method,
     },
     /// The key is too short or too long for its method.
     #[error(
-        "the key has {got} bytes, {method} needs exactly {needed}: `ssr genkey -m {method}` makes one"
+        "the key has {got} bytes, but {method} needs exactly {needed}; `ssr genkey -m {method}` makes one"
     )]
     WrongLength {
         /// The method that the key is for.
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_16_and_32_bytes_only() {
+    fn has_16_or_32_bytes() {
         for len in 0..=64 {
             let bytes = vec![9; len];
             let key = Key::from_slice(&bytes);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn sip004_subkey_is_hkdf_sha1() {
+    fn aead_2017_subkey_is_hkdf_sha1() {
         // Computed with the HMAC of Python's standard library.
         for (method, len, known) in [
             (Method::Aes128Gcm, 16, "54fe416d0610f80cbd9d34d66f5b8661"),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn sip022_subkeys_differ_by_context_and_salt() {
+    fn aead_2022_subkeys_differ_by_context_and_salt() {
         let key = Key::from_slice(&[1; 16]).unwrap();
         let session = key.session_subkey(Method::Blake3Aes128Gcm, &[2; 16]);
         let identity = key.identity_subkey(&[2; 16]);

@@ -1,16 +1,16 @@
 //! HKDF-SHA1 (RFC 5869) for eight salts at once: every vector register holds the same word of eight computations.
 //!
-//! SIP004 has a subkey for each packet, and deriving one takes ten runs of SHA-1's compression function, longer than
-//! encrypting the packet where the CPU has no instructions for SHA-1. Packets come and go in batches and their salts have
-//! nothing to do with one another, so eight are derived in less than the time of two. The library of [`super::key`] has the
-//! last word: the tests hold every result against it.
+//! AEAD-2017 has a subkey for each packet. Deriving one takes ten runs of SHA-1's compression function, longer than
+//! encrypting the packet on a CPU without instructions for SHA-1. Packets come and go in batches and their salts are
+//! independent, so eight subkeys are derived together in less than the time of two. The tests compare every result with the
+//! library that [`super::key`] uses.
 
 use fearless_simd::{Level, Simd, dispatch, prelude::*, u32x8};
 
-/// How many subkeys are derived together.
+/// Subkeys that are derived together.
 pub const LANES: usize = 8;
 
-/// The info that SIP004 gives to HKDF, and behind it the number of the output block.
+/// The HKDF info of SIP004, followed by the number of the output block.
 const INFO: [&[u8]; 2] = [b"ss-subkey\x01", b"ss-subkey\x02"];
 
 /// The initial hash value (FIPS 180-4 §5.3.1).
@@ -34,8 +34,8 @@ type State<S> = [Word<S>; 5];
 /// Eight blocks of 64 bytes.
 type Block<S> = [Word<S>; 16];
 
-/// HKDF-SHA1 of one key of at most 32 bytes with each of `salts`, of at most 64 bytes, and the info of SIP004. Of each
-/// result the first 20 bytes are written when `short`, and all 32 otherwise.
+/// HKDF-SHA1 of one key of at most 32 bytes with each of `salts` of at most 64 bytes, and with the info of SIP004. It writes
+/// the first 20 bytes of each result if `short`, else all 32.
 pub(super) fn hkdf_sha1(
     key: &[u8],
     salts: &[&[u8]; LANES],
@@ -53,7 +53,7 @@ fn derive<S: Simd>(
     short: bool,
     out: &mut [[u8; 32]; LANES],
 ) {
-    // Loops here and below, since the closures of `map` and `from_fn` would not be compiled for the CPU at hand.
+    // Loops here and below, because closures of `map` and `from_fn` would not be compiled for the CPU that runs them.
     let mut keys = [Word::splat(simd, 0); 16];
     for (t, place) in keys.iter_mut().enumerate() {
         let mut words = [0; LANES];
@@ -76,7 +76,7 @@ fn derive<S: Simd>(
     }
 }
 
-/// Puts eight digests where the results have room for them, from byte `at` on.
+/// Writes eight digests to the results from byte `at` on, as far as there is room.
 #[inline(always)]
 fn write<S: Simd>(out: &mut [[u8; 32]; LANES], at: usize, digests: &State<S>) {
     for (index, words) in digests.iter().enumerate() {
@@ -89,7 +89,7 @@ fn write<S: Simd>(out: &mut [[u8; 32]; LANES], at: usize, digests: &State<S>) {
     }
 }
 
-/// The big-endian word `t` of `bytes`; zero behind their end.
+/// The big-endian word `t` of `bytes`, zero beyond their end.
 #[inline(always)]
 fn word(bytes: &[u8], t: usize) -> u32 {
     let bytes = bytes.get(4 * t..).unwrap_or_default();
@@ -123,7 +123,7 @@ impl<S: Simd> Hmac<S> {
         }
     }
 
-    /// The tags of messages of at most 55 bytes: `front` differs, `text` behind it is the same for all.
+    /// The tags of messages of at most 55 bytes: `front`, different in each lane, then `text`, the same in all.
     #[inline(always)]
     fn tag(&self, simd: S, front: &[Word<S>], text: &[u8]) -> State<S> {
         let digest = compress(simd, &self.inner, &last_block(simd, front, text));
@@ -131,7 +131,7 @@ impl<S: Simd> Hmac<S> {
     }
 }
 
-/// The padded second and last block of a message whose first was the key's (FIPS 180-4 §5.1.1).
+/// The second, last and padded block of a message whose first block was the key (FIPS 180-4 §5.1.1).
 #[inline(always)]
 fn last_block<S: Simd>(simd: S, front: &[Word<S>], text: &[u8]) -> Block<S> {
     let mut bytes = [0; BLOCK_LEN];
@@ -161,7 +161,7 @@ fn last_block<S: Simd>(simd: S, front: &[Word<S>], text: &[u8]) -> Block<S> {
 /// times as long.
 #[inline(always)]
 fn compress<S: Simd>(simd: S, state: &State<S>, block: &Block<S>) -> State<S> {
-    // Ten are needed for a subkey: a function of its own, with the instructions that `simd` stands for.
+    // A subkey needs ten of these, so it is a function of its own, compiled for the instructions of `simd`.
     simd.vectorize(
         #[inline(always)]
         || {

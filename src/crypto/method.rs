@@ -1,4 +1,4 @@
-//! Encryption methods: what each is called and how long its parts are.
+//! Encryption methods: their names and the lengths of their parts.
 //!
 //! | family | specification | methods |
 //! |---|---|---|
@@ -6,43 +6,46 @@
 //! | [`Family::Aead2017`] | SIP004, SIP007 | `aes-{128,256}-gcm`, `chacha20-ietf-poly1305`, `xchacha20-ietf-poly1305` |
 //! | [`Family::Aead2022`] | SIP022, SIP023 | `2022-blake3-*` |
 //!
-//! The stream ciphers of old are known by name only, so that a config file that asks for one gets a reason instead of
-//! "unknown method": without authentication an active attacker can redirect and decrypt the traffic.
+//! The old stream ciphers are known only by name, so that a config file that names one gets the reason why it is refused
+//! instead of "unknown method": without authentication an active attacker can redirect and decrypt the traffic.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An encryption method that this program speaks.
+/// Bytes that sealing adds to a message, for every AEAD.
+pub const TAG_LEN: usize = 16;
+
+/// An encryption method that this program supports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Method {
     /// No encryption: the Shadowsocks address header on a bare stream.
     None,
-    /// `aes-128-gcm` (SIP004).
+    /// `aes-128-gcm` (AEAD-2017).
     Aes128Gcm,
-    /// `aes-256-gcm` (SIP004).
+    /// `aes-256-gcm` (AEAD-2017).
     Aes256Gcm,
-    /// `chacha20-ietf-poly1305` (SIP004).
+    /// `chacha20-ietf-poly1305` (AEAD-2017).
     ChaCha20Poly1305,
-    /// `xchacha20-ietf-poly1305`: as SIP004, with a nonce of 24 bytes.
+    /// `xchacha20-ietf-poly1305` (AEAD-2017), with a nonce of 24 bytes.
     XChaCha20Poly1305,
-    /// `2022-blake3-aes-128-gcm` (SIP022).
+    /// `2022-blake3-aes-128-gcm` (AEAD-2022).
     Blake3Aes128Gcm,
-    /// `2022-blake3-aes-256-gcm` (SIP022).
+    /// `2022-blake3-aes-256-gcm` (AEAD-2022).
     Blake3Aes256Gcm,
-    /// `2022-blake3-chacha20-poly1305` (SIP022).
+    /// `2022-blake3-chacha20-poly1305` (AEAD-2022).
     Blake3ChaCha20Poly1305,
-    /// `2022-blake3-chacha8-poly1305` (SIP022, optional).
+    /// `2022-blake3-chacha8-poly1305` (AEAD-2022, optional there).
     Blake3ChaCha8Poly1305,
 }
 
-/// The protocol that a method belongs to: it decides how keys are made and what the bytes on the wire mean.
+/// The protocol of a method: it decides how keys are derived and what the bytes on the wire mean.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Family {
     /// Not encrypted.
     Plain,
-    /// SIP004 (streams) and SIP007 (packets), "AEAD-2017": any password; no protection against replay by itself.
+    /// "AEAD-2017", SIP004 for streams and SIP007 for packets: any password; no replay protection in the protocol.
     Aead2017,
-    /// SIP022, "AEAD-2022": a random key; timestamps, session ids and replay protection.
+    /// "AEAD-2022", SIP022: a random key; timestamps, session ids and replay protection.
     Aead2022,
 }
 
@@ -76,7 +79,7 @@ impl Method {
         }
     }
 
-    /// The protocol that the method belongs to.
+    /// The protocol of the method.
     #[must_use]
     pub const fn family(self) -> Family {
         match self {
@@ -107,7 +110,7 @@ impl Method {
         }
     }
 
-    /// Bytes of the salt that opens a stream (and, in SIP007, every packet): as many as the key has.
+    /// Bytes of the salt at the start of a stream and of every AEAD-2017 packet: as many as the key has.
     #[must_use]
     pub const fn salt_len(self) -> usize {
         self.key_len()
@@ -118,12 +121,12 @@ impl Method {
     pub const fn tag_len(self) -> usize {
         match self {
             Self::None => 0,
-            _ => super::TAG_LEN,
+            _ => TAG_LEN,
         }
     }
 
-    /// Whether several users can share a port by identity headers (SIP023): they are AES blocks, so only the AES
-    /// methods of SIP022 have them.
+    /// Whether several users can share a port by identity headers (SIP023). These are AES blocks, so only the AES methods of
+    /// AEAD-2022 have them.
     #[must_use]
     pub const fn supports_identity(self) -> bool {
         matches!(self, Self::Blake3Aes128Gcm | Self::Blake3Aes256Gcm)
@@ -139,7 +142,7 @@ impl fmt::Display for Method {
 /// Why a method name was refused. The texts are for the person who wrote the config.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MethodError {
-    /// A stream cipher: known, and refused because it protects nothing against an active attacker.
+    /// The name is that of a stream cipher, which does not protect against an active attacker.
     #[error(
         "method \"{name}\" is insecure: {reason}; use \"{}\" or \"{}\" on both sides",
         Method::Blake3Aes256Gcm,
@@ -151,7 +154,7 @@ pub enum MethodError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A sound or once common cipher that this program leaves out.
+    /// The name is that of an AEAD that this program does not have.
     #[error("method \"{name}\" is not supported; use \"{instead}\" on both sides")]
     Unsupported {
         /// The name as written.
@@ -159,7 +162,7 @@ pub enum MethodError {
         /// The method that is closest in strength and speed.
         instead: Method,
     },
-    /// No cipher of that name is known.
+    /// The name is not that of any known cipher.
     #[error("unknown method \"{name}\"{}", nearest.map(|method| format!("; did you mean \"{method}\"?")).unwrap_or_default())]
     Unknown {
         /// The name as written.
@@ -175,8 +178,8 @@ impl FromStr for Method {
     /// Reads a name, whatever its case; `plain` is another name of `none`.
     ///
     /// # Errors
-    /// [`MethodError::Insecure`] for stream ciphers, [`MethodError::Unsupported`] for AEADs that are left out,
-    /// [`MethodError::Unknown`] for the rest.
+    /// [`MethodError::Insecure`] for stream ciphers, [`MethodError::Unsupported`] for AEADs that this program does not
+    /// have, [`MethodError::Unknown`] for all other names.
     fn from_str(text: &str) -> Result<Self, MethodError> {
         let name = text.to_ascii_lowercase();
         if name == "plain" {
@@ -204,7 +207,7 @@ impl FromStr for Method {
     }
 }
 
-/// What is wrong with the stream cipher of this lowercase name, or `None` when the name is not one.
+/// Why the stream cipher of this lowercase name is insecure; `None` if the name is not one of a stream cipher.
 fn insecure(name: &str) -> Option<&'static str> {
     const MALLEABLE: &str =
         "a stream cipher without authentication lets anyone on the path alter and decrypt traffic";
@@ -227,7 +230,7 @@ fn insecure(name: &str) -> Option<&'static str> {
     }
 }
 
-/// What to use in place of the AEAD of this lowercase name, or `None` when the name is not one that was left out.
+/// What to use instead of the AEAD of this lowercase name; `None` if the name is not one of an unsupported AEAD.
 fn unsupported(name: &str) -> Option<Method> {
     match name {
         "aes-128-ccm" | "aes-128-gcm-siv" | "sm4-gcm" | "sm4-ccm" => Some(Method::Aes128Gcm),
@@ -238,7 +241,7 @@ fn unsupported(name: &str) -> Option<Method> {
     }
 }
 
-/// The method whose name is most like this lowercase one.
+/// The method with the name most similar to this lowercase one.
 fn nearest(name: &str) -> Option<Method> {
     /// Below this share of unchanged characters a suggestion is a guess.
     const SIMILAR: f64 = 0.6;
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_left_out_aeads_with_a_substitute() {
+    fn refuses_unsupported_aeads_with_a_substitute() {
         for name in [
             "aes-192-gcm",
             "aes-128-ccm",

@@ -1,4 +1,4 @@
-//! Salts seen before: a stream that starts with one of them is a replay.
+//! Salts seen before: a stream or an AEAD-2017 packet with one of them is a replay.
 
 use std::collections::HashSet;
 use std::mem;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// The longest salt of any method.
 const MAX_SALT_LEN: usize = 32;
-/// Bytes by which a salt is known.
-const KNOWN_LEN: usize = 16;
+/// Bytes of a salt that are kept.
+const KEPT_LEN: usize = 16;
 
 /// What a server does about a repeated salt under an AEAD-2017 method. AEAD-2022 methods always reject it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,22 +20,22 @@ pub enum ReplayPolicy {
     Reject,
 }
 
-/// An exact set of salts, bounded in number and, if asked, in age.
+/// An exact set of salts, limited in number and optionally in age.
 ///
-/// Exact, because SIP022 §3.1.5 wants no honest client refused, which a Bloom filter would do now and then.
+/// It is exact because no honest client may be refused (SIP022 §3.1.5), which a Bloom filter would do now and then.
 ///
-/// Salts are kept in two generations of `capacity / 2`. New ones go to the young generation; when that is full or as
-/// old as `keep`, it becomes the old one, and what was the old one is forgotten. So:
-/// - without a rotation by count, a salt is remembered for at least `keep` and, while salts keep coming, at most
-///   twice as long;
-/// - in any case the last `capacity / 2` salts are remembered. When more than that arrive within `keep`, the oldest are
-///   forgotten early; [`SaltPool::forgotten_early`] counts how often. Only salts of authenticated streams should be
-///   inserted, so nobody without a key can bring that about.
+/// Salts are kept in two generations of `capacity / 2` salts each. New salts go to the young generation. When that is full,
+/// or as old as `keep`, it becomes the old generation, and the previous old one is forgotten. So:
+/// - the pool holds at most `capacity` salts, and always remembers the last `capacity / 2`;
+/// - it remembers a salt for at least `keep`, unless more than `capacity / 2` salts arrive within that time: then it
+///   forgets the oldest early, and [`SaltPool::forgotten_early`] counts how often. Insert only salts of authenticated
+///   streams, so that nobody without a key can cause this;
+/// - while salts keep arriving, it forgets a salt after twice `keep` at the latest.
 ///
-/// A salt is known by its last 16 bytes. They are random (some clients begin theirs with a constant, to look like
-/// another protocol), so two salts share them no sooner than two salts of 16 bytes are the same.
+/// Only the last 16 bytes of a salt are kept. They are random (some clients begin their salts with a constant to look like
+/// another protocol), so two salts collide no sooner than salts of 16 bytes would.
 ///
-/// Memory grows with use, up to about 40 bytes a salt.
+/// Memory grows with use, up to [`SaltPool::MAX_SALT_BYTES`] for each salt.
 #[derive(Debug)]
 pub struct SaltPool {
     young: HashSet<Salt>,
@@ -46,27 +46,30 @@ pub struct SaltPool {
     forgotten_early: u64,
 }
 
-/// What a salt is known by; a shorter one is padded with zeros.
+/// The last bytes of a salt; a shorter one is padded with zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Salt([u8; KNOWN_LEN]);
+struct Salt([u8; KEPT_LEN]);
 
 impl Salt {
     fn new(salt: &[u8]) -> Option<Self> {
         if salt.len() > MAX_SALT_LEN {
             return None;
         }
-        let end = salt.get(salt.len().saturating_sub(KNOWN_LEN)..)?;
-        let mut known = [0; KNOWN_LEN];
-        known.get_mut(..end.len())?.copy_from_slice(end);
-        Some(Self(known))
+        let end = salt.get(salt.len().saturating_sub(KEPT_LEN)..)?;
+        let mut kept = [0; KEPT_LEN];
+        kept.get_mut(..end.len())?.copy_from_slice(end);
+        Some(Self(kept))
     }
 }
 
 impl SaltPool {
-    /// An empty pool for at most `capacity` salts (2 at least). `keep` is how long a salt must be remembered.
+    /// Most bytes of memory that a salt takes: a hash table doubles when it is 7/8 full.
+    pub const MAX_SALT_BYTES: usize = 2 * 8 * (KEPT_LEN + 1) / 7 + 1;
+
+    /// An empty pool for at most `capacity` salts (at least 2). `keep` is how long a salt must be remembered.
     ///
-    /// For SIP022 it is the span of timestamps that a server accepts, 60 s (§3.1.5), and one second more, because
-    /// timestamps are whole seconds. For SIP004, which has no timestamps, it is `None`: only the count forgets.
+    /// For AEAD-2022 it is the range of timestamps that a server accepts, 60 s (SIP022 §3.1.5), plus one second, because
+    /// timestamps are whole seconds. For AEAD-2017, which has no timestamps, it is `None`: only their number forgets salts.
     #[must_use]
     pub fn new(keep: Option<Duration>, capacity: usize) -> Self {
         Self {
@@ -79,10 +82,10 @@ impl SaltPool {
         }
     }
 
-    /// Remembers a salt at the time `now`, on any clock that does not run backwards. `false` when it is known already,
-    /// or longer than 32 bytes, which no salt is.
+    /// Remembers a salt at the time `now` of a monotonic clock. Returns `false` if the salt is known already or longer than
+    /// 32 bytes, which no salt is.
     ///
-    /// Insert a salt only after the stream has been authenticated: else a stranger can burn a client's salt.
+    /// Insert a salt only after its stream has been authenticated. Otherwise a stranger could use up a client's salt.
     #[must_use = "a salt that was seen before is a replay"]
     pub fn insert(&mut self, salt: &[u8], now: Duration) -> bool {
         let Some(salt) = Salt::new(salt) else {
@@ -101,13 +104,13 @@ impl SaltPool {
         self.young.insert(salt)
     }
 
-    /// Whether the salt is remembered. A look before the work of authentication; [`SaltPool::insert`] decides.
+    /// Whether the salt is remembered: an early check before authentication. [`SaltPool::insert`] decides.
     #[must_use]
     pub fn contains(&self, salt: &[u8]) -> bool {
         Salt::new(salt).is_some_and(|salt| self.young.contains(&salt) || self.old.contains(&salt))
     }
 
-    /// Salts remembered.
+    /// Number of salts remembered.
     #[must_use]
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
@@ -134,14 +137,14 @@ impl SaltPool {
             return;
         }
         self.rotate(now);
-        // Every salt of the generation that has just grown old came before it was `keep` old.
+        // Every salt of the generation that has just become old came before that was `keep` old.
         if age >= keep.saturating_mul(2) {
             self.old = HashSet::new();
         }
     }
 
     fn rotate(&mut self, now: Duration) {
-        // The next generation is likely to be as large as this one: allocating it at once spares the rehashes.
+        // The next generation is likely to be as large as this one; allocating it now avoids rehashing.
         let next = HashSet::with_capacity(self.young.len());
         self.old = mem::replace(&mut self.young, next);
         self.born = now;
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_a_salt_once() {
+    fn inserts_a_salt_once() {
         let mut pool = SaltPool::new(Some(KEEP), 100);
         assert!(pool.is_empty() && !pool.contains(&salt(1)));
         assert!(pool.insert(&salt(1), at(0)));
@@ -220,6 +223,24 @@ mod tests {
         }
         assert!(pool.contains(&salt(95)) && !pool.contains(&salt(85)));
         assert_eq!(pool.forgotten_early(), 18);
+    }
+
+    #[test]
+    fn takes_no_more_memory_than_stated() {
+        // Just more than 7/8 of a power of two is the worst case.
+        for generation in [57, 3585, 5000, 1 << 12] {
+            let mut pool = SaltPool::new(None, 2 * generation);
+            for number in 0..2 * generation {
+                assert!(pool.insert(&salt(number), at(0)));
+            }
+            assert_eq!(pool.len(), 2 * generation);
+            let bytes = |set: &HashSet<Salt>| {
+                let buckets = (set.capacity() * 8 / 7).next_power_of_two();
+                buckets * (size_of::<Salt>() + 1)
+            };
+            let total = bytes(&pool.young) + bytes(&pool.old);
+            assert!(total <= SaltPool::MAX_SALT_BYTES * pool.len(), "{total}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::crypto::aead::TAG_LEN;
+use crate::crypto::TAG_LEN;
 use crate::crypto::{Block, Family, Method};
 use crate::wire::Error;
 use crate::wire::address::{Address, AddressRef};

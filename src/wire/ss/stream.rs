@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use crate::crypto::aead::TAG_LEN;
+use crate::crypto::TAG_LEN;
 use crate::crypto::{Aead, Family, Key, Method, NonceCounter};
 use crate::wire::Error;
 use crate::wire::address::AddressRef;

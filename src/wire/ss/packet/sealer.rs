@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::crypto::aead::TAG_LEN;
+use crate::crypto::TAG_LEN;
 use crate::crypto::{Aead, Block, Family, Key, LANES, Method};
 use crate::wire::Error;
 use crate::wire::ss::{Accounts, Credentials, Salt, TYPE_CLIENT, TYPE_SERVER, put, split, take};

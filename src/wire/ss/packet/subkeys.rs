@@ -1,6 +1,6 @@
 //! The subkeys of SIP004 packets, derived several at a time.
 
-use crate::crypto::aead::TAG_LEN;
+use crate::crypto::TAG_LEN;
 use crate::crypto::{Family, Key, LANES, Method};
 use crate::wire::ss::Salt;
 
