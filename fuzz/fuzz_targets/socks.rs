@@ -5,8 +5,9 @@ use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
+use ssr::wire::peer_protocol::PeerProtocol;
 use ssr::wire::socks::{
-    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, Selection, Speaks, Verdict,
+    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, Selection, Verdict,
 };
 
 /// A parser takes a prefix, and the same one however much follows; before it is whole, it asks for more.
@@ -44,7 +45,7 @@ fn check<'a, T: PartialEq + Debug>(
 fuzz_target!(|bytes: &[u8]| {
     let bytes = &bytes[..bytes.len().min(600)];
     if let Some(first) = bytes.first() {
-        let _ = Speaks::of(*first).to_string();
+        let _ = PeerProtocol::of(*first).to_string();
     }
     if let Some((greeting, _)) = check(bytes, Greeting::parse) {
         let _ = greeting.offers(socks::AuthMethod::None);

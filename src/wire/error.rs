@@ -1,6 +1,6 @@
 //! What a peer can get wrong on the wire.
 
-use super::socks::Speaks;
+use super::peer_protocol::PeerProtocol;
 use super::{mux, websocket};
 
 /// A message that breaks its protocol. The variant says what is wrong, [`Error::status`] is its short name.
@@ -15,8 +15,8 @@ pub enum Error {
     /// A datagram that ends before its header does.
     #[error("the datagram ends within its header")]
     Truncated,
-    /// The first byte where SOCKS5 has its version. [`Speaks::of`] tells what the peer speaks instead.
-    #[error("not SOCKS5: {speaks} (first byte {0:#04x})", speaks = Speaks::of(*.0))]
+    /// The first byte where SOCKS5 has its version. [`PeerProtocol::of`] tells what the peer speaks instead.
+    #[error("not SOCKS5: {protocol} (first byte {0:#04x})", protocol = PeerProtocol::of(*.0))]
     SocksVersion(u8),
     /// The version of a password subnegotiation (RFC 1929) that is not 1.
     #[error("SOCKS5 password negotiation of version {0:#04x} instead of 0x01")]

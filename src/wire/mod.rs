@@ -11,6 +11,7 @@
 //! | [`http_rewrite`] | HTTP requests on their way through a proxy |
 //! | [`proxy_protocol`] | the PROXY protocol: who the visitor is |
 //! | [`reverse`] | reverse tunnels: the frames of many streams inside one |
+//! | [`peer_protocol`] | the protocol of a peer, guessed from its first byte |
 //! | [`error`] | what a peer can get wrong |
 //!
 //! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
@@ -28,6 +29,7 @@ pub mod udp_over_stream;
 pub mod http;
 pub mod http_rewrite;
 pub mod mux;
+pub mod peer_protocol;
 pub mod proxy_protocol;
 pub mod reverse;
 pub mod socks;

@@ -25,48 +25,6 @@ const RESERVED: u8 = 0x00;
 /// Bytes of the longest request and of the longest response.
 pub const MAX_REQUEST_LEN: usize = 3 + super::Address::MAX_LEN;
 
-/// What a peer speaks, judged by its first byte: for a port that serves several protocols, and for a log line that
-/// names the mistake.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Speaks {
-    /// SOCKS5.
-    Socks5,
-    /// SOCKS4 or SOCKS4a.
-    Socks4,
-    /// HTTP: the upper-case letter that a method starts with.
-    Http,
-    /// TLS: a handshake record.
-    Tls,
-    /// Something else.
-    Unknown,
-}
-
-impl Speaks {
-    /// Judges the first byte of a connection.
-    #[must_use]
-    pub const fn of(first: u8) -> Self {
-        match first {
-            VERSION => Self::Socks5,
-            0x04 => Self::Socks4,
-            b'A'..=b'Z' => Self::Http,
-            0x16 => Self::Tls,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-impl fmt::Display for Speaks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Socks5 => "this is SOCKS5",
-            Self::Socks4 => "this is SOCKS4",
-            Self::Http => "this is HTTP",
-            Self::Tls => "this is TLS",
-            Self::Unknown => "an unknown protocol",
-        })
-    }
-}
-
 /// How a client proves who it is (RFC 1928 §3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AuthMethod {

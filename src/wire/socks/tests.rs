@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::wire::address::tests::addresses;
+use crate::wire::peer_protocol::PeerProtocol;
 
 type Parse<'a, T> = fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>;
 
@@ -170,34 +171,6 @@ fn every_code_has_one_meaning() {
 }
 
 #[test]
-fn tells_other_protocols_by_their_first_byte() {
-    for (first, speaks) in [
-        (0x05, Speaks::Socks5),
-        (0x04, Speaks::Socks4),
-        (b'G', Speaks::Http),
-        (b'C', Speaks::Http),
-        (b'P', Speaks::Http),
-        (0x16, Speaks::Tls),
-        (0x00, Speaks::Unknown),
-        (b'g', Speaks::Unknown),
-    ] {
-        assert_eq!(Speaks::of(first), speaks);
-        let expected = if first == 5 {
-            None
-        } else {
-            Some(Error::SocksVersion(first))
-        };
-        assert_eq!(Greeting::parse(&[first]).err(), expected);
-        assert_eq!(Request::parse(&[first]).err(), expected);
-    }
-    assert_eq!(
-        Error::SocksVersion(b'G').to_string(),
-        "not SOCKS5: this is HTTP (first byte 0x47)"
-    );
-    assert_eq!(Error::SocksVersion(b'G').status(), "socks_version");
-}
-
-#[test]
 fn refuses_wrong_versions_at_the_first_byte() {
     for version in (0..=u8::MAX).filter(|version| *version != 5) {
         let error = Error::SocksVersion(version);
@@ -277,4 +250,32 @@ proptest! {
             prop_assert!(used <= bytes.len());
         }
     }
+}
+
+#[test]
+fn tells_other_protocols_by_their_first_byte() {
+    for (first, protocol) in [
+        (0x05, PeerProtocol::Socks5),
+        (0x04, PeerProtocol::Socks4),
+        (b'G', PeerProtocol::Http),
+        (b'C', PeerProtocol::Http),
+        (b'P', PeerProtocol::Http),
+        (0x16, PeerProtocol::Tls),
+        (0x00, PeerProtocol::Unknown),
+        (b'g', PeerProtocol::Unknown),
+    ] {
+        assert_eq!(PeerProtocol::of(first), protocol);
+        let expected = if first == 5 {
+            None
+        } else {
+            Some(Error::SocksVersion(first))
+        };
+        assert_eq!(Greeting::parse(&[first]).err(), expected);
+        assert_eq!(Request::parse(&[first]).err(), expected);
+    }
+    assert_eq!(
+        Error::SocksVersion(b'G').to_string(),
+        "not SOCKS5: this is HTTP (first byte 0x47)"
+    );
+    assert_eq!(Error::SocksVersion(b'G').status(), "socks_version");
 }

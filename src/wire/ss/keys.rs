@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::crypto::{Aead, Block, Key, Method};
+use crate::crypto::{Aead, Block, Family, Key, Method};
 
 /// The random bytes that begin a stream or packet; as long as the method's key (SIP004, SIP022 §3.1.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Accounts {
             .map(|(index, user)| (user.key.identity_hash(), index))
             .collect();
         let block = method.supports_identity().then(|| Block::new(&key));
-        let chacha = super::packet::chacha(method, &key);
+        let chacha = chacha(method, &key);
         Self {
             method,
             key,
@@ -175,4 +175,17 @@ impl Accounts {
         user.and_then(|index| self.users.get(index))
             .map_or(&self.key, |user| &user.key)
     }
+}
+
+/// Whether a method's packets carry session and packet ids.
+#[must_use]
+pub fn has_sessions(method: Method) -> bool {
+    method.family() == Family::Aead2022
+}
+
+/// The AEAD that opens the ChaCha packets of a server or client: keyed by the PSK itself.
+pub(super) fn chacha(method: Method, key: &Key) -> Option<Aead> {
+    (has_sessions(method) && !method.supports_identity())
+        .then(|| Aead::packet(method, key))
+        .flatten()
 }

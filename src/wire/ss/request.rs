@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use crate::crypto::TAG_LEN;
-use crate::crypto::{Block, Family, Method};
+use crate::crypto::{Block, Family, Method, TAG_LEN};
 use crate::wire::Error;
 use crate::wire::address::{Address, AddressRef};
 
+use super::bytes::take;
+use super::header::{MAX_PADDING, TYPE_CLIENT, check_time};
+use super::keys::{Accounts, Salt};
 use super::stream::{Crypt, Opener, REQUEST_FIXED_LEN};
-use super::{Accounts, MAX_PADDING, Salt, TYPE_CLIENT, check_time, take};
 
 /// Reads a request's head from a buffer that fills up, step by step.
 ///

@@ -15,12 +15,13 @@
 
 use std::ops::Range;
 
-use crate::crypto::TAG_LEN;
-use crate::crypto::{Aead, Family, Key, Method, NonceCounter};
+use crate::crypto::{Aead, Family, Key, Method, NonceCounter, TAG_LEN};
 use crate::wire::Error;
 use crate::wire::address::AddressRef;
 
-use super::{Credentials, Salt, TYPE_CLIENT, TYPE_SERVER, check_time, put, split, take};
+use super::bytes::{put, split, take};
+use super::header::{TYPE_CLIENT, TYPE_SERVER, check_time};
+use super::keys::{Credentials, Salt};
 
 /// The longest payload of a SIP004 chunk, in bytes.
 pub const MAX_CHUNK_AEAD: usize = 0x3FFF;

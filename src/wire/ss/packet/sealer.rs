@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use crate::crypto::TAG_LEN;
-use crate::crypto::{Aead, Block, Family, Key, LANES, Method};
+use crate::crypto::{Aead, Block, Family, Key, LANES, Method, TAG_LEN};
 use crate::wire::Error;
-use crate::wire::ss::{Accounts, Credentials, Salt, TYPE_CLIENT, TYPE_SERVER, put, split, take};
+use crate::wire::ss::bytes::{put, split, take};
+use crate::wire::ss::header::{TYPE_CLIENT, TYPE_SERVER};
+use crate::wire::ss::keys::{Accounts, Credentials, Salt};
 
-use super::{HEADER_LEN, NONCE_LEN, Subkeys, nonce_of, session_aead};
+use super::header::{HEADER_LEN, NONCE_LEN, nonce_of, session_aead};
+use super::subkeys::Subkeys;
 
 /// Seals the packets of one direction of one association.
 pub struct PacketSealer {

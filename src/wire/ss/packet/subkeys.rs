@@ -1,8 +1,7 @@
 //! The subkeys of SIP004 packets, derived several at a time.
 
-use crate::crypto::TAG_LEN;
-use crate::crypto::{Family, Key, LANES, Method};
-use crate::wire::ss::Salt;
+use crate::crypto::{Family, Key, LANES, Method, TAG_LEN};
+use crate::wire::ss::keys::Salt;
 
 /// Fewer are derived one by one: that is quicker where vector registers hold four lanes, and not much slower elsewhere.
 const FEWEST: usize = 4;
