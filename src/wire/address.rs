@@ -1,4 +1,4 @@
-//! The address of RFC 1928 §5. SOCKS5 and Shadowsocks write it with the same bytes:
+//! The address format of RFC 1928 §5, which SOCKS5 and Shadowsocks share:
 //!
 //! ```text
 //! +------+----------------------------------+------+
@@ -10,8 +10,8 @@
 //! +------+----------------------------------+------+
 //! ```
 //!
-//! Nothing is interpreted here: a domain name that looks like an IP address stays a name, and an IPv4-mapped IPv6
-//! address stays IPv6. That is for whoever resolves it.
+//! Nothing is interpreted here: a domain name that looks like an IP address stays a name, and an IPv4-mapped IPv6 address
+//! stays IPv6. The resolver interprets them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,7 +26,7 @@ const IPV6: u8 = 0x04;
 /// Bytes of the longest domain name.
 const MAX_DOMAIN_LEN: usize = 255;
 
-/// Where to: an address that owns its name.
+/// An address that owns its name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Address {
     /// An IP address and a port.
@@ -35,7 +35,7 @@ pub enum Address {
     Domain(Box<str>, u16),
 }
 
-/// Where to: an address whose name is borrowed, from the bytes that it was read from as a rule.
+/// An address that borrows its name, usually from the bytes that it was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AddressRef<'a> {
     /// An IP address and a port.
@@ -45,7 +45,7 @@ pub enum AddressRef<'a> {
 }
 
 impl<'a> AddressRef<'a> {
-    /// Reads the address at the start of `bytes`; the number is how many bytes it took. `Ok(None)`: more are needed.
+    /// Reads the address at the start of `bytes` and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
     /// [`Error::AddressType`], [`Error::AddressDomain`].
@@ -77,7 +77,7 @@ impl<'a> AddressRef<'a> {
         Ok(Some((address, bytes.len() - rest.len())))
     }
 
-    /// Bytes of the address on the wire, at most [`Address::MAX_LEN`].
+    /// Length of the encoded address, at most [`Address::MAX_LEN`].
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
         match self {
@@ -87,8 +87,8 @@ impl<'a> AddressRef<'a> {
         }
     }
 
-    /// Writes the address to the start of `out` and returns its length. `None` when it does not fit, or when the name
-    /// is empty or longer than 255 bytes.
+    /// Writes the address to the start of `out` and returns its length. `None` if it does not fit, or if the name is empty
+    /// or longer than 255 bytes.
     #[must_use]
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         let len = self.encoded_len();
@@ -123,7 +123,7 @@ impl<'a> AddressRef<'a> {
         }
     }
 
-    /// The address of a socket; a name, which has none, is taken for any IPv4 address.
+    /// The address as a socket address; a domain name becomes the unspecified IPv4 address.
     #[must_use]
     pub const fn socket_addr(&self) -> SocketAddr {
         match self {
@@ -148,7 +148,7 @@ enum Host<'a> {
     Name(&'a str),
 }
 
-/// Reads a length, a name of that length, and returns what follows.
+/// Reads a length and a name of that length; returns the name and what follows it.
 fn name(bytes: &[u8]) -> Result<Option<(&str, &[u8])>, Error> {
     let Some((&len, rest)) = bytes.split_first() else {
         return Ok(None);
@@ -165,7 +165,7 @@ fn name(bytes: &[u8]) -> Result<Option<(&str, &[u8])>, Error> {
     }
 }
 
-/// Whether a name can go to a resolver and into a log line as it is.
+/// Whether a name can be passed to a resolver and to a log line as it is.
 fn is_clean(name: &str) -> bool {
     !name.chars().any(|c| c.is_control() || c.is_whitespace())
 }
@@ -177,7 +177,7 @@ impl Address {
     /// A domain name and a port.
     ///
     /// # Errors
-    /// [`Error::AddressDomain`] when the name is empty, longer than 255 bytes, or has spaces or control characters.
+    /// [`Error::AddressDomain`] if the name is empty, longer than 255 bytes, or contains spaces or control characters.
     pub fn domain(name: &str, port: u16) -> Result<Self, Error> {
         if name.is_empty() || name.len() > MAX_DOMAIN_LEN || !is_clean(name) {
             return Err(Error::AddressDomain);
@@ -230,7 +230,7 @@ impl fmt::Display for AddressRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(address) => address.fmt(f),
-            // An IPv6 address that came as a name reads like one that came as an address.
+            // An IPv6 address received as a name is printed like one received as an address.
             Self::Domain(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Domain(name, port) => write!(f, "{name}:{port}"),
         }
@@ -243,7 +243,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a text is not an address. For the person who wrote it.
+/// Why a text is not an address. The texts are for the person who wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AddressTextError {
     /// There is no `:port` at the end.
@@ -252,14 +252,14 @@ pub enum AddressTextError {
     /// What follows the last colon is not a number from 0 to 65535.
     #[error("the port is not a number from 0 to 65535")]
     Port,
-    /// A URL instead of an address.
+    /// The text is a URL.
     #[error("write host:port, without a scheme or path")]
     Url,
     /// An IPv6 address without brackets, or brackets around something else.
-    #[error("an IPv6 address is written in brackets: [2001:db8::1]:80")]
+    #[error("write an IPv6 address in brackets: [2001:db8::1]:80")]
     Brackets,
-    /// The host is empty, longer than 255 bytes, or has spaces or control characters.
-    #[error("the host is empty, longer than 255 bytes, or has spaces or control characters")]
+    /// The host is empty, longer than 255 bytes, or contains spaces or control characters.
+    #[error("the host is empty, longer than 255 bytes, or contains spaces or control characters")]
     Host,
 }
 

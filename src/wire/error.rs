@@ -1,95 +1,101 @@
-//! What a peer can get wrong on the wire.
+//! What can be wrong with a message of a peer.
 
 use super::peer_protocol::PeerProtocol;
 use super::{mux, websocket};
 
-/// A message that breaks its protocol. The variant says what is wrong, [`Error::status`] is its short name.
+/// A message that violates its protocol, or that this program refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
-    /// An address of a type other than IPv4, domain name and IPv6. SOCKS answers it with a reply of its own.
-    #[error("address type {0:#04x} is none of IPv4, domain name, IPv6")]
+    /// The address type is not IPv4, domain name or IPv6. SOCKS has a reply code for it.
+    #[error("unknown address type {0:#04x}: expected IPv4, a domain name or IPv6")]
     AddressType(u8),
-    /// A domain name that is empty, not UTF-8, or has spaces or control characters in it.
-    #[error("the domain name is empty, not UTF-8, or has spaces or control characters")]
+    /// The domain name is empty, not UTF-8, or contains spaces or control characters.
+    #[error("the domain name is empty, not UTF-8, or contains spaces or control characters")]
     AddressDomain,
-    /// A datagram that ends before its header does.
+    /// The datagram ends within its header.
     #[error("the datagram ends within its header")]
     Truncated,
-    /// The first byte where SOCKS5 has its version. [`PeerProtocol::of`] tells what the peer speaks instead.
+    /// The first byte is not the version of SOCKS5. [`PeerProtocol::of`] tells what the peer speaks.
     #[error("not SOCKS5: {protocol} (first byte {0:#04x})", protocol = PeerProtocol::of(*.0))]
     SocksVersion(u8),
-    /// The version of a password subnegotiation (RFC 1929) that is not 1.
-    #[error("SOCKS5 password negotiation of version {0:#04x} instead of 0x01")]
+    /// The version of the password subnegotiation (RFC 1929) is not 1.
+    #[error("SOCKS5 password negotiation has version {0:#04x} instead of 0x01")]
     SocksAuthVersion(u8),
-    /// An AEAD tag that does not fit: another key or method, or bytes changed on the way.
-    #[error("authentication failed: another key or method, or bytes changed on the way")]
-    Unauthenticated,
-    /// An identity header (SIP023) that belongs to no user of this server.
-    #[error("the identity header belongs to no user of this server")]
-    UnknownIdentity,
-    /// A salt or packet that has been here before.
-    #[error("replayed: this salt or packet has been here before")]
-    Replayed,
-    /// A timestamp outside the window (SIP022 §3.1.5); positive when the peer's clock is ahead.
+    /// The AEAD tag does not match.
     #[error(
-        "the peer's clock differs by {seconds} s from ours, at most 30 s are allowed: set both clocks"
+        "authentication failed: the peer uses another key or method, or the data was changed in transit"
+    )]
+    Unauthenticated,
+    /// No user of this server has this identity header (SIP023).
+    #[error("no user of this server has this identity header")]
+    UnknownIdentity,
+    /// The salt or packet has been received before.
+    #[error("replay: this salt or packet was received before")]
+    Replayed,
+    /// The timestamp is too far from the current time (SIP022 §3.1.5).
+    #[error(
+        "the peer's clock differs from ours by {seconds} s, at most 30 s are allowed: set both clocks"
     )]
     TimestampSkew {
-        /// How far the peer's clock is ahead of ours, in seconds.
+        /// How far the peer's clock is ahead of ours, in seconds; negative if it is behind.
         seconds: i64,
     },
-    /// A header of the other direction: a stream or packet sent back to where it came from.
-    #[error("header type {0:#04x} is that of the other direction")]
+    /// The header type belongs to the other direction: the stream or packet was sent back to its sender.
+    #[error(
+        "header type {0:#04x} belongs to the other direction: the data was sent back to its sender"
+    )]
     HeaderType(u8),
-    /// Padding that is missing, too long, or longer than its header.
-    #[error("padding is missing, too long, or longer than its header")]
+    /// The padding is missing, too long, or longer than its header.
+    #[error("the padding is missing, too long, or longer than its header")]
     Padding,
-    /// A chunk longer than its protocol allows.
-    #[error("chunk longer than its protocol allows")]
+    /// The chunk is longer than its protocol allows.
+    #[error("the chunk is longer than its protocol allows")]
     ChunkLength,
-    /// A response to another request.
+    /// The response belongs to another request.
     #[error("the response belongs to another request")]
     SaltMismatch,
-    /// A packet that answers another client session.
-    #[error("the packet answers another session")]
+    /// The packet belongs to another session of a client.
+    #[error("the packet belongs to another session")]
     SessionMismatch,
-    /// A SOCKS datagram that is a part of a longer one (RFC 1928 §7: an implementation may drop those).
-    #[error("fragmented SOCKS datagrams are dropped")]
+    /// The SOCKS datagram is a fragment (RFC 1928 §7 allows dropping those).
+    #[error("fragmented SOCKS datagrams are not supported")]
     Fragmented,
-    /// A target that the config forbids.
+    /// The config forbids the target.
     #[error("the config forbids this target")]
     Denied,
-    /// Not the peer's fault: a table of ours is full or the system gives no more.
-    #[error("out of sockets or room")]
+    /// Not the peer's fault: a table of ours is full, or the system has no more sockets.
+    #[error("out of resources: a table is full, or there are no more sockets")]
     NoResources,
-    /// A session that has used up its packet ids.
+    /// The session has used up its packet ids.
     #[error("the session has used up its packet ids")]
     PacketId,
-    /// A tunnel of another version.
-    #[error("tunnel frames of version {0}, we speak version 1")]
+    /// The peer speaks another version of reverse tunnels.
+    #[error("reverse tunnel version {0} is not supported; this program speaks version 1")]
     TunnelVersion(u8),
-    /// A frame of a tunnel longer than its protocol allows.
-    #[error("tunnel frame longer than its protocol allows")]
+    /// The frame is longer than its protocol allows.
+    #[error("the reverse tunnel frame is longer than its protocol allows")]
     FrameLength,
-    /// A frame of a tunnel that does not hold what it should.
-    #[error("tunnel frame that does not hold what it should")]
+    /// The content of the frame is invalid.
+    #[error("the content of the reverse tunnel frame is invalid")]
     FrameContent,
-    /// A frame of a tunnel that has no business there or then.
-    #[error("tunnel frame out of turn")]
+    /// The frame is not allowed in this state or direction.
+    #[error("unexpected reverse tunnel frame")]
     FrameUnexpected,
-    /// The frames of the first port-proxy, which authenticate nobody.
-    #[error("the peer speaks port-proxy's first protocol, which is off: it authenticates nobody")]
+    /// The peer speaks the first protocol of port-proxy.
+    #[error(
+        "the peer speaks port-proxy's first protocol, which has no authentication and is not supported"
+    )]
     TunnelV0,
-    /// A WebSocket frame that RFC 6455 forbids.
+    /// The WebSocket frame violates RFC 6455.
     #[error("WebSocket: {0}")]
     WebSocket(#[from] websocket::Violation),
-    /// A mux.cool frame that makes no sense.
+    /// The mux.cool frame is invalid.
     #[error("mux.cool: {0}")]
     Mux(#[from] mux::Violation),
 }
 
 impl Error {
-    /// A short name, fit for a metric label and a log field.
+    /// A short name for metric labels and log fields.
     #[must_use]
     pub const fn status(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
-//! The heads of an upgrade to WebSocket (RFC 6455 §4), both sides, and the answers that other requests get.
+//! The HTTP upgrade to WebSocket (RFC 6455 §4), both sides, and responses to other requests.
 //!
-//! The client's request is v2ray-plugin's byte for byte; other requests are answered like a web server that has
-//! nothing at that place answers them.
+//! The client's request is the same as v2ray-plugin's, byte for byte. Other requests get the response of a web server that
+//! has nothing at their path.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -10,76 +10,76 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
-/// Bytes of the longest head that is read.
+/// Maximum length of a head, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;
-/// Header fields of a head that is read.
+/// Maximum number of header fields.
 const MAX_FIELDS: usize = 64;
 /// Random bytes of a `Sec-WebSocket-Key` (RFC 6455 §4.1).
 pub const NONCE_LEN: usize = 16;
-/// What the key is hashed with (RFC 6455 §1.3).
+/// Appended to the key before it is hashed (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Where an upgrade goes, or what a server serves.
+/// What a client requests, or what a server serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// The path, and for a client also the query.
     pub path: String,
-    /// The `Host`: what a client sends; what a server wants, or `None` if it takes any.
+    /// The `Host` that a client sends or a server requires; a server with `None` accepts any.
     pub host: Option<String>,
-    /// Fields that a client adds.
+    /// Header fields that a client adds.
     pub fields: Vec<(String, String)>,
 }
 
-/// Why a response is not the one to our upgrade.
+/// Why a response does not complete our upgrade.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotUpgraded {
-    /// It is not HTTP.
+    /// The response is not HTTP.
     #[error("the server does not speak HTTP")]
     NotHttp,
-    /// The head is longer than 16 KiB.
+    /// The head is longer than [`MAX_HEAD`].
     #[error("the head of the response is longer than 16 KiB")]
     TooLong,
-    /// Another status than 101.
-    #[error("the server answered {0} instead of 101: check path and host")]
+    /// The status is not 101.
+    #[error("the server answered with status {0} instead of 101: check path and host")]
     Status(u16),
-    /// A 101 that is not to WebSocket, or not to our key.
-    #[error("the server's 101 does not fit the request: {0}")]
+    /// The status is 101, but this field does not match the request.
+    #[error("the server answered 101, but its field {0} does not match the request")]
     Field(&'static str),
 }
 
 /// Why a request is not served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It is not HTTP/1.x, or an upgrade without a key.
-    #[error("a request that is no proper HTTP")]
+    /// The request is not HTTP/1.x, or an upgrade without a key.
+    #[error("the request is not valid HTTP")]
     BadRequest,
-    /// Another path, method or host, or no upgrade at all.
-    #[error("a request for something else")]
+    /// The path, method or host is another, or there is no upgrade.
+    #[error("the request is not an upgrade for this path and host")]
     NotFound,
-    /// Another version of WebSocket than 13.
-    #[error("an upgrade to another version of WebSocket")]
+    /// The version of WebSocket is not 13.
+    #[error("the request is for another version of WebSocket")]
     Version,
-    /// A head longer than 16 KiB.
-    #[error("a head of more than 16 KiB")]
+    /// The head is longer than [`MAX_HEAD`].
+    #[error("the head of the request is longer than 16 KiB")]
     TooLong,
-    /// It is served, but what stands behind us does not answer.
-    #[error("a request for a target that cannot be reached")]
+    /// The target of the request cannot be reached.
+    #[error("the target of the request cannot be reached")]
     BadGateway,
 }
 
-/// What a server needs of a request.
+/// An upgrade that a client requests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade {
-    /// What proves in the response that it has been understood.
+    /// The value of `Sec-WebSocket-Accept` in the response.
     accept: String,
-    /// The addresses of `X-Forwarded-For`, the nearest first, as far as they are some.
+    /// The addresses of `X-Forwarded-For`, the nearest first, up to the first entry that is not an address.
     pub forwarded_for: Vec<IpAddr>,
 }
 
-/// Addresses of `X-Forwarded-For` that are kept.
+/// Maximum number of addresses of `X-Forwarded-For` that are kept.
 const MAX_FORWARDED: usize = 16;
 
-/// The request of a client; `None` when a part of it cannot stand in a head.
+/// The request of a client; `None` if path, host or a field contains characters that a head cannot contain.
 #[must_use]
 pub fn request(endpoint: &Endpoint, nonce: [u8; NONCE_LEN]) -> Option<String> {
     let host = endpoint.host.as_deref().unwrap_or_default();
@@ -97,7 +97,7 @@ pub fn request(endpoint: &Endpoint, nonce: [u8; NONCE_LEN]) -> Option<String> {
     if !clean {
         return None;
     }
-    // Fields given by the operator take the place of ours.
+    // Fields from the config replace ours.
     let given = |name: &str| {
         fields
             .iter()
@@ -143,7 +143,7 @@ const fn is_token_byte(byte: u8) -> bool {
         )
 }
 
-/// Reads a client's request; the number is how many bytes its head took. `Ok(None)`: more are needed.
+/// Reads a client's request and returns it with the length of its head; `Ok(None)` if more bytes are needed.
 ///
 /// # Errors
 /// [`Refusal`], to be answered with [`Refusal::page`].
@@ -184,7 +184,7 @@ pub fn parse_request(
     {
         return Err(Refusal::NotFound);
     }
-    // An upgrade is of HTTP/1.1 and says for whom it is (RFC 6455 §4.2.1).
+    // An upgrade requires HTTP/1.1 and a Host (RFC 6455 §4.2.1).
     if request.version != Some(1) || host.is_none() || !fields.has_token("connection", "upgrade") {
         return Err(Refusal::BadRequest);
     }
@@ -204,7 +204,7 @@ pub fn parse_request(
     )))
 }
 
-/// Whether two hosts are the same but for case and the port of the first.
+/// Whether two hosts are equal, ignoring case and the port of the first.
 fn same_host(host: &str, wanted: &str) -> bool {
     let bare = match host.rsplit_once(':') {
         Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
@@ -225,13 +225,13 @@ impl<'a> Fields<'a> {
             .map(str::trim)
     }
 
-    /// The value of a field that stands exactly once.
+    /// The value of a field that occurs exactly once.
     fn one(&self, name: &'a str) -> Option<&'a str> {
         let mut all = self.all(name);
         all.next().filter(|_| all.next().is_none())
     }
 
-    /// Whether a field is a list with this word in it.
+    /// Whether a field is a list that contains this word.
     fn has_token(&self, name: &'a str, token: &str) -> bool {
         self.all(name)
             .flat_map(|value| value.split(','))
@@ -239,8 +239,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The addresses of `X-Forwarded-For`, the nearest first: each proxy adds at the end who came to it. It stops at what
-/// is no address, since what stands before that is anybody's word.
+/// The addresses of `X-Forwarded-For`, the nearest first, since each proxy appends the address of its client. Stops at the
+/// first entry that is not an address, because nothing before it can be trusted.
 fn forwarded_for(fields: &Fields<'_>) -> Vec<IpAddr> {
     fields
         .all("x-forwarded-for")
@@ -257,8 +257,7 @@ fn forwarded_for(fields: &Fields<'_>) -> Vec<IpAddr> {
 }
 
 impl Upgrade {
-    /// The client's own address: the nearest that is not a proxy that `is_trusted`, where `peer`, who connected to us,
-    /// is one.
+    /// The client's address: starting from `peer`, who connected to us, the nearest address that is not a trusted proxy.
     #[must_use]
     pub fn client(&self, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
         let mut client = peer;
@@ -271,7 +270,7 @@ impl Upgrade {
         client
     }
 
-    /// The response that agrees.
+    /// The response that accepts the upgrade.
     #[must_use]
     pub fn response(&self) -> String {
         format!(
@@ -281,13 +280,13 @@ impl Upgrade {
     }
 }
 
-/// What a server makes of the key (RFC 6455 §4.2.2).
+/// The value of `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2).
 fn accept(key: &str) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
-/// Reads a server's response to the request with `nonce`; the number is how many bytes its head took. `Ok(None)`:
-/// more are needed.
+/// Reads a server's response to the request with `nonce` and returns the length of its head; `Ok(None)` if more bytes are
+/// needed.
 ///
 /// # Errors
 /// [`NotUpgraded`].
@@ -321,7 +320,7 @@ pub fn parse_response(bytes: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Option<usi
     if fields.one("sec-websocket-accept") != Some(accept(&STANDARD.encode(nonce)).as_str()) {
         return Err(NotUpgraded::Field("Sec-WebSocket-Accept"));
     }
-    // Neither was asked for, and what follows would not be what we take it for.
+    // We requested neither, and could not read what would follow.
     for field in ["sec-websocket-extensions", "sec-websocket-protocol"] {
         if fields.all(field).next().is_some() {
             return Err(NotUpgraded::Field(field));
@@ -331,7 +330,7 @@ pub fn parse_response(bytes: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Option<usi
 }
 
 impl Refusal {
-    /// The whole answer, such as nginx gives it, at `now` in Unix seconds. The connection is to be closed behind it.
+    /// The whole response, like that of nginx, at `now` in Unix seconds. Close the connection after it.
     #[must_use]
     pub fn page(self, now: u64) -> String {
         let (status, fields) = match self {
@@ -351,7 +350,7 @@ impl Refusal {
     }
 }
 
-/// A time in Unix seconds as HTTP writes it (RFC 9110 §5.6.7).
+/// A time in Unix seconds in the format of HTTP (RFC 9110 §5.6.7).
 fn date(now: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [
@@ -364,7 +363,7 @@ fn date(now: u64) -> String {
             .unwrap_or_default()
     };
     let (days, time) = (now / 86_400, now % 86_400);
-    // Counted from the first of March of the year 0, so that the leap day is the last of its year.
+    // Years start on the first of March of the year 0, so that the leap day is the last day of a year.
     let since = days + 719_468;
     let (era, day) = (since / 146_097, since % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

@@ -1,36 +1,36 @@
-//! HTTP/1.1 requests on their way through a proxy (RFC 9112): their heads are rewritten, their bodies are not looked
-//! at, and none is taken for another.
+//! Rewrites HTTP/1.1 requests that pass through a proxy (RFC 9112). It changes their heads, passes their bodies unchanged, and
+//! finds where each request ends.
 //!
-//! What could be read in two ways is refused, since the server behind might read it in the other: both lengths, two
-//! lengths, an unknown transfer coding, two Hosts, a body's end that is not one.
+//! An ambiguous request is refused, since the server behind the proxy might read it differently: one with a length and a
+//! transfer coding, two lengths, an unknown transfer coding, two Hosts, or a malformed end of the body.
 
 use std::net::IpAddr;
 
 use httparse::{EMPTY_HEADER, Status};
 
-/// Bytes of the longest head.
+/// Maximum length of a head, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;
-/// Lines of the longest head.
+/// Maximum number of header lines.
 const MAX_HEADERS: usize = 100;
-/// Bytes of the longest line that gives a chunk's size.
+/// Maximum length of the line with a chunk's size, in bytes.
 const MAX_SIZE_LINE: usize = 256;
 
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is no HTTP/1.1, or can be read in two ways.
-    #[error("not a request of HTTP/1.1, or one that can be read in two ways")]
+    /// The request is not HTTP/1.1, or is ambiguous.
+    #[error("the request is not valid HTTP/1.1, or is ambiguous")]
     Malformed,
-    /// Its head is longer than 16 KiB or a hundred lines.
+    /// The head is longer than [`MAX_HEAD`], or has more than a hundred lines.
     #[error("the head of the request is too long")]
     TooLong,
-    /// It is for another Host than the first of its connection.
-    #[error("a request for another Host on the same connection")]
+    /// The request is for another Host than the first one of its connection.
+    #[error("the request is for another Host than the first one of its connection")]
     OtherHost,
 }
 
 impl Error {
-    /// The status that says so (RFC 9110 §15.5).
+    /// The HTTP status of the response, and its reason phrase (RFC 9110 §15.5).
     #[must_use]
     pub const fn status(self) -> (u16, &'static str) {
         match self {
@@ -41,7 +41,7 @@ impl Error {
     }
 }
 
-/// A whole response that ends the connection.
+/// A whole response, after which the connection is closed.
 #[must_use]
 pub fn response(status: u16, reason: &str) -> Vec<u8> {
     let body = format!("{status} {reason}\n");
@@ -57,36 +57,36 @@ pub fn response(status: u16, reason: &str) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Requests {
     visitor: IpAddr,
-    /// The Host of the first request, in small letters and without its port.
+    /// The Host of the first request, in lower case and without its port.
     host: Option<String>,
     count: u64,
     state: State,
-    /// The beginning of a head, of a line of chunks, or of the response to an upgrade.
+    /// The beginning of a head, of a chunk's size line, or of the response to an upgrade.
     held: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Head,
-    /// So many bytes of a body are left.
+    /// This many bytes of a body are left.
     Body(u64),
     /// The line with a chunk's size.
     Size,
-    /// So many bytes of a chunk are left.
+    /// This many bytes of a chunk are left.
     Chunk(u64),
-    /// The CRLF behind a chunk.
+    /// The CRLF after a chunk.
     ChunkEnd,
-    /// The lines behind the last chunk.
+    /// The lines after the last chunk.
     Trailers,
-    /// Whether the protocol changes is for the server to say.
+    /// An upgrade was requested, and the server has not responded yet.
     Switching,
-    /// It has changed: anything may come.
-    Tunnel,
+    /// The protocol has been upgraded: all bytes pass unchanged.
+    Upgraded,
     Broken(Error),
 }
 
 impl Requests {
-    /// The requests of a connection from `visitor`.
+    /// A rewriter for a connection from `visitor`.
     #[must_use]
     pub const fn new(visitor: IpAddr) -> Self {
         Self {
@@ -98,23 +98,23 @@ impl Requests {
         }
     }
 
-    /// The Host of the first request, in small letters and without its port, once it is known.
+    /// The Host of the first request, in lower case and without its port, once it is known.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
     }
 
-    /// Whether nothing may be read before the response to an upgrade has begun.
+    /// Whether input must wait for the response to an upgrade.
     #[must_use]
     pub fn is_switching(&self) -> bool {
         self.state == State::Switching
     }
 
-    /// Takes bytes off the front of `input` and adds what is to be passed on to `out`; returns how many it took. All
-    /// are taken, unless the next ones have to wait for a response.
+    /// Rewrites `input` and appends the result to `out`; returns how many bytes it has read: all, unless the rest must wait
+    /// for a response.
     ///
     /// # Errors
-    /// What is wrong, and that again.
+    /// What is wrong with the request; later calls return the same error.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Error> {
         let mut used = 0;
         loop {
@@ -125,12 +125,12 @@ impl Requests {
             match self.state {
                 State::Broken(error) => return Err(error),
                 State::Switching => return Ok(used),
-                State::Tunnel => {
+                State::Upgraded => {
                     out.extend_from_slice(rest);
                     return Ok(input.len());
                 }
                 State::Body(left) => {
-                    let len = pass(rest, left, out);
+                    let len = copy(rest, left, out);
                     used += len;
                     self.state = match left - len as u64 {
                         0 => State::Head,
@@ -138,7 +138,7 @@ impl Requests {
                     };
                 }
                 State::Chunk(left) => {
-                    let len = pass(rest, left, out);
+                    let len = copy(rest, left, out);
                     used += len;
                     self.state = match left - len as u64 {
                         0 => State::ChunkEnd,
@@ -154,7 +154,7 @@ impl Requests {
         }
     }
 
-    /// Goes on with what ends with a line.
+    /// Continues with a part that ends with a line.
     fn line(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Error> {
         let limit = match self.state {
             State::Size => MAX_SIZE_LINE,
@@ -214,7 +214,7 @@ impl Requests {
         match httparse::parse_headers(held, &mut headers).map_err(too_long_or_malformed)? {
             Status::Partial => Ok(None),
             Status::Complete((len, _)) => {
-                // What they say is of no use to a server that trusts its proxy, and could mislead it.
+                // Trailers are dropped: they could mislead a server that trusts its proxy.
                 out.extend_from_slice(b"\r\n");
                 self.state = State::Head;
                 Ok(Some(len))
@@ -234,25 +234,25 @@ impl Requests {
         else {
             return Err(Error::Malformed);
         };
-        // Only the origin form, and `OPTIONS *`: the others name another place than Host may.
+        // Only the origin form and `OPTIONS *` are accepted: other forms could name another host than the field Host.
         if method == "CONNECT" || !(path.starts_with('/') || path == "*") {
             return Err(Error::Malformed);
         }
-        let seen = Seen::read(request.headers, version)?;
-        let host = bare_host(seen.host.ok_or(Error::Malformed)?);
+        let framing = Framing::read(request.headers, version)?;
+        let host = bare_host(framing.host.ok_or(Error::Malformed)?);
         match &self.host {
             Some(first) if *first != host => return Err(Error::OtherHost),
             Some(_) => {}
             None => self.host = Some(host),
         }
-        // Only the first request of a connection is sure to be the one that the next response answers.
-        let switches = seen.upgrade && self.count == 0 && seen.body == State::Head;
+        // Only for the first request of a connection it is certain that the next response belongs to it.
+        let switches = framing.upgrade && self.count == 0 && framing.body == State::Head;
         self.write_head(request.headers, (method, path, version), switches, out);
         self.count += 1;
         self.state = if switches {
             State::Switching
         } else {
-            seen.body
+            framing.body
         };
         Ok(Some(len))
     }
@@ -296,8 +296,7 @@ impl Requests {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Looks at bytes of the response while an upgrade waits for its answer. Afterwards [`Requests::feed`] takes
-    /// bytes again, if it did not.
+    /// Reads bytes of the response to an upgrade. Once it has decided, [`Requests::feed`] continues.
     pub fn watch(&mut self, response: &[u8]) {
         if self.state != State::Switching {
             return;
@@ -311,11 +310,11 @@ impl Requests {
             let (len, code) = match answer.parse(&self.held) {
                 Ok(Status::Complete(len)) => (len, answer.code.unwrap_or_default()),
                 Ok(Status::Partial) if self.held.len() < MAX_HEAD => return,
-                // Whatever this is, it is no consent.
+                // Not a response that accepts the upgrade.
                 Ok(Status::Partial) | Err(_) => (0, 0),
             };
             match code {
-                101 => self.state = State::Tunnel,
+                101 => self.state = State::Upgraded,
                 100..200 => {
                     self.held.drain(..len);
                     continue;
@@ -328,14 +327,14 @@ impl Requests {
     }
 }
 
-/// What the header lines say about a request.
-struct Seen<'a> {
+/// What the header lines say about the end of a request.
+struct Framing<'a> {
     host: Option<&'a str>,
     upgrade: bool,
     body: State,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> Framing<'a> {
     fn read(headers: &[httparse::Header<'a>], version: u8) -> Result<Self, Error> {
         let (mut host, mut length, mut chunked, mut upgrade) = (None, None, false, false);
         for header in headers {
@@ -379,8 +378,8 @@ fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Error> {
     }
 }
 
-/// Passes on at most `left` bytes.
-fn pass(bytes: &[u8], left: u64, out: &mut Vec<u8>) -> usize {
+/// Copies at most `left` bytes to `out` and returns how many.
+fn copy(bytes: &[u8], left: u64, out: &mut Vec<u8>) -> usize {
     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
     out.extend_from_slice(bytes.get(..len).unwrap_or_default());
     len

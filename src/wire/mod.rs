@@ -1,21 +1,22 @@
 //! Floor 1: codecs. Slices in, values and slices out; no IO, no clock, no randomness.
 //!
-//! | file | what it reads and writes |
+//! | file | contents |
 //! |---|---|
-//! | [`address`] | where to: the address of SOCKS5 and Shadowsocks |
-//! | [`socks`] | SOCKS5, both sides: greeting, password, request, reply, UDP header |
-//! | [`ss`] | the Shadowsocks protocols: streams, packets, identities |
-//! | [`http`] | the heads of an upgrade to WebSocket, and the answers to other requests |
-//! | [`websocket`] | WebSocket frames that carry a stream of bytes |
-//! | [`mux`] | mux.cool frames, as v2ray-plugin wraps its streams in |
-//! | [`http_rewrite`] | HTTP requests on their way through a proxy |
-//! | [`proxy_protocol`] | the PROXY protocol: who the visitor is |
-//! | [`reverse`] | reverse tunnels: the frames of many streams inside one |
+//! | [`address`] | the address format of SOCKS5 and Shadowsocks |
+//! | [`socks`] | SOCKS5, both sides: greeting, password, request, response, UDP header |
+//! | [`ss`] | the Shadowsocks protocols: streams, packets, identity headers |
+//! | [`http`] | the HTTP upgrade to WebSocket, and responses to other requests |
+//! | [`websocket`] | WebSocket frames that carry a byte stream |
+//! | [`mux`] | mux.cool frames, in which v2ray-plugin carries several streams |
+//! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
+//! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
+//! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
+//! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
 //! | [`peer_protocol`] | the protocol of a peer, guessed from its first byte |
-//! | [`error`] | what a peer can get wrong |
+//! | [`error`] | what can be wrong with a message |
 //!
-//! Every parser takes the bytes received so far and answers `Ok(None)` while they are too few, or the value together
-//! with the number of bytes that it took. What follows those bytes is not looked at.
+//! Every parser gets the bytes received so far. It returns `Ok(None)` while they are too few, else the value and the number
+//! of bytes that it read. It ignores what follows those bytes.
 #![deny(
     clippy::indexing_slicing,
     clippy::disallowed_methods,
@@ -24,8 +25,6 @@
 
 pub mod address;
 pub mod error;
-pub mod udp_over_stream;
-
 pub mod http;
 pub mod http_rewrite;
 pub mod mux;
@@ -34,6 +33,7 @@ pub mod proxy_protocol;
 pub mod reverse;
 pub mod socks;
 pub mod ss;
+pub mod udp_over_stream;
 pub mod websocket;
 
 pub use address::{Address, AddressRef};

@@ -1,18 +1,18 @@
-//! The PROXY protocol: what goes before a stream's first byte to tell a target who the visitor is.
-//! (haproxy's `doc/proxy-protocol.txt`, versions 1 and 2.)
+//! The PROXY protocol: a header before a stream's first byte that tells a target the address of its visitor
+//! (haproxy's `doc/proxy-protocol.txt`, versions 1 and 2).
 
 use std::net::SocketAddr;
 
-/// Which version a target understands.
+/// A version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// A line of text (§2.1).
+    /// Version 1: a line of text (§2.1).
     One,
-    /// Binary (§2.2).
+    /// Version 2: binary (§2.2).
     Two,
 }
 
-/// What version 2 begins with.
+/// The first bytes of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const PROXY: u8 = 0x21;
@@ -20,12 +20,13 @@ const PROXY: u8 = 0x21;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 
-/// The header for a visitor from `source` who came to `destination`. Where one is IPv4 and the other IPv6, both are
+/// The header for a visitor from `source` who connected to `destination`. If one is IPv4 and the other IPv6, both are
 /// written as IPv6.
 #[must_use]
 pub fn header(version: Version, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
-    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let (source, destination) = (plain(source), plain(destination));
+    let canonical =
+        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (source, destination) = (canonical(source), canonical(destination));
     if let (SocketAddr::V4(from), SocketAddr::V4(to)) = (source, destination) {
         return match version {
             Version::One => text("TCP4", from.ip(), to.ip(), from.port(), to.port()),
@@ -35,11 +36,11 @@ pub fn header(version: Version, source: SocketAddr, destination: SocketAddr) -> 
             }
         };
     }
-    let six = |address: SocketAddr| match address {
+    let as_ipv6 = |address: SocketAddr| match address {
         SocketAddr::V4(address) => address.ip().to_ipv6_mapped(),
         SocketAddr::V6(address) => *address.ip(),
     };
-    let (from, to) = (six(source), six(destination));
+    let (from, to) = (as_ipv6(source), as_ipv6(destination));
     match version {
         Version::One => text("TCP6", from, to, source.port(), destination.port()),
         Version::Two => {
@@ -75,7 +76,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn of(version: Version, source: &str, destination: &str) -> Vec<u8> {
+    fn written(version: Version, source: &str, destination: &str) -> Vec<u8> {
         header(
             version,
             source.parse().unwrap(),
@@ -85,23 +86,23 @@ mod tests {
 
     #[test]
     fn version_one_is_a_line() {
-        let line = of(Version::One, "192.0.2.1:56324", "198.51.100.7:443");
+        let line = written(Version::One, "192.0.2.1:56324", "198.51.100.7:443");
         assert_eq!(line, b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n");
-        let line = of(Version::One, "[2001:db8::1]:1", "[2001:db8::2]:2");
+        let line = written(Version::One, "[2001:db8::1]:1", "[2001:db8::2]:2");
         assert_eq!(line, b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n");
-        // A visitor on a socket for both families came by IPv4.
-        let line = of(Version::One, "[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2");
+        // An IPv4 visitor of a dual-stack socket.
+        let line = written(Version::One, "[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2");
         assert_eq!(line, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");
     }
 
     #[test]
     fn version_two_is_binary() {
-        let bytes = of(Version::Two, "192.0.2.1:56324", "198.51.100.7:443");
+        let bytes = written(Version::Two, "192.0.2.1:56324", "198.51.100.7:443");
         assert_eq!(
             hex::encode(bytes),
             "0d0a0d0a000d0a515549540a2111000cc0000201c6336407dc0401bb"
         );
-        let bytes = of(Version::Two, "[2001:db8::1]:1", "192.0.2.2:2");
+        let bytes = written(Version::Two, "[2001:db8::1]:1", "192.0.2.2:2");
         assert_eq!(
             hex::encode(bytes),
             "0d0a0d0a000d0a515549540a2121002420010db8000000000000000000000001\

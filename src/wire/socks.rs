@@ -1,4 +1,4 @@
-//! SOCKS5 (RFC 1928) and its password subnegotiation (RFC 1929), as either side: each message can be read and written.
+//! SOCKS5 (RFC 1928) and its password subnegotiation (RFC 1929), both sides: every message can be read and written.
 //!
 //! ```text
 //! client                                                   server
@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{AddressRef, Error};
 
-/// The first byte of every message but those of RFC 1929.
+/// The first byte of every message except those of RFC 1929.
 const VERSION: u8 = 0x05;
 /// The first byte of the messages of RFC 1929.
 const AUTH_VERSION: u8 = 0x01;
@@ -25,14 +25,14 @@ const RESERVED: u8 = 0x00;
 /// Bytes of the longest request and of the longest response.
 pub const MAX_REQUEST_LEN: usize = 3 + super::Address::MAX_LEN;
 
-/// How a client proves who it is (RFC 1928 §3).
+/// An authentication method (RFC 1928 §3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AuthMethod {
-    /// 0x00: not at all.
+    /// 0x00: no authentication.
     None,
-    /// 0x02: by user name and password (RFC 1929).
+    /// 0x02: user name and password (RFC 1929).
     Password,
-    /// 0xFF: the server's answer when it accepts none of the methods offered.
+    /// 0xFF: the server supports none of the methods offered.
     Unacceptable,
     /// Any other code: GSSAPI, private methods.
     Other(u8),
@@ -69,7 +69,7 @@ pub struct Greeting<'a> {
 }
 
 impl<'a> Greeting<'a> {
-    /// Reads a greeting; the number is how many bytes it took. `Ok(None)`: more are needed.
+    /// Reads a greeting and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
     /// [`Error::SocksVersion`].
@@ -87,7 +87,7 @@ impl<'a> Greeting<'a> {
         self.methods.contains(&method.code())
     }
 
-    /// Writes the greeting of a client that offers `methods` and returns its length. `None` when it does not fit.
+    /// Writes the greeting of a client that offers `methods` and returns its length. `None` if it does not fit.
     #[must_use]
     pub fn encode(methods: &[AuthMethod], out: &mut [u8]) -> Option<usize> {
         let mut writer = Writer::new(out);
@@ -100,12 +100,12 @@ impl<'a> Greeting<'a> {
     }
 }
 
-/// The server's answer to a [`Greeting`]: the method that it chose.
+/// The server's answer to a [`Greeting`]: the method that it has chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Selection(pub AuthMethod);
 
 impl Selection {
-    /// Reads a selection; the number is how many bytes it took. `Ok(None)`: more are needed.
+    /// Reads a selection and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
     /// [`Error::SocksVersion`].
@@ -134,8 +134,8 @@ pub struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Reads credentials; the number is how many bytes they took. `Ok(None)`: more are needed. Empty ones are read,
-    /// although the RFC wants at least one byte: clients send them, and they are refused by comparison.
+    /// Reads credentials and returns them with their length; `Ok(None)` if more bytes are needed. Empty fields are read,
+    /// although the RFC requires at least one byte: clients send them, and the comparison refuses them.
     ///
     /// # Errors
     /// [`Error::SocksAuthVersion`].
@@ -150,7 +150,7 @@ impl<'a> Credentials<'a> {
         Ok(Some((Self { user, password }, reader.used())))
     }
 
-    /// Writes the credentials and returns their length. `None` when they do not fit or are longer than 255 bytes.
+    /// Writes the credentials and returns their length. `None` if they do not fit or a field is longer than 255 bytes.
     #[must_use]
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         let mut writer = Writer::new(out);
@@ -172,14 +172,14 @@ impl fmt::Debug for Credentials<'_> {
 /// The server's answer to [`Credentials`] (RFC 1929 §2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Status 0x00: the client may go on.
+    /// Status 0x00.
     Accepted,
-    /// Any other status, 0x01 when written: the server closes.
+    /// Any other status, written as 0x01: the server closes the connection.
     Refused,
 }
 
 impl Verdict {
-    /// Reads a verdict; the number is how many bytes it took. `Ok(None)`: more are needed.
+    /// Reads a status and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
     /// [`Error::SocksAuthVersion`].
@@ -206,14 +206,14 @@ impl Verdict {
     }
 }
 
-/// What a client asks for (RFC 1928 §4).
+/// A command (RFC 1928 §4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Command {
-    /// 0x01: a connection to the address.
+    /// 0x01: connect to the address.
     Connect,
-    /// 0x02: a port on which the address may connect back.
+    /// 0x02: listen for a connection from the address.
     Bind,
-    /// 0x03: a port that relays datagrams; the address is where the client will send from, zeros if it cannot tell.
+    /// 0x03: relay datagrams; the address is the one that the client will send from, zeros if it does not know.
     UdpAssociate,
     /// Any other code: [`Reply::CommandNotSupported`].
     Other(u8),
@@ -243,21 +243,20 @@ impl From<u8> for Command {
     }
 }
 
-/// What a client asks for, and where (RFC 1928 §4).
+/// A client's request (RFC 1928 §4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request<'a> {
-    /// What.
+    /// What to do.
     pub command: Command,
-    /// Where.
+    /// The target.
     pub address: AddressRef<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// Reads a request; the number is how many bytes it took. `Ok(None)`: more are needed.
+    /// Reads a request and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
-    /// [`Error::SocksVersion`], [`Error::AddressDomain`]; [`Error::AddressType`], which is to be answered with
-    /// [`Reply::AddressTypeNotSupported`]. [`Reply::of`] knows the answer to each.
+    /// [`Error::SocksVersion`], [`Error::AddressDomain`], [`Error::AddressType`]. [`Reply::of`] is the reply to each.
     pub fn parse(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, Error> {
         let Some((command, address, used)) = parse_addressed(bytes)? else {
             return Ok(None);
@@ -271,34 +270,34 @@ impl<'a> Request<'a> {
         )))
     }
 
-    /// Writes the request and returns its length, at most [`MAX_REQUEST_LEN`]. `None` when it does not fit.
+    /// Writes the request and returns its length, at most [`MAX_REQUEST_LEN`]. `None` if it does not fit.
     #[must_use]
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         encode_addressed(self.command.code(), self.address, out)
     }
 }
 
-/// What came of a request (RFC 1928 §6).
+/// The result of a request (RFC 1928 §6).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Reply {
-    /// The connection or association stands.
+    /// The connection or association is ready.
     Succeeded = 0x00,
     /// It failed, and no other code fits.
     GeneralFailure = 0x01,
-    /// A rule forbids it.
+    /// A rule forbids the target.
     NotAllowed = 0x02,
-    /// No route.
+    /// There is no route to the host.
     NetworkUnreachable = 0x03,
     /// The host does not answer, or its name does not resolve.
     HostUnreachable = 0x04,
-    /// The host answers, the port refuses.
+    /// The host refused the connection.
     ConnectionRefused = 0x05,
-    /// Time to live expired; used for timeouts as well.
+    /// Time to live expired; also used for timeouts.
     TtlExpired = 0x06,
-    /// The command is none that this server runs.
+    /// The server does not support the command.
     CommandNotSupported = 0x07,
-    /// The address type is none that this server knows.
+    /// The server does not support the address type.
     AddressTypeNotSupported = 0x08,
 }
 
@@ -309,7 +308,7 @@ impl Reply {
         self as u8
     }
 
-    /// The answer to a request that could not be read.
+    /// The reply to a request that could not be read.
     #[must_use]
     pub const fn of(error: Error) -> Self {
         match error {
@@ -319,7 +318,7 @@ impl Reply {
     }
 }
 
-/// A code that RFC 1928 leaves unassigned is a failure like any other.
+/// A code that RFC 1928 does not assign becomes [`Reply::GeneralFailure`].
 impl From<u8> for Reply {
     fn from(code: u8) -> Self {
         match code {
@@ -339,14 +338,14 @@ impl From<u8> for Reply {
 /// The server's answer to a [`Request`] (RFC 1928 §6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Response<'a> {
-    /// What came of it.
+    /// The result.
     pub reply: Reply,
-    /// The server's end of the connection; for [`Command::UdpAssociate`], where to send datagrams.
+    /// The local address of the server's connection; for [`Command::UdpAssociate`], where to send datagrams.
     pub bound: AddressRef<'a>,
 }
 
 impl<'a> Response<'a> {
-    /// A failure, with the address `0.0.0.0:0` that goes with it.
+    /// A failure, with the address `0.0.0.0:0`.
     #[must_use]
     pub const fn failure(reply: Reply) -> Self {
         Self {
@@ -358,7 +357,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// Reads a response; the number is how many bytes it took. `Ok(None)`: more are needed.
+    /// Reads a response and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
     /// [`Error::SocksVersion`], [`Error::AddressType`], [`Error::AddressDomain`].
@@ -375,21 +374,21 @@ impl<'a> Response<'a> {
         )))
     }
 
-    /// Writes the response and returns its length, at most [`MAX_REQUEST_LEN`]. `None` when it does not fit.
+    /// Writes the response and returns its length, at most [`MAX_REQUEST_LEN`]. `None` if it does not fit.
     #[must_use]
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         encode_addressed(self.reply.code(), self.bound, out)
     }
 }
 
-/// What precedes the address of a datagram that is no fragment (RFC 1928 §7).
+/// The bytes before the address of a datagram that is not a fragment (RFC 1928 §7).
 pub const UDP_PREFIX: [u8; 3] = [0; 3];
 
-/// Takes the SOCKS part off a datagram (RFC 1928 §7): the fragment number, 0 if the datagram is whole, and where the
-/// address starts. The reserved bytes are not looked at.
+/// Reads the bytes before the address of a datagram (RFC 1928 §7): returns the fragment number, 0 if the datagram is whole,
+/// and where the address starts. The reserved bytes are ignored.
 ///
 /// # Errors
-/// [`Error::Truncated`] when not even this part is there.
+/// [`Error::Truncated`] if the datagram is shorter than that.
 pub fn trim(datagram: &[u8]) -> Result<(u8, usize), Error> {
     match datagram.first_chunk() {
         Some([_, _, fragment]) => Ok((*fragment, UDP_PREFIX.len())),
@@ -397,7 +396,7 @@ pub fn trim(datagram: &[u8]) -> Result<(u8, usize), Error> {
     }
 }
 
-/// Reads version ‖ code ‖ reserved ‖ address: the shape of requests and responses.
+/// Reads version ‖ code ‖ reserved ‖ address, the format of requests and responses.
 fn parse_addressed(bytes: &[u8]) -> Result<Option<(u8, AddressRef<'_>, usize)>, Error> {
     let mut reader = Reader::versioned(bytes, VERSION, Error::SocksVersion)?;
     let (Some(code), Some(_reserved)) = (reader.byte(), reader.byte()) else {
@@ -416,14 +415,14 @@ fn encode_addressed(code: u8, address: AddressRef<'_>, out: &mut [u8]) -> Option
     Some(head.len() + address.encode(rest)?)
 }
 
-/// Reads fields off the front of a message; `None` where it ends too early.
+/// Reads the fields of a message in order; `None` if it ends too early.
 struct Reader<'a> {
     rest: &'a [u8],
     total: usize,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader behind the version byte, which must be `version` as soon as it is there.
+    /// A reader positioned after the version byte, which must be `version` once it has arrived.
     fn versioned(bytes: &'a [u8], version: u8, error: fn(u8) -> Error) -> Result<Self, Error> {
         let rest = match bytes.split_first() {
             Some((first, _)) if *first != version => return Err(error(*first)),
@@ -442,7 +441,7 @@ impl<'a> Reader<'a> {
         Some(*byte)
     }
 
-    /// A field with its length, one byte, in front.
+    /// A field preceded by its length in one byte.
     fn prefixed(&mut self) -> Option<&'a [u8]> {
         let len = usize::from(self.byte()?);
         let (field, rest) = self.rest.split_at_checked(len)?;
@@ -455,7 +454,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes fields to the front of a buffer; `None` where there is no room.
+/// Writes fields to a buffer in order; `None` if there is no room.
 struct Writer<'a> {
     rest: &'a mut [u8],
     total: usize,

@@ -1,10 +1,10 @@
-//! What each end must know before the first byte.
+//! The keys and users of clients and servers.
 
 use std::collections::HashMap;
 
 use crate::crypto::{Aead, Block, Family, Key, Method};
 
-/// The random bytes that begin a stream or packet; as long as the method's key (SIP004, SIP022 §3.1.1).
+/// The random bytes at the start of a stream or packet, as many as the method's key has (SIP004, SIP022 §3.1.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Salt {
     bytes: [u8; 32],
@@ -12,7 +12,7 @@ pub struct Salt {
 }
 
 impl Salt {
-    /// The salt of `method` made of `random`; what is longer than the method needs is not used.
+    /// A salt for `method` from the first bytes of `random`.
     #[must_use]
     pub fn new(method: Method, random: [u8; 32]) -> Self {
         Self {
@@ -21,7 +21,7 @@ impl Salt {
         }
     }
 
-    /// The salt at the front of `bytes`, or `None` when there are too few.
+    /// The salt at the front of `bytes`, or `None` if they are too few.
     #[must_use]
     pub fn read(method: Method, bytes: &[u8]) -> Option<Self> {
         let len = method.salt_len();
@@ -42,7 +42,7 @@ impl Salt {
     }
 }
 
-/// A client's side: one server's method and keys.
+/// The client's side: method and keys of one server.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     method: Method,
@@ -52,7 +52,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Keys for a server of `method`; `identity` lists the iPSKs in the order in which servers see them (SIP023).
+    /// Keys for a server with `method`; `identity` lists the iPSKs in the order in which servers read them (SIP023).
     #[must_use]
     pub fn new(method: Method, identity: Vec<Key>, key: Key) -> Self {
         let next: Vec<_> = identity
@@ -91,7 +91,7 @@ impl Credentials {
         &self.identity
     }
 
-    /// The key under which a packet's separate header goes out: the first that the packet meets (SIP023 §3).
+    /// The key of a packet's separate header: that of the first server on its way (SIP023 §3).
     pub(super) fn outer_key(&self) -> &Key {
         self.identity.first().map_or(&self.key, |(key, _)| key)
     }
@@ -102,11 +102,11 @@ impl Credentials {
 pub struct Account {
     /// The user's key (uPSK), or the next server's iPSK.
     pub key: Key,
-    /// Whether the identity names a next server: then its streams are passed on unopened (SIP023).
+    /// Whether the identity belongs to a next server, to which streams are relayed unopened (SIP023).
     pub relayed: bool,
 }
 
-/// A server's side: its method, its key and its users.
+/// The server's side: its method, key and users.
 #[derive(Debug)]
 pub struct Accounts {
     method: Method,
@@ -115,13 +115,12 @@ pub struct Accounts {
     by_hash: HashMap<[u8; 16], usize>,
     /// The key schedule of the separate packet header (SIP022 §3.2.1).
     pub(super) block: Option<Block>,
-    /// The AEAD of SIP022 ChaCha packets, keyed by the PSK itself.
+    /// The AEAD of AEAD-2022 ChaCha packets, keyed by the PSK itself.
     pub(super) chacha: Option<Aead>,
 }
 
 impl Accounts {
-    /// A server with `key` and, where `users` is not empty, identity headers (SIP023); a method without such headers
-    /// has no users.
+    /// A server with `key`. If `users` is not empty and the method supports it, requests carry identity headers (SIP023).
     #[must_use]
     pub fn new(method: Method, key: Key, users: Vec<Account>) -> Self {
         let by_hash = users
@@ -158,18 +157,18 @@ impl Accounts {
         self.method.supports_identity() && !self.users.is_empty()
     }
 
-    /// The place of the user with this identity hash.
+    /// The index of the user with this identity hash.
     pub(super) fn find(&self, hash: &[u8; 16]) -> Option<usize> {
         self.by_hash.get(hash).copied()
     }
 
-    /// The user at a place that a request named.
+    /// The user with this index.
     #[must_use]
     pub fn user(&self, index: usize) -> Option<&Account> {
         self.users.get(index)
     }
 
-    /// The key of a session: the user's, or the server's own where it has no users.
+    /// The key of a session: the user's, or the server's own if there is no user.
     #[must_use]
     pub fn session_key(&self, user: Option<usize>) -> &Key {
         user.and_then(|index| self.users.get(index))
@@ -183,7 +182,7 @@ pub fn has_sessions(method: Method) -> bool {
     method.family() == Family::Aead2022
 }
 
-/// The AEAD that opens the ChaCha packets of a server or client: keyed by the PSK itself.
+/// The AEAD of AEAD-2022 ChaCha packets, keyed by the PSK itself; `None` for other methods.
 pub(super) fn chacha(method: Method, key: &Key) -> Option<Aead> {
     (has_sessions(method) && !method.supports_identity())
         .then(|| Aead::packet(method, key))

@@ -1,13 +1,12 @@
-//! The Shadowsocks protocols as bytes: SIP004 (AEAD), SIP022 (2022 edition), SIP023 (identity headers).
+//! The Shadowsocks protocols as bytes: AEAD-2017 (SIP004, SIP007) and AEAD-2022 (SIP022, with identity headers: SIP023).
 //!
-//! - [`keys`]: what a client and what a server must know.
+//! - [`keys`]: the keys and users of clients and servers.
 //! - [`stream`]: the chunks of a TCP stream, sealed and opened in place.
-//! - [`request`]: the head of a request stream, as a server reads it.
+//! - [`request`]: the header of a request stream, as a server reads it.
 //! - [`packet`]: UDP packets.
 //!
-//! `seal` moves plain to encrypted and `open` moves encrypted to plain. A client seals the request and opens the
-//! response; a server opens the request and seals the response. Nothing here reads a clock or draws random bytes:
-//! both are arguments.
+//! `seal` encrypts and `open` decrypts. A client seals the request and opens the response; a server opens the request and
+//! seals the response. Nothing here reads a clock or generates random bytes: both are arguments.
 
 mod bytes;
 mod header;

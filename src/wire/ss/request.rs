@@ -1,4 +1,4 @@
-//! The head of a request stream, as a server reads it.
+//! The header of a request stream, as a server reads it.
 
 use std::ops::Range;
 
@@ -6,19 +6,18 @@ use crate::crypto::{Block, Family, Method, TAG_LEN};
 use crate::wire::Error;
 use crate::wire::address::{Address, AddressRef};
 
-use super::bytes::take;
+use super::bytes::read;
 use super::header::{MAX_PADDING, TYPE_CLIENT, check_time};
 use super::keys::{Accounts, Salt};
 use super::stream::{Crypt, Opener, REQUEST_FIXED_LEN};
 
-/// Reads a request's head from a buffer that fills up, step by step.
+/// Opens the header of a request step by step, in a buffer that fills up.
 ///
-/// The bytes stay where they are and are opened in place, so the caller keeps the buffer as it was between two calls
-/// and only adds to its end.
+/// The bytes are opened in place, so between two calls the caller may only append to the buffer.
 pub struct RequestOpener {
     method: Method,
     state: State,
-    /// Bytes from the front of the buffer that are done with.
+    /// Bytes at the front of the buffer that have been opened.
     used: usize,
     user: Option<usize>,
     salt: Option<Salt>,
@@ -26,17 +25,17 @@ pub struct RequestOpener {
 
 enum State {
     Head,
-    /// SIP022: the variable header of this length follows.
+    /// AEAD-2022: a variable header of this length follows.
     Variable {
         crypt: Crypt,
         len: usize,
     },
-    /// SIP004: the first chunk has been opened as far as it had come; it may hold the whole address.
+    /// AEAD-2017: the first chunk has been opened if it had arrived; it may contain the whole address.
     First {
         opener: Opener,
         plain: Range<usize>,
     },
-    /// SIP004 and none: the plain bytes gathered so far do not hold a whole address.
+    /// AEAD-2017 and `none`: the plain bytes so far do not contain a whole address.
     Address {
         opener: Opener,
         plain: Range<usize>,
@@ -45,39 +44,39 @@ enum State {
     Broken(Error),
 }
 
-/// What [`RequestOpener::open`] came to.
+/// The result of [`RequestOpener::open`].
 pub enum Step {
-    /// More bytes are needed: at least [`RequestOpener::need`] in all.
+    /// More bytes are needed: at least [`RequestOpener::need`] in total.
     More,
-    /// The head is the work of somebody who knows the key. Look whether its salt has been here before, then go on.
+    /// The sender knows the key. Check that the salt is not replayed, then call `open` again.
     Authenticated(Salt),
-    /// The stream belongs to another server: its salt and everything behind the identity header are to be passed on.
+    /// The stream belongs to another server, which must get the salt and everything after the identity header.
     Relay {
-        /// The place of the identity in [`Accounts`].
+        /// Index of the identity in [`Accounts`].
         user: usize,
-        /// Where the salt stands.
+        /// Position of the salt in the buffer.
         salt: Range<usize>,
-        /// Where what follows the identity header begins.
+        /// Start of what follows the identity header.
         rest: usize,
     },
-    /// The request is whole.
+    /// The header is complete.
     Done(Request),
 }
 
 /// A request that a server has opened.
 pub struct Request {
-    /// What the client wants to reach.
+    /// The address that the client wants to reach.
     pub target: Address,
-    /// Where in the buffer the payload stands that came with the head.
+    /// Position of the payload that came with the header.
     pub payload: Range<usize>,
-    /// Where in the buffer begins what has not been opened yet.
+    /// Start of what has not been opened yet.
     pub rest: usize,
-    /// Opens what follows.
+    /// Opens the rest of the stream.
     pub opener: Opener,
 }
 
 impl RequestOpener {
-    /// Begins with an empty buffer.
+    /// An opener for a new stream.
     #[must_use]
     pub const fn new(method: Method) -> Self {
         Self {
@@ -89,7 +88,7 @@ impl RequestOpener {
         }
     }
 
-    /// The user, once authenticated, on a server with users.
+    /// The index of the user, once authenticated, on a server with users.
     #[must_use]
     pub const fn user(&self) -> Option<usize> {
         self.user
@@ -101,23 +100,23 @@ impl RequestOpener {
         self.salt
     }
 
-    /// Bytes that the buffer must hold before the next step can do anything.
+    /// Bytes that the buffer must contain before the next step can do anything.
     #[must_use]
     pub fn need(&self, accounts: &Accounts) -> usize {
         match &self.state {
-            State::Head => head_len(accounts),
+            State::Head => first_part_len(accounts),
             State::Variable { len, .. } => self.used + len + TAG_LEN,
             State::Address { opener, .. } => self.used + opener.need(),
             State::First { .. } | State::Done | State::Broken(_) => self.used,
         }
     }
 
-    /// Goes one step on; `buf` is all that has come so far, `now` the time in Unix seconds.
+    /// Opens the next part; `buf` is everything received so far, `now` the time in Unix seconds.
     ///
     /// # Errors
-    /// What is wrong with the request, and that again if asked again. The peer must not be able to tell.
+    /// What is wrong with the request; later calls return the same error. The peer must not be able to tell which it is.
     pub fn open(&mut self, accounts: &Accounts, buf: &mut [u8], now: u64) -> Result<Step, Error> {
-        // A SIP004 request may be whole already when its first chunk is: nothing more is needed then.
+        // An AEAD-2017 request may be complete with its first chunk: then nothing more is needed.
         if buf.len() < self.need(accounts) && !matches!(self.state, State::Address { .. }) {
             return Ok(Step::More);
         }
@@ -139,7 +138,7 @@ impl RequestOpener {
         self.used = salt_len;
         match self.method.family() {
             Family::Plain => {
-                // Nothing to authenticate and no salt to look for: go straight on.
+                // There is nothing to authenticate and no salt to check.
                 return self.open_address(Opener::chunks(self.method, None), 0..0, buf);
             }
             Family::Aead2017 => {
@@ -155,7 +154,7 @@ impl RequestOpener {
             Family::Aead2022 => {
                 if accounts.has_users() {
                     let (mut identity, _) =
-                        take::<16>(buf.get(salt_len..).ok_or(Error::Truncated)?)?;
+                        read::<16>(buf.get(salt_len..).ok_or(Error::Truncated)?)?;
                     Block::new(&accounts.key().identity_subkey(salt.as_slice()))
                         .decrypt(&mut identity);
                     let user = accounts.find(&identity).ok_or(Error::UnknownIdentity)?;
@@ -194,9 +193,9 @@ impl RequestOpener {
         let header = &*crypt.open(buf.get_mut(start..).ok_or(Error::Truncated)?, len)?;
         self.used += len + TAG_LEN;
         let (target, address_len) = AddressRef::parse(header)?.ok_or(Error::Truncated)?;
-        let (padding, rest) = take::<2>(header.get(address_len..).ok_or(Error::Truncated)?)?;
+        let (padding, rest) = read::<2>(header.get(address_len..).ok_or(Error::Truncated)?)?;
         let padding = usize::from(u16::from_be_bytes(padding));
-        // No payload and no padding would give a header of a length that tells what it is (SIP022 §3.1.3).
+        // Without payload and padding the header's length would reveal what it is (SIP022 §3.1.3).
         if padding > MAX_PADDING || padding > rest.len() || (padding == 0 && rest.is_empty()) {
             return Err(Error::Padding);
         }
@@ -231,7 +230,7 @@ impl RequestOpener {
                 self.state = State::Address { opener, plain };
                 return Ok(Step::More);
             }
-            // An address cut in two by a chunk's border: bring its halves together.
+            // The address spans two chunks: join its parts.
             let from = self.used + opened.payload.start..self.used + opened.payload.end;
             if plain.is_empty() {
                 plain = from;
@@ -245,8 +244,8 @@ impl RequestOpener {
     }
 }
 
-/// The bytes without which the head of a request tells nothing.
-fn head_len(accounts: &Accounts) -> usize {
+/// Bytes needed to open the first part of a header.
+fn first_part_len(accounts: &Accounts) -> usize {
     let method = accounts.method();
     match method.family() {
         Family::Plain => 1,
@@ -258,12 +257,12 @@ fn head_len(accounts: &Accounts) -> usize {
     }
 }
 
-/// Opens the fixed header of SIP022 and returns the length of the variable one.
+/// Opens the fixed header of AEAD-2022 and returns the length of the variable one.
 fn open_fixed(crypt: &mut Crypt, buf: &mut [u8], now: u64) -> Result<usize, Error> {
     let header = &*crypt.open(buf, REQUEST_FIXED_LEN)?;
-    let ([kind], header) = take::<1>(header)?;
-    let (time, header) = take::<8>(header)?;
-    let (len, _) = take::<2>(header)?;
+    let ([kind], header) = read::<1>(header)?;
+    let (time, header) = read::<8>(header)?;
+    let (len, _) = read::<2>(header)?;
     if kind != TYPE_CLIENT {
         return Err(Error::HeaderType(kind));
     }

@@ -1,17 +1,17 @@
 //! TCP streams: chunks sealed and opened in place.
 //!
 //! ```text
-//! SIP004  salt ‖ { len u16be + tag ‖ payload + tag }…            the first payload begins with the target address
-//! SIP022  request   salt ‖ identity×n ‖ fixed + tag ‖ variable + tag ‖ { len + tag ‖ payload + tag }…
-//!         response  salt ‖ fixed + tag ‖ payload + tag ‖ { len + tag ‖ payload + tag }…
-//!           fixed request    type 0 ‖ unix seconds u64be ‖ variable length u16be
-//!           variable         target address ‖ padding length u16be ‖ padding ‖ first payload
-//!           fixed response   type 1 ‖ unix seconds u64be ‖ request salt ‖ first payload length u16be
+//! AEAD-2017  salt ‖ { len u16be + tag ‖ payload + tag }…            the first payload begins with the target address
+//! AEAD-2022  request   salt ‖ identity×n ‖ fixed + tag ‖ variable + tag ‖ { len + tag ‖ payload + tag }…
+//!            response  salt ‖ fixed + tag ‖ payload + tag ‖ { len + tag ‖ payload + tag }…
+//!              fixed request    type 0 ‖ unix seconds u64be ‖ variable length u16be
+//!              variable         target address ‖ padding length u16be ‖ padding ‖ first payload
+//!              fixed response   type 1 ‖ unix seconds u64be ‖ request salt ‖ first payload length u16be
 //! ```
 //!
-//! A sealer divides a buffer into *slots*: room for what goes before a payload (the lead), the payload, room for its
-//! tag. A vectored read fills the payloads; [`Sealer::seal`] writes what belongs into the gaps; the result is one
-//! contiguous run of bytes for one write. The head of a request or response is nothing but a longer first lead.
+//! A sealer divides a buffer into *slots*: room for what precedes a payload (the lead), the payload, and room for its tag. A
+//! vectored read fills the payloads, [`Sealer::seal`] fills the gaps, and the result is one contiguous run of bytes for one
+//! write. The header of a request or response is a longer first lead.
 
 use std::ops::Range;
 
@@ -19,16 +19,16 @@ use crate::crypto::{Aead, Family, Key, Method, NonceCounter, TAG_LEN};
 use crate::wire::Error;
 use crate::wire::address::AddressRef;
 
-use super::bytes::{put, split, take};
+use super::bytes::{read, split, write};
 use super::header::{TYPE_CLIENT, TYPE_SERVER, check_time};
 use super::keys::{Credentials, Salt};
 
-/// The longest payload of a SIP004 chunk, in bytes.
+/// The longest payload of an AEAD-2017 chunk, in bytes.
 pub const MAX_CHUNK_AEAD: usize = 0x3FFF;
-/// The longest payload of a SIP022 chunk, in bytes (SIP022 §3.1.3).
+/// The longest payload of an AEAD-2022 chunk, in bytes (SIP022 §3.1.3).
 pub const MAX_CHUNK_2022: usize = 0xFFFF;
-/// The payload of the chunks that we make, in bytes. SIP022 allows more, but a receiver can pass nothing on before a
-/// chunk is whole, and on a slow line that is felt.
+/// The longest payload of the chunks that we seal, in bytes. AEAD-2022 allows more, but a receiver can pass nothing on until
+/// a chunk is complete, which delays data on a slow link.
 pub const CHUNK: usize = MAX_CHUNK_AEAD;
 
 /// An encrypted length: u16be and tag.
@@ -36,21 +36,21 @@ const LENGTH_LEN: usize = 2 + TAG_LEN;
 /// The fixed header of a request, without tag: type, time, length.
 pub(super) const REQUEST_FIXED_LEN: usize = 1 + 8 + 2;
 
-/// The AEAD of one direction with its counter.
+/// The AEAD of one direction, with its nonce counter.
 pub(super) struct Crypt {
     aead: Aead,
     nonce: NonceCounter,
 }
 
 impl Crypt {
-    /// Keyed for the stream that begins with `salt`; `None` for the method without encryption.
+    /// The AEAD of the stream that begins with `salt`; `None` for the method `none`.
     pub(super) fn new(method: Method, key: &Key, salt: &Salt) -> Option<Self> {
         let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice()))?;
         let nonce = NonceCounter::new(aead.nonce_len());
         Some(Self { aead, nonce })
     }
 
-    /// Seals `len` bytes at the front of `buf` and puts the tag after them.
+    /// Seals `len` bytes at the front of `buf` and writes the tag after them.
     fn seal(&mut self, buf: &mut [u8], len: usize) -> Result<(), Error> {
         let (data, rest) = split(buf, len)?;
         let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;
@@ -74,24 +74,23 @@ impl Crypt {
     }
 }
 
-/// What changes from request to request and is not secret: the time and the padding.
+/// What a header needs from outside: the time and random padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh<'a> {
     /// The time in Unix seconds.
     pub now: u64,
-    /// Random padding, 1 to [`super::MAX_PADDING`] bytes, used where a request carries no payload
-    /// (SIP022 §3.1.3: then it must not be empty).
+    /// Random padding of 1 to [`super::MAX_PADDING`] bytes for requests without payload, which need some (SIP022 §3.1.3).
     pub padding: &'a [u8],
 }
 
-/// Plain to encrypted: one direction of a stream.
+/// Encrypts one direction of a stream.
 pub struct Sealer {
     crypt: Option<Crypt>,
     head: Option<Box<Head>>,
     family: Family,
 }
 
-/// What precedes the first payload of a stream.
+/// The header that precedes the first payload of a stream.
 enum Head {
     Request {
         salt: Salt,
@@ -105,7 +104,7 @@ enum Head {
 }
 
 impl Sealer {
-    /// The client's direction: `salt` must be fresh random bytes.
+    /// The client's direction. `salt` must be fresh random bytes.
     #[must_use]
     pub fn request(credentials: &Credentials, salt: Salt, target: AddressRef<'_>) -> Self {
         let method = credentials.method();
@@ -128,7 +127,7 @@ impl Sealer {
         }
     }
 
-    /// The server's direction: `salt` must be fresh random bytes, `request` is the salt of the client's stream.
+    /// The server's direction. `salt` must be fresh random bytes; `request` is the salt of the client's stream.
     #[must_use]
     pub fn response(method: Method, key: &Key, salt: Salt, request: Salt) -> Self {
         let family = method.family();
@@ -150,13 +149,13 @@ impl Sealer {
         }
     }
 
-    /// Whether the head of the stream is still to be sent.
+    /// Whether the header of the stream has not been sealed yet.
     #[must_use]
     pub const fn at_head(&self) -> bool {
         self.head.is_some()
     }
 
-    /// Bytes before the payload of the next chunk, when that payload is not empty.
+    /// Bytes before the payload of the next chunk, if that payload is not empty.
     #[must_use]
     pub fn lead(&self) -> usize {
         match (self.head.as_deref(), self.family) {
@@ -188,7 +187,7 @@ impl Sealer {
         }
     }
 
-    /// The most payload that the next chunk takes, in bytes.
+    /// Maximum payload of the next chunk, in bytes.
     fn capacity(&self) -> usize {
         match (self.head.as_deref(), self.family) {
             (_, Family::Plain) => usize::MAX,
@@ -205,7 +204,7 @@ impl Sealer {
         }
     }
 
-    /// Divides `buf` into the payloads that a vectored read may fill; returns how many of `slots` it set.
+    /// Divides `buf` into payloads for a vectored read; returns how many of `slots` it has set.
     pub fn slots<'a>(&self, mut buf: &'a mut [u8], slots: &mut [std::io::IoSliceMut<'a>]) -> usize {
         let (mut lead, mut capacity) = (self.lead(), self.capacity());
         let mut count = 0;
@@ -229,12 +228,11 @@ impl Sealer {
         count
     }
 
-    /// Seals `payload` bytes that stand in the slots of `buf`, filled in order; returns the length of the run at the
-    /// front of `buf` that is to be written. With no payload it makes the head of a request alone.
+    /// Seals the `payload` bytes that fill the slots of `buf` in order; returns how many bytes at the front of `buf` are to be
+    /// written. Without payload it seals only the header.
     ///
     /// # Errors
-    /// [`Error::Truncated`] when `buf` cannot hold what it should hold: the caller broke the agreement of
-    /// [`Sealer::slots`].
+    /// [`Error::Truncated`] if `buf` is too short: its slots were not those of [`Sealer::slots`].
     pub fn seal(
         &mut self,
         buf: &mut [u8],
@@ -260,7 +258,7 @@ impl Sealer {
         }
         let crypt = self.crypt.as_mut().ok_or(Error::Unauthenticated)?;
         let (length, payload) = split(buf, LENGTH_LEN)?;
-        put(
+        write(
             length,
             &u16::try_from(len)
                 .map_err(|_| Error::ChunkLength)?
@@ -285,7 +283,7 @@ impl Sealer {
                 address,
             } => self.seal_request(&salt, &identity, &address, buf, len, fresh),
             Head::Response { salt, request_salt } => {
-                let buf = put(buf, salt.as_slice())?;
+                let buf = write(buf, salt.as_slice())?;
                 let Some(request) = request_salt else {
                     return Ok(salt.as_slice().len() + self.seal_chunk(buf, len)?);
                 };
@@ -293,10 +291,10 @@ impl Sealer {
                 let fixed = 1 + 8 + request.len() + 2;
                 let (header, payload) = split(buf, fixed + TAG_LEN)?;
                 let length = u16::try_from(len).map_err(|_| Error::ChunkLength)?;
-                let rest = put(header, &[TYPE_SERVER])?;
-                let rest = put(rest, &fresh.now.to_be_bytes())?;
-                let rest = put(rest, request)?;
-                put(rest, &length.to_be_bytes())?;
+                let rest = write(header, &[TYPE_SERVER])?;
+                let rest = write(rest, &fresh.now.to_be_bytes())?;
+                let rest = write(rest, request)?;
+                write(rest, &length.to_be_bytes())?;
                 let crypt = self.crypt.as_mut().ok_or(Error::Truncated)?;
                 crypt.seal(header, fixed)?;
                 crypt.seal(payload, len)?;
@@ -317,96 +315,96 @@ impl Sealer {
         let salt = salt.as_slice();
         match (&mut self.crypt, self.family) {
             (Some(crypt), Family::Aead2017) => {
-                let buf = put(buf, salt)?;
+                let buf = write(buf, salt)?;
                 let (length, chunk) = split(buf, LENGTH_LEN)?;
-                put(
+                write(
                     length,
                     &u16::try_from(address.len() + len)
                         .map_err(|_| Error::ChunkLength)?
                         .to_be_bytes(),
                 )?;
                 crypt.seal(length, 2)?;
-                put(chunk, address)?;
+                write(chunk, address)?;
                 crypt.seal(chunk, address.len() + len)?;
                 Ok(salt.len() + LENGTH_LEN + address.len() + len + TAG_LEN)
             }
             (Some(crypt), Family::Aead2022) => {
                 let padding = if len == 0 { fresh.padding } else { &[] };
                 let variable = address.len() + 2 + padding.len() + len;
-                let buf = put(buf, salt)?;
-                let buf = put(buf, identity)?;
+                let buf = write(buf, salt)?;
+                let buf = write(buf, identity)?;
                 let (fixed, body) = split(buf, REQUEST_FIXED_LEN + TAG_LEN)?;
-                let rest = put(fixed, &[TYPE_CLIENT])?;
-                let rest = put(rest, &fresh.now.to_be_bytes())?;
-                put(
+                let rest = write(fixed, &[TYPE_CLIENT])?;
+                let rest = write(rest, &fresh.now.to_be_bytes())?;
+                write(
                     rest,
                     &u16::try_from(variable)
                         .map_err(|_| Error::ChunkLength)?
                         .to_be_bytes(),
                 )?;
                 crypt.seal(fixed, REQUEST_FIXED_LEN)?;
-                let rest = put(body, address)?;
-                let rest = put(
+                let rest = write(body, address)?;
+                let rest = write(
                     rest,
                     &u16::try_from(padding.len())
                         .map_err(|_| Error::Padding)?
                         .to_be_bytes(),
                 )?;
-                put(rest, padding)?;
+                write(rest, padding)?;
                 crypt.seal(body, variable)?;
                 Ok(salt.len() + identity.len() + REQUEST_FIXED_LEN + TAG_LEN + variable + TAG_LEN)
             }
             (_, Family::Plain) => {
-                let payload = put(buf, address)?;
+                let payload = write(buf, address)?;
                 Ok(address.len() + split(payload, len)?.0.len())
             }
-            // Whatever went wrong with the key, a stream that should be sealed does not go out plain.
+            // Without a key the stream must not be sent unencrypted.
             (None, _) => Err(Error::Unauthenticated),
         }
     }
 }
 
-/// Encrypted to plain: one direction of a stream.
+/// Decrypts one direction of a stream.
 pub struct Opener {
     crypt: Option<Crypt>,
-    expect: Expect,
+    state: State,
     max_chunk: usize,
 }
 
-/// What the next bytes are.
-enum Expect {
-    Response(Box<Awaited>),
+/// What the next bytes are expected to be.
+enum State {
+    Response(Box<PendingResponse>),
     Length,
     Payload(usize),
     Plain,
-    /// Nothing: what came was wrong.
+    /// The stream failed.
     Broken(Error),
 }
 
-/// What a client remembers of its request until the response begins.
-struct Awaited {
+/// What a client keeps of its request until the response begins.
+struct PendingResponse {
     method: Method,
     key: Key,
     request_salt: Salt,
 }
 
-/// What one call of [`Opener::open`] did.
+/// The result of [`Opener::open`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// Bytes of the buffer that are done with; 0: nothing can be done before more bytes have come.
+    /// Bytes of the buffer that have been opened; 0 if more bytes are needed first.
     pub used: usize,
-    /// Where in the buffer the plain payload stands; may be empty.
+    /// Position of the plain payload in the buffer; may be empty.
     pub payload: Range<usize>,
 }
 
 impl Opener {
-    /// The client's direction: opens the answer to the request that began with `request_salt`.
+    /// The client's direction: opens the response to the request that began with `request_salt`.
     #[must_use]
     pub fn response(credentials: &Credentials, request_salt: Salt) -> Self {
         let method = credentials.method();
-        let expect = match method.family() {
-            Family::Plain => Expect::Plain,
-            Family::Aead2017 | Family::Aead2022 => Expect::Response(Box::new(Awaited {
+        let state = match method.family() {
+            Family::Plain => State::Plain,
+            Family::Aead2017 | Family::Aead2022 => State::Response(Box::new(PendingResponse {
                 method,
                 key: credentials.key().clone(),
                 request_salt,
@@ -414,69 +412,69 @@ impl Opener {
         };
         Self {
             crypt: None,
-            expect,
+            state,
             max_chunk: max_chunk(method),
         }
     }
 
-    /// The direction whose head has been opened with `crypt`: chunks follow.
+    /// A direction whose header has been opened with `crypt`: chunks follow.
     pub(super) fn chunks(method: Method, crypt: Option<Crypt>) -> Self {
-        let expect = if crypt.is_some() {
-            Expect::Length
+        let state = if crypt.is_some() {
+            State::Length
         } else {
-            Expect::Plain
+            State::Plain
         };
         Self {
             crypt,
-            expect,
+            state,
             max_chunk: max_chunk(method),
         }
     }
 
-    /// The number of bytes without which [`Opener::open`] can do nothing.
+    /// Bytes that [`Opener::open`] needs before it can do anything.
     #[must_use]
     pub fn need(&self) -> usize {
-        match &self.expect {
-            Expect::Response(awaited) => {
-                let salt = awaited.request_salt.as_slice().len();
-                match awaited.method.family() {
+        match &self.state {
+            State::Response(pending) => {
+                let salt = pending.request_salt.as_slice().len();
+                match pending.method.family() {
                     Family::Aead2022 => salt + 1 + 8 + salt + 2 + TAG_LEN,
                     _ => salt + LENGTH_LEN,
                 }
             }
-            Expect::Length => LENGTH_LEN,
-            Expect::Payload(len) => len + TAG_LEN,
-            Expect::Plain => 1,
-            Expect::Broken(_) => 0,
+            State::Length => LENGTH_LEN,
+            State::Payload(len) => len + TAG_LEN,
+            State::Plain => 1,
+            State::Broken(_) => 0,
         }
     }
 
-    /// Whether a stream that ends here ends between two chunks. (That it was not cut there cannot be known.)
+    /// Whether the stream is between two chunks. (Whether an end here is genuine or a truncation cannot be known.)
     #[must_use]
     pub const fn at_boundary(&self) -> bool {
-        !matches!(self.expect, Expect::Payload(_))
+        !matches!(self.state, State::Payload(_))
     }
 
-    /// Opens at most one chunk at the front of `buf`, in place. `now` gives the time in Unix seconds and is asked
-    /// only at the head of a SIP022 response.
+    /// Opens at most one chunk at the front of `buf`, in place. `now` returns the time in Unix seconds and is called only for
+    /// the header of an AEAD-2022 response.
     ///
     /// # Errors
-    /// What the peer did wrong, and that again if asked again: the stream cannot go on.
+    /// What is wrong with the stream; later calls return the same error.
     pub fn open(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
         let opened = self.open_next(buf, now);
-        opened.inspect_err(|error| self.expect = Expect::Broken(*error))
+        opened.inspect_err(|error| self.state = State::Broken(*error))
     }
 
     fn open_next(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
         let mut used = 0;
-        if let Expect::Response(awaited) = &self.expect {
+        if let State::Response(pending) = &self.state {
             if buf.len() < self.need() {
                 return Ok(Opened::default());
             }
-            let (salt_len, crypt, payload) = open_response_head(awaited, buf, now)?;
-            (self.crypt, self.expect, used) = (
+            let (salt_len, crypt, payload) = open_response_head(pending, buf, now)?;
+            (self.crypt, self.state, used) = (
                 Some(crypt),
-                payload.map_or(Expect::Length, Expect::Payload),
+                payload.map_or(State::Length, State::Payload),
                 salt_len,
             );
         }
@@ -489,27 +487,27 @@ impl Opener {
 
     fn open_chunk(&mut self, buf: &mut [u8]) -> Result<Opened, Error> {
         let mut used = 0;
-        if let Expect::Length = self.expect {
+        if let State::Length = self.state {
             if buf.len() < LENGTH_LEN {
                 return Ok(Opened::default());
             }
-            let (length, _) = take::<2>(self.crypt()?.open(buf, 2)?)?;
+            let (length, _) = read::<2>(self.crypt()?.open(buf, 2)?)?;
             let length = usize::from(u16::from_be_bytes(length));
             if length > self.max_chunk {
                 return Err(Error::ChunkLength);
             }
-            (self.expect, used) = (Expect::Payload(length), LENGTH_LEN);
+            (self.state, used) = (State::Payload(length), LENGTH_LEN);
         }
-        let len = match self.expect {
-            Expect::Payload(len) => len,
-            Expect::Plain => {
+        let len = match self.state {
+            State::Payload(len) => len,
+            State::Plain => {
                 return Ok(Opened {
                     used: buf.len(),
                     payload: 0..buf.len(),
                 });
             }
-            Expect::Broken(error) => return Err(error),
-            Expect::Response(_) | Expect::Length => return Ok(Opened::default()),
+            State::Broken(error) => return Err(error),
+            State::Response(_) | State::Length => return Ok(Opened::default()),
         };
         let rest = buf.get_mut(used..).ok_or(Error::Truncated)?;
         if rest.len() < len + TAG_LEN {
@@ -519,7 +517,7 @@ impl Opener {
             });
         }
         self.crypt()?.open(rest, len)?;
-        self.expect = Expect::Length;
+        self.state = State::Length;
         Ok(Opened {
             used: used + len + TAG_LEN,
             payload: used..used + len,
@@ -531,18 +529,18 @@ impl Opener {
     }
 }
 
-/// Opens the head of a response: the bytes it took, the cipher, and for SIP022 the length of the first payload.
+/// Opens the header of a response; returns its length, the cipher, and for AEAD-2022 the length of the first payload.
 fn open_response_head(
-    awaited: &Awaited,
+    pending: &PendingResponse,
     buf: &mut [u8],
     now: impl FnOnce() -> u64,
 ) -> Result<(usize, Crypt, Option<usize>), Error> {
-    let salt = Salt::read(awaited.method, buf).ok_or(Error::Truncated)?;
+    let salt = Salt::read(pending.method, buf).ok_or(Error::Truncated)?;
     let salt_len = salt.as_slice().len();
-    let mut crypt = Crypt::new(awaited.method, &awaited.key, &salt).ok_or(Error::Truncated)?;
-    if awaited.method.family() != Family::Aead2022 {
-        // Under the methods of 2017 a request sent back to its client would open as the answer.
-        if salt.as_slice() == awaited.request_salt.as_slice() {
+    let mut crypt = Crypt::new(pending.method, &pending.key, &salt).ok_or(Error::Truncated)?;
+    if pending.method.family() != Family::Aead2022 {
+        // With AEAD-2017 a request sent back to its client would open as the response.
+        if salt.as_slice() == pending.request_salt.as_slice() {
             return Err(Error::Replayed);
         }
         return Ok((salt_len, crypt, None));
@@ -550,17 +548,17 @@ fn open_response_head(
     let fixed = 1 + 8 + salt_len + 2;
     let (_, sealed) = split(buf, salt_len)?;
     let header = &*crypt.open(sealed, fixed)?;
-    let ([kind], header) = take::<1>(header)?;
-    let (time, header) = take::<8>(header)?;
+    let ([kind], header) = read::<1>(header)?;
+    let (time, header) = read::<8>(header)?;
     if kind != TYPE_SERVER {
         return Err(Error::HeaderType(kind));
     }
     check_time(u64::from_be_bytes(time), now())?;
     let (request_salt, length) = header.split_at_checked(salt_len).ok_or(Error::Truncated)?;
-    if request_salt != awaited.request_salt.as_slice() {
+    if request_salt != pending.request_salt.as_slice() {
         return Err(Error::SaltMismatch);
     }
-    let (length, _) = take::<2>(length)?;
+    let (length, _) = read::<2>(length)?;
     Ok((
         salt_len + fixed + TAG_LEN,
         crypt,

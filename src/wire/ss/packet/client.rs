@@ -10,23 +10,24 @@ use crate::wire::ss::keys::{Credentials, chacha, has_sessions};
 use super::header::{ids, nonce_of, open_body, open_header, open_single, session_aead};
 use super::subkeys::Subkeys;
 
-/// How long a server's session must have been silent before it is forgotten for a newer one, in seconds
-/// (SIP022 §3.2.4): by then none of its packets is young enough to be taken for that of a new session.
+/// Seconds for which a server's session must have been silent before a newer one replaces it (SIP022 §3.2.4). By then all of
+/// its packets are too old to be taken for those of a new session.
 const FORGET_AFTER: u64 = 60;
 
-/// A client's receiving half of an association.
+/// Opens the packets of one association on a client.
 pub struct ClientPackets {
     method: Method,
     key: Key,
     block: Option<Block>,
     chacha: Option<Aead>,
     session: u64,
-    /// The server's sessions, newest first: a server that was restarted has a new one, and packets of the old one may
-    /// still be on their way (SIP022 §3.2.4).
-    servers: [Option<Incoming>; 2],
+    /// The server's sessions, newest first: after a restart a server has a new one, while packets of the old one may still
+    /// arrive (SIP022 §3.2.4).
+    servers: [Option<ServerSession>; 2],
 }
 
-struct Incoming {
+/// A session of the server.
+struct ServerSession {
     session: u64,
     aead: Option<Aead>,
     window: Window,
@@ -35,7 +36,7 @@ struct Incoming {
 }
 
 impl ClientPackets {
-    /// Opens what answers the packets of `session`.
+    /// Opens the responses to the packets of `session`.
     #[must_use]
     pub fn new(credentials: &Credentials, session: u64) -> Self {
         let (method, key) = (credentials.method(), credentials.key().clone());
@@ -49,21 +50,23 @@ impl ClientPackets {
         }
     }
 
-    /// Whether a packet proves to answer this association. Without sessions, an old or foreign packet opens as well.
+    /// Whether an opened packet is known to belong to this association. Without sessions, packets of other or former
+    /// associations open as well.
     #[must_use]
     pub fn proves_its_session(&self) -> bool {
         has_sessions(self.method)
     }
 
-    /// Derives into `subkeys` what opens `packets`, which have arrived together.
+    /// Derives the subkeys of `packets`, which have arrived together.
     pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
         subkeys.derive(self.method, &self.key, packets);
     }
 
-    /// Opens and validates a packet; returns where its address and data stand. `subkey`: what [`Subkeys`] has for it.
+    /// Opens and validates a packet; returns the position of its address and data. `subkey` is its key from [`Subkeys`], if
+    /// there is one.
     ///
     /// # Errors
-    /// What is wrong with it; the session is as it was.
+    /// What is wrong with the packet; the session is unchanged then.
     pub fn open(
         &mut self,
         packet: &mut [u8],
@@ -82,7 +85,7 @@ impl ClientPackets {
         });
         let mut fresh = match known {
             Some(_) => None,
-            None => Some(Incoming {
+            None => Some(ServerSession {
                 session,
                 aead: self
                     .block

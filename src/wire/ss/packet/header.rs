@@ -1,18 +1,18 @@
-//! What the sealing and opening of packets share: headers, nonces, session keys.
+//! Packet headers, nonces and session keys, for sealing and opening.
 
 use std::ops::Range;
 
 use crate::crypto::{Aead, Block, Family, Key, Method};
 use crate::wire::Error;
-use crate::wire::ss::bytes::{split, take};
+use crate::wire::ss::bytes::{read, split};
 use crate::wire::ss::header::{MAX_PADDING, check_time};
 
-/// The separate header of SIP022 AES packets, and what ChaCha packets have in its place inside.
+/// Bytes of the separate header of AEAD-2022 AES packets, which ChaCha packets have inside.
 pub(super) const HEADER_LEN: usize = 16;
-/// The nonce of SIP022 ChaCha packets.
+/// Bytes of the nonce of AEAD-2022 ChaCha packets.
 pub(super) const NONCE_LEN: usize = 24;
 
-/// The AEAD of a SIP022 session: under a session subkey for AES, under the PSK for ChaCha.
+/// The AEAD of an AEAD-2022 session: under a session subkey for AES, under the PSK for ChaCha.
 pub(super) fn session_aead(method: Method, key: &Key, session: u64) -> Result<Aead, Error> {
     let subkey = if method.supports_identity() {
         key.session_subkey(method, &session.to_be_bytes())
@@ -44,14 +44,14 @@ pub(super) fn open_single(
     Ok(salt.len()..salt.len() + len)
 }
 
-/// The plain separate header, and where what stands behind it begins and ends.
+/// Opens the separate header; returns it and the position of what follows.
 pub(super) fn open_header(
     packet: &mut [u8],
     block: Option<&Block>,
     chacha: Option<&Aead>,
 ) -> Result<([u8; HEADER_LEN], Range<usize>), Error> {
     if let Some(block) = block {
-        let (mut header, _) = take::<HEADER_LEN>(packet)?;
+        let (mut header, _) = read::<HEADER_LEN>(packet)?;
         block.decrypt(&mut header);
         return Ok((header, HEADER_LEN..packet.len()));
     }
@@ -60,12 +60,12 @@ pub(super) fn open_header(
         .ok_or(Error::Unauthenticated)?
         .open(nonce, sealed)
         .map_err(|_| Error::Unauthenticated)?;
-    let (header, rest) = take::<HEADER_LEN>(plain)?;
+    let (header, rest) = read::<HEADER_LEN>(plain)?;
     let start = NONCE_LEN + HEADER_LEN;
     Ok((header, start..start + rest.len()))
 }
 
-/// Validates the front of a body and returns its length, up to the address.
+/// Validates the header of a body and returns its length: the address follows.
 pub(super) fn open_body(
     body: &[u8],
     kind: u8,
@@ -73,20 +73,20 @@ pub(super) fn open_body(
     now: u64,
 ) -> Result<usize, Error> {
     let whole = body.len();
-    let ([found], body) = take::<1>(body)?;
-    let (time, mut body) = take::<8>(body)?;
+    let ([found], body) = read::<1>(body)?;
+    let (time, mut body) = read::<8>(body)?;
     if found != kind {
         return Err(Error::HeaderType(found));
     }
     check_time(u64::from_be_bytes(time), now)?;
     if let Some(session) = session {
-        let (peer, rest) = take::<8>(body)?;
+        let (peer, rest) = read::<8>(body)?;
         if u64::from_be_bytes(peer) != session {
             return Err(Error::SessionMismatch);
         }
         body = rest;
     }
-    let (padding, body) = take::<2>(body)?;
+    let (padding, body) = read::<2>(body)?;
     let padding = usize::from(u16::from_be_bytes(padding));
     if padding > MAX_PADDING {
         return Err(Error::Padding);
@@ -97,8 +97,8 @@ pub(super) fn open_body(
 
 /// The session id and the packet id of a plain separate header.
 pub(super) fn ids(header: &[u8; HEADER_LEN]) -> Result<(u64, u64), Error> {
-    let (session, rest) = take::<8>(header)?;
-    let (id, _) = take::<8>(rest)?;
+    let (session, rest) = read::<8>(header)?;
+    let (id, _) = read::<8>(rest)?;
     Ok((u64::from_be_bytes(session), u64::from_be_bytes(id)))
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::crypto::{Aead, Block, Family, Key, LANES, Method, TAG_LEN};
 use crate::wire::Error;
-use crate::wire::ss::bytes::{put, split, take};
+use crate::wire::ss::bytes::{read, split, write};
 use crate::wire::ss::header::{TYPE_CLIENT, TYPE_SERVER};
 use crate::wire::ss::keys::{Accounts, Credentials, Salt};
 
@@ -21,24 +21,24 @@ enum Kind {
     Plain,
     Aead {
         key: Key,
-        /// For the next packets.
+        /// The subkeys of the next packets.
         subkeys: Subkeys,
-        /// Whether there has been a packet, and so may be more.
+        /// Whether a packet has been sealed, so that more are likely.
         begun: bool,
     },
     Session(Box<Outgoing>),
 }
 
-/// The sending half of a SIP022 session.
+/// The sending half of an AEAD-2022 session.
 struct Outgoing {
     aead: Aead,
     /// The block cipher of the separate header; `None` for ChaCha.
     block: Option<Block>,
-    /// An identity block cipher and the hash it carries, for each iPSK (SIP023 §3).
+    /// The block cipher and the hash of the identity header of each iPSK (SIP023 §3).
     identity: Vec<(Block, [u8; 16])>,
     session: u64,
     next: u64,
-    /// The client's session that a server answers.
+    /// On a server, the client's session.
     peer: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl PacketSealer {
     /// The client's direction; `session` must be random.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] when the key does not fit the method.
+    /// [`Error::Unauthenticated`] if the key does not fit the method.
     pub fn client(credentials: &Credentials, session: u64) -> Result<Self, Error> {
         let (method, key) = (credentials.method(), credentials.key());
         let kind = match method.family() {
@@ -80,11 +80,11 @@ impl PacketSealer {
         Ok(Self { method, kind })
     }
 
-    /// The server's direction: answers the client's session `peer`; `session` must be random. Both directions derive
-    /// their keys alike, so should the two be equal, the server's is changed (SIP022 §3.2.2).
+    /// The server's direction, for the client's session `peer`; `session` must be random. If the two are equal, the server's
+    /// is changed, because both directions derive their keys in the same way (SIP022 §3.2.2).
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] when the key does not fit the method.
+    /// [`Error::Unauthenticated`] if the key does not fit the method.
     pub fn server(
         accounts: &Accounts,
         user: Option<usize>,
@@ -108,13 +108,13 @@ impl PacketSealer {
         Ok(Self { method, kind })
     }
 
-    /// Whether packets are not sealed at all, and so have no tag.
+    /// Whether packets are not encrypted and have no tag.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
         matches!(self.kind, Kind::Plain)
     }
 
-    /// Bytes needed before the body, when the packet is not padded.
+    /// Bytes needed before the body; packets are not padded.
     #[must_use]
     pub fn headroom(&self) -> usize {
         match &self.kind {
@@ -132,9 +132,9 @@ impl PacketSealer {
         }
     }
 
-    /// Derives the subkeys of the next packets together, which is cheaper. To be called before each packet: when there are
-    /// some left, or one is enough for all, it does nothing, nor before the first, which is often the only one
-    /// (a question to a name server). `random` makes the salts.
+    /// Derives the subkeys of the next packets together, which is cheaper. Call it before each packet. It does nothing while
+    /// subkeys are left, for methods that need only one, and before the first packet, which is often the only one (a DNS
+    /// query). `random` generates the salts.
     pub fn prepare(&mut self, random: impl FnOnce() -> [[u8; 32]; LANES]) {
         if let Kind::Aead {
             key,
@@ -149,12 +149,12 @@ impl PacketSealer {
         }
     }
 
-    /// Seals the body (address and data) that stands at `body` in `buf`, with [`PacketSealer::headroom`] before it and
-    /// a tag's length behind it; returns where the packet stands. `random` makes fresh bytes for a salt or nonce, where
-    /// one is needed that has not been prepared. `now` is in Unix seconds.
+    /// Seals the body (address and data) at `body` in `buf`, which needs [`PacketSealer::headroom`] before it and room for a
+    /// tag after it; returns the position of the packet. `random` generates a salt or nonce if one is needed that has not
+    /// been prepared. `now` is in Unix seconds.
     ///
     /// # Errors
-    /// [`Error::Truncated`] when the room is missing.
+    /// [`Error::Truncated`] if there is not enough room.
     pub fn seal(
         &mut self,
         buf: &mut [u8],
@@ -177,7 +177,7 @@ impl PacketSealer {
                     (salt, subkey)
                 });
                 let salt = salt.as_slice();
-                let rest = put(packet, salt)?;
+                let rest = write(packet, salt)?;
                 let aead = Aead::stream(self.method, &subkey).ok_or(Error::Truncated)?;
                 let nonce = [0; NONCE_LEN];
                 seal_at(
@@ -199,7 +199,7 @@ fn session_kind(outgoing: Outgoing) -> Kind {
 }
 
 impl Outgoing {
-    /// `packet` begins where the packet will; its body of `body_len` bytes begins at `body_start`.
+    /// Seals a packet that fills `packet` from its front; the body of `body_len` bytes is at `body_start`.
     fn seal(
         &mut self,
         packet: &mut [u8],
@@ -212,7 +212,7 @@ impl Outgoing {
         let (session, id) = header.split_at_mut(8);
         session.copy_from_slice(&self.session.to_be_bytes());
         id.copy_from_slice(&self.next.to_be_bytes());
-        // 2^64 packets will not be sent; a counter that stood still would be a nonce used twice.
+        // An exhausted counter must not repeat a nonce; nobody sends 2^64 packets.
         self.next = self.next.checked_add(1).ok_or(Error::PacketId)?;
 
         let (lead, _) = split(packet, body_start)?;
@@ -223,16 +223,16 @@ impl Outgoing {
         } else {
             TYPE_CLIENT
         };
-        let head = put(head, &[kind])?;
-        let mut head = put(head, &now.to_be_bytes())?;
+        let head = write(head, &[kind])?;
+        let mut head = write(head, &now.to_be_bytes())?;
         if let Some(peer) = self.peer {
-            head = put(head, &peer.to_be_bytes())?;
+            head = write(head, &peer.to_be_bytes())?;
         }
-        put(head, &[0, 0])?;
+        write(head, &[0, 0])?;
         let Some(block) = &self.block else {
-            // ChaCha: the ids are sealed with the rest.
-            let (nonce, _) = take::<NONCE_LEN>(&random())?;
-            put(put(before, &nonce)?, &header)?;
+            // ChaCha: the ids are sealed with the body.
+            let (nonce, _) = read::<NONCE_LEN>(&random())?;
+            write(write(before, &nonce)?, &header)?;
             let sealed = packet.get_mut(NONCE_LEN..).ok_or(Error::Truncated)?;
             let len = body_start - NONCE_LEN + body_len;
             seal_at(&self.aead, &nonce, sealed, len)?;
@@ -240,7 +240,7 @@ impl Outgoing {
         };
         let mut outer = header;
         block.encrypt(&mut outer);
-        let mut identities = put(before, &outer)?;
+        let mut identities = write(before, &outer)?;
         for (block, hash) in &self.identity {
             let mut identity = *hash;
             identity
@@ -248,7 +248,7 @@ impl Outgoing {
                 .zip(header)
                 .for_each(|(byte, mask)| *byte ^= mask);
             block.encrypt(&mut identity);
-            identities = put(identities, &identity)?;
+            identities = write(identities, &identity)?;
         }
         let sealed = packet.get_mut(front..).ok_or(Error::Truncated)?;
         let len = body_start - front + body_len;
@@ -257,7 +257,7 @@ impl Outgoing {
     }
 }
 
-/// Seals `len` bytes at the front of `buf` and puts the tag behind them.
+/// Seals `len` bytes at the front of `buf` and writes the tag after them.
 fn seal_at(aead: &Aead, nonce: &[u8], buf: &mut [u8], len: usize) -> Result<(), Error> {
     let (data, rest) = split(buf, len)?;
     let tag = rest.first_chunk_mut::<TAG_LEN>().ok_or(Error::Truncated)?;

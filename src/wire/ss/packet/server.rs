@@ -4,34 +4,34 @@ use std::ops::Range;
 
 use crate::crypto::{Aead, Block, Key, Method, Window};
 use crate::wire::Error;
-use crate::wire::ss::bytes::{put, take};
+use crate::wire::ss::bytes::{read, write};
 use crate::wire::ss::header::TYPE_CLIENT;
 use crate::wire::ss::keys::{Accounts, has_sessions};
 
 use super::header::{HEADER_LEN, ids, nonce_of, open_body, open_header, open_single, session_aead};
 use super::subkeys::Subkeys;
 
-/// What the front of a packet tells a server.
+/// The header of a client's packet, as a server reads it.
 #[derive(Clone, Debug)]
 pub struct Identified {
     /// The client's session; `None` for methods without sessions.
     pub session: Option<u64>,
-    /// The user, on a server with users.
+    /// The index of the user, on a server with users.
     pub user: Option<usize>,
     packet: u64,
-    /// Where the body stands: sealed or, for ChaCha, opened already.
+    /// Position of the body: sealed or, for ChaCha, opened already.
     body: Range<usize>,
     header: [u8; HEADER_LEN],
 }
 
 impl Accounts {
-    /// Derives into `subkeys` what opens `packets`, which have arrived together.
+    /// Derives the subkeys of `packets`, which have arrived together.
     pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
         subkeys.derive(self.method(), self.session_key(None), packets);
     }
 
-    /// Reads what leads to the session of a client's packet. Only ChaCha packets are opened by this; for the others
-    /// what is found here is nobody's word yet.
+    /// Reads the header of a client's packet. This authenticates only ChaCha packets; the header of others must not be
+    /// trusted until the packet has been opened.
     ///
     /// # Errors
     /// What is wrong with the packet.
@@ -50,8 +50,8 @@ impl Accounts {
             open_header(packet, self.block.as_ref(), self.chacha.as_ref())?;
         if let Some(block) = self.block.as_ref().filter(|_| self.has_users()) {
             let (mut identity, _) =
-                take::<16>(packet.get(found.body.start..).ok_or(Error::Truncated)?)?;
-            // A packet's identity is masked by the plain header and stands under the key itself (SIP023 §3).
+                read::<16>(packet.get(found.body.start..).ok_or(Error::Truncated)?)?;
+            // The identity of a packet is XORed with the plain header and encrypted with the key itself (SIP023 §3).
             block.decrypt(&mut identity);
             identity
                 .iter_mut()
@@ -65,11 +65,11 @@ impl Accounts {
         Ok(found)
     }
 
-    /// Makes of a packet for the next server what that server expects: without our identity header, and with the
-    /// separate header under its own key (SIP023 §3). Returns where the packet stands.
+    /// Rewrites a packet for the next server: removes our identity header and encrypts the separate header with that
+    /// server's key (SIP023 §3). Returns the position of the packet.
     ///
     /// # Errors
-    /// [`Error::Truncated`] when the packet is shorter than [`Accounts::identify`] found it.
+    /// [`Error::Truncated`] if the packet is shorter than [`Accounts::identify`] has seen it.
     pub fn readdress(&self, packet: &mut [u8], found: &Identified) -> Result<Range<usize>, Error> {
         let key = self.session_key(found.user);
         let start = found
@@ -79,25 +79,25 @@ impl Accounts {
             .ok_or(Error::Truncated)?;
         let mut header = found.header;
         Block::new(key).encrypt(&mut header);
-        put(packet.get_mut(start..).ok_or(Error::Truncated)?, &header)?;
+        write(packet.get_mut(start..).ok_or(Error::Truncated)?, &header)?;
         Ok(start..packet.len())
     }
 }
 
-/// A server's receiving half of an association.
+/// Opens the packets of one association on a server.
 pub struct ServerPackets {
     method: Method,
-    /// The key schedule, kept for the session (for SIP004 a packet has a key of its own).
+    /// The AEAD of the session; `None` for AEAD-2017, where each packet has its own key.
     aead: Option<Aead>,
     key: Key,
     window: Window,
 }
 
 impl ServerPackets {
-    /// For packets like the one that was identified as `found`.
+    /// Opens the packets of the association of which `found` is one.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] when the key does not fit the method.
+    /// [`Error::Unauthenticated`] if the key does not fit the method.
     pub fn new(accounts: &Accounts, found: &Identified) -> Result<Self, Error> {
         let (method, key) = (accounts.method(), accounts.session_key(found.user).clone());
         let session = found.session.filter(|_| method.supports_identity());
@@ -112,10 +112,10 @@ impl ServerPackets {
         })
     }
 
-    /// Marks a packet as seen that another opener of the same session has opened.
+    /// Marks a packet as received that another opener of the same session has opened.
     ///
     /// # Errors
-    /// [`Error::Replayed`] when it had been seen.
+    /// [`Error::Replayed`] if it had been received.
     pub fn admit(&mut self, found: &Identified) -> Result<(), Error> {
         if !has_sessions(self.method) || self.window.accept(found.packet) {
             return Ok(());
@@ -123,10 +123,11 @@ impl ServerPackets {
         Err(Error::Replayed)
     }
 
-    /// Opens and validates a packet; returns where its address and data stand. `subkey`: what [`Subkeys`] has for it.
+    /// Opens and validates a packet; returns the position of its address and data. `subkey` is its key from [`Subkeys`], if
+    /// there is one.
     ///
     /// # Errors
-    /// What is wrong with it; the session is as it was.
+    /// What is wrong with the packet; the session is unchanged then.
     pub fn open(
         &mut self,
         packet: &mut [u8],
@@ -137,7 +138,7 @@ impl ServerPackets {
         if !has_sessions(self.method) {
             return open_single(self.method, &self.key, packet, subkey);
         }
-        // Cheap, and the answer to most replays: the id is looked up before the packet is opened, but marked after.
+        // A cheap check before the packet is opened; the id is marked only afterwards.
         if !self.window.is_fresh(found.packet) {
             return Err(Error::Replayed);
         }

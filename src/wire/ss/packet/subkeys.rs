@@ -1,22 +1,22 @@
-//! The subkeys of SIP004 packets, derived several at a time.
+//! The subkeys of AEAD-2017 packets, derived several at a time.
 
 use crate::crypto::{Family, Key, LANES, Method, TAG_LEN};
 use crate::wire::ss::keys::Salt;
 
-/// Fewer are derived one by one: that is quicker where vector registers hold four lanes, and not much slower elsewhere.
-const FEWEST: usize = 4;
+/// Fewer subkeys are derived one by one: this is faster with vector registers of four lanes, and not much slower with others.
+const MIN_BATCH: usize = 4;
 
-/// Subkeys that are derived before their packets are sealed or opened, each for one packet, in the packets' order.
-/// There are none for methods whose packets share the subkey of a session.
+/// Subkeys derived before their packets are sealed or opened, one for each packet, in the order of the packets. Methods whose
+/// packets share the subkey of a session have none.
 #[derive(Default)]
 pub struct Subkeys {
     derived: Vec<(Salt, Option<Key>)>,
-    /// The first that has not been taken.
+    /// Index of the first that has not been used.
     next: usize,
 }
 
 impl Subkeys {
-    /// Derives what opens `packets`, which have arrived together; what is left of others is forgotten.
+    /// Derives the subkeys of `packets`, which have arrived together, and forgets those of others.
     pub(super) fn derive<'a>(
         &mut self,
         method: Method,
@@ -30,7 +30,7 @@ impl Subkeys {
         self.fill(method, key, salts);
     }
 
-    /// What was derived for `packet`, if anything. To be asked for each packet of those that came together, in turn.
+    /// The subkey of `packet`, if it was derived. Call it for each packet of a batch in order.
     pub fn take(&mut self, packet: &[u8]) -> Option<Key> {
         let (salt, subkey) = self.derived.get_mut(self.next)?;
         if !packet.starts_with(salt.as_slice()) {
@@ -47,7 +47,7 @@ impl Subkeys {
         Some((*salt, subkey.take()?))
     }
 
-    /// Whether all have been taken.
+    /// Whether all have been used.
     pub(super) const fn is_empty(&self) -> bool {
         self.next >= self.derived.len()
     }
@@ -60,15 +60,15 @@ impl Subkeys {
             return;
         }
         self.derived.extend(salts.map(|salt| (salt, None)));
-        for some in self.derived.chunks_mut(LANES) {
-            let Some(&(first, _)) = some.first().filter(|_| some.len() >= FEWEST) else {
+        for batch in self.derived.chunks_mut(LANES) {
+            let Some(&(first, _)) = batch.first().filter(|_| batch.len() >= MIN_BATCH) else {
                 continue;
             };
-            // Lanes without a packet do the work of the first once more.
+            // Lanes without a packet repeat the first one.
             let salts: [Salt; LANES] =
-                std::array::from_fn(|lane| some.get(lane).map_or(first, |(salt, _)| *salt));
+                std::array::from_fn(|lane| batch.get(lane).map_or(first, |(salt, _)| *salt));
             let subkeys = key.session_subkeys(method, &salts.each_ref().map(Salt::as_slice));
-            for ((_, place), subkey) in some.iter_mut().zip(subkeys) {
+            for ((_, place), subkey) in batch.iter_mut().zip(subkeys) {
                 *place = Some(subkey);
             }
         }
