@@ -17,7 +17,7 @@ use lru::LruCache;
 use ssr::crypto::{Aead, Key, LANES, Method, SaltPool, TAG_LEN, Window};
 use ssr::wire::Address;
 use ssr::wire::ss::packet::{PacketSealer, ServerPackets};
-use ssr::wire::ss::request::{Request, RequestOpener, Step};
+use ssr::wire::ss::request::{Progress, Request, RequestOpener};
 use ssr::wire::ss::stream::{Fresh, Opener, Sealer};
 use ssr::wire::ss::{Accounts, Credentials, Salt};
 
@@ -96,9 +96,11 @@ fn open_head(accounts: &Accounts, bytes: &mut [u8]) -> Request {
     let mut opener = RequestOpener::new(accounts.method());
     loop {
         match opener.open(accounts, bytes, NOW).expect("a good head") {
-            Step::Done(request) => return request,
-            Step::Authenticated(_) => {}
-            Step::More | Step::Relay { .. } => unreachable!("the head is whole, and ours"),
+            Progress::Complete(request) => return request,
+            Progress::Authenticated(_) => {}
+            Progress::NeedMore | Progress::Relay { .. } => {
+                unreachable!("the head is whole, and ours")
+            }
         }
     }
 }

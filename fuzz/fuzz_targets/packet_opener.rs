@@ -168,7 +168,7 @@ impl<'a> Receiver<'a> {
             .and_then(|user| accounts.user(user))
             .is_some_and(|user| user.relayed)
         {
-            let range = accounts.readdress(packet, &found)?;
+            let range = accounts.rewrite_for_next_server(packet, &found)?;
             assert_eq!(range.end, packet.len());
             return Err(Error::Denied);
         }

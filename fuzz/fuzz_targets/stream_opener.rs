@@ -6,7 +6,7 @@ use std::io::IoSliceMut;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
-use ssr::wire::ss::request::{RequestOpener, Step};
+use ssr::wire::ss::request::{RequestOpener, Progress};
 use ssr::wire::ss::stream::{Fresh, Opener, Sealer};
 use ssr_fuzz::{
     Edit, Ends, Hand, NOW, Setting, edit, encoded, is_sealed, key, pieces, salt, target,
@@ -160,15 +160,15 @@ impl Receiver<'_> {
         let accounts = &self.ends.accounts;
         loop {
             match self.head.open(accounts, &mut self.buffer, NOW)? {
-                Step::More => {
+                Progress::NeedMore => {
                     assert!(self.head.need(accounts) > self.buffer.len());
                     return Ok(false);
                 }
-                Step::Authenticated(_) => {
+                Progress::Authenticated(_) => {
                     self.authenticated += 1;
                     assert_eq!(self.authenticated, 1);
                 }
-                Step::Relay { user, salt, rest } => {
+                Progress::Relay { user, salt, rest } => {
                     assert!(accounts.user(user).is_some_and(|user| user.relayed));
                     assert!(salt.end <= rest && rest <= self.buffer.len());
                     // From here on it is another server's.
@@ -179,7 +179,7 @@ impl Receiver<'_> {
                     self.at = self.buffer.len();
                     return Ok(false);
                 }
-                Step::Done(request) => {
+                Progress::Complete(request) => {
                     assert!(self.authenticated == 1 || !is_sealed(self.ends.method));
                     assert!(
                         request.payload.end <= request.rest && request.rest <= self.buffer.len()

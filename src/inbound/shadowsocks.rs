@@ -20,7 +20,7 @@ use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
-use crate::wire::ss::request::{RequestOpener, Step};
+use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address, reverse};
@@ -232,9 +232,9 @@ impl Reading {
         loop {
             let read = bytes.get_mut(..raw.end).unwrap_or_default();
             match self.opener.open(&inbound.accounts, read, unix_now())? {
-                Step::More => return Ok(None),
-                Step::Authenticated(salt) => inbound.replays.admit(&salt)?,
-                Step::Relay { user, salt, rest } => {
+                Progress::NeedMore => return Ok(None),
+                Progress::Authenticated(salt) => inbound.replays.admit(&salt)?,
+                Progress::Relay { user, salt, rest } => {
                     let next = inbound.next_hops.get(user).cloned().flatten();
                     ready.extend([salt, rest..raw.end]);
                     *raw = 0..0;
@@ -242,7 +242,7 @@ impl Reading {
                         .map(|target| Some(Asked::Next { target }))
                         .ok_or(wire::Error::UnknownIdentity);
                 }
-                Step::Done(request) => {
+                Progress::Complete(request) => {
                     if !request.payload.is_empty() {
                         ready.push(request.payload);
                     }

@@ -8,7 +8,7 @@ use crate::crypto::Key;
 use crate::net::unix_now;
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
-use crate::wire::ss::packet::{Identified, PacketSealer, ServerPackets, Subkeys};
+use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address};
 
@@ -24,7 +24,7 @@ pub struct ShadowsocksPackets {
 
 /// The front of a packet, and the key that was prepared for it.
 pub struct Header {
-    identified: Identified,
+    identified: PacketHeader,
     subkey: Option<Key>,
 }
 
@@ -42,7 +42,7 @@ impl PacketInbound for ShadowsocksPackets {
     type Session = Option<ServerPackets>;
 
     fn prepare<'a>(&self, batch: &mut Subkeys, datagrams: impl Iterator<Item = &'a [u8]>) {
-        self.accounts.expect(batch, datagrams);
+        self.accounts.derive_subkeys(batch, datagrams);
     }
 
     fn identify(
@@ -51,7 +51,7 @@ impl PacketInbound for ShadowsocksPackets {
         datagram: &mut [u8],
         peer: SocketAddr,
     ) -> Result<(ClientKey, Header), wire::Error> {
-        let subkey = batch.take(datagram);
+        let subkey = batch.next_for(datagram);
         let identified = self.accounts.identify(datagram)?;
         let header = Header { identified, subkey };
         let key = match header.identified.session {
@@ -78,7 +78,9 @@ impl PacketInbound for ShadowsocksPackets {
     ) -> Result<Opened<'_>, wire::Error> {
         if let Some(next) = self.next_hop(header) {
             // Without our identity header, and otherwise unopened (SIP023 §3).
-            let packet = self.accounts.readdress(datagram, &header.identified)?;
+            let packet = self
+                .accounts
+                .rewrite_for_next_server(datagram, &header.identified)?;
             return Ok(Opened::Fixed(next, packet));
         }
         let packets = session.as_mut().ok_or(wire::Error::SessionMismatch)?;
@@ -94,14 +96,14 @@ impl PacketInbound for ShadowsocksPackets {
     fn mark_seen(&self, session: &mut Self::Session, header: &Header) -> Result<(), wire::Error> {
         session
             .as_mut()
-            .map_or(Ok(()), |packets| packets.admit(&header.identified))
+            .map_or(Ok(()), |packets| packets.mark_received(&header.identified))
     }
 
     fn encoder(&self, header: &Header) -> Result<Encoder, wire::Error> {
         if self.next_hop(header).is_some() {
             return Ok(Encoder::Bare);
         }
-        let Identified { session, user, .. } = header.identified;
+        let PacketHeader { session, user, .. } = header.identified;
         let peer = session.unwrap_or_default();
         PacketSealer::server(&self.accounts, user, rand::random(), peer).map(Encoder::Seal)
     }

@@ -84,11 +84,11 @@ impl Decoder {
     ) {
         SUBKEYS.with_borrow_mut(|subkeys| {
             if let Self::Open(packets) = self {
-                packets.expect(subkeys, received.contents());
+                packets.derive_subkeys(subkeys, received.contents());
             }
             let from_anyone = self.proves_its_sender();
             for (packet, from) in received.datagrams() {
-                let subkey = subkeys.take(packet);
+                let subkey = subkeys.next_for(packet);
                 if !from_anyone && sent_to != Some(from.peer) {
                     each(from, Err(wire::Error::SessionMismatch));
                     continue;
@@ -119,7 +119,7 @@ impl Decoder {
     /// Whether it does not matter where a datagram comes from: it proves to be a reply, or anybody may reply.
     fn proves_its_sender(&self) -> bool {
         match self {
-            Self::Open(packets) => packets.proves_its_session(),
+            Self::Open(packets) => packets.authenticates_session(),
             Self::Bare => true,
             Self::PassOn => false,
         }

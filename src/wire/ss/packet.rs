@@ -21,5 +21,5 @@ mod subkeys;
 pub use super::keys::has_sessions;
 pub use client::ClientPackets;
 pub use sealer::PacketSealer;
-pub use server::{Identified, ServerPackets};
+pub use server::{PacketHeader, ServerPackets};
 pub use subkeys::Subkeys;

@@ -45,9 +45,9 @@ enum State {
 }
 
 /// The result of [`RequestOpener::open`].
-pub enum Step {
+pub enum Progress {
     /// More bytes are needed: at least [`RequestOpener::need`] in total.
-    More,
+    NeedMore,
     /// The sender knows the key. Check that the salt is not replayed, then call `open` again.
     Authenticated(Salt),
     /// The stream belongs to another server, which must get the salt and everything after the identity header.
@@ -60,7 +60,7 @@ pub enum Step {
         rest: usize,
     },
     /// The header is complete.
-    Done(Request),
+    Complete(Request),
 }
 
 /// A request that a server has opened.
@@ -115,24 +115,34 @@ impl RequestOpener {
     ///
     /// # Errors
     /// What is wrong with the request; later calls return the same error. The peer must not be able to tell which it is.
-    pub fn open(&mut self, accounts: &Accounts, buf: &mut [u8], now: u64) -> Result<Step, Error> {
+    pub fn open(
+        &mut self,
+        accounts: &Accounts,
+        buf: &mut [u8],
+        now: u64,
+    ) -> Result<Progress, Error> {
         // An AEAD-2017 request may be complete with its first chunk: then nothing more is needed.
         if buf.len() < self.need(accounts) && !matches!(self.state, State::Address { .. }) {
-            return Ok(Step::More);
+            return Ok(Progress::NeedMore);
         }
-        let step = match std::mem::replace(&mut self.state, State::Done) {
+        let progress = match std::mem::replace(&mut self.state, State::Done) {
             State::Head => self.open_head(accounts, buf, now),
             State::Variable { crypt, len } => self.open_variable(crypt, len, buf),
             State::First { opener, plain } | State::Address { opener, plain } => {
                 self.open_address(opener, plain, buf)
             }
-            State::Done => Ok(Step::More),
+            State::Done => Ok(Progress::NeedMore),
             State::Broken(error) => Err(error),
         };
-        step.inspect_err(|error| self.state = State::Broken(*error))
+        progress.inspect_err(|error| self.state = State::Broken(*error))
     }
 
-    fn open_head(&mut self, accounts: &Accounts, buf: &mut [u8], now: u64) -> Result<Step, Error> {
+    fn open_head(
+        &mut self,
+        accounts: &Accounts,
+        buf: &mut [u8],
+        now: u64,
+    ) -> Result<Progress, Error> {
         let salt = Salt::read(self.method, buf).ok_or(Error::Truncated)?;
         let salt_len = salt.as_slice().len();
         self.used = salt_len;
@@ -161,7 +171,7 @@ impl RequestOpener {
                     self.user = Some(user);
                     self.used += identity.len();
                     if accounts.user(user).is_some_and(|user| user.relayed) {
-                        return Ok(Step::Relay {
+                        return Ok(Progress::Relay {
                             user,
                             salt: 0..salt_len,
                             rest: self.used,
@@ -180,7 +190,7 @@ impl RequestOpener {
             }
         }
         self.salt = Some(salt);
-        Ok(Step::Authenticated(salt))
+        Ok(Progress::Authenticated(salt))
     }
 
     fn open_variable(
@@ -188,7 +198,7 @@ impl RequestOpener {
         mut crypt: Crypt,
         len: usize,
         buf: &mut [u8],
-    ) -> Result<Step, Error> {
+    ) -> Result<Progress, Error> {
         let start = self.used;
         let header = &*crypt.open(buf.get_mut(start..).ok_or(Error::Truncated)?, len)?;
         self.used += len + TAG_LEN;
@@ -200,7 +210,7 @@ impl RequestOpener {
             return Err(Error::Padding);
         }
         let payload = start + address_len + 2 + padding..start + len;
-        Ok(Step::Done(Request {
+        Ok(Progress::Complete(Request {
             target: target.to_owned(),
             payload,
             rest: self.used,
@@ -213,12 +223,12 @@ impl RequestOpener {
         mut opener: Opener,
         mut plain: Range<usize>,
         buf: &mut [u8],
-    ) -> Result<Step, Error> {
+    ) -> Result<Progress, Error> {
         loop {
             let bytes = buf.get(plain.clone()).ok_or(Error::Truncated)?;
             if let Some((target, len)) = AddressRef::parse(bytes)? {
                 let (target, payload) = (target.to_owned(), plain.start + len..plain.end);
-                return Ok(Step::Done(Request {
+                return Ok(Progress::Complete(Request {
                     target,
                     payload,
                     rest: self.used,
@@ -228,7 +238,7 @@ impl RequestOpener {
             let opened = opener.open(buf.get_mut(self.used..).ok_or(Error::Truncated)?, || 0)?;
             if opened.used == 0 {
                 self.state = State::Address { opener, plain };
-                return Ok(Step::More);
+                return Ok(Progress::NeedMore);
             }
             // The address spans two chunks: join its parts.
             let from = self.used + opened.payload.start..self.used + opened.payload.end;

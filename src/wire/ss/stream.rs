@@ -24,12 +24,12 @@ use super::header::{TYPE_CLIENT, TYPE_SERVER, check_time};
 use super::keys::{Credentials, Salt};
 
 /// The longest payload of an AEAD-2017 chunk, in bytes.
-pub const MAX_CHUNK_AEAD: usize = 0x3FFF;
+pub const MAX_CHUNK_2017: usize = 0x3FFF;
 /// The longest payload of an AEAD-2022 chunk, in bytes (SIP022 §3.1.3).
 pub const MAX_CHUNK_2022: usize = 0xFFFF;
 /// The longest payload of the chunks that we seal, in bytes. AEAD-2022 allows more, but a receiver can pass nothing on until
 /// a chunk is complete, which delays data on a slow link.
-pub const CHUNK: usize = MAX_CHUNK_AEAD;
+pub const CHUNK: usize = MAX_CHUNK_2017;
 
 /// An encrypted length: u16be and tag.
 const LENGTH_LEN: usize = 2 + TAG_LEN;
@@ -569,6 +569,6 @@ fn open_response_head(
 fn max_chunk(method: Method) -> usize {
     match method.family() {
         Family::Aead2022 => MAX_CHUNK_2022,
-        Family::Plain | Family::Aead2017 => MAX_CHUNK_AEAD,
+        Family::Plain | Family::Aead2017 => MAX_CHUNK_2017,
     }
 }

@@ -17,7 +17,7 @@ use super::*;
 use crate::crypto::{Aead, Key, Method, NonceCounter};
 use crate::net::unix_now;
 use crate::wire::AddressRef;
-use crate::wire::ss::request::{RequestOpener, Step};
+use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::{Accounts, Credentials, Salt};
 
 /// Nothing on one machine takes as long.
@@ -158,11 +158,11 @@ fn opened(method: Method, bytes: &[u8]) -> Option<(String, Vec<u8>)> {
     let (mut opener, mut bytes) = (RequestOpener::new(method), bytes.to_vec());
     loop {
         match opener.open(&accounts, &mut bytes, unix_now()).unwrap() {
-            Step::Authenticated(_) => {}
-            Step::Done(request) => {
+            Progress::Authenticated(_) => {}
+            Progress::Complete(request) => {
                 return Some((request.target.to_string(), bytes[request.payload].to_vec()));
             }
-            Step::More | Step::Relay { .. } => return None,
+            Progress::NeedMore | Progress::Relay { .. } => return None,
         }
     }
 }

@@ -53,12 +53,16 @@ impl ClientPackets {
     /// Whether an opened packet is known to belong to this association. Without sessions, packets of other or former
     /// associations open as well.
     #[must_use]
-    pub fn proves_its_session(&self) -> bool {
+    pub fn authenticates_session(&self) -> bool {
         has_sessions(self.method)
     }
 
     /// Derives the subkeys of `packets`, which have arrived together.
-    pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
+    pub fn derive_subkeys<'a>(
+        &self,
+        subkeys: &mut Subkeys,
+        packets: impl Iterator<Item = &'a [u8]>,
+    ) {
         subkeys.derive(self.method, &self.key, packets);
     }
 

@@ -13,7 +13,7 @@ use super::subkeys::Subkeys;
 
 /// The header of a client's packet, as a server reads it.
 #[derive(Clone, Debug)]
-pub struct Identified {
+pub struct PacketHeader {
     /// The client's session; `None` for methods without sessions.
     pub session: Option<u64>,
     /// The index of the user, on a server with users.
@@ -26,7 +26,11 @@ pub struct Identified {
 
 impl Accounts {
     /// Derives the subkeys of `packets`, which have arrived together.
-    pub fn expect<'a>(&self, subkeys: &mut Subkeys, packets: impl Iterator<Item = &'a [u8]>) {
+    pub fn derive_subkeys<'a>(
+        &self,
+        subkeys: &mut Subkeys,
+        packets: impl Iterator<Item = &'a [u8]>,
+    ) {
         subkeys.derive(self.method(), self.session_key(None), packets);
     }
 
@@ -35,8 +39,8 @@ impl Accounts {
     ///
     /// # Errors
     /// What is wrong with the packet.
-    pub fn identify(&self, packet: &mut [u8]) -> Result<Identified, Error> {
-        let mut found = Identified {
+    pub fn identify(&self, packet: &mut [u8]) -> Result<PacketHeader, Error> {
+        let mut found = PacketHeader {
             session: None,
             user: None,
             packet: 0,
@@ -70,7 +74,11 @@ impl Accounts {
     ///
     /// # Errors
     /// [`Error::Truncated`] if the packet is shorter than [`Accounts::identify`] has seen it.
-    pub fn readdress(&self, packet: &mut [u8], found: &Identified) -> Result<Range<usize>, Error> {
+    pub fn rewrite_for_next_server(
+        &self,
+        packet: &mut [u8],
+        found: &PacketHeader,
+    ) -> Result<Range<usize>, Error> {
         let key = self.session_key(found.user);
         let start = found
             .body
@@ -98,7 +106,7 @@ impl ServerPackets {
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] if the key does not fit the method.
-    pub fn new(accounts: &Accounts, found: &Identified) -> Result<Self, Error> {
+    pub fn new(accounts: &Accounts, found: &PacketHeader) -> Result<Self, Error> {
         let (method, key) = (accounts.method(), accounts.session_key(found.user).clone());
         let session = found.session.filter(|_| method.supports_identity());
         let aead = session
@@ -116,7 +124,7 @@ impl ServerPackets {
     ///
     /// # Errors
     /// [`Error::Replayed`] if it had been received.
-    pub fn admit(&mut self, found: &Identified) -> Result<(), Error> {
+    pub fn mark_received(&mut self, found: &PacketHeader) -> Result<(), Error> {
         if !has_sessions(self.method) || self.window.accept(found.packet) {
             return Ok(());
         }
@@ -132,7 +140,7 @@ impl ServerPackets {
         &mut self,
         packet: &mut [u8],
         subkey: Option<Key>,
-        found: &Identified,
+        found: &PacketHeader,
         now: u64,
     ) -> Result<Range<usize>, Error> {
         if !has_sessions(self.method) {

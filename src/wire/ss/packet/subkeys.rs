@@ -31,7 +31,7 @@ impl Subkeys {
     }
 
     /// The subkey of `packet`, if it was derived. Call it for each packet of a batch in order.
-    pub fn take(&mut self, packet: &[u8]) -> Option<Key> {
+    pub fn next_for(&mut self, packet: &[u8]) -> Option<Key> {
         let (salt, subkey) = self.derived.get_mut(self.next)?;
         if !packet.starts_with(salt.as_slice()) {
             return None;

@@ -24,7 +24,7 @@ mod subkeys;
 
 use std::io::IoSliceMut;
 
-use super::request::{RequestOpener, Step};
+use super::request::{Progress, RequestOpener};
 use super::stream::{Fresh, Opener, Sealer};
 use super::{Account, Accounts, Credentials, Salt};
 use crate::crypto::{Aead, Family, Key, Method, NonceCounter};
@@ -330,23 +330,23 @@ impl<'a> Receiver<'a> {
         let (accounts, head) = self.head.as_mut().unwrap();
         loop {
             match head.open(accounts, &mut self.buffer, self.now)? {
-                Step::More => {
+                Progress::NeedMore => {
                     assert!(
                         head.need(accounts) > self.buffer.len(),
                         "what is needed is there"
                     );
                     return Ok(());
                 }
-                Step::Authenticated(_) => {
+                Progress::Authenticated(_) => {
                     assert!(!self.authenticated);
                     self.authenticated = true;
                 }
-                Step::Relay { user, salt, rest } => {
+                Progress::Relay { user, salt, rest } => {
                     self.relayed =
                         Some((user, [&self.buffer[salt], &self.buffer[rest..]].concat()));
                     return Ok(());
                 }
-                Step::Done(request) => {
+                Progress::Complete(request) => {
                     assert!(self.authenticated || accounts.method() == Method::None);
                     self.user = head.user();
                     self.target = Some(request.target);

@@ -1,7 +1,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::super::packet::{ClientPackets, Identified, PacketSealer, ServerPackets, has_sessions};
+use super::super::packet::{
+    ClientPackets, PacketHeader, PacketSealer, ServerPackets, has_sessions,
+};
 use super::*;
 use crate::crypto::Block;
 
@@ -125,7 +127,7 @@ fn answer_reaches_the_client() {
 fn session_of_a_packet_is_the_clients() {
     for ends in every_end() {
         let mut packet = seal(&mut client_sealer(&ends), &body(3), 1);
-        let found: Identified = ends.accounts.identify(&mut packet).unwrap();
+        let found: PacketHeader = ends.accounts.identify(&mut packet).unwrap();
         assert_eq!(
             found.session,
             has_sessions(ends.accounts.method()).then_some(SESSION)
@@ -376,7 +378,7 @@ fn packet_passes_through_two_relays() {
             for relay in [accounts(1, 2, true), accounts(2, 3, true)] {
                 let found = relay.identify(&mut packet).unwrap();
                 assert_eq!((found.session, found.user), (Some(SESSION), Some(1)));
-                let rest = relay.readdress(&mut packet, &found).unwrap();
+                let rest = relay.rewrite_for_next_server(&mut packet, &found).unwrap();
                 assert_eq!(rest, 16..packet.len());
                 packet = packet[rest].to_vec();
             }

@@ -282,7 +282,8 @@ fn relay_refuses_a_packet_that_has_shrunk() {
         let found = ends.accounts.identify(&mut packet).unwrap();
         for len in 0..32 {
             assert_eq!(
-                ends.accounts.readdress(&mut packet[..len], &found),
+                ends.accounts
+                    .rewrite_for_next_server(&mut packet[..len], &found),
                 Err(Error::Truncated)
             );
         }

@@ -1,6 +1,6 @@
 use std::io::IoSliceMut;
 
-use super::super::stream::{CHUNK, Fresh, MAX_CHUNK_2022, MAX_CHUNK_AEAD, Opener, Sealer};
+use super::super::stream::{CHUNK, Fresh, MAX_CHUNK_2017, MAX_CHUNK_2022, Opener, Sealer};
 use super::*;
 
 /// Payload lengths around everything that has a border.
@@ -399,7 +399,7 @@ fn foreign_chunks_of_every_allowed_length_open() {
         let longest = if method.family() == Family::Aead2022 {
             MAX_CHUNK_2022
         } else {
-            MAX_CHUNK_AEAD
+            MAX_CHUNK_2017
         };
         let mut hand = Hand::new(method, &key(method, 1), salt(method, 6));
         if method.family() == Family::Aead2022 {

@@ -53,8 +53,8 @@ fn methods_with_sessions_prepare_nothing() {
         let packet = seal(&mut sealer, &body(5), 1);
         let mut subkeys = Subkeys::default();
         ends.accounts
-            .expect(&mut subkeys, [&packet[..]; LANES].into_iter());
-        assert!(subkeys.take(&packet).is_none());
+            .derive_subkeys(&mut subkeys, [&packet[..]; LANES].into_iter());
+        assert!(subkeys.next_for(&packet).is_none());
     }
 }
 
@@ -69,10 +69,10 @@ fn batch_opens_by_subkeys_derived_together() {
                 .collect();
             let mut subkeys = Subkeys::default();
             ends.accounts
-                .expect(&mut subkeys, batch.iter().map(Vec::as_slice));
+                .derive_subkeys(&mut subkeys, batch.iter().map(Vec::as_slice));
             let mut derived = 0;
             for (number, packet) in (1..).zip(&mut batch) {
-                let subkey = subkeys.take(packet);
+                let subkey = subkeys.next_for(packet);
                 derived += usize::from(subkey.is_some());
                 let found = ends.accounts.identify(packet).unwrap();
                 let mut session = ServerPackets::new(&ends.accounts, &found).unwrap();
@@ -112,11 +112,11 @@ fn garbage_between_packets_takes_nobodys_subkey() {
         ];
         let mut client = ClientPackets::new(&ends.credentials, SESSION);
         let mut subkeys = Subkeys::default();
-        client.expect(&mut subkeys, batch.into_iter());
+        client.derive_subkeys(&mut subkeys, batch.into_iter());
         let mut opened = 0;
         for packet in batch {
             let mut with = packet.to_vec();
-            let subkey = subkeys.take(&with);
+            let subkey = subkeys.next_for(&with);
             let with = client
                 .open(&mut with, subkey, NOW)
                 .map(|place| with[place].to_vec());
@@ -124,7 +124,7 @@ fn garbage_between_packets_takes_nobodys_subkey() {
             opened += usize::from(with.is_ok());
         }
         assert_eq!(opened, 7);
-        assert!(subkeys.take(&good[0]).is_none());
+        assert!(subkeys.next_for(&good[0]).is_none());
     }
 }
 
@@ -137,8 +137,8 @@ fn subkeys_of_another_batch_are_forgotten() {
         .collect();
     let mut subkeys = Subkeys::default();
     ends.accounts
-        .expect(&mut subkeys, batch.iter().map(Vec::as_slice));
-    assert!(subkeys.take(&batch[0]).is_some());
-    ends.accounts.expect(&mut subkeys, [].into_iter());
-    assert!(subkeys.take(&batch[1]).is_none());
+        .derive_subkeys(&mut subkeys, batch.iter().map(Vec::as_slice));
+    assert!(subkeys.next_for(&batch[0]).is_some());
+    ends.accounts.derive_subkeys(&mut subkeys, [].into_iter());
+    assert!(subkeys.next_for(&batch[1]).is_none());
 }
