@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
 use ssr::wire::peer_protocol::PeerProtocol;
 use ssr::wire::socks::{
-    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, Selection, Verdict,
+    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, MethodSelection, AuthStatus,
 };
 
 /// A parser takes a prefix, and the same one however much follows; before it is whole, it asks for more.
@@ -50,10 +50,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some((greeting, _)) = check(bytes, Greeting::parse) {
         let _ = greeting.offers(socks::AuthMethod::None);
     }
-    if let Some((selection, len)) = check(bytes, Selection::parse) {
+    if let Some((selection, len)) = check(bytes, MethodSelection::parse) {
         assert_eq!(selection.encode(), bytes[..len]);
     }
-    if let Some((verdict, len)) = check(bytes, Verdict::parse) {
+    if let Some((verdict, len)) = check(bytes, AuthStatus::parse) {
         assert_eq!((verdict.encode()[0], len), (bytes[0], 2));
     }
     if let Some((credentials, len)) = check(bytes, Credentials::parse) {
@@ -72,5 +72,5 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(response.encode(&mut again), Some(len));
         assert_eq!(Response::parse(&again[..len]), Ok(Some((response, len))));
     }
-    assert_eq!(socks::trim(bytes).is_ok(), bytes.len() >= 3);
+    assert_eq!(socks::parse_udp_prefix(bytes).is_ok(), bytes.len() >= 3);
 });

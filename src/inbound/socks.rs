@@ -15,7 +15,8 @@ use crate::net::{self, Stream};
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::socks::{
-    AuthMethod, Command, Credentials, Greeting, Reply as Code, Response, Selection, Verdict,
+    AuthMethod, AuthStatus, Command, Credentials, Greeting, MethodSelection, Reply as Code,
+    Response,
 };
 use crate::wire::{self, Address, AddressRef, reverse, socks};
 
@@ -144,7 +145,7 @@ impl Dialogue<'_> {
         } else {
             AuthMethod::Unacceptable
         };
-        self.write(&Selection(selected).encode()).await?;
+        self.write(&MethodSelection(selected).encode()).await?;
         match selected {
             AuthMethod::None => {}
             AuthMethod::Password => {
@@ -155,9 +156,9 @@ impl Dialogue<'_> {
                 let known = known.await?;
                 self.write(
                     &if known {
-                        Verdict::Accepted
+                        AuthStatus::Success
                     } else {
-                        Verdict::Refused
+                        AuthStatus::Failure
                     }
                     .encode(),
                 )

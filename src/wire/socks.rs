@@ -3,9 +3,9 @@
 //! ```text
 //! client                                                   server
 //!   Greeting     05 ‖ n ‖ methods[n]                         ->
-//!                                       <-  05 ‖ method      Selection
+//!                                       <-  05 ‖ method      MethodSelection
 //!   Credentials  01 ‖ n ‖ user[n] ‖ n ‖ password[n]          ->      only after method 02
-//!                                       <-  01 ‖ status      Verdict
+//!                                       <-  01 ‖ status      AuthStatus
 //!   Request      05 ‖ command ‖ 00 ‖ address                 ->
 //!                                       <-  05 ‖ reply ‖ 00 ‖ bound address      Response
 //! datagrams, both ways:  00 00 ‖ fragment ‖ address ‖ data
@@ -102,9 +102,9 @@ impl<'a> Greeting<'a> {
 
 /// The server's answer to a [`Greeting`]: the method that it has chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Selection(pub AuthMethod);
+pub struct MethodSelection(pub AuthMethod);
 
-impl Selection {
+impl MethodSelection {
     /// Reads a selection and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
@@ -171,14 +171,14 @@ impl fmt::Debug for Credentials<'_> {
 
 /// The server's answer to [`Credentials`] (RFC 1929 §2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum AuthStatus {
     /// Status 0x00.
-    Accepted,
+    Success,
     /// Any other status, written as 0x01: the server closes the connection.
-    Refused,
+    Failure,
 }
 
-impl Verdict {
+impl AuthStatus {
     /// Reads a status and returns it with its length; `Ok(None)` if more bytes are needed.
     ///
     /// # Errors
@@ -188,20 +188,20 @@ impl Verdict {
         let Some(status) = reader.byte() else {
             return Ok(None);
         };
-        let verdict = if status == 0 {
-            Self::Accepted
+        let status = if status == 0 {
+            Self::Success
         } else {
-            Self::Refused
+            Self::Failure
         };
-        Ok(Some((verdict, reader.used())))
+        Ok(Some((status, reader.used())))
     }
 
     /// The bytes on the wire.
     #[must_use]
     pub const fn encode(self) -> [u8; 2] {
         match self {
-            Self::Accepted => [AUTH_VERSION, 0x00],
-            Self::Refused => [AUTH_VERSION, 0x01],
+            Self::Success => [AUTH_VERSION, 0x00],
+            Self::Failure => [AUTH_VERSION, 0x01],
         }
     }
 }
@@ -389,7 +389,7 @@ pub const UDP_PREFIX: [u8; 3] = [0; 3];
 ///
 /// # Errors
 /// [`Error::Truncated`] if the datagram is shorter than that.
-pub fn trim(datagram: &[u8]) -> Result<(u8, usize), Error> {
+pub fn parse_udp_prefix(datagram: &[u8]) -> Result<(u8, usize), Error> {
     match datagram.first_chunk() {
         Some([_, _, fragment]) => Ok((*fragment, UDP_PREFIX.len())),
         None => Err(Error::Truncated),

@@ -26,7 +26,7 @@ impl PacketInbound for SocksPackets {
         if self.0.as_ref().is_some_and(|open| !open.admits(peer)) {
             return Err(wire::Error::SessionMismatch);
         }
-        let (fragment, start) = socks::trim(datagram)?;
+        let (fragment, start) = socks::parse_udp_prefix(datagram)?;
         if fragment != 0 {
             return Err(wire::Error::Fragmented);
         }

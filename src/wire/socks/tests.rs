@@ -84,10 +84,18 @@ fn greetings_read_as_written() {
 #[test]
 fn selections_read_as_written() {
     for method in (0..=u8::MAX).map(AuthMethod::from) {
-        let (bytes, len) = followed(Selection(method).encode().to_vec());
-        check(Selection::parse, &bytes, len, &Selection(method));
+        let (bytes, len) = followed(MethodSelection(method).encode().to_vec());
+        check(
+            MethodSelection::parse,
+            &bytes,
+            len,
+            &MethodSelection(method),
+        );
     }
-    assert_eq!(Selection(AuthMethod::Unacceptable).encode(), [5, 0xff]);
+    assert_eq!(
+        MethodSelection(AuthMethod::Unacceptable).encode(),
+        [5, 0xff]
+    );
 }
 
 #[test]
@@ -135,11 +143,14 @@ fn passwords_stay_out_of_debug() {
 
 #[test]
 fn verdicts_read_as_written() {
-    for verdict in [Verdict::Accepted, Verdict::Refused] {
+    for verdict in [AuthStatus::Success, AuthStatus::Failure] {
         let (bytes, len) = followed(verdict.encode().to_vec());
-        check(Verdict::parse, &bytes, len, &verdict);
+        check(AuthStatus::parse, &bytes, len, &verdict);
     }
-    assert_eq!(Verdict::parse(&[1, 0x2a]), Ok(Some((Verdict::Refused, 2))));
+    assert_eq!(
+        AuthStatus::parse(&[1, 0x2a]),
+        Ok(Some((AuthStatus::Failure, 2)))
+    );
 }
 
 #[test]
@@ -175,14 +186,14 @@ fn refuses_wrong_versions_at_the_first_byte() {
     for version in (0..=u8::MAX).filter(|version| *version != 5) {
         let error = Error::SocksVersion(version);
         assert_eq!(Greeting::parse(&[version]), Err(error));
-        assert_eq!(Selection::parse(&[version]), Err(error));
+        assert_eq!(MethodSelection::parse(&[version]), Err(error));
         assert_eq!(Request::parse(&[version, 1, 0, 1]), Err(error));
         assert_eq!(Response::parse(&[version, 1, 0, 1]), Err(error));
     }
     for version in (0..=u8::MAX).filter(|version| *version != 1) {
         let error = Error::SocksAuthVersion(version);
         assert_eq!(Credentials::parse(&[version]), Err(error));
-        assert_eq!(Verdict::parse(&[version]), Err(error));
+        assert_eq!(AuthStatus::parse(&[version]), Err(error));
     }
 }
 
@@ -211,11 +222,11 @@ fn an_unknown_command_still_has_its_address() {
 #[test]
 fn trims_datagrams() {
     for len in 0..3 {
-        assert_eq!(trim(&[0; 3][..len]), Err(Error::Truncated));
+        assert_eq!(parse_udp_prefix(&[0; 3][..len]), Err(Error::Truncated));
     }
-    assert_eq!(trim(&UDP_PREFIX), Ok((0, 3)));
-    assert_eq!(trim(&[0, 0, 7, 1, 2]), Ok((7, 3)));
-    assert_eq!(trim(&[9, 9, 0, 1]), Ok((0, 3)));
+    assert_eq!(parse_udp_prefix(&UDP_PREFIX), Ok((0, 3)));
+    assert_eq!(parse_udp_prefix(&[0, 0, 7, 1, 2]), Ok((7, 3)));
+    assert_eq!(parse_udp_prefix(&[9, 9, 0, 1]), Ok((0, 3)));
 }
 
 proptest! {
@@ -239,12 +250,12 @@ proptest! {
         let bytes = [&[first], &*rest].concat();
         let used = [
             Greeting::parse(&bytes).map(|some| some.map(|(_, used)| used)),
-            Selection::parse(&bytes).map(|some| some.map(|(_, used)| used)),
+            MethodSelection::parse(&bytes).map(|some| some.map(|(_, used)| used)),
             Credentials::parse(&bytes).map(|some| some.map(|(_, used)| used)),
-            Verdict::parse(&bytes).map(|some| some.map(|(_, used)| used)),
+            AuthStatus::parse(&bytes).map(|some| some.map(|(_, used)| used)),
             Request::parse(&bytes).map(|some| some.map(|(_, used)| used)),
             Response::parse(&bytes).map(|some| some.map(|(_, used)| used)),
-            trim(&bytes).map(|(_, used)| Some(used)),
+            parse_udp_prefix(&bytes).map(|(_, used)| Some(used)),
         ];
         for used in used.into_iter().flatten().flatten() {
             prop_assert!(used <= bytes.len());
