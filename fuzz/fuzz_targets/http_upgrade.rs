@@ -72,7 +72,7 @@ fuzz_target!(|input: Input<'_>| {
             );
         }
     }
-    for refusal in [http::Refusal::NotFound, http::Refusal::Version] {
+    for refusal in [http::RequestError::NotFound, http::RequestError::Version] {
         assert!(refusal.page(bytes.len() as u64).starts_with("HTTP/1.1 4"));
     }
 });

@@ -87,7 +87,7 @@ impl Reply for Agreement {
     }
 
     fn failure(&self, _: &Error) -> Vec<u8> {
-        http::Refusal::BadGateway.page(unix_now()).into_bytes()
+        http::RequestError::BadGateway.page(unix_now()).into_bytes()
     }
 
     fn begin(self: Box<Self>, stream: &mut Stream) -> io::Result<()> {

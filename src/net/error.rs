@@ -32,7 +32,7 @@ pub enum Error {
     },
     /// The server did not agree to a WebSocket.
     #[error("no WebSocket with the server: {0}")]
-    Upgrade(#[from] crate::wire::http::NotUpgraded),
+    Upgrade(#[from] crate::wire::http::ResponseError),
     /// The connection broke during the upgrade, or it took too long.
     #[error("no WebSocket with the server: {0}")]
     UpgradeIo(#[source] io::Error),

@@ -32,7 +32,7 @@ pub struct Endpoint {
 
 /// Why a response does not complete our upgrade.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NotUpgraded {
+pub enum ResponseError {
     /// The response is not HTTP.
     #[error("the server does not speak HTTP")]
     NotHttp,
@@ -49,7 +49,7 @@ pub enum NotUpgraded {
 
 /// Why a request is not served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum RequestError {
     /// The request is not HTTP/1.x, or an upgrade without a key.
     #[error("the request is not valid HTTP")]
     BadRequest,
@@ -146,22 +146,22 @@ const fn is_token_byte(byte: u8) -> bool {
 /// Reads a client's request and returns it with the length of its head; `Ok(None)` if more bytes are needed.
 ///
 /// # Errors
-/// [`Refusal`], to be answered with [`Refusal::page`].
+/// [`RequestError`], to be answered with [`RequestError::page`].
 pub fn parse_request(
     bytes: &[u8],
     endpoint: &Endpoint,
-) -> Result<Option<(Upgrade, usize)>, Refusal> {
+) -> Result<Option<(Upgrade, usize)>, RequestError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let parsed = request
         .parse(bytes.get(..bytes.len().min(MAX_HEAD)).unwrap_or_default())
         .map_err(|error| match error {
-            httparse::Error::TooManyHeaders => Refusal::TooLong,
-            _ => Refusal::BadRequest,
+            httparse::Error::TooManyHeaders => RequestError::TooLong,
+            _ => RequestError::BadRequest,
         })?;
     let httparse::Status::Complete(len) = parsed else {
         return if bytes.len() >= MAX_HEAD {
-            Err(Refusal::TooLong)
+            Err(RequestError::TooLong)
         } else {
             Ok(None)
         };
@@ -182,18 +182,20 @@ pub fn parse_request(
         || wanted.is_some_and(|wanted| !host.is_some_and(|host| same_host(host, wanted)))
         || !fields.has_token("upgrade", "websocket")
     {
-        return Err(Refusal::NotFound);
+        return Err(RequestError::NotFound);
     }
     // An upgrade requires HTTP/1.1 and a Host (RFC 6455 §4.2.1).
     if request.version != Some(1) || host.is_none() || !fields.has_token("connection", "upgrade") {
-        return Err(Refusal::BadRequest);
+        return Err(RequestError::BadRequest);
     }
     if fields.one("sec-websocket-version") != Some("13") {
-        return Err(Refusal::Version);
+        return Err(RequestError::Version);
     }
-    let key = fields.one("sec-websocket-key").ok_or(Refusal::BadRequest)?;
+    let key = fields
+        .one("sec-websocket-key")
+        .ok_or(RequestError::BadRequest)?;
     if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != NONCE_LEN {
-        return Err(Refusal::BadRequest);
+        return Err(RequestError::BadRequest);
     }
     Ok(Some((
         Upgrade {
@@ -289,47 +291,50 @@ fn accept(key: &str) -> String {
 /// needed.
 ///
 /// # Errors
-/// [`NotUpgraded`].
-pub fn parse_response(bytes: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Option<usize>, NotUpgraded> {
+/// [`ResponseError`].
+pub fn parse_response(
+    bytes: &[u8],
+    nonce: [u8; NONCE_LEN],
+) -> Result<Option<usize>, ResponseError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let parsed = response
         .parse(bytes.get(..bytes.len().min(MAX_HEAD)).unwrap_or_default())
         .map_err(|error| match error {
-            httparse::Error::TooManyHeaders => NotUpgraded::TooLong,
-            _ => NotUpgraded::NotHttp,
+            httparse::Error::TooManyHeaders => ResponseError::TooLong,
+            _ => ResponseError::NotHttp,
         })?;
     let httparse::Status::Complete(len) = parsed else {
         return if bytes.len() >= MAX_HEAD {
-            Err(NotUpgraded::TooLong)
+            Err(ResponseError::TooLong)
         } else {
             Ok(None)
         };
     };
     let status = response.code.unwrap_or_default();
     if status != 101 {
-        return Err(NotUpgraded::Status(status));
+        return Err(ResponseError::Status(status));
     }
     let fields = Fields(response.headers);
     if !fields.has_token("upgrade", "websocket") {
-        return Err(NotUpgraded::Field("Upgrade"));
+        return Err(ResponseError::Field("Upgrade"));
     }
     if !fields.has_token("connection", "upgrade") {
-        return Err(NotUpgraded::Field("Connection"));
+        return Err(ResponseError::Field("Connection"));
     }
     if fields.one("sec-websocket-accept") != Some(accept(&STANDARD.encode(nonce)).as_str()) {
-        return Err(NotUpgraded::Field("Sec-WebSocket-Accept"));
+        return Err(ResponseError::Field("Sec-WebSocket-Accept"));
     }
     // We requested neither, and could not read what would follow.
     for field in ["sec-websocket-extensions", "sec-websocket-protocol"] {
         if fields.all(field).next().is_some() {
-            return Err(NotUpgraded::Field(field));
+            return Err(ResponseError::Field(field));
         }
     }
     Ok(Some(len))
 }
 
-impl Refusal {
+impl RequestError {
     /// The whole response, like that of nginx, at `now` in Unix seconds. Close the connection after it.
     #[must_use]
     pub fn page(self, now: u64) -> String {

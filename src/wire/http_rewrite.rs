@@ -17,7 +17,7 @@ const MAX_SIZE_LINE: usize = 256;
 
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum RewriteError {
     /// The request is not HTTP/1.1, or is ambiguous.
     #[error("the request is not valid HTTP/1.1, or is ambiguous")]
     Malformed,
@@ -29,7 +29,7 @@ pub enum Error {
     OtherHost,
 }
 
-impl Error {
+impl RewriteError {
     /// The HTTP status of the response, and its reason phrase (RFC 9110 §15.5).
     #[must_use]
     pub const fn status(self) -> (u16, &'static str) {
@@ -55,7 +55,7 @@ pub fn response(status: u16, reason: &str) -> Vec<u8> {
 
 /// Rewrites the requests of one connection.
 #[derive(Debug)]
-pub struct Requests {
+pub struct RequestRewriter {
     visitor: IpAddr,
     /// The Host of the first request, in lower case and without its port.
     host: Option<String>,
@@ -82,10 +82,10 @@ enum State {
     Switching,
     /// The protocol has been upgraded: all bytes pass unchanged.
     Upgraded,
-    Broken(Error),
+    Broken(RewriteError),
 }
 
-impl Requests {
+impl RequestRewriter {
     /// A rewriter for a connection from `visitor`.
     #[must_use]
     pub const fn new(visitor: IpAddr) -> Self {
@@ -106,7 +106,7 @@ impl Requests {
 
     /// Whether input must wait for the response to an upgrade.
     #[must_use]
-    pub fn is_switching(&self) -> bool {
+    pub fn awaits_response(&self) -> bool {
         self.state == State::Switching
     }
 
@@ -115,7 +115,7 @@ impl Requests {
     ///
     /// # Errors
     /// What is wrong with the request; later calls return the same error.
-    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Error> {
+    pub fn rewrite(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, RewriteError> {
         let mut used = 0;
         loop {
             let rest = input.get(used..).unwrap_or_default();
@@ -155,7 +155,7 @@ impl Requests {
     }
 
     /// Continues with a part that ends with a line.
-    fn line(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Error> {
+    fn line(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, RewriteError> {
         let limit = match self.state {
             State::Size => MAX_SIZE_LINE,
             State::ChunkEnd => 2,
@@ -174,7 +174,7 @@ impl Requests {
         };
         match taken {
             Some(len) => Ok(len.saturating_sub(before)),
-            None if held.len() >= limit => Err(Error::TooLong),
+            None if held.len() >= limit => Err(RewriteError::TooLong),
             None => {
                 self.held = held;
                 Ok(input.len())
@@ -182,8 +182,8 @@ impl Requests {
         }
     }
 
-    fn size(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Error> {
-        match httparse::parse_chunk_size(held).map_err(|_| Error::Malformed)? {
+    fn size(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
+        match httparse::parse_chunk_size(held).map_err(|_| RewriteError::Malformed)? {
             Status::Partial => Ok(None),
             Status::Complete((len, size)) => {
                 out.extend_from_slice(held.get(..len).unwrap_or_default());
@@ -197,7 +197,7 @@ impl Requests {
         }
     }
 
-    fn chunk_end(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Error> {
+    fn chunk_end(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
         match held {
             b"\r\n" => {
                 out.extend_from_slice(held);
@@ -205,11 +205,11 @@ impl Requests {
                 Ok(Some(held.len()))
             }
             b"\r" => Ok(None),
-            _ => Err(Error::Malformed),
+            _ => Err(RewriteError::Malformed),
         }
     }
 
-    fn trailers(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Error> {
+    fn trailers(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         match httparse::parse_headers(held, &mut headers).map_err(too_long_or_malformed)? {
             Status::Partial => Ok(None),
@@ -222,7 +222,7 @@ impl Requests {
         }
     }
 
-    fn head(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Error> {
+    fn head(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         let len = match request.parse(held).map_err(too_long_or_malformed)? {
@@ -232,16 +232,16 @@ impl Requests {
         let (Some(method), Some(path), Some(version)) =
             (request.method, request.path, request.version)
         else {
-            return Err(Error::Malformed);
+            return Err(RewriteError::Malformed);
         };
         // Only the origin form and `OPTIONS *` are accepted: other forms could name another host than the field Host.
         if method == "CONNECT" || !(path.starts_with('/') || path == "*") {
-            return Err(Error::Malformed);
+            return Err(RewriteError::Malformed);
         }
         let framing = Framing::read(request.headers, version)?;
-        let host = bare_host(framing.host.ok_or(Error::Malformed)?);
+        let host = bare_host(framing.host.ok_or(RewriteError::Malformed)?);
         match &self.host {
-            Some(first) if *first != host => return Err(Error::OtherHost),
+            Some(first) if *first != host => return Err(RewriteError::OtherHost),
             Some(_) => {}
             None => self.host = Some(host),
         }
@@ -296,8 +296,8 @@ impl Requests {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Reads bytes of the response to an upgrade. Once it has decided, [`Requests::feed`] continues.
-    pub fn watch(&mut self, response: &[u8]) {
+    /// Reads bytes of the response to an upgrade. Once it has decided, [`RequestRewriter::rewrite`] continues.
+    pub fn observe_response(&mut self, response: &[u8]) {
         if self.state != State::Switching {
             return;
         }
@@ -335,22 +335,25 @@ struct Framing<'a> {
 }
 
 impl<'a> Framing<'a> {
-    fn read(headers: &[httparse::Header<'a>], version: u8) -> Result<Self, Error> {
+    fn read(headers: &[httparse::Header<'a>], version: u8) -> Result<Self, RewriteError> {
         let (mut host, mut length, mut chunked, mut upgrade) = (None, None, false, false);
         for header in headers {
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-            let text = || std::str::from_utf8(header.value).map_err(|_| Error::Malformed);
+            let text = || std::str::from_utf8(header.value).map_err(|_| RewriteError::Malformed);
             if is("host") {
                 once(&mut host, text()?.trim())?;
             } else if is("content-length") {
                 let digits = text()?.trim();
                 if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-                    return Err(Error::Malformed);
+                    return Err(RewriteError::Malformed);
                 }
-                once(&mut length, digits.parse().map_err(|_| Error::Malformed)?)?;
+                once(
+                    &mut length,
+                    digits.parse().map_err(|_| RewriteError::Malformed)?,
+                )?;
             } else if is("transfer-encoding") {
                 if chunked || version == 0 || !text()?.trim().eq_ignore_ascii_case("chunked") {
-                    return Err(Error::Malformed);
+                    return Err(RewriteError::Malformed);
                 }
                 chunked = true;
             } else if is("upgrade") {
@@ -358,7 +361,7 @@ impl<'a> Framing<'a> {
             }
         }
         let body = match (length, chunked) {
-            (Some(_), true) => return Err(Error::Malformed),
+            (Some(_), true) => return Err(RewriteError::Malformed),
             (None, true) => State::Size,
             (None | Some(0), false) => State::Head,
             (Some(length), false) => State::Body(length),
@@ -371,10 +374,10 @@ impl<'a> Framing<'a> {
     }
 }
 
-fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Error> {
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), RewriteError> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Error::Malformed),
+        Some(_) => Err(RewriteError::Malformed),
     }
 }
 
@@ -385,10 +388,10 @@ fn copy(bytes: &[u8], left: u64, out: &mut Vec<u8>) -> usize {
     len
 }
 
-fn too_long_or_malformed(error: httparse::Error) -> Error {
+fn too_long_or_malformed(error: httparse::Error) -> RewriteError {
     match error {
-        httparse::Error::TooManyHeaders => Error::TooLong,
-        _ => Error::Malformed,
+        httparse::Error::TooManyHeaders => RewriteError::TooLong,
+        _ => RewriteError::Malformed,
     }
 }
 

@@ -13,7 +13,7 @@ const MAX_TRIES: usize = 100;
 pub(super) struct Grants(pub(super) Vec<Allow>);
 
 /// A refusal, with its reason for people.
-pub(super) type Refusal = (Code, String);
+pub(super) type RequestError = (Code, String);
 
 impl Grants {
     /// The addresses at which `user` may have what it asks for, in the order in which they are to be tried; never
@@ -22,7 +22,7 @@ impl Grants {
         &self,
         user: Option<&str>,
         register: &Register<'_>,
-    ) -> Result<Vec<SocketAddr>, Refusal> {
+    ) -> Result<Vec<SocketAddr>, RequestError> {
         if self.0.is_empty() {
             let reason = "this server publishes nothing: its config has no `reverse.allow`";
             return Err((Code::DENIED, reason.to_owned()));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::watch;
 
-use super::grants::Refusal;
+use super::grants::RequestError;
 use crate::app::worker::Phase;
 use crate::relay::link::Handle;
 use crate::wire::reverse::{Code, Protocol, Register};
@@ -100,7 +100,7 @@ impl Registry {
         &mut self,
         user: Option<&str>,
         register: &Register<'_>,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, RequestError> {
         let key = (user.map(str::to_owned), register.name.to_owned());
         let Some(entry) = self.names.get_mut(&key) else {
             return Ok(Verdict::New);
@@ -164,7 +164,7 @@ impl Registry {
         bound: SocketAddr,
         user: Option<&str>,
         register: &Register<'_>,
-    ) -> Option<Result<(), Refusal>> {
+    ) -> Option<Result<(), RequestError>> {
         let port = self.ports.get_mut(&bound)?;
         let key = (user.map(str::to_owned), register.name.to_owned());
         Some(match port.hosts.get(register.host) {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::grants::{Grants, Refusal};
+use super::grants::{Grants, RequestError};
 use super::registry::{Registry, Verdict};
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
@@ -211,7 +211,11 @@ impl Drop for Published {
 }
 
 impl Published {
-    fn publish(&mut self, service: u64, register: &Register<'_>) -> Result<SocketAddr, Refusal> {
+    fn publish(
+        &mut self,
+        service: u64,
+        register: &Register<'_>,
+    ) -> Result<SocketAddr, RequestError> {
         if register.name.is_empty() || self.services.contains_key(&service) {
             let reason = "a service needs a name and a number of its own";
             return Err((Code::INVALID, reason.to_owned()));
@@ -248,7 +252,11 @@ impl Published {
     }
 
     /// Joining links have a socket each, among which the system shares the visitors out.
-    fn listen(&self, address: SocketAddr, share: bool) -> Result<std::net::TcpListener, Refusal> {
+    fn listen(
+        &self,
+        address: SocketAddr,
+        share: bool,
+    ) -> Result<std::net::TcpListener, RequestError> {
         let group = Group {
             share,
             ..Group::default()
@@ -265,7 +273,7 @@ impl Published {
         service: u64,
         address: SocketAddr,
         share: bool,
-    ) -> Result<SocketAddr, Refusal> {
+    ) -> Result<SocketAddr, RequestError> {
         let listener = self.listen(address, share)?;
         let inbound = Fixed {
             target: address.into(),
@@ -285,7 +293,7 @@ impl Published {
         service: u64,
         address: SocketAddr,
         share: bool,
-    ) -> Result<SocketAddr, Refusal> {
+    ) -> Result<SocketAddr, RequestError> {
         let group = Group {
             share,
             ..Group::default()
@@ -311,7 +319,7 @@ impl Published {
         registry: &mut Registry,
         address: SocketAddr,
         register: &Register<'_>,
-    ) -> Result<SocketAddr, Refusal> {
+    ) -> Result<SocketAddr, RequestError> {
         let user = self.user.as_deref();
         if let Some(added) = registry.http_port(address, user, register) {
             return added.map(|()| address);

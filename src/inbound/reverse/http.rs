@@ -13,7 +13,7 @@ use crate::net::stream::Layer;
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
-use crate::wire::http_rewrite::{self, Requests};
+use crate::wire::http_rewrite::{self, RequestRewriter};
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
@@ -33,12 +33,12 @@ impl Inbound for HttpVisitors {
         peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
-        let mut requests = Requests::new(peer.ip().to_canonical());
+        let mut requests = RequestRewriter::new(peer.ip().to_canonical());
         let mut out = Vec::new();
         let mut reader = Reader::new(&stream);
         let mut fed = 0;
         let host = reader.next(|bytes| {
-            fed += requests.feed(bytes.get(fed..).unwrap_or_default(), &mut out)?;
+            fed += requests.rewrite(bytes.get(fed..).unwrap_or_default(), &mut out)?;
             Ok(requests.host().map(|host| (host.to_owned(), fed)))
         });
         let host = match timeout_at(deadline, host).await {
@@ -48,7 +48,7 @@ impl Inbound for HttpVisitors {
                 return Err(Error::NotOffered("this Host"));
             }
             Ok(Err(HandshakeError::Invalid(error))) => {
-                let (status, reason): (_, &str) = http_rewrite::Error::status(error);
+                let (status, reason): (_, &str) = http_rewrite::RewriteError::status(error);
                 reject(&stream, &http_rewrite::response(status, reason)).await;
                 return Err(Error::NotOffered("what is no HTTP/1.1"));
             }
@@ -100,7 +100,7 @@ impl Reply for BadGateway {
 /// A visitor's stream whose requests are rewritten as they are read.
 struct Rewriting {
     stream: Stream,
-    requests: Requests,
+    requests: RequestRewriter,
     /// What has been read and has to wait for a response.
     raw: Vec<u8>,
     /// What has been rewritten and not been taken.
@@ -112,8 +112,8 @@ struct Rewriting {
 
 impl Rewriting {
     /// Rewrites what has been read, as far as that is allowed.
-    fn work(&mut self) -> Result<(), http_rewrite::Error> {
-        let used = self.requests.feed(&self.raw, &mut self.out)?;
+    fn work(&mut self) -> Result<(), http_rewrite::RewriteError> {
+        let used = self.requests.rewrite(&self.raw, &mut self.out)?;
         self.raw.drain(..used);
         if self.raw.is_empty() {
             self.raw = Vec::new();
@@ -147,7 +147,7 @@ impl Layer for Rewriting {
             if !self.out.is_empty() || self.ended {
                 return Poll::Ready(Ok(()));
             }
-            if self.requests.is_switching() {
+            if self.requests.awaits_response() {
                 self.waiting = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -163,7 +163,7 @@ impl Layer for Rewriting {
 
     fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         if self.out.is_empty() && !self.ended {
-            if self.requests.is_switching() {
+            if self.requests.awaits_response() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             self.fill()?;
@@ -193,14 +193,15 @@ impl Layer for Rewriting {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.stream.poll_write(cx, parts))?;
-        if self.requests.is_switching() {
+        if self.requests.awaits_response() {
             let mut left = count;
             for part in parts {
                 let len = left.min(part.len());
-                self.requests.watch(part.get(..len).unwrap_or_default());
+                self.requests
+                    .observe_response(part.get(..len).unwrap_or_default());
                 left -= len;
             }
-            if !self.requests.is_switching()
+            if !self.requests.awaits_response()
                 && let Some(waker) = self.waiting.take()
             {
                 waker.wake();

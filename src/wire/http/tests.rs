@@ -55,7 +55,7 @@ fn without(name: &str) -> Vec<u8> {
     head(&lines)
 }
 
-fn ask(bytes: &[u8]) -> Result<Option<(Upgrade, usize)>, Refusal> {
+fn ask(bytes: &[u8]) -> Result<Option<(Upgrade, usize)>, RequestError> {
     parse_request(bytes, &endpoint("/chat", None))
 }
 
@@ -133,33 +133,34 @@ fn upgrades_are_taken_as_proxies_send_them() {
 #[test]
 fn each_wrong_request_has_its_refusal() {
     for (bytes, refusal) in [
-        (with("GET /other HTTP/1.1"), Refusal::NotFound),
-        (with("GET /chat/ HTTP/1.1"), Refusal::NotFound),
-        (with("GET / HTTP/1.1"), Refusal::NotFound),
-        (with("Upgrade: h2c"), Refusal::NotFound),
-        (without("Upgrade"), Refusal::NotFound),
-        (without("Connection"), Refusal::BadRequest),
-        (with("Connection: close"), Refusal::BadRequest),
-        (with("GET /chat HTTP/1.0"), Refusal::BadRequest),
-        (without("Host"), Refusal::BadRequest),
-        (without("Sec-WebSocket-Key"), Refusal::BadRequest),
-        (with("Sec-WebSocket-Key: dGhl"), Refusal::BadRequest),
-        (with("Sec-WebSocket-Key: !"), Refusal::BadRequest),
-        (with("Sec-WebSocket-Version: 8"), Refusal::Version),
-        (without("Sec-WebSocket-Version"), Refusal::Version),
-        (b"\x16\x03\x01\x02\x00".to_vec(), Refusal::BadRequest),
-        (vec![b'a'; MAX_HEAD], Refusal::TooLong),
+        (with("GET /other HTTP/1.1"), RequestError::NotFound),
+        (with("GET /chat/ HTTP/1.1"), RequestError::NotFound),
+        (with("GET / HTTP/1.1"), RequestError::NotFound),
+        (with("Upgrade: h2c"), RequestError::NotFound),
+        (without("Upgrade"), RequestError::NotFound),
+        (without("Connection"), RequestError::BadRequest),
+        (with("Connection: close"), RequestError::BadRequest),
+        (with("GET /chat HTTP/1.0"), RequestError::BadRequest),
+        (without("Host"), RequestError::BadRequest),
+        (without("Sec-WebSocket-Key"), RequestError::BadRequest),
+        (with("Sec-WebSocket-Key: dGhl"), RequestError::BadRequest),
+        (with("Sec-WebSocket-Key: !"), RequestError::BadRequest),
+        (with("Sec-WebSocket-Version: 8"), RequestError::Version),
+        (without("Sec-WebSocket-Version"), RequestError::Version),
+        (b"\x16\x03\x01\x02\x00".to_vec(), RequestError::BadRequest),
+        (vec![b'a'; MAX_HEAD], RequestError::TooLong),
         (
             with(&format!("X: {}", "y".repeat(MAX_HEAD))),
-            Refusal::TooLong,
+            RequestError::TooLong,
         ),
-        (with(&"X: y\r\n".repeat(70)), Refusal::BadRequest),
+        (with(&"X: y\r\n".repeat(70)), RequestError::BadRequest),
     ] {
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
         let got = ask(&bytes);
-        if text.starts_with("GET") && bytes.len() < MAX_HEAD && refusal == Refusal::BadRequest {
+        if text.starts_with("GET") && bytes.len() < MAX_HEAD && refusal == RequestError::BadRequest
+        {
             assert!(
-                matches!(got, Err(Refusal::BadRequest | Refusal::TooLong)),
+                matches!(got, Err(RequestError::BadRequest | RequestError::TooLong)),
                 "{text}"
             );
         } else {
@@ -168,7 +169,7 @@ fn each_wrong_request_has_its_refusal() {
     }
     let mut post = head(&FIELDS);
     post.splice(..3, *b"POST");
-    assert_eq!(ask(&post), Err(Refusal::NotFound));
+    assert_eq!(ask(&post), Err(RequestError::NotFound));
 }
 
 #[test]
@@ -177,13 +178,13 @@ fn host_is_checked_where_it_is_given() {
     let asked = |host: &str| parse_request(&bytes, &endpoint("/chat", Some(host)));
     assert!(asked("example.com").is_ok());
     assert!(asked("example.com:8443").is_ok());
-    assert_eq!(asked("example.com:443"), Err(Refusal::NotFound));
-    assert_eq!(asked("other.example"), Err(Refusal::NotFound));
+    assert_eq!(asked("example.com:443"), Err(RequestError::NotFound));
+    assert_eq!(asked("other.example"), Err(RequestError::NotFound));
 }
 
 #[test]
 fn pages_are_those_of_a_web_server() {
-    let page = Refusal::NotFound.page(784_111_777);
+    let page = RequestError::NotFound.page(784_111_777);
     let (head, body) = page.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 404 Not Found\r\nServer: nginx\r\n"));
     // The example of RFC 9110 §5.6.7.
@@ -194,11 +195,11 @@ fn pages_are_those_of_a_web_server() {
     assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
     assert_eq!(body.len(), 146, "nginx's own has as many bytes");
     assert!(
-        Refusal::Version
+        RequestError::Version
             .page(0)
             .contains("Sec-WebSocket-Version: 13\r\n")
     );
-    assert!(Refusal::TooLong.page(0).starts_with("HTTP/1.1 400 "));
+    assert!(RequestError::TooLong.page(0).starts_with("HTTP/1.1 400 "));
     let mut fields = [httparse::EMPTY_HEADER; 8];
     let mut response = httparse::Response::new(&mut fields);
     assert!(response.parse(page.as_bytes()).unwrap().is_complete());
@@ -233,7 +234,7 @@ fn responses_that_do_not_fit_are_named() {
         lines[at] = line;
         parse_response(&head(&lines), NONCE)
     };
-    use NotUpgraded::{Field, NotHttp, Status, TooLong};
+    use ResponseError::{Field, NotHttp, Status, TooLong};
     assert_eq!(replaced(0, "HTTP/1.1 404 Not Found"), Err(Status(404)));
     assert_eq!(replaced(0, "SSH-2.0-OpenSSH"), Err(NotHttp));
     assert_eq!(replaced(1, "Upgrade: h2c"), Err(Field("Upgrade")));

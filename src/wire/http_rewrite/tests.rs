@@ -5,15 +5,15 @@ use super::*;
 const FORWARDED: &str =
     "X-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.example\r\n\r\n";
 
-fn requests() -> Requests {
-    Requests::new("192.0.2.9".parse().unwrap())
+fn requests() -> RequestRewriter {
+    RequestRewriter::new("192.0.2.9".parse().unwrap())
 }
 
 /// What passes of `input` when it comes in pieces of `size` bytes.
-fn passed(input: &str, size: usize) -> Result<String, Error> {
+fn passed(input: &str, size: usize) -> Result<String, RewriteError> {
     let (mut requests, mut out) = (requests(), Vec::new());
     for piece in input.as_bytes().chunks(size) {
-        assert_eq!(requests.feed(piece, &mut out)?, piece.len());
+        assert_eq!(requests.rewrite(piece, &mut out)?, piece.len());
     }
     Ok(String::from_utf8(out).unwrap())
 }
@@ -68,17 +68,17 @@ fn what_can_be_read_in_two_ways_is_refused() {
         "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
         "SSH-2.0-OpenSSH_9.2\r\n",
     ] {
-        assert_eq!(passed(head, 1000), Err(Error::Malformed), "{head:?}");
+        assert_eq!(passed(head, 1000), Err(RewriteError::Malformed), "{head:?}");
     }
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(MAX_HEAD));
-    assert_eq!(passed(&long, 1000), Err(Error::TooLong));
+    assert_eq!(passed(&long, 1000), Err(RewriteError::TooLong));
     let many = format!(
         "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
         "X: y\r\n".repeat(MAX_HEADERS)
     );
-    assert_eq!(passed(&many, 1000), Err(Error::TooLong));
+    assert_eq!(passed(&many, 1000), Err(RewriteError::TooLong));
     let other = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n";
-    assert_eq!(passed(other, 1000), Err(Error::OtherHost));
+    assert_eq!(passed(other, 1000), Err(RewriteError::OtherHost));
 }
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\n\
@@ -88,26 +88,26 @@ const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: keep
 fn agreed_upgrade_lets_everything_pass() {
     let (mut requests, mut out) = (requests(), Vec::new());
     let input = [UPGRADE.as_bytes(), b"\x81\x00"].concat();
-    assert_eq!(requests.feed(&input, &mut out), Ok(UPGRADE.len()));
+    assert_eq!(requests.rewrite(&input, &mut out), Ok(UPGRADE.len()));
     assert!(String::from_utf8_lossy(&out).contains("Upgrade: websocket\r\n"));
-    assert!(requests.is_switching());
+    assert!(requests.awaits_response());
     for byte in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n" {
-        assert!(requests.is_switching());
-        requests.watch(&[*byte]);
+        assert!(requests.awaits_response());
+        requests.observe_response(&[*byte]);
     }
     out.clear();
-    assert_eq!(requests.feed(b"\x81\x00GET", &mut out), Ok(5));
+    assert_eq!(requests.rewrite(b"\x81\x00GET", &mut out), Ok(5));
     assert_eq!(out, b"\x81\x00GET");
 }
 
 #[test]
 fn refused_upgrade_leaves_requests_requests() {
     let (mut requests, mut out) = (requests(), Vec::new());
-    requests.feed(UPGRADE.as_bytes(), &mut out).unwrap();
-    requests.watch(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    requests.rewrite(UPGRADE.as_bytes(), &mut out).unwrap();
+    requests.observe_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     out.clear();
     let next = b"GET / HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
-    assert_eq!(requests.feed(next, &mut out), Ok(next.len()));
+    assert_eq!(requests.rewrite(next, &mut out), Ok(next.len()));
     assert!(String::from_utf8(out).unwrap().ends_with(FORWARDED));
 }
 
