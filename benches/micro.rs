@@ -1,9 +1,9 @@
-//! What the parts of the data path cost by themselves: `cargo bench --bench micro`.
+//! What each part of the data path costs: `cargo bench --bench micro`.
 //!
-//! The buffers are used again and again and stay in the cache, as the worker's buffers do.
+//! Buffers are reused and stay in the cache, as those of a worker do.
 #![allow(
     clippy::expect_used,
-    reason = "a benchmark of what fails would mean nothing"
+    reason = "the figures of a failing call would mean nothing"
 )]
 
 use std::net::SocketAddr;
@@ -27,23 +27,23 @@ const METHODS: [Method; 3] = [
     Method::Blake3Aes256Gcm,
     Method::ChaCha20Poly1305,
 ];
-/// A keystroke's packet, a frame, a whole chunk.
+/// Bytes of a small packet, of a full packet, of a full chunk.
 const SIZES: [usize; 3] = [100, 1400, 0x3FFF];
-/// Room for any chunk with any head.
+/// Room for any chunk with any header.
 const BUFFER: usize = 20_000;
 const NOW: u64 = 1_800_000_000;
 const FRESH: Fresh<'static> = Fresh {
     now: NOW,
     padding: &[0; 100],
 };
-/// Salts, clients: as many as a busy server has.
+/// Salts and clients of a busy server.
 const MANY: usize = 10_000;
 
 fn main() {
     divan::main();
 }
 
-/// All pairs.
+/// All pairs of method and size.
 fn cases() -> impl Iterator<Item = Case> {
     METHODS
         .into_iter()
@@ -84,7 +84,7 @@ fn sealer(method: Method) -> Sealer {
     Sealer::request(&credentials(method), salt, target().as_ref())
 }
 
-/// A request's head, without payload.
+/// A request's header, without payload.
 fn head(sealer: &mut Sealer) -> Vec<u8> {
     let mut bytes = vec![0; BUFFER];
     let length = sealer.seal(&mut bytes, 0, FRESH).expect("room");
@@ -95,17 +95,17 @@ fn head(sealer: &mut Sealer) -> Vec<u8> {
 fn open_head(accounts: &Accounts, bytes: &mut [u8]) -> Request {
     let mut opener = RequestOpener::new(accounts.method());
     loop {
-        match opener.open(accounts, bytes, NOW).expect("a good head") {
+        match opener.open(accounts, bytes, NOW).expect("a valid header") {
             Progress::Complete(request) => return request,
             Progress::Authenticated(_) => {}
             Progress::NeedMore | Progress::Relay { .. } => {
-                unreachable!("the head is whole, and ours")
+                unreachable!("the header is complete, and ours")
             }
         }
     }
 }
 
-/// Both ends of a stream whose head has passed.
+/// Both ends of a stream whose header has been opened.
 fn stream(method: Method) -> (Sealer, Opener) {
     let mut sealer = sealer(method);
     let mut head = head(&mut sealer);
@@ -220,13 +220,13 @@ fn open_packet(bencher: Bencher<'_, '_>, case: Case) {
             buffer.get(place).unwrap_or_default().to_vec()
         })
         .bench_local_refs(|bytes| {
-            let found = accounts.identify(bytes).expect("a good packet");
+            let found = accounts.identify(bytes).expect("a valid packet");
             let session = session.get_or_insert_with(|| {
                 ServerPackets::new(&accounts, &found).expect("a key that fits")
             });
             session
                 .open(bytes, None, &found, NOW)
-                .expect("a good packet")
+                .expect("a valid packet")
         });
 }
 
@@ -248,7 +248,7 @@ fn accept_packet_id(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A table such as that of associations: locked, bounded, the least recently used goes.
+/// A table like that of associations: locked, bounded, evicting the least recently used.
 #[divan::bench]
 fn look_up_client(bencher: Bencher<'_, '_>) {
     let capacity = NonZeroUsize::new(MANY).expect("many");

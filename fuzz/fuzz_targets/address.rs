@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
             let mut again = [0; Address::MAX_LEN];
             assert_eq!(address.encode(&mut again), Some(len));
             assert_eq!(again[..len], bytes[..len]);
-            // What follows is not looked at, and less is not enough.
+            // What follows is ignored, and fewer bytes are not enough.
             assert_eq!(AddressRef::parse(&bytes[..len]), Ok(Some((address, len))));
             for cut in 0..len {
                 assert_eq!(AddressRef::parse(&bytes[..cut]), Ok(None));
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Ok(None) => assert!(bytes.len() < Address::MAX_LEN),
         Err(_) => {
-            // Bytes that come later do not make it right.
+            // More bytes do not undo an error.
             assert!(AddressRef::parse(&[bytes, &[0; 300]].concat()).is_err());
         }
     }

@@ -15,7 +15,7 @@ fuzz_target!(|text: &str| {
                         .iter()
                         .all(|finding| !finding.to_string().is_empty())
                 );
-                // What is printed about it holds no secret.
+                // Printed errors contain no secret.
                 assert!(!format!("{config:?}").contains("hunter2") || text.contains("hunter2"));
             }
             Err(found) => assert!(

@@ -1,4 +1,4 @@
-//! The heads of an upgrade: whatever a client or a server may send, and what an operator may have configured.
+//! The HTTP upgrade: anything that a client or server may send, and anything that may be configured.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -16,7 +16,7 @@ struct Input<'a> {
     bytes: &'a [u8],
 }
 
-/// Whole heads are whole whatever follows, and errors of a beginning stay.
+/// A complete head is complete whatever follows, and an error stays.
 fn check<T: PartialEq + std::fmt::Debug, E: PartialEq + std::fmt::Debug>(
     bytes: &[u8],
     parse: impl Fn(&[u8]) -> Result<Option<T>, E>,
@@ -55,7 +55,7 @@ fuzz_target!(|input: Input<'_>| {
         assert_eq!(upgrade.client(peer, |_| false), peer);
         let _ = upgrade.client(peer, |_| true);
     }
-    // A request of ours that may be sent is one head and no more.
+    // A request of ours is exactly one head.
     if let Some(request) = http::request(&endpoint, NONCE) {
         assert_eq!(request.matches("\r\n\r\n").count(), 1);
         assert!(request.ends_with("\r\n\r\n"));

@@ -1,11 +1,11 @@
-//! mux.cool frames: whatever a peer may send, however it is cut.
+//! mux.cool frames: anything that a peer may send, in pieces of any size.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::mux::{DETECT_LEN, Decoder, Event, Frame, Violation, detect};
 use ssr_fuzz::pieces;
 
-/// All events of `bytes`; the data of neighbouring pieces is joined.
+/// All events of `bytes`, with the data of adjacent pieces joined.
 fn events(bytes: &[u8], cuts: &[u16]) -> (Vec<(Event, usize)>, Result<(), Violation>) {
     let mut decoder = Decoder::new();
     let mut events: Vec<(Event, usize)> = Vec::new();
@@ -34,14 +34,14 @@ fuzz_target!(|input: (Vec<u16>, &[u8])| {
     let (cuts, bytes) = input;
     let whole = events(bytes, &[]);
     assert_eq!(events(bytes, &cuts), whole);
-    // The kind is known once, as early as can be, and stays.
+    // Once detected, the protocol stays the same.
     let kind = detect(bytes);
     assert!(kind.is_some() || bytes.len() < DETECT_LEN);
     for cut in 0..bytes.len().min(DETECT_LEN + 2) {
         let early = detect(&bytes[..cut]);
         assert!(early.is_none() || early == kind);
     }
-    // What is written again reads as the same.
+    // A frame that is encoded again decodes to the same.
     let mut wire = Vec::new();
     for (event, len) in &whole.0 {
         let head = match *event {

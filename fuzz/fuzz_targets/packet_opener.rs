@@ -1,4 +1,4 @@
-//! Packets as they are opened by a server, a relay and a client, one after the other in one session.
+//! Packets opened by a server, a relay and a client, one after the other in one session.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -19,17 +19,17 @@ struct Input<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum Packet<'a> {
-    /// Anything.
+    /// Random bytes.
     Garbage(&'a [u8]),
-    /// The next of the session, damaged.
+    /// The next packet of the session, damaged.
     Damaged {
         body: &'a [u8],
         seed: u8,
         edits: Vec<Edit>,
     },
-    /// One of those before, as it was.
+    /// An earlier packet, unchanged.
     Again(u8),
-    /// Sealed by one who has the key and does not keep to the protocol.
+    /// A packet of a key holder who violates the protocol.
     Nonsense {
         session: u64,
         id: u64,
@@ -52,14 +52,14 @@ fuzz_target!(|input: Input<'_>| {
     let strangers = input.setting.strangers();
     let mut receiver = Receiver::new(&ends, input.to_client);
     let mut sent: Vec<(Vec<u8>, &[u8], bool)> = Vec::new();
-    // Whether a key holder's nonsense has taken ids of the session, and perhaps moved its window far ahead.
+    // Whether an invalid packet of a key holder has used ids of the session, and perhaps moved its window far ahead.
     let mut taken = false;
     for packet in input.packets.iter().take(24) {
         match packet {
             Packet::Garbage(bytes) => {
                 let opened = Receiver::new(&strangers, input.to_client).open(bytes);
                 assert!(!is_sealed(ends.method) || opened.is_err());
-                // The fuzzer may have put a packet together that it has seen sealed.
+                // The fuzzer may have reproduced a packet that it has seen sealed.
                 if receiver.open(bytes).is_ok() {
                     sent.clear();
                     taken = true;
@@ -71,7 +71,7 @@ fuzz_target!(|input: Input<'_>| {
                 let damaged = edit(&mut bytes, edits);
                 let opened = receiver.open(&bytes);
                 if is_sealed(ends.method) && damaged {
-                    // Another's packet, repeated by an edit, cannot come out of one packet.
+                    // One packet cannot turn into another one by repeating parts of it.
                     assert!(opened.is_err(), "a damaged packet opened");
                 } else if !damaged && !(taken && opened == Err(Error::Replayed)) {
                     assert_eq!(opened.as_deref(), Ok(*body));
@@ -100,7 +100,7 @@ fuzz_target!(|input: Input<'_>| {
                 padding,
                 rest,
             } => {
-                // Mostly in the sessions that are under way.
+                // Mostly in current sessions.
                 let session = if session % 4 == 0 {
                     *session
                 } else {
@@ -112,7 +112,7 @@ fuzz_target!(|input: Input<'_>| {
                 content.extend(peer.into_iter().flat_map(u64::to_be_bytes));
                 content.extend_from_slice(&padding.to_be_bytes());
                 content.extend_from_slice(rest);
-                // Ids close to each other, so that they meet.
+                // Ids close to each other, so that they collide.
                 if let Some(bytes) = by_hand(&ends, input.to_client, session, id % 20_000, &content)
                 {
                     if receiver.open(&bytes).is_ok() {
@@ -120,7 +120,7 @@ fuzz_target!(|input: Input<'_>| {
                         if input.to_client || session == SESSION {
                             assert_eq!(receiver.open(&bytes), Err(Error::Replayed));
                         }
-                        // A client remembers two sessions: that of what was sent may be gone.
+                        // A client remembers two sessions: that of the packet may be forgotten.
                         sent.clear();
                         taken = true;
                     }
@@ -198,7 +198,7 @@ fn seal(sealer: &mut PacketSealer, body: &[u8], seed: u8) -> Vec<u8> {
     buf
 }
 
-/// A SIP022 packet with any content; `None` for the other methods.
+/// An AEAD-2022 packet with any content; `None` for other methods.
 fn by_hand(ends: &Ends, to_client: bool, session: u64, id: u64, content: &[u8]) -> Option<Vec<u8>> {
     let method = ends.method;
     if method.family() != Family::Aead2022 {

@@ -1,4 +1,4 @@
-//! SOCKS5: whatever a client or a server may say.
+//! SOCKS5: anything that a client or server may send.
 #![no_main]
 
 use std::fmt::Debug;
@@ -7,10 +7,10 @@ use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
 use ssr::wire::peer_protocol::PeerProtocol;
 use ssr::wire::socks::{
-    self, Credentials, Greeting, MAX_REQUEST_LEN, Request, Response, MethodSelection, AuthStatus,
+    self, AuthStatus, Credentials, Greeting, MAX_REQUEST_LEN, MethodSelection, Request, Response,
 };
 
-/// A parser takes a prefix, and the same one however much follows; before it is whole, it asks for more.
+/// A parser reads a prefix, the same one whatever follows, and asks for more bytes until it is complete.
 fn check<'a, T: PartialEq + Debug>(
     bytes: &'a [u8],
     parse: impl Fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>,
@@ -19,7 +19,7 @@ fn check<'a, T: PartialEq + Debug>(
     let whole = match &parsed {
         Ok(Some((_, len))) => *len,
         Ok(None) => bytes.len() + 1,
-        // An error shows at some byte and stays.
+        // An error appears at some byte and stays.
         Err(error) => {
             let at = (0..=bytes.len())
                 .find(|at| parse(&bytes[..*at]).is_err())

@@ -1,4 +1,4 @@
-//! Streams as they are opened by a server and a client: garbage, damaged streams, and nonsense of one who has the key.
+//! Streams opened by a server and a client: random bytes, damaged streams, and invalid streams of a key holder.
 #![no_main]
 
 use std::io::IoSliceMut;
@@ -6,7 +6,7 @@ use std::io::IoSliceMut;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use ssr::wire::Error;
-use ssr::wire::ss::request::{RequestOpener, Progress};
+use ssr::wire::ss::request::{Progress, RequestOpener};
 use ssr::wire::ss::stream::{Fresh, Opener, Sealer};
 use ssr_fuzz::{
     Edit, Ends, Hand, NOW, Setting, edit, encoded, is_sealed, key, pieces, salt, target,
@@ -22,7 +22,7 @@ struct Input<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum Kind<'a> {
-    /// Anything.
+    /// Random bytes.
     Garbage(&'a [u8]),
     /// A valid stream of these payloads, damaged.
     Damaged {
@@ -30,17 +30,17 @@ enum Kind<'a> {
         padding: u16,
         edits: Vec<Edit>,
     },
-    /// Sealed in the right order, and otherwise without sense.
+    /// Messages sealed in the right order with any content.
     Nonsense { parts: Vec<Part<'a>> },
 }
 
 #[derive(Arbitrary, Debug)]
 enum Part<'a> {
-    /// Under one nonce.
+    /// Bytes under one nonce.
     Raw(&'a [u8]),
-    /// A length and as many bytes.
+    /// A length and that many bytes.
     Chunk(&'a [u8]),
-    /// A length alone.
+    /// Only a length.
     Length(u16),
     /// The target's address and what follows it, in one chunk.
     Address(&'a [u8]),
@@ -116,7 +116,7 @@ fn receive(ends: &Ends, to_client: bool, bytes: &[u8], cuts: &[u16]) -> Got {
     };
     let result = pieces(bytes, cuts, |piece| receiver.feed(piece));
     if let Err(error) = result {
-        // What has failed once stays so.
+        // An error stays.
         assert_eq!(receiver.feed(b"more"), Err(error));
     }
     receiver.got.result = result;
@@ -155,7 +155,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// Whether the head is open.
+    /// Whether the header has been opened.
     fn open_head(&mut self) -> Result<bool, Error> {
         let accounts = &self.ends.accounts;
         loop {
@@ -171,7 +171,7 @@ impl Receiver<'_> {
                 Progress::Relay { user, salt, rest } => {
                     assert!(accounts.user(user).is_some_and(|user| user.relayed));
                     assert!(salt.end <= rest && rest <= self.buffer.len());
-                    // From here on it is another server's.
+                    // The rest belongs to another server.
                     self.opener = Some(Opener::response(
                         &self.ends.credentials,
                         ssr_fuzz::salt(self.ends.method, 5),
@@ -235,13 +235,13 @@ fn sealed(ends: &Ends, to_client: bool, payloads: &[&[u8]], padding: u16) -> Vec
     bytes
 }
 
-/// What one says who has the key and does not keep to the protocol; `None` for the method without encryption.
+/// A stream of a key holder who violates the protocol; `None` for the method `none`.
 fn nonsense(ends: &Ends, to_client: bool, parts: &[Part<'_>]) -> Option<Vec<u8>> {
     let method = ends.method;
     let own = salt(method, if to_client { 6 } else { 5 });
     let mut hand = Hand::new(method, ends.accounts.session_key(ends.user), own)?;
     if ends.user.is_some() && !to_client {
-        // The identity header is the only thing that is right for certain.
+        // Only the identity header is certainly valid.
         let mut identity = ends.credentials.key().identity_hash();
         ssr::crypto::Block::new(&key(method, 1).identity_subkey(own.as_slice()))
             .encrypt(&mut identity);

@@ -1,4 +1,4 @@
-//! WebSocket frames: whatever a peer may send, however it is cut, and what we send ourselves.
+//! WebSocket frames: anything that a peer may send, in pieces of any size, and what we send ourselves.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -15,15 +15,15 @@ struct Input<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum Kind<'a> {
-    /// Anything.
+    /// Random bytes.
     Garbage(&'a [u8]),
-    /// Frames of any first byte, key and payload.
+    /// Frames with any first byte, key and payload.
     Frames(Vec<(u8, Key, &'a [u8])>),
-    /// What we write: payloads, each perhaps with bytes of the caller's before it.
+    /// Frames that we write: payloads, some with bytes of the caller before them.
     Ours(Vec<(&'a [u8], &'a [u8], [Key; 2])>),
 }
 
-/// What is read from `bytes`, and how it ended.
+/// What is decoded from `bytes`, and how it ended.
 fn read(role: Role, bytes: &[u8], cuts: &[u16]) -> (Vec<u8>, Decoder) {
     let mut decoder = Decoder::new(role);
     let mut payload = Vec::new();
@@ -48,7 +48,7 @@ fn replies(decoder: &mut Decoder) -> Vec<u8> {
     while let Some(head) = encoder.reply(decoder, [0; 4]) {
         bytes.extend_from_slice(head.bytes());
     }
-    // A Pong and a Close, however much has come.
+    // A Pong and a Close, whatever has arrived.
     assert!(bytes.len() <= 2 + 125 + 4);
     bytes
 }

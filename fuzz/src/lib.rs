@@ -1,4 +1,4 @@
-//! What the targets share: ends that know each other's keys, a sealer by hand, edits of valid bytes.
+//! What the targets share: peers with matching keys, a manual sealer, edits of valid bytes.
 
 use arbitrary::Arbitrary;
 use ssr::crypto::{Aead, Family, Key, Method, NonceCounter};
@@ -7,23 +7,23 @@ use ssr::wire::ss::{Account, Accounts, Credentials, Salt};
 
 /// The time of day of all targets, in Unix seconds.
 pub const NOW: u64 = 1_700_000_000;
-/// The place of the client among the server's users.
+/// The index of the client among the server's users.
 pub const USER: usize = 1;
 
-/// The key of `method` made of `seed`.
+/// A key for `method`, derived from `seed`.
 #[must_use]
 pub fn key(method: Method, seed: u8) -> Key {
     Key::from_slice(&vec![seed; method.key_len()])
         .unwrap_or_else(|| Key::from_password(method, &[seed]))
 }
 
-/// The salt of `method` made of `seed`.
+/// A salt for `method`, derived from `seed`.
 #[must_use]
 pub fn salt(method: Method, seed: u8) -> Salt {
     Salt::new(method, [seed; 32])
 }
 
-/// Which method, and whether the server has users.
+/// A method, and whether the server has users.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Setting {
     method: u8,
@@ -35,19 +35,19 @@ pub struct Ends {
     pub method: Method,
     pub credentials: Credentials,
     pub accounts: Accounts,
-    /// The client's place among the users, where there are some.
+    /// The index of the client among the users, if there are any.
     pub user: Option<usize>,
 }
 
 impl Setting {
-    /// The ends that are meant.
+    /// Peers with matching keys.
     #[must_use]
     pub fn ends(self) -> Ends {
         self.keyed(1, 11)
     }
 
-    /// The same with keys that nothing is sealed under: what the fuzzer has seen sealed, and puts together again, is
-    /// garbage to these.
+    /// Peers with keys that nothing is sealed under, so that sealed bytes that the fuzzer has seen and reproduces are garbage
+    /// to them.
     #[must_use]
     pub fn strangers(self) -> Ends {
         self.keyed(101, 111)
@@ -84,7 +84,7 @@ pub fn is_sealed(method: Method) -> bool {
     method.family() != Family::Plain
 }
 
-/// What is done to valid bytes.
+/// An edit of valid bytes.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Edit {
     Change { at: u16, with: u8 },
@@ -94,7 +94,7 @@ pub enum Edit {
     Cut { at: u16 },
 }
 
-/// Applies `edits`; whether anything is different now.
+/// Applies `edits`; returns whether anything has changed.
 pub fn edit(bytes: &mut Vec<u8>, edits: &[Edit]) -> bool {
     let before = bytes.clone();
     for edit in edits.iter().take(8) {
@@ -128,7 +128,7 @@ pub fn edit(bytes: &mut Vec<u8>, edits: &[Edit]) -> bool {
     *bytes != before
 }
 
-/// One direction of a stream sealed by hand, so that a key holder can say any nonsense.
+/// Seals one direction of a stream manually, so that a key holder can send anything.
 pub struct Hand {
     aead: Aead,
     nonce: NonceCounter,
@@ -136,7 +136,7 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// Begins with the salt; `None` for the method without encryption.
+    /// Starts with the salt; `None` for the method `none`.
     #[must_use]
     pub fn new(method: Method, key: &Key, salt: Salt) -> Option<Self> {
         let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice()))?;
@@ -148,7 +148,7 @@ impl Hand {
         })
     }
 
-    /// Adds what is sealed under the next nonce.
+    /// Seals bytes under the next nonce and appends them.
     pub fn seal(&mut self, plain: &[u8]) {
         let mut data = plain.to_vec();
         let tag = self
@@ -160,7 +160,7 @@ impl Hand {
     }
 }
 
-/// The bytes of an address.
+/// An encoded address.
 #[must_use]
 pub fn encoded(address: AddressRef<'_>) -> Vec<u8> {
     let mut bytes = vec![0; address.encoded_len()];
@@ -174,10 +174,10 @@ pub const fn target() -> AddressRef<'static> {
     AddressRef::Domain("example.com", 443)
 }
 
-/// Cuts `bytes` where `cuts` say and gives the pieces to `take` until it fails.
+/// Cuts `bytes` at `cuts` and passes the pieces to `take` until it fails.
 ///
 /// # Errors
-/// What `take` says.
+/// Those of `take`.
 pub fn pieces<E>(
     bytes: &[u8],
     cuts: &[u16],
