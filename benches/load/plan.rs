@@ -58,7 +58,7 @@ const EVERYONE: &[Proxy] = &[
     Proxy::Direct,
     Proxy::Unencrypted,
 ];
-/// Shadowsocks implementations with the methods of 2017.
+/// Shadowsocks implementations, with AEAD-2017.
 const SHADOWSOCKS: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::Libev];
 /// Those with AEAD-2022, which libev lacks.
 const AEAD_2022: &[Proxy] = &[Proxy::Ssr, Proxy::Rust];

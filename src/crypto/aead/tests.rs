@@ -1,4 +1,4 @@
-//! Published vectors, the two backends against each other, and both against another implementation.
+//! Published vectors, and comparisons of the two backends with each other and with another implementation.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use shadowsocks::crypto::CipherKind;
@@ -30,7 +30,7 @@ fn kind(method: Method) -> CipherKind {
     method.name().parse().unwrap()
 }
 
-/// Bytes that repeat with no power of two.
+/// Bytes whose period is not a power of two.
 fn message(len: usize) -> Vec<u8> {
     (0..=250).cycle().take(len).collect()
 }
@@ -123,7 +123,7 @@ fn chacha20_poly1305_agrees_with_published_vectors() {
          sunscreen would be it.",
     );
     let key = hex::encode((0x80..0xa0).collect::<Vec<u8>>());
-    // RFC 8439 §2.8.2. It authenticates associated data too, which leaves the ciphertext as it is; the tag without
+    // RFC 8439 §2.8.2. It also authenticates associated data, which does not change the ciphertext; the tag without
     // any is OpenSSL's.
     let cipher = "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d6\
                   3dbea45e8ca9671282fafb69da92728b1a71de0a9e060b2905d6a5b67ecd3b36\
@@ -191,7 +191,7 @@ fn xchacha20_poly1305_agrees_with_published_vectors() {
             tag,
         );
     }
-    // draft-irtf-cfrg-xchacha A.3.1: with associated data, which leaves the ciphertext as it is.
+    // draft-irtf-cfrg-xchacha A.3.1: with associated data, which does not change the ciphertext.
     let key = Key::from_slice(&(0x80..0xa0).collect::<Vec<u8>>()).unwrap();
     let aead = Aead::packet(Method::Blake3ChaCha20Poly1305, &key).unwrap();
     let mut data = *b"Ladies and Gentlemen of the class of '99";

@@ -1,4 +1,4 @@
-//! The bytes, the texts, and what is refused.
+//! Encoding, text, and invalid addresses.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::net::SocketAddrV4;
@@ -101,7 +101,7 @@ fn refuses_names_that_could_harm_a_log_or_a_resolver() {
             assert_eq!(Address::domain(name, 80), Err(Error::AddressDomain));
         }
     }
-    // An empty name is wrong before the port has come.
+    // An empty name is refused before the port has arrived.
     assert_eq!(AddressRef::parse(&[DOMAIN, 0]), Err(Error::AddressDomain));
 }
 

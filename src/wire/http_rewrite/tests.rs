@@ -9,7 +9,7 @@ fn requests() -> RequestRewriter {
     RequestRewriter::new("192.0.2.9".parse().unwrap())
 }
 
-/// What passes of `input` when it comes in pieces of `size` bytes.
+/// The output for `input` in pieces of `size` bytes.
 fn passed(input: &str, size: usize) -> Result<String, RewriteError> {
     let (mut requests, mut out) = (requests(), Vec::new());
     for piece in input.as_bytes().chunks(size) {

@@ -1,4 +1,4 @@
-//! Every message: as written, cut short, with something behind it, and wrong.
+//! Every message: complete, truncated, with trailing bytes, and invalid.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ use crate::wire::peer_protocol::PeerProtocol;
 
 type Parse<'a, T> = fn(&'a [u8]) -> Result<Option<(T, usize)>, Error>;
 
-/// Runs `encode` on a buffer that is large enough and returns what it wrote; one byte less must not do.
+/// Runs `encode` on a buffer that is large enough and returns what it wrote; it must fail with one byte less.
 fn written(encode: impl Fn(&mut [u8]) -> Option<usize>) -> Vec<u8> {
     let mut out = vec![0xee; 1024];
     let len = encode(&mut out).unwrap();
@@ -26,7 +26,7 @@ fn written(encode: impl Fn(&mut [u8]) -> Option<usize>) -> Vec<u8> {
     out
 }
 
-/// The message parses to `expected`, whatever follows it, and waits for the rest at every truncation.
+/// The message parses to `expected` whatever follows it, and every truncation asks for more.
 fn check<'a, T: PartialEq + Debug>(parse: Parse<'a, T>, bytes: &'a [u8], len: usize, expected: &T) {
     for cut in 0..len {
         assert_eq!(parse(&bytes[..cut]), Ok(None));
@@ -37,7 +37,7 @@ fn check<'a, T: PartialEq + Debug>(parse: Parse<'a, T>, bytes: &'a [u8], len: us
     }
 }
 
-/// The message with three more bytes, of the next message perhaps.
+/// The message with three bytes after it.
 fn followed(mut bytes: Vec<u8>) -> (Vec<u8>, usize) {
     let len = bytes.len();
     bytes.extend([5, 1, 0]);

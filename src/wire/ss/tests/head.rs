@@ -10,7 +10,7 @@ fn variable(padding: usize, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a server with one key makes of a head with this variable header.
+/// Opens a request with this variable header on a server with one key.
 fn served(method: Method, header: &[u8]) -> Result<(Option<Address>, Vec<u8>), Error> {
     let ends = single(method);
     let mut hand = Hand::new(method, &key(method, 1), salt(method, 5));
@@ -77,7 +77,7 @@ fn response_is_refused_more_than_30_s_off() {
 
 #[test]
 fn sip004_asks_for_no_time() {
-    for method in of_2017().chain([Method::None]) {
+    for method in aead_2017().chain([Method::None]) {
         let ends = single(method);
         let sealed = request(&ends, &target(), b"x");
         assert_eq!(
@@ -134,7 +134,7 @@ fn stream_sent_back_to_its_sender_does_not_open() {
 
 #[test]
 fn request_of_2017_sent_back_is_no_response() {
-    for method in of_2017() {
+    for method in aead_2017() {
         let ends = single(method);
         let mut client = Receiver::client(&ends.credentials);
         let sent_back = client.feed(&request(&ends, &target(), &pattern(300)));
@@ -171,7 +171,7 @@ fn padding_rules_hold() {
             served(method, &variable(MAX_PADDING + 1, b"x")),
             Err(Error::Padding)
         );
-        // Padding beyond the header.
+        // Padding longer than the header.
         let mut header = variable(20, &[]);
         for _ in 0..20 {
             header.pop();
@@ -242,7 +242,7 @@ fn head_is_authenticated_by_salt_and_fixed_header_alone() {
 
 #[test]
 fn sip004_address_may_be_cut_by_chunks_anywhere() {
-    for method in of_2017() {
+    for method in aead_2017() {
         let ends = single(method);
         let payload = pattern(9);
         let plain = [encoded(&target()), payload.clone()].concat();
@@ -273,7 +273,7 @@ fn sip004_address_may_be_cut_by_chunks_anywhere() {
 
 #[test]
 fn bad_address_is_refused_as_soon_as_it_can_be_seen() {
-    for method in of_2017().chain([Method::None]) {
+    for method in aead_2017().chain([Method::None]) {
         let ends = single(method);
         for (bytes, error) in [
             ([0x00].as_slice(), Error::AddressType(0)),
@@ -320,14 +320,14 @@ fn unknown_user_is_refused() {
             Receiver::server(&ends.accounts).feed(&sealed),
             Err(Error::UnknownIdentity)
         );
-        // One who knows the server's key alone.
+        // A client that knows only the server's key.
         let stranger = single(method);
         let sealed = request(&stranger, &target(), b"x");
         assert_eq!(
             Receiver::server(&ends.accounts).feed(&sealed),
             Err(Error::UnknownIdentity)
         );
-        // One who knows its own key and nothing of the server's.
+        // A client that knows only its own key.
         let credentials = Credentials::new(method, vec![key(method, 2)], key(method, 11));
         let ends = Ends {
             credentials,
@@ -392,7 +392,7 @@ fn request_passes_through_two_relays() {
             (server.target, server.plain.as_slice(), server.user),
             (Some(target()), b"hello".as_slice(), Some(0))
         );
-        // A relay's own key opens nothing at the next server.
+        // The relay's own key does not open anything at the next server.
         assert_eq!(
             Receiver::server(&second).feed(&sealed),
             Err(Error::UnknownIdentity)

@@ -1,10 +1,10 @@
-//! What the codecs of this directory promise, by claim.
+//! Tests of the Shadowsocks codecs.
 //!
-//! - `stream`: both directions of a stream, slots, splits, foreign chunks.
-//! - `head`: what a server and a client refuse at the head of a stream; identities.
+//! - `stream`: both directions of a stream, slots, splits, chunks of other implementations.
+//! - `head`: which stream headers server and client refuse; identities.
 //! - `packet`: packets, their sessions, windows and identities.
 //! - `subkeys`: packets whose subkeys are derived together.
-//! - `oracle`: the same bytes as an independent implementation.
+//! - `oracle`: comparison with an independent implementation.
 //! - `random`: any payload, any split, any garbage.
 #![allow(
     clippy::unwrap_used,
@@ -57,7 +57,7 @@ pub(super) fn of_2022() -> impl Iterator<Item = Method> {
         .filter(|method| method.family() == Family::Aead2022)
 }
 
-pub(super) fn of_2017() -> impl Iterator<Item = Method> {
+pub(super) fn aead_2017() -> impl Iterator<Item = Method> {
     SEALED
         .into_iter()
         .filter(|method| method.family() == Family::Aead2017)
@@ -72,7 +72,7 @@ pub(super) fn salt(method: Method, seed: u8) -> Salt {
     Salt::new(method, [seed; 32])
 }
 
-/// What both ends of a connection know.
+/// The keys of both ends of a connection.
 pub(super) struct Ends {
     pub(super) credentials: Credentials,
     pub(super) accounts: Accounts,
@@ -98,7 +98,7 @@ pub(super) fn shared(method: Method, seed: u8) -> Ends {
     }
 }
 
-/// Every way to be connected: each method, and those with identities also with users.
+/// Both ends for every method, and again with users for methods that support them.
 pub(super) fn every_end() -> impl Iterator<Item = Ends> {
     Method::ALL
         .into_iter()
@@ -121,12 +121,12 @@ pub(super) fn encoded(address: &Address) -> Vec<u8> {
     bytes
 }
 
-/// `len` bytes that tell where they stood.
+/// `len` bytes that differ by position.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect()
 }
 
-/// One direction sealed by hand, by the specification alone: for what our own sealer never says.
+/// Seals one direction manually, by the specification, for messages that our sealer never makes.
 pub(super) struct Hand {
     aead: Aead,
     nonce: NonceCounter,
@@ -160,7 +160,7 @@ impl Hand {
             .seal(payload)
     }
 
-    /// A SIP022 request's head; `announced` is the length that the fixed header gives.
+    /// An AEAD-2022 request header; `announced` is the length in the fixed header.
     pub(super) fn head(
         &mut self,
         kind: u8,
@@ -174,7 +174,7 @@ impl Hand {
         self.seal(&fixed).seal(variable)
     }
 
-    /// A SIP022 response's head.
+    /// An AEAD-2022 response header.
     pub(super) fn answer(
         &mut self,
         kind: u8,
@@ -190,7 +190,7 @@ impl Hand {
     }
 }
 
-/// Seals `payload` as a relay does: into the slots of buffers of `room` bytes, each read as full as it can be.
+/// Seals `payload` as a relay does: in the slots of buffers of `room` bytes, each filled as far as possible.
 pub(super) fn seal_all(sealer: &mut Sealer, mut payload: &[u8], room: usize) -> Vec<u8> {
     let mut sealed = Vec::new();
     loop {
@@ -206,7 +206,7 @@ pub(super) fn seal_all(sealer: &mut Sealer, mut payload: &[u8], room: usize) -> 
     }
 }
 
-/// One vectored read from `payload` into at most `most` slots; returns what was read.
+/// Reads `payload` into at most `most` slots with one vectored read; returns how many bytes.
 pub(super) fn fill(sealer: &Sealer, buf: &mut [u8], payload: &[u8], most: usize) -> usize {
     let mut slots: Vec<IoSliceMut<'_>> = (0..most).map(|_| IoSliceMut::new(&mut [])).collect();
     let used = sealer.slots(buf, &mut slots);
@@ -220,7 +220,7 @@ pub(super) fn fill(sealer: &Sealer, buf: &mut [u8], payload: &[u8], most: usize)
     at
 }
 
-/// A whole request of `payload`, in buffers that hold several chunks.
+/// A whole request with `payload`, sealed in buffers of several chunks.
 pub(super) fn request(ends: &Ends, target: &Address, payload: &[u8]) -> Vec<u8> {
     let salt = salt(ends.credentials.method(), 5);
     seal_all(
@@ -230,7 +230,7 @@ pub(super) fn request(ends: &Ends, target: &Address, payload: &[u8]) -> Vec<u8> 
     )
 }
 
-/// A whole response of `payload` to [`request`].
+/// A whole response with `payload` to [`request`].
 pub(super) fn response(ends: &Ends, user: Option<usize>, payload: &[u8]) -> Vec<u8> {
     let method = ends.credentials.method();
     let key = ends.accounts.session_key(user);
@@ -241,7 +241,7 @@ pub(super) fn response(ends: &Ends, user: Option<usize>, payload: &[u8]) -> Vec<
     )
 }
 
-/// One who receives a stream piece by piece and opens what can be opened.
+/// Receives a stream piece by piece and opens it.
 pub(super) struct Receiver<'a> {
     head: Option<(&'a Accounts, RequestOpener)>,
     opener: Option<Opener>,
@@ -249,11 +249,11 @@ pub(super) struct Receiver<'a> {
     at: usize,
     now: u64,
     failed: bool,
-    /// Whether a salt was given out to be looked up.
+    /// Whether the opener has returned a salt to be checked.
     pub(super) authenticated: bool,
     pub(super) user: Option<usize>,
     pub(super) target: Option<Address>,
-    /// The place of the next server, and what is to be passed on to it.
+    /// The index of the next server, and the bytes to relay to it.
     pub(super) relayed: Option<(usize, Vec<u8>)>,
     pub(super) plain: Vec<u8>,
 }
@@ -358,13 +358,13 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Whether what has come is whole: a stream may end here.
+    /// Whether the stream is between two chunks.
     pub(super) fn at_boundary(&self) -> bool {
         self.at == self.buffer.len() && self.opener.as_ref().is_some_and(Opener::at_boundary)
     }
 }
 
-/// The address of [`AddressRef`] form, as the tests write it.
+/// An address from text.
 pub(super) fn target() -> Address {
     AddressRef::Domain("example.com", 443).to_owned()
 }

@@ -1,4 +1,4 @@
-//! The same bytes as the `shadowsocks` crate, and the same meaning, in both directions.
+//! Comparison with the `shadowsocks` crate, in both directions.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,12 +21,12 @@ use super::*;
 /// Longer than any stream of these tests.
 const PIPE: usize = 1 << 20;
 
-/// Ends that the crate knows too.
+/// Both ends, in our form and in the crate's.
 struct Known {
     ends: Ends,
     config: ServerConfig,
     users: Option<Arc<ServerUserManager>>,
-    /// What a server of theirs is started with.
+    /// The users of the crate's server.
     server_key: Key,
 }
 
@@ -119,7 +119,7 @@ fn unix_now() -> u64 {
         .as_secs()
 }
 
-/// All that stands in the pipe.
+/// All bytes in the pipe.
 async fn drain(pipe: &mut DuplexStream) -> Vec<u8> {
     let mut bytes = vec![0; PIPE];
     let len = pipe.read(&mut bytes).await.unwrap();
@@ -127,7 +127,7 @@ async fn drain(pipe: &mut DuplexStream) -> Vec<u8> {
     bytes
 }
 
-/// Whether `bytes` are what `make` makes within the seconds since `begun`.
+/// Whether `make` returns `bytes` for one of the seconds since `begun`.
 fn same_within(begun: u64, bytes: &[u8], make: impl Fn(u64) -> Vec<u8>) -> bool {
     (begun..=unix_now()).any(|now| make(now) == bytes)
 }
@@ -174,7 +174,7 @@ async fn crate_client_says_what_ours_says() {
             assert_eq!(server.target, Some(target));
             assert_eq!(server.plain, [b"first".as_slice(), &pattern(9000)].concat());
 
-            // And it understands our answer, in the largest chunks that it knows and in ours.
+            // It also opens our response, in the largest chunks that it accepts and in ours.
             let session_key = known.ends.accounts.session_key(server.user);
             let mut sealer =
                 Sealer::response(method, session_key, Salt::new(method, [6; 32]), salt);
@@ -211,7 +211,7 @@ async fn crate_client_that_speaks_late_is_understood() {
             client.write_all(b"late").await.unwrap();
             let bytes = drain(&mut far).await;
             let mut server = Receiver::server(&known.ends.accounts).at(unix_now());
-            // One in 901 of its requests is padded with nothing, and refused as the specification demands.
+            // One in 901 of its requests has no padding, and is refused as the specification requires.
             if server.feed(&bytes) != Err(Error::Padding) {
                 assert_eq!(
                     (server.target, server.plain.as_slice()),
@@ -265,7 +265,7 @@ async fn crate_server_understands_and_answers_as_ours() {
             server.read_exact(&mut read).await.unwrap();
             assert!(read == payload);
             if payload.is_empty() && method.family() == Family::Aead2022 {
-                // Their server learns the request's salt only when it reads on.
+                // Their server learns the request's salt only with the next read.
                 continue;
             }
 
@@ -300,7 +300,7 @@ async fn crate_server_understands_and_answers_as_ours() {
     }
 }
 
-/// Seals `body` behind what the crate took for salt or nonce.
+/// Seals `body` with the salt or nonce of the crate's packet.
 fn packet_like(sealer: &mut PacketSealer, packet: &[u8], body: &[u8], now: u64) -> Vec<u8> {
     let mut random = [0; 32];
     let len = packet.len().min(32);
@@ -324,7 +324,7 @@ fn control(packet_id: u64) -> UdpSocketControlData {
     control
 }
 
-// The crate caches its packet ciphers by the address of their key, so all keys live through a test.
+// The crate caches its packet ciphers by the address of their key, so all keys must outlive the test.
 
 #[test]
 fn crate_client_packets_are_ours() {

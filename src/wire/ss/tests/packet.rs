@@ -9,10 +9,10 @@ use crate::crypto::Block;
 
 /// The client's session of all tests.
 pub(super) const SESSION: u64 = 0x0102_0304_0506_0708;
-/// The server's.
+/// The server's session.
 pub(super) const SERVER: u64 = 0x1112_1314_1516_1718;
 
-/// Seals one packet; `seed` makes its salt or nonce.
+/// Seals one packet with a salt or nonce derived from `seed`.
 pub(super) fn seal(sealer: &mut PacketSealer, body: &[u8], seed: u8) -> Vec<u8> {
     let start = sealer.headroom();
     let mut buf = vec![0xEE; start + body.len() + if sealer.is_plain() { 0 } else { 16 }];
@@ -29,7 +29,7 @@ pub(super) fn client_sealer(ends: &Ends) -> PacketSealer {
     PacketSealer::client(&ends.credentials, SESSION).unwrap()
 }
 
-/// The server's answers in its session `session`.
+/// Seals the server's responses in `session`.
 pub(super) fn server_sealer(ends: &Ends, session: u64) -> PacketSealer {
     let user = ends.accounts.has_users().then_some(1);
     PacketSealer::server(&ends.accounts, user, session, SESSION).unwrap()
@@ -191,7 +191,7 @@ fn repeated_packet_is_refused() {
         let answered: Vec<_> = (0..20)
             .map(|seed| seal(&mut answers, &body(3), seed))
             .collect();
-        // In any order, each once.
+        // Packets open in any order, each once.
         for at in [7, 0, 19, 3, 18, 1, 2] {
             assert_eq!(server.open(&packets[at]), Ok(body(3)));
             assert_eq!(open(&mut client, &answered[at]), Ok(body(3)));
@@ -242,7 +242,7 @@ fn answers_of_a_restarted_server_arrive_beside_late_ones() {
 
 #[test]
 fn session_is_not_forgotten_while_its_packets_could_be_replayed() {
-    // Each new session would push out an old one, whose recorded packets would then pass for new.
+    // Each new session would evict an old one, whose recorded packets would then open again.
     for ends in with_sessions() {
         let mut client = ClientPackets::new(&ends.credentials, SESSION);
         let sealed = |session: u64, now: u64| {
@@ -268,7 +268,7 @@ fn session_is_not_forgotten_while_its_packets_could_be_replayed() {
         for packet in [&first, &second] {
             assert!(open_at(&mut client, packet, now).is_err());
         }
-        // The second was silent for as long, and so makes room as well.
+        // The second was silent for as long, and is replaced as well.
         assert_eq!(open_at(&mut client, &sealed(4, now), now), Ok(body(1)));
         let more = open_at(&mut client, &sealed(5, now), now);
         assert_eq!(more, Err(Error::Replayed));
@@ -301,7 +301,7 @@ fn answer_to_another_session_is_refused_and_forgotten() {
                 Err(Error::SessionMismatch)
             );
         }
-        // None of the foreign sessions has taken the place of the true one.
+        // No foreign session has replaced the genuine one.
         assert_eq!(open(&mut client, &first), Err(Error::Replayed));
     }
 }
@@ -393,7 +393,7 @@ fn packet_passes_through_two_relays() {
 
 #[test]
 fn separate_header_and_identities_stand_under_their_keys() {
-    // SIP023 §3, read anew: the header under the first identity key, each identity masked by the plain header.
+    // SIP023 §3, reimplemented: the header under the first identity key, each identity masked by the plain header.
     for method in WITH_IDENTITY {
         let credentials =
             Credentials::new(method, vec![key(method, 1), key(method, 2)], key(method, 3));
@@ -419,7 +419,7 @@ fn separate_header_and_identities_stand_under_their_keys() {
 
 #[test]
 fn packets_of_2017_differ_by_their_salts_alone() {
-    for method in of_2017() {
+    for method in aead_2017() {
         let mut sealer = client_sealer(&single(method));
         let [one, same, other] = [1, 1, 2].map(|seed| seal(&mut sealer, &body(4), seed));
         assert_eq!(one, same);
@@ -432,7 +432,7 @@ fn packets_of_2017_differ_by_their_salts_alone() {
 fn no_two_packets_of_a_session_are_alike() {
     for ends in with_sessions() {
         let (mut sealer, mut answers) = (client_sealer(&ends), server_sealer(&ends, SESSION));
-        // Even with equal random numbers, and both directions in sessions of one id.
+        // Even with equal random numbers and the same session id in both directions.
         let packets: std::collections::HashSet<_> = (0..50)
             .flat_map(|_| {
                 [

@@ -4,7 +4,7 @@ use super::*;
 use crate::crypto::Block;
 use crate::wire::ss::{MAX_PADDING, MAX_TIME_SKEW};
 
-/// A SIP022 packet made by hand, without identities.
+/// An AEAD-2022 packet sealed manually, without identities.
 fn by_hand(method: Method, session: u64, id: u64, content: &[u8]) -> Vec<u8> {
     let header = [session.to_be_bytes(), id.to_be_bytes()].concat();
     let psk = key(method, 1);
@@ -22,7 +22,7 @@ fn by_hand(method: Method, session: u64, id: u64, content: &[u8]) -> Vec<u8> {
     [&[9; 24], &sealed[..], &tag].concat()
 }
 
-/// Type, time, client session (answers only), padding length, padding.
+/// Type, time, client session (responses only), padding length, padding.
 fn front(kind: u8, time: u64, peer: Option<u64>, padding: usize, given: usize) -> Vec<u8> {
     let mut bytes = vec![kind];
     bytes.extend_from_slice(&time.to_be_bytes());
@@ -184,7 +184,7 @@ fn packet_cut_or_changed_is_refused_and_moves_nothing() {
 
 #[test]
 fn refused_packet_does_not_move_the_window() {
-    // Authentic in every byte, and yet refused: late, or of the other direction. Its id stays free.
+    // Authentic but refused: too old, or of the other direction. Its id stays unused.
     for method in of_2022() {
         let ends = single(method);
         let mut server = Server::new(&ends.accounts);
@@ -259,7 +259,7 @@ fn another_key_opens_no_packet() {
 
 #[test]
 fn packet_found_under_one_name_does_not_open_under_another() {
-    // A caller that mixes up two sessions gets an error and no plain text.
+    // A caller that confuses two sessions gets an error and no plaintext.
     for method in WITH_IDENTITY {
         let (ends, other) = (shared(method, 11), shared(method, 12));
         let mut packet = seal(&mut client_sealer(&ends), &body(9), 1);

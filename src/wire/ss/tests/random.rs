@@ -11,7 +11,7 @@ fn ends() -> impl Strategy<Value = usize> {
     0..every_end().count()
 }
 
-/// Feeds `bytes` in the pieces that `cuts` make of them.
+/// Feeds `bytes` in pieces cut at `cuts`.
 fn feed_cut(receiver: &mut Receiver<'_>, bytes: &[u8], cuts: &[Index]) -> Result<(), Error> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
@@ -154,7 +154,7 @@ proptest! {
         if !extra.is_empty() {
             prop_assert!(server.open(&[packet.clone(), extra].concat()).is_err());
         }
-        // A session that exists already is not moved by it either.
+        // An existing session does not change either.
         let mut identified = packet.clone();
         let found = ends.accounts.identify(&mut identified).unwrap();
         let mut session = ServerPackets::new(&ends.accounts, &found).unwrap();
@@ -172,7 +172,7 @@ proptest! {
         pieces in vec((vec(any::<u8>(), 0..40), any::<bool>()), 0..12),
         cuts in vec(any::<Index>(), 0..6),
     ) {
-        // Authentic to the last byte and nonsense all the same: what a hostile user can do to a server.
+        // Authentic but invalid: what a hostile user can send to a server.
         let ends = every_end().nth(ends).unwrap();
         prop_assume!(ends.accounts.method() != Method::None && !ends.accounts.has_users());
         let method = ends.accounts.method();

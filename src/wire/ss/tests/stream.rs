@@ -3,7 +3,7 @@ use std::io::IoSliceMut;
 use super::super::stream::{CHUNK, Fresh, MAX_CHUNK_2017, MAX_CHUNK_2022, Opener, Sealer};
 use super::*;
 
-/// Payload lengths around everything that has a border.
+/// Payload lengths around every limit.
 const LENGTHS: [usize; 10] = [
     0,
     1,
@@ -120,7 +120,7 @@ fn streams_of_many_chunks_open_byte_by_byte() {
 
 #[test]
 fn whole_request_in_one_read_needs_nothing_more() {
-    // Address and payload in the first chunk, and then silence: the client waits for its answer.
+    // Address and payload in the first chunk, then nothing: the client waits for the response.
     for ends in every_end() {
         let sealed = request(&ends, &target(), b"GET /");
         let mut server = Receiver::server(&ends.accounts);
@@ -232,7 +232,7 @@ fn slots_and_seal_agree_on_every_geometry() {
                     Sealer::request(&ends.credentials, salt(method, 5), target().as_ref());
                 let mut buf = vec![0; room];
                 let all = fill(&sealer, &mut buf, &payload, most);
-                // Every slot full, the last one not, and the first one not.
+                // All slots full; the last one not; the first one not.
                 for count in [all, all.saturating_sub(1), all.min(1)] {
                     if count == 0 {
                         continue;
@@ -426,7 +426,7 @@ fn foreign_chunks_of_every_allowed_length_open() {
 
 #[test]
 fn length_beyond_what_sip004_allows_is_refused() {
-    for method in of_2017() {
+    for method in aead_2017() {
         for len in [0x4000_u16, 0x8000, 0xFFFF] {
             let mut hand = Hand::new(method, &key(method, 1), salt(method, 6));
             hand.seal(&len.to_be_bytes());

@@ -3,7 +3,7 @@ use super::packet::{SESSION, Server, body, client_sealer, open, seal, server_sea
 use super::*;
 use crate::crypto::LANES;
 
-/// The ends of the methods whose packets have a subkey each.
+/// Both ends for the methods whose packets have a subkey each.
 fn single_packets() -> impl Iterator<Item = Ends> {
     every_end().filter(|ends| ends.accounts.method().family() == Family::Aead2017)
 }
@@ -79,7 +79,7 @@ fn batch_opens_by_subkeys_derived_together() {
                 let place = session.open(packet, subkey, &found, NOW).unwrap();
                 assert_eq!(packet[place], body(number), "{method} {number} of {count}");
             }
-            // Of what is left behind whole eights, three or fewer are not worth it.
+            // Three or fewer left after whole batches of eight are derived one by one.
             let count = usize::from(count);
             let rest = count % LANES;
             assert_eq!(derived, count - if rest < 4 { rest } else { 0 }, "{method}");
