@@ -46,6 +46,7 @@ pub use self::model::{
     SocketOptions, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
+pub use self::schema::documented_keys;
 pub use self::secret::Secret;
 pub use self::url::{ServerUrl, UrlError};
 

@@ -237,32 +237,63 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     ),
 ];
 
-/// Every kind that is checked.
-const KINDS: &[Kind] = &[
-    Kind::Top,
-    Kind::Server,
-    Kind::User,
-    Kind::Local,
-    Kind::Forward,
-    Kind::Endpoint,
-    Kind::EndpointTls,
-    Kind::Security,
-    Kind::ReplayAttack,
-    Kind::Log,
-    Kind::Format,
-    Kind::Writer,
-    Kind::Console,
-    Kind::LogFile,
-    Kind::Syslog,
-    Kind::Runtime,
-    Kind::Timeouts,
-    Kind::Limits,
-    Kind::Reverse,
-    Kind::Service,
-    Kind::Allow,
-    Kind::Transport,
-    Kind::Tls,
+/// Every kind that is checked: its name in the documentation, and where its keys belong.
+const KINDS: &[(Kind, &str, &str)] = &[
+    (Kind::Top, "top", "at the top level"),
+    (Kind::Server, "server", "in an entry of `servers`"),
+    (Kind::User, "user", "in an entry of `users`"),
+    (Kind::Local, "local", "in an entry of `locals`"),
+    (Kind::Forward, "forward", "in an entry of `forwards`"),
+    (
+        Kind::Endpoint,
+        "forward endpoint",
+        "in `listen` or `target` of a forward",
+    ),
+    (
+        Kind::EndpointTls,
+        "tls",
+        "in `tls` of a forward's `listen` or `target`",
+    ),
+    (Kind::Security, "security", "in `security`"),
+    (
+        Kind::ReplayAttack,
+        "replay_attack",
+        "in `security.replay_attack`",
+    ),
+    (Kind::Log, "log", "in `log`"),
+    (Kind::Format, "log format", "in `log.format`"),
+    (Kind::Writer, "log writer", "in an entry of `log.writers`"),
+    (Kind::Console, "log console", "in `log.writers[].console`"),
+    (Kind::LogFile, "log file", "in `log.writers[].file`"),
+    (Kind::Syslog, "log syslog", "in `log.writers[].syslog`"),
+    (Kind::Runtime, "runtime", "in `runtime`"),
+    (Kind::Timeouts, "timeouts", "in `timeouts`"),
+    (Kind::Limits, "limits", "in `limits`"),
+    (Kind::Reverse, "reverse", "in `reverse`"),
+    (
+        Kind::Service,
+        "reverse service",
+        "in an entry of `reverse.services`",
+    ),
+    (
+        Kind::Allow,
+        "reverse allow",
+        "in an entry of `reverse.allow`",
+    ),
+    (Kind::Transport, "transport", "in `transport`"),
+    (Kind::Tls, "tls", "in `transport.tls`"),
 ];
+
+/// Every key that a config may have, as (section, key): each spelling, and those that are refused or have no effect.
+pub fn documented_keys() -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<_> = KINDS
+        .iter()
+        .flat_map(|(kind, section, _)| keys(*kind).map(move |key| (*section, key)))
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
 
 /// What becomes of `key` in an object of `kind`.
 pub(super) fn fate(kind: Kind, key: &str) -> Fate {
@@ -354,28 +385,8 @@ fn tolerance(length: usize) -> usize {
 pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
     KINDS
         .iter()
-        .copied()
-        .find(|other| *other != kind && keys(*other).any(|known| known == key))
-        .map(|other| match other {
-            Kind::Top => "at the top level",
-            Kind::Server => "in an entry of `servers`",
-            Kind::User => "in an entry of `users`",
-            Kind::Local => "in an entry of `locals`",
-            Kind::Forward => "in an entry of `forwards`",
-            Kind::Endpoint => "in `listen` or `target` of a forward",
-            Kind::EndpointTls => "in `tls` of a forward's `listen` or `target`",
-            Kind::ReplayAttack => "in `security.replay_attack`",
-            Kind::Security => "in `security`",
-            Kind::Runtime => "in `runtime`",
-            Kind::Timeouts => "in `timeouts`",
-            Kind::Limits => "in `limits`",
-            Kind::Reverse => "in `reverse`",
-            Kind::Service => "in an entry of `reverse.services`",
-            Kind::Allow => "in an entry of `reverse.allow`",
-            Kind::Transport => "in `transport`",
-            Kind::Tls => "in `transport.tls`",
-            _ => "in `log`",
-        })
+        .find(|(other, ..)| *other != kind && keys(*other).any(|known| known == key))
+        .map(|(.., place)| *place)
 }
 
 /// Every key of `kind`, in every spelling.
@@ -469,7 +480,7 @@ mod tests {
 
     #[test]
     fn no_key_is_listed_twice() {
-        for kind in KINDS {
+        for (kind, ..) in KINDS {
             let mut all: Vec<_> = keys(*kind).collect();
             assert!(!all.is_empty(), "{kind:?} has no keys");
             all.sort_unstable();
@@ -490,7 +501,7 @@ mod tests {
 
     #[test]
     fn no_known_key_looks_like_a_slip_for_another() {
-        for kind in KINDS {
+        for (kind, ..) in KINDS {
             for key in keys(*kind) {
                 assert_eq!(similar(*kind, key).map(bare), Some(bare(key)), "{kind:?}");
             }
