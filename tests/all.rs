@@ -21,6 +21,8 @@ mod common;
 mod emulated;
 
 mod browser;
+mod docs;
+mod docs_examples;
 mod fairness;
 mod files;
 mod forward;
@@ -36,7 +38,6 @@ mod lifecycle;
 mod link;
 mod options;
 mod pair;
-mod readme;
 mod reverse;
 mod reverse_links;
 mod socks;

@@ -1,6 +1,6 @@
-//! The configs of README.md as they stand there: only keys, which it does not give away, are filled in.
+//! The examples of the documents, run as they stand there.
 //!
-//! Both ends have a namespace with the addresses and free ports that the README speaks of, and a link between them.
+//! Both ends have a namespace with the addresses and free ports that the documents speak of, and a link between them.
 
 use crate::common::{
     self, eventually,
@@ -11,6 +11,7 @@ use crate::common::{
     reverse::{dial, exchange},
     socks::Socks,
 };
+use crate::docs::{README, commands, configs, genkey, texts};
 use crate::emulated::{Link, Namespace, Shape};
 use std::{
     fs,
@@ -22,43 +23,11 @@ use std::{
     time::Duration,
 };
 
-const README: &str = include_str!("../README.md");
-/// Where the README's server is.
+const TRANSPORTS: &str = include_str!("../docs/transports.md");
+const FORWARD: &str = include_str!("../docs/forward.md");
+const REVERSE: &str = include_str!("../docs/reverse.md");
+/// Where the documents' server is.
 const SERVER: [u8; 4] = [203, 0, 113, 7];
-
-/// The text under a heading.
-fn section(heading: &str) -> &'static str {
-    let (_, rest) = README.split_once(&format!("\n## {heading}\n")).unwrap();
-    rest.split("\n## ").next().unwrap()
-}
-
-/// The configs in `text`, with a key in place of what the README says of it.
-fn configs(text: &str, key: &str) -> Vec<String> {
-    let blocks = text.split("```json\n").skip(1);
-    blocks
-        .map(|block| block.split("```").next().unwrap())
-        .map(|config| {
-            config
-                .replace("the output of: ssr genkey -m 2022-blake3-aes-256-gcm", key)
-                .replace("the same", key)
-        })
-        .collect()
-}
-
-/// The commands in `text` that begin so, without their comments.
-fn commands<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = &'a str> {
-    let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
-    let lines = lines.filter(move |line| line.starts_with(begin));
-    lines.map(|line| line.split(" # ").next().unwrap().trim())
-}
-
-fn genkey() -> String {
-    let output = peers::ssr(&["genkey", "-m", "2022-blake3-aes-256-gcm"]).output();
-    String::from_utf8(output.unwrap().stdout)
-        .unwrap()
-        .trim()
-        .to_owned()
-}
 
 struct Scene {
     directory: tempfile::TempDir,
@@ -180,10 +149,32 @@ fn get(address: SocketAddr, host: &str) -> io::Result<String> {
 
 #[test]
 #[ignore = "needs root: an emulated link"]
-fn reverse_tunnel_of_the_readme_works_over_link() {
+fn a_pair_of_the_readme_works_over_link() {
     let scene = Scene::new();
     let (near, far) = (&scene.link.a, &scene.link.b);
-    let configs = configs(section("Reverse tunnels"), &genkey());
+    fs::write(
+        scene.path().join("config.json"),
+        &configs(README, &genkey())[0],
+    )
+    .unwrap();
+    let run = |place: &Namespace, begin: &str| {
+        let line = commands(README, begin).remove(0);
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        scene.start(place, &words)
+    };
+    let mut server = run(far, "ssr server");
+    server.running().unwrap();
+    let targets = far.run(Targets::start).unwrap();
+    let _local = run(near, "ssr local");
+    passes(near, &targets);
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn reverse_tunnel_of_the_docs_works_over_link() {
+    let scene = Scene::new();
+    let (near, far) = (&scene.link.a, &scene.link.b);
+    let configs = configs(REVERSE, &genkey());
     serve(near, 22, echo);
     serve(near, 80, page::<80>);
     serve(near, 3000, page::<3000>);
@@ -230,15 +221,15 @@ fn reverse_tunnel_of_the_readme_works_over_link() {
 
 #[test]
 #[ignore = "needs root: an emulated link"]
-fn tls_of_the_readme_works_over_link() {
+fn tls_of_the_docs_works_over_link() {
     let scene = Scene::new();
     let (near, far) = (&scene.link.a, &scene.link.b);
-    let text = section("Through a CDN or a reverse proxy: WebSocket and TLS");
-    let said: Vec<String> = commands(text, "openssl")
+    let said: Vec<String> = commands(TRANSPORTS, "openssl")
+        .iter()
         .map(|line| scene.shell(far, line))
         .collect();
     let pin = said.last().unwrap().trim();
-    let config = configs(text, &genkey())[0].replace("the pin", pin);
+    let config = configs(TRANSPORTS, &genkey())[0].replace("the pin", pin);
     let at_server = config.replace("\"server\": \"203.0.113.7\"", "\"server\": \"::\"");
     let _server = scene.role(far, "server", &at_server);
     let targets = far.run(Targets::start).unwrap();
@@ -250,39 +241,30 @@ fn tls_of_the_readme_works_over_link() {
 
 #[test]
 #[ignore = "needs root: an emulated link"]
-fn forwards_of_the_readme_work_over_link() {
+fn forwards_of_the_docs_work_over_link() {
     let scene = Scene::new();
     let place = &scene.link.b;
     serve(place, 8080, echo);
-    let lines = commands(section("Forwarding ports"), "ssr forward");
-    let pair: Vec<&str> = lines
-        .filter(|line| line.contains("127.0.0.1:8081/"))
-        .take(2)
-        .collect();
-    let run = |line: &&str| {
+    // Each runs; the two with WebSocket between them are tried as one.
+    let run = |line: &String| {
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
         let mut process = scene.start(place, &words);
         process.running().unwrap();
         process
     };
-    let _running: Vec<Process> = pair.iter().map(run).collect();
-    assert_eq!(pair.len(), 2);
+    let lines = commands(FORWARD, "ssr forward");
+    let running: Vec<Process> = lines.iter().take(4).map(run).collect();
+    assert_eq!(running.len(), 4);
     place
         .run(|| exchange(&mut dial(([127, 0, 0, 1], 8082).into()), &[7; 100_000]))
         .unwrap()
         .unwrap();
 }
 
-/// The `index`-th part of nginx's configuration in `text`.
-fn nginx_part(text: &str, index: usize) -> &str {
-    let block = text.split("```nginx\n").nth(index + 1).unwrap();
-    block.split("```").next().unwrap()
-}
-
-/// Two things of the README need the world and are filled in: the name's address, and an authority for its certificate.
+/// Two things of the documents need the world and are filled in: the name's address, and an authority for its certificate.
 #[test]
 #[ignore = "needs root and nginx: an emulated link"]
-fn nginx_of_the_readme_passes_both_over_link() {
+fn nginx_of_the_docs_passes_both_over_link() {
     let scene = Scene::new();
     let (near, far) = (&scene.link.a, &scene.link.b);
     let at = scene.path().display();
@@ -291,18 +273,15 @@ fn nginx_of_the_readme_passes_both_over_link() {
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=web \
          -addext subjectAltName=DNS:www.example.com -keyout privkey.pem -out fullchain.pem",
     );
-    let (web, ports) = (
-        section("Through a CDN or a reverse proxy: WebSocket and TLS"),
-        section("Forwarding ports"),
-    );
-    let site = nginx_part(web, 0).replace("/etc/letsencrypt/live/www.example.com", &at.to_string());
+    let site = texts(TRANSPORTS, "nginx")[0]
+        .replace("/etc/letsencrypt/live/www.example.com", &at.to_string());
     let (site, end) = site.rsplit_once('}').unwrap();
-    let http = format!("{site}{}}}{end}", nginx_part(ports, 0));
+    let http = format!("{site}{}}}{end}", texts(FORWARD, "nginx")[0]);
     let mut command = nginx(scene.path(), &http);
     far.place(&mut command).unwrap();
     let _nginx = Process::spawn("nginx", &mut command).expect("scripts/test installs nginx");
 
-    let configs = configs(web, &genkey());
+    let configs = configs(TRANSPORTS, &genkey());
     let mut server = scene.role(far, "server", &configs[1]);
     server.running().unwrap();
     let laptop = configs[2]
@@ -323,7 +302,8 @@ fn nginx_of_the_readme_passes_both_over_link() {
 
     serve(far, 8080, echo);
     let forwarder = |place: &Namespace, begin: &str, cdn: &str| {
-        let line = commands(ports, begin).find(|line| line.contains("/tunnel"));
+        let lines = commands(FORWARD, begin);
+        let line = lines.iter().find(|line| line.contains("/tunnel"));
         let line = line.unwrap().replace("wss://cdn.example/tunnel", cdn);
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
         let mut process = scene.start(place, &words);
