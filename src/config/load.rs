@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::diagnostic::{Diagnostic, Severity};
-use super::document::Document;
-use super::model::{Config, Credential, Role};
+use super::meaning::model::{Config, Credential, Role};
 use super::overrides::Overrides;
-use super::reporter::strict;
 use super::secret::Secret;
+use super::text::diagnostic::{Diagnostic, Severity};
+use super::text::document::Document;
+use super::text::reporter::strict;
 
 /// No config is as long; a path to a disk image given by mistake is.
 const MAX_SIZE: u64 = 16 << 20;

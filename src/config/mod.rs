@@ -10,45 +10,29 @@
 //!
 //! [`parse`] does no IO; [`load()`] reads files around it.
 
-mod diagnostic;
-mod document;
-mod endpoint;
-mod file;
-mod forwards;
-mod keys;
 mod load;
-mod locals;
-mod logging;
 mod meaning;
-mod model;
-mod options;
 mod overrides;
-mod plugin;
-mod reporter;
-mod reverse;
-mod scalar;
-mod schema;
 mod secret;
-mod servers;
 mod summary;
-mod transport;
+mod text;
 mod url;
-mod websocket;
+mod written;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
-pub use self::model::{
+pub use self::meaning::model::{
     Allow, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
     Log, Mode, Protocol, ReplayPolicy, Reverse, Role, Rotation, Scheme, Server, Service, Sink,
     SocketOptions, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
-pub use self::schema::documented_keys;
 pub use self::secret::Secret;
+pub use self::text::diagnostic::{Diagnostic, Position, Severity};
 pub use self::url::{ServerUrl, UrlError};
+pub use self::written::schema::documented_keys;
 
 /// Whether `found` says no more than that the file is for the other role.
 pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
@@ -59,9 +43,9 @@ pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
     errors.peek().is_some() && errors.all(|finding| finding.other_role)
 }
 
-use self::document::Document;
-use self::meaning::Context;
-use self::reporter::Reporter;
+use self::meaning::translate::Context;
+use self::text::document::Document;
+use self::text::reporter::Reporter;
 
 /// Reads a config for `role`. `env` is asked for the variables of `"${VAR}"`.
 ///
@@ -109,7 +93,7 @@ fn translate(
         files,
         report,
     };
-    let mut config = meaning::config(&top, &mut cx);
+    let mut config = meaning::translate::config(&top, &mut cx);
     let found = cx.report.finish();
     if found
         .iter()

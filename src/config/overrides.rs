@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::document::Document;
+use super::text::document::Document;
 use super::url::{ServerUrl, UrlError};
 
 /// The password of a server given by flags, where `-k` is not.

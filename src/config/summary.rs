@@ -8,7 +8,7 @@ use crate::dns;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse::Protocol;
 
-use super::model::{Config, Local, ReplayPolicy, Role, Server};
+use super::meaning::model::{Config, Local, ReplayPolicy, Role, Server};
 
 /// Names of users that are listed before "and … more".
 const USERS_SHOWN: usize = 10;

@@ -12,7 +12,7 @@ use super::file;
 
 /// The kind of object that a key stands in, or of the array that is its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Top,
     Server,
     User,
@@ -49,7 +49,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Whether the key takes one object, rather than an array of them or anything.
-    pub(super) fn is_object(self) -> bool {
+    pub(crate) fn is_object(self) -> bool {
         !matches!(
             self,
             Self::Servers
@@ -64,7 +64,7 @@ impl Kind {
     }
 
     /// The kind of the elements of such an array.
-    pub(super) fn element(self) -> Self {
+    pub(crate) fn element(self) -> Self {
         match self {
             Self::Servers => Self::Server,
             Self::Users => Self::User,
@@ -80,7 +80,7 @@ impl Kind {
 
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// It is typed and means something.
     Known,
     /// It is another spelling of this one.
@@ -296,7 +296,7 @@ pub fn documented_keys() -> Vec<(&'static str, &'static str)> {
 }
 
 /// What becomes of `key` in an object of `kind`.
-pub(super) fn fate(kind: Kind, key: &str) -> Fate {
+pub(crate) fn fate(kind: Kind, key: &str) -> Fate {
     if !kind.is_object() || fields(kind).contains(&key) {
         return Fate::Known;
     }
@@ -307,7 +307,7 @@ pub(super) fn fate(kind: Kind, key: &str) -> Fate {
 }
 
 /// The kind of the value under `key`.
-pub(super) fn child(kind: Kind, key: &str) -> Kind {
+pub(crate) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
@@ -337,12 +337,12 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
 
 /// The key that an array stands for where an object of `kind` is expected: `reverse: […]` is short for
 /// `reverse: {"services": […]}`.
-pub(super) fn shorthand(kind: Kind) -> Option<(&'static str, Kind)> {
+pub(crate) fn shorthand(kind: Kind) -> Option<(&'static str, Kind)> {
     (kind == Kind::Reverse).then_some(("services", Kind::Services))
 }
 
 /// Whether the value under `key` must never be quoted.
-pub(super) fn is_secret(path: &str) -> bool {
+pub(crate) fn is_secret(path: &str) -> bool {
     let last = path.rsplit('.').next().unwrap_or(path);
     last.starts_with("password")
         || last.starts_with("key")
@@ -351,7 +351,7 @@ pub(super) fn is_secret(path: &str) -> bool {
 }
 
 /// Whether a value asks for nothing: `null`, `""`, `[]`, `{}`, `false`, `0`.
-pub(super) fn is_blank(value: &Value) -> bool {
+pub(crate) fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,
@@ -363,7 +363,7 @@ pub(super) fn is_blank(value: &Value) -> bool {
 }
 
 /// The key of `kind` that `key` was probably meant to be.
-pub(super) fn similar(kind: Kind, key: &str) -> Option<&'static str> {
+pub(crate) fn similar(kind: Kind, key: &str) -> Option<&'static str> {
     let typed = bare(key);
     keys(kind)
         .map(|known| (strsim::damerau_levenshtein(&typed, &bare(known)), known))
@@ -382,7 +382,7 @@ fn tolerance(length: usize) -> usize {
 }
 
 /// Where else `key` would have been understood, in words.
-pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
+pub(crate) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
     KINDS
         .iter()
         .find(|(other, ..)| *other != kind && keys(*other).any(|known| known == key))

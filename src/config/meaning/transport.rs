@@ -8,10 +8,10 @@ use crate::net::transport::Network;
 use crate::wire::address::Address;
 use crate::wire::http::{self, Endpoint};
 
-use super::file;
 use super::model::{Role, Tls, Transport, WebSocket};
-use super::scalar::{Number, TlsForm};
 use super::servers::{Build, key_at};
+use crate::config::written::file;
+use crate::config::written::scalar::{Number, TlsForm};
 
 /// The most streams that a client puts into one WebSocket connection.
 const MAX_MUX: u64 = 128;

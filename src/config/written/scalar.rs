@@ -12,10 +12,10 @@ use crate::outbound::warm::WarmPolicy;
 
 /// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Number<T>(pub(super) T);
+pub(crate) struct Number<T>(pub(crate) T);
 
 /// An unsigned type that [`Number`] can hold.
-pub(super) trait Whole: TryFrom<u64> {
+pub(crate) trait Whole: TryFrom<u64> {
     /// What an error says was expected.
     const EXPECTED: &'static str;
 }
@@ -57,11 +57,11 @@ impl<'de, T: Whole> Deserialize<'de> for Number<T> {
 
 /// A string, or an array of strings; a string is an array of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Strings {
+pub(crate) struct Strings {
     /// The strings in their order.
-    pub(super) items: Vec<String>,
+    pub(crate) items: Vec<String>,
     /// Whether it was an array, so that an error can name the element.
-    pub(super) array: bool,
+    pub(crate) array: bool,
 }
 
 impl<'de> Deserialize<'de> for Strings {
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Strings {
 
 /// An array of objects, in which `null` is an object without keys: then a single bad element does not cost the others.
 #[derive(Clone, Debug, Default)]
-pub(super) struct List<T>(pub(super) Vec<T>);
+pub(crate) struct List<T>(pub(crate) Vec<T>);
 
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -114,7 +114,7 @@ impl<T> Deref for List<T> {
 
 /// `tls`: `true`, `false`, or an object.
 #[derive(Clone, Debug)]
-pub(super) enum TlsForm {
+pub(crate) enum TlsForm {
     /// `false`.
     Off,
     /// `true`: as an empty object.
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for WarmPolicy {
 
 /// A URL, or an object that has one beside other keys.
 #[derive(Clone, Debug)]
-pub(super) enum UrlOr<T> {
+pub(crate) enum UrlOr<T> {
     /// The URL alone.
     Url(String),
     /// The object.

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use crate::wire::address::Address;
 
 use super::endpoint::EndpointUrl;
-use super::file::{self, Top};
-use super::meaning::Context;
 use super::model::{Endpoint, Forward, Role, Scheme};
-use super::scalar::UrlOr;
 use super::servers::key_at;
+use super::translate::Context;
 use super::websocket::Written;
+use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::UrlOr;
 
 /// Every forward that is not disabled.
 pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {

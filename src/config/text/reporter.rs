@@ -6,11 +6,11 @@ use serde_path_to_error::Segment;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::document::{Document, has_room, within};
-use super::file;
-use super::schema;
+use crate::config::written::file;
+use crate::config::written::schema;
 
 /// Everything found so far about one document.
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     document: Document,
     found: Vec<Diagnostic>,
     /// Paths whose value was of the wrong type: complaints about what they lack would only repeat that.
@@ -18,7 +18,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
+    pub(crate) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
         let bad = std::mem::take(&mut document.bad);
         Self {
             document,
@@ -29,7 +29,7 @@ impl Reporter {
 
     /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
     /// reading finds every such error.
-    pub(super) fn file(&mut self) -> file::Top {
+    pub(crate) fn file(&mut self) -> file::Top {
         while has_room(&self.found, Severity::Error) {
             let error = match serde_path_to_error::deserialize(&self.document.value) {
                 Ok(top) => return top,
@@ -61,12 +61,12 @@ impl Reporter {
     }
 
     /// An error at `path`.
-    pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.push(Severity::Error, path, message.into(), None);
     }
 
     /// An error at `path`, and what to do.
-    pub(super) fn error_hint(
+    pub(crate) fn error_hint(
         &mut self,
         path: &str,
         message: impl Into<String>,
@@ -76,7 +76,7 @@ impl Reporter {
     }
 
     /// An error at `path` that would be none if the other role read the file.
-    pub(super) fn error_other_role(
+    pub(crate) fn error_other_role(
         &mut self,
         path: &str,
         message: impl Into<String>,
@@ -90,12 +90,12 @@ impl Reporter {
     }
 
     /// A warning at `path`.
-    pub(super) fn warn(&mut self, path: &str, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, path: &str, message: impl Into<String>) {
         self.push(Severity::Warning, path, message.into(), None);
     }
 
     /// A warning at `path`, and what to do.
-    pub(super) fn warn_hint(
+    pub(crate) fn warn_hint(
         &mut self,
         path: &str,
         message: impl Into<String>,
@@ -121,7 +121,7 @@ impl Reporter {
     }
 
     /// All findings in the order of the text, each once.
-    pub(super) fn finish(self) -> Vec<Diagnostic> {
+    pub(crate) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found;
         found.sort_by(|a, b| {
             (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message))
@@ -135,7 +135,7 @@ impl Reporter {
 ///
 /// # Errors
 /// The finding, without a file name.
-pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
+pub(crate) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
     serde_path_to_error::deserialize(&document.value).map_err(|error| {
         let steps: Vec<Segment> = error.path().iter().cloned().collect();
         let path = path(&steps);

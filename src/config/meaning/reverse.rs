@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::wire::address::Address;
 use crate::wire::{proxy_protocol, reverse};
 
-use super::file;
-use super::meaning::Context;
 use super::model::{Allow, Reverse, Role, Service};
-use super::scalar::Number;
 use super::servers::key_at;
+use super::translate::Context;
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
 
 /// Often enough to keep the place in a router's table, and seldom enough to cost nothing.
 const HEARTBEAT: Duration = Duration::from_secs(20);

@@ -6,8 +6,8 @@ use crate::net::tls::{Pem, Trust};
 use crate::wire::http::Endpoint;
 
 use super::model::{Role, Tls, Transport, WebSocket};
-use super::schema;
 use super::servers::Build;
+use crate::config::written::schema;
 
 /// The plugin that we are ourselves.
 const OURS: &str = "v2ray-plugin";

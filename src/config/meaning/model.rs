@@ -14,8 +14,8 @@ use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
-use super::diagnostic::Diagnostic;
-use super::secret::Secret;
+use crate::config::secret::Secret;
+use crate::config::text::diagnostic::Diagnostic;
 
 /// Which half of the pair reads the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -258,7 +258,7 @@ pub struct Local {
     pub udp_associate_address: Option<Address>,
     /// Which of TCP and UDP it serves.
     pub mode: Mode,
-    /// Who may use it; empty: everybody. Read by [`super::load()`], not by [`super::parse()`].
+    /// Who may use it; empty: everybody. Read by [`crate::config::load()`], not by [`crate::config::parse()`].
     pub auth: Vec<Credential>,
     /// The file that `auth` comes from.
     pub auth_file: Option<PathBuf>,

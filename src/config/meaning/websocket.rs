@@ -7,12 +7,12 @@ use crate::wire::address::Address;
 use crate::wire::http;
 
 use super::endpoint::EndpointUrl;
-use super::file;
 use super::forwards::EndpointRole;
-use super::meaning::Context;
 use super::model::{EndpointTls, EndpointWs, Scheme};
 use super::servers::key_at;
+use super::translate::Context;
 use super::transport::pin;
+use crate::config::written::file;
 
 /// What stands at `at`: the URL, taken apart, and the keys beside it.
 pub(super) struct Written<'a> {

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use crate::wire::address::Address;
 
-use super::file::{self, Top};
-use super::meaning::Context;
 use super::model::{Local, Mode, Protocol};
-use super::scalar::Number;
 use super::servers::{host_address, key_at};
+use super::translate::Context;
+use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::Number;
 
 /// Where SOCKS is expected.
 const DEFAULT_PORT: u16 = 1080;

@@ -3,7 +3,7 @@
 use crate::wire::address::Address;
 
 use super::model::Scheme;
-use super::url::percent;
+use crate::config::url::percent;
 
 /// A URL's parts, each well formed; what they mean on which side is not judged yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,23 +7,28 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
-use super::file::Top;
+use super::forwards;
+use super::locals;
+use super::logging;
 use super::model::{Config, Mode, ReplayPolicy, Role};
-use super::reporter::Reporter;
-use super::scalar::Number;
-use super::{forwards, locals, logging, options, reverse, servers};
+use super::options;
+use super::reverse;
+use super::servers;
+use crate::config::text::reporter::Reporter;
+use crate::config::written::file::Top;
+use crate::config::written::scalar::Number;
 
 /// Least time that SIP022 §3.2.4 lets a UDP session live.
 const SESSION_FLOOR: Duration = Duration::from_secs(60);
 
 /// What all parts of the translation share.
-pub(super) struct Context<'a> {
-    pub(super) role: Role,
+pub(crate) struct Context<'a> {
+    pub(crate) role: Role,
     /// The environment, for `"${VAR}"`.
-    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
     /// Whether files that the config names are read.
-    pub(super) files: bool,
-    pub(super) report: Reporter,
+    pub(crate) files: bool,
+    pub(crate) report: Reporter,
 }
 
 impl Context<'_> {
@@ -74,7 +79,7 @@ impl Context<'_> {
 }
 
 /// Translates the whole file. What it reports as an error must keep the result from running.
-pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
+pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let socket = options::socket(top, cx);
     let forwards = forwards::forwards(top, cx);

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::file::{self, Top};
-use super::meaning::Context;
 use super::model::{Limits, SocketOptions, Timeouts};
-use super::scalar::Number;
 use super::servers::key_at;
+use super::translate::Context;
+use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::Number;
 
 /// Bytes of an IPv4 and a UDP header.
 const IP_UDP_HEADERS: usize = 28;

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use crate::crypto::{Family, Key, Method};
 
-use super::file;
 use super::model::{Keys, Role, User};
-use super::scalar::Number;
-use super::secret::Secret;
 use super::servers::{Build, host_address, key_at};
+use crate::config::secret::Secret;
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
 
 impl Build<'_, '_> {
     /// The keys that a password stands for. `path` is where it stood.

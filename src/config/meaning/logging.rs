@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::file;
-use super::meaning::Context;
 use super::model::{Log, Rotation, Sink, Writer};
-use super::scalar::Number;
+use super::translate::Context;
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
 
 /// The most talkative level.
 const MAX_LEVEL: u8 = 3;

@@ -10,9 +10,9 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Map, Number, Value, json};
 
-use super::Role;
 use super::diagnostic::{Diagnostic, Position, Severity};
-use super::schema::{self, Fate, Kind};
+use crate::config::meaning::model::Role;
+use crate::config::written::schema::{self, Fate, Kind};
 
 /// JSON with comments, trailing commas and what else JSON5 adds, as far as a config can use it.
 const DIALECT: ParseOptions = ParseOptions {
@@ -29,10 +29,10 @@ const DIALECT: ParseOptions = ParseOptions {
 };
 
 /// Findings of one severity: a person stops reading long before, and it bounds the work that a hostile text causes.
-pub(super) const MAX_FINDINGS: usize = 100;
+pub(crate) const MAX_FINDINGS: usize = 100;
 
 /// Whether there is room in `found` for one more of `severity`. Warnings cannot crowd out errors.
-pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
+pub(crate) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
     let same = |finding: &&Diagnostic| finding.severity == severity;
     found.iter().filter(same).count() < MAX_FINDINGS
 }
@@ -47,11 +47,11 @@ struct Spot {
 }
 
 /// A parsed text.
-pub(super) struct Document {
+pub(crate) struct Document {
     /// Its value, with canonical keys only.
-    pub(super) value: Value,
+    pub(crate) value: Value,
     /// Paths of values that were reported and taken out.
-    pub(super) bad: Vec<String>,
+    pub(crate) bad: Vec<String>,
     text: String,
     spots: HashMap<String, Spot>,
     flags: HashMap<String, &'static str>,
@@ -62,7 +62,7 @@ impl Document {
     ///
     /// # Errors
     /// What is wrong with the syntax, once: a parser that lost the thread has no second finding.
-    pub(super) fn parse(
+    pub(crate) fn parse(
         text: &str,
         role: Role,
         found: &mut Vec<Diagnostic>,
@@ -74,7 +74,7 @@ impl Document {
     ///
     /// # Errors
     /// What is wrong.
-    pub(super) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
+    pub(crate) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut found = Vec::new();
         let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
         if found.is_empty() {
@@ -133,7 +133,7 @@ impl Document {
     }
 
     /// Puts a command line flag's value at `path` (keys joined by dots), in place of what the file says.
-    pub(super) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
+    pub(crate) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
         self.flags.insert(path.to_owned(), flag);
         self.spots.retain(|known, _| !within(known, path));
         let mut here = &mut self.value;
@@ -150,12 +150,12 @@ impl Document {
     }
 
     /// Tells which part of the command line stands at `path`, which has been set.
-    pub(super) fn name(&mut self, path: String, flag: &'static str) {
+    pub(crate) fn name(&mut self, path: String, flag: &'static str) {
         self.flags.insert(path, flag);
     }
 
     /// Takes `key` out of every entry of the array at `list`.
-    pub(super) fn forget(&mut self, list: &str, key: &str) {
+    pub(crate) fn forget(&mut self, list: &str, key: &str) {
         let entries = self.value.get_mut(list).and_then(Value::as_array_mut);
         for entry in entries.into_iter().flatten() {
             if let Some(map) = entry.as_object_mut() {
@@ -166,7 +166,7 @@ impl Document {
 
     /// The path as its author knows it, and its place if it came from the file. A missing key stands where the
     /// object does that lacks it.
-    pub(super) fn locate(&self, path: &str) -> (String, Option<Position>) {
+    pub(crate) fn locate(&self, path: &str) -> (String, Option<Position>) {
         let mut known = path;
         loop {
             if let Some(flag) = self.flags.get(known) {
@@ -196,7 +196,7 @@ impl Document {
 }
 
 /// Whether `path` is `outer` or inside it.
-pub(super) fn within(path: &str, outer: &str) -> bool {
+pub(crate) fn within(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

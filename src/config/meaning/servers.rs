@@ -8,12 +8,12 @@ use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 
-use super::file::{self, Top};
-use super::meaning::Context;
 use super::model::{Mode, Role, Server, SocketOptions};
 use super::options;
-use super::scalar::{Number, Strings};
-use super::secret::Secret;
+use super::translate::Context;
+use crate::config::secret::Secret;
+use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::{Number, Strings};
 
 /// The most spare connections that may be asked for.
 const MAX_WARM: usize = 64;

@@ -1,0 +1,15 @@
+//! The config as meant: validated types, and the translation of what was written into them.
+
+mod endpoint;
+mod forwards;
+mod keys;
+mod locals;
+mod logging;
+pub(super) mod model;
+mod options;
+mod plugin;
+mod reverse;
+mod servers;
+pub(super) mod translate;
+mod transport;
+mod websocket;
