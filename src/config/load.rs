@@ -1,4 +1,4 @@
-//! The IO around [`super::parse()`]: finding the file, reading it, reading the password file it names.
+//! The IO around [`super::parse::parse`]: finding the file, reading it, reading the password file it names.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::meaning::model::{Config, Credential, Role};
+use super::meaning::model::{Config, Credential};
 use super::overrides::Overrides;
+use super::parse::translate;
+use super::role::Role;
 use super::secret::Secret;
 use super::text::diagnostic::{Diagnostic, Severity};
 use super::text::document::Document;
@@ -36,7 +38,7 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         None => Zeroizing::new("{}".to_owned()),
     };
     let env = |variable: &str| std::env::var(variable).ok();
-    let mut config = super::translate(&text, role, &env, flags, true).map_err(name)?;
+    let mut config = translate(&text, role, &env, flags, true).map_err(name)?;
     config.warnings = name(std::mem::take(&mut config.warnings));
     let mut found = Vec::new();
     for local in &mut config.locals {

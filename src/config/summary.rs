@@ -8,7 +8,8 @@ use crate::dns;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse::Protocol;
 
-use super::meaning::model::{Config, Local, ReplayPolicy, Role, Server};
+use super::meaning::model::{Config, Local, ReplayPolicy, Server};
+use super::role::Role;
 
 /// Names of users that are listed before "and … more".
 const USERS_SHOWN: usize = 10;

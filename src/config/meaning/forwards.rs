@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use crate::wire::address::Address;
 
+use super::context::{Context, EndpointRole, key_at};
 use super::endpoint::EndpointUrl;
-use super::model::{Endpoint, Forward, Role, Scheme};
-use super::servers::key_at;
-use super::translate::Context;
+use super::model::{Endpoint, Forward, Scheme};
 use super::websocket::Written;
+use crate::config::role::Role;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::UrlOr;
 
@@ -33,13 +33,6 @@ pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
     }
     refuse_same_address(&found, cx);
     found.into_iter().map(|(_, forward)| forward).collect()
-}
-
-/// Which end of a forward.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum EndpointRole {
-    Listen,
-    Target,
 }
 
 fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forward> {

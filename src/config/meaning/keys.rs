@@ -4,8 +4,10 @@ use std::collections::HashSet;
 
 use crate::crypto::{Family, Key, Method};
 
-use super::model::{Keys, Role, User};
-use super::servers::{Build, host_address, key_at};
+use super::context::{host_address, key_at};
+use super::model::{Keys, User};
+use super::servers::Build;
+use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file;
 use crate::config::written::scalar::Number;

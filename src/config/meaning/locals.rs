@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use crate::wire::address::Address;
 
+use super::context::{Context, host_address, key_at};
 use super::model::{Local, Mode, Protocol};
-use super::servers::{host_address, key_at};
-use super::translate::Context;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::context::Context;
 use super::model::{Log, Rotation, Sink, Writer};
-use super::translate::Context;
 use crate::config::written::file;
 use crate::config::written::scalar::Number;
 

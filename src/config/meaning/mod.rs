@@ -1,5 +1,6 @@
 //! The config as meant: validated types, and the translation of what was written into them.
 
+pub(super) mod context;
 mod endpoint;
 mod forwards;
 mod keys;

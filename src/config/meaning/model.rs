@@ -14,30 +14,9 @@ use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
+use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::text::diagnostic::Diagnostic;
-
-/// Which half of the pair reads the config.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// `ssr local`: takes requests from programs, connects to the servers.
-    Local,
-    /// `ssr server`: listens for clients, connects to targets.
-    Server,
-    /// `ssr forward`: neither; only what is under `forwards`.
-    Forward,
-}
-
-impl Role {
-    /// The subcommand.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Server => "server",
-            Self::Forward => "forward",
-        }
-    }
-}
 
 /// A whole config, for one role.
 #[derive(Clone, Debug)]

@@ -3,9 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::context::{Context, key_at};
 use super::model::{Limits, SocketOptions, Timeouts};
-use super::servers::key_at;
-use super::translate::Context;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
 

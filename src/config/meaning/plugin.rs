@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::net::tls::{Pem, Trust};
 use crate::wire::http::Endpoint;
 
-use super::model::{Role, Tls, Transport, WebSocket};
+use super::model::{Tls, Transport, WebSocket};
 use super::servers::Build;
+use crate::config::role::Role;
 use crate::config::written::schema;
 
 /// The plugin that we are ourselves.

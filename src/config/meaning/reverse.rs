@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::wire::address::Address;
 use crate::wire::{proxy_protocol, reverse};
 
-use super::model::{Allow, Reverse, Role, Service};
-use super::servers::key_at;
-use super::translate::Context;
+use super::context::{Context, key_at};
+use super::model::{Allow, Reverse, Service};
+use crate::config::role::Role;
 use crate::config::written::file;
 use crate::config::written::scalar::Number;
 

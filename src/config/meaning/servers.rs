@@ -1,16 +1,16 @@
 //! `servers`, and the one at the top level: addresses and options. Keys are in [`super::keys`].
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use crate::crypto::{Family, Method};
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 
-use super::model::{Mode, Role, Server, SocketOptions};
+use super::context::{Context, host_address, key_at};
+use super::model::{Mode, Server, SocketOptions};
 use super::options;
-use super::translate::Context;
+use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::{Number, Strings};
@@ -19,14 +19,6 @@ use crate::config::written::scalar::{Number, Strings};
 const MAX_WARM: usize = 64;
 /// What shadowsocks-libev takes where nothing is said.
 const DEFAULT_METHOD: Method = Method::ChaCha20Poly1305;
-
-/// The path of `key` in the object at `at`.
-pub(super) fn key_at(at: &str, key: &str) -> String {
-    match at {
-        "" => key.to_owned(),
-        _ => format!("{at}.{key}"),
-    }
-}
 
 /// Every server that is not disabled. None at all is an error.
 pub(super) fn servers(
@@ -364,54 +356,6 @@ impl Build<'_, '_> {
             return None;
         }
         Some(address)
-    }
-}
-
-/// A host as written (IP address, name, or either with its own port) and the port beside it; port 0 if neither says.
-pub(super) fn host_address(
-    path: &str,
-    text: &str,
-    port: Option<u16>,
-    cx: &mut Context<'_>,
-) -> Option<Address> {
-    let beside = port.unwrap_or(0);
-    let host = text.trim();
-    let unbracketed = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    if let Ok(ip) = unbracketed.parse::<IpAddr>() {
-        return Some(Address::Ip((ip, beside).into()));
-    }
-    if host.contains("://") || host.contains('/') {
-        cx.report.error_hint(
-            path,
-            "not an address",
-            "give the host alone, without `scheme://` and path",
-        );
-        return None;
-    }
-    if host.is_empty() || host.contains(char::is_whitespace) {
-        cx.report
-            .error(path, "not an address: a host name or IP address");
-        return None;
-    }
-    if host.contains(':') {
-        return match host.parse::<Address>() {
-            Ok(address) => Some(address),
-            Err(error) => {
-                cx.report.error(path, error.to_string());
-                None
-            }
-        };
-    }
-    match Address::domain(host, beside) {
-        Ok(address) => Some(address),
-        Err(_) => {
-            cx.report
-                .error(path, "not an address: a host name has 1 to 255 bytes");
-            None
-        }
     }
 }
 

@@ -7,76 +7,20 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
+use super::context::Context;
 use super::forwards;
 use super::locals;
 use super::logging;
-use super::model::{Config, Mode, ReplayPolicy, Role};
+use super::model::{Config, Mode, ReplayPolicy};
 use super::options;
 use super::reverse;
 use super::servers;
-use crate::config::text::reporter::Reporter;
+use crate::config::role::Role;
 use crate::config::written::file::Top;
 use crate::config::written::scalar::Number;
 
 /// Least time that SIP022 §3.2.4 lets a UDP session live.
 const SESSION_FLOOR: Duration = Duration::from_secs(60);
-
-/// What all parts of the translation share.
-pub(crate) struct Context<'a> {
-    pub(crate) role: Role,
-    /// The environment, for `"${VAR}"`.
-    pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
-    /// Whether files that the config names are read.
-    pub(crate) files: bool,
-    pub(crate) report: Reporter,
-}
-
-impl Context<'_> {
-    /// `tcp_only`, `udp_only` or `tcp_and_udp`; `default` where the key is missing.
-    pub(super) fn mode(&mut self, path: &str, written: Option<&str>, default: Mode) -> Mode {
-        match written {
-            None => default,
-            Some("tcp_only") => Mode::TCP_ONLY,
-            Some("udp_only") => Mode::UDP_ONLY,
-            Some("tcp_and_udp") => Mode::TCP_AND_UDP,
-            Some(other) => {
-                let message = format!("`{other}` is no mode");
-                self.report.error_hint(
-                    path,
-                    message,
-                    "it is `tcp_and_udp`, `tcp_only` or `udp_only`",
-                );
-                default
-            }
-        }
-    }
-
-    /// Seconds, at least one.
-    pub(super) fn seconds(&mut self, path: &str, written: Option<Number<u64>>) -> Option<Duration> {
-        let Number(seconds) = written?;
-        if seconds == 0 {
-            self.report
-                .error_hint(path, "0 seconds", "leave the key out for the default");
-            return None;
-        }
-        // A hundred years: longer is a slip, and overflows some clocks.
-        Some(Duration::from_secs(seconds.min(3_155_760_000)))
-    }
-
-    /// How many there may be: at least one.
-    pub(super) fn count(&mut self, path: &str, written: Option<Number<u64>>) -> Option<usize> {
-        let Number(count) = written?;
-        if count == 0 {
-            self.report.error_hint(
-                path,
-                "0 would let nothing through",
-                "leave the key out for the default",
-            );
-            return None;
-        }
-        Some(usize::try_from(count).unwrap_or(usize::MAX))
-    }
-}
 
 /// Translates the whole file. What it reports as an error must keep the result from running.
 pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {

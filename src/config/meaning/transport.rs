@@ -8,10 +8,12 @@ use crate::net::transport::Network;
 use crate::wire::address::Address;
 use crate::wire::http::{self, Endpoint};
 
-use super::model::{Role, Tls, Transport, WebSocket};
-use super::servers::{Build, key_at};
+use super::context::key_at;
+use super::model::{Tls, Transport, WebSocket};
+use super::servers::Build;
+use crate::config::role::Role;
 use crate::config::written::file;
-use crate::config::written::scalar::{Number, TlsForm};
+use crate::config::written::scalar::{Number, Switch};
 
 /// The most streams that a client puts into one WebSocket connection.
 const MAX_MUX: u64 = 128;
@@ -49,9 +51,8 @@ impl Build<'_, '_> {
             }
         };
         let tls = match &written.tls {
-            None | Some(TlsForm::Off) => None,
-            Some(TlsForm::On) => Some(self.tls(&file::Tls::default(), &at)),
-            Some(TlsForm::With(tls)) => Some(self.tls(tls, &at)),
+            None | Some(Switch::Off) => None,
+            Some(Switch::On(tls)) => Some(self.tls(tls, &at)),
         };
         let transport = Transport {
             udp_inside: self.udp_over(written, &at, ws.is_some()),

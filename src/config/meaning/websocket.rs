@@ -6,11 +6,9 @@ use crate::net::tls::{Pem, Trust};
 use crate::wire::address::Address;
 use crate::wire::http;
 
+use super::context::{Context, EndpointRole, key_at};
 use super::endpoint::EndpointUrl;
-use super::forwards::EndpointRole;
 use super::model::{EndpointTls, EndpointWs, Scheme};
-use super::servers::key_at;
-use super::translate::Context;
 use super::transport::pin;
 use crate::config::written::file;
 

@@ -84,3 +84,21 @@ impl fmt::Display for Diagnostic {
         }
     }
 }
+
+/// Whether `found` says no more than that the file is for the other role.
+pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
+    let mut errors = found
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .peekable();
+    errors.peek().is_some() && errors.all(|finding| finding.other_role)
+}
+
+/// Findings of one severity: a person stops reading long before, and it bounds the work that a hostile text causes.
+const MAX_FINDINGS: usize = 100;
+
+/// Whether there is room in `found` for one more of `severity`. Warnings cannot crowd out errors.
+pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
+    let same = |finding: &&Diagnostic| finding.severity == severity;
+    found.iter().filter(same).count() < MAX_FINDINGS
+}

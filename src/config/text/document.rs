@@ -10,8 +10,9 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Map, Number, Value, json};
 
-use super::diagnostic::{Diagnostic, Position, Severity};
-use crate::config::meaning::model::Role;
+use super::diagnostic::{Diagnostic, Position, Severity, has_room};
+use super::spans::{Path, Spot, position, within};
+use crate::config::role::Role;
 use crate::config::written::schema::{self, Fate, Kind};
 
 /// JSON with comments, trailing commas and what else JSON5 adds, as far as a config can use it.
@@ -27,24 +28,6 @@ const DIALECT: ParseOptions = ParseOptions {
     allow_non_finite_numbers: false,
     allow_extended_string_escapes: true,
 };
-
-/// Findings of one severity: a person stops reading long before, and it bounds the work that a hostile text causes.
-pub(crate) const MAX_FINDINGS: usize = 100;
-
-/// Whether there is room in `found` for one more of `severity`. Warnings cannot crowd out errors.
-pub(crate) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
-    let same = |finding: &&Diagnostic| finding.severity == severity;
-    found.iter().filter(same).count() < MAX_FINDINGS
-}
-
-/// Where a value stood.
-#[derive(Clone, Debug)]
-struct Spot {
-    /// The path with the keys as the author spelt them.
-    shown: String,
-    /// Byte offset of the value.
-    offset: usize,
-}
 
 /// A parsed text.
 pub(crate) struct Document {
@@ -191,57 +174,6 @@ impl Document {
                 .rfind(['.', '['])
                 .and_then(|end| known.get(..end))
                 .unwrap_or_default();
-        }
-    }
-}
-
-/// Whether `path` is `outer` or inside it.
-pub(crate) fn within(path: &str, outer: &str) -> bool {
-    path.strip_prefix(outer)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-/// The line and column of a byte offset.
-fn position(text: &str, offset: usize) -> Position {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Position {
-        line: before.matches('\n').count() + 1,
-        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-    }
-}
-
-/// A path twice: canonical, and as written.
-#[derive(Clone, Default)]
-struct Path {
-    canonical: String,
-    shown: String,
-}
-
-impl Path {
-    fn key(&self, canonical: &str, shown: &str) -> Self {
-        let join = |base: &str, key: &str| match base {
-            "" => key.to_owned(),
-            _ => format!("{base}.{key}"),
-        };
-        Self {
-            canonical: join(&self.canonical, canonical),
-            shown: join(&self.shown, shown),
-        }
-    }
-
-    /// As [`Path::key`], for a key that is understood but not written.
-    fn inside(&self, canonical: &str) -> Self {
-        Self {
-            shown: self.shown.clone(),
-            ..self.key(canonical, canonical)
-        }
-    }
-
-    fn index(&self, index: usize) -> Self {
-        Self {
-            canonical: format!("{}[{index}]", self.canonical),
-            shown: format!("{}[{index}]", self.shown),
         }
     }
 }

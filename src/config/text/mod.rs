@@ -3,3 +3,4 @@
 pub(crate) mod diagnostic;
 pub(crate) mod document;
 pub(crate) mod reporter;
+mod spans;

@@ -4,8 +4,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use super::diagnostic::{Diagnostic, Severity};
-use super::document::{Document, has_room, within};
+use super::diagnostic::{Diagnostic, Severity, has_room};
+use super::document::Document;
+use super::spans::within;
 use crate::config::written::file;
 use crate::config::written::schema;
 

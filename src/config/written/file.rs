@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings, TlsForm, UrlOr};
+use super::scalar::{List, Number, Strings, Switch, UrlOr};
 use crate::config::secret::Secret;
 use crate::outbound::warm::WarmPolicy;
 
@@ -121,7 +121,7 @@ pub(crate) struct Transport {
     pub(crate) path: Option<String>,
     pub(crate) host: Option<String>,
     pub(crate) headers: Option<BTreeMap<String, String>>,
-    pub(crate) tls: Option<TlsForm>,
+    pub(crate) tls: Option<Switch<Tls>>,
     pub(crate) mux: Option<Number<u64>>,
     pub(crate) udp_over: Option<String>,
     pub(crate) trusted_proxies: Option<Strings>,

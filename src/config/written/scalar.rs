@@ -7,7 +7,6 @@ use std::ops::Deref;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use super::file;
 use crate::outbound::warm::WarmPolicy;
 
 /// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
@@ -112,35 +111,37 @@ impl<T> Deref for List<T> {
     }
 }
 
-/// `tls`: `true`, `false`, or an object.
+/// `true`, `false`, or an object; `true` is an empty object.
 #[derive(Clone, Debug)]
-pub(crate) enum TlsForm {
+pub(crate) enum Switch<T> {
     /// `false`.
     Off,
-    /// `true`: as an empty object.
-    On,
-    /// An object.
-    With(Box<file::Tls>),
+    /// `true`, or an object.
+    On(Box<T>),
 }
 
-impl<'de> Deserialize<'de> for TlsForm {
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Switch<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = TlsForm;
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for Form<T> {
+            type Value = Switch<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("`true`, `false` or an object: `{ … }`")
             }
-            fn visit_bool<E: Error>(self, on: bool) -> Result<TlsForm, E> {
-                Ok(if on { TlsForm::On } else { TlsForm::Off })
+            fn visit_bool<E: Error>(self, on: bool) -> Result<Switch<T>, E> {
+                Ok(if on {
+                    Switch::On(Box::default())
+                } else {
+                    Switch::Off
+                })
             }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsForm, A::Error> {
-                let tls = file::Tls::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(TlsForm::With(Box::new(tls)))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+                    .map(|object| Switch::On(Box::new(object)))
             }
         }
-        deserializer.deserialize_any(Form)
+        deserializer.deserialize_any(Form(PhantomData))
     }
 }
 
