@@ -67,7 +67,7 @@ impl Context<'_> {
     }
 }
 
-/// Which end of a forward.
+/// Whether we listen at an address or connect to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndpointRole {
     Listen,
@@ -128,4 +128,9 @@ pub(super) fn host_address(
             None
         }
     }
+}
+
+/// The text, unless it is missing or empty.
+pub(super) fn filled(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).map(str::to_owned)
 }

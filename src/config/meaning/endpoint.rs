@@ -1,207 +1,260 @@
-//! The URLs of port forwarding: `tcp://`, `udp://`, `ws://` and `wss://`, taken apart.
+//! An endpoint of a forward: its URL, and the options in the URL's query or in keys beside it.
 
 use crate::wire::address::Address;
+use crate::wire::http;
 
-use super::model::Scheme;
-use crate::config::url::percent;
+use super::context::{Context, EndpointRole, filled, key_at};
+use super::endpoint_url::EndpointUrl;
+use super::model::{Endpoint, EndpointWs, Scheme};
+use super::{tls, websocket};
+use crate::config::written::file;
+use crate::config::written::scalar::{Strings, UrlOr};
 
-/// A URL's parts, each well formed; what they mean on which side is not judged yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct EndpointUrl {
-    pub(super) scheme: Scheme,
-    pub(super) address: Address,
-    /// From its first `/`; empty where the URL has none.
-    pub(super) path: String,
-    /// What stands behind `?`, in order, decoded.
-    pub(super) options: Vec<(String, String)>,
-}
+/// Every option: the role that it belongs to, if not both, and whether it needs `wss`.
+const OPTIONS: [(&str, Option<EndpointRole>, bool); 8] = [
+    ("host", None, false),
+    ("header", Some(EndpointRole::Target), false),
+    ("server_name", Some(EndpointRole::Target), true),
+    ("ca", Some(EndpointRole::Target), true),
+    ("pin_sha256", Some(EndpointRole::Target), true),
+    ("insecure", Some(EndpointRole::Target), true),
+    ("cert", Some(EndpointRole::Listen), true),
+    ("key", Some(EndpointRole::Listen), true),
+];
 
-/// What is wrong with such a URL, and what to do. It quotes no option's value: a header may be a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct EndpointError {
-    pub(super) message: String,
-    pub(super) hint: String,
-}
-
-fn fail<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T, EndpointError> {
-    Err(EndpointError {
-        message: message.into(),
-        hint: hint.into(),
-    })
-}
-
-impl EndpointUrl {
-    /// Takes `text` apart: `scheme://host:port[/path][?option=value&…]`.
-    ///
-    /// # Errors
-    /// Which part is wrong.
-    pub(super) fn parse(text: &str) -> Result<Self, EndpointError> {
-        let text = text.trim();
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return fail(
-                "the URL has no scheme",
-                "begin it with `tcp://`, `udp://`, `ws://` or `wss://`",
-            );
-        };
-        let Some(scheme) = Scheme::from_name(&scheme.to_ascii_lowercase()) else {
-            return fail(
-                format!("`{scheme}` is no scheme of a forward"),
-                "it is `tcp`, `udp`, `ws` or `wss`",
-            );
-        };
-        if rest.contains('#') {
-            return fail(
-                "the URL has a fragment (`#`)",
-                "write a `#` that belongs to an option as `%23`",
-            );
-        }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (host, path) = match rest.find('/') {
-            Some(at) => rest.split_at(at),
-            None => (rest, ""),
-        };
-        let url = Self {
-            scheme,
-            address: address(scheme, host)?,
-            path: path_of(scheme, path)?,
-            options: options(query)?,
-        };
-        Ok(url)
-    }
-}
-
-fn address(scheme: Scheme, text: &str) -> Result<Address, EndpointError> {
-    if text.contains('@') {
-        return fail(
-            "the URL has a user name (`@`)",
-            "there is no login; a `header` option can carry one",
-        );
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
+/// Translates what stands at `at`; `None` after an error.
+pub(super) fn endpoint(
+    written: Option<&UrlOr<file::Endpoint>>,
+    at: &str,
+    role: EndpointRole,
+    cx: &mut Context<'_>,
+) -> Option<Endpoint> {
+    let (url_at, text, keys) = match written {
+        Some(UrlOr::Url(url)) => (at.to_owned(), Some(url), file::Endpoint::default()),
+        Some(UrlOr::Object(keys)) => (key_at(at, "url"), keys.url.as_ref(), keys.clone()),
+        None => (at.to_owned(), None, file::Endpoint::default()),
     };
-    if host.is_empty() {
-        return fail(
-            "the URL has no host",
-            "for all addresses of this machine it is `0.0.0.0`, with IPv6 `[::]`",
-        );
+    let Some(text) = text else {
+        let message = match role {
+            EndpointRole::Listen => "missing: the URL to listen on",
+            EndpointRole::Target => "missing: the URL of the target",
+        };
+        cx.report
+            .error_hint(&url_at, message, "for example `tcp://127.0.0.1:9090`");
+        return None;
+    };
+    let url = match EndpointUrl::parse(text) {
+        Ok(url) => url,
+        Err(error) => {
+            cx.report.error_hint(&url_at, error.message, error.hint);
+            return None;
+        }
+    };
+    if role == EndpointRole::Target && !is_reachable(&url.address, &url_at, cx) {
+        return None;
     }
-    if port.is_none() && text.matches(':').count() > 1 && !text.ends_with(']') {
-        return fail(
-            "the URL's host is an IPv6 address without brackets",
-            "write `[::1]:80`",
-        );
-    }
-    let port = match (port, scheme.default_port()) {
-        (Some(port), _) => match port.parse::<u16>() {
-            Ok(port) => port,
-            Err(_) => {
-                return fail(
-                    "the URL's port is no number from 0 to 65535",
-                    "write `host:port`",
-                );
-            }
+    let mut options = Options::new(at, url_at, keys);
+    options.add_query(&url, cx)?;
+    options.check(url.scheme, role, cx)?;
+    Some(Endpoint {
+        scheme: url.scheme,
+        ws: match url.scheme.is_ws() {
+            true => Some(Box::new(options.websocket(&url, role, cx))),
+            false => None,
         },
-        (None, Some(port)) => port,
-        (None, None) => {
-            let name = scheme.name();
-            return fail(
-                "the URL has no port",
-                format!("write `{name}://{host}:PORT`"),
-            );
-        }
-    };
-    let written = format!("{host}:{port}");
-    written.parse().or_else(|_| {
-        fail(
-            "the URL's host is neither a name nor an address",
-            "write `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`",
-        )
+        address: url.address,
     })
 }
 
-fn path_of(scheme: Scheme, path: &str) -> Result<String, EndpointError> {
-    if !scheme.is_ws() && !matches!(path, "" | "/") {
-        return fail(
-            format!("a `{}` URL has no path", scheme.name()),
-            "leave out what follows the port",
-        );
+/// A target has a port, and an address that belongs to a host.
+fn is_reachable(address: &Address, path: &str, cx: &mut Context<'_>) -> bool {
+    match address {
+        _ if address.port() == 0 => cx.report.error_hint(
+            path,
+            "port 0 cannot be connected to",
+            "use a port from 1 to 65535",
+        ),
+        Address::Ip(ip) if ip.ip().is_unspecified() => cx.report.error_hint(
+            path,
+            format!("{} is an address to listen on, not to connect to", ip.ip()),
+            "for this machine, use 127.0.0.1",
+        ),
+        _ => return true,
     }
-    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return fail(
-            "the URL's path has a space or a letter beyond ASCII",
-            "write such bytes as `%20`",
-        );
-    }
-    // The one escape that is ours: what follows a bare `?` are options.
-    Ok(path.replace("%3F", "?").replace("%3f", "?"))
+    false
 }
 
-fn options(query: &str) -> Result<Vec<(String, String)>, EndpointError> {
-    let mut options = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match (percent(name, "query"), percent(value, "query")) {
-            (Ok(name), Ok(value)) => options.push((name, value)),
-            _ => {
-                return fail(
-                    format!("bad percent-encoding in the URL's option `{name}`"),
-                    "`%` is followed by two hex digits, and the bytes are UTF-8",
-                );
-            }
+/// The options of an endpoint, merged from both places.
+struct Options {
+    host: Option<String>,
+    headers: Vec<(String, String)>,
+    tls: file::Tls,
+    /// Every option that was given, and the path to blame for it.
+    given: Vec<(&'static str, String)>,
+    url_at: String,
+    tls_at: String,
+}
+
+impl Options {
+    /// The options in the keys beside the URL.
+    fn new(at: &str, url_at: String, keys: file::Endpoint) -> Self {
+        let tls_at = key_at(at, "tls");
+        let tls = keys.tls.unwrap_or_default();
+        let given = [
+            ("host", at, keys.host.is_some()),
+            ("header", at, keys.headers.is_some()),
+            ("server_name", &tls_at, tls.server_name.is_some()),
+            ("ca", &tls_at, tls.ca.is_some()),
+            ("pin_sha256", &tls_at, tls.pin_sha256.is_some()),
+            ("insecure", &tls_at, tls.insecure.is_some()),
+            ("cert", &tls_at, tls.cert.is_some()),
+            ("key", &tls_at, tls.key.is_some()),
+        ]
+        .into_iter()
+        .filter(|(.., is_given)| *is_given)
+        .map(|(name, at, _)| match name {
+            "header" => (name, key_at(at, "headers")),
+            _ => (name, key_at(at, name)),
+        })
+        .collect();
+        Self {
+            host: keys.host,
+            headers: keys
+                .headers
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name, value.unwrap_or_default()))
+                .collect(),
+            tls,
+            given,
+            url_at,
+            tls_at,
         }
     }
-    Ok(options)
-}
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    fn url(text: &str) -> EndpointUrl {
-        EndpointUrl::parse(text).unwrap()
+    /// Adds those in the URL. One that is unknown, malformed or given twice is an error.
+    fn add_query(&mut self, url: &EndpointUrl, cx: &mut Context<'_>) -> Option<()> {
+        for (name, value) in &url.options {
+            let Some((name, ..)) = OPTIONS.iter().find(|(known, ..)| known == name) else {
+                cx.report.error_hint(
+                    &self.url_at,
+                    format!("the URL has an unknown option `{name}`"),
+                    "if the `?` belongs to the path, write it as `%3F`",
+                );
+                return None;
+            };
+            if *name != "header" && self.is_given(name) {
+                let message = format!("`{name}` is given twice");
+                cx.report.error_hint(&self.url_at, message, "remove one");
+                return None;
+            }
+            self.given.push((name, self.url_at.clone()));
+            self.set(name, value, cx)?;
+        }
+        Some(())
     }
 
-    #[test]
-    fn takes_urls_apart() {
-        let one = url("tcp://[::1]:9090");
-        assert_eq!(
-            (one.scheme, one.address.to_string()),
-            (Scheme::Tcp, "[::1]:9090".to_owned())
-        );
-        let two = url("WSS://cdn.example/tunnel%3Fed=1?host=a.example&header=X-Key:%20a%26b");
-        assert_eq!(two.address.to_string(), "cdn.example:443");
-        assert_eq!(two.path, "/tunnel?ed=1");
-        let options = [("host", "a.example"), ("header", "X-Key: a&b")];
-        assert_eq!(
-            two.options,
-            options.map(|(name, value)| (name.to_owned(), value.to_owned()))
-        );
-        assert_eq!(url("ws://a").address.port(), 80);
-        assert_eq!(url("udp://0.0.0.0:0/").path, "/");
+    fn set(&mut self, name: &str, value: &str, cx: &mut Context<'_>) -> Option<()> {
+        let tls = &mut self.tls;
+        let text = Some(value.to_owned());
+        match (name, value) {
+            ("host", _) => self.host = text,
+            ("server_name", _) => tls.server_name = text,
+            ("ca", _) => tls.ca = text,
+            ("cert", _) => tls.cert = text,
+            ("key", _) => tls.key = text,
+            ("pin_sha256", _) => {
+                tls.pin_sha256 = Some(Strings {
+                    items: vec![value.to_owned()],
+                    array: false,
+                });
+            }
+            ("insecure", "" | "1" | "true") => tls.insecure = Some(true),
+            ("insecure", "0" | "false") => tls.insecure = Some(false),
+            ("header", _) if value.contains(':') => {
+                let (name, value) = value.split_once(':').unwrap_or_default();
+                self.headers
+                    .push((name.trim().to_owned(), value.trim().to_owned()));
+            }
+            (_, _) => {
+                let (message, hint) = match name {
+                    "header" => (
+                        "a `header` option is not `Name: value`",
+                        "in a URL, write `header=X-Key:%20secret`",
+                    ),
+                    _ => ("`insecure` is neither on nor off", "use `1` or `0`"),
+                };
+                cx.report.error_hint(&self.url_at, message, hint);
+                return None;
+            }
+        }
+        Some(())
     }
 
-    #[test]
-    fn says_which_part_of_a_url_is_wrong() {
-        for (text, part) in [
-            ("127.0.0.1:80", "scheme"),
-            ("http://a:1", "`http`"),
-            ("tcp://a", "port"),
-            ("tcp://a:99999", "port"),
-            ("tcp://:80", "host"),
-            ("tcp://::1:80", "brackets"),
-            ("tcp://[::1", "brackets"),
-            ("tcp://a b:80", "host"),
-            ("tcp://u:p@a:80", "user name"),
-            ("tcp://a:80/x", "path"),
-            ("ws://a/x y", "path"),
-            ("ws://a/x#y", "fragment"),
-            ("ws://a/?host=%zz", "`host`"),
-        ] {
-            let error = EndpointUrl::parse(text).unwrap_err();
-            assert!(error.message.contains(part), "{text}: {error:?}");
+    /// Refuses options that have no meaning for this scheme or role.
+    fn check(&self, scheme: Scheme, role: EndpointRole, cx: &mut Context<'_>) -> Option<()> {
+        for (name, path) in &self.given {
+            let (_, only, needs_tls) = OPTIONS.iter().find(|(known, ..)| known == name)?;
+            let (message, hint) = if !scheme.is_ws() || *needs_tls && scheme != Scheme::Wss {
+                (
+                    format!("a `{}` URL has no option `{name}`", scheme.name()),
+                    match scheme.is_ws() {
+                        true => "for TLS, use `wss`",
+                        false => "remove it",
+                    },
+                )
+            } else if only.is_some_and(|only| only != role) {
+                match role {
+                    EndpointRole::Listen => (
+                        format!("`{name}` has no effect where ssr listens"),
+                        "a listener has `cert`, `key` and `host`",
+                    ),
+                    EndpointRole::Target => (
+                        format!("`{name}` has no effect for a target"),
+                        "a target has `server_name`, `ca`, `pin_sha256`, `insecure`, `host` and `header`",
+                    ),
+                }
+            } else {
+                continue;
+            };
+            cx.report.error_hint(path, message, hint);
+            return None;
+        }
+        Some(())
+    }
+
+    fn websocket(self, url: &EndpointUrl, role: EndpointRole, cx: &mut Context<'_>) -> EndpointWs {
+        let path_of = |key: &str| self.path_of(key);
+        let request = http::Endpoint {
+            path: filled(Some(&url.path)).unwrap_or_else(|| "/".to_owned()),
+            host: self.host.clone().or_else(|| {
+                let usual_port = url.scheme.default_port()?;
+                (role == EndpointRole::Target).then(|| websocket::host_of(&url.address, usual_port))
+            }),
+            fields: self.headers.clone(),
+        };
+        websocket::check(&request, &path_of, cx);
+        let tls = (url.scheme == Scheme::Wss)
+            .then(|| tls::tls(&self.tls, role, &self.url_at, &path_of, cx));
+        let ws = EndpointWs { request, tls };
+        if let Some(tls) = &ws.tls {
+            tls::try_files(tls, role, ws.server_name(), &path_of, cx);
+        }
+        ws
+    }
+
+    fn is_given(&self, name: &str) -> bool {
+        self.given.iter().any(|(known, _)| *known == name)
+    }
+
+    /// The path to blame for an option, given or missing.
+    fn path_of(&self, name: &str) -> String {
+        let name = if name == "headers" { "header" } else { name };
+        let given = self.given.iter().find(|(known, _)| *known == name);
+        match given {
+            Some((_, path)) => path.clone(),
+            None if self.url_at.ends_with(".url") => key_at(&self.tls_at, name),
+            None => self.url_at.clone(),
         }
     }
 }

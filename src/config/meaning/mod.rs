@@ -2,6 +2,7 @@
 
 pub(super) mod context;
 mod endpoint;
+mod endpoint_url;
 mod forwards;
 mod keys;
 mod locals;
@@ -11,6 +12,7 @@ mod options;
 mod plugin;
 mod reverse;
 mod servers;
+mod tls;
 pub(super) mod translate;
 mod transport;
 mod websocket;

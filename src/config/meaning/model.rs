@@ -7,7 +7,7 @@ use std::time::Duration;
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
-use crate::net::tls::{self, Pem, Trust};
+use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
@@ -294,7 +294,7 @@ pub struct EndpointWs {
     /// What a target is asked for; where we listen, what has to be asked for.
     pub request: http::Endpoint,
     /// Of `wss`.
-    pub tls: Option<EndpointTls>,
+    pub tls: Option<Tls>,
 }
 
 /// There may be secrets in header fields.
@@ -305,35 +305,6 @@ impl std::fmt::Debug for EndpointWs {
             .field("host", &self.request.host)
             .field("tls", &self.tls)
             .finish_non_exhaustive()
-    }
-}
-
-/// TLS of one side.
-#[derive(Clone, Debug)]
-pub enum EndpointTls {
-    /// Where we listen.
-    Server {
-        /// The chain of certificates, our own first.
-        cert: Pem,
-        /// Its private key.
-        key: Pem,
-    },
-    /// Towards a target.
-    Client {
-        /// The name that its certificate is to be for.
-        name: String,
-        /// Whom we believe.
-        trust: Trust,
-    },
-}
-
-impl EndpointTls {
-    /// Reads the files as the services will.
-    pub(super) fn try_files(&self) -> Result<(), tls::Error> {
-        match self {
-            Self::Server { cert, key } => tls::Server::new(cert.clone(), key.clone()).map(drop),
-            Self::Client { name, trust } => tls::Client::new(name, trust).map(drop),
-        }
     }
 }
 

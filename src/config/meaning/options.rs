@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::context::{Context, key_at};
+use super::context::{Context, filled, key_at};
 use super::model::{Limits, SocketOptions, Timeouts};
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
@@ -129,11 +129,6 @@ fn udp_mtu(path: &str, written: Option<Number<u64>>, cx: &mut Context<'_>) -> Op
             None
         }
     }
-}
-
-/// Text that is not empty.
-fn filled(text: Option<&str>) -> Option<String> {
-    text.filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// A buffer size; 0 leaves it to the system.

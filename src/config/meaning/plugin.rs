@@ -1,135 +1,125 @@
-//! `plugin` and `plugin_opts`: v2ray-plugin, which is served in this process. Other plugins are programs.
+//! `plugin` and `plugin_opts`: v2ray-plugin is built in; other plugins are programs, which ssr does not run yet.
 
 use std::path::{Path, PathBuf};
 
 use crate::net::tls::{Pem, Trust};
 use crate::wire::http::Endpoint;
 
+use super::context::{Context, EndpointRole, filled, key_at};
 use super::model::{Tls, Transport, WebSocket};
-use super::servers::Build;
-use crate::config::role::Role;
-use crate::config::written::schema;
+use super::{tls, websocket};
+use crate::config::written::{file, schema};
 
-/// The plugin that we are ourselves.
+/// The plugin that is built in.
 const OURS: &str = "v2ray-plugin";
-/// Says so even where a program of that name is installed.
+/// The same, even where a program of that name is installed.
 const BUILTIN: &str = "builtin:v2ray-plugin";
-/// What v2ray-plugin takes where nothing is said.
+/// v2ray-plugin's default for `host`.
 const DEFAULT_HOST: &str = "cloudfront.com";
 
-impl Build<'_, '_> {
-    /// What `plugin` says.
-    pub(super) fn plugin(&mut self) -> Option<Transport> {
-        let name = self.entry.plugin.clone().filter(|name| !name.is_empty())?;
-        let path = self.key("plugin");
-        match name.as_str() {
-            BUILTIN => {}
-            OURS if self.is_installed(OURS) => {
-                self.cx.report.error_hint(
-                    &path,
-                    "a program of this name is installed, and plugins that are programs are not yet in this version of ssr",
-                    format!("`{BUILTIN}` does the same without it"),
-                );
-                return None;
-            }
-            OURS => {}
-            _ => {
-                self.cx.report.error_hint(
-                    &path,
-                    "not yet in this version of ssr",
-                    format!("`{BUILTIN}` is in it"),
-                );
-                return None;
-            }
+/// The transport that `plugin` asks for.
+pub(super) fn plugin(
+    entry: &file::Server,
+    at: &str,
+    role: EndpointRole,
+    cx: &mut Context<'_>,
+) -> Option<Transport> {
+    let name = filled(entry.plugin.as_deref())?;
+    let (message, hint) = match name.as_str() {
+        OURS if is_installed(OURS, cx) => (
+            "a program of this name is installed, and this version of ssr cannot run programs as plugins",
+            format!("`{BUILTIN}` does the same without the program"),
+        ),
+        OURS | BUILTIN => {
+            refuse_arguments(entry, at, cx);
+            let path = key_at(at, "plugin_opts");
+            let text = entry.plugin_opts.as_deref().unwrap_or_default();
+            return Some(transport(text, &path, role, cx));
         }
-        self.no_arguments();
-        let path = self.key("plugin_opts");
-        let text = self.entry.plugin_opts.clone().unwrap_or_default();
-        let transport = self.options(&text, &path);
-        self.files(&transport);
-        Some(transport)
-    }
+        _ => (
+            "not yet in this version of ssr: it cannot run programs as plugins",
+            format!("`{BUILTIN}` is built in"),
+        ),
+    };
+    cx.report.error_hint(&key_at(at, "plugin"), message, hint);
+    None
+}
 
-    /// Refuses arguments for a program that does not run: one may ask for TLS, and none would be spoken.
-    fn no_arguments(&mut self) {
-        let given = self.entry.plugin_args.as_ref();
-        if given.is_some_and(|arguments| !schema::is_blank(arguments)) {
-            let path = self.key("plugin_args");
-            self.cx.report.error_hint(
-                &path,
-                "arguments are for a program, and this plugin is built in",
-                "put the options into `plugin_opts`: `tls;host=example.com`",
-            );
+/// Refuses arguments for a program that does not run: if one of them asks for TLS, the traffic would go without.
+fn refuse_arguments(entry: &file::Server, at: &str, cx: &mut Context<'_>) {
+    let given = entry.plugin_args.as_ref();
+    if given.is_some_and(|arguments| !schema::is_blank(arguments)) {
+        cx.report.error_hint(
+            &key_at(at, "plugin_args"),
+            "arguments are for a program, and this plugin is built in",
+            "put the options into `plugin_opts`: `tls;host=example.com`",
+        );
+    }
+}
+
+/// Whether a program of this name is on `PATH`.
+fn is_installed(name: &str, cx: &Context<'_>) -> bool {
+    let path = (cx.env)("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
+/// Translates `plugin_opts`.
+fn transport(text: &str, path: &str, role: EndpointRole, cx: &mut Context<'_>) -> Transport {
+    let mut given = Options::default();
+    for (key, value) in pairs(text) {
+        if let Err((message, hint)) = given.take(&key, &value) {
+            cx.report.error_hint(path, message, hint);
         }
     }
-
-    /// Whether the search path has a program.
-    fn is_installed(&self, name: &str) -> bool {
-        let path = (self.cx.env)("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+    for (ignored, message) in [
+        (
+            given.fast_open,
+            "`fastOpen` has no effect here: use `\"fast_open\": true`",
+        ),
+        (
+            given.mark,
+            "`fwmark` has no effect here: use `outbound_fwmark`",
+        ),
+    ] {
+        if ignored {
+            cx.report.warn(path, message);
+        }
     }
-
-    fn options(&mut self, text: &str, path: &str) -> Transport {
-        let mut given = Options::default();
-        for (key, value) in pairs(text) {
-            if let Err((message, hint)) = given.take(&key, &value) {
-                self.cx.report.error_hint(path, message, hint);
-            }
-        }
-        if given.fast_open {
-            self.cx.report.warn(
-                path,
-                "fastOpen: no effect here: `\"fast_open\": true` does it",
-            );
-        }
-        if given.mark {
-            self.cx
-                .report
-                .warn(path, "fwmark: no effect here: `outbound_fwmark` does it");
-        }
-        let host = given.host.unwrap_or_else(|| DEFAULT_HOST.to_owned());
-        let mut endpoint = Endpoint {
-            path: given.path.unwrap_or_else(|| "/".to_owned()),
-            host: Some(host.clone()),
-            fields: Vec::new(),
-        };
-        if !endpoint.path.starts_with('/') {
-            endpoint.path.insert(0, '/');
-        }
-        self.sound(&endpoint, path);
-        let tls = given.tls.then(|| {
-            let identity = match (given.cert.clone(), given.key) {
-                (Some(cert), Some(key)) => Some((cert, key)),
-                (cert, key) => {
-                    if self.cx.role == Role::Server {
-                        self.lacking(path, cert.is_none(), key.is_none());
-                    }
-                    None
-                }
-            };
-            Tls {
-                at: path.to_owned(),
-                server_name: Some(host),
-                trust: Trust {
-                    ca: given.cert,
-                    ..Trust::default()
-                },
-                identity,
-            }
-        });
-        if self.cx.role == Role::Server {
-            // v2ray-plugin looks at the path alone.
-            endpoint.host = None;
-        }
-        Transport {
-            tls,
-            ws: Some(WebSocket {
-                endpoint,
-                mux: given.mux.unwrap_or(true),
-                trusted_proxies: Vec::new(),
-            }),
-            udp_inside: false,
-        }
+    let host = given.host.unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    let mut endpoint = Endpoint {
+        path: given.path.unwrap_or_else(|| "/".to_owned()),
+        host: Some(host.clone()),
+        fields: Vec::new(),
+    };
+    if !endpoint.path.starts_with('/') {
+        endpoint.path.insert(0, '/');
+    }
+    let path_of = |_: &str| path.to_owned();
+    websocket::check(&endpoint, &path_of, cx);
+    let tls = given.tls.then(|| Tls {
+        at: path.to_owned(),
+        server_name: Some(host.clone()),
+        trust: Trust {
+            ca: given.cert.clone(),
+            ..Trust::default()
+        },
+        identity: tls::identity(given.cert, given.key, role, &path_of, cx),
+    });
+    if let Some(tls) = &tls {
+        tls::try_files(tls, role, &host, &path_of, cx);
+    }
+    if role == EndpointRole::Listen {
+        // v2ray-plugin looks at the path alone.
+        endpoint.host = None;
+    }
+    Transport {
+        tls,
+        ws: Some(WebSocket {
+            endpoint,
+            mux: given.mux.unwrap_or(true),
+            trusted_proxies: Vec::new(),
+        }),
+        udp_inside: false,
     }
 }
 
@@ -146,7 +136,7 @@ struct Options {
 }
 
 impl Options {
-    /// Takes one option in.
+    /// Sets one option.
     fn take(&mut self, key: &str, value: &str) -> Result<(), (String, &'static str)> {
         let file = || Some(Pem::File(expanded(value)));
         match key {
@@ -169,27 +159,27 @@ impl Options {
             "mode" if value == "websocket" => {}
             "mode" if value == "quic" => {
                 return Err((
-                    "mode=quic: not in ssr: the QUIC of v2ray-plugin is a protocol of its own that few networks let pass"
+                    "mode=quic: ssr does not have v2ray-plugin's QUIC, a protocol of its own"
                         .to_owned(),
-                    "use mode=websocket, with tls where the way is watched, on both sides",
+                    "use mode=websocket on both sides, and add tls if the network is censored",
                 ));
             }
             "mode" => {
                 return Err((
-                    "mode: v2ray-plugin has no such mode".to_owned(),
-                    "it is websocket",
+                    format!("mode: unknown mode `{value}`"),
+                    "use mode=websocket",
                 ));
             }
             "mux" => match value.parse::<u32>() {
                 Ok(count) => self.mux = Some(count > 0),
                 Err(_) => {
-                    return Err(("mux: not a number".to_owned(), "0 switches it off"));
+                    return Err(("mux: not a number".to_owned(), "mux=0 switches it off"));
                 }
             },
             _ => {
                 return Err((
-                    "an option that v2ray-plugin does not have".to_owned(),
-                    "it has server, tls, host, path, mode, mux, cert, certRaw, key, fastOpen, loglevel, fwmark",
+                    format!("unknown option `{key}` of v2ray-plugin"),
+                    "the options are server, tls, host, path, mode, mux, cert, certRaw, key, fastOpen, loglevel, fwmark",
                 ));
             }
         }
@@ -197,7 +187,7 @@ impl Options {
     }
 }
 
-/// `~/` is the user's directory, for v2ray-plugin too.
+/// Replaces `~/` by the user's home directory, as v2ray-plugin does.
 fn expanded(file: &str) -> PathBuf {
     match (file.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => Path::new(&home).join(rest),
@@ -205,7 +195,7 @@ fn expanded(file: &str) -> PathBuf {
     }
 }
 
-/// `key=value;key;…`, where `\` takes the next character for itself.
+/// `key=value;key;…`, where `\` escapes the next character.
 fn pairs(text: &str) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let (mut key, mut value) = (String::new(), None::<String>);

@@ -9,7 +9,7 @@ use crate::wire::address::Address;
 
 use super::context::{Context, host_address, key_at};
 use super::model::{Mode, Server, SocketOptions};
-use super::options;
+use super::{keys, options, transport};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -36,15 +36,8 @@ pub(super) fn servers(
         || top.port_password.is_some();
     if shorthand {
         let ports = port_passwords(top, cx);
-        let entry = top_entry(top);
-        let mut build = Build {
-            entry: &entry,
-            at: "",
-            mode,
-            socket,
-            cx,
-        };
-        build.all(&ports, &mut found);
+        let defaults = Defaults { mode, socket };
+        found.extend(entry_servers(&top_entry(top), "", &defaults, &ports, cx));
     } else if let Some(orphan) = [
         ("method", top.method.is_some()),
         ("users", top.users.is_some()),
@@ -61,17 +54,14 @@ pub(super) fn servers(
         // A client can do what its server does not: it learns soon enough.
         Role::Local | Role::Forward => Mode::TCP_AND_UDP,
     };
+    let defaults = Defaults {
+        mode: own_mode,
+        socket,
+    };
     for (index, entry) in listed.iter().enumerate() {
         if entry.disabled != Some(true) {
             let at = format!("servers[{index}]");
-            let mut build = Build {
-                entry,
-                at: &at,
-                mode: own_mode,
-                socket,
-                cx: &mut *cx,
-            };
-            build.all(&[], &mut found);
+            found.extend(entry_servers(entry, &at, &defaults, &[], cx));
         }
     }
     if !shorthand && listed.iter().all(|entry| entry.disabled == Some(true)) {
@@ -149,214 +139,214 @@ fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)>
     ports
 }
 
-/// One entry on its way to one or more servers.
-pub(super) struct Build<'a, 'c> {
-    pub(super) entry: &'a file::Server,
-    at: &'a str,
+/// What holds for an entry that does not say otherwise.
+struct Defaults<'a> {
     mode: Mode,
     socket: &'a SocketOptions,
-    pub(super) cx: &'a mut Context<'c>,
 }
 
-impl Build<'_, '_> {
-    pub(super) fn key(&self, key: &str) -> String {
-        key_at(self.at, key)
-    }
-
-    /// A server for each address, and for each of `ports` if there are any. Each comes with the path to blame.
-    fn all(&mut self, ports: &[(u16, String, Secret)], found: &mut Vec<(String, Server)>) {
-        let mode_path = self.key("mode");
-        let mode = self
-            .cx
-            .mode(&mode_path, self.entry.mode.as_deref(), self.mode);
-        let tcp = self.weight("tcp_weight", self.entry.tcp_weight);
-        let udp = self.weight("udp_weight", self.entry.udp_weight);
-        let weights = Weights {
-            tcp: mode.tcp.then_some(tcp),
-            udp: mode.udp.then_some(udp),
+/// A server for each address of the entry at `at`, and for each of `ports` if there are any. Each comes with the path
+/// to blame.
+fn entry_servers(
+    entry: &file::Server,
+    at: &str,
+    defaults: &Defaults<'_>,
+    ports: &[(u16, String, Secret)],
+    cx: &mut Context<'_>,
+) -> Vec<(String, Server)> {
+    let mode = cx.mode(&key_at(at, "mode"), entry.mode.as_deref(), defaults.mode);
+    let tcp = weight(entry.tcp_weight, &key_at(at, "tcp_weight"), cx);
+    let udp = weight(entry.udp_weight, &key_at(at, "udp_weight"), cx);
+    let weights = Weights {
+        tcp: mode.tcp.then_some(tcp),
+        udp: mode.udp.then_some(udp),
+    };
+    let warm = warm(entry, at, cx);
+    let transport = transport::transport(entry, at, cx);
+    let socket = options::socket_of(entry, at, defaults.socket, cx);
+    let idle = match at {
+        "" => None,
+        _ => cx.seconds(&key_at(at, "timeout"), entry.timeout),
+    };
+    let method = method(entry, at, cx);
+    let secrets = match ports {
+        [] => vec![(
+            entry.server_port,
+            key_at(at, "password"),
+            entry.password.clone(),
+        )],
+        _ => ports
+            .iter()
+            .map(|(port, path, secret)| (Some(Number(*port)), path.clone(), Some(secret.clone())))
+            .collect(),
+    };
+    let mut found = Vec::new();
+    for (port, path, secret) in secrets {
+        let addresses = addresses(entry, at, port, cx);
+        let keys = method.and_then(|method| keys::keys(entry, method, &path, secret, cx));
+        let (Some(method), Some(keys)) = (method, keys) else {
+            continue;
         };
-        let warm = self.warm();
-        let transport = self.transport();
-        let socket = options::socket_of(self.entry, self.at, self.socket, self.cx);
-        let idle = match self.at {
-            "" => None,
-            _ => self.cx.seconds(&self.key("timeout"), self.entry.timeout),
+        let users = keys::users(entry, at, method, &keys, cx);
+        let (keys, users) = match cx.role {
+            Role::Server => (keys, users),
+            Role::Local | Role::Forward => (keys::as_first_user(keys, &users, at, cx), Vec::new()),
         };
-        let method = self.method();
-        let mut secrets = Vec::new();
-        match ports {
-            [] => secrets.push((
-                self.entry.server_port,
-                self.key("password"),
-                self.entry.password.clone(),
-            )),
-            _ => secrets.extend(ports.iter().map(|(port, path, secret)| {
-                (Some(Number(*port)), path.clone(), Some(secret.clone()))
-            })),
-        }
-        for (port, path, secret) in secrets {
-            let addresses = self.addresses(port);
-            let keys = method.and_then(|method| self.keys(method, &path, secret));
-            let (Some(method), Some(keys)) = (method, keys) else {
-                continue;
+        let several = addresses.len() > 1 || !ports.is_empty();
+        found.extend(addresses.into_iter().map(|(blame, address)| {
+            let server = Server {
+                name: name(entry, &address, several),
+                address,
+                method,
+                keys: keys.clone(),
+                mode,
+                users: users.clone(),
+                warm,
+                weights,
+                socket: socket.clone(),
+                idle,
+                transport: transport.clone(),
             };
-            let users = self.users(method, &keys);
-            let (keys, users) = match self.cx.role {
-                Role::Server => (keys, users),
-                Role::Local | Role::Forward => (self.as_first_user(keys, &users), Vec::new()),
-            };
-            let several = addresses.len() > 1 || !ports.is_empty();
-            for (blame, address) in addresses {
-                let server = Server {
-                    name: self.name(&address, several),
-                    address,
-                    method,
-                    keys: keys.clone(),
-                    mode,
-                    users: users.clone(),
-                    warm,
-                    weights,
-                    socket: socket.clone(),
-                    idle,
-                    transport: transport.clone(),
-                };
-                found.push((blame, server));
+            (blame, server)
+        }));
+    }
+    found
+}
+
+fn name(entry: &file::Server, address: &Address, several: bool) -> String {
+    let given = [&entry.remarks, &entry.id]
+        .into_iter()
+        .flatten()
+        .find(|name| !name.is_empty());
+    match given {
+        Some(name) if several => format!("{name} ({address})"),
+        Some(name) => name.clone(),
+        None => address.to_string(),
+    }
+}
+
+fn warm(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> WarmPolicy {
+    let policy = entry.warm_connections.unwrap_or(WarmPolicy::Auto);
+    if let WarmPolicy::Count(count) = policy
+        && count > MAX_WARM
+    {
+        let path = key_at(at, "warm_connections");
+        let message = format!("out of range: \"auto\", or from 0 to {MAX_WARM}");
+        cx.report.error(&path, message);
+    }
+    policy
+}
+
+fn weight(written: Option<f64>, path: &str, cx: &mut Context<'_>) -> f64 {
+    let weight = written.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&weight) {
+        cx.report
+            .error(path, "out of range: a weight is from 0 to 1");
+    }
+    weight
+}
+
+fn method(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> Option<Method> {
+    let path = key_at(at, "method");
+    let Some(name) = &entry.method else {
+        cx.report.warn_hint(
+            &path,
+            format!("missing: taken as {DEFAULT_METHOD}, as shadowsocks-libev does"),
+            "both sides must agree",
+        );
+        return Some(DEFAULT_METHOD);
+    };
+    match name.parse::<Method>() {
+        Ok(method) => {
+            if method.family() == Family::Plain {
+                cx.report.warn(
+                    &path,
+                    "nothing is encrypted, and anybody who finds the port can use it",
+                );
             }
+            Some(method)
+        }
+        Err(error) => {
+            cx.report.error(&path, error.to_string());
+            None
         }
     }
+}
 
-    fn name(&self, address: &Address, several: bool) -> String {
-        let given = [&self.entry.remarks, &self.entry.id]
-            .into_iter()
-            .flatten()
-            .find(|name| !name.is_empty());
-        match given {
-            Some(name) if several => format!("{name} ({address})"),
-            Some(name) => name.clone(),
-            None => address.to_string(),
+/// The addresses of the entry, each with the path to blame.
+fn addresses(
+    entry: &file::Server,
+    at: &str,
+    port: Option<Number<u16>>,
+    cx: &mut Context<'_>,
+) -> Vec<(String, Address)> {
+    let written = entry.server.clone().unwrap_or_default();
+    let path = key_at(at, "server");
+    let port = match port {
+        Some(Number(0)) => {
+            let path = key_at(at, "server_port");
+            cx.report.error(&path, "0 is no port");
+            return Vec::new();
         }
-    }
-
-    fn warm(&mut self) -> WarmPolicy {
-        let policy = self.entry.warm_connections.unwrap_or(WarmPolicy::Auto);
-        if matches!(policy, WarmPolicy::Count(count) if count > MAX_WARM) {
-            let path = self.key("warm_connections");
-            let message = format!("out of range: \"auto\", or from 0 to {MAX_WARM}");
-            self.cx.report.error(&path, message);
+        Some(Number(port)) => Some(port),
+        None => None,
+    };
+    let hosts = match (cx.role, &written) {
+        (_, Strings { items, .. }) if !items.is_empty() => written,
+        // As shadowsocks-libev does.
+        (Role::Server, _) if at.is_empty() => Strings {
+            items: vec!["0.0.0.0".to_owned()],
+            array: false,
+        },
+        _ => {
+            cx.report.error(&path, "missing: the server's address");
+            return Vec::new();
         }
-        policy
-    }
-
-    fn weight(&mut self, key: &str, written: Option<f64>) -> f64 {
-        let weight = written.unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&weight) {
-            let path = self.key(key);
-            self.cx
-                .report
-                .error(&path, "out of range: a weight is from 0 to 1");
-        }
-        weight
-    }
-
-    fn method(&mut self) -> Option<Method> {
-        let path = self.key("method");
-        let Some(name) = &self.entry.method else {
-            self.cx.report.warn_hint(
-                &path,
-                format!("missing: taken as {DEFAULT_METHOD}, as shadowsocks-libev does"),
-                "both sides must agree",
-            );
-            return Some(DEFAULT_METHOD);
+    };
+    let mut addresses = Vec::new();
+    for (index, host) in hosts.items.iter().enumerate() {
+        let path = hosts.path_of(&path, index);
+        let Some(address) = address(at, &path, host, port, cx) else {
+            continue;
         };
-        match name.parse::<Method>() {
-            Ok(method) => {
-                if method.family() == Family::Plain {
-                    self.cx.report.warn(
-                        &path,
-                        "nothing is encrypted, and anybody who finds the port can use it",
-                    );
-                }
-                Some(method)
-            }
-            Err(error) => {
-                self.cx.report.error(&path, error.to_string());
-                None
-            }
-        }
+        addresses.push((path, address));
     }
+    addresses
+}
 
-    /// The addresses of the entry, each with the path to blame.
-    fn addresses(&mut self, port: Option<Number<u16>>) -> Vec<(String, Address)> {
-        let written = self.entry.server.clone().unwrap_or_default();
-        let path = self.key("server");
-        let port = match port {
-            Some(Number(0)) => {
-                let path = self.key("server_port");
-                self.cx.report.error(&path, "0 is no port");
-                return Vec::new();
-            }
-            Some(Number(port)) => Some(port),
-            None => None,
-        };
-        let hosts = match (self.cx.role, &written) {
-            (_, Strings { items, .. }) if !items.is_empty() => written,
-            // As shadowsocks-libev does.
-            (Role::Server, _) if self.at.is_empty() => Strings {
-                items: vec!["0.0.0.0".to_owned()],
-                array: false,
-            },
-            _ => {
-                self.cx.report.error(&path, "missing: the server's address");
-                return Vec::new();
-            }
-        };
-        let mut addresses = Vec::new();
-        for (index, host) in hosts.items.iter().enumerate() {
-            let path = if hosts.array {
-                format!("{path}[{index}]")
-            } else {
-                path.clone()
-            };
-            let Some(address) = self.address(&path, host, port) else {
-                continue;
-            };
-            addresses.push((path, address));
+fn address(
+    at: &str,
+    path: &str,
+    host: &str,
+    port: Option<u16>,
+    cx: &mut Context<'_>,
+) -> Option<Address> {
+    let port_path = key_at(at, "server_port");
+    let Some(address) = host_address(path, host, port, cx) else {
+        if port.is_none() && !at.is_empty() && host.is_empty() {
+            cx.report.error(&port_path, "missing: the server's port");
         }
-        addresses
+        return None;
+    };
+    if address.port() == 0 {
+        cx.report.error(&port_path, "missing: the server's port");
+        return None;
     }
-
-    fn address(&mut self, path: &str, host: &str, port: Option<u16>) -> Option<Address> {
-        let port_path = self.key("server_port");
-        let Some(address) = host_address(path, host, port, self.cx) else {
-            if port.is_none() && !self.at.is_empty() && host.is_empty() {
-                self.cx
-                    .report
-                    .error(&port_path, "missing: the server's port");
-            }
-            return None;
-        };
-        if address.port() == 0 {
-            self.cx
-                .report
-                .error(&port_path, "missing: the server's port");
-            return None;
-        }
-        if self.cx.role == Role::Local
-            && let Address::Ip(ip) = &address
-            && ip.ip().is_unspecified()
-        {
-            self.cx.report.error_other_role(
-                path,
-                format!(
-                    "{} is where a server listens, not where to reach it",
-                    ip.ip()
-                ),
-                "give the server's public address or name",
-            );
-            return None;
-        }
-        Some(address)
+    if cx.role == Role::Local
+        && let Address::Ip(ip) = &address
+        && ip.ip().is_unspecified()
+    {
+        cx.report.error_other_role(
+            path,
+            format!(
+                "{} is where a server listens, not where to reach it",
+                ip.ip()
+            ),
+            "give the server's public address or name",
+        );
+        return None;
     }
+    Some(address)
 }
 
 /// Two servers cannot listen on one address for one transport.

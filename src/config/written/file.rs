@@ -127,7 +127,7 @@ pub(crate) struct Transport {
     pub(crate) trusted_proxies: Option<Strings>,
 }
 
-/// `transport.tls`.
+/// `tls` of a transport, or of an endpoint of a forward.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Tls {
@@ -180,19 +180,7 @@ pub(crate) struct Endpoint {
     pub(crate) url: Option<String>,
     pub(crate) host: Option<String>,
     pub(crate) headers: Option<BTreeMap<String, Option<String>>>,
-    pub(crate) tls: Option<ForwardTls>,
-}
-
-/// `tls` of a side of a forward.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct ForwardTls {
-    pub(crate) server_name: Option<String>,
-    pub(crate) ca: Option<String>,
-    pub(crate) cert: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) pin_sha256: Option<String>,
-    pub(crate) insecure: Option<bool>,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// `security`.

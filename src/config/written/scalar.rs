@@ -63,6 +63,16 @@ pub(crate) struct Strings {
     pub(crate) array: bool,
 }
 
+impl Strings {
+    /// The path of one of the strings; they stand at `path`.
+    pub(crate) fn path_of(&self, path: &str, index: usize) -> String {
+        match self.array {
+            true => format!("{path}[{index}]"),
+            false => path.to_owned(),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Strings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OneOrMany;

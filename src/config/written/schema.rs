@@ -19,7 +19,6 @@ pub(crate) enum Kind {
     Local,
     Forward,
     Endpoint,
-    EndpointTls,
     Security,
     ReplayAttack,
     Log,
@@ -249,11 +248,6 @@ const KINDS: &[(Kind, &str, &str)] = &[
         "forward endpoint",
         "in `listen` or `target` of a forward",
     ),
-    (
-        Kind::EndpointTls,
-        "tls",
-        "in `tls` of a forward's `listen` or `target`",
-    ),
     (Kind::Security, "security", "in `security`"),
     (
         Kind::ReplayAttack,
@@ -281,7 +275,11 @@ const KINDS: &[(Kind, &str, &str)] = &[
         "in an entry of `reverse.allow`",
     ),
     (Kind::Transport, "transport", "in `transport`"),
-    (Kind::Tls, "tls", "in `transport.tls`"),
+    (
+        Kind::Tls,
+        "tls",
+        "in `tls` of a transport or of an endpoint",
+    ),
 ];
 
 /// Every key that a config may have, as (section, key): each spelling, and those that are refused or have no effect.
@@ -313,7 +311,7 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "locals") => Kind::Locals,
         (Kind::Top, "forwards") => Kind::Forwards,
         (Kind::Forward, "listen" | "target") => Kind::Endpoint,
-        (Kind::Endpoint, "tls") => Kind::EndpointTls,
+        (Kind::Transport | Kind::Endpoint, "tls") => Kind::Tls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
@@ -330,7 +328,6 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Reverse, "services") => Kind::Services,
         (Kind::Reverse, "allow") => Kind::Allows,
         (Kind::Top | Kind::Server, "transport") => Kind::Transport,
-        (Kind::Transport, "tls") => Kind::Tls,
         _ => Kind::Free,
     }
 }
@@ -416,7 +413,6 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Local => fields_of::<file::Local>(),
         Kind::Forward => fields_of::<file::Forward>(),
         Kind::Endpoint => fields_of::<file::Endpoint>(),
-        Kind::EndpointTls => fields_of::<file::ForwardTls>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
         Kind::Log => fields_of::<file::Log>(),
