@@ -1,14 +1,15 @@
-//! Floor 5: from a config file, flags and `ss://` URLs to checked values.
+//! Floor 5: config files, command line flags and `ss://` URLs, validated.
 //!
 //! ```text
-//! text ─ document ─> JSON that knows where it stood ─ overrides ─> … and what the flags say
-//!      ─ reporter ─> file as written (`file.rs`)    ─ meaning ───> Config as meant (`model.rs`)
+//! text ─ text::document ─> JSON with positions ─ overrides ─────────> the same, with the flags
+//!      ─ text::reporter ─> file as written (written::file)
+//!      ─ meaning::translate ─> Config as meant (meaning::model)
 //! ```
 //!
-//! Files of shadowsocks-rust 1.25 and shadowsocks-libev 3.3 run unchanged, or are told by line, column and key why
-//! not. Each step goes on after an error, so that one reading finds them all.
+//! Files of shadowsocks-rust 1.25 and shadowsocks-libev 3.3 run unchanged, or are refused with line, column and key. Each
+//! step continues after an error, so that one run finds all of them.
 //!
-//! [`parse`] does no IO; [`load()`] reads files around it.
+//! [`parse()`] does no IO; [`load()`] reads the files.
 
 mod load;
 mod meaning;

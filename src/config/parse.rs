@@ -9,9 +9,9 @@ use super::text::diagnostic::{Diagnostic, Severity};
 use super::text::document::Document;
 use super::text::reporter::Reporter;
 
-/// Reads a config for `role`. `env` is asked for the variables of `"${VAR}"`.
+/// Parses a config for `role`. `env` looks up the variables of `"${VAR}"`.
 ///
-/// Touches neither files nor network: [`Local::auth`](super::Local::auth) stays empty, [`load()`](super::load()) fills it.
+/// It does no IO: [`Local::auth`](super::Local::auth) stays empty until [`load()`](super::load()) fills it.
 ///
 /// # Errors
 /// Everything that is wrong, in the order of the text, warnings included.
@@ -23,7 +23,7 @@ pub fn parse(
     parse_with(text, role, env, &Overrides::default())
 }
 
-/// As [`parse`], with command line flags over the file.
+/// As [`parse`], with command line flags that override the file.
 ///
 /// # Errors
 /// As [`parse`].
@@ -36,7 +36,7 @@ pub fn parse_with(
     translate(text, role, env, flags, false)
 }
 
-/// As [`parse_with`]; with `files`, those that the config names are read and judged.
+/// As [`parse_with`]; with `files`, the files that the config names are read and checked too.
 pub(super) fn translate(
     text: &str,
     role: Role,

@@ -1,13 +1,13 @@
 //! The subcommand that reads a config.
 
-/// Which half of the pair reads the config.
+/// The role that reads the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// `ssr local`: takes requests from programs, connects to the servers.
+    /// `ssr local`: accepts requests from programs and connects to the servers.
     Local,
-    /// `ssr server`: listens for clients, connects to targets.
+    /// `ssr server`: accepts clients and connects to targets.
     Server,
-    /// `ssr forward`: neither; only what is under `forwards`.
+    /// `ssr forward`: runs only what is under `forwards`.
     Forward,
 }
 

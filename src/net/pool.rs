@@ -121,7 +121,10 @@ fn shared() -> MutexGuard<'static, Pool> {
 /// Bytes of all buffers in use, of all workers.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 /// Bytes of buffers in use above which only small ones are given.
-static BUDGET: AtomicUsize = AtomicUsize::new(256 << 20);
+static BUDGET: AtomicUsize = AtomicUsize::new(DEFAULT_BUDGET);
+
+/// The budget in bytes until [`set_budget`] is called.
+pub const DEFAULT_BUDGET: usize = 256 << 20;
 
 /// Sets the number of bytes of buffers above which flows get small ones only.
 pub fn set_budget(bytes: usize) {

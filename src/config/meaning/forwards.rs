@@ -1,10 +1,6 @@
-//! `forwards`: from where to where bytes are carried as they are.
+//! `forwards`: listeners that relay to a fixed target, without Shadowsocks.
 
-use std::collections::HashMap;
-
-use crate::wire::address::Address;
-
-use super::context::{Context, EndpointRole, key_at};
+use super::context::{Context, EndpointRole, key_at, refuse_same_address};
 use super::endpoint::endpoint;
 use super::model::{Forward, Scheme};
 use crate::config::role::Role;
@@ -25,11 +21,19 @@ pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
     if cx.role == Role::Forward && !asked {
         cx.report.error_other_role(
             "forwards",
-            "nothing to forward",
-            "`ssr forward LISTEN TARGET`, or `\"forwards\": [{\"listen\": …, \"target\": …}]` in the file of `-c`",
+            "no forwards",
+            "run `ssr forward LISTEN TARGET`, or add `\"forwards\": [{\"listen\": …, \"target\": …}]` to the config",
         );
     }
-    refuse_same_address(&found, cx);
+    let listeners = found.iter().map(|(at, forward)| {
+        let listen = &forward.listen;
+        let transport = match listen.scheme {
+            Scheme::Udp => "UDP",
+            Scheme::Tcp | Scheme::Ws | Scheme::Wss => "TCP",
+        };
+        (key_at(at, "listen"), &listen.address, transport)
+    });
+    refuse_same_address(listeners, cx);
     found.into_iter().map(|(_, forward)| forward).collect()
 }
 
@@ -47,26 +51,10 @@ fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forw
         let (from, to) = (listen.scheme.name(), target.scheme.name());
         cx.report.error_hint(
             &path,
-            format!("`{from}` cannot be carried to `{to}`"),
-            "`udp` goes to `udp`; `tcp`, `ws` and `wss` go to each other",
+            format!("cannot forward `{from}` to `{to}`"),
+            "`udp` can only be forwarded to `udp`; `tcp`, `ws` and `wss` to each other",
         );
         return None;
     }
     Some(Forward { listen, target })
-}
-
-/// Two forwards cannot listen on one address.
-fn refuse_same_address(found: &[(String, Forward)], cx: &mut Context<'_>) {
-    let mut taken: HashMap<(&Address, bool), &str> = HashMap::new();
-    for (at, forward) in found {
-        let listen = &forward.listen;
-        if listen.address.port() == 0 {
-            continue;
-        }
-        let key = (&listen.address, listen.scheme == Scheme::Udp);
-        if let Some(first) = taken.insert(key, at) {
-            let message = format!("{} is taken already, by `{first}`", listen.address);
-            cx.report.error(&key_at(at, "listen"), message);
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! The keys of a server: its own, its users', a client's chain of them.
+//! Keys from passwords: the server's, its users', and a client's chain of identity keys.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use crate::config::secret::Secret;
 use crate::config::written::file;
 use crate::config::written::scalar::Number;
 
-/// The keys that a password stands for. `path` is where it stood.
+/// The keys that a password stands for; `path` is where the password was.
 pub(super) fn keys(
     entry: &file::Server,
     method: Method,
@@ -40,8 +40,8 @@ pub(super) fn keys(
     let Some(secret) = secret.or_else(|| entry.key.clone()) else {
         cx.report.error_hint(
             path,
-            format!("missing: {method} needs one"),
-            format!("`ssr genkey -m {method}` makes one"),
+            format!("missing: {method} needs a password"),
+            format!("`ssr genkey -m {method}` prints one"),
         );
         return None;
     };
@@ -50,8 +50,8 @@ pub(super) fn keys(
         if secret.expose().is_empty() {
             cx.report.warn_hint(
                 path,
-                "empty: everybody knows it",
-                format!("`ssr genkey -m {method}` makes one"),
+                "the password is empty, so anybody can use the server",
+                format!("`ssr genkey -m {method}` prints one"),
             );
         }
         let key = Key::from_password(method, secret.expose().as_bytes());
@@ -63,26 +63,23 @@ pub(super) fn keys(
     chain(method, path, secret.expose(), cx)
 }
 
-/// `iPSK:…:uPSK` of SIP023, or one key.
+/// One key, or the chain `iPSK:…:uPSK` (SIP023).
 fn chain(method: Method, path: &str, text: &str, cx: &mut Context<'_>) -> Option<Keys> {
     let parts: Vec<&str> = text.split(':').collect();
     let several = parts.len() > 1;
     if several && !method.supports_identity() {
         cx.report.error_hint(
             path,
-            format!("several keys, and {method} has no identity headers: they are AES blocks"),
-            format!(
-                "give one key, or use {} on both sides",
-                Method::Blake3Aes256Gcm
-            ),
+            format!("several keys, but {method} has no identity headers"),
+            format!("use one key, or {} on both sides", Method::Blake3Aes256Gcm),
         );
         return None;
     }
     if several && cx.role == Role::Server {
         cx.report.error_other_role(
             path,
-            "several keys: that is how a client names its user",
-            "a server has one key of its own, and `users`",
+            "several keys: only a client has a chain of keys",
+            "give the server one key, and list the others under `users`",
         );
         return None;
     }
@@ -121,7 +118,7 @@ fn base64(
     }
 }
 
-/// `"${VAR}"` -> the variable; as it is, if there is none of that name.
+/// Replaces `"${VAR}"` by the environment variable; the text stays as it is if there is none of that name.
 fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Secret {
     let text = secret.expose();
     let Some(name) = text
@@ -133,7 +130,8 @@ fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Secret {
     match (cx.env)(name) {
         Some(value) => Secret::from(value),
         None => {
-            let message = format!("the environment has no variable `{name}`: taken literally");
+            let message =
+                format!("there is no environment variable `{name}`, so the text itself is used");
             cx.report.warn(path, message);
             secret.clone()
         }
@@ -155,9 +153,7 @@ pub(super) fn users(
     if !method.supports_identity() {
         cx.report.error_hint(
             &path,
-            format!(
-                "{method} cannot tell users apart: identity headers are AES blocks of a 2022 method"
-            ),
+            format!("{method} does not support `users`: it has no identity headers"),
             format!("use {}", Method::Blake3Aes256Gcm),
         );
         return Vec::new();
@@ -172,16 +168,20 @@ pub(super) fn users(
         if !names.insert(user.name.clone()) {
             cx.report.error(
                 &key_at(&at, "name"),
-                format!("`{}` is another user's name", user.name),
+                format!("another user is already named `{}`", user.name),
             );
         }
         if user.key.identity_hash() == own.key.identity_hash() {
-            cx.report
-                .error(&key_at(&at, "password"), "the server's own key");
+            cx.report.error(
+                &key_at(&at, "password"),
+                "this is the server's own key: a user needs another one",
+            );
         }
         if !hashes.insert(user.key.identity_hash()) {
-            cx.report
-                .error(&key_at(&at, "password"), "another user's key");
+            cx.report.error(
+                &key_at(&at, "password"),
+                "another user already has this key",
+            );
         }
         users.push(user);
     }
@@ -197,7 +197,7 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
     let path = key_at(at, "password");
     let key = match &written.password {
         None => {
-            let hint = format!("`ssr genkey -m {method}` makes one");
+            let hint = format!("`ssr genkey -m {method}` prints one");
             cx.report.error_hint(&path, "missing: the user's key", hint);
             None
         }
@@ -236,8 +236,7 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
     })
 }
 
-/// One file for both halves: where server sorts by `users`, local must be one of them. It is the first, unless
-/// the password names one.
+/// With one file for both sides, the client must be one of the server's `users`: the first, unless the password names one.
 pub(super) fn as_first_user(keys: Keys, users: &[User], at: &str, cx: &mut Context<'_>) -> Keys {
     let Some(first) = users.first().filter(|_| keys.identity.is_empty()) else {
         return keys;
@@ -245,8 +244,8 @@ pub(super) fn as_first_user(keys: Keys, users: &[User], at: &str, cx: &mut Conte
     let path = key_at(at, "users");
     cx.report.warn_hint(
         &path,
-        format!("local goes as `{}`, the first of them", first.name),
-        "to go as another, give local the password `server key:user key`",
+        format!("`ssr local` connects as `{}`, the first user", first.name),
+        "to connect as another, give `ssr local` the password `SERVER_KEY:USER_KEY`",
     );
     Keys {
         identity: vec![keys.key],

@@ -1,13 +1,11 @@
-//! `servers`, and the one at the top level: addresses and options. Keys are in [`super::keys`].
-
-use std::collections::HashMap;
+//! `servers`, and the server at the top level: addresses and options. Passwords are in [`super::keys`].
 
 use crate::crypto::{Family, Method};
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 
-use super::context::{Context, host_address, key_at};
+use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
 use super::{keys, options, transport};
 use crate::config::role::Role;
@@ -15,12 +13,12 @@ use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::{Number, Strings};
 
-/// The most spare connections that may be asked for.
+/// The largest number of warm connections.
 const MAX_WARM: usize = 64;
-/// What shadowsocks-libev takes where nothing is said.
+/// The default of shadowsocks-libev.
 const DEFAULT_METHOD: Method = Method::ChaCha20Poly1305;
 
-/// Every server that is not disabled. None at all is an error.
+/// Every server that is not disabled; at least one, or it is an error.
 pub(super) fn servers(
     top: &Top,
     mode: Mode,
@@ -47,11 +45,11 @@ pub(super) fn servers(
         && !listed.is_empty()
     {
         cx.report
-            .warn(orphan, "no effect without `server` beside it");
+            .warn(orphan, "no effect at the top level without `server`");
     }
     let own_mode = match cx.role {
         Role::Server => mode,
-        // A client can do what its server does not: it learns soon enough.
+        // The mode of the client's listeners says nothing about the server.
         Role::Local | Role::Forward => Mode::TCP_AND_UDP,
     };
     let defaults = Defaults {
@@ -66,7 +64,7 @@ pub(super) fn servers(
     }
     if !shorthand && listed.iter().all(|entry| entry.disabled == Some(true)) {
         let message = if listed.is_empty() {
-            "no server"
+            "no servers"
         } else {
             "every server is disabled"
         };
@@ -74,18 +72,24 @@ pub(super) fn servers(
             cx.report.error_hint(
                 "servers",
                 message,
-                "`server`, `server_port`, `password` and `method` describe one",
+                "add `server`, `server_port`, `password` and `method`",
             );
         } else {
             cx.report.error_other_role(
                 "servers",
                 message,
-                "`ssr forward -c FILE` runs the forwards alone",
+                "to run the forwards without a server, use `ssr forward -c FILE`",
             );
         }
     }
     if cx.role == Role::Server {
-        refuse_same_address(&found, cx);
+        let listeners = found.iter().flat_map(|(path, server)| {
+            let uses = [(server.mode.tcp, "TCP"), (server.mode.udp, "UDP")];
+            uses.into_iter()
+                .filter(|(used, _)| *used)
+                .map(|(_, transport)| (path.clone(), &server.address, transport))
+        });
+        refuse_same_address(listeners, cx);
     }
     found.into_iter().map(|(_, server)| server).collect()
 }
@@ -110,7 +114,7 @@ fn top_entry(top: &Top) -> file::Server {
     }
 }
 
-/// `port_password`: for server, a server on each port; for local, only where `server_port` and `password` do not say.
+/// `port_password`: for the server, one server per port; for the client, used if `server_port` or `password` is missing.
 fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)> {
     let Some(written) = &top.port_password else {
         return Vec::new();
@@ -120,7 +124,7 @@ fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)>
         (Role::Local, true) => return Vec::new(),
         (Role::Server, true) if !written.is_empty() => cx.report.warn(
             "server_port",
-            "no effect for server: `port_password` names its ports",
+            "no effect for the server: `port_password` lists its ports",
         ),
         _ => {}
     }
@@ -131,22 +135,19 @@ fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)>
             Ok(number) if number > 0 => {
                 ports.push((number, path, password.clone().unwrap_or_default()))
             }
-            _ => cx
-                .report
-                .error(&path, "not a port: a number from 1 to 65535"),
+            _ => cx.report.error(&path, "not a port: use 1 to 65535"),
         }
     }
     ports
 }
 
-/// What holds for an entry that does not say otherwise.
+/// What an entry inherits.
 struct Defaults<'a> {
     mode: Mode,
     socket: &'a SocketOptions,
 }
 
-/// A server for each address of the entry at `at`, and for each of `ports` if there are any. Each comes with the path
-/// to blame.
+/// One server per address of the entry at `at`, and per port in `ports` if there are any, each with the path to blame.
 fn entry_servers(
     entry: &file::Server,
     at: &str,
@@ -231,7 +232,7 @@ fn warm(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> WarmPolicy {
         && count > MAX_WARM
     {
         let path = key_at(at, "warm_connections");
-        let message = format!("out of range: \"auto\", or from 0 to {MAX_WARM}");
+        let message = format!("{count} is out of range: use 0 to {MAX_WARM}, or \"auto\"");
         cx.report.error(&path, message);
     }
     policy
@@ -240,8 +241,7 @@ fn warm(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> WarmPolicy {
 fn weight(written: Option<f64>, path: &str, cx: &mut Context<'_>) -> f64 {
     let weight = written.unwrap_or(1.0);
     if !(0.0..=1.0).contains(&weight) {
-        cx.report
-            .error(path, "out of range: a weight is from 0 to 1");
+        cx.report.error(path, "a weight must be from 0 to 1");
     }
     weight
 }
@@ -251,8 +251,8 @@ fn method(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> Option<Method
     let Some(name) = &entry.method else {
         cx.report.warn_hint(
             &path,
-            format!("missing: taken as {DEFAULT_METHOD}, as shadowsocks-libev does"),
-            "both sides must agree",
+            format!("missing: {DEFAULT_METHOD} is used, as in shadowsocks-libev"),
+            "both sides must use the same method",
         );
         return Some(DEFAULT_METHOD);
     };
@@ -261,7 +261,7 @@ fn method(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> Option<Method
             if method.family() == Family::Plain {
                 cx.report.warn(
                     &path,
-                    "nothing is encrypted, and anybody who finds the port can use it",
+                    "no encryption: anybody on the path can read the traffic, and anybody who finds the port can use it",
                 );
             }
             Some(method)
@@ -285,7 +285,8 @@ fn addresses(
     let port = match port {
         Some(Number(0)) => {
             let path = key_at(at, "server_port");
-            cx.report.error(&path, "0 is no port");
+            cx.report
+                .error_hint(&path, "port 0 cannot be connected to", "use 1 to 65535");
             return Vec::new();
         }
         Some(Number(port)) => Some(port),
@@ -293,7 +294,7 @@ fn addresses(
     };
     let hosts = match (cx.role, &written) {
         (_, Strings { items, .. }) if !items.is_empty() => written,
-        // As shadowsocks-libev does.
+        // The default of shadowsocks-libev.
         (Role::Server, _) if at.is_empty() => Strings {
             items: vec!["0.0.0.0".to_owned()],
             array: false,
@@ -338,31 +339,10 @@ fn address(
     {
         cx.report.error_other_role(
             path,
-            format!(
-                "{} is where a server listens, not where to reach it",
-                ip.ip()
-            ),
-            "give the server's public address or name",
+            format!("{} is an address to listen on, not to connect to", ip.ip()),
+            "use the server's public address or name",
         );
         return None;
     }
     Some(address)
-}
-
-/// Two servers cannot listen on one address for one transport.
-fn refuse_same_address(found: &[(String, Server)], cx: &mut Context<'_>) {
-    let mut taken: HashMap<(&Address, &str), &str> = HashMap::new();
-    for (at, server) in found {
-        let uses = [(server.mode.tcp, "TCP"), (server.mode.udp, "UDP")];
-        for (_, transport) in uses.into_iter().filter(|(used, _)| *used) {
-            if let Some(first) = taken.insert((&server.address, transport), at) {
-                let message = format!(
-                    "{transport} {} is taken already, by `{first}`",
-                    server.address
-                );
-                cx.report.error(at, message);
-                break;
-            }
-        }
-    }
 }

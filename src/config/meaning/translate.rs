@@ -1,4 +1,4 @@
-//! The file as written -> the config as meant. Every finding is collected; a value stands in for each that is wrong.
+//! The file as written -> the config as meant. Errors are collected, and a default stands in for each wrong value.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::config::role::Role;
 use crate::config::written::file::Top;
 use crate::config::written::scalar::Number;
 
-/// Least time that SIP022 §3.2.4 lets a UDP session live.
+/// The shortest time that a UDP session must live (SIP022 §3.2.4).
 const SESSION_FLOOR: Duration = Duration::from_secs(60);
 
-/// Translates the whole file. What it reports as an error must keep the result from running.
+/// Translates the whole file. If it reports an error, the result must not run.
 pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let socket = options::socket(top, cx);
@@ -72,7 +72,7 @@ fn udp_timeout(top: &Top, modern: bool, cx: &mut Context<'_>) -> Duration {
     if modern && chosen < SESSION_FLOOR {
         cx.report.warn(
             "udp_timeout",
-            "raised to 60 s: methods of 2022 need sessions to last that long",
+            "raised to 60 s: AEAD-2022 sessions must last that long",
         );
         return SESSION_FLOOR;
     }
@@ -105,18 +105,18 @@ fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
         Some("detect") => ReplayPolicy::Detect,
         Some("ignore") => ReplayPolicy::Ignore,
         Some(other) => {
-            let message = format!("`{other}` is no policy");
-            cx.report.error_hint(
+            cx.report.unknown(
                 "security.replay_attack.policy",
-                message,
-                "it is `default`, `reject`, `detect` or `ignore`",
+                "policy",
+                other,
+                "use `default`, `reject`, `detect` or `ignore`",
             );
             ReplayPolicy::Reject
         }
     }
 }
 
-/// What a program beside us needs to answer "connected" with its first bytes, and little against any round trip.
+/// Enough for a program on this machine to send its first bytes, and short beside any round trip.
 const FIRST_BYTES_WAIT: Duration = Duration::from_millis(2);
 
 fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
@@ -126,8 +126,8 @@ fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
         Some(Number(_)) => {
             cx.report.error_hint(
                 "first_payload_wait_ms",
-                "more than 1000 ms",
-                "protocols in which the server speaks first wait that long",
+                "must be at most 1000 ms",
+                "every connection on which the server speaks first waits this long",
             );
             Duration::ZERO
         }

@@ -39,9 +39,10 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
             None
         }
         Some(other) => {
-            cx.report.error_hint(
+            cx.report.unknown(
                 &key_at(&at, "type"),
-                format!("unknown transport `{other}`"),
+                "transport",
+                other,
                 "use `tcp` or `ws`; for TLS, add the key `tls` to either",
             );
             None
@@ -133,10 +134,11 @@ fn udp_over(written: &file::Transport, at: &str, ws: bool, cx: &mut Context<'_>)
             false
         }
         Some(other) => {
-            cx.report.error_hint(
+            cx.report.unknown(
                 &path,
-                format!("unknown value `{other}`"),
-                "use `ws` to send datagrams inside the WebSocket, or `udp` to send them beside it, to the same port",
+                "value",
+                other,
+                "use `ws` to send datagrams through the WebSocket, or `udp` to send them directly to the same port",
             );
             false
         }

@@ -63,7 +63,7 @@ fn an_option_in_the_wrong_place_is_an_error_there() {
         ),
         (
             r#""listen": "tcp://[::1]:1", "target": {"url": "wss://a", "tls": {"cert": "x"}}"#,
-            "forwards[0].target.tls.cert: `cert` has no meaning towards a target",
+            "forwards[0].target.tls.cert: `cert` has no effect for a target",
         ),
         (
             r#""listen": "tcp://[::1]:1", "target": {"url": "ws://a?host=b", "host": "c"}"#,
@@ -80,7 +80,7 @@ fn an_option_in_the_wrong_place_is_an_error_there() {
         ),
         (
             r#""listen": "tcp://[::1]:1", "target": "tcp://a:1"}, {"listen": "tcp://[::1]:1", "target": "tcp://b:1""#,
-            "forwards[1].listen: [::1]:1 is taken already, by `forwards[0]`",
+            "forwards[1].listen: TCP [::1]:1 is already used by `forwards[0].listen`",
         ),
     ] {
         let said = failure(

@@ -1,7 +1,7 @@
-//! Text -> JSON values that remember where they stood.
+//! Parses text into JSON values, and remembers their positions.
 //!
-//! One walk over the syntax tree drops comments, renames aliases, reports keys that are given twice, unknown or of
-//! features to come, and notes the place of everything else by its canonical path (`servers[0].password`).
+//! One walk over the syntax tree drops comments, replaces aliases, reports keys that are duplicate, unknown or not yet
+//! supported, and records the position of everything else by its canonical path (`servers[0].password`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use super::spans::{Path, Spot, position, within};
 use crate::config::role::Role;
 use crate::config::written::schema::{self, Fate, Kind};
 
-/// JSON with comments, trailing commas and what else JSON5 adds, as far as a config can use it.
+/// JSON with comments, trailing commas and the other additions of JSON5 that are useful in a config.
 const DIALECT: ParseOptions = ParseOptions {
     allow_comments: true,
     allow_loose_object_property_names: true,
@@ -31,9 +31,9 @@ const DIALECT: ParseOptions = ParseOptions {
 
 /// A parsed text.
 pub(crate) struct Document {
-    /// Its value, with canonical keys only.
+    /// The value, with canonical keys only.
     pub(crate) value: Value,
-    /// Paths of values that were reported and taken out.
+    /// Paths of values that were reported and removed.
     pub(crate) bad: Vec<String>,
     text: String,
     spots: HashMap<String, Spot>,
@@ -41,10 +41,10 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// Parses `text` as `role` reads it. Findings go to `found`.
+    /// Parses a config as `role` reads it. Diagnostics go to `found`.
     ///
     /// # Errors
-    /// What is wrong with the syntax, once: a parser that lost the thread has no second finding.
+    /// The first error in the syntax: what follows it cannot be trusted.
     pub(crate) fn parse(
         text: &str,
         role: Role,
@@ -53,10 +53,10 @@ impl Document {
         Self::walk(text, Kind::Top, role, found)
     }
 
-    /// Parses a text that is no config: its keys are not ours to check, but none may be there twice.
+    /// Parses a text that is not a config: its keys are not checked, but none may be there twice.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The first error in the syntax, or every duplicate key.
     pub(crate) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut found = Vec::new();
         let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
@@ -73,7 +73,7 @@ impl Document {
         role: Role,
         found: &mut Vec<Diagnostic>,
     ) -> Result<Self, Vec<Diagnostic>> {
-        // Windows editors begin a file with a byte order mark.
+        // Some editors begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let tree = parse_to_ast(text, &CollectOptions::default(), &DIALECT).map_err(|error| {
             let mut finding = Diagnostic::new(
@@ -93,7 +93,7 @@ impl Document {
         };
         if kind == Kind::Top && root.as_object().is_none() {
             let mut finding =
-                Diagnostic::new(Severity::Error, "", "a config is an object: `{ … }`");
+                Diagnostic::new(Severity::Error, "", "a config must be an object: `{ … }`");
             finding.position = Some(position(text, root.range().start));
             return Err(vec![finding]);
         }
@@ -115,7 +115,7 @@ impl Document {
         })
     }
 
-    /// Puts a command line flag's value at `path` (keys joined by dots), in place of what the file says.
+    /// Sets the value at `path` (keys joined by dots) from a command line flag, in place of the file's.
     pub(crate) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
         self.flags.insert(path.to_owned(), flag);
         self.spots.retain(|known, _| !within(known, path));
@@ -132,12 +132,12 @@ impl Document {
         *here = value;
     }
 
-    /// Tells which part of the command line stands at `path`, which has been set.
+    /// Names the command line argument that the value at `path` came from.
     pub(crate) fn name(&mut self, path: String, flag: &'static str) {
         self.flags.insert(path, flag);
     }
 
-    /// Takes `key` out of every entry of the array at `list`.
+    /// Removes `key` from every entry of the array at `list`.
     pub(crate) fn forget(&mut self, list: &str, key: &str) {
         let entries = self.value.get_mut(list).and_then(Value::as_array_mut);
         for entry in entries.into_iter().flatten() {
@@ -147,8 +147,8 @@ impl Document {
         }
     }
 
-    /// The path as its author knows it, and its place if it came from the file. A missing key stands where the
-    /// object does that lacks it.
+    /// The path as the author wrote it, and the position if it came from the file. A missing key has the position of the
+    /// object that lacks it.
     pub(crate) fn locate(&self, path: &str) -> (String, Option<Position>) {
         let mut known = path;
         loop {
@@ -187,7 +187,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn value(&mut self, node: &ast::Value<'_>, kind: Kind, path: &Path, quiet: bool) -> Value {
+    fn value(&mut self, node: &ast::Value<'_>, kind: Kind, path: &Path, ignored: bool) -> Value {
         let spot = Spot {
             shown: path.shown.clone(),
             offset: node.range().start,
@@ -200,7 +200,7 @@ impl Walk<'_> {
                     Severity::Error,
                     digits.range.start,
                     path,
-                    "no such number".to_owned(),
+                    "not a valid number".to_owned(),
                     None,
                 );
                 self.bad.push(path.canonical.clone());
@@ -208,12 +208,12 @@ impl Walk<'_> {
             }),
             ast::Value::BooleanLit(boolean) => Value::Bool(boolean.value),
             ast::Value::NullKeyword(_) => Value::Null,
-            // Serde would take it for the object's values in order.
+            // Serde would read an array as the fields of the struct, in order.
             ast::Value::Array(array) if kind.is_object() => {
                 if let Some((key, kind)) = schema::shorthand(kind) {
-                    // What is wrong in it is still shown where its author has put it.
+                    // Errors in it are still shown at the place where the author wrote it.
                     let at = path.inside(key);
-                    return json!({ key: self.value(node, kind, &at, quiet) });
+                    return json!({ key: self.value(node, kind, &at, ignored) });
                 }
                 self.report(
                     Severity::Error,
@@ -230,23 +230,23 @@ impl Walk<'_> {
                 .iter()
                 .enumerate()
                 .map(|(index, element)| {
-                    self.value(element, kind.element(), &path.index(index), quiet)
+                    self.value(element, kind.element(), &path.index(index), ignored)
                 })
                 .collect(),
-            ast::Value::Object(object) => Value::Object(self.object(object, kind, path, quiet)),
+            ast::Value::Object(object) => Value::Object(self.object(object, kind, path, ignored)),
         }
     }
 
-    /// `quiet` objects are switched off or of the other role, so nothing that they ask for matters.
+    /// In an ignored object, one that is disabled or for the other role, unsupported keys are not reported.
     fn object(
         &mut self,
         object: &ast::Object<'_>,
         kind: Kind,
         path: &Path,
-        quiet: bool,
+        ignored: bool,
     ) -> Map<String, Value> {
-        let quiet = quiet
-            || switched_off(object, kind)
+        let ignored = ignored
+            || is_disabled(object, kind)
             || matches!(
                 (self.role, kind),
                 (Role::Server, Kind::Local)
@@ -269,24 +269,30 @@ impl Walk<'_> {
             let offset = property.name.range().start;
             if !seen.insert(canonical) {
                 let message = match canonical == key {
-                    true => "given twice; which one counts?".to_owned(),
-                    false => format!("given twice: it is another name of `{canonical}`"),
+                    true => "the key is given twice: remove one".to_owned(),
+                    false => {
+                        format!("the key is given twice: it is another name for `{canonical}`")
+                    }
                 };
                 self.report(Severity::Error, offset, &at, message, None);
                 continue;
             }
             match fate {
                 Fate::Known | Fate::Alias(_) => {
-                    let value =
-                        self.value(&property.value, schema::child(kind, canonical), &at, quiet);
+                    let value = self.value(
+                        &property.value,
+                        schema::child(kind, canonical),
+                        &at,
+                        ignored,
+                    );
                     map.insert(canonical.to_owned(), value);
                 }
                 Fate::Unknown => self.unknown(kind, key, offset, &at),
-                _ if quiet => {}
+                _ if ignored => {}
                 _ => {
                     let value = self.value(&property.value, Kind::Free, &at, true);
                     if !schema::is_blank(&value) {
-                        self.without_meaning(fate, offset, &at);
+                        self.unsupported(fate, offset, &at);
                     }
                 }
             }
@@ -307,8 +313,8 @@ impl Walk<'_> {
             return;
         }
         let hint = match schema::elsewhere(kind, key) {
-            Some(place) => format!("it belongs {place}"),
-            None => "begin the key with `_` to keep it as a comment".to_owned(),
+            Some(place) => format!("this key belongs {place}"),
+            None => "to keep it as a comment, begin the key with `_`".to_owned(),
         };
         self.report(
             Severity::Foreign,
@@ -319,7 +325,7 @@ impl Walk<'_> {
         );
     }
 
-    fn without_meaning(&mut self, fate: Fate, offset: usize, at: &Path) {
+    fn unsupported(&mut self, fate: Fate, offset: usize, at: &Path) {
         let (severity, message) = match fate {
             Fate::Later => (Severity::Error, "not yet in this version of ssr".to_owned()),
             Fate::Withdrawn(why) => (Severity::Error, why.to_owned()),
@@ -351,15 +357,15 @@ impl Walk<'_> {
     }
 }
 
-/// Whether an entry says `"disabled": true`.
-fn switched_off(object: &ast::Object<'_>, kind: Kind) -> bool {
+/// Whether an entry has `"disabled": true`.
+fn is_disabled(object: &ast::Object<'_>, kind: Kind) -> bool {
     matches!(kind, Kind::Server | Kind::Local | Kind::Forward)
         && object
             .get_boolean("disabled")
             .is_some_and(|disabled| disabled.value)
 }
 
-/// A number as JSON5 spells it: `1`, `+1`, `.5`, `5.`, `0x1F`.
+/// Parses a number of JSON5: `1`, `+1`, `.5`, `5.`, `0x1F`.
 fn number(text: &str) -> Option<Value> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),

@@ -1,4 +1,4 @@
-//! Collects findings, and types the document on the way.
+//! Collects diagnostics, and reads the document into typed structs.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use crate::config::written::schema;
 pub(crate) struct Reporter {
     document: Document,
     found: Vec<Diagnostic>,
-    /// Paths whose value was of the wrong type: complaints about what they lack would only repeat that.
+    /// Paths whose value had the wrong type: an error about what they lack would only repeat that.
     bad: Vec<String>,
 }
 
@@ -28,8 +28,8 @@ impl Reporter {
         }
     }
 
-    /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
-    /// reading finds every such error.
+    /// Reads the document into structs. Each value of a wrong type is reported and removed until the rest fits, so that
+    /// one run finds every such error.
     pub(crate) fn file(&mut self) -> file::Top {
         while has_room(&self.found, Severity::Error) {
             let error = match serde_path_to_error::deserialize(&self.document.value) {
@@ -37,7 +37,7 @@ impl Reporter {
                 Err(error) => error,
             };
             let steps: Vec<Segment> = error.path().iter().cloned().collect();
-            // What lacks a value is null already: then what is around it goes.
+            // A missing value is null already: then the value around it goes.
             let outer = (1..=steps.len()).rev().find_map(|length| {
                 let steps = steps.get(..length)?;
                 let value = self.document.value.pointer_mut(&pointer(steps))?;
@@ -47,7 +47,7 @@ impl Reporter {
                 self.push(
                     Severity::Error,
                     "",
-                    "a config is an object: `{ … }`".to_owned(),
+                    "a config must be an object: `{ … }`".to_owned(),
                     None,
                 );
                 return file::Top::default();
@@ -74,6 +74,11 @@ impl Reporter {
         hint: impl Into<String>,
     ) {
         self.push(Severity::Error, path, message.into(), Some(hint.into()));
+    }
+
+    /// An error at `path`: `value` is none of the values of this key. `hint` lists them.
+    pub(crate) fn unknown(&mut self, path: &str, noun: &str, value: &str, hint: &str) {
+        self.error_hint(path, format!("unknown {noun} `{value}`"), hint);
     }
 
     /// An error at `path` that would be none if the other role read the file.
@@ -121,7 +126,7 @@ impl Reporter {
         });
     }
 
-    /// All findings in the order of the text, each once.
+    /// All diagnostics in the order of the text, each once.
     pub(crate) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found;
         found.sort_by(|a, b| {
@@ -132,10 +137,10 @@ impl Reporter {
     }
 }
 
-/// Types a document that is no config; its first error is the last.
+/// Reads a document that is not a config into a struct, up to the first error.
 ///
 /// # Errors
-/// The finding, without a file name.
+/// The first value of a wrong type, without a file name.
 pub(crate) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
     serde_path_to_error::deserialize(&document.value).map_err(|error| {
         let steps: Vec<Segment> = error.path().iter().cloned().collect();
@@ -175,7 +180,7 @@ fn pointer(steps: &[Segment]) -> String {
         })
 }
 
-/// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.
+/// Says what was expected and what was found, without quoting text: it may be a password in the wrong place.
 fn type_error(path: &str, reason: &str, found: &Value) -> String {
     let Some((_, expected)) = reason.rsplit_once(", expected ") else {
         return reason.to_owned();
@@ -190,7 +195,9 @@ fn type_error(path: &str, reason: &str, found: &Value) -> String {
     };
     let found = match found {
         Value::Null => "nothing".to_owned(),
-        Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => "none".to_owned(),
+        Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => {
+            "a value of another type".to_owned()
+        }
         Value::Bool(value) => format!("`{value}`"),
         Value::Number(value) => format!("`{value}`"),
         Value::String(_) => "a string".to_owned(),

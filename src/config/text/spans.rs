@@ -2,10 +2,10 @@
 
 use super::diagnostic::Position;
 
-/// Where a value stood.
+/// Where a value was in the text.
 #[derive(Clone, Debug)]
 pub(super) struct Spot {
-    /// The path with the keys as the author spelt them.
+    /// The path with the keys as the author wrote them.
     pub(super) shown: String,
     /// Byte offset of the value.
     pub(super) offset: usize,
@@ -17,7 +17,7 @@ pub(super) fn within(path: &str, outer: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-/// The line and column of a byte offset.
+/// The line and column of a byte offset in `text`.
 pub(super) fn position(text: &str, offset: usize) -> Position {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -27,7 +27,7 @@ pub(super) fn position(text: &str, offset: usize) -> Position {
     }
 }
 
-/// A path twice: canonical, and as written.
+/// A path in two spellings: canonical, and as written.
 #[derive(Clone, Default)]
 pub(super) struct Path {
     pub(super) canonical: String,
@@ -46,7 +46,7 @@ impl Path {
         }
     }
 
-    /// As [`Path::key`], for a key that is understood but not written.
+    /// As [`Path::key`], for a key that is implied and not written.
     pub(super) fn inside(&self, canonical: &str) -> Self {
         Self {
             shown: self.shown.clone(),

@@ -1,7 +1,7 @@
-//! The file as written: every key that has a meaning today, typed but not yet judged.
+//! The file as written: every supported key with its type, not yet validated.
 //!
-//! All is optional: what a missing key means is decided where the file gets its meaning. Keys of features
-//! that are still to come, aliases and keys without effect are in [`super::schema`].
+//! Every key is optional; defaults are filled in by the translation. Aliases, unsupported keys and keys without effect
+//! are in [`super::schema`].
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub(crate) struct Top {
     pub(crate) tcp_incoming_rcvbuf: Option<Number<u32>>,
     pub(crate) tcp_outgoing_sndbuf: Option<Number<u32>>,
     pub(crate) tcp_outgoing_rcvbuf: Option<Number<u32>>,
-    // the shorthand of locals[0]
+    // shorthand for `locals[0]`
     pub(crate) local_address: Option<String>,
     pub(crate) local_port: Option<Number<u16>>,
     pub(crate) protocol: Option<String>,
@@ -82,7 +82,7 @@ pub(crate) struct Top {
     pub(crate) outbound_recv_buffer_size: Option<Number<u32>>,
 }
 
-/// An entry of `servers`; the top level is one too.
+/// An entry of `servers`, or the server at the top level.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Server {
@@ -173,7 +173,7 @@ pub(crate) struct Forward {
     pub(crate) disabled: Option<bool>,
 }
 
-/// A side of a forward: its URL, and what else could stand in it.
+/// The listener or the target of a forward: its URL, and options that may also be in the URL.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Endpoint {

@@ -1,4 +1,4 @@
-//! Values that the references accept in more than one form.
+//! Values that may be written in more than one form.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,13 +9,13 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpect
 
 use crate::outbound::warm::WarmPolicy;
 
-/// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
+/// A whole number, or a string of its digits, as shadowsocks-libev writes ports and timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Number<T>(pub(crate) T);
 
 /// An unsigned type that [`Number`] can hold.
 pub(crate) trait Whole: TryFrom<u64> {
-    /// What an error says was expected.
+    /// What an error says is expected.
     const EXPECTED: &'static str;
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Strings {
 }
 
 impl Strings {
-    /// The path of one of the strings; they stand at `path`.
+    /// The path of one of the strings, if all of them are at `path`.
     pub(crate) fn path_of(&self, path: &str, index: usize) -> String {
         match self.array {
             true => format!("{path}[{index}]"),
@@ -100,7 +100,7 @@ impl<'de> Deserialize<'de> for Strings {
     }
 }
 
-/// An array of objects, in which `null` is an object without keys: then a single bad element does not cost the others.
+/// An array of objects. `null` is an object without keys, so that one bad element does not hide errors in the others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct List<T>(pub(crate) Vec<T>);
 
@@ -179,7 +179,7 @@ impl<'de> Deserialize<'de> for WarmPolicy {
     }
 }
 
-/// A URL, or an object that has one beside other keys.
+/// A URL, or an object with a URL and other keys.
 #[derive(Clone, Debug)]
 pub(crate) enum UrlOr<T> {
     /// The URL alone.
