@@ -1,4 +1,4 @@
-//! The command line: flags of shadowsocks-rust keep their names, and become [`Overrides`] of the config.
+//! The command line. Flags of shadowsocks-rust keep their names; they become [`Overrides`] of the config.
 
 mod later;
 
@@ -26,31 +26,31 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Take SOCKS5 requests from programs and send them to the server
+    /// Run the client: accept SOCKS5 from programs and relay it to a server
     Local(Box<LocalArgs>),
-    /// Serve clients
+    /// Run the server: accept clients and connect to targets
     Server(Box<ServerArgs>),
-    /// Carry connections or datagrams from one address to another, as they are
+    /// Forward connections or datagrams to a fixed target, without Shadowsocks
     Forward(Box<ForwardArgs>),
-    /// Say what a config would run, or everything that is wrong with it
+    /// Check a config: print what it would run, or every error in it
     Check(CheckArgs),
-    /// Make a fresh key or password
+    /// Generate a key or password
     Genkey(GenkeyArgs),
 }
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    /// The config; without it, the one that each role would find, if there is any
+    /// The config file [default: the file that each role would find]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Read it as this role only: local, server or forward [default: local and server]
+    /// Check it for one role only: local, server or forward [default: local and server]
     #[arg(long, value_name = "ROLE", value_parser = role)]
     pub(crate) role: Option<Role>,
 }
 
 #[derive(Args)]
 pub(crate) struct GenkeyArgs {
-    /// The encryption method that the key is for
+    /// The encryption method
     #[arg(
         short = 'm',
         long = "encrypt-method",
@@ -58,19 +58,19 @@ pub(crate) struct GenkeyArgs {
         value_name = "METHOD"
     )]
     pub(crate) method: Method,
-    /// Make keys for this many users as well, one a line
+    /// Also print keys for this many users, one per line
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) users: u16,
 }
 
-/// Flags of both halves.
+/// The flags of `ssr local` and `ssr server`.
 #[derive(Args)]
 pub(crate) struct Common {
-    /// The config [default: local.json or server.json, then config.json, in the working directory, in ssr/ and
-    /// shadowsocks-rust/ of the XDG directories, and of /etc]
+    /// The config file [default: local.json or server.json, then config.json, in the working directory, then in ssr/ and
+    /// shadowsocks-rust/ in the XDG config directories and in /etc]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// The server's address, host:port; replaces the servers of the config
+    /// The address of the server; replaces the servers in the config
     #[arg(
         short = 's',
         long,
@@ -78,22 +78,22 @@ pub(crate) struct Common {
         requires = "encrypt_method"
     )]
     server_addr: Option<String>,
-    /// The password or key; "${VAR}" reads a variable [default: variable SS_SERVER_PASSWORD]
+    /// The password or key; "${VAR}" reads an environment variable [default: "${SS_SERVER_PASSWORD}"]
     #[arg(short = 'k', long, value_name = "PASSWORD", requires = "server_addr")]
     password: Option<String>,
-    /// The encryption method
+    /// The encryption method of the server
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
-    /// What stands between TCP and Shadowsocks: builtin:v2ray-plugin
+    /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin
     #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
     plugin: Option<String>,
-    /// Its options, as in `tls;host=example.com;path=/x`
+    /// Options of the plugin, for example `tls;host=example.com;path=/x`
     #[arg(long, value_name = "OPTIONS", requires = "server_addr")]
     plugin_opts: Option<String>,
-    /// UDP only
+    /// Relay UDP only
     #[arg(short = 'u', conflicts_with = "tcp_and_udp")]
     udp_only: bool,
-    /// TCP and UDP (the default here, for configs that say otherwise)
+    /// Relay TCP and UDP (the default, unless the config has another mode)
     #[arg(short = 'U')]
     tcp_and_udp: bool,
     #[command(flatten)]
@@ -102,46 +102,46 @@ pub(crate) struct Common {
     later: Later,
 }
 
-/// Flags of everything that runs.
+/// The flags of every role.
 #[derive(Args)]
 pub(crate) struct General {
-    /// End connections that were silent for so many seconds
+    /// Close connections that are idle for this many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Name servers: [tcp://|udp://]ip[:port],… or system, google, cloudflare, quad9
+    /// Name servers: [tcp://|udp://]IP[:PORT],… or system, google, cloudflare, quad9
     #[arg(long, value_name = "SERVERS")]
     dns: Option<String>,
-    /// Names in the DNS cache; 0 switches it off
+    /// Number of names in the DNS cache; 0 disables it
     #[arg(long, value_name = "COUNT")]
     dns_cache_size: Option<u64>,
     /// Send small segments at once (TCP_NODELAY)
     #[arg(long, alias = "no-delay")]
     tcp_no_delay: bool,
-    /// TCP Fast Open
+    /// Use TCP Fast Open
     #[arg(long, alias = "fast-open")]
     tcp_fast_open: bool,
-    /// Probe silent TCP connections after so many seconds; 0 never
+    /// Probe idle TCP connections after this many seconds; 0 means never
     #[arg(long, value_name = "SECONDS")]
     tcp_keep_alive: Option<u64>,
-    /// Multipath TCP
+    /// Use Multipath TCP
     #[arg(long, alias = "mptcp")]
     tcp_multipath: bool,
-    /// End UDP associations that were silent for so many seconds
+    /// Close UDP associations that are idle for this many seconds
     #[arg(long, value_name = "SECONDS")]
     udp_timeout: Option<u64>,
-    /// UDP associations at once
+    /// Maximum number of UDP associations
     #[arg(long, value_name = "COUNT")]
     udp_max_associations: Option<u64>,
-    /// Send buffer of accepted sockets
+    /// Send buffer of accepted connections
     #[arg(long, value_name = "BYTES")]
     inbound_send_buffer_size: Option<u32>,
-    /// Receive buffer of accepted sockets
+    /// Receive buffer of accepted connections
     #[arg(long, value_name = "BYTES")]
     inbound_recv_buffer_size: Option<u32>,
-    /// Send buffer of outbound sockets
+    /// Send buffer of outbound connections
     #[arg(long, value_name = "BYTES")]
     outbound_send_buffer_size: Option<u32>,
-    /// Receive buffer of outbound sockets
+    /// Receive buffer of outbound connections
     #[arg(long, value_name = "BYTES")]
     outbound_recv_buffer_size: Option<u32>,
     /// Network interface of outbound sockets
@@ -150,32 +150,33 @@ pub(crate) struct General {
     /// SO_MARK of outbound sockets
     #[arg(long, value_name = "MARK")]
     outbound_fwmark: Option<u32>,
-    /// Prefer IPv6 addresses of names
+    /// Prefer IPv6 addresses
     #[arg(short = '6')]
     ipv6_first: bool,
-    /// Log more; repeat for more still
+    /// Log more; repeat it for even more
     #[arg(short, action = ArgAction::Count)]
     verbose: u8,
-    /// Log without the time
+    /// Omit the time from log lines
     #[arg(long)]
     log_without_time: bool,
-    /// Open files at most
+    /// Maximum number of open files
     #[arg(short, long, value_name = "COUNT")]
     nofile: Option<u64>,
-    /// One worker thread
+    /// Use one worker thread
     #[arg(long, conflicts_with = "worker_threads")]
     single_threaded: bool,
-    /// Worker threads [default: one a core]
+    /// Number of worker threads [default: one per core]
     #[arg(long, value_name = "COUNT")]
     worker_threads: Option<u64>,
 }
 
 #[derive(Args)]
 pub(crate) struct ForwardArgs {
-    /// Where to listen, then where to carry to, as URLs: tcp://HOST:PORT or udp://HOST:PORT; any number of pairs
+    /// Pairs of URLs: where to listen, and the target. tcp://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT][/PATH] or
+    /// wss://HOST[:PORT][/PATH]
     #[arg(value_name = "LISTEN TARGET", value_hint = ValueHint::Url)]
     urls: Vec<String>,
-    /// A config whose "forwards" to run, if no URLs are given; the rest of it counts too, but for servers and locals
+    /// The config file; its "forwards" run if there are no URLs, and its servers and locals are ignored
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -186,19 +187,19 @@ pub(crate) struct ForwardArgs {
 pub(crate) struct LocalArgs {
     #[command(flatten)]
     common: Common,
-    /// Where to listen, host:port; replaces the listeners of the config
+    /// The address to listen on; replaces the listeners in the config
     #[arg(short = 'b', long, value_name = "HOST:PORT")]
     local_addr: Option<String>,
-    /// What to speak at -b
+    /// The protocol at --local-addr: socks
     #[arg(long, value_name = "PROTOCOL", requires = "local_addr")]
     protocol: Option<String>,
-    /// Where UDP listens, if elsewhere than at -b
+    /// The address to listen on for UDP [default: --local-addr]
     #[arg(long, value_name = "HOST:PORT", requires = "local_addr")]
     udp_bind_addr: Option<String>,
-    /// The address that clients of -b are told to send UDP to, if they see another than this machine does
+    /// The address that SOCKS5 clients are told to send UDP to, if they reach this machine by another one
     #[arg(long, value_name = "HOST[:PORT]", requires = "local_addr")]
     udp_associate_addr: Option<String>,
-    /// The server as an ss:// URL; replaces the servers of the config
+    /// The server as an ss:// URL; replaces the servers in the config
     #[arg(long, value_name = "URL", conflicts_with = "server_addr", value_hint = ValueHint::Url)]
     server_url: Option<String>,
     /// Local address of outbound sockets
@@ -221,17 +222,17 @@ pub(crate) struct ServerArgs {
     manager_addr: Option<String>,
 }
 
-/// What a role is to run with.
+/// What a role runs with.
 pub(crate) struct Request {
     /// The config named on the command line.
     pub(crate) config: Option<PathBuf>,
-    /// What goes over it.
+    /// The flags that override it.
     pub(crate) flags: Overrides,
 }
 
 impl LocalArgs {
     /// # Errors
-    /// A flag that cannot be followed, in words.
+    /// The flag that is not supported, or is wrong.
     pub(crate) fn request(self) -> Result<Request, String> {
         refuse(&self.later.given())?;
         let mut request = self.common.request()?;
@@ -268,7 +269,7 @@ impl LocalArgs {
 
 impl ServerArgs {
     /// # Errors
-    /// A flag that cannot be followed, in words.
+    /// The flag that is not supported, or is wrong.
     pub(crate) fn request(self) -> Result<Request, String> {
         refuse(&[
             ("--outbound-proxy", !self.outbound_proxy.is_empty()),
@@ -286,16 +287,18 @@ impl ServerArgs {
 
 impl ForwardArgs {
     /// # Errors
-    /// What is missing, in words.
+    /// Which URL is missing.
     pub(crate) fn request(self) -> Result<Request, String> {
         if self.urls.is_empty() && self.config.is_none() {
-            return Err("nothing to forward: give LISTEN and TARGET, or -c FILE".to_owned());
+            return Err("nothing to forward: use LISTEN TARGET or -c FILE".to_owned());
         }
         let mut flags = Overrides::default();
         for pair in self.urls.chunks(2) {
             match pair {
                 [listen, target] => flags.forward(listen, target),
-                _ => return Err("the last LISTEN has no TARGET: URLs come in pairs".to_owned()),
+                _ => {
+                    return Err("the last LISTEN has no TARGET: URLs must come in pairs".to_owned());
+                }
             }
         }
         self.general.apply(&mut flags);
@@ -345,7 +348,7 @@ impl General {
         self.values(flags);
     }
 
-    /// Flags that are on or off.
+    /// Applies the flags without a value.
     fn switches(&self, flags: &mut Overrides) {
         for (given, path, flag) in [
             (self.tcp_no_delay, "no_delay", "--tcp-no-delay"),
@@ -364,7 +367,7 @@ impl General {
         }
     }
 
-    /// Flags that have a value.
+    /// Applies the flags with a value.
     fn values(&self, flags: &mut Overrides) {
         for (value, path, flag) in [
             (self.timeout, "timeouts.idle", "--timeout"),
@@ -437,7 +440,7 @@ fn wide(value: Option<u32>) -> Option<u64> {
     value.map(u64::from)
 }
 
-/// Refuses the first flag that was given.
+/// Refuses unsupported flags: the first that was given is an error.
 fn refuse(flags: &[(&str, bool)]) -> Result<(), String> {
     match flags.iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(format!("{flag}: not yet in this version of ssr")),
@@ -445,7 +448,7 @@ fn refuse(flags: &[(&str, bool)]) -> Result<(), String> {
     }
 }
 
-/// `host:port`, `[v6]:port`, or a host alone; what is wrong with either is the config's to say.
+/// Splits `host:port`, `[v6]:port` or a host alone. The config reports what is wrong with either.
 fn host_and_port(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
@@ -458,7 +461,7 @@ fn role(text: &str) -> Result<Role, String> {
         "local" => Ok(Role::Local),
         "server" => Ok(Role::Server),
         "forward" => Ok(Role::Forward),
-        _ => Err("it is `local`, `server` or `forward`".to_owned()),
+        _ => Err("use `local`, `server` or `forward`".to_owned()),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Flags whose feature is not here yet: they are known, so that each can be refused by its name.
+//! Flags of features that are not supported yet: they are known, so that each can be refused by name.
 
 use clap::Args;
 
-/// Flags of both roles whose feature is not here yet.
+/// Unsupported flags of both roles.
 #[derive(Args)]
 pub(super) struct Later {
     #[arg(long, hide = true)]
@@ -21,7 +21,7 @@ pub(super) struct Later {
     user: Option<String>,
 }
 
-/// Flags of local whose feature is not here yet.
+/// Unsupported flags of `ssr local`.
 #[derive(Args)]
 pub(super) struct LocalLater {
     #[arg(short, long, hide = true)]
