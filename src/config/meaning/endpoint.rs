@@ -22,7 +22,7 @@ const OPTIONS: [(&str, Option<EndpointRole>, bool); 8] = [
     ("key", Some(EndpointRole::Listen), true),
 ];
 
-/// Translates what stands at `at`; `None` after an error.
+/// Translates the endpoint at `at`; `None` after an error.
 pub(super) fn endpoint(
     written: Option<&UrlOr<file::Endpoint>>,
     at: &str,

@@ -125,16 +125,16 @@ fn path_of(scheme: Scheme, path: &str) -> Result<String, EndpointError> {
     if !scheme.is_ws() && !matches!(path, "" | "/") {
         return fail(
             format!("a `{}` URL has no path", scheme.name()),
-            "leave out what follows the port",
+            "remove everything after the port",
         );
     }
     if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return fail(
-            "the URL's path has a space or a letter beyond ASCII",
-            "write such bytes as `%20`",
+            "the URL's path has a space or a character outside ASCII",
+            "percent-encode it: a space is `%20`",
         );
     }
-    // The one escape that is ours: what follows a bare `?` are options.
+    // `%3F` is decoded here, because a bare `?` begins the options.
     Ok(path.replace("%3F", "?").replace("%3f", "?"))
 }
 
@@ -147,7 +147,7 @@ fn options(query: &str) -> Result<Vec<(String, String)>, EndpointError> {
             _ => {
                 return fail(
                     format!("bad percent-encoding in the URL's option `{name}`"),
-                    "`%` is followed by two hex digits, and the bytes are UTF-8",
+                    "`%` must be followed by two hex digits, and the decoded bytes must be UTF-8",
                 );
             }
         }
