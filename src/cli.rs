@@ -40,7 +40,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    /// The config file [default: the file that each role would find]
+    /// The config file [default: the file that each role would use]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// Check it for one role only: local, server or forward [default: local and server]
@@ -147,7 +147,7 @@ pub(crate) struct General {
     /// Network interface of outbound sockets
     #[arg(long, value_name = "INTERFACE")]
     outbound_bind_interface: Option<String>,
-    /// SO_MARK of outbound sockets
+    /// Firewall mark (SO_MARK) of outbound sockets
     #[arg(long, value_name = "MARK")]
     outbound_fwmark: Option<u32>,
     /// Prefer IPv6 addresses
