@@ -1,4 +1,4 @@
-//! The command line. Flags have the names of shadowsocks-rust and override the config ([`Overrides`]).
+//! The command line. Flags of shadowsocks-rust keep their names; they become [`Overrides`] of the config.
 
 mod later;
 
@@ -26,31 +26,31 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run the client: a SOCKS5 proxy that sends connections to the server
+    /// Run the client: accept SOCKS5 from programs and relay it to a server
     Local(Box<LocalArgs>),
-    /// Run the server
+    /// Run the server: accept clients and connect to targets
     Server(Box<ServerArgs>),
-    /// Forward ports: connections or datagrams go to one target, without encryption
+    /// Forward connections or datagrams to a fixed target, without Shadowsocks
     Forward(Box<ForwardArgs>),
-    /// Check a config: print what it would run, or every error
+    /// Check a config: print what it would run, or every error in it
     Check(CheckArgs),
-    /// Print a new key or password
+    /// Generate a key or password
     Genkey(GenkeyArgs),
 }
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    /// The config [default: the one that each role would find]
+    /// The config file [default: the file that each role would use]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Check it for this role only: local, server or forward [default: local and server]
+    /// Check it for one role only: local, server or forward [default: local and server]
     #[arg(long, value_name = "ROLE", value_parser = role)]
     pub(crate) role: Option<Role>,
 }
 
 #[derive(Args)]
 pub(crate) struct GenkeyArgs {
-    /// The encryption method of the key
+    /// The encryption method
     #[arg(
         short = 'm',
         long = "encrypt-method",
@@ -58,19 +58,19 @@ pub(crate) struct GenkeyArgs {
         value_name = "METHOD"
     )]
     pub(crate) method: Method,
-    /// Also print keys for this many users, one on each line
+    /// Also print keys for this many users, one per line
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) users: u16,
 }
 
-/// Flags of `local` and `server`.
+/// The flags of `ssr local` and `ssr server`.
 #[derive(Args)]
 pub(crate) struct Common {
-    /// The config [default: local.json or server.json, then config.json, in the working directory, then in ssr/ or
-    /// shadowsocks-rust/ of the XDG config directories and of /etc]
+    /// The config file [default: local.json or server.json, then config.json, in the working directory, then in ssr/ and
+    /// shadowsocks-rust/ in the XDG config directories and in /etc]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// The server's address, host:port; replaces the servers of the config
+    /// The address of the server; replaces the servers in the config
     #[arg(
         short = 's',
         long,
@@ -78,22 +78,22 @@ pub(crate) struct Common {
         requires = "encrypt_method"
     )]
     server_addr: Option<String>,
-    /// The password or key; "${VAR}" reads an environment variable [default: ${SS_SERVER_PASSWORD}]
+    /// The password or key; "${VAR}" reads an environment variable [default: "${SS_SERVER_PASSWORD}"]
     #[arg(short = 'k', long, value_name = "PASSWORD", requires = "server_addr")]
     password: Option<String>,
-    /// The encryption method
+    /// The encryption method of the server
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
-    /// The transport: builtin:v2ray-plugin for WebSocket or TLS
+    /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin
     #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
     plugin: Option<String>,
-    /// Options of the plugin, such as `tls;host=example.com;path=/x`
+    /// Options of the plugin, for example `tls;host=example.com;path=/x`
     #[arg(long, value_name = "OPTIONS", requires = "server_addr")]
     plugin_opts: Option<String>,
-    /// UDP only
+    /// Relay UDP only
     #[arg(short = 'u', conflicts_with = "tcp_and_udp")]
     udp_only: bool,
-    /// TCP and UDP (the default; overrides the config)
+    /// Relay TCP and UDP (the default, unless the config has another mode)
     #[arg(short = 'U')]
     tcp_and_udp: bool,
     #[command(flatten)]
@@ -102,80 +102,81 @@ pub(crate) struct Common {
     later: Later,
 }
 
-/// Flags of all roles.
+/// The flags of every role.
 #[derive(Args)]
 pub(crate) struct General {
-    /// Close connections after this many seconds without data
+    /// Close connections that are idle for this many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Name servers: [tcp://|udp://]ip[:port],… or system, google, cloudflare, quad9
+    /// Name servers: [tcp://|udp://]IP[:PORT],… or system, google, cloudflare, quad9
     #[arg(long, value_name = "SERVERS")]
     dns: Option<String>,
-    /// Most names in the DNS cache; 0 turns it off
+    /// Number of names in the DNS cache; 0 disables it
     #[arg(long, value_name = "COUNT")]
     dns_cache_size: Option<u64>,
-    /// Send small segments without delay (TCP_NODELAY)
+    /// Send small segments at once (TCP_NODELAY)
     #[arg(long, alias = "no-delay")]
     tcp_no_delay: bool,
     /// Use TCP Fast Open
     #[arg(long, alias = "fast-open")]
     tcp_fast_open: bool,
-    /// Send TCP keepalive probes after this many idle seconds; 0 turns them off
+    /// Probe idle TCP connections after this many seconds; 0 means never
     #[arg(long, value_name = "SECONDS")]
     tcp_keep_alive: Option<u64>,
     /// Use Multipath TCP
     #[arg(long, alias = "mptcp")]
     tcp_multipath: bool,
-    /// Close UDP associations after this many seconds without data
+    /// Close UDP associations that are idle for this many seconds
     #[arg(long, value_name = "SECONDS")]
     udp_timeout: Option<u64>,
-    /// Most UDP associations at the same time
+    /// Maximum number of UDP associations
     #[arg(long, value_name = "COUNT")]
     udp_max_associations: Option<u64>,
-    /// Send buffer size of accepted sockets
+    /// Send buffer of accepted connections
     #[arg(long, value_name = "BYTES")]
     inbound_send_buffer_size: Option<u32>,
-    /// Receive buffer size of accepted sockets
+    /// Receive buffer of accepted connections
     #[arg(long, value_name = "BYTES")]
     inbound_recv_buffer_size: Option<u32>,
-    /// Send buffer size of outbound sockets
+    /// Send buffer of outbound connections
     #[arg(long, value_name = "BYTES")]
     outbound_send_buffer_size: Option<u32>,
-    /// Receive buffer size of outbound sockets
+    /// Receive buffer of outbound connections
     #[arg(long, value_name = "BYTES")]
     outbound_recv_buffer_size: Option<u32>,
     /// Network interface of outbound sockets
     #[arg(long, value_name = "INTERFACE")]
     outbound_bind_interface: Option<String>,
-    /// SO_MARK of outbound sockets
+    /// Firewall mark (SO_MARK) of outbound sockets
     #[arg(long, value_name = "MARK")]
     outbound_fwmark: Option<u32>,
-    /// Prefer IPv6 addresses when a name has both
+    /// Prefer IPv6 addresses
     #[arg(short = '6')]
     ipv6_first: bool,
-    /// Log more; repeat for even more
+    /// Log more; repeat it for even more
     #[arg(short, action = ArgAction::Count)]
     verbose: u8,
-    /// Log without timestamps
+    /// Omit the time from log lines
     #[arg(long)]
     log_without_time: bool,
-    /// Limit of open files
+    /// Maximum number of open files
     #[arg(short, long, value_name = "COUNT")]
     nofile: Option<u64>,
     /// Use one worker thread
     #[arg(long, conflicts_with = "worker_threads")]
     single_threaded: bool,
-    /// Number of worker threads [default: one for each core]
+    /// Number of worker threads [default: one per core]
     #[arg(long, value_name = "COUNT")]
     worker_threads: Option<u64>,
 }
 
 #[derive(Args)]
 pub(crate) struct ForwardArgs {
-    /// Pairs of URLs, such as tcp://HOST:PORT, udp://HOST:PORT, ws://… or wss://…: where to listen, and the target
+    /// Pairs of URLs: where to listen, and the target. tcp://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT][/PATH] or
+    /// wss://HOST[:PORT][/PATH]
     #[arg(value_name = "LISTEN TARGET", value_hint = ValueHint::Url)]
     urls: Vec<String>,
-    /// A config. Without URLs, its "forwards" are run; its servers and locals are ignored
+    /// The config file; its "forwards" run if there are no URLs, and its servers and locals are ignored
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -186,19 +187,19 @@ pub(crate) struct ForwardArgs {
 pub(crate) struct LocalArgs {
     #[command(flatten)]
     common: Common,
-    /// The address to listen on, host:port; replaces the locals of the config
+    /// The address to listen on; replaces the listeners in the config
     #[arg(short = 'b', long, value_name = "HOST:PORT")]
     local_addr: Option<String>,
-    /// The protocol at -b
+    /// The protocol at --local-addr: socks
     #[arg(long, value_name = "PROTOCOL", requires = "local_addr")]
     protocol: Option<String>,
-    /// The address to listen on for UDP, if not -b
+    /// The address to listen on for UDP [default: --local-addr]
     #[arg(long, value_name = "HOST:PORT", requires = "local_addr")]
     udp_bind_addr: Option<String>,
-    /// The address for UDP that the clients of -b are told, if it differs from the one listened on
+    /// The address that SOCKS5 clients are told to send UDP to, if they reach this machine by another one
     #[arg(long, value_name = "HOST[:PORT]", requires = "local_addr")]
     udp_associate_addr: Option<String>,
-    /// An ss:// URL of the server; replaces the servers of the config
+    /// The server as an ss:// URL; replaces the servers in the config
     #[arg(long, value_name = "URL", conflicts_with = "server_addr", value_hint = ValueHint::Url)]
     server_url: Option<String>,
     /// Local address of outbound sockets
@@ -221,17 +222,17 @@ pub(crate) struct ServerArgs {
     manager_addr: Option<String>,
 }
 
-/// The config and flags of a role.
+/// What a role runs with.
 pub(crate) struct Request {
     /// The config named on the command line.
     pub(crate) config: Option<PathBuf>,
-    /// The flags, which override it.
+    /// The flags that override it.
     pub(crate) flags: Overrides,
 }
 
 impl LocalArgs {
     /// # Errors
-    /// A message about a flag that cannot be used.
+    /// The flag that is not supported, or is wrong.
     pub(crate) fn request(self) -> Result<Request, String> {
         refuse(&self.later.given())?;
         let mut request = self.common.request()?;
@@ -268,7 +269,7 @@ impl LocalArgs {
 
 impl ServerArgs {
     /// # Errors
-    /// A message about a flag that cannot be used.
+    /// The flag that is not supported, or is wrong.
     pub(crate) fn request(self) -> Result<Request, String> {
         refuse(&[
             ("--outbound-proxy", !self.outbound_proxy.is_empty()),
@@ -286,16 +287,18 @@ impl ServerArgs {
 
 impl ForwardArgs {
     /// # Errors
-    /// A message about what is missing.
+    /// Which URL is missing.
     pub(crate) fn request(self) -> Result<Request, String> {
         if self.urls.is_empty() && self.config.is_none() {
-            return Err("nothing to forward: give LISTEN and TARGET, or -c FILE".to_owned());
+            return Err("nothing to forward: use LISTEN TARGET or -c FILE".to_owned());
         }
         let mut flags = Overrides::default();
         for pair in self.urls.chunks(2) {
             match pair {
                 [listen, target] => flags.forward(listen, target),
-                _ => return Err("the last LISTEN has no TARGET: give URLs in pairs".to_owned()),
+                _ => {
+                    return Err("the last LISTEN has no TARGET: URLs must come in pairs".to_owned());
+                }
             }
         }
         self.general.apply(&mut flags);
@@ -437,7 +440,7 @@ fn wide(value: Option<u32>) -> Option<u64> {
     value.map(u64::from)
 }
 
-/// Refuses the first flag that was given.
+/// Refuses unsupported flags: the first that was given is an error.
 fn refuse(flags: &[(&str, bool)]) -> Result<(), String> {
     match flags.iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(format!("{flag}: not yet in this version of ssr")),
@@ -445,7 +448,7 @@ fn refuse(flags: &[(&str, bool)]) -> Result<(), String> {
     }
 }
 
-/// Splits `host:port`, `[v6]:port`, or a host alone. The config checks both parts.
+/// Splits `host:port`, `[v6]:port` or a host alone. The config reports what is wrong with either.
 fn host_and_port(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
@@ -458,7 +461,7 @@ fn role(text: &str) -> Result<Role, String> {
         "local" => Ok(Role::Local),
         "server" => Ok(Role::Server),
         "forward" => Ok(Role::Forward),
-        _ => Err("expected `local`, `server` or `forward`".to_owned()),
+        _ => Err("use `local`, `server` or `forward`".to_owned()),
     }
 }
 

@@ -471,22 +471,22 @@ fn a_wrong_url_is_told_by_part_and_with_a_hint() {
         (
             vec!["tcp://127.0.0.1:0", "http://a:1"],
             78,
-            ["TARGET: `http`", "`ws`"],
+            ["TARGET: unknown scheme `http`", "`ws`"],
         ),
         (
             vec!["tcp://127.0.0.1:0", "udp://a:1"],
             78,
-            ["TARGET: `tcp` cannot be carried to `udp`", "goes to"],
+            ["TARGET: cannot forward `tcp` to `udp`", "forwarded to"],
         ),
         (
             vec!["tcp://127.0.0.1:0", "tcp://0.0.0.0:1"],
             78,
-            ["TARGET: 0.0.0.0 is where to listen", "127.0.0.1"],
+            ["TARGET: 0.0.0.0 is an address to listen on", "127.0.0.1"],
         ),
         (
             vec!["tcp://127.0.0.1:0", "tcp://a:1?host=x"],
             78,
-            ["TARGET: a `tcp` URL has no option `host`", "leave it out"],
+            ["TARGET: a `tcp` URL has no option `host`", "remove it"],
         ),
     ] {
         let output = ssr(&["forward"]).args(&arguments).output().unwrap();

@@ -1,8 +1,8 @@
-//! Flags of shadowsocks-rust whose feature does not exist yet. They are known, so that each is refused by its name.
+//! Flags of features that are not supported yet: they are known, so that each can be refused by name.
 
 use clap::Args;
 
-/// Such flags of both roles.
+/// Unsupported flags of both roles.
 #[derive(Args)]
 pub(super) struct Later {
     #[arg(long, hide = true)]
@@ -21,7 +21,7 @@ pub(super) struct Later {
     user: Option<String>,
 }
 
-/// Such flags of `local`.
+/// Unsupported flags of `ssr local`.
 #[derive(Args)]
 pub(super) struct LocalLater {
     #[arg(short, long, hide = true)]
@@ -67,7 +67,7 @@ pub(super) struct LocalLater {
 }
 
 impl Later {
-    /// Each flag, and whether it was given.
+    /// Each flag, and whether it asks for something.
     pub(super) fn given(&self) -> [(&'static str, bool); 7] {
         [
             ("--acl", self.acl.is_some()),
@@ -85,7 +85,7 @@ impl Later {
 }
 
 impl LocalLater {
-    /// Each flag, and whether it was given.
+    /// Each flag, and whether it asks for something.
     pub(super) fn given(&self) -> [(&'static str, bool); 20] {
         [
             ("--forward-addr", self.forward_addr.is_some()),

@@ -1,4 +1,4 @@
-//! The IO around [`super::parse()`]: finding the file, reading it, reading the password file it names.
+//! The IO around [`super::parse::parse`]: finds the config, and reads it and the files that it names.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::diagnostic::{Diagnostic, Severity};
-use super::document::Document;
-use super::model::{Config, Credential, Role};
+use super::meaning::model::{Config, Credential};
 use super::overrides::Overrides;
-use super::reporter::strict;
+use super::parse::translate;
+use super::role::Role;
 use super::secret::Secret;
+use super::text::diagnostic::{Diagnostic, Severity};
+use super::text::document::Document;
+use super::text::reporter::strict;
 
-/// No config is as long; a path to a disk image given by mistake is.
+/// The longest config in bytes; a longer file was given by mistake.
 const MAX_SIZE: u64 = 16 << 20;
 
-/// Reads the file at `path` for `role`, under `flags`, with every file that it names. Without a path the flags are
-/// all there is.
+/// Reads the config at `path` for `role`, overridden by `flags`, and every file that it names. Without a path, only the
+/// flags count.
 ///
 /// # Errors
-/// Everything that is wrong with the file, with its name.
+/// Everything that is wrong with the config, warnings included, with the name of the file.
 pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config, Vec<Diagnostic>> {
     let name = |mut found: Vec<Diagnostic>| {
         for finding in &mut found {
@@ -36,7 +38,7 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         None => Zeroizing::new("{}".to_owned()),
     };
     let env = |variable: &str| std::env::var(variable).ok();
-    let mut config = super::translate(&text, role, &env, flags, true).map_err(name)?;
+    let mut config = translate(&text, role, &env, flags, true).map_err(name)?;
     config.warnings = name(std::mem::take(&mut config.warnings));
     let mut found = Vec::new();
     for local in &mut config.locals {
@@ -58,8 +60,8 @@ pub fn default_path(role: Role) -> Option<PathBuf> {
     lookup_places(role).into_iter().find(|path| path.is_file())
 }
 
-/// Where a config is looked for when none is named: the working directory, the user's and the system's XDG
-/// directories, `/etc`; in each `local.json` or `server.json`, then `config.json`; ours, then shadowsocks-rust's.
+/// Where a config is searched if none is named: the working directory, then `ssr/` and `shadowsocks-rust/` in the user's
+/// and the system's XDG directories and in `/etc`; in each `local.json` or `server.json`, then `config.json`.
 pub fn lookup_places(role: Role) -> Vec<PathBuf> {
     let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut roots = Vec::new();
@@ -94,13 +96,18 @@ fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
     let mut bytes = Zeroizing::new(Vec::new());
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes))
-        .map_err(|error| fail(format!("cannot be read: {error}")))?;
+        .map_err(|error| fail(format!("cannot read the file: {error}")))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SIZE) {
-        return Err(fail("too long for a config".to_owned()));
+        return Err(fail(format!(
+            "too long for a config: the limit is {MAX_SIZE} bytes"
+        )));
     }
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(error) => Err(fail(format!("not UTF-8 at byte {}", error.valid_up_to()))),
+        Err(error) => Err(fail(format!(
+            "the file is not UTF-8 text, at byte {}",
+            error.valid_up_to()
+        ))),
     }
 }
 
@@ -123,7 +130,7 @@ struct AuthUser {
     password: Secret,
 }
 
-/// The users in the file at `path`. None at all is an error: the file is there to keep strangers out.
+/// The users in the file at `path`. No users at all is an error: a file without users would let everybody in.
 fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
     let text = read(path)?;
     let fail = |mut found: Vec<Diagnostic>| {
@@ -136,7 +143,7 @@ fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
     let file: AuthFile = strict(&document).map_err(fail)?;
     let users = file.password.unwrap_or_default().users;
     if users.is_empty() {
-        let message = "nobody could log in: no users";
+        let message = "no users, so nobody could log in";
         return Err(fail(vec![Diagnostic::new(
             Severity::Error,
             "password.users",
@@ -152,8 +159,11 @@ fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
             if !(1..=255).contains(&text.len()) {
                 let at = format!("password.users[{index}].{key}");
                 let (shown, position) = document.locate(&at);
-                let mut finding =
-                    Diagnostic::new(Severity::Error, shown, "SOCKS5 has room for 1 to 255 bytes");
+                let mut finding = Diagnostic::new(
+                    Severity::Error,
+                    shown,
+                    "must have 1 to 255 bytes (RFC 1929)",
+                );
                 finding.position = position;
                 found.push(finding);
             }

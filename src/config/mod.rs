@@ -1,122 +1,40 @@
-//! Floor 5: from a config file, flags and `ss://` URLs to checked values.
+//! Floor 5: config files, command line flags and `ss://` URLs, validated.
 //!
 //! ```text
-//! text ─ document ─> JSON that knows where it stood ─ overrides ─> … and what the flags say
-//!      ─ reporter ─> file as written (`file.rs`)    ─ meaning ───> Config as meant (`model.rs`)
+//! text ─ text::document ─> JSON with positions ─ overrides ─────────> the same, with the flags
+//!      ─ text::reporter ─> file as written (written::file)
+//!      ─ meaning::translate ─> Config as meant (meaning::model)
 //! ```
 //!
-//! Files of shadowsocks-rust 1.25 and shadowsocks-libev 3.3 run unchanged, or are told by line, column and key why
-//! not. Each step goes on after an error, so that one reading finds them all.
+//! Files of shadowsocks-rust 1.25 and shadowsocks-libev 3.3 run unchanged, or are refused with line, column and key. Each
+//! step continues after an error, so that one run finds all of them.
 //!
-//! [`parse`] does no IO; [`load()`] reads files around it.
+//! [`parse()`] does no IO; [`load()`] reads the files.
 
-mod diagnostic;
-mod document;
-mod endpoint;
-mod file;
-mod forwards;
-mod keys;
 mod load;
-mod locals;
-mod logging;
 mod meaning;
-mod model;
-mod options;
 mod overrides;
-mod plugin;
-mod reporter;
-mod reverse;
-mod scalar;
-mod schema;
+mod parse;
+mod role;
 mod secret;
-mod servers;
 mod summary;
-mod transport;
+mod text;
 mod url;
-mod websocket;
+mod written;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::diagnostic::{Diagnostic, Position, Severity};
 pub use self::load::{default_path, load, lookup_places};
-pub use self::model::{
-    Allow, Config, Credential, Endpoint, EndpointTls, EndpointWs, Forward, Keys, Limits, Local,
-    Log, Mode, Protocol, ReplayPolicy, Reverse, Role, Rotation, Scheme, Server, Service, Sink,
-    SocketOptions, Timeouts, Tls, Transport, User, WebSocket, Writer,
+pub use self::meaning::model::{
+    Allow, Config, Credential, Endpoint, EndpointWs, Forward, Keys, Limits, Local, Log, Mode,
+    Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink, SocketOptions,
+    Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
-pub use self::schema::documented_keys;
+pub use self::parse::{parse, parse_with};
+pub use self::role::Role;
 pub use self::secret::Secret;
+pub use self::text::diagnostic::{Diagnostic, Position, Severity, is_for_other_role};
 pub use self::url::{ServerUrl, UrlError};
-
-/// Whether `found` says no more than that the file is for the other role.
-pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
-    let mut errors = found
-        .iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .peekable();
-    errors.peek().is_some() && errors.all(|finding| finding.other_role)
-}
-
-use self::document::Document;
-use self::meaning::Context;
-use self::reporter::Reporter;
-
-/// Reads a config for `role`. `env` is asked for the variables of `"${VAR}"`.
-///
-/// Touches neither files nor network: [`Local::auth`] stays empty, [`load()`] fills it.
-///
-/// # Errors
-/// Everything that is wrong, in the order of the text, warnings included.
-pub fn parse(
-    text: &str,
-    role: Role,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Vec<Diagnostic>> {
-    parse_with(text, role, env, &Overrides::default())
-}
-
-/// As [`parse`], with command line flags over the file.
-///
-/// # Errors
-/// As [`parse`].
-pub fn parse_with(
-    text: &str,
-    role: Role,
-    env: &dyn Fn(&str) -> Option<String>,
-    flags: &Overrides,
-) -> Result<Config, Vec<Diagnostic>> {
-    translate(text, role, env, flags, false)
-}
-
-/// As [`parse_with`]; with `files`, those that the config names are read and judged.
-fn translate(
-    text: &str,
-    role: Role,
-    env: &dyn Fn(&str) -> Option<String>,
-    flags: &Overrides,
-    files: bool,
-) -> Result<Config, Vec<Diagnostic>> {
-    let mut found = Vec::new();
-    let mut document = Document::parse(text, role, &mut found)?;
-    flags.apply(&mut document, env);
-    let mut report = Reporter::new(document, found);
-    let top = report.file();
-    let mut cx = Context {
-        role,
-        env,
-        files,
-        report,
-    };
-    let mut config = meaning::config(&top, &mut cx);
-    let found = cx.report.finish();
-    if found
-        .iter()
-        .any(|finding| finding.severity == Severity::Error)
-    {
-        return Err(found);
-    }
-    config.warnings = found;
-    Ok(config)
-}
+pub use self::written::schema::documented_keys;

@@ -1,14 +1,14 @@
-//! Command line flags over the file: each flag is a value at a key path, so it is typed and judged like the file's.
+//! Command line flags override the file. Each flag is a value at a key path, so it is validated like one of the file.
 
 use serde_json::{Map, Value};
 
-use super::document::Document;
+use super::text::document::Document;
 use super::url::{ServerUrl, UrlError};
 
-/// The password of a server given by flags, where `-k` is not.
+/// The variable with the password of a server given by flags, if there is no `-k`.
 const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
 
-/// Keys that describe a server: one that comes from flags replaces all of them.
+/// Keys that describe a server: a server given by flags replaces all of them.
 const SERVER_KEYS: [&str; 14] = [
     "server",
     "server_port",
@@ -26,10 +26,10 @@ const SERVER_KEYS: [&str; 14] = [
     "plugin_args",
 ];
 
-/// Keys that describe a listener of local.
+/// Keys that describe a listener of `ssr local`: one given by flags replaces all of them.
 const LOCAL_KEYS: [&str; 4] = ["locals", "local_address", "local_port", "protocol"];
 
-/// What the flags say, to be put over a file. Nothing of it is shown: there may be passwords in it.
+/// The values of the flags. No `Debug`: there may be passwords in it.
 #[derive(Default)]
 pub struct Overrides {
     server: Option<Map<String, Value>>,
@@ -41,7 +41,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// `-s`, `-m`, `-k`: one server in place of the file's. `address` is `host:port`.
+    /// `-s`, `-m`, `-k`: one server in place of those in the file. `address` is `host:port`.
     pub fn server(&mut self, address: &str, method: Option<&str>, password: Option<&str>) {
         let mut server = Map::new();
         server.insert("server".to_owned(), address.into());
@@ -51,7 +51,7 @@ impl Overrides {
         self.server_flag = "--server-addr";
     }
 
-    /// `--server-url`: one server in place of the file's.
+    /// `--server-url`: one server in place of those in the file.
     ///
     /// # Errors
     /// [`UrlError`].
@@ -74,17 +74,17 @@ impl Overrides {
         Ok(())
     }
 
-    /// A key of an entry of `locals`: one listener in place of the file's.
+    /// A key of an entry of `locals`: one listener in place of those in the file.
     pub fn local(&mut self, key: &'static str, value: impl Into<Value>) {
         self.local.insert(key.to_owned(), value.into());
     }
 
-    /// The mode of everything, by its name, in place of every `mode` in the file.
+    /// The mode, by its name, in place of every `mode` in the file.
     pub fn mode(&mut self, mode: &'static str, flag: &'static str) {
         self.mode = Some((mode, flag));
     }
 
-    /// `LISTEN TARGET`: a forward, in place of those of the file.
+    /// `LISTEN TARGET`: a forward, in place of those in the file.
     pub fn forward(&mut self, listen: &str, target: &str) {
         let mut forward = Map::new();
         forward.insert("listen".to_owned(), listen.into());
@@ -92,17 +92,17 @@ impl Overrides {
         self.forwards.push(Value::Object(forward));
     }
 
-    /// The key at `path` (keys joined by dots).
+    /// Sets the value at `path` (keys joined by dots).
     pub fn set(&mut self, path: &'static str, value: impl Into<Value>, flag: &'static str) {
         self.rest.push((path, value.into(), flag));
     }
 
-    /// Whether there is something to run without a file.
+    /// Whether the flags can run without a file.
     pub fn are_enough(&self) -> bool {
         self.server.is_some() || !self.forwards.is_empty()
     }
 
-    /// Puts all over `document`.
+    /// Applies all flags to `document`.
     pub(super) fn apply(&self, document: &mut Document, env: &dyn Fn(&str) -> Option<String>) {
         if let Some(server) = &self.server {
             let password = server

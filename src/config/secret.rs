@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The text itself, for whoever derives a key from it or compares it.
+    /// The text itself, to derive a key from it or to compare it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -28,7 +28,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Text, or a whole number as shadowsocks-libev accepts. Errors do not quote what they found.
+/// A string, or a whole number as in shadowsocks-libev. Errors do not quote the value.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;

@@ -1,4 +1,4 @@
-//! What would run, in words: the output of `ssr check`. Nothing secret is in it.
+//! The summary of a config that `ssr check` prints. It holds no secrets.
 
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
@@ -8,13 +8,14 @@ use crate::dns;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse::Protocol;
 
-use super::model::{Config, Local, ReplayPolicy, Role, Server};
+use super::meaning::model::{Config, Local, ReplayPolicy, Server};
+use super::role::Role;
 
-/// Names of users that are listed before "and … more".
+/// How many users are listed by name.
 const USERS_SHOWN: usize = 10;
 
 impl Config {
-    /// A few lines on what `ssr local` or `ssr server` would do with this config.
+    /// A few lines that say what this config would run.
     pub fn summary(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -39,8 +40,8 @@ impl Config {
         }
         self.write_reverse(out)?;
         let source = match &self.dns {
-            dns::Source::System => "the system's name servers".to_owned(),
-            _ => "the name servers under `dns`".to_owned(),
+            dns::Source::System => "name servers of the system".to_owned(),
+            _ => "name servers of the config".to_owned(),
         };
         writeln!(out, "  dns         {source}")?;
         writeln!(
@@ -52,17 +53,16 @@ impl Config {
             self.timeouts.half_close.as_secs(),
             self.udp_timeout.as_secs(),
         )?;
-        let memory = match self.limits.memory_mib {
-            0 => "memory by machine".to_owned(),
-            mib => format!("memory {mib} MiB"),
-        };
         writeln!(
             out,
-            "  limits      {} connections, {} handshakes, {} UDP associations, {memory}",
-            self.limits.connections, self.limits.handshakes, self.limits.udp_associations,
+            "  limits      {} connections, {} handshakes, {} UDP associations, {} MiB of buffers",
+            self.limits.connections,
+            self.limits.handshakes,
+            self.limits.udp_associations,
+            self.limits.memory_mib,
         )?;
         match self.workers {
-            0 => writeln!(out, "  workers     one a core")?,
+            0 => writeln!(out, "  workers     one per core")?,
             count => writeln!(out, "  workers     {count}")?,
         }
         self.write_notes(out)
@@ -86,8 +86,8 @@ impl Config {
         self.write_transport(server, out)?;
         match server.keys.identity.len() {
             0 => writeln!(out)?,
-            1 => writeln!(out, ", as a user behind an identity header")?,
-            hops => writeln!(out, ", as a user behind {hops} identity headers")?,
+            1 => writeln!(out, ", as a user (one identity header)")?,
+            hops => writeln!(out, ", as a user ({hops} identity headers)")?,
         }
         let names: Vec<String> = server
             .users
@@ -131,17 +131,17 @@ impl Config {
         }
         if !reverse.services.is_empty() {
             let (links, seconds) = (reverse.links, reverse.heartbeat.as_secs());
-            writeln!(out, "    links     {links}, a heartbeat every {seconds} s")?;
+            writeln!(out, "    links     {links}, heartbeat every {seconds} s")?;
         }
         for allow in &reverse.allow {
             let protocol = allow.protocol.map_or("any protocol", Protocol::name);
             let bind = SocketAddr::new(allow.ip, allow.ports.0);
-            write!(out, "  grant       {bind}")?;
+            write!(out, "  allow       {bind}")?;
             if allow.ports.1 != allow.ports.0 {
                 write!(out, "-{}", allow.ports.1)?;
             }
             let user = allow.user.as_deref().unwrap_or("every user");
-            write!(out, ", {protocol}, to {user}")?;
+            write!(out, ", {protocol}, for {user}")?;
             match &allow.host {
                 Some(host) => writeln!(out, ", hosts {host}")?,
                 None => writeln!(out)?,
@@ -167,21 +167,21 @@ impl Config {
         }
         if server.mode.udp && self.role == Role::Local {
             let way = if transport.udp_inside {
-                "inside"
+                "through it"
             } else {
-                "beside it"
+                "directly"
             };
             write!(out, ", UDP {way}")?;
         }
         Ok(())
     }
 
-    /// What a reader would want to know without having asked.
+    /// Settings that the reader should know about.
     fn write_notes(&self, out: &mut String) -> fmt::Result {
         if self.role == Role::Server && !self.deny_private {
             writeln!(
                 out,
-                "  note        deny_private is false: clients can reach this machine's own network and loopback"
+                "  note        `deny_private` is false: clients can reach loopback and private networks of this machine"
             )?;
         }
         let old = self
@@ -191,14 +191,14 @@ impl Config {
         if old && self.replay != ReplayPolicy::Reject {
             writeln!(
                 out,
-                "  note        repeated salts are accepted (security.replay_attack.policy)"
+                "  note        replayed connections are accepted: `security.replay_attack.policy` is not `reject`"
             )?;
         }
         let open = |local: &&Local| local.auth_file.is_none() && !is_loopback(local);
         for local in self.locals.iter().filter(open) {
             writeln!(
                 out,
-                "  note        {} is open to whoever can reach it: no socks5_auth_config_path",
+                "  note        anybody who can reach {} can use it: there is no `socks5_auth_config_path`",
                 local.address
             )?;
         }
@@ -219,7 +219,7 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
     }
     match local.auth.len() {
         0 => writeln!(out),
-        users => writeln!(out, ", {users} users with passwords"),
+        users => writeln!(out, ", login required ({users} users)"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ss://` URLs (SIP002), in every form that is about.
+//! `ss://` URLs (SIP002), in the three forms that are in use.
 //!
 //! ```text
 //! ss://method:password@host:port/?plugin=…#name        percent-encoded; what AEAD-2022 requires
@@ -13,10 +13,10 @@ use crate::wire::address::Address;
 
 use super::secret::Secret;
 
-/// The port of a URL that names none, as shadowsocks-rust has it.
+/// The port of a URL without one, as in shadowsocks-rust.
 const DEFAULT_PORT: u16 = 8388;
 
-/// What a URL says about a server; the method and the password are not judged yet.
+/// The parts of a URL; method and password are not validated yet.
 #[derive(Clone, Debug)]
 pub struct ServerUrl {
     /// Where the server is.
@@ -31,13 +31,13 @@ pub struct ServerUrl {
     pub name: Option<String>,
 }
 
-/// What is wrong with an `ss://` URL. No variant quotes it: it holds a password.
+/// What is wrong with an `ss://` URL. No variant quotes it, because it holds a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Another scheme, or none.
     #[error("not an `ss://` URL")]
     Scheme,
-    /// A `%` without two hex digits, or bytes that are no UTF-8.
+    /// A `%` without two hex digits, or bytes that are not UTF-8.
     #[error("bad percent-encoding in the URL's {0}")]
     Percent(&'static str),
     /// Neither `method:password` nor base64 of it.
@@ -51,7 +51,7 @@ pub enum UrlError {
 impl FromStr for ServerUrl {
     type Err = UrlError;
 
-    /// Reads any of the three forms.
+    /// Parses any of the three forms.
     ///
     /// # Errors
     /// [`UrlError`] says which part is wrong.
@@ -120,17 +120,17 @@ fn plugin(query: &str) -> Result<Option<String>, UrlError> {
     Ok(Some(plugin).filter(|plugin| !plugin.is_empty()))
 }
 
-/// Cuts at the first `mark`; what follows it is empty if there is none.
+/// Splits at the first `mark`; the second part is empty if there is none.
 fn cut(text: &str, mark: char) -> (&str, &str) {
     text.split_once(mark).unwrap_or((text, ""))
 }
 
-/// Text in base64, of either alphabet, padded or not.
+/// Decodes base64 in either alphabet, padded or not, to text.
 fn base64(text: &str) -> Option<String> {
     String::from_utf8(crypto::base64::decode(text)?.to_vec()).ok()
 }
 
-/// Undoes percent-encoding (RFC 3986 §2.1).
+/// Decodes percent-encoding (RFC 3986 §2.1).
 pub(super) fn percent(text: &str, part: &'static str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

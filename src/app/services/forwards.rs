@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use super::builder::Builder;
 use super::sockets::{incoming, outgoing};
 use crate::app::error::Error;
-use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
+use crate::config::{Endpoint, EndpointWs, Forward, Scheme};
 use crate::inbound::forward::WebSocketForward;
 use crate::inbound::forward::packets::ForwardPackets;
 use crate::net::{tls, transport};
@@ -84,19 +84,17 @@ impl Builder<'_> {
 }
 
 fn server(listen: &Endpoint, ws: &EndpointWs) -> Result<Option<Box<tls::Server>>, Error> {
-    match &ws.tls {
-        Some(EndpointTls::Server { cert, key }) => tls::Server::new(cert.clone(), key.clone())
-            .map(|server| Some(Box::new(server)))
-            .map_err(Error::tls(listen)),
-        _ => Ok(None),
-    }
+    let identity = ws.tls.as_ref().and_then(|tls| tls.identity.clone());
+    identity
+        .map(|(cert, key)| tls::Server::new(cert, key).map(Box::new))
+        .transpose()
+        .map_err(Error::tls(listen))
 }
 
 fn client(target: &Endpoint, ws: &EndpointWs) -> Result<Option<tls::Client>, Error> {
-    match &ws.tls {
-        Some(EndpointTls::Client { name, trust }) => tls::Client::new(name, trust)
-            .map(Some)
-            .map_err(Error::tls(target)),
-        _ => Ok(None),
-    }
+    ws.tls
+        .as_ref()
+        .map(|tls| tls::Client::new(ws.server_name(), &tls.trust))
+        .transpose()
+        .map_err(Error::tls(target))
 }

@@ -120,8 +120,11 @@ fn load_reads_the_password_file_and_names_files_in_errors() {
     };
 
     let missing = shown(&load(Some(&path), Role::Local, &Overrides::default()).unwrap_err());
-    assert!(missing.contains("auth.json: cannot be read"), "{missing}");
-    assert!(failing("{}").contains("auth.json: password.users: nobody could log in"));
+    assert!(
+        missing.contains("auth.json: cannot read the file"),
+        "{missing}"
+    );
+    assert!(failing("{}").contains("auth.json: password.users: no users, so nobody could log in"));
     let wrong =
         failing("{\"password\":\n{\"users\": [{\"user_name\": 5, \"password\": \"hunter2\"}]}}");
     assert!(
@@ -130,7 +133,7 @@ fn load_reads_the_password_file_and_names_files_in_errors() {
     );
     let empty = failing(r#"{"password": {"users": [{"user_name": "", "password": "hunter2"}]}}"#);
     assert!(
-        empty.contains("user_name: SOCKS5 has room") && !empty.contains("hunter2"),
+        empty.contains("user_name: must have 1 to 255 bytes") && !empty.contains("hunter2"),
         "{empty}"
     );
 

@@ -106,7 +106,11 @@ fn server_with_tls_says_which_file_it_lacks() {
 #[test]
 fn nonsense_in_a_transport_is_refused_where_it_stands() {
     for (text, at, words) in [
-        (r#"{"type": "quic"}"#, "transport.type", "no transport"),
+        (
+            r#"{"type": "quic"}"#,
+            "transport.type",
+            "unknown transport `quic`",
+        ),
         (
             r#"{"type": "ws", "path": "x"}"#,
             "transport.path",
@@ -120,7 +124,7 @@ fn nonsense_in_a_transport_is_refused_where_it_stands() {
         (
             r#"{"type": "ws", "headers": {"a b": "c"}}"#,
             "transport.headers",
-            "tokens",
+            "not HTTP header fields",
         ),
         (
             r#"{"type": "ws", "mux": 1000}"#,
@@ -130,7 +134,7 @@ fn nonsense_in_a_transport_is_refused_where_it_stands() {
         (
             r#"{"udp_over": "ws", "tls": true}"#,
             "transport.udp_over",
-            "no WebSocket",
+            "needs a WebSocket",
         ),
         (
             r#"{"type": "ws", "trusted_proxies": ["x/8"]}"#,
@@ -202,11 +206,11 @@ fn plugins_that_are_not_built_in_are_refused_with_a_way_out() {
         ),
         (
             r#""plugin": "v2ray-plugin", "plugin_opts": "obfs=http""#,
-            "does not have",
+            "unknown option `obfs`",
         ),
         (
             r#""plugin": "v2ray-plugin", "transport": {"tls": true}"#,
-            "beside `transport`",
+            "`plugin` and `transport`",
         ),
     ] {
         let found = failure(&with(keys), Role::Local);
@@ -264,7 +268,7 @@ fn summary_shows_the_transport() {
     ));
     let summary = config.summary();
     assert!(
-        summary.contains("over wss /x with mux.cool, TLS for 192.0.2.1, UDP beside it"),
+        summary.contains("over wss /x with mux.cool, TLS for 192.0.2.1, UDP directly"),
         "{summary}"
     );
 }

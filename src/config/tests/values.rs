@@ -26,7 +26,7 @@ fn defaults_are_safe_and_bounded() {
         connections: 65_536,
         udp_associations: 4096,
         handshakes: 4096,
-        memory_mib: 0,
+        memory_mib: 256,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.socket.keep_alive, Some(seconds(15)));
@@ -111,7 +111,7 @@ fn local_is_the_first_user_of_a_shared_file() {
     assert_eq!(config.servers[0].keys.key.as_bytes(), user.as_bytes());
     assert_eq!(config.servers[0].keys.identity.len(), 1);
     assert!(config.servers[0].users.is_empty());
-    assert!(shown(&config.warnings).contains("local goes as `a`"));
+    assert!(shown(&config.warnings).contains("`ssr local` connects as `a`"));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn environment_variables_stand_for_passwords() {
     let config = local(&text);
     let literal = Key::from_password(Method::Aes256Gcm, b"${SECRET}");
     assert_eq!(config.servers[0].keys.key.as_bytes(), literal.as_bytes());
-    assert!(shown(&config.warnings).contains("no variable `SECRET`"));
+    assert!(shown(&config.warnings).contains("no environment variable `SECRET`"));
 }
 
 #[test]
@@ -225,13 +225,13 @@ fn summary_says_what_would_run() {
         "192.0.2.1:8388",
         "aes-256-gcm",
         "tcp_and_udp",
-        "deny_private is false",
+        "`deny_private` is false",
         "65536",
     ] {
         assert!(summary.contains(part), "no {part:?} in\n{summary}");
     }
     let open = local(&with("\"local_address\": \"0.0.0.0\"")).summary();
-    assert!(open.contains("is open to whoever can reach it"), "{open}");
+    assert!(open.contains("can use it"), "{open}");
 }
 
 #[test]
@@ -298,12 +298,12 @@ fn grants_of_reverse_tunnels_are_read() {
     let summary = config.summary();
     assert!(
         summary.contains(
-            "grant       0.0.0.0:6000-7000, any protocol, to every user, hosts *.example.com\n"
+            "allow       0.0.0.0:6000-7000, any protocol, for every user, hosts *.example.com\n"
         ),
         "{summary}"
     );
     assert!(
-        summary.contains("grant       [::1]:80, http, to ann, hosts *\n"),
+        summary.contains("allow       [::1]:80, http, for ann, hosts *\n"),
         "{summary}"
     );
 }

@@ -1,24 +1,25 @@
-//! Collects findings, and types the document on the way.
+//! Collects diagnostics, and reads the document into typed structs.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use super::diagnostic::{Diagnostic, Severity};
-use super::document::{Document, has_room, within};
-use super::file;
-use super::schema;
+use super::diagnostic::{Diagnostic, Severity, has_room};
+use super::document::Document;
+use super::spans::within;
+use crate::config::written::file;
+use crate::config::written::schema;
 
 /// Everything found so far about one document.
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     document: Document,
     found: Vec<Diagnostic>,
-    /// Paths whose value was of the wrong type: complaints about what they lack would only repeat that.
+    /// Paths whose value had the wrong type: an error about what they lack would only repeat that.
     bad: Vec<String>,
 }
 
 impl Reporter {
-    pub(super) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
+    pub(crate) fn new(mut document: Document, found: Vec<Diagnostic>) -> Self {
         let bad = std::mem::take(&mut document.bad);
         Self {
             document,
@@ -27,16 +28,16 @@ impl Reporter {
         }
     }
 
-    /// Types the document. Each value of a wrong type is reported and taken out until the rest fits, so that one
-    /// reading finds every such error.
-    pub(super) fn file(&mut self) -> file::Top {
+    /// Reads the document into structs. Each value of a wrong type is reported and removed until the rest fits, so that
+    /// one run finds every such error.
+    pub(crate) fn file(&mut self) -> file::Top {
         while has_room(&self.found, Severity::Error) {
             let error = match serde_path_to_error::deserialize(&self.document.value) {
                 Ok(top) => return top,
                 Err(error) => error,
             };
             let steps: Vec<Segment> = error.path().iter().cloned().collect();
-            // What lacks a value is null already: then what is around it goes.
+            // A missing value is null already: then the value around it goes.
             let outer = (1..=steps.len()).rev().find_map(|length| {
                 let steps = steps.get(..length)?;
                 let value = self.document.value.pointer_mut(&pointer(steps))?;
@@ -46,7 +47,7 @@ impl Reporter {
                 self.push(
                     Severity::Error,
                     "",
-                    "a config is an object: `{ … }`".to_owned(),
+                    "a config must be an object: `{ … }`".to_owned(),
                     None,
                 );
                 return file::Top::default();
@@ -61,12 +62,12 @@ impl Reporter {
     }
 
     /// An error at `path`.
-    pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.push(Severity::Error, path, message.into(), None);
     }
 
     /// An error at `path`, and what to do.
-    pub(super) fn error_hint(
+    pub(crate) fn error_hint(
         &mut self,
         path: &str,
         message: impl Into<String>,
@@ -75,8 +76,13 @@ impl Reporter {
         self.push(Severity::Error, path, message.into(), Some(hint.into()));
     }
 
+    /// An error at `path`: `value` is none of the values of this key. `hint` lists them.
+    pub(crate) fn unknown(&mut self, path: &str, noun: &str, value: &str, hint: &str) {
+        self.error_hint(path, format!("unknown {noun} `{value}`"), hint);
+    }
+
     /// An error at `path` that would be none if the other role read the file.
-    pub(super) fn error_other_role(
+    pub(crate) fn error_other_role(
         &mut self,
         path: &str,
         message: impl Into<String>,
@@ -90,12 +96,12 @@ impl Reporter {
     }
 
     /// A warning at `path`.
-    pub(super) fn warn(&mut self, path: &str, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, path: &str, message: impl Into<String>) {
         self.push(Severity::Warning, path, message.into(), None);
     }
 
     /// A warning at `path`, and what to do.
-    pub(super) fn warn_hint(
+    pub(crate) fn warn_hint(
         &mut self,
         path: &str,
         message: impl Into<String>,
@@ -120,8 +126,8 @@ impl Reporter {
         });
     }
 
-    /// All findings in the order of the text, each once.
-    pub(super) fn finish(self) -> Vec<Diagnostic> {
+    /// All diagnostics in the order of the text, each once.
+    pub(crate) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found;
         found.sort_by(|a, b| {
             (a.position, &a.path, &a.message).cmp(&(b.position, &b.path, &b.message))
@@ -131,11 +137,11 @@ impl Reporter {
     }
 }
 
-/// Types a document that is no config; its first error is the last.
+/// Reads a document that is not a config into a struct, up to the first error.
 ///
 /// # Errors
-/// The finding, without a file name.
-pub(super) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
+/// The first value of a wrong type, without a file name.
+pub(crate) fn strict<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Diagnostic>> {
     serde_path_to_error::deserialize(&document.value).map_err(|error| {
         let steps: Vec<Segment> = error.path().iter().cloned().collect();
         let path = path(&steps);
@@ -174,7 +180,7 @@ fn pointer(steps: &[Segment]) -> String {
         })
 }
 
-/// Says what was expected and what stood there, without quoting text: it may be a password in a wrong place.
+/// Says what was expected and what was found, without quoting text: it may be a password in the wrong place.
 fn type_error(path: &str, reason: &str, found: &Value) -> String {
     let Some((_, expected)) = reason.rsplit_once(", expected ") else {
         return reason.to_owned();
@@ -189,7 +195,9 @@ fn type_error(path: &str, reason: &str, found: &Value) -> String {
     };
     let found = match found {
         Value::Null => "nothing".to_owned(),
-        Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => "none".to_owned(),
+        Value::Bool(_) | Value::Number(_) if schema::is_secret(path) => {
+            "a value of another type".to_owned()
+        }
         Value::Bool(value) => format!("`{value}`"),
         Value::Number(value) => format!("`{value}`"),
         Value::String(_) => "a string".to_owned(),

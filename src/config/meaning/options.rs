@@ -1,17 +1,18 @@
-//! Sockets, timeouts, limits, workers.
+//! Socket options, timeouts, limits and workers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::file::{self, Top};
-use super::meaning::Context;
+use crate::net::pool;
+
+use super::context::{Context, filled, key_at};
 use super::model::{Limits, SocketOptions, Timeouts};
-use super::scalar::Number;
-use super::servers::key_at;
+use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::Number;
 
 /// Bytes of an IPv4 and a UDP header.
 const IP_UDP_HEADERS: usize = 28;
-/// More threads than this is a slip.
+/// More threads than this is a mistake.
 const MAX_WORKERS: u64 = 1024;
 
 /// The global socket options.
@@ -23,7 +24,7 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
         mptcp: top.mptcp.unwrap_or(false),
         keep_alive: match top.keep_alive {
             None => Some(Duration::from_secs(15)),
-            // As many as the system lets a socket ask for.
+            // The longest that Linux accepts (TCP_KEEPIDLE).
             Some(Number(seconds)) => {
                 (seconds > 0).then(|| Duration::from_secs(seconds.min(32_767)))
             }
@@ -41,7 +42,7 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
         outbound_recv_buffer: size(top.outbound_recv_buffer_size.or(top.tcp_outgoing_rcvbuf)),
         udp_mtu: match top.udp_mtu {
             Some(_) => udp_mtu("udp_mtu", top.udp_mtu, cx),
-            // libev's is that of the network interface.
+            // In shadowsocks-libev it is the MTU of the interface.
             None => udp_mtu("mtu", top.mtu, cx).map(|mtu| mtu.saturating_sub(IP_UDP_HEADERS)),
         },
         inbound_udp_allow_fragmentation: top.inbound_udp_allow_fragmentation,
@@ -49,7 +50,7 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
     }
 }
 
-/// The global options with those of one server over them.
+/// The global options, overridden by those of one server.
 pub(super) fn socket_of(
     entry: &file::Server,
     at: &str,
@@ -80,7 +81,7 @@ pub(super) fn socket_of(
     socket
 }
 
-/// `outbound_bind_addr`, or shadowsocks-libev's one address for each family.
+/// `outbound_bind_addr`, or one address per family as in shadowsocks-libev.
 fn bind_addresses(top: &Top, cx: &mut Context<'_>) -> (Option<IpAddr>, Option<IpAddr>) {
     let chosen = bind_address("outbound_bind_addr", top.outbound_bind_addr.as_deref(), cx);
     let v4 =
@@ -113,7 +114,7 @@ fn bind_address(path: &str, written: Option<&str>, cx: &mut Context<'_>) -> Opti
         cx.report.error_hint(
             path,
             "not an IP address",
-            "give one of this machine's, without a port",
+            "use an address of this machine, without a port",
         );
     }
     address
@@ -126,18 +127,13 @@ fn udp_mtu(path: &str, written: Option<Number<u64>>, cx: &mut Context<'_>) -> Op
         576..=65_535 => usize::try_from(bytes).ok(),
         _ => {
             cx.report
-                .error_hint(path, "out of range", "bytes, from 576 to 65535");
+                .error_hint(path, "out of range", "use 576 to 65535 bytes");
             None
         }
     }
 }
 
-/// Text that is not empty.
-fn filled(text: Option<&str>) -> Option<String> {
-    text.filter(|text| !text.is_empty()).map(str::to_owned)
-}
-
-/// A buffer size; 0 leaves it to the system.
+/// A buffer size in bytes; `None` for 0, which leaves it to the system.
 fn size(written: Option<Number<u32>>) -> Option<u32> {
     written
         .map(|Number(bytes)| bytes)
@@ -156,11 +152,11 @@ pub(super) fn timeouts(top: &Top, cx: &mut Context<'_>) -> Timeouts {
             .unwrap_or_else(|| Duration::from_secs(default))
     };
     Timeouts {
-        // A slow phone on a bad line needs a few; a stranger who sends nothing gets no more.
+        // A phone on a bad line needs a few seconds; a stranger who sends nothing must not hold a place for longer.
         handshake: or("timeouts.handshake", written.handshake, 15),
-        // Three SYNs of Linux (1 + 2 + 4 s) and an answer.
+        // Three SYNs of Linux (after 1, 2 and 4 s) and the answer.
         connect: or("timeouts.connect", written.connect, 10),
-        // After as long, most systems' own keep-alive would first ask whether the peer is there.
+        // The usual time after which systems send the first keep-alive probe.
         idle: or(path, idle, 7_200),
         half_close: or("timeouts.half_close", written.half_close, 60),
     }
@@ -178,25 +174,22 @@ pub(super) fn limits(top: &Top, cx: &mut Context<'_>) -> Limits {
         connections: or("limits.connections", written.connections, 65_536),
         udp_associations: or(path, associations, 4_096),
         handshakes: or("limits.handshakes", written.handshakes, 4_096),
-        memory_mib: written
-            .memory_mib
-            .map_or(0, |Number(mib)| usize::try_from(mib).unwrap_or(usize::MAX)),
+        memory_mib: match written.memory_mib {
+            None | Some(Number(0)) => pool::DEFAULT_BUDGET >> 20,
+            Some(Number(mib)) => usize::try_from(mib).unwrap_or(usize::MAX),
+        },
     }
 }
 
-/// `workers`, or `runtime`; 0 is one a core.
+/// `workers`, or `runtime`; 0 means one per core.
 pub(super) fn workers(top: &Top, cx: &mut Context<'_>) -> usize {
     let runtime = top.runtime.clone().unwrap_or_default();
     match runtime.mode.as_deref() {
         Some("single_thread") if top.workers.is_none() => return 1,
         None | Some("single_thread" | "multi_thread") => {}
         Some(other) => {
-            let message = format!("`{other}` is no mode");
-            cx.report.error_hint(
-                "runtime.mode",
-                message,
-                "it is `multi_thread` or `single_thread`",
-            );
+            let hint = "use `multi_thread` or `single_thread`";
+            cx.report.unknown("runtime.mode", "mode", other, hint);
         }
     }
     let (written, path) = match top.workers {
@@ -205,8 +198,11 @@ pub(super) fn workers(top: &Top, cx: &mut Context<'_>) -> usize {
     };
     match written {
         Some(Number(count)) if count > MAX_WORKERS => {
-            cx.report
-                .error_hint(path, "too many", "leave the key out for one thread a core");
+            cx.report.error_hint(
+                path,
+                format!("must be at most {MAX_WORKERS}"),
+                "remove the key for one thread per core",
+            );
             0
         }
         Some(Number(count)) => usize::try_from(count).unwrap_or(0),

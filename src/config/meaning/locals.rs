@@ -1,21 +1,19 @@
-//! `locals`, and their shorthand at the top level.
+//! `locals`, and the listener at the top level.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use crate::wire::address::Address;
 
-use super::file::{self, Top};
-use super::meaning::Context;
+use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Local, Mode, Protocol};
-use super::scalar::Number;
-use super::servers::{host_address, key_at};
+use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::Number;
 
-/// Where SOCKS is expected.
+/// The usual port of SOCKS.
 const DEFAULT_PORT: u16 = 1080;
 
-/// Everything that `ssr local` listens on.
+/// The listeners of `ssr local`.
 pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> {
     let loopback = match top.ipv6_first {
         Some(true) => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -23,12 +21,12 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
     };
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
-    // A protocol names no place: beside a list it must not open a listener that nobody asked for.
+    // `protocol` alone must not open a listener in addition to those of the list.
     let shorthand = top.local_address.is_some() || top.local_port.is_some();
     if !shorthand && !listed.is_empty() && top.protocol.is_some() {
         cx.report.warn(
             "protocol",
-            "no effect without `local_port`: entries of `locals` have their own",
+            "no effect without `local_port`: each entry of `locals` has its own `protocol`",
         );
     }
     if shorthand || listed.is_empty() {
@@ -47,10 +45,22 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
         }
     }
     if !shorthand && !listed.is_empty() && listed.iter().all(|entry| entry.disabled == Some(true)) {
-        cx.report
-            .error("locals", "every entry is disabled: nothing to listen on");
+        cx.report.error(
+            "locals",
+            "every entry is disabled, so there is nothing to listen on",
+        );
     }
-    refuse_same_address(&found, cx);
+    let listeners = found.iter().flat_map(|(at, local)| {
+        let udp = local.udp_address.as_ref().unwrap_or(&local.address);
+        let uses = [
+            (local.mode.tcp, &local.address, "TCP"),
+            (local.mode.udp, udp, "UDP"),
+        ];
+        uses.into_iter()
+            .filter(|(used, ..)| *used)
+            .map(|(_, address, transport)| (key_at(at, "local_port"), address, transport))
+    });
+    refuse_same_address(listeners, cx);
     found.into_iter().map(|(_, local)| local).collect()
 }
 
@@ -115,19 +125,18 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
             cx.report.error_hint(
                 &path,
                 message,
-                "`\"disabled\": true` keeps the entry for later",
+                "add `\"disabled\": true` to keep the entry for later",
             );
             None
         }
         Some(other) => {
-            let message = format!("`{other}` is no protocol");
-            cx.report.error_hint(&path, message, "it is `socks`");
+            cx.report.unknown(&path, "protocol", other, "use `socks`");
             None
         }
     }
 }
 
-/// An address to listen on, from its two keys.
+/// An address to listen on; each argument has the path and the value of its key.
 fn listen(
     host: (&str, Option<&str>),
     port: (&str, Number<u16>),
@@ -137,7 +146,7 @@ fn listen(
     let Number(number) = port.1;
     if number == 0 {
         cx.report
-            .error_hint(port.0, "0 is no port to find", "leave the key out for 1080");
+            .error_hint(port.0, "port 0 cannot be connected to", "use 1 to 65535");
         return None;
     }
     match host.1.filter(|text| !text.is_empty()) {
@@ -146,37 +155,11 @@ fn listen(
     }
 }
 
-/// The address for UDP ASSOCIATE replies: an IP address, a name, or either with a port.
+/// The address in replies to UDP ASSOCIATE: an IP address or a name, either with a port.
 fn associate_address(entry: &file::Local, at: &str, cx: &mut Context<'_>) -> Option<Address> {
     let text = entry
         .udp_associate_addr
         .as_deref()
         .filter(|text| !text.is_empty())?;
     host_address(&key_at(at, "udp_associate_addr"), text, Some(0), cx)
-}
-
-/// Two listeners cannot have one address for one transport.
-fn refuse_same_address(found: &[(String, Local)], cx: &mut Context<'_>) {
-    let mut taken: HashMap<(&Address, &str), &str> = HashMap::new();
-    for (at, local) in found {
-        let udp = local.udp_address.as_ref().unwrap_or(&local.address);
-        let uses = [
-            (local.mode.tcp, &local.address, "TCP"),
-            (local.mode.udp, udp, "UDP"),
-        ];
-        for (_, address, transport) in uses.into_iter().filter(|(used, ..)| *used) {
-            if let Some(first) = taken.insert((address, transport), at) {
-                let first = if first.is_empty() {
-                    "`local_port`"
-                } else {
-                    first
-                };
-                cx.report.error(
-                    &key_at(at, "local_port"),
-                    format!("{transport} {address} is taken already, by {first}"),
-                );
-                break;
-            }
-        }
-    }
 }

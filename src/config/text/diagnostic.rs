@@ -1,20 +1,20 @@
-//! What is wrong with a config, where, and what to do about it.
+//! Diagnostics: what is wrong with a config, where, and what to do.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// How much a [`Diagnostic`] matters.
+/// The severity of a [`Diagnostic`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// The config cannot run.
     Error,
-    /// A key of another program: a warning at start, an error in `ssr check`.
+    /// The config has a key of another program: a warning at start, an error in `ssr check`.
     Foreign,
-    /// The config runs, but perhaps not as its author believes.
+    /// The config runs, but perhaps not as its author expects.
     Warning,
 }
 
-/// A place in the text, both counted from 1; columns in characters.
+/// A position in the text; line and column count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// Line.
@@ -23,29 +23,29 @@ pub struct Position {
     pub column: usize,
 }
 
-/// One finding. Its `Display` is `file:line:column: key.path: message (hint)`, without what is unknown.
+/// An error or a warning. Its `Display` is `file:line:column: key.path: message (hint)`, without the parts that are unknown.
 ///
-/// No part of it quotes a value that stood under a secret key.
+/// No part of it quotes the value of a secret key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// The file, once somebody knows its name.
+    /// The file, if its name is known.
     pub file: Option<PathBuf>,
-    /// Where in the text; `None` for a command line flag.
+    /// The position in the file; `None` for a command line flag.
     pub position: Option<Position>,
-    /// Key path as the author wrote it (`servers[0].password`), or the flag; empty for the file as a whole.
+    /// The key path as the author wrote it (`servers[0].password`), or the flag; empty for the file as a whole.
     pub path: String,
     /// What is wrong.
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
-    /// The value is right in the file of the other role: a server's wildcard address, a client's chain of keys.
+    /// Whether the value would be right for the other role: a server's wildcard address, a client's chain of keys.
     pub other_role: bool,
 }
 
 impl Diagnostic {
-    /// A finding at `path`, of which no more is known yet.
+    /// A diagnostic at `path`, without position and hint.
     pub fn new(severity: Severity, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity,
@@ -58,7 +58,7 @@ impl Diagnostic {
         }
     }
 
-    /// Whether `ssr check` fails for it.
+    /// Whether it makes `ssr check` fail.
     pub fn fails_check(&self) -> bool {
         self.severity != Severity::Warning
     }
@@ -83,4 +83,22 @@ impl fmt::Display for Diagnostic {
             None => Ok(()),
         }
     }
+}
+
+/// Whether every error in `found` only says that the file is for the other role.
+pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
+    let mut errors = found
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .peekable();
+    errors.peek().is_some() && errors.all(|finding| finding.other_role)
+}
+
+/// The most diagnostics of one severity: enough for a reader, and a bound on the work for a hostile text.
+const MAX_FINDINGS: usize = 100;
+
+/// Whether `found` has room for one more of `severity`. Errors and warnings are counted apart.
+pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
+    let same = |finding: &&Diagnostic| finding.severity == severity;
+    found.iter().filter(same).count() < MAX_FINDINGS
 }

@@ -1,4 +1,4 @@
-//! The file as written -> the config as meant. Every finding is collected; a value stands in for each that is wrong.
+//! The file as written -> the config as meant. Errors are collected, and a default stands in for each wrong value.
 
 use std::time::Duration;
 
@@ -7,74 +7,23 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
-use super::file::Top;
-use super::model::{Config, Mode, ReplayPolicy, Role};
-use super::reporter::Reporter;
-use super::scalar::Number;
-use super::{forwards, locals, logging, options, reverse, servers};
+use super::context::Context;
+use super::forwards;
+use super::locals;
+use super::logging;
+use super::model::{Config, Mode, ReplayPolicy};
+use super::options;
+use super::reverse;
+use super::servers;
+use crate::config::role::Role;
+use crate::config::written::file::Top;
+use crate::config::written::scalar::Number;
 
-/// Least time that SIP022 §3.2.4 lets a UDP session live.
+/// The shortest time that a UDP session must live (SIP022 §3.2.4).
 const SESSION_FLOOR: Duration = Duration::from_secs(60);
 
-/// What all parts of the translation share.
-pub(super) struct Context<'a> {
-    pub(super) role: Role,
-    /// The environment, for `"${VAR}"`.
-    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
-    /// Whether files that the config names are read.
-    pub(super) files: bool,
-    pub(super) report: Reporter,
-}
-
-impl Context<'_> {
-    /// `tcp_only`, `udp_only` or `tcp_and_udp`; `default` where the key is missing.
-    pub(super) fn mode(&mut self, path: &str, written: Option<&str>, default: Mode) -> Mode {
-        match written {
-            None => default,
-            Some("tcp_only") => Mode::TCP_ONLY,
-            Some("udp_only") => Mode::UDP_ONLY,
-            Some("tcp_and_udp") => Mode::TCP_AND_UDP,
-            Some(other) => {
-                let message = format!("`{other}` is no mode");
-                self.report.error_hint(
-                    path,
-                    message,
-                    "it is `tcp_and_udp`, `tcp_only` or `udp_only`",
-                );
-                default
-            }
-        }
-    }
-
-    /// Seconds, at least one.
-    pub(super) fn seconds(&mut self, path: &str, written: Option<Number<u64>>) -> Option<Duration> {
-        let Number(seconds) = written?;
-        if seconds == 0 {
-            self.report
-                .error_hint(path, "0 seconds", "leave the key out for the default");
-            return None;
-        }
-        // A hundred years: longer is a slip, and overflows some clocks.
-        Some(Duration::from_secs(seconds.min(3_155_760_000)))
-    }
-
-    /// How many there may be: at least one.
-    pub(super) fn count(&mut self, path: &str, written: Option<Number<u64>>) -> Option<usize> {
-        let Number(count) = written?;
-        if count == 0 {
-            self.report.error_hint(
-                path,
-                "0 would let nothing through",
-                "leave the key out for the default",
-            );
-            return None;
-        }
-        Some(usize::try_from(count).unwrap_or(usize::MAX))
-    }
-}
-
-/// Translates the whole file. What it reports as an error must keep the result from running.
-pub(super) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
+/// Translates the whole file. If it reports an error, the result must not run.
+pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let socket = options::socket(top, cx);
     let forwards = forwards::forwards(top, cx);
@@ -123,7 +72,7 @@ fn udp_timeout(top: &Top, modern: bool, cx: &mut Context<'_>) -> Duration {
     if modern && chosen < SESSION_FLOOR {
         cx.report.warn(
             "udp_timeout",
-            "raised to 60 s: methods of 2022 need sessions to last that long",
+            "raised to 60 s: AEAD-2022 sessions must last that long",
         );
         return SESSION_FLOOR;
     }
@@ -156,18 +105,18 @@ fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
         Some("detect") => ReplayPolicy::Detect,
         Some("ignore") => ReplayPolicy::Ignore,
         Some(other) => {
-            let message = format!("`{other}` is no policy");
-            cx.report.error_hint(
+            cx.report.unknown(
                 "security.replay_attack.policy",
-                message,
-                "it is `default`, `reject`, `detect` or `ignore`",
+                "policy",
+                other,
+                "use `default`, `reject`, `detect` or `ignore`",
             );
             ReplayPolicy::Reject
         }
     }
 }
 
-/// What a program beside us needs to answer "connected" with its first bytes, and little against any round trip.
+/// Enough for a program on this machine to send its first bytes, and short beside any round trip.
 const FIRST_BYTES_WAIT: Duration = Duration::from_millis(2);
 
 fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
@@ -177,8 +126,8 @@ fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
         Some(Number(_)) => {
             cx.report.error_hint(
                 "first_payload_wait_ms",
-                "more than 1000 ms",
-                "protocols in which the server speaks first wait that long",
+                "must be at most 1000 ms",
+                "every connection on which the server speaks first waits this long",
             );
             Duration::ZERO
         }

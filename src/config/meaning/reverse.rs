@@ -1,4 +1,4 @@
-//! `reverse`: what local offers, and what server grants.
+//! `reverse`: the services that the client publishes, and what the server allows.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,22 +7,22 @@ use std::time::Duration;
 use crate::wire::address::Address;
 use crate::wire::{proxy_protocol, reverse};
 
-use super::file;
-use super::meaning::Context;
-use super::model::{Allow, Reverse, Role, Service};
-use super::scalar::Number;
-use super::servers::key_at;
+use super::context::{Context, key_at};
+use super::model::{Allow, Reverse, Service};
+use crate::config::role::Role;
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
 
-/// Often enough to keep the place in a router's table, and seldom enough to cost nothing.
+/// Short enough to keep a NAT mapping alive, and long enough to cost nothing.
 const HEARTBEAT: Duration = Duration::from_secs(20);
-/// A longer one is a slip: nobody wants to wait that long three times.
+/// A longer one is a mistake: a dead link is noticed after three of them.
 const MAX_HEARTBEAT: u64 = 3600;
-/// The most links of one client.
+/// The most links that a client may open.
 const MAX_LINKS: u64 = 64;
-/// The most services of one client: as many as a server takes from a link.
+/// The most services of one client: a server accepts no more from one link.
 const MAX_SERVICES: usize = 256;
 
-/// The key's meaning for this role; what the other role needs is not looked at.
+/// Translates the part of `reverse` for this role; the part for the other role is not checked.
 pub(super) fn reverse(written: Option<&file::Reverse>, cx: &mut Context<'_>) -> Reverse {
     let none = file::Reverse::default();
     let written = written.unwrap_or(&none);
@@ -60,8 +60,8 @@ fn links(written: Option<Number<u64>>, cx: &mut Context<'_>) -> usize {
         Some(Number(_)) => {
             cx.report.error_hint(
                 "reverse.links",
-                format!("not a number from 1 to {MAX_LINKS}"),
-                "one link carries all; a few more share the load of a lossy line",
+                format!("out of range: use 1 to {MAX_LINKS}"),
+                "one link is enough; a few more help on a lossy network",
             );
             1
         }
@@ -77,8 +77,8 @@ fn heartbeat(written: Option<Number<u64>>, cx: &mut Context<'_>) -> Duration {
         Some(Number(_)) => {
             cx.report.error_hint(
                 "reverse.heartbeat",
-                format!("not a number of seconds from 1 to {MAX_HEARTBEAT}"),
-                "leave the key out for 20",
+                format!("out of range: use 1 to {MAX_HEARTBEAT} seconds"),
+                "remove the key for 20 seconds",
             );
             HEARTBEAT
         }
@@ -90,7 +90,7 @@ fn services(written: &file::Reverse, cx: &mut Context<'_>) -> Vec<Service> {
     let mut names = HashSet::new();
     let listed = written.services.as_deref().unwrap_or_default();
     if listed.len() > MAX_SERVICES {
-        let message = format!("more than {MAX_SERVICES} services");
+        let message = format!("too many services: the limit is {MAX_SERVICES}");
         cx.report.error("reverse.services", message);
     }
     for (index, entry) in listed.iter().enumerate() {
@@ -102,7 +102,7 @@ fn services(written: &file::Reverse, cx: &mut Context<'_>) -> Vec<Service> {
             continue;
         };
         if !names.insert(service.name.clone()) {
-            let message = format!("`{}` is another service's name", service.name);
+            let message = format!("another service is already named `{}`", service.name);
             cx.report.error(&key_at(&at, "name"), message);
         }
         found.push(service);
@@ -115,12 +115,12 @@ fn service(entry: &file::Service, at: &str, cx: &mut Context<'_>) -> Option<Serv
     match &name {
         None => cx.report.error_hint(
             &key_at(at, "name"),
-            "missing: what the service is called",
-            "any name; the server tells services apart by it",
+            "missing: the name of the service",
+            "choose any name that is unique in this list",
         ),
         Some(name) if name.len() > 255 || name.chars().any(char::is_control) => cx.report.error(
             &key_at(at, "name"),
-            "longer than 255 bytes, or has control characters",
+            "a name must have at most 255 bytes and no control characters",
         ),
         Some(_) => {}
     }
@@ -146,21 +146,21 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<rev
         "udp" => Some(reverse::Protocol::Udp),
         "http" => Some(reverse::Protocol::Http),
         other => {
-            let message = format!("`{other}` is no protocol of a reverse tunnel");
-            let hint = "it is `tcp`, `udp` or `http`";
-            cx.report.error_hint(&key_at(at, "protocol"), message, hint);
+            let hint = "use `tcp`, `udp` or `http`";
+            cx.report
+                .unknown(&key_at(at, "protocol"), "protocol", other, hint);
             None
         }
     }
 }
 
-/// Where visitors come to: `ADDRESS:PORT`, `:PORT` for all addresses.
+/// The public address on the server: `ADDRESS:PORT`, or `:PORT` for all addresses.
 fn bind(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<SocketAddr> {
     let path = key_at(at, "bind");
-    let hint = "an address of the server and a port there: `0.0.0.0:6000`; port 0 for any";
+    let hint = "use an address and port of the server, for example `0.0.0.0:6000`; port 0 means any free port";
     let Some(text) = written.filter(|text| !text.is_empty()) else {
         cx.report
-            .error_hint(&path, "missing: where visitors come to", hint);
+            .error_hint(&path, "missing: the public address on the server", hint);
         return None;
     };
     let parsed = match text.strip_prefix(':') {
@@ -172,23 +172,24 @@ fn bind(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<SocketA
     };
     if parsed.is_none() {
         cx.report
-            .error_hint(&path, "not an IP address and a port", hint);
+            .error_hint(&path, "not an IP address with a port", hint);
     }
     parsed
 }
 
 fn target(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Address> {
     let path = key_at(at, "target");
-    let hint = "a host near local, and a port: `127.0.0.1:22`";
+    let hint = "use a host and port that this machine can reach, for example `127.0.0.1:22`";
     let Some(text) = written.filter(|text| !text.is_empty()) else {
         cx.report
-            .error_hint(&path, "missing: where visitors are taken to", hint);
+            .error_hint(&path, "missing: the address of the service", hint);
         return None;
     };
     match text.parse::<Address>() {
         Ok(address) if address.port() > 0 => Some(address),
         Ok(_) => {
-            cx.report.error_hint(&path, "0 is no port to reach", hint);
+            cx.report
+                .error_hint(&path, "port 0 cannot be connected to", hint);
             None
         }
         Err(error) => {
@@ -210,21 +211,27 @@ fn service_host(
         if !host.is_empty() {
             cx.report.warn_hint(
                 &path,
-                "no effect",
-                "only `\"protocol\": \"http\"` has a Host",
+                "no effect without `\"protocol\": \"http\"`",
+                "remove it, or set the protocol",
             );
         }
         return Some(String::new());
     }
     if host.is_empty() {
-        let hint = "the name under which visitors know it: `www.example.com`";
-        cx.report
-            .error_hint(&path, "missing: `http` services are told apart by it", hint);
+        let hint = "use the host name in the visitors' URLs, for example `www.example.com`";
+        cx.report.error_hint(
+            &path,
+            "missing: an `http` service needs the host name that it answers to",
+            hint,
+        );
         return None;
     }
     if host.contains(['*', ':', '/']) || Address::domain(&host, 80).is_err() {
-        cx.report
-            .error_hint(&path, "not a host name", "without scheme, port and `*`");
+        cx.report.error_hint(
+            &path,
+            "not a host name",
+            "write it without scheme, port and `*`",
+        );
         return None;
     }
     Some(host)
@@ -241,14 +248,14 @@ fn proxy_protocol(
         "v1" => proxy_protocol::Version::One,
         "v2" => proxy_protocol::Version::Two,
         other => {
-            let message = format!("`{other}` is no version of the PROXY protocol");
-            cx.report.error_hint(&path, message, "it is `v1` or `v2`");
+            cx.report
+                .unknown(&path, "version", other, "use `v1` or `v2`");
             return None;
         }
     };
     if protocol == reverse::Protocol::Udp {
         cx.report
-            .error(&path, "datagrams have no beginning to put it at");
+            .error_hint(&path, "not available for `udp`", "remove it");
     }
     Some(version)
 }
@@ -256,15 +263,18 @@ fn proxy_protocol(
 /// An entry of `reverse.allow`.
 fn grant(entry: &file::Allow, at: &str, cx: &mut Context<'_>) -> Option<Allow> {
     let path = key_at(at, "bind");
-    let hint = "addresses and ports that may be opened: `0.0.0.0:6000-7000`";
+    let hint = "use an address and a range of ports, for example `0.0.0.0:6000-7000`";
     let Some(text) = entry.bind.as_deref().filter(|text| !text.is_empty()) else {
-        cx.report
-            .error_hint(&path, "missing: what may be opened", hint);
+        cx.report.error_hint(
+            &path,
+            "missing: the addresses and ports that clients may open",
+            hint,
+        );
         return None;
     };
     let Some((ip, ports)) = range(text) else {
         cx.report
-            .error_hint(&path, "not an IP address and a range of ports", hint);
+            .error_hint(&path, "not an IP address with a range of ports", hint);
         return None;
     };
     let protocol = protocol(entry.protocol.as_deref(), at, cx);
@@ -279,7 +289,7 @@ fn grant(entry: &file::Allow, at: &str, cx: &mut Context<'_>) -> Option<Allow> {
             .unwrap_or(if host == "*" { "any" } else { host })
             .contains(['*', ':', '/'])
     {
-        let hint = "a name, `*.example.com`, or `*`";
+        let hint = "use a host name, `*.example.com` or `*`";
         cx.report
             .error_hint(&key_at(at, "host"), "not a pattern of host names", hint);
     }

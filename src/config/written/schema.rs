@@ -1,7 +1,7 @@
-//! Which keys exist, where, and what becomes of each before the file is typed.
+//! Which keys exist in which objects, and what is done with each.
 //!
-//! The keys of today are read off the structs of [`super::file`], so that no list of them can go stale. The
-//! tables here hold the rest: other spellings, keys of features to come, keys that do nothing.
+//! The supported keys are the fields of the structs in [`super::file`], so no list of them can go stale. The table here
+//! holds the rest: aliases, keys of features that are not supported yet, and keys without effect.
 
 use serde::de::value::Error as AnyError;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
@@ -10,16 +10,15 @@ use serde_json::Value;
 
 use super::file;
 
-/// The kind of object that a key stands in, or of the array that is its value.
+/// The kind of an object, or of an array of such objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Top,
     Server,
     User,
     Local,
     Forward,
     Endpoint,
-    EndpointTls,
     Security,
     ReplayAttack,
     Log,
@@ -43,13 +42,13 @@ pub(super) enum Kind {
     Locals,
     Forwards,
     Writers,
-    /// Not ours to check: a resolver's options, passwords by port.
+    /// An object whose keys are not checked: options of a resolver, passwords by port.
     Free,
 }
 
 impl Kind {
-    /// Whether the key takes one object, rather than an array of them or anything.
-    pub(super) fn is_object(self) -> bool {
+    /// Whether the value is one object, and not an array or anything else.
+    pub(crate) fn is_object(self) -> bool {
         !matches!(
             self,
             Self::Servers
@@ -63,8 +62,8 @@ impl Kind {
         )
     }
 
-    /// The kind of the elements of such an array.
-    pub(super) fn element(self) -> Self {
+    /// The kind of the elements of an array.
+    pub(crate) fn element(self) -> Self {
         match self {
             Self::Servers => Self::Server,
             Self::Users => Self::User,
@@ -78,22 +77,22 @@ impl Kind {
     }
 }
 
-/// What becomes of a key.
+/// What is done with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is typed and means something.
+pub(crate) enum Fate {
+    /// It is supported.
     Known,
-    /// It is another spelling of this one.
+    /// It is another spelling of this key.
     Alias(&'static str),
-    /// Its feature is not here yet: refused unless it asks for nothing.
+    /// Its feature is not supported yet: an error, unless the value is blank.
     Later,
-    /// It only matters beside a key that is refused, or has no other value that matters.
+    /// It is ignored without a warning: it matters only together with a key that is refused, or not at all.
     Silent,
-    /// It does nothing, for this reason.
+    /// It has no effect, for this reason: a warning.
     NoEffect(&'static str),
-    /// It asks for what no longer exists, for this reason.
+    /// Its feature no longer exists, for this reason: an error.
     Withdrawn(&'static str),
-    /// Nobody here knows it.
+    /// It is unknown.
     Unknown,
 }
 
@@ -144,11 +143,10 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Silent,
         &[
-            // Of programs as plugins and of a manager, which are refused themselves. The plugin that is built in carries
-            // streams only, and has no mode to choose.
+            // For plugins that are programs and for a manager, which are refused. The built-in plugin relays TCP only.
             "manager_port",
             "plugin_mode",
-            // SIP008 documents carry these.
+            // Keys of SIP008 documents.
             "bytes_remaining",
             "bytes_used",
             "version",
@@ -159,7 +157,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Local,
         Fate::Silent,
         &[
-            // Of protocols other than SOCKS, which are refused themselves.
+            // For protocols other than SOCKS, which are refused.
             "client_cache_size",
             "fake_dns_database_path",
             "fake_dns_ipv4_network",
@@ -181,16 +179,12 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     ),
     (
         Kind::Top,
-        Fate::NoEffect(
-            "ssr stays the user that started it: choose the user in the service manager",
-        ),
+        Fate::NoEffect("ssr does not change its user: choose the user in the service manager"),
         &["user"],
     ),
     (
         Kind::Top,
-        Fate::NoEffect(
-            "ssr logs to standard error, where a service manager reads it, or to `log.writers`",
-        ),
+        Fate::NoEffect("ssr logs to standard error or to `log.writers`"),
         &["use_syslog"],
     ),
     (
@@ -200,7 +194,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     ),
     (
         Kind::Top,
-        Fate::NoEffect("ssr leaves the traffic class of packets alone"),
+        Fate::NoEffect("ssr does not set the traffic class of packets"),
         &["dscp"],
     ),
     (
@@ -231,7 +225,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (
         Kind::Top,
         Fate::Withdrawn(
-            "one-time authentication was withdrawn in 2017: remove the key, AEAD methods authenticate",
+            "one-time authentication was withdrawn in 2017: remove the key, since AEAD methods authenticate every chunk",
         ),
         &["auth"],
     ),
@@ -248,11 +242,6 @@ const KINDS: &[(Kind, &str, &str)] = &[
         Kind::Endpoint,
         "forward endpoint",
         "in `listen` or `target` of a forward",
-    ),
-    (
-        Kind::EndpointTls,
-        "tls",
-        "in `tls` of a forward's `listen` or `target`",
     ),
     (Kind::Security, "security", "in `security`"),
     (
@@ -281,7 +270,11 @@ const KINDS: &[(Kind, &str, &str)] = &[
         "in an entry of `reverse.allow`",
     ),
     (Kind::Transport, "transport", "in `transport`"),
-    (Kind::Tls, "tls", "in `transport.tls`"),
+    (
+        Kind::Tls,
+        "tls",
+        "in `tls` of a transport or of an endpoint",
+    ),
 ];
 
 /// Every key that a config may have, as (section, key): each spelling, and those that are refused or have no effect.
@@ -295,8 +288,8 @@ pub fn documented_keys() -> Vec<(&'static str, &'static str)> {
     all
 }
 
-/// What becomes of `key` in an object of `kind`.
-pub(super) fn fate(kind: Kind, key: &str) -> Fate {
+/// What is done with `key` in an object of `kind`.
+pub(crate) fn fate(kind: Kind, key: &str) -> Fate {
     if !kind.is_object() || fields(kind).contains(&key) {
         return Fate::Known;
     }
@@ -307,13 +300,13 @@ pub(super) fn fate(kind: Kind, key: &str) -> Fate {
 }
 
 /// The kind of the value under `key`.
-pub(super) fn child(kind: Kind, key: &str) -> Kind {
+pub(crate) fn child(kind: Kind, key: &str) -> Kind {
     match (kind, key) {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
         (Kind::Top, "forwards") => Kind::Forwards,
         (Kind::Forward, "listen" | "target") => Kind::Endpoint,
-        (Kind::Endpoint, "tls") => Kind::EndpointTls,
+        (Kind::Transport | Kind::Endpoint, "tls") => Kind::Tls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
@@ -330,19 +323,18 @@ pub(super) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Reverse, "services") => Kind::Services,
         (Kind::Reverse, "allow") => Kind::Allows,
         (Kind::Top | Kind::Server, "transport") => Kind::Transport,
-        (Kind::Transport, "tls") => Kind::Tls,
         _ => Kind::Free,
     }
 }
 
-/// The key that an array stands for where an object of `kind` is expected: `reverse: […]` is short for
+/// The key that an array is read as where an object of `kind` is expected: `reverse: […]` is short for
 /// `reverse: {"services": […]}`.
-pub(super) fn shorthand(kind: Kind) -> Option<(&'static str, Kind)> {
+pub(crate) fn shorthand(kind: Kind) -> Option<(&'static str, Kind)> {
     (kind == Kind::Reverse).then_some(("services", Kind::Services))
 }
 
-/// Whether the value under `key` must never be quoted.
-pub(super) fn is_secret(path: &str) -> bool {
+/// Whether the value at `path` must never be quoted.
+pub(crate) fn is_secret(path: &str) -> bool {
     let last = path.rsplit('.').next().unwrap_or(path);
     last.starts_with("password")
         || last.starts_with("key")
@@ -350,8 +342,8 @@ pub(super) fn is_secret(path: &str) -> bool {
         || path.starts_with("port_password")
 }
 
-/// Whether a value asks for nothing: `null`, `""`, `[]`, `{}`, `false`, `0`.
-pub(super) fn is_blank(value: &Value) -> bool {
+/// Whether a value is blank: `null`, `""`, `[]`, `{}`, `false`, `0`.
+pub(crate) fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,
@@ -362,8 +354,8 @@ pub(super) fn is_blank(value: &Value) -> bool {
     }
 }
 
-/// The key of `kind` that `key` was probably meant to be.
-pub(super) fn similar(kind: Kind, key: &str) -> Option<&'static str> {
+/// The key of `kind` that `key` is probably a misspelling of.
+pub(crate) fn similar(kind: Kind, key: &str) -> Option<&'static str> {
     let typed = bare(key);
     keys(kind)
         .map(|known| (strsim::damerau_levenshtein(&typed, &bare(known)), known))
@@ -372,7 +364,7 @@ pub(super) fn similar(kind: Kind, key: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// How many slips of the pen turn a key of `length` characters into another: short ones are too alike for any.
+/// How many typing errors are recognised in a key of `length` characters; short keys are too similar to each other.
 fn tolerance(length: usize) -> usize {
     match length {
         0..=3 => 0,
@@ -381,15 +373,15 @@ fn tolerance(length: usize) -> usize {
     }
 }
 
-/// Where else `key` would have been understood, in words.
-pub(super) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
+/// Where `key` would be supported, in words.
+pub(crate) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
     KINDS
         .iter()
         .find(|(other, ..)| *other != kind && keys(*other).any(|known| known == key))
         .map(|(.., place)| *place)
 }
 
-/// Every key of `kind`, in every spelling.
+/// Every key of `kind`, aliases included.
 fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
     let others = OTHERS.iter().filter(move |(of, ..)| *of == kind);
     fields(kind)
@@ -398,7 +390,7 @@ fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
         .chain(others.flat_map(|(.., keys)| keys.iter().copied()))
 }
 
-/// The letters of a key, for comparison: `localPort` and `local-port` are slips for `local_port`.
+/// The letters of a key, for comparison: `localPort` and `local-port` are misspellings of `local_port`.
 fn bare(key: &str) -> String {
     key.chars()
         .filter(|c| !matches!(c, '_' | '-' | ' '))
@@ -416,7 +408,6 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Local => fields_of::<file::Local>(),
         Kind::Forward => fields_of::<file::Forward>(),
         Kind::Endpoint => fields_of::<file::Endpoint>(),
-        Kind::EndpointTls => fields_of::<file::ForwardTls>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
         Kind::Log => fields_of::<file::Log>(),
@@ -444,10 +435,10 @@ fn fields(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// Asks a derived `Deserialize` for the names it would read: it tells them to the deserializer before it reads.
+/// The field names of a derived `Deserialize`, which passes them to the deserializer before it reads.
 fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
-    struct Ask<'a>(&'a mut &'static [&'static str]);
-    impl<'de> Deserializer<'de> for Ask<'_> {
+    struct FieldNames<'a>(&'a mut &'static [&'static str]);
+    impl<'de> Deserializer<'de> for FieldNames<'_> {
         type Error = AnyError;
 
         fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, AnyError> {
@@ -460,7 +451,7 @@ fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
             _: V,
         ) -> Result<V::Value, AnyError> {
             *self.0 = fields;
-            Err(AnyError::custom("asked only"))
+            Err(AnyError::custom("names only"))
         }
         forward_to_deserialize_any! {
             bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
@@ -469,8 +460,8 @@ fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     }
 
     let mut fields: &'static [&'static str] = &[];
-    // The deserializer always refuses; what it was told remains.
-    drop(T::deserialize(Ask(&mut fields)));
+    // The deserializer always fails; the names remain.
+    drop(T::deserialize(FieldNames(&mut fields)));
     fields
 }
 
@@ -500,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn no_known_key_looks_like_a_slip_for_another() {
+    fn no_known_key_looks_like_a_misspelling_of_another() {
         for (kind, ..) in KINDS {
             for key in keys(*kind) {
                 assert_eq!(similar(*kind, key).map(bare), Some(bare(key)), "{kind:?}");
@@ -509,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_of_the_pen_are_recognised() {
+    fn misspellings_are_recognised() {
         for (typed, meant) in [
             ("sever_port", "server_port"),
             ("passwrod", "password"),

@@ -1,7 +1,7 @@
-//! Text -> JSON values that remember where they stood.
+//! Parses text into JSON values, and remembers their positions.
 //!
-//! One walk over the syntax tree drops comments, renames aliases, reports keys that are given twice, unknown or of
-//! features to come, and notes the place of everything else by its canonical path (`servers[0].password`).
+//! One walk over the syntax tree drops comments, replaces aliases, reports keys that are duplicate, unknown or not yet
+//! supported, and records the position of everything else by its canonical path (`servers[0].password`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,11 +10,12 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Map, Number, Value, json};
 
-use super::Role;
-use super::diagnostic::{Diagnostic, Position, Severity};
-use super::schema::{self, Fate, Kind};
+use super::diagnostic::{Diagnostic, Position, Severity, has_room};
+use super::spans::{Path, Spot, position, within};
+use crate::config::role::Role;
+use crate::config::written::schema::{self, Fate, Kind};
 
-/// JSON with comments, trailing commas and what else JSON5 adds, as far as a config can use it.
+/// JSON with comments, trailing commas and the other additions of JSON5 that are useful in a config.
 const DIALECT: ParseOptions = ParseOptions {
     allow_comments: true,
     allow_loose_object_property_names: true,
@@ -28,41 +29,23 @@ const DIALECT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: true,
 };
 
-/// Findings of one severity: a person stops reading long before, and it bounds the work that a hostile text causes.
-pub(super) const MAX_FINDINGS: usize = 100;
-
-/// Whether there is room in `found` for one more of `severity`. Warnings cannot crowd out errors.
-pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {
-    let same = |finding: &&Diagnostic| finding.severity == severity;
-    found.iter().filter(same).count() < MAX_FINDINGS
-}
-
-/// Where a value stood.
-#[derive(Clone, Debug)]
-struct Spot {
-    /// The path with the keys as the author spelt them.
-    shown: String,
-    /// Byte offset of the value.
-    offset: usize,
-}
-
 /// A parsed text.
-pub(super) struct Document {
-    /// Its value, with canonical keys only.
-    pub(super) value: Value,
-    /// Paths of values that were reported and taken out.
-    pub(super) bad: Vec<String>,
+pub(crate) struct Document {
+    /// The value, with canonical keys only.
+    pub(crate) value: Value,
+    /// Paths of values that were reported and removed.
+    pub(crate) bad: Vec<String>,
     text: String,
     spots: HashMap<String, Spot>,
     flags: HashMap<String, &'static str>,
 }
 
 impl Document {
-    /// Parses `text` as `role` reads it. Findings go to `found`.
+    /// Parses a config as `role` reads it. Diagnostics go to `found`.
     ///
     /// # Errors
-    /// What is wrong with the syntax, once: a parser that lost the thread has no second finding.
-    pub(super) fn parse(
+    /// The first error in the syntax: what follows it cannot be trusted.
+    pub(crate) fn parse(
         text: &str,
         role: Role,
         found: &mut Vec<Diagnostic>,
@@ -70,11 +53,11 @@ impl Document {
         Self::walk(text, Kind::Top, role, found)
     }
 
-    /// Parses a text that is no config: its keys are not ours to check, but none may be there twice.
+    /// Parses a text that is not a config: its keys are not checked, but none may be there twice.
     ///
     /// # Errors
-    /// What is wrong.
-    pub(super) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
+    /// The first error in the syntax, or every duplicate key.
+    pub(crate) fn plain(text: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut found = Vec::new();
         let document = Self::walk(text, Kind::Free, Role::Local, &mut found)?;
         if found.is_empty() {
@@ -90,7 +73,7 @@ impl Document {
         role: Role,
         found: &mut Vec<Diagnostic>,
     ) -> Result<Self, Vec<Diagnostic>> {
-        // Windows editors begin a file with a byte order mark.
+        // Some editors begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let tree = parse_to_ast(text, &CollectOptions::default(), &DIALECT).map_err(|error| {
             let mut finding = Diagnostic::new(
@@ -110,7 +93,7 @@ impl Document {
         };
         if kind == Kind::Top && root.as_object().is_none() {
             let mut finding =
-                Diagnostic::new(Severity::Error, "", "a config is an object: `{ … }`");
+                Diagnostic::new(Severity::Error, "", "a config must be an object: `{ … }`");
             finding.position = Some(position(text, root.range().start));
             return Err(vec![finding]);
         }
@@ -132,8 +115,8 @@ impl Document {
         })
     }
 
-    /// Puts a command line flag's value at `path` (keys joined by dots), in place of what the file says.
-    pub(super) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
+    /// Sets the value at `path` (keys joined by dots) from a command line flag, in place of the file's.
+    pub(crate) fn set(&mut self, path: &str, value: Value, flag: &'static str) {
         self.flags.insert(path.to_owned(), flag);
         self.spots.retain(|known, _| !within(known, path));
         let mut here = &mut self.value;
@@ -149,13 +132,13 @@ impl Document {
         *here = value;
     }
 
-    /// Tells which part of the command line stands at `path`, which has been set.
-    pub(super) fn name(&mut self, path: String, flag: &'static str) {
+    /// Names the command line argument that the value at `path` came from.
+    pub(crate) fn name(&mut self, path: String, flag: &'static str) {
         self.flags.insert(path, flag);
     }
 
-    /// Takes `key` out of every entry of the array at `list`.
-    pub(super) fn forget(&mut self, list: &str, key: &str) {
+    /// Removes `key` from every entry of the array at `list`.
+    pub(crate) fn forget(&mut self, list: &str, key: &str) {
         let entries = self.value.get_mut(list).and_then(Value::as_array_mut);
         for entry in entries.into_iter().flatten() {
             if let Some(map) = entry.as_object_mut() {
@@ -164,9 +147,9 @@ impl Document {
         }
     }
 
-    /// The path as its author knows it, and its place if it came from the file. A missing key stands where the
-    /// object does that lacks it.
-    pub(super) fn locate(&self, path: &str) -> (String, Option<Position>) {
+    /// The path as the author wrote it, and the position if it came from the file. A missing key has the position of the
+    /// object that lacks it.
+    pub(crate) fn locate(&self, path: &str) -> (String, Option<Position>) {
         let mut known = path;
         loop {
             if let Some(flag) = self.flags.get(known) {
@@ -195,57 +178,6 @@ impl Document {
     }
 }
 
-/// Whether `path` is `outer` or inside it.
-pub(super) fn within(path: &str, outer: &str) -> bool {
-    path.strip_prefix(outer)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-/// The line and column of a byte offset.
-fn position(text: &str, offset: usize) -> Position {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Position {
-        line: before.matches('\n').count() + 1,
-        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-    }
-}
-
-/// A path twice: canonical, and as written.
-#[derive(Clone, Default)]
-struct Path {
-    canonical: String,
-    shown: String,
-}
-
-impl Path {
-    fn key(&self, canonical: &str, shown: &str) -> Self {
-        let join = |base: &str, key: &str| match base {
-            "" => key.to_owned(),
-            _ => format!("{base}.{key}"),
-        };
-        Self {
-            canonical: join(&self.canonical, canonical),
-            shown: join(&self.shown, shown),
-        }
-    }
-
-    /// As [`Path::key`], for a key that is understood but not written.
-    fn inside(&self, canonical: &str) -> Self {
-        Self {
-            shown: self.shown.clone(),
-            ..self.key(canonical, canonical)
-        }
-    }
-
-    fn index(&self, index: usize) -> Self {
-        Self {
-            canonical: format!("{}[{index}]", self.canonical),
-            shown: format!("{}[{index}]", self.shown),
-        }
-    }
-}
-
 struct Walk<'a> {
     text: &'a str,
     role: Role,
@@ -255,7 +187,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn value(&mut self, node: &ast::Value<'_>, kind: Kind, path: &Path, quiet: bool) -> Value {
+    fn value(&mut self, node: &ast::Value<'_>, kind: Kind, path: &Path, ignored: bool) -> Value {
         let spot = Spot {
             shown: path.shown.clone(),
             offset: node.range().start,
@@ -268,7 +200,7 @@ impl Walk<'_> {
                     Severity::Error,
                     digits.range.start,
                     path,
-                    "no such number".to_owned(),
+                    "not a valid number".to_owned(),
                     None,
                 );
                 self.bad.push(path.canonical.clone());
@@ -276,12 +208,12 @@ impl Walk<'_> {
             }),
             ast::Value::BooleanLit(boolean) => Value::Bool(boolean.value),
             ast::Value::NullKeyword(_) => Value::Null,
-            // Serde would take it for the object's values in order.
+            // Serde would read an array as the fields of the struct, in order.
             ast::Value::Array(array) if kind.is_object() => {
                 if let Some((key, kind)) = schema::shorthand(kind) {
-                    // What is wrong in it is still shown where its author has put it.
+                    // Errors in it are still shown at the place where the author wrote it.
                     let at = path.inside(key);
-                    return json!({ key: self.value(node, kind, &at, quiet) });
+                    return json!({ key: self.value(node, kind, &at, ignored) });
                 }
                 self.report(
                     Severity::Error,
@@ -298,23 +230,23 @@ impl Walk<'_> {
                 .iter()
                 .enumerate()
                 .map(|(index, element)| {
-                    self.value(element, kind.element(), &path.index(index), quiet)
+                    self.value(element, kind.element(), &path.index(index), ignored)
                 })
                 .collect(),
-            ast::Value::Object(object) => Value::Object(self.object(object, kind, path, quiet)),
+            ast::Value::Object(object) => Value::Object(self.object(object, kind, path, ignored)),
         }
     }
 
-    /// `quiet` objects are switched off or of the other role, so nothing that they ask for matters.
+    /// In an ignored object, one that is disabled or for the other role, unsupported keys are not reported.
     fn object(
         &mut self,
         object: &ast::Object<'_>,
         kind: Kind,
         path: &Path,
-        quiet: bool,
+        ignored: bool,
     ) -> Map<String, Value> {
-        let quiet = quiet
-            || switched_off(object, kind)
+        let ignored = ignored
+            || is_disabled(object, kind)
             || matches!(
                 (self.role, kind),
                 (Role::Server, Kind::Local)
@@ -337,24 +269,30 @@ impl Walk<'_> {
             let offset = property.name.range().start;
             if !seen.insert(canonical) {
                 let message = match canonical == key {
-                    true => "given twice; which one counts?".to_owned(),
-                    false => format!("given twice: it is another name of `{canonical}`"),
+                    true => "the key is given twice: remove one".to_owned(),
+                    false => {
+                        format!("the key is given twice: it is another name for `{canonical}`")
+                    }
                 };
                 self.report(Severity::Error, offset, &at, message, None);
                 continue;
             }
             match fate {
                 Fate::Known | Fate::Alias(_) => {
-                    let value =
-                        self.value(&property.value, schema::child(kind, canonical), &at, quiet);
+                    let value = self.value(
+                        &property.value,
+                        schema::child(kind, canonical),
+                        &at,
+                        ignored,
+                    );
                     map.insert(canonical.to_owned(), value);
                 }
                 Fate::Unknown => self.unknown(kind, key, offset, &at),
-                _ if quiet => {}
+                _ if ignored => {}
                 _ => {
                     let value = self.value(&property.value, Kind::Free, &at, true);
                     if !schema::is_blank(&value) {
-                        self.without_meaning(fate, offset, &at);
+                        self.unsupported(fate, offset, &at);
                     }
                 }
             }
@@ -375,8 +313,8 @@ impl Walk<'_> {
             return;
         }
         let hint = match schema::elsewhere(kind, key) {
-            Some(place) => format!("it belongs {place}"),
-            None => "begin the key with `_` to keep it as a comment".to_owned(),
+            Some(place) => format!("this key belongs {place}"),
+            None => "to keep it as a comment, begin the key with `_`".to_owned(),
         };
         self.report(
             Severity::Foreign,
@@ -387,7 +325,7 @@ impl Walk<'_> {
         );
     }
 
-    fn without_meaning(&mut self, fate: Fate, offset: usize, at: &Path) {
+    fn unsupported(&mut self, fate: Fate, offset: usize, at: &Path) {
         let (severity, message) = match fate {
             Fate::Later => (Severity::Error, "not yet in this version of ssr".to_owned()),
             Fate::Withdrawn(why) => (Severity::Error, why.to_owned()),
@@ -419,15 +357,15 @@ impl Walk<'_> {
     }
 }
 
-/// Whether an entry says `"disabled": true`.
-fn switched_off(object: &ast::Object<'_>, kind: Kind) -> bool {
+/// Whether an entry has `"disabled": true`.
+fn is_disabled(object: &ast::Object<'_>, kind: Kind) -> bool {
     matches!(kind, Kind::Server | Kind::Local | Kind::Forward)
         && object
             .get_boolean("disabled")
             .is_some_and(|disabled| disabled.value)
 }
 
-/// A number as JSON5 spells it: `1`, `+1`, `.5`, `5.`, `0x1F`.
+/// Parses a number of JSON5: `1`, `+1`, `.5`, `5.`, `0x1F`.
 fn number(text: &str) -> Option<Value> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),

@@ -1,4 +1,4 @@
-//! The config as meant: what the services are built from. Every value has been checked.
+//! The validated config that the services are built from.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -7,123 +7,102 @@ use std::time::Duration;
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
-use crate::net::tls::{self, Pem, Trust};
+use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
-use super::diagnostic::Diagnostic;
-use super::secret::Secret;
-
-/// Which half of the pair reads the config.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// `ssr local`: takes requests from programs, connects to the servers.
-    Local,
-    /// `ssr server`: listens for clients, connects to targets.
-    Server,
-    /// `ssr forward`: neither; only what is under `forwards`.
-    Forward,
-}
-
-impl Role {
-    /// The subcommand.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Server => "server",
-            Self::Forward => "forward",
-        }
-    }
-}
+use crate::config::role::Role;
+use crate::config::secret::Secret;
+use crate::config::text::diagnostic::Diagnostic;
 
 /// A whole config, for one role.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whom it was read for.
+    /// The role that it was read for.
     pub role: Role,
-    /// At least one, but for forward. What local connects to, and what server listens as.
+    /// The servers: `ssr local` connects to them, `ssr server` listens as them. At least one, but none for `ssr forward`.
     pub servers: Vec<Server>,
-    /// What local listens on, at least one; empty for the others.
+    /// The listeners of `ssr local`, at least one; empty for the other roles.
     pub locals: Vec<Local>,
-    /// From where to where bytes are carried as they are; at least one for forward.
+    /// Listeners that relay to a fixed target; at least one for `ssr forward`.
     pub forwards: Vec<Forward>,
-    /// How long each thing may take.
+    /// Timeouts.
     pub timeouts: Timeouts,
-    /// How long a UDP association stays without traffic; at least 60 s where a method of 2022 is used (SIP022 §3.2).
+    /// How long an idle UDP association is kept; at least 60 s if a server has an AEAD-2022 method (SIP022 §3.2.4).
     pub udp_timeout: Duration,
-    /// How much there may be of each thing.
+    /// Limits of the process.
     pub limits: Limits,
-    /// Who answers for domain names.
+    /// Where names are resolved.
     pub dns: dns::Source,
-    /// Entries of the DNS cache; `Some(0)` switches it off, `None` leaves the size to it.
+    /// Entries of the DNS cache; `Some(0)` disables it, `None` means its default size.
     pub dns_cache_size: Option<usize>,
-    /// Socket options; a server's own are in [`Server::socket`].
+    /// Global socket options; those of one server are in [`Server::socket`].
     pub socket: SocketOptions,
-    /// Worker threads; 0 is one a core.
+    /// Worker threads; 0 means one per core.
     pub workers: usize,
-    /// Open files to ask the system for; `None` is as many as the hard limit grants.
+    /// The limit on open files to set; `None` means the hard limit.
     pub nofile: Option<u64>,
     /// What is done about a repeated salt of an AEAD-2017 method.
     pub replay: ReplayPolicy,
     /// Refuse targets in loopback, link-local, private and metadata networks after resolution.
     pub deny_private: bool,
-    /// What is logged, and where to.
+    /// What is logged, and where.
     pub log: Log,
-    /// How long local waits, at most, for first bytes of a client after the dial, to send them with the header.
+    /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.
     pub first_bytes_wait: Duration,
     /// Reverse tunnels.
     pub reverse: Reverse,
-    /// What deserves a warning at start.
+    /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reverse tunnels: what local offers, and what server lets be offered.
+/// Reverse tunnels: the services of a client, and what a server allows.
 #[derive(Clone, Debug)]
 pub struct Reverse {
-    /// What local offers; names are unique. Empty for server.
+    /// The services that `ssr local` publishes; names are unique. Empty for the server.
     pub services: Vec<Service>,
-    /// Over how many links; at least one.
+    /// The number of links; at least one.
     pub links: usize,
-    /// Between two pings of a link; after three without an answer it is dead.
+    /// The time between two pings of a link; after three without an answer it is dead.
     pub heartbeat: Duration,
-    /// What server grants; empty: nothing. Empty for local.
+    /// What the server allows; empty means nothing. Empty for `ssr local`.
     pub allow: Vec<Allow>,
 }
 
-/// Something near local that the server is to publish.
+/// A service near `ssr local` that the server publishes.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Unique, 1 to 255 bytes.
+    /// The unique name, 1 to 255 bytes.
     pub name: String,
-    /// Where visitors come to, on the server; port 0: any that is granted.
+    /// The public address on the server; port 0 means any allowed port.
     pub bind: SocketAddr,
-    /// Where they are taken to.
+    /// The address of the service, as `ssr local` reaches it.
     pub target: Address,
-    /// What it speaks.
+    /// The protocol of the service.
     pub protocol: reverse::Protocol,
-    /// Of HTTP: its Host, in small letters; else empty.
+    /// The host name of an HTTP service, in lower case; empty for other protocols.
     pub host: String,
-    /// Whether, and how, the target is told who the visitor is.
+    /// The version of the PROXY protocol that tells the service the visitor's address; `None`: it is not told.
     pub proxy: Option<proxy_protocol::Version>,
-    /// Whether other clients may offer the same and share the load.
+    /// Whether other clients may publish the same service and share the load.
     pub group: bool,
 }
 
-/// What some users may publish.
+/// A permission to publish services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
-    /// Who; `None`: everybody.
+    /// The user; `None`: every user.
     pub user: Option<String>,
-    /// At which addresses; an unspecified one stands for all of its family, `::` for all.
+    /// The address; `0.0.0.0` means every IPv4 address, `::` every address.
     pub ip: IpAddr,
-    /// At which ports, the first and the last.
+    /// The first and the last port.
     pub ports: (u16, u16),
-    /// For HTTP, under which Host: a name, `*.` and a name, `*`; `None`: none.
+    /// The host names of HTTP services: a name, `*.name` or `*`; `None`: no HTTP services.
     pub host: Option<String>,
-    /// By which protocol; `None`: any.
+    /// The protocol; `None`: any.
     pub protocol: Option<reverse::Protocol>,
 }
 
@@ -132,7 +111,7 @@ pub struct Allow {
 pub struct Server {
     /// `remarks`, else `id`, else the address.
     pub name: String,
-    /// Where server listens and local connects to.
+    /// The address that the server listens on and `ssr local` connects to.
     pub address: Address,
     /// The encryption method.
     pub method: Method,
@@ -142,74 +121,74 @@ pub struct Server {
     pub mode: Mode,
     /// Users behind identity headers (SIP023); server only, names and keys are unique.
     pub users: Vec<User>,
-    /// Spare connections that local keeps to it.
+    /// How many warm connections `ssr local` keeps to it.
     pub warm: WarmPolicy,
-    /// How much local prefers it to others.
+    /// How much `ssr local` prefers it to other servers.
     pub weights: Weights,
-    /// The global socket options with those of this entry over them.
+    /// The global socket options, overridden by those of this entry.
     pub socket: SocketOptions,
-    /// This entry's own idle timeout, over [`Timeouts::idle`].
+    /// The idle timeout of this entry, which overrides [`Timeouts::idle`].
     pub idle: Option<Duration>,
-    /// What stands between TCP and Shadowsocks; `None`: nothing.
+    /// The layers between TCP and Shadowsocks; `None`: none.
     pub transport: Option<Transport>,
 }
 
-/// What stands between TCP and Shadowsocks. At least one of TLS and WebSocket.
+/// The layers between TCP and Shadowsocks: TLS, WebSocket or both.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    /// TLS, the outer one of the two.
+    /// TLS, the outer layer.
     pub tls: Option<Tls>,
-    /// WebSocket.
+    /// WebSocket, the inner layer.
     pub ws: Option<WebSocket>,
-    /// Whether local sends datagrams inside it, and not beside it.
+    /// Whether `ssr local` sends datagrams through the WebSocket and not by UDP.
     pub udp_inside: bool,
 }
 
-/// TLS, for both roles.
+/// The TLS settings of a server or of an endpoint of a forward.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The key path that described it.
+    /// The path of its keys in the config, for errors.
     pub at: String,
-    /// The server's name, where it is another than its address or the host of WebSocket.
+    /// The name expected in the server's certificate; `None`: the host of the WebSocket, or the address.
     pub server_name: Option<String>,
-    /// Which server local takes for the right one.
+    /// Which certificates a client accepts.
     pub trust: Trust,
-    /// The server's chain of certificates and its key; always there for server.
+    /// Certificate chain and private key; always present where we listen.
     pub identity: Option<(Pem, Pem)>,
 }
 
-/// WebSocket, for both roles.
+/// The WebSocket settings of a server.
 #[derive(Clone, Debug)]
 pub struct WebSocket {
-    /// Where it is served. Without a host, server takes any and local sends the server's address.
+    /// Its path, host and headers. Without a host, the server accepts any and `ssr local` sends the server's address.
     pub endpoint: http::Endpoint,
-    /// Whether local puts mux.cool into it.
+    /// Whether `ssr local` speaks mux.cool in it.
     pub mux: bool,
-    /// Whose `X-Forwarded-For` server believes.
+    /// The networks whose `X-Forwarded-For` the server believes.
     pub trusted_proxies: Vec<Network>,
 }
 
-/// The keys of one server. For server, `key` is its own and `identity` is empty.
+/// The keys of one server. On the server itself, `identity` is empty.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// iPSKs, outermost first, of the servers that forward or sort by identity (SIP023).
+    /// Identity keys (iPSKs) for the servers on the way, outermost first (SIP023).
     pub identity: Vec<Key>,
-    /// The key that the traffic is encrypted under.
+    /// The key that the traffic is encrypted with.
     pub key: Key,
 }
 
-/// A user of one server, or a server behind it.
+/// A user of a server, or another server behind it.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// Unique on its server.
+    /// The name, unique on its server.
     pub name: String,
-    /// Unique on its server.
+    /// The key, unique on its server.
     pub key: Key,
-    /// Where to forward this identity's traffic to instead of serving it (SIP023 relay).
+    /// The server that this identity's traffic is forwarded to, instead of being served here (SIP023).
     pub next_hop: Option<Address>,
 }
 
-/// Which transports something serves; at least one.
+/// Which of TCP and UDP is served; at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode {
     /// TCP.
@@ -245,35 +224,36 @@ impl Mode {
     }
 }
 
-/// Where programs ask `ssr local` for connections.
+/// A listener of `ssr local`.
 #[derive(Clone, Debug)]
 pub struct Local {
-    /// What is spoken there.
+    /// Its protocol.
     pub protocol: Protocol,
-    /// Where TCP listens, and UDP too unless it has its own address.
+    /// The TCP address, and the UDP address too unless there is another.
     pub address: Address,
-    /// Where UDP listens, if elsewhere.
+    /// The UDP address, if it is another one.
     pub udp_address: Option<Address>,
-    /// The address that UDP ASSOCIATE names in its reply, where clients see another than we do. Port 0: the real one.
+    /// The address in replies to UDP ASSOCIATE, where clients see another one than this machine does. Port 0 means the
+    /// port that is bound.
     pub udp_associate_address: Option<Address>,
     /// Which of TCP and UDP it serves.
     pub mode: Mode,
-    /// Who may use it; empty: everybody. Read by [`super::load()`], not by [`super::parse()`].
+    /// The users that may log in; empty: no login. Filled by [`crate::config::load()`], not by [`crate::config::parse()`].
     pub auth: Vec<Credential>,
-    /// The file that `auth` comes from.
+    /// The file that `auth` is read from.
     pub auth_file: Option<PathBuf>,
 }
 
 /// A name and password of SOCKS5 (RFC 1929 §2), each of 1 to 255 bytes.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// UNAME.
+    /// The user name (UNAME).
     pub user: String,
-    /// PASSWD.
+    /// The password (PASSWD).
     pub password: Secret,
 }
 
-/// What a [`Local`] speaks.
+/// The protocol of a [`Local`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// SOCKS5 (RFC 1928).
@@ -289,36 +269,36 @@ impl Protocol {
     }
 }
 
-/// A port whose connections, or datagrams, go to one target.
+/// A listener that relays to a fixed target.
 #[derive(Clone, Debug)]
 pub struct Forward {
     /// Where to listen.
     pub listen: Endpoint,
-    /// Where to carry to; UDP if and only if `listen` is.
+    /// The target; UDP if and only if `listen` is.
     pub target: Endpoint,
 }
 
-/// A side of a [`Forward`].
+/// The listener or the target of a [`Forward`].
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// What is spoken there.
+    /// The protocol.
     pub scheme: Scheme,
-    /// Where; port 0 on the listening side is any free one.
+    /// The address; port 0 of a listener means any free port.
     pub address: Address,
-    /// Of `ws` and `wss`: the rest.
+    /// The WebSocket settings of `ws` and `wss`.
     pub ws: Option<Box<EndpointWs>>,
 }
 
-/// What belongs to a WebSocket beyond its address.
+/// The WebSocket settings of an [`Endpoint`].
 #[derive(Clone)]
 pub struct EndpointWs {
-    /// What a target is asked for; where we listen, what has to be asked for.
+    /// The request sent to a target; the request that a listener requires.
     pub request: http::Endpoint,
-    /// Of `wss`.
-    pub tls: Option<EndpointTls>,
+    /// The TLS settings of `wss`.
+    pub tls: Option<Tls>,
 }
 
-/// There may be secrets in header fields.
+/// Leaves out the header fields, which may hold secrets.
 impl std::fmt::Debug for EndpointWs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EndpointWs")
@@ -329,35 +309,6 @@ impl std::fmt::Debug for EndpointWs {
     }
 }
 
-/// TLS of one side.
-#[derive(Clone, Debug)]
-pub enum EndpointTls {
-    /// Where we listen.
-    Server {
-        /// The chain of certificates, our own first.
-        cert: Pem,
-        /// Its private key.
-        key: Pem,
-    },
-    /// Towards a target.
-    Client {
-        /// The name that its certificate is to be for.
-        name: String,
-        /// Whom we believe.
-        trust: Trust,
-    },
-}
-
-impl EndpointTls {
-    /// Reads the files as the services will.
-    pub(super) fn try_files(&self) -> Result<(), tls::Error> {
-        match self {
-            Self::Server { cert, key } => tls::Server::new(cert.clone(), key.clone()).map(drop),
-            Self::Client { name, trust } => tls::Client::new(name, trust).map(drop),
-        }
-    }
-}
-
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.ws.as_ref().map_or("", |ws| ws.request.path.as_str());
@@ -365,16 +316,16 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// What is spoken at an [`Endpoint`].
+/// The protocol of an [`Endpoint`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// A plain stream.
+    /// Plain TCP.
     Tcp,
-    /// Datagrams.
+    /// UDP.
     Udp,
     /// WebSocket (RFC 6455).
     Ws,
-    /// WebSocket in TLS.
+    /// WebSocket over TLS.
     Wss,
 }
 
@@ -407,33 +358,33 @@ impl Scheme {
     }
 }
 
-/// How long each thing may take; never unbounded.
+/// How long each phase of a connection may take; never unbounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From accept to a complete request.
+    /// From accepting the socket to a complete request.
     pub handshake: Duration,
-    /// To reach a server or a target.
+    /// To connect to a server or a target.
     pub connect: Duration,
-    /// Without a byte in either direction.
+    /// Without a byte in either direction, while both are open.
     pub idle: Duration,
-    /// Without a byte, once one direction has ended.
+    /// Without a byte, after one direction has ended.
     pub half_close: Duration,
 }
 
-/// How much there may be at once; never unbounded.
+/// How many of each there may be at once; never unbounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// TCP connections from clients.
     pub connections: usize,
-    /// UDP associations; the least recently used makes room.
+    /// UDP associations; the least recently used one is evicted.
     pub udp_associations: usize,
-    /// Connections that have not authenticated yet.
+    /// Connections that have not authenticated yet; the oldest is closed.
     pub handshakes: usize,
-    /// Memory for buffers, in MiB; 0: a share of what the machine has.
+    /// Memory for the buffers of flows, in MiB; above it, flows get small buffers only.
     pub memory_mib: usize,
 }
 
-/// Options of sockets. Buffer sizes in bytes, `None` leaves them to the system.
+/// Socket options. Buffer sizes are in bytes; `None` leaves them to the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
     /// TCP_NODELAY.
@@ -442,9 +393,9 @@ pub struct SocketOptions {
     pub fast_open: bool,
     /// Multipath TCP.
     pub mptcp: bool,
-    /// Idle time before, and interval between, keep-alive probes; `None`: no probes.
+    /// The idle time before, and the interval between, keep-alive probes; `None`: no probes.
     pub keep_alive: Option<Duration>,
-    /// Prefer IPv6 addresses of a name.
+    /// Try a name's IPv6 addresses first.
     pub ipv6_first: bool,
     /// IPV6_V6ONLY on listeners.
     pub ipv6_only: bool,
@@ -452,9 +403,9 @@ pub struct SocketOptions {
     pub reuse_port: bool,
     /// SO_MARK of outbound sockets.
     pub fwmark: Option<u32>,
-    /// Local address of outbound sockets of its family.
+    /// The local address of outbound sockets of its family.
     pub bind_address: Option<IpAddr>,
-    /// The same for the other family, where both are given.
+    /// The local address of the other family, if both are given.
     pub bind_address_other: Option<IpAddr>,
     /// SO_BINDTODEVICE of outbound sockets.
     pub bind_interface: Option<String>,
@@ -466,37 +417,38 @@ pub struct SocketOptions {
     pub outbound_send_buffer: Option<u32>,
     /// SO_RCVBUF of outbound sockets.
     pub outbound_recv_buffer: Option<u32>,
-    /// Longest datagram between local and server and towards targets, in bytes of UDP payload; longer ones are dropped.
+    /// The longest datagram between `ssr local` and the server and to targets, in bytes of UDP payload; longer ones are
+    /// dropped.
     pub udp_mtu: Option<usize>,
-    /// Let the system fragment datagrams sent to clients; `None`: it may.
+    /// Whether the system may fragment datagrams sent to clients; `None`: yes.
     pub inbound_udp_allow_fragmentation: Option<bool>,
-    /// Let the system fragment datagrams sent on; `None`: those to a server, not those to targets.
+    /// Whether the system may fragment datagrams sent upstream; `None`: those to a server, but not those to targets.
     pub outbound_udp_allow_fragmentation: Option<bool>,
 }
 
-/// What is logged, and where to.
+/// What is logged, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// 0 info, 1 debug, 2 trace, 3 trace of everything.
+    /// 0 is info, 1 debug, 2 trace, 3 trace of the libraries too.
     pub level: u8,
-    /// Leave the time out.
+    /// Omit the time.
     pub without_time: bool,
-    /// Where to; empty: nowhere.
+    /// The destinations; empty: nothing is logged.
     pub writers: Vec<Writer>,
 }
 
-/// One place that the log goes to.
+/// One destination of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Writer {
     /// As [`Log::level`].
     pub level: u8,
     /// As [`Log::without_time`].
     pub without_time: bool,
-    /// The place.
+    /// The destination.
     pub sink: Sink,
 }
 
-/// The place that a [`Writer`] writes to.
+/// Where a [`Writer`] writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
     /// Standard error.
@@ -505,25 +457,25 @@ pub enum Sink {
     File {
         /// The directory.
         directory: PathBuf,
-        /// When a new file begins.
+        /// How often a new file is started.
         rotation: Rotation,
-        /// Begin of the file name; `None`: the program's name.
+        /// The beginning of the file name; `None`: the program's name.
         prefix: Option<String>,
-        /// End of the file name; `None`: `log`.
+        /// The end of the file name; `None`: `log`.
         suffix: Option<String>,
-        /// Files to keep; `None`: all.
+        /// The number of files to keep; `None`: all.
         max_files: Option<usize>,
     },
     /// The system log.
     Syslog {
-        /// What it knows us as; `None`: the program's name.
+        /// The name in the log; `None`: the program's name.
         identity: Option<String>,
-        /// RFC 5424 §6.2.1; 1 is "user".
+        /// The facility (RFC 5424 §6.2.1); 1 is "user".
         facility: u32,
     },
 }
 
-/// When a new log file begins.
+/// How often a new log file is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
     /// Never.

@@ -1,4 +1,4 @@
-//! Values that the references accept in more than one form.
+//! Values that may be written in more than one form.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,16 +7,15 @@ use std::ops::Deref;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use super::file;
 use crate::outbound::warm::WarmPolicy;
 
-/// A whole number, or a string of its digits (shadowsocks-libev writes ports and timeouts so).
+/// A whole number, or a string of its digits, as shadowsocks-libev writes ports and timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Number<T>(pub(super) T);
+pub(crate) struct Number<T>(pub(crate) T);
 
 /// An unsigned type that [`Number`] can hold.
-pub(super) trait Whole: TryFrom<u64> {
-    /// What an error says was expected.
+pub(crate) trait Whole: TryFrom<u64> {
+    /// What an error says is expected.
     const EXPECTED: &'static str;
 }
 
@@ -57,11 +56,21 @@ impl<'de, T: Whole> Deserialize<'de> for Number<T> {
 
 /// A string, or an array of strings; a string is an array of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Strings {
+pub(crate) struct Strings {
     /// The strings in their order.
-    pub(super) items: Vec<String>,
+    pub(crate) items: Vec<String>,
     /// Whether it was an array, so that an error can name the element.
-    pub(super) array: bool,
+    pub(crate) array: bool,
+}
+
+impl Strings {
+    /// The path of one of the strings, if all of them are at `path`.
+    pub(crate) fn path_of(&self, path: &str, index: usize) -> String {
+        match self.array {
+            true => format!("{path}[{index}]"),
+            false => path.to_owned(),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Strings {
@@ -91,9 +100,9 @@ impl<'de> Deserialize<'de> for Strings {
     }
 }
 
-/// An array of objects, in which `null` is an object without keys: then a single bad element does not cost the others.
+/// An array of objects. `null` is an object without keys, so that one bad element does not hide errors in the others.
 #[derive(Clone, Debug, Default)]
-pub(super) struct List<T>(pub(super) Vec<T>);
+pub(crate) struct List<T>(pub(crate) Vec<T>);
 
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -112,35 +121,37 @@ impl<T> Deref for List<T> {
     }
 }
 
-/// `tls`: `true`, `false`, or an object.
+/// `true`, `false`, or an object; `true` is an empty object.
 #[derive(Clone, Debug)]
-pub(super) enum TlsForm {
+pub(crate) enum Switch<T> {
     /// `false`.
     Off,
-    /// `true`: as an empty object.
-    On,
-    /// An object.
-    With(Box<file::Tls>),
+    /// `true`, or an object.
+    On(Box<T>),
 }
 
-impl<'de> Deserialize<'de> for TlsForm {
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Switch<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = TlsForm;
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for Form<T> {
+            type Value = Switch<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("`true`, `false` or an object: `{ … }`")
             }
-            fn visit_bool<E: Error>(self, on: bool) -> Result<TlsForm, E> {
-                Ok(if on { TlsForm::On } else { TlsForm::Off })
+            fn visit_bool<E: Error>(self, on: bool) -> Result<Switch<T>, E> {
+                Ok(if on {
+                    Switch::On(Box::default())
+                } else {
+                    Switch::Off
+                })
             }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsForm, A::Error> {
-                let tls = file::Tls::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(TlsForm::With(Box::new(tls)))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+                    .map(|object| Switch::On(Box::new(object)))
             }
         }
-        deserializer.deserialize_any(Form)
+        deserializer.deserialize_any(Form(PhantomData))
     }
 }
 
@@ -168,9 +179,9 @@ impl<'de> Deserialize<'de> for WarmPolicy {
     }
 }
 
-/// A URL, or an object that has one beside other keys.
+/// A URL, or an object with a URL and other keys.
 #[derive(Clone, Debug)]
-pub(super) enum UrlOr<T> {
+pub(crate) enum UrlOr<T> {
     /// The URL alone.
     Url(String),
     /// The object.

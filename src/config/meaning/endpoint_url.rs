@@ -1,22 +1,22 @@
-//! The URLs of port forwarding: `tcp://`, `udp://`, `ws://` and `wss://`, taken apart.
+//! Parses the URLs of forwards: `tcp://`, `udp://`, `ws://` and `wss://`.
 
 use crate::wire::address::Address;
 
 use super::model::Scheme;
-use super::url::percent;
+use crate::config::url::percent;
 
-/// A URL's parts, each well formed; what they mean on which side is not judged yet.
+/// The parts of a URL, each well formed. Whether an option makes sense is checked later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EndpointUrl {
     pub(super) scheme: Scheme,
     pub(super) address: Address,
-    /// From its first `/`; empty where the URL has none.
+    /// The path with its leading `/`; empty if the URL has none.
     pub(super) path: String,
-    /// What stands behind `?`, in order, decoded.
+    /// The options after `?`, in order, decoded.
     pub(super) options: Vec<(String, String)>,
 }
 
-/// What is wrong with such a URL, and what to do. It quotes no option's value: a header may be a secret.
+/// What is wrong with a URL, and what to do. It never quotes the value of an option: a header may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EndpointError {
     pub(super) message: String,
@@ -31,7 +31,7 @@ fn fail<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T, End
 }
 
 impl EndpointUrl {
-    /// Takes `text` apart: `scheme://host:port[/path][?option=value&…]`.
+    /// Parses `scheme://host:port[/path][?option=value&…]`.
     ///
     /// # Errors
     /// Which part is wrong.
@@ -45,8 +45,8 @@ impl EndpointUrl {
         };
         let Some(scheme) = Scheme::from_name(&scheme.to_ascii_lowercase()) else {
             return fail(
-                format!("`{scheme}` is no scheme of a forward"),
-                "it is `tcp`, `udp`, `ws` or `wss`",
+                format!("unknown scheme `{scheme}`"),
+                "use `tcp`, `udp`, `ws` or `wss`",
             );
         };
         if rest.contains('#') {
@@ -74,7 +74,7 @@ fn address(scheme: Scheme, text: &str) -> Result<Address, EndpointError> {
     if text.contains('@') {
         return fail(
             "the URL has a user name (`@`)",
-            "there is no login; a `header` option can carry one",
+            "remove it; for a login over HTTP, use the option `header`",
         );
     }
     let (host, port) = match text.rsplit_once(':') {
@@ -84,7 +84,7 @@ fn address(scheme: Scheme, text: &str) -> Result<Address, EndpointError> {
     if host.is_empty() {
         return fail(
             "the URL has no host",
-            "for all addresses of this machine it is `0.0.0.0`, with IPv6 `[::]`",
+            "for all addresses of this machine, use `0.0.0.0`, or `[::]` with IPv6",
         );
     }
     if port.is_none() && text.matches(':').count() > 1 && !text.ends_with(']') {
@@ -98,7 +98,7 @@ fn address(scheme: Scheme, text: &str) -> Result<Address, EndpointError> {
             Ok(port) => port,
             Err(_) => {
                 return fail(
-                    "the URL's port is no number from 0 to 65535",
+                    "the URL's port is not a number from 0 to 65535",
                     "write `host:port`",
                 );
             }
@@ -115,7 +115,7 @@ fn address(scheme: Scheme, text: &str) -> Result<Address, EndpointError> {
     let written = format!("{host}:{port}");
     written.parse().or_else(|_| {
         fail(
-            "the URL's host is neither a name nor an address",
+            "the URL's host is not a name or an IP address",
             "write `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`",
         )
     })
@@ -125,16 +125,16 @@ fn path_of(scheme: Scheme, path: &str) -> Result<String, EndpointError> {
     if !scheme.is_ws() && !matches!(path, "" | "/") {
         return fail(
             format!("a `{}` URL has no path", scheme.name()),
-            "leave out what follows the port",
+            "remove everything after the port",
         );
     }
     if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return fail(
-            "the URL's path has a space or a letter beyond ASCII",
-            "write such bytes as `%20`",
+            "the URL's path has a space or a character outside ASCII",
+            "percent-encode it: a space is `%20`",
         );
     }
-    // The one escape that is ours: what follows a bare `?` are options.
+    // `%3F` is decoded here, because a bare `?` begins the options.
     Ok(path.replace("%3F", "?").replace("%3f", "?"))
 }
 
@@ -147,7 +147,7 @@ fn options(query: &str) -> Result<Vec<(String, String)>, EndpointError> {
             _ => {
                 return fail(
                     format!("bad percent-encoding in the URL's option `{name}`"),
-                    "`%` is followed by two hex digits, and the bytes are UTF-8",
+                    "`%` must be followed by two hex digits, and the decoded bytes must be UTF-8",
                 );
             }
         }

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::file;
-use super::meaning::Context;
+use super::context::Context;
 use super::model::{Log, Rotation, Sink, Writer};
-use super::scalar::Number;
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
 
-/// The most talkative level.
+/// The most detailed level.
 const MAX_LEVEL: u8 = 3;
 
-/// What `log` means; without it, information on standard error.
+/// Translates `log`; without it, level info on standard error.
 pub(super) fn log(written: Option<&file::Log>, cx: &mut Context<'_>) -> Log {
     let written = written.cloned().unwrap_or_default();
     let level = level(written.level).unwrap_or(0);
@@ -37,7 +37,7 @@ pub(super) fn log(written: Option<&file::Log>, cx: &mut Context<'_>) -> Log {
     }
 }
 
-/// One of `log.writers`; what it does not say is as in `default`.
+/// Translates an entry of `log.writers`; what it lacks is taken from `default`.
 fn one(written: &file::Writer, at: &str, default: &Writer, cx: &mut Context<'_>) -> Option<Writer> {
     let (own_level, format, sink) = match (&written.console, &written.file, &written.syslog) {
         (Some(console), None, None) => (console.level, &console.format, Sink::Console),
@@ -52,8 +52,8 @@ fn one(written: &file::Writer, at: &str, default: &Writer, cx: &mut Context<'_>)
         _ => {
             cx.report.error_hint(
                 at,
-                "a writer is one thing",
-                "give `console`, `file` or `syslog`, each in an entry of its own",
+                "an entry must have exactly one of `console`, `file` and `syslog`",
+                "write one entry for each",
             );
             return None;
         }
@@ -71,11 +71,11 @@ fn file_sink(file: &file::LogFile, at: &str, cx: &mut Context<'_>) -> Option<Sin
         Some("hourly") => Rotation::Hourly,
         Some("daily") => Rotation::Daily,
         Some(other) => {
-            let message = format!("`{other}` is no rotation");
-            cx.report.error_hint(
+            cx.report.unknown(
                 &format!("{at}.file.rotation"),
-                message,
-                "it is `never`, `hourly` or `daily`",
+                "rotation",
+                other,
+                "use `never`, `hourly` or `daily`",
             );
             Rotation::Never
         }
@@ -83,7 +83,7 @@ fn file_sink(file: &file::LogFile, at: &str, cx: &mut Context<'_>) -> Option<Sin
     let Some(directory) = file.directory.as_deref().filter(|path| !path.is_empty()) else {
         cx.report.error(
             &format!("{at}.file.directory"),
-            "missing: the directory of the log files",
+            "missing: the directory for the log files",
         );
         return None;
     };

@@ -1,0 +1,254 @@
+//! Keys from passwords: the server's, its users', and a client's chain of identity keys.
+
+use std::collections::HashSet;
+
+use crate::crypto::{Family, Key, Method};
+
+use super::context::{Context, host_address, key_at};
+use super::model::{Keys, User};
+use crate::config::role::Role;
+use crate::config::secret::Secret;
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
+
+/// The keys that a password stands for; `path` is where the password was.
+pub(super) fn keys(
+    entry: &file::Server,
+    method: Method,
+    path: &str,
+    secret: Option<Secret>,
+    cx: &mut Context<'_>,
+) -> Option<Keys> {
+    if method.family() == Family::Plain {
+        let key = Key::from_password(method, b"");
+        return Some(Keys {
+            identity: Vec::new(),
+            key,
+        });
+    }
+    if let Some(ready) = &entry.key
+        && method.family() == Family::Aead2017
+        && !path.starts_with("port_password")
+    {
+        let ready = expand("key", ready, cx);
+        let key = base64("key", method, ready.expose(), "", cx)?;
+        return Some(Keys {
+            identity: Vec::new(),
+            key,
+        });
+    }
+    let Some(secret) = secret.or_else(|| entry.key.clone()) else {
+        cx.report.error_hint(
+            path,
+            format!("missing: {method} needs a password"),
+            format!("`ssr genkey -m {method}` prints one"),
+        );
+        return None;
+    };
+    let secret = expand(path, &secret, cx);
+    if method.family() == Family::Aead2017 {
+        if secret.expose().is_empty() {
+            cx.report.warn_hint(
+                path,
+                "the password is empty, so anybody can use the server",
+                format!("`ssr genkey -m {method}` prints one"),
+            );
+        }
+        let key = Key::from_password(method, secret.expose().as_bytes());
+        return Some(Keys {
+            identity: Vec::new(),
+            key,
+        });
+    }
+    chain(method, path, secret.expose(), cx)
+}
+
+/// One key, or the chain `iPSK:…:uPSK` (SIP023).
+fn chain(method: Method, path: &str, text: &str, cx: &mut Context<'_>) -> Option<Keys> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let several = parts.len() > 1;
+    if several && !method.supports_identity() {
+        cx.report.error_hint(
+            path,
+            format!("several keys, but {method} has no identity headers"),
+            format!("use one key, or {} on both sides", Method::Blake3Aes256Gcm),
+        );
+        return None;
+    }
+    if several && cx.role == Role::Server {
+        cx.report.error_other_role(
+            path,
+            "several keys: only a client has a chain of keys",
+            "give the server one key, and list the others under `users`",
+        );
+        return None;
+    }
+    let mut keys = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        let which = if several {
+            format!("key {} of {}: ", index + 1, parts.len())
+        } else {
+            String::new()
+        };
+        keys.extend(base64(path, method, part, &which, cx));
+    }
+    if keys.len() != parts.len() {
+        return None;
+    }
+    let key = keys.pop()?;
+    Some(Keys {
+        identity: keys,
+        key,
+    })
+}
+
+fn base64(
+    path: &str,
+    method: Method,
+    text: &str,
+    which: &str,
+    cx: &mut Context<'_>,
+) -> Option<Key> {
+    match Key::from_base64(method, text) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            cx.report.error(path, format!("{which}{error}"));
+            None
+        }
+    }
+}
+
+/// Replaces `"${VAR}"` by the environment variable; the text stays as it is if there is none of that name.
+fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Secret {
+    let text = secret.expose();
+    let Some(name) = text
+        .strip_prefix("${")
+        .and_then(|rest| rest.strip_suffix('}'))
+    else {
+        return secret.clone();
+    };
+    match (cx.env)(name) {
+        Some(value) => Secret::from(value),
+        None => {
+            let message =
+                format!("there is no environment variable `{name}`, so the text itself is used");
+            cx.report.warn(path, message);
+            secret.clone()
+        }
+    }
+}
+
+pub(super) fn users(
+    entry: &file::Server,
+    at: &str,
+    method: Method,
+    own: &Keys,
+    cx: &mut Context<'_>,
+) -> Vec<User> {
+    let written = entry.users.as_deref().unwrap_or_default();
+    if written.is_empty() {
+        return Vec::new();
+    }
+    let path = key_at(at, "users");
+    if !method.supports_identity() {
+        cx.report.error_hint(
+            &path,
+            format!("{method} does not support `users`: it has no identity headers"),
+            format!("use {}", Method::Blake3Aes256Gcm),
+        );
+        return Vec::new();
+    }
+    let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
+    let mut users = Vec::new();
+    for (index, entry) in written.iter().enumerate() {
+        let at = format!("{path}[{index}]");
+        let Some(user) = user(entry, &at, method, cx) else {
+            continue;
+        };
+        if !names.insert(user.name.clone()) {
+            cx.report.error(
+                &key_at(&at, "name"),
+                format!("another user is already named `{}`", user.name),
+            );
+        }
+        if user.key.identity_hash() == own.key.identity_hash() {
+            cx.report.error(
+                &key_at(&at, "password"),
+                "this is the server's own key: a user needs another one",
+            );
+        }
+        if !hashes.insert(user.key.identity_hash()) {
+            cx.report.error(
+                &key_at(&at, "password"),
+                "another user already has this key",
+            );
+        }
+        users.push(user);
+    }
+    users
+}
+
+fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) -> Option<User> {
+    let name = written.name.clone().filter(|name| !name.is_empty());
+    if name.is_none() {
+        cx.report
+            .error(&key_at(at, "name"), "missing: the user's name");
+    }
+    let path = key_at(at, "password");
+    let key = match &written.password {
+        None => {
+            let hint = format!("`ssr genkey -m {method}` prints one");
+            cx.report.error_hint(&path, "missing: the user's key", hint);
+            None
+        }
+        Some(secret) => {
+            let secret = expand(&path, secret, cx);
+            base64(&path, method, secret.expose(), "", cx)
+        }
+    };
+    let next_hop = match (&written.server, written.server_port) {
+        (None, None) => None,
+        (None, Some(_)) => {
+            cx.report
+                .error(&key_at(at, "server"), "missing: the next server's address");
+            None
+        }
+        (Some(host), port) => {
+            let address = host_address(
+                &key_at(at, "server"),
+                host,
+                port.map(|Number(port)| port),
+                cx,
+            );
+            if address.as_ref().is_some_and(|address| address.port() == 0) {
+                cx.report.error(
+                    &key_at(at, "server_port"),
+                    "missing: the next server's port",
+                );
+            }
+            address
+        }
+    };
+    Some(User {
+        name: name?,
+        key: key?,
+        next_hop,
+    })
+}
+
+/// With one file for both sides, the client must be one of the server's `users`: the first, unless the password names one.
+pub(super) fn as_first_user(keys: Keys, users: &[User], at: &str, cx: &mut Context<'_>) -> Keys {
+    let Some(first) = users.first().filter(|_| keys.identity.is_empty()) else {
+        return keys;
+    };
+    let path = key_at(at, "users");
+    cx.report.warn_hint(
+        &path,
+        format!("`ssr local` connects as `{}`, the first user", first.name),
+        "to connect as another, give `ssr local` the password `SERVER_KEY:USER_KEY`",
+    );
+    Keys {
+        identity: vec![keys.key],
+        key: first.key.clone(),
+    }
+}

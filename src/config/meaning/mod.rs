@@ -1,0 +1,18 @@
+//! The config as meant: validated types, and the translation of what was written into them.
+
+pub(super) mod context;
+mod endpoint;
+mod endpoint_url;
+mod forwards;
+mod keys;
+mod locals;
+mod logging;
+pub(super) mod model;
+mod options;
+mod plugin;
+mod reverse;
+mod servers;
+mod tls;
+pub(super) mod translate;
+mod transport;
+mod websocket;

@@ -1,0 +1,146 @@
+//! `transport`: the layers between TCP and Shadowsocks. The older spelling, `plugin`, is in [`super::plugin`].
+
+use crate::net::transport::Network;
+use crate::wire::http::Endpoint;
+
+use super::context::{Context, EndpointRole, filled, key_at};
+use super::model::{Transport, WebSocket};
+use super::{plugin, tls, websocket};
+use crate::config::role::Role;
+use crate::config::written::file;
+use crate::config::written::scalar::{Number, Switch};
+
+/// The most streams that a client may put into one WebSocket connection.
+const MAX_MUX: u64 = 128;
+/// Said of keys that only WebSocket has.
+const ONLY_WS: &str = "no effect without `\"type\": \"ws\"`";
+
+/// The transport of the entry at `at`, by `transport` or `plugin`.
+pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> Option<Transport> {
+    let role = match cx.role {
+        Role::Server => EndpointRole::Listen,
+        Role::Local | Role::Forward => EndpointRole::Target,
+    };
+    let Some(written) = &entry.transport else {
+        return plugin::plugin(entry, at, role, cx);
+    };
+    if filled(entry.plugin.as_deref()).is_some() {
+        cx.report.error_hint(
+            &key_at(at, "plugin"),
+            "`plugin` and `transport` exclude each other",
+            "keep `transport`: it can do everything that v2ray-plugin does",
+        );
+    }
+    let at = key_at(at, "transport");
+    let ws = match written.kind.as_deref() {
+        Some("ws") => Some(websocket(written, &at, cx)),
+        Some("tcp") | None => {
+            warn_of_websocket_keys(written, &at, cx);
+            None
+        }
+        Some(other) => {
+            cx.report.unknown(
+                &key_at(&at, "type"),
+                "transport",
+                other,
+                "use `tcp` or `ws`; for TLS, add the key `tls` to either",
+            );
+            None
+        }
+    };
+    let tls_at = key_at(&at, "tls");
+    let path_of = |key: &str| key_at(&tls_at, key);
+    let tls = match &written.tls {
+        None | Some(Switch::Off) => None,
+        Some(Switch::On(keys)) => Some(tls::tls(keys, role, &tls_at, &path_of, cx)),
+    };
+    if let Some(tls) = &tls {
+        let name = tls.server_name.as_deref().unwrap_or("localhost");
+        tls::try_files(tls, role, name, &path_of, cx);
+    }
+    let transport = Transport {
+        udp_inside: udp_over(written, &at, ws.is_some(), cx),
+        tls,
+        ws,
+    };
+    (transport.tls.is_some() || transport.ws.is_some()).then_some(transport)
+}
+
+fn websocket(written: &file::Transport, at: &str, cx: &mut Context<'_>) -> WebSocket {
+    let mux = match written.mux {
+        None => false,
+        Some(Number(mux)) if mux <= MAX_MUX => mux > 0,
+        Some(Number(mux)) => {
+            let message = format!("{mux} is out of range: use 0 to {MAX_MUX}");
+            cx.report.error(&key_at(at, "mux"), message);
+            false
+        }
+    };
+    let fields = written.headers.clone().unwrap_or_default();
+    let endpoint = Endpoint {
+        path: written.path.clone().unwrap_or_else(|| "/".to_owned()),
+        host: filled(written.host.as_deref()),
+        fields: fields.into_iter().collect(),
+    };
+    websocket::check(&endpoint, &|key| key_at(at, key), cx);
+    WebSocket {
+        endpoint,
+        mux,
+        trusted_proxies: trusted_proxies(written, &key_at(at, "trusted_proxies"), cx),
+    }
+}
+
+fn trusted_proxies(written: &file::Transport, path: &str, cx: &mut Context<'_>) -> Vec<Network> {
+    let list = written.trusted_proxies.clone().unwrap_or_default();
+    let mut networks = Vec::new();
+    for (index, text) in list.items.iter().enumerate() {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(()) => cx.report.error_hint(
+                &list.path_of(path, index),
+                format!("`{text}` is not a network"),
+                "write an IP address, or a network as `10.0.0.0/8`",
+            ),
+        }
+    }
+    networks
+}
+
+fn warn_of_websocket_keys(written: &file::Transport, at: &str, cx: &mut Context<'_>) {
+    for (key, given) in [
+        ("path", written.path.is_some()),
+        ("host", written.host.is_some()),
+        ("headers", written.headers.is_some()),
+        ("mux", written.mux.is_some_and(|Number(mux)| mux > 0)),
+        ("trusted_proxies", written.trusted_proxies.is_some()),
+    ] {
+        if given {
+            cx.report.warn(&key_at(at, key), ONLY_WS);
+        }
+    }
+}
+
+fn udp_over(written: &file::Transport, at: &str, ws: bool, cx: &mut Context<'_>) -> bool {
+    let path = key_at(at, "udp_over");
+    match written.udp_over.as_deref() {
+        None | Some("udp" | "") => false,
+        Some("ws") if ws => true,
+        Some("ws") => {
+            cx.report.error_hint(
+                &path,
+                "`ws` needs a WebSocket transport, and `type` is not `ws`",
+                "set `\"type\": \"ws\"`, or use `udp`",
+            );
+            false
+        }
+        Some(other) => {
+            cx.report.unknown(
+                &path,
+                "value",
+                other,
+                "use `ws` to send datagrams through the WebSocket, or `udp` to send them directly to the same port",
+            );
+            false
+        }
+    }
+}

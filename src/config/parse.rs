@@ -1,0 +1,68 @@
+//! The steps from text to a [`Config`].
+
+use super::meaning::context::Context;
+use super::meaning::model::Config;
+use super::meaning::translate;
+use super::overrides::Overrides;
+use super::role::Role;
+use super::text::diagnostic::{Diagnostic, Severity};
+use super::text::document::Document;
+use super::text::reporter::Reporter;
+
+/// Parses a config for `role`. `env` looks up the variables of `"${VAR}"`.
+///
+/// It does no IO: [`Local::auth`](super::Local::auth) stays empty until [`load()`](super::load()) fills it.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the text, warnings included.
+pub fn parse(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Vec<Diagnostic>> {
+    parse_with(text, role, env, &Overrides::default())
+}
+
+/// As [`parse`], with command line flags that override the file.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+    flags: &Overrides,
+) -> Result<Config, Vec<Diagnostic>> {
+    translate(text, role, env, flags, false)
+}
+
+/// As [`parse_with`]; with `files`, the files that the config names are read and checked too.
+pub(super) fn translate(
+    text: &str,
+    role: Role,
+    env: &dyn Fn(&str) -> Option<String>,
+    flags: &Overrides,
+    files: bool,
+) -> Result<Config, Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let mut document = Document::parse(text, role, &mut found)?;
+    flags.apply(&mut document, env);
+    let mut report = Reporter::new(document, found);
+    let top = report.file();
+    let mut cx = Context {
+        role,
+        env,
+        files,
+        report,
+    };
+    let mut config = translate::config(&top, &mut cx);
+    let found = cx.report.finish();
+    if found
+        .iter()
+        .any(|finding| finding.severity == Severity::Error)
+    {
+        return Err(found);
+    }
+    config.warnings = found;
+    Ok(config)
+}
