@@ -26,7 +26,8 @@
 //! [`relay::tcp::serve`] serves a stream, whoever sits at its ends; `local` and `server` differ only in the inbound and
 //! outbound that `app/services.rs` hands to it. The same holds below: to *seal* is plain to encrypted, to *open* is
 //! encrypted to plain. `local` seals the request and opens the response, `server` opens the request and seals the
-//! response. [`relay::udp::Relay`] does the same for datagrams.
+//! response. [`relay::udp::Relay`] does the same for datagrams; which UDP session is evicted when the table is full,
+//! `relay/udp/table.rs` decides.
 //!
 //! # The way of a byte
 //!
@@ -53,7 +54,7 @@
 //! # Strangers
 //!
 //! Whoever does not know the key gets no byte and sees one behaviour (`inbound/shadowsocks.rs`). What a session
-//! remembers moves only after authentication. Every table, queue and length that a peer can influence is bounded.
+//! remembers moves only after authentication, and `inbound/shadowsocks/replay.rs` refuses replays. Every table, queue and length that a peer can influence is bounded.
 
 pub mod app;
 pub mod config;
