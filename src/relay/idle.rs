@@ -33,18 +33,8 @@ impl IdleTimer {
         self.limit / TICKS
     }
 
-    /// Call it once a period with the count of what has moved so far. Returns whether the limit has been reached.
-    pub(super) const fn tick(&mut self, moved: u64) -> bool {
-        self.idle_ticks = if moved == self.last {
-            self.idle_ticks + 1
-        } else {
-            0
-        };
-        self.last = moved;
-        self.idle_ticks >= TICKS
-    }
-
-    /// Calls [`IdleTimer::tick`] each time `sleep` is over, and is ready when the limit has been reached.
+    /// Polls `sleep`, which must be due after one period, with the count of what has moved so far. Ready when nothing has
+    /// moved for the limit.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -60,6 +50,17 @@ impl IdleTimer {
             sleep.as_mut().reset(Instant::now() + self.period());
         }
         Poll::Pending
+    }
+
+    /// Notes what has moved within a period. Returns whether the limit has been reached.
+    const fn tick(&mut self, moved: u64) -> bool {
+        self.idle_ticks = if moved == self.last {
+            self.idle_ticks + 1
+        } else {
+            0
+        };
+        self.last = moved;
+        self.idle_ticks >= TICKS
     }
 
     /// Changes to a shorter limit, which begins now.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::Stream;
 use crate::net::handshake::{HandshakeError, Reader, reject};
+use crate::net::slots::scatter;
 use crate::net::stream::Layer;
 use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
@@ -170,15 +171,7 @@ impl Layer for Rewriting {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }
-        let mut taken = 0;
-        for slot in slots {
-            let rest = self.out.get(taken..).unwrap_or_default();
-            let len = rest.len().min(slot.len());
-            if let (Some(to), Some(from)) = (slot.get_mut(..len), rest.get(..len)) {
-                to.copy_from_slice(from);
-            }
-            taken += len;
-        }
+        let taken = scatter(&self.out, slots, 0);
         self.out.drain(..taken);
         if self.out.is_empty() {
             self.out = Vec::new();

@@ -21,6 +21,7 @@ use super::fairness;
 use super::splice::{Splice, SpliceError, Step};
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
+use crate::net::slots::scatter;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::First;
 use crate::relay::sealed::{self, StreamError, seal};
@@ -445,15 +446,7 @@ fn ready_bytes(buffer: &Buffer) -> u64 {
 
 /// Moves bytes that were read ahead into the slots.
 fn take_ahead(ahead: &mut Box<[u8]>, slots: &mut [IoSliceMut<'_>]) -> usize {
-    let mut taken = 0;
-    for slot in slots {
-        let rest = ahead.get(taken..).unwrap_or_default();
-        let len = rest.len().min(slot.len());
-        if let (Some(to), Some(from)) = (slot.get_mut(..len), rest.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        taken += len;
-    }
+    let taken = scatter(ahead, slots, 0);
     *ahead = ahead.get(taken..).unwrap_or_default().into();
     taken
 }
