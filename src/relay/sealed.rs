@@ -23,7 +23,7 @@ pub(super) enum StreamError {
 
 impl StreamError {
     /// Blames `side` for it.
-    pub(super) fn from_side(self, side: Side) -> Error {
+    pub(super) fn blame(self, side: Side) -> Error {
         match self {
             Self::Io(source) => Error::Io { side, source },
             Self::Wire(source) => Error::Wire { side, source },

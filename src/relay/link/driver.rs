@@ -139,7 +139,7 @@ impl<H: Host> Link<'_, H> {
     fn fail(&self, broken: Broken) -> Error {
         let side = self.side;
         match broken {
-            Broken::Carrier(error) => error.from_side(side),
+            Broken::Carrier(error) => error.blame(side),
             Broken::Core(Over::Wire(source)) => Error::Wire { side, source },
             Broken::Core(Over::Silent(time)) => Error::Silent {
                 side,

@@ -173,7 +173,7 @@ impl Half {
                 }
             }
             if self.state == State::Read {
-                ready!(self.poll_read(cx, source)).map_err(|error| error.from_side(from))?;
+                ready!(self.poll_read(cx, source)).map_err(|error| error.blame(from))?;
             }
             if self.state == State::Write {
                 ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
