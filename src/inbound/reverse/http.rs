@@ -40,7 +40,8 @@ impl Inbound for HttpVisitors {
         let mut fed = 0;
         let host = reader.next(|bytes| {
             fed += requests.rewrite(bytes.get(fed..).unwrap_or_default(), &mut out)?;
-            Ok(requests.host().map(|host| (host.to_owned(), fed)))
+            let host = requests.host().map(|host| (host.to_owned(), fed));
+            Ok::<_, http_rewrite::RewriteError>(host)
         });
         let host = match timeout_at(deadline, host).await {
             Ok(Ok(host)) if (self.knows)(&host) => host,
@@ -49,7 +50,7 @@ impl Inbound for HttpVisitors {
                 return Err(Error::NotOffered("no service has the requested Host"));
             }
             Ok(Err(HandshakeError::Invalid(error))) => {
-                let (status, reason): (_, &str) = http_rewrite::RewriteError::status(error);
+                let (status, reason) = error.status();
                 reject(&stream, &http_rewrite::response(status, reason)).await;
                 return Err(Error::NotOffered("it is not valid HTTP/1.1"));
             }

@@ -11,7 +11,7 @@
 //! Shutdown ── the sink has been told ──> Done
 //! ```
 //!
-//! Bulk between two plain sockets stays in `Read`: the kernel moves it from one to the other ([`super::splice`]).
+//! Bulk between two plain sockets stays in `Read`: the kernel moves it from one to the other (`splice.rs`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;

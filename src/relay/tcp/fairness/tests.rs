@@ -17,13 +17,13 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Nothing here takes as long.
+/// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What the flows of a test have done, in order.
+/// The turns of a test's flows, in order.
 type Log = Arc<Mutex<Vec<&'static str>>>;
 
-/// A flow that moves much with every turn, `turns` times.
+/// A bulk flow that takes `turns` turns.
 fn bulk(name: &'static str, turns: usize, log: &Log) -> JoinHandle<()> {
     let log = Arc::clone(log);
     let mut left = turns;
@@ -43,7 +43,7 @@ fn bulk(name: &'static str, turns: usize, log: &Log) -> JoinHandle<()> {
     }))
 }
 
-/// The turn of a flow that has been one of bulk for a while.
+/// The turn of a flow that has been a bulk flow for a while.
 fn bulk_turn() -> Turn {
     let mut flow = Turn::new();
     for _ in 0..BULK_TURNS {
@@ -53,11 +53,11 @@ fn bulk_turn() -> Turn {
 }
 
 async fn soon(flow: JoinHandle<()>) {
-    timeout(LIMIT, flow).await.expect("it hangs").unwrap();
+    timeout(LIMIT, flow).await.expect("in time").unwrap();
 }
 
 #[test]
-fn bulk_takes_less_for_a_while_after_a_small_turn() {
+fn bulk_turns_are_short_for_a_while_after_an_interactive_one() {
     let (mut flow, waker) = (Turn::new(), Waker::noop());
     assert_eq!((largest(), turn()), (Size::Large, LONG_TURN));
     flow.after(waker, 0);
@@ -89,7 +89,7 @@ fn small_turns_beside_bulk_do_not_count_as_interactive() {
 }
 
 #[test]
-fn page_is_not_bulk() {
+fn web_page_is_not_bulk() {
     note_interactive();
     let (owner, mut page, waker) = (bulk_turn(), Turn::new(), Waker::noop());
     assert!(owner.may_go_on(waker));
@@ -101,11 +101,11 @@ fn page_is_not_bulk() {
 }
 
 #[tokio::test]
-async fn sockets_are_looked_at_between_two_turns_of_bulk() {
+async fn sockets_are_polled_between_two_bulk_turns() {
     let log = Log::default();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(socket.local_addr().unwrap()).await.unwrap();
-    // A datagram that is there at each look, and not before.
+    // A datagram arrives before each poll of the sockets.
     let beside = Arc::clone(&log);
     let small = spawn(async move {
         loop {
@@ -136,7 +136,7 @@ async fn sockets_are_looked_at_between_two_turns_of_bulk() {
 }
 
 #[tokio::test]
-async fn turn_of_a_flow_that_is_dropped_is_passed_on() {
+async fn dropped_flow_passes_its_turn_on() {
     let log = Log::default();
     note_interactive();
     let owner = bulk_turn();
@@ -146,7 +146,7 @@ async fn turn_of_a_flow_that_is_dropped_is_passed_on() {
         yield_now().await;
     }
     assert!(log.lock().unwrap().is_empty());
-    // The one that is next, and the one whose turn it is.
+    // Drops the flow that is next, and then the one that has the turn.
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
     drop(owner);
@@ -156,7 +156,7 @@ async fn turn_of_a_flow_that_is_dropped_is_passed_on() {
 }
 
 #[tokio::test]
-async fn those_who_wait_go_on_when_fairness_ends() {
+async fn waiting_flows_continue_when_fairness_ends() {
     let log = Log::default();
     note_interactive();
     let mut owner = bulk_turn();

@@ -20,7 +20,7 @@ use crate::wire::AddressRef;
 use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::{Accounts, Credentials, Salt};
 
-/// Nothing on one machine takes as long.
+/// Longer than anything takes on one machine.
 const LIMIT: Duration = Duration::from_secs(20);
 const METHODS: [Method; 3] = [
     Method::None,
@@ -29,7 +29,7 @@ const METHODS: [Method; 3] = [
 ];
 const TARGET: AddressRef<'static> = AddressRef::Domain("example.com", 443);
 
-/// A connection: our end, and that of whoever we relay for.
+/// A connection: our end and the peer's.
 async fn connection() -> (Stream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (far, near) = tokio::join!(
@@ -40,14 +40,14 @@ async fn connection() -> (Stream, TcpStream) {
 }
 
 async fn soon<T>(work: impl Future<Output = T>) -> T {
-    timeout(LIMIT, work).await.expect("it hangs")
+    timeout(LIMIT, work).await.expect("in time")
 }
 
 async fn run(half: &mut Half, source: &Stream, sink: &Stream) -> Result<(), Error> {
     soon(poll_fn(|cx| half.poll(cx, source, sink, false))).await
 }
 
-/// Polls once: the source is to be empty, or the sink full.
+/// Polls once, and expects an empty source or a full sink.
 async fn step(half: &mut Half, source: &Stream, sink: &Stream) {
     poll_fn(|cx| {
         assert!(half.poll(cx, source, sink, false).is_pending());
@@ -110,7 +110,7 @@ fn answer(method: Method) -> Codec {
     Codec::Open(Opener::response(&credentials(method), salt(method, 1)))
 }
 
-/// A response made by hand, with chunks of any length.
+/// A response sealed by hand, with chunks of any length.
 struct Hand(Aead, NonceCounter, Vec<u8>);
 
 impl Hand {
@@ -145,7 +145,7 @@ impl Hand {
     }
 }
 
-/// Bytes that tell where they stood.
+/// Bytes that differ by position.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len)
         .map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap())
@@ -168,7 +168,7 @@ fn opened(method: Method, bytes: &[u8]) -> Option<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn head_of_a_request_goes_out_though_its_client_says_nothing() {
+async fn head_is_sent_although_the_client_is_silent() {
     for method in METHODS {
         let ((source, _client), (sink, mut server)) = (connection().await, connection().await);
         let mut half = Half::new(request(method), Side::Client, Size::Large);
@@ -185,7 +185,7 @@ async fn head_of_a_request_goes_out_though_its_client_says_nothing() {
 }
 
 #[tokio::test]
-async fn first_bytes_ride_with_the_head() {
+async fn first_payload_is_sent_with_the_head() {
     for method in METHODS {
         for ahead in [false, true] {
             let ((source, mut client), (sink, mut server)) =
@@ -208,7 +208,7 @@ async fn first_bytes_ride_with_the_head() {
 }
 
 #[tokio::test]
-async fn request_of_a_client_that_is_gone_already_is_still_sent() {
+async fn request_of_a_closed_client_is_still_sent() {
     let method = Method::Blake3Aes256Gcm;
     let ((source, mut client), (sink, mut server)) = (connection().await, connection().await);
     client.shutdown().await.unwrap();
@@ -221,7 +221,7 @@ async fn request_of_a_client_that_is_gone_already_is_still_sent() {
 }
 
 #[tokio::test]
-async fn what_one_half_seals_another_opens_whatever_the_pieces() {
+async fn sealed_bytes_are_opened_however_they_are_cut() {
     for method in METHODS {
         let (source, mut target) = connection().await;
         let (sealed, between) = connection().await;
@@ -257,7 +257,7 @@ async fn what_one_half_seals_another_opens_whatever_the_pieces() {
 }
 
 #[tokio::test]
-async fn ahead_goes_before_what_comes_later_however_long_it_is() {
+async fn bytes_read_ahead_come_first_whatever_their_length() {
     let ((source, mut client), (sink, mut server)) = (connection().await, connection().await);
     let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
     let ahead = pattern(100_000);
@@ -276,7 +276,7 @@ async fn ahead_goes_before_what_comes_later_however_long_it_is() {
 }
 
 #[tokio::test]
-async fn buffer_of_a_request_is_emptied_first() {
+async fn payload_of_the_request_comes_first() {
     // Payload that was opened with the head, and the beginning of a chunk behind it.
     let method = Method::Blake3Aes256Gcm;
     let mut hand = Hand::new(method);
@@ -308,7 +308,7 @@ async fn buffer_of_a_request_is_emptied_first() {
 }
 
 #[tokio::test]
-async fn longest_foreign_chunk_passes_byte_for_byte() {
+async fn longest_chunk_of_others_is_relayed_unchanged() {
     let method = Method::Blake3Aes256Gcm;
     let (long, mut hand) = (pattern(0xFFFF), Hand::new(method));
     hand.head(&long);
@@ -337,7 +337,7 @@ async fn longest_foreign_chunk_passes_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn stream_cut_in_a_chunk_is_no_end() {
+async fn stream_cut_within_a_chunk_is_an_error() {
     let method = Method::Blake3Aes256Gcm;
     let mut hand = Hand::new(method);
     hand.head(b"whole");
@@ -363,7 +363,7 @@ async fn stream_cut_in_a_chunk_is_no_end() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_bad_chunk_is_passed_on() {
+async fn chunk_before_a_bad_one_is_relayed() {
     let method = Method::Blake3Aes256Gcm;
     let mut hand = Hand::new(method);
     hand.head(b"good");
@@ -384,7 +384,7 @@ async fn what_came_before_a_bad_chunk_is_passed_on() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_bad_chunk_is_passed_on_however_many_chunks_it_is() {
+async fn many_chunks_before_a_bad_one_are_relayed() {
     let method = Method::Blake3Aes256Gcm;
     for count in [MAX_PARTS - 2, MAX_PARTS - 1, MAX_PARTS, MAX_PARTS + 20] {
         let mut hand = Hand::new(method);
@@ -408,7 +408,7 @@ async fn what_came_before_a_bad_chunk_is_passed_on_however_many_chunks_it_is() {
 }
 
 #[tokio::test]
-async fn end_is_passed_on_behind_the_last_byte() {
+async fn end_is_passed_on_after_the_last_byte() {
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
     peer.write_all(b"last words").await.unwrap();
     peer.shutdown().await.unwrap();
@@ -417,14 +417,14 @@ async fn end_is_passed_on_behind_the_last_byte() {
     let mut bytes = Vec::new();
     soon(far.read_to_end(&mut bytes)).await.unwrap();
     assert_eq!(bytes, b"last words");
-    // The other direction of the sink is open still.
+    // The other direction of the sink is still open.
     far.write_all(b"answer").await.unwrap();
     let mut answer = [0; 6];
     assert_eq!(soon(sink.read(&mut answer)).await.unwrap(), 6);
 }
 
 #[tokio::test]
-async fn broken_sink_and_source_are_told_apart() {
+async fn broken_sink_and_broken_source_blame_different_sides() {
     for sink_breaks in [false, true] {
         let ((source, peer), (sink, far)) = (connection().await, connection().await);
         let (mut whole, broken) = if sink_breaks {
@@ -461,7 +461,7 @@ async fn broken_sink_and_source_are_told_apart() {
 }
 
 #[tokio::test]
-async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest() {
+async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest_that_fits() {
     let method = Method::Blake3Aes256Gcm;
     let ((source, mut peer), (sink, mut far)) = (connection().await, connection().await);
     let mut hand = Hand::new(method);
@@ -478,7 +478,7 @@ async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest() {
     step(&mut half, &source, &sink).await;
     assert!(half.buffer.is_none());
 
-    // A length that has begun, then a chunk of it.
+    // The beginning of a length, then the beginning of its chunk.
     half.sizing.set(Size::Large);
     peer.write_all(&hand.2[whole..whole + 7]).await.unwrap();
     run_until(&mut half, &source, &sink, |half| {
@@ -538,7 +538,7 @@ async fn full_sink_stops_the_source() {
     let mut half = Half::new(Codec::Copy, Side::Client, Size::Large);
     let chunk = vec![0; 1 << 16];
     let mut stalled = 0;
-    // Until neither the half nor the peer can do anything more.
+    // Until neither the half nor the peer makes progress.
     let work = async {
         while stalled < 50 {
             let wrote = timeout(Duration::from_millis(2), peer.write(&chunk)).await;
