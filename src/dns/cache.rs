@@ -1,4 +1,4 @@
-//! What is known about names, and which names are being asked for. Pure: `now` is an argument, waiting is the caller's.
+//! Remembers answers, and which names are being queried. No clock and no waiting: `now` is an argument.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,28 +7,29 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
-use super::{Addresses, Answer, Config, Error};
+use super::answer::{Addresses, Answer, Error};
+use super::config::Config;
 
-/// How long a failure to get any answer is remembered, and how long a refresh waits after one. RFC 9520 §3.2 asks for at
-/// least 1 s; more than a few would outlast the trouble.
+/// How long a failed query is remembered, and how long a refresh waits after one. RFC 9520 §3.2 requires at least 1 s;
+/// more than a few seconds would outlast most failures.
 pub(super) const FAILURE_TTL: Duration = Duration::from_secs(3);
 
-/// Names being asked for at once. Each costs a task, two sockets and their buffers.
+/// Most names that are queried at once. Each costs a task, two sockets and their buffers.
 pub(super) const MAX_PENDING: usize = 1024;
 
-/// What asking for one name led to.
+/// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Addresses, good for `ttl`.
     Found { addresses: Addresses, ttl: Duration },
-    /// A server said that there is none; `ttl` is what its SOA record allows (RFC 2308 §5).
+    /// A server answered that there is no address; `ttl` is from its SOA record (RFC 2308 §5).
     Absent { error: Error, ttl: Option<Duration> },
-    /// Nobody said anything that can be relied upon.
+    /// No server gave a usable answer.
     Failed(Error),
 }
 
 impl Outcome {
-    /// The outcome as those see it who asked.
+    /// The answer that callers get.
     pub(super) fn answer(&self) -> Answer {
         match self {
             Self::Found { addresses, .. } => Ok(Arc::clone(addresses)),
@@ -37,40 +38,40 @@ impl Outcome {
     }
 }
 
-/// How good a remembered answer still is.
+/// How old a remembered answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
     /// Within its TTL.
     Fresh,
-    /// Past its TTL; a new one is on its way, or was not to be had a moment ago.
+    /// Past its TTL; a refresh is under way, or failed a moment ago.
     Stale,
-    /// Past its TTL, and now is the time to ask again.
+    /// Past its TTL, and a refresh is due.
     Expired,
 }
 
-/// What a lookup that found nothing in the cache has to do.
+/// What a lookup must do after it found nothing in the cache.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Join<W> {
-    /// Ask, then [`Cache::store`] and [`Cache::release`] under this name.
+    /// Query this name, then call [`Cache::store`] and [`Cache::release`] with it.
     Start(W, Arc<str>),
-    /// Wait for what another lookup asked.
+    /// Wait for the query of another lookup.
     Joined(W),
-    /// Too much is being asked already.
+    /// Give up: too many queries are under way.
     Busy,
 }
 
 struct Entry {
     answer: Answer,
     expires: Instant,
-    /// Not served from here on. Equal to `expires` for everything but addresses.
-    useless: Instant,
-    /// No refresh before this.
-    refresh: Instant,
+    /// Until then the answer may be served stale. Equal to `expires` unless the answer has addresses.
+    stale_until: Instant,
+    /// The time of the next refresh, at the earliest.
+    refresh_after: Instant,
 }
 
-/// The table of answers, and of names on their way. `W` is what one waits with.
+/// The answers, and the queries under way. A lookup waits for a query with a `W`.
 pub(super) struct Cache<W> {
-    // Unbounded as far as `lru` goes: its bounded form allocates for the full size at once.
+    // `size` is enforced here: a bounded `LruCache` would allocate for the full size at once.
     entries: LruCache<Arc<str>, Entry>,
     pending: HashMap<Arc<str>, W>,
     size: usize,
@@ -82,7 +83,7 @@ pub(super) struct Cache<W> {
 }
 
 impl<W: Clone> Cache<W> {
-    /// An empty cache with the bounds of `config`. A floor above a ceiling gives way to the ceiling.
+    /// Makes an empty cache with the limits of `config`. If a floor is above a ceiling, the ceiling applies.
     pub(super) fn new(config: &Config) -> Self {
         Self {
             entries: LruCache::unbounded(),
@@ -96,16 +97,16 @@ impl<W: Clone> Cache<W> {
         }
     }
 
-    /// What is remembered of `name` and may still be served. After [`Freshness::Expired`] the caller should
-    /// [`Cache::join`] and ask again.
+    /// Returns the answer for `name` that may still be served. On [`Freshness::Expired`] the caller should call
+    /// [`Cache::join`] and refresh it.
     pub(super) fn get(&mut self, name: &str, now: Instant) -> Option<(Answer, Freshness)> {
         let entry = self.entries.get(name)?;
         if now < entry.expires {
             return Some((entry.answer.clone(), Freshness::Fresh));
         }
-        if now < entry.useless {
-            let waits = now < entry.refresh || self.pending.contains_key(name);
-            let freshness = if waits {
+        if now < entry.stale_until {
+            let is_waiting = now < entry.refresh_after || self.pending.contains_key(name);
+            let freshness = if is_waiting {
                 Freshness::Stale
             } else {
                 Freshness::Expired
@@ -116,7 +117,7 @@ impl<W: Clone> Cache<W> {
         None
     }
 
-    /// Joins the query for `name` that is under way, or starts one that others can join by `waiter`'s result.
+    /// Joins the query for `name` that is under way, or registers a new one that others can join with `waiter`'s result.
     pub(super) fn join(&mut self, name: &str, waiter: impl FnOnce() -> W) -> Join<W> {
         if let Some(waiter) = self.pending.get(name) {
             return Join::Joined(waiter.clone());
@@ -129,34 +130,26 @@ impl<W: Clone> Cache<W> {
         Join::Start(waiter, name)
     }
 
-    /// Remembers what asking for `name` led to. A failure does not displace addresses that may still be served.
+    /// Remembers the result of the query for `name`. A failure does not replace addresses that may still be served.
     pub(super) fn store(&mut self, name: &Arc<str>, outcome: &Outcome, now: Instant) {
-        let (ttl, stale_for) = match outcome {
-            Outcome::Found { ttl, .. } => (
-                (*ttl).clamp(self.ttl_floor, self.ttl_ceiling),
-                self.stale_for,
-            ),
-            Outcome::Absent { ttl, .. } => {
-                let ttl = ttl.unwrap_or(FAILURE_TTL).max(self.ttl_floor);
-                (ttl.min(self.negative_ceiling), Duration::ZERO)
-            }
-            Outcome::Failed(_) => {
-                if let Some(entry) = self.entries.peek_mut(&**name)
-                    && entry.answer.is_ok()
-                    && now < entry.useless
-                {
-                    entry.refresh = now + FAILURE_TTL;
-                    return;
-                }
-                (FAILURE_TTL, Duration::ZERO)
-            }
+        if let Outcome::Failed(_) = outcome
+            && let Some(entry) = self.entries.peek_mut(&**name)
+            && entry.answer.is_ok()
+            && now < entry.stale_until
+        {
+            entry.refresh_after = now + FAILURE_TTL;
+            return;
+        }
+        let expires = now + self.clamp_ttl(outcome);
+        let stale_for = match outcome {
+            Outcome::Found { .. } => self.stale_for,
+            Outcome::Absent { .. } | Outcome::Failed(_) => Duration::ZERO,
         };
-        let expires = now + ttl;
         let entry = Entry {
             answer: outcome.answer(),
             expires,
-            useless: expires + stale_for,
-            refresh: expires,
+            stale_until: expires + stale_for,
+            refresh_after: expires,
         };
         self.entries.push(Arc::clone(name), entry);
         if self.entries.len() > self.size {
@@ -165,22 +158,34 @@ impl<W: Clone> Cache<W> {
         }
     }
 
-    /// Ends the query for `name`: the next one to ask starts anew.
+    /// Clamps the TTL of `outcome` to the limits of the config.
+    fn clamp_ttl(&self, outcome: &Outcome) -> Duration {
+        match outcome {
+            Outcome::Found { ttl, .. } => (*ttl).clamp(self.ttl_floor, self.ttl_ceiling),
+            Outcome::Absent { ttl, .. } => {
+                let ttl = ttl.unwrap_or(FAILURE_TTL).max(self.ttl_floor);
+                ttl.min(self.negative_ceiling)
+            }
+            Outcome::Failed(_) => FAILURE_TTL,
+        }
+    }
+
+    /// Ends the query for `name`: the next lookup starts a new one.
     pub(super) fn release(&mut self, name: &str) {
         self.pending.remove(name);
     }
 
-    /// Forgets every answer; queries under way stay joinable.
+    /// Forgets every answer. Queries under way can still be joined.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
 
-    /// Names remembered.
+    /// The number of names remembered.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Names forgotten for want of room.
+    /// The number of names evicted because the cache was full.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -237,26 +242,26 @@ mod tests {
     }
 
     #[test]
-    fn honours_ttl_between_floor_and_ceiling() {
+    fn keeps_ttl_between_floor_and_ceiling() {
         assert_eq!(lifetime(&found(1, 300)), 300);
         assert_eq!(lifetime(&found(1, 0)), 5);
         assert_eq!(lifetime(&found(1, 86_400)), 3600);
     }
 
     #[test]
-    fn negative_answers_live_as_the_soa_says_but_not_long() {
+    fn negative_answers_live_as_long_as_the_soa_record_allows() {
         assert_eq!(lifetime(&absent(Some(30))), 30);
         assert_eq!(lifetime(&absent(Some(3600))), 60);
         assert_eq!(lifetime(&absent(None)), 5);
     }
 
     #[test]
-    fn failures_live_for_seconds() {
+    fn failures_live_for_three_seconds() {
         assert_eq!(lifetime(&Outcome::Failed(Error::Timeout)), 3);
     }
 
     #[test]
-    fn floor_above_ceiling_gives_way() {
+    fn ceiling_overrides_floor() {
         let config = Config {
             ttl_floor: 10 * SECOND,
             ttl_ceiling: 2 * SECOND,
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn storing_again_evicts_nobody() {
+    fn storing_again_evicts_nothing() {
         let (mut cache, now) = (cache(2), Instant::now());
         cache.store(&"a".into(), &found(1, 60), now);
         cache.store(&"b".into(), &found(2, 60), now);
@@ -300,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn serves_stale_and_asks_for_one_refresh() {
+    fn serves_stale_and_requests_one_refresh() {
         let (mut cache, now) = (cache(8), Instant::now());
         cache.store(&"name".into(), &found(1, 60), now);
         let later = now + 61 * SECOND;
@@ -348,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn forgets_what_is_too_stale_and_never_serves_stale_denials() {
+    fn drops_old_answers_and_never_serves_negative_ones_stale() {
         let (mut cache, now) = (cache(8), Instant::now());
         cache.store(&"name".into(), &found(1, 60), now);
         cache.store(&"gone".into(), &absent(Some(30)), now);
@@ -358,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn joins_what_is_under_way_until_released() {
+    fn joins_a_query_until_it_is_released() {
         let mut cache = cache(8);
         assert_eq!(cache.join("name", || 1), Join::Start(1, "name".into()));
         assert_eq!(cache.join("name", || 2), Join::Joined(1));
@@ -367,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_what_is_under_way() {
+    fn limits_the_queries_under_way() {
         let mut cache = cache(8);
         for n in 0..MAX_PENDING {
             assert!(matches!(cache.join(&n.to_string(), || 0), Join::Start(..)));

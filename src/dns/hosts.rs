@@ -1,4 +1,4 @@
-//! The hosts file, hosts(5).
+//! Reads the hosts file, hosts(5).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -6,38 +6,38 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{Addresses, Answer, Error, arrange};
+use super::answer::{Addresses, Answer, Error, arrange};
 
-/// Bytes of the file that are read. The largest blocklists in use are a third of this.
+/// Most bytes of the file that are read. The largest blocklists in use are a third of this.
 const MAX_BYTES: u64 = 32 << 20;
 
-/// Names that need no name server.
+/// The names of a hosts file.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     names: HashMap<Box<str>, Option<Addresses>>,
 }
 
 impl Hosts {
-    /// Reads the file at `path`; none is the same as an empty one.
+    /// Reads the file at `path`. A missing file counts as empty.
     pub(super) fn read(path: &Path, ipv6_first: bool) -> Self {
         let mut text = Vec::new();
         match File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot read the hosts file")
+                tracing::warn!(path = %path.display(), %error, "cannot read the hosts file, its names will not be found")
             }
         }
         Self::parse(&String::from_utf8_lossy(&text), ipv6_first)
     }
 
-    /// Parses the text of a hosts file. Lines that do not begin with an address are skipped, as everyone else does.
+    /// Parses the text of a hosts file. Skips lines that do not begin with an address, as other resolvers do.
     fn parse(text: &str, ipv6_first: bool) -> Self {
         let mut names: HashMap<Box<str>, Vec<IpAddr>> = HashMap::new();
         for line in text.lines() {
             let line = line.split_once('#').map_or(line, |(line, _comment)| line);
             let mut words = line.split_whitespace();
-            // The zone of "fe80::1%eth0" is of no use to those who get an IpAddr.
+            // An IpAddr cannot hold the zone of "fe80::1%eth0".
             let address = words.next().and_then(|word| word.split('%').next());
             let Some(Ok(address)) = address.map(str::parse) else {
                 continue;
@@ -59,8 +59,8 @@ impl Hosts {
         }
     }
 
-    /// What the file says of `name` (in lower case, without a final dot), if anything. A name that stands beside
-    /// `0.0.0.0` or `::` alone is blocked: [`Error::NoAddress`].
+    /// Looks up `name`, in lower case and without a final dot. A name whose only addresses are `0.0.0.0` and `::` is
+    /// blocked: [`Error::NoAddress`].
     pub(super) fn get(&self, name: &str) -> Option<Answer> {
         self.names
             .get(name)
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn gathers_both_families_of_every_alias() {
+    fn collects_both_families_for_every_alias() {
         let text = "# comment\n192.0.2.1 Box.Example box # here\n\n2001:db8::1\tbox.example. \nnonsense box\n192.0.2.1 box";
         let hosts = Hosts::parse(text, false);
         assert_eq!(

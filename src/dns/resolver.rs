@@ -1,4 +1,4 @@
-//! The resolver that callers hold.
+//! The resolver: answers from the hosts file and the cache, or by a query in a task.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,34 +10,36 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::answer::{Addresses, Answer, Error, arrange};
 use super::cache::{Cache, Freshness, Join, Outcome};
+use super::config::Config;
 use super::hosts::Hosts;
+use super::source::Source;
 use super::system::Stamp;
 use super::upstream::Upstream;
-use super::{Addresses, Answer, Config, Counters, Error, Source, arrange};
 use crate::net::sync::{lock, read, write};
 use crate::net::tasks::Tasks;
 
-/// The longest name in bytes, without the final dot: 255 on the wire, RFC 1035 §2.3.4.
+/// The longest name in bytes, without the final dot; 255 on the wire (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 253;
 
-/// How often hosts file and resolver configuration are checked for changes, at most.
+/// The shortest time between two checks of the hosts file and resolv.conf for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What those who wait for a query hold; `None` until it has ended.
+/// Waits for the answer of a query; `None` until it has ended.
 type Waiter = watch::Receiver<Option<Answer>>;
 
 /// Resolves names for all workers.
 ///
-/// Questions run as tasks on the runtime that the resolver was made with: they outlive those who asked, so that an
-/// impatient client does not take the answer away from the others. All of them end when the resolver is dropped.
+/// Queries run as tasks on the runtime that was given to [`Resolver::new`]. They outlive the lookup that started them, so
+/// that a client that gives up does not cancel the query for the others. Dropping the resolver ends them all.
 pub struct Resolver {
     shared: Arc<Shared>,
     handle: Handle,
     tasks: Tasks,
 }
 
-/// What the tasks share with the resolver; they do not own it.
+/// State that the resolver shares with its tasks.
 struct Shared {
     config: Config,
     tls: TlsConfig,
@@ -62,10 +64,10 @@ struct Tally {
     queries: Arc<AtomicU64>,
 }
 
-/// The versions of the files that have been read.
+/// The files that have been read, and when to check them again.
 struct Files {
     start: Instant,
-    /// When to look again, in milliseconds after `start`.
+    /// The time of the next check, in milliseconds after `start`.
     next_check: AtomicU64,
     read: Mutex<Stamps>,
 }
@@ -98,20 +100,45 @@ fn replace<T>(slot: &RwLock<Arc<T>>, value: T) {
     *write(slot) = Arc::new(value);
 }
 
+/// What a [`Resolver`] has done so far. All but `entries` only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Answers given without waiting: IP addresses, the hosts file, the cache (stale answers included).
+    pub hits: u64,
+    /// Lookups that started a query.
+    pub misses: u64,
+    /// Hits on an answer past its TTL.
+    pub stale: u64,
+    /// Lookups that waited for the query of another one.
+    pub joined: u64,
+    /// Queries for names that do not exist or have no address.
+    pub negative: u64,
+    /// Queries that no name server answered, and lookups refused with [`Error::Busy`].
+    pub failures: u64,
+    /// Those of `failures` that reached the deadline.
+    pub timeouts: u64,
+    /// Questions sent: one for each name, record type and server; retransmissions are not counted.
+    pub queries: u64,
+    /// Names evicted because the cache was full.
+    pub evicted: u64,
+    /// Names in the cache now.
+    pub entries: u64,
+}
+
 impl Resolver {
-    /// A resolver whose questions run on `handle`. Reads the hosts file and, for [`Source::System`], the resolver
-    /// configuration; asks nobody yet.
+    /// Makes a resolver whose queries run on `handle`. Reads the hosts file and, for [`Source::System`], resolv.conf;
+    /// sends no query yet.
     ///
     /// # Errors
     ///
     /// [`Error::Source`] when `config.source` is not usable.
     pub fn new(config: Config, handle: Handle) -> Result<Self, Error> {
         let tls = TlsConfig::new()
-            .map_err(|error| Error::Source(format!("TLS is not usable: {error}")))?;
+            .map_err(|_| Error::Source("cannot set up TLS for name servers".to_owned()))?;
         Self::with_tls(config, handle, tls)
     }
 
-    /// The same, with the say in which certificates are trusted.
+    /// Makes a resolver that trusts the certificates of `tls`.
     pub(super) fn with_tls(config: Config, handle: Handle, tls: TlsConfig) -> Result<Self, Error> {
         let tally = Tally::default();
         let stamps = Stamps::now(&config);
@@ -141,15 +168,14 @@ impl Resolver {
         })
     }
 
-    /// The answer for `name` where it is known without waiting: IP addresses, the hosts file, `localhost`, the cache.
-    /// Counts a hit, or nothing.
+    /// Returns the answer for `name` if it is known without a query: IP addresses, the hosts file, `localhost`, the cache.
     ///
-    /// An answer past its TTL is given too, and a new one fetched in the background. Nothing is allocated for what the
-    /// hosts file or the cache knows.
+    /// An answer past its TTL is returned too, and refreshed in the background. A hit in the hosts file or the cache
+    /// allocates nothing.
     #[must_use]
     pub fn cached(&self, name: &str) -> Option<Answer> {
         let mut buffer = [0; MAX_NAME + 1];
-        let name = match self.known(name, &mut buffer) {
+        let name = match self.normalize_or_answer(name, &mut buffer) {
             Ok(name) => name,
             Err(answer) => return Some(answer),
         };
@@ -157,10 +183,10 @@ impl Resolver {
         Some(self.hit(name, answer, freshness))
     }
 
-    /// Resolves `name`, at the latest by [`Config::deadline`].
+    /// Resolves `name` within [`Config::deadline`].
     ///
-    /// A name without a final dot is looked up as getaddrinfo(3) does, by the search list if there is one. Letter case
-    /// does not matter.
+    /// A name without a final dot is looked up as getaddrinfo(3) does, with the search list if there is one. Case does not
+    /// matter.
     ///
     /// # Errors
     ///
@@ -168,7 +194,7 @@ impl Resolver {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the question goes on for the cache and for those who joined.
+    /// Dropping the future loses nothing: the query goes on for the cache and for the lookups that joined it.
     pub async fn lookup(&self, name: &str) -> Answer {
         let deadline = Instant::now() + self.shared.config.deadline;
         let mut waiter = match self.begin(name) {
@@ -177,12 +203,12 @@ impl Resolver {
         };
         match timeout_at(deadline, waiter.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => answer.clone().unwrap_or(Err(Error::Timeout)),
-            Ok(Err(_stopped)) => Err(Error::Unreachable("the resolver has been stopped".into())),
+            Ok(Err(_stopped)) => Err(Error::Unreachable("the resolver was stopped".into())),
             Err(_late) => Err(Error::Timeout),
         }
     }
 
-    /// What has happened so far.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let tally = &self.shared.tally;
@@ -205,19 +231,19 @@ impl Resolver {
         }
     }
 
-    /// Answers at once (`Err`), or starts or joins a query and gives what to wait with.
+    /// Answers at once (`Err`), or starts or joins a query and returns its waiter.
     fn begin(&self, name: &str) -> Result<Waiter, Answer> {
         let mut buffer = [0; MAX_NAME + 1];
-        let name = self.known(name, &mut buffer)?;
+        let name = self.normalize_or_answer(name, &mut buffer)?;
         let mut sender = None;
-        // One lock for both steps, so that a query that ends between them is not asked again.
+        // One lock for both steps, so that a query that ends between them is not repeated.
         let joined = {
             let mut cache = lock(&self.shared.cache);
             if let Some((answer, freshness)) = cache.get(name, Instant::now()) {
                 drop(cache);
                 return Err(self.hit(name, answer, freshness));
             }
-            cache.join(name, || open(&mut sender))
+            cache.join(name, || waiter(&mut sender))
         };
         let tally = &self.shared.tally;
         match joined {
@@ -227,7 +253,7 @@ impl Resolver {
             }
             Join::Start(waiter, name) => {
                 add_one(&tally.misses);
-                self.ask(name, sender);
+                self.query(name, sender);
                 Ok(waiter)
             }
             Join::Busy => {
@@ -237,7 +263,7 @@ impl Resolver {
         }
     }
 
-    /// Counts a hit in the cache, and has the answer refreshed if it is time.
+    /// Counts a hit in the cache, and starts a refresh if one is due.
     fn hit(&self, name: &str, answer: Answer, freshness: Freshness) -> Answer {
         add_one(&self.shared.tally.hits);
         if freshness != Freshness::Fresh {
@@ -245,22 +271,22 @@ impl Resolver {
         }
         if freshness == Freshness::Expired {
             let mut sender = None;
-            let joined = lock(&self.shared.cache).join(name, || open(&mut sender));
+            let joined = lock(&self.shared.cache).join(name, || waiter(&mut sender));
             if let Join::Start(_, name) = joined {
-                self.ask(name, sender);
+                self.query(name, sender);
             }
         }
         answer
     }
 
-    /// Brings `name` into the form in which it is looked up, or answers it without cache and servers (`Err`).
-    fn known<'a>(
+    /// Normalizes `name` for the cache and the servers, or answers it without them (`Err`), which counts as a hit.
+    fn normalize_or_answer<'a>(
         &self,
         name: &'a str,
         buffer: &'a mut [u8; MAX_NAME + 1],
     ) -> Result<&'a str, Answer> {
         self.check_files();
-        let answer = match self.shared.local(name, buffer) {
+        let answer = match self.shared.normalize_or_answer(name, buffer) {
             Ok(name) => return Ok(name),
             Err(answer) => answer,
         };
@@ -269,7 +295,7 @@ impl Resolver {
     }
 
     /// Starts the query for `name`.
-    fn ask(&self, name: Arc<str>, sender: Option<watch::Sender<Option<Answer>>>) {
+    fn query(&self, name: Arc<str>, sender: Option<watch::Sender<Option<Answer>>>) {
         let Some(sender) = sender else { return };
         let query = Query {
             shared: Arc::clone(&self.shared),
@@ -279,7 +305,7 @@ impl Resolver {
         self.spawn(Box::pin(query.run()));
     }
 
-    /// Has a task see whether the files have changed, if the last look was long enough ago.
+    /// Starts a task that checks the files for changes, if [`CHECK_INTERVAL`] has passed since the last check.
     fn check_files(&self) {
         let files = &self.shared.files;
         let now = u64::try_from(files.start.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -301,16 +327,16 @@ impl Resolver {
     }
 }
 
-/// Makes what to wait with, and leaves the other end in `sender`.
-fn open(sender: &mut Option<watch::Sender<Option<Answer>>>) -> Waiter {
+/// Makes a waiter, and puts its other end into `sender`.
+fn waiter(sender: &mut Option<watch::Sender<Option<Answer>>>) -> Waiter {
     let (other_end, waiter) = watch::channel(None);
     *sender = Some(other_end);
     waiter
 }
 
 impl Shared {
-    /// Brings `name` into the form in which it is looked up, or answers what needs no question (`Err`).
-    fn local<'a>(
+    /// Normalizes `name`, or answers it if it needs no query (`Err`).
+    fn normalize_or_answer<'a>(
         &self,
         name: &'a str,
         buffer: &'a mut [u8; MAX_NAME + 1],
@@ -318,18 +344,18 @@ impl Shared {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Err(Ok(Arc::from([address])));
         }
-        let name = normalise(name, buffer).ok_or(Err(Error::InvalidName))?;
+        let name = normalize(name, buffer).ok_or(Err(Error::InvalidName))?;
         let bare = name.strip_suffix('.').unwrap_or(name);
         let hosts = read(&self.hosts);
         if let Some(answer) = hosts.get(bare) {
             return Err(answer);
         }
         match bare.rsplit('.').next() {
-            // RFC 6761 §6.3: loopback, and nobody is asked.
+            // Always loopback, never queried (RFC 6761 §6.3).
             Some("localhost") => Err(Ok(Arc::clone(&self.loopback))),
-            // RFC 6761 §6.4, RFC 7686 §2: never exist in DNS, and asking would tell who is wanted.
+            // They never exist in DNS, and a query would leak the name (RFC 6761 §6.4, RFC 7686 §2).
             Some("invalid" | "onion") => Err(Err(Error::NoSuchName)),
-            // "127.1" and the like are addresses to some libraries and names to others. They are neither here.
+            // Some libraries take "127.1" for an address, others for a name. Here it is neither.
             Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Err(Err(Error::InvalidName))
             }
@@ -338,8 +364,8 @@ impl Shared {
     }
 }
 
-/// Lower case in `buffer`, or `name` itself where that is lower case already; `None` for what cannot be a name.
-fn normalise<'a>(name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Option<&'a str> {
+/// Returns `name` in lower case, copied to `buffer` if it has upper case letters; `None` if it cannot be a name.
+fn normalize<'a>(name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Option<&'a str> {
     let bare = name.strip_suffix('.').unwrap_or(name);
     let printable = bare
         .bytes()
@@ -359,7 +385,7 @@ fn normalise<'a>(name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Option<&'
     std::str::from_utf8(lower).ok()
 }
 
-/// A query under way. Dropping it, by abortion or panic too, lets the next one to ask start anew.
+/// A query under way. Dropping it, even by abort or panic, lets the next lookup start a new one.
 struct Query {
     shared: Arc<Shared>,
     name: Arc<str>,
@@ -376,14 +402,14 @@ impl Query {
             .unwrap_or(Outcome::Failed(Error::Timeout));
         let answered_early = self.sender.borrow().is_some();
         match outcome {
-            // What was answered early stands.
+            // The early answer stands.
             Outcome::Failed(_) | Outcome::Absent { .. } if answered_early => return,
             Outcome::Failed(ref error) => {
                 add_one(&self.shared.tally.failures);
                 if *error == Error::Timeout {
                     add_one(&self.shared.tally.timeouts);
                 }
-                tracing::debug!(name = %self.name, %error, "name not resolved");
+                tracing::debug!(name = %self.name, %error, "cannot resolve a name");
             }
             Outcome::Absent { .. } => add_one(&self.shared.tally.negative),
             Outcome::Found { .. } => {}
@@ -391,9 +417,9 @@ impl Query {
         self.publish(&upstream, &outcome);
     }
 
-    /// Remembers `outcome` and wakes those who wait.
+    /// Stores `outcome` and wakes the waiters.
     fn publish(&self, upstream: &Arc<Upstream>, outcome: &Outcome) {
-        // Servers of a network that has been left may know other names than those of the new one.
+        // After a change of networks, the answers of the old servers may be wrong.
         if Arc::ptr_eq(upstream, &current(&self.shared.upstream)) {
             lock(&self.shared.cache).store(&self.name, outcome, Instant::now());
         }
@@ -407,7 +433,7 @@ impl Drop for Query {
     }
 }
 
-/// Reads again what has changed of hosts file and resolver configuration.
+/// Reads the hosts file and resolv.conf again if they have changed.
 async fn reread(shared: Arc<Shared>) {
     let stamps = Stamps::now(&shared.config);
     let before = std::mem::replace(&mut *lock(&shared.files.read), stamps);
@@ -420,7 +446,7 @@ async fn reread(shared: Arc<Shared>) {
                 &shared.hosts,
                 Hosts::read(&shared.config.hosts_path, shared.config.ipv6_first),
             );
-            tracing::info!(path = %shared.config.hosts_path.display(), "hosts file read again");
+            tracing::info!(path = %shared.config.hosts_path.display(), "read the hosts file again");
         }
         if stamps.resolv_conf != before.resolv_conf {
             match Upstream::new(
@@ -431,15 +457,15 @@ async fn reread(shared: Arc<Shared>) {
                 Ok(upstream) => {
                     replace(&shared.upstream, upstream);
                     lock(&shared.cache).clear();
-                    tracing::info!(path = %shared.config.resolv_conf_path.display(), "resolver configuration read again");
+                    tracing::info!(path = %shared.config.resolv_conf_path.display(), "read the resolver configuration again");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "resolver configuration not usable, the old one stays")
+                    tracing::warn!(path = %shared.config.resolv_conf_path.display(), %error, "cannot use the new resolver configuration, keeping the old one")
                 }
             }
         }
     });
     if let Err(error) = reading.await {
-        tracing::warn!(%error, "files not read again");
+        tracing::warn!(%error, "cannot read the hosts file and resolver configuration again");
     }
 }

@@ -1,4 +1,4 @@
-//! The `dns` key: who is asked.
+//! The `dns` key of the config: which name servers to query.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -7,47 +7,47 @@ use hickory_resolver::config::{CLOUDFLARE, GOOGLE, QUAD9, ResolverConfig, Server
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Error;
+use super::answer::Error;
 
-/// Servers that one source may name. More would only mean more questions for one answer.
+/// Most servers in one source. More would only mean more questions for one answer.
 const MAX_SERVERS: usize = 16;
 
-/// Who resolves names.
+/// Which name servers resolve names.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum Source {
-    /// `/etc/resolv.conf`, or 8.8.8.8 and 8.8.4.4 where it names no server.
+    /// Those of `/etc/resolv.conf`, or 8.8.8.8 and 8.8.4.4 if it has none.
     #[default]
     System,
-    /// These, the first one first.
+    /// These, in this order.
     Servers(Vec<Server>),
-    /// hickory's own configuration object, as shadowsocks-rust takes it: `{"name_servers": [..], "search": [..]}`.
+    /// hickory's own configuration object, as in shadowsocks-rust: `{"name_servers": [..], "search": [..]}`.
     Hickory(Value),
 }
 
 /// One name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where it listens. The zone of a link-local IPv6 address is not used.
+    /// Its address. The zone of a link-local IPv6 address is ignored.
     pub address: SocketAddr,
-    /// How it is spoken to.
+    /// Its transport.
     pub transport: Transport,
 }
 
-/// How a name server is spoken to.
+/// The transport to a name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
-    /// UDP, and TCP for answers that do not fit.
+    /// UDP, and TCP for answers that do not fit into a datagram.
     UdpTcp,
-    /// UDP only: answers that do not fit are lost.
+    /// UDP only; answers that do not fit into a datagram are lost.
     Udp,
     /// TCP only.
     Tcp,
-    /// DNS over TLS, RFC 7858.
+    /// DNS over TLS (RFC 7858).
     Tls {
         /// The name or address that the certificate is for.
         server_name: String,
     },
-    /// DNS over HTTPS, RFC 8484, by HTTP/2.
+    /// DNS over HTTPS (RFC 8484), over HTTP/2.
     Https {
         /// The name or address that the certificate is for, and the `:authority`.
         server_name: String,
@@ -56,7 +56,7 @@ pub enum Transport {
     },
 }
 
-/// The schemes of a server list.
+/// A scheme in a server list.
 #[derive(Clone, Copy)]
 enum Scheme {
     UdpTcp,
@@ -86,9 +86,9 @@ fn bad(message: impl Into<String>) -> Error {
 /// [scheme://]address[:port][/path][#name],...      scheme: udp, tcp, tls, https
 /// ```
 ///
-/// As in shadowsocks-rust, a scheme holds for the rest of the list, or until the next one; without any, UDP is used with
-/// TCP as the fallback. `#name` is whom the certificate must be for; without it, the provider's name where the address is
-/// known, else the address. `/path` is for https and `/dns-query` where it is missing.
+/// As in shadowsocks-rust, a scheme applies until the next one; before the first, UDP is used with TCP as the fallback.
+/// `#name` is the name that the certificate must be valid for; by default it is the provider's name for a known address,
+/// else the address. `/path` is for https only and is `/dns-query` by default.
 impl FromStr for Source {
     type Err = Error;
 
@@ -116,12 +116,12 @@ impl FromStr for Source {
 }
 
 impl Source {
-    /// Reads the `dns` key as written: a string as by [`FromStr`], or hickory's configuration object, in the form of
+    /// Reads the `dns` key as written: a string as in [`FromStr`], or hickory's configuration object, in the form of
     /// hickory 0.26 or in the older one (`socket_addr`, `protocol`).
     ///
     /// # Errors
     ///
-    /// [`Error::Source`], with what is wrong and what would be right.
+    /// [`Error::Source`], which says what is wrong and what is accepted.
     pub fn from_value(value: &Value) -> Result<Self, Error> {
         match value {
             Value::String(text) => text.parse(),
@@ -130,7 +130,7 @@ impl Source {
                 None => hickory(value).map(|_| Self::Hickory(value.clone())),
             },
             _ => Err(bad(
-                "name servers are a string, such as \"system\" or \"1.1.1.1,8.8.8.8\", or an object",
+                "expected a string, such as \"system\" or \"1.1.1.1,8.8.8.8\", or an object",
             )),
         }
     }
@@ -138,17 +138,17 @@ impl Source {
     fn from_servers(servers: Vec<Server>) -> Result<Self, Error> {
         match servers.len() {
             0 => Err(bad(
-                "no name server given; \"system\" uses those of the system",
+                "no name server given; use \"system\" for those of the system",
             )),
             1..=MAX_SERVERS => Ok(Self::Servers(servers)),
             count => Err(bad(format!(
-                "{count} name servers are too many; {MAX_SERVERS} is the most"
+                "too many name servers: {count}; at most {MAX_SERVERS} are allowed"
             ))),
         }
     }
 }
 
-/// The servers of a provider that is called by name, if `text` is one.
+/// The servers of a provider, if `text` is the name of one.
 fn provider(text: &str) -> Result<Option<Vec<Server>>, Error> {
     let (base, suffix) = text.split_once('_').unwrap_or((text, ""));
     let group = match base {
@@ -163,13 +163,13 @@ fn provider(text: &str) -> Result<Option<Vec<Server>>, Error> {
         "https" => Scheme::Https,
         "h3" => {
             let hint = format!(
-                "DNS over HTTP/3 is not supported; \"{base}_https\" asks the same servers by HTTP/2"
+                "DNS over HTTP/3 is not supported; use \"{base}_https\", the same servers over HTTP/2"
             );
             return Err(bad(hint));
         }
         _ => {
             return Err(bad(format!(
-                "unknown \"{text}\"; there are \"{base}\", \"{base}_tls\" and \"{base}_https\""
+                "unknown provider \"{text}\"; use \"{base}\", \"{base}_tls\" or \"{base}_https\""
             )));
         }
     };
@@ -190,7 +190,7 @@ fn transport(scheme: Scheme, server_name: String, path: String) -> Transport {
     }
 }
 
-/// Takes the scheme off `item`; `current` is the one in force before it.
+/// Splits the scheme off `item`; without one, `current` still applies.
 fn split_scheme(item: &str, current: Scheme) -> Result<(Scheme, &str), Error> {
     let Some((name, rest)) = item.split_once("://") else {
         return Ok((current, item));
@@ -202,17 +202,17 @@ fn split_scheme(item: &str, current: Scheme) -> Result<(Scheme, &str), Error> {
         "https" => Scheme::Https,
         "unix" => {
             return Err(bad(
-                "name servers on a Unix socket are not supported; give an address and a port",
+                "name servers on a Unix socket are not supported; use an address and a port",
             ));
         }
         "h3" | "quic" => {
             return Err(bad(format!(
-                "{name}:// is not supported; tls:// and https:// are"
+                "{name}:// is not supported; use tls:// or https://"
             )));
         }
         _ => {
             return Err(bad(format!(
-                "unknown scheme \"{name}://\"; there are udp, tcp, tls and https"
+                "unknown scheme \"{name}://\"; use udp, tcp, tls or https"
             )));
         }
     };
@@ -231,7 +231,9 @@ fn server(text: &str, scheme: Scheme) -> Result<Server, Error> {
     };
     match scheme {
         Scheme::Https => {}
-        _ if !path.is_empty() => return Err(bad(format!("\"{text}\": only https:// has a path"))),
+        _ if !path.is_empty() => {
+            return Err(bad(format!("\"{text}\": only https:// takes a path")));
+        }
         Scheme::Tls => {}
         _ if name.is_some() => {
             return Err(bad(format!(
@@ -245,13 +247,13 @@ fn server(text: &str, scheme: Scheme) -> Result<Server, Error> {
         .into_iter()
         .find(|group| group.ips.contains(&address.ip()));
     let server_name = match (name, known) {
-        (Some(""), _) => return Err(bad(format!("\"{text}\": nothing follows \"#\""))),
+        (Some(""), _) => return Err(bad(format!("\"{text}\": the name after \"#\" is missing"))),
         (Some(name), _) => name.to_owned(),
         (None, Some(ServerGroup { server_name, .. })) => (*server_name).to_owned(),
-        // "https://[v6]/" would need brackets in its :authority, and a TLS name cannot have them.
+        // The `:authority` of "https://[v6]/" would need brackets, which a TLS name cannot have.
         (None, None) if address.is_ipv6() && matches!(scheme, Scheme::Https) => {
             return Err(bad(format!(
-                "\"{text}\": the server's name is needed too, \"https://{text}#dns.example\""
+                "\"{text}\": https:// to an IPv6 address needs the server's name: \"https://{text}#dns.example\""
             )));
         }
         (None, None) => address.ip().to_string(),
@@ -275,7 +277,7 @@ fn address(host: &str, scheme: Scheme) -> Result<SocketAddr, Error> {
     match ip.parse() {
         Ok(ip) => Ok(SocketAddr::new(ip, scheme.default_port())),
         Err(_) => Err(bad(format!(
-            "\"{host}\" is not an IP address; name servers are given by address, a name only for the certificate: \
+            "\"{host}\" is not an IP address; give name servers by address, with a name only for the certificate: \
              \"1.1.1.1\", \"8.8.8.8:53\", \"tls://1.1.1.1#cloudflare-dns.com\""
         ))),
     }
@@ -283,18 +285,21 @@ fn address(host: &str, scheme: Scheme) -> Result<SocketAddr, Error> {
 
 /// Reads hickory's configuration object.
 pub(super) fn hickory(value: &Value) -> Result<ResolverConfig, Error> {
-    let config = ResolverConfig::deserialize(value)
-        .map_err(|error| bad(format!("not a hickory resolver configuration: {error}")))?;
+    let config = ResolverConfig::deserialize(value).map_err(|error| {
+        bad(format!(
+            "not a valid hickory resolver configuration: {error}"
+        ))
+    })?;
     match config.name_servers.len() {
         0 => Err(bad("\"name_servers\" is empty")),
         1..=MAX_SERVERS => Ok(config),
         count => Err(bad(format!(
-            "{count} name servers are too many; {MAX_SERVERS} is the most"
+            "too many name servers: {count}; at most {MAX_SERVERS} are allowed"
         ))),
     }
 }
 
-/// A `name_servers` entry as hickory had it before 0.26, which older config files carry.
+/// A `name_servers` entry in the form before hickory 0.26, found in older config files.
 #[derive(Deserialize)]
 struct LegacyServer {
     socket_addr: SocketAddr,
@@ -305,7 +310,7 @@ struct LegacyServer {
     http_endpoint: Option<String>,
 }
 
-/// The servers of a configuration object in the older form; `None` if it is not in that form.
+/// Reads the servers of a configuration object in the older form; `None` if it is not in that form.
 fn legacy(value: &Value) -> Result<Option<Vec<Server>>, Error> {
     let Some(Value::Array(entries)) = value.get("name_servers") else {
         return Ok(None);
@@ -336,11 +341,11 @@ fn legacy(value: &Value) -> Result<Option<Vec<Server>>, Error> {
             }
             other => {
                 return Err(bad(format!(
-                    "protocol \"{other}\" is not supported; udp, tcp, tls and https are"
+                    "protocol \"{other}\" is not supported; use udp, tcp, tls or https"
                 )));
             }
         };
-        // One server used to be written as two, by UDP and by TCP.
+        // The older form lists one server twice, for UDP and for TCP.
         let other_half = servers.iter_mut().find(|server| {
             server.address == address
                 && matches!(
@@ -434,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn scheme_holds_until_the_next() {
+    fn scheme_applies_until_the_next() {
         assert_eq!(
             servers("tcp://192.0.2.1,192.0.2.2,udp://192.0.2.3"),
             [
@@ -476,14 +481,14 @@ mod tests {
             ("google_dot", "google_tls"),
             ("unix:///run/dns", "Unix socket"),
             ("quic://1.1.1.1", "tls://"),
-            ("gopher://1.1.1.1", "udp, tcp, tls and https"),
+            ("gopher://1.1.1.1", "udp, tcp, tls or https"),
             ("", "\"system\""),
-            ("dns.google", "given by address"),
-            ("https://dns.google/dns-query", "given by address"),
-            ("1.1.1.1:99999", "given by address"),
+            ("dns.google", "by address"),
+            ("https://dns.google/dns-query", "by address"),
+            ("1.1.1.1:99999", "by address"),
             ("1.1.1.1/dns-query", "only https://"),
             ("1.1.1.1#name", "only tls://"),
-            ("tls://1.1.1.1#", "nothing follows"),
+            ("tls://1.1.1.1#", "is missing"),
             ("https://[2001:db8::1]", "#dns.example"),
         ] {
             let refusal = refusal(text);
@@ -510,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_objects_that_name_nobody() {
+    fn refuses_objects_without_servers() {
         for value in [
             json!({"name_servers": []}),
             json!({"nameservers": ["1.1.1.1"]}),

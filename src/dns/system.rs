@@ -1,4 +1,4 @@
-//! What the operating system says about name servers, resolv.conf(5).
+//! Reads the name servers of the operating system, resolv.conf(5).
 
 use std::fs::Metadata;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,17 +7,17 @@ use std::time::SystemTime;
 
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 
-/// Who is asked where the system names nobody.
+/// Name servers to use where the system has none.
 const FALLBACK: [Ipv4Addr; 2] = [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)];
 
-/// Name servers and search list of the system, and `ndots`.
-#[cfg(all(unix, not(any(target_os = "android", target_vendor = "apple"))))]
+/// Returns the name servers and the search list of the system, and `ndots`.
+#[cfg(target_os = "linux")]
 pub(super) fn read(path: &Path) -> (ResolverConfig, usize) {
     let mut text = std::fs::read(path).unwrap_or_else(|error| {
         tracing::debug!(path = %path.display(), %error, "cannot read the resolver configuration");
         Vec::new()
     });
-    // hickory takes a file without servers for an error and drops its search list: give it some, then read again.
+    // hickory rejects a file without servers, and its search list with it. Append the fallback servers and parse again.
     let parsed = hickory_resolver::system_conf::parse_resolv_conf(&text).or_else(|_| {
         for server in FALLBACK {
             text.extend_from_slice(format!("\nnameserver {server}\n").as_bytes());
@@ -30,8 +30,8 @@ pub(super) fn read(path: &Path) -> (ResolverConfig, usize) {
     )
 }
 
-/// Name servers and search list of the system, and `ndots`. They are not in a file here.
-#[cfg(not(all(unix, not(any(target_os = "android", target_vendor = "apple")))))]
+/// Returns the name servers and the search list of the system, and `ndots`.
+#[cfg(not(target_os = "linux"))]
 pub(super) fn read(_path: &Path) -> (ResolverConfig, usize) {
     match hickory_resolver::system_conf::read_system_conf() {
         Ok((config, options)) if !config.name_servers.is_empty() => (config, options.ndots),
@@ -44,12 +44,12 @@ fn fallback() -> ResolverConfig {
     ResolverConfig::from_name_servers(servers.into())
 }
 
-/// Tells one version of a file from the next; `None` while there is no file.
+/// Identifies a version of a file; `None` if there is no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp(Option<(SystemTime, u64)>);
 
 impl Stamp {
-    /// The stamp of the file at `path` now.
+    /// The current stamp of the file at `path`.
     pub(super) fn of(path: &Path) -> Self {
         let stamp = |metadata: Metadata| Ok((metadata.modified()?, metadata.len()));
         Self(std::fs::metadata(path).and_then(stamp).ok())
@@ -89,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn falls_back_to_public_servers_but_keeps_the_rest() {
+    fn uses_public_servers_but_keeps_search_list_and_ndots() {
         let (servers, search, ndots) = read_text("search a.example\noptions ndots:2");
         assert_eq!(servers, ["8.8.8.8", "8.8.4.4"]);
         assert_eq!((search, ndots), (vec!["a.example".to_owned()], 2));
     }
 
     #[test]
-    fn falls_back_where_there_is_no_file() {
+    fn uses_public_servers_without_a_file() {
         let (config, ndots) = read(Path::new("/nonexistent/resolv.conf"));
         assert_eq!(config.name_servers.len(), 2);
         assert_eq!(ndots, 1);

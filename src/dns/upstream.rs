@@ -1,14 +1,15 @@
-//! Asks the name servers, through hickory.
+//! Queries the name servers, through hickory.
 //!
-//! # The course of a question
+//! # Steps of a query
 //!
-//! 1. The name becomes one or more candidates by the search list, as getaddrinfo(3) has it.
-//! 2. Each candidate is asked for as A and AAAA at once. When one has come, the other has [`RESOLUTION_DELAY`] to come
-//!    too; after that the answer goes out as it is, and is completed when the rest arrives.
-//! 3. Each record type is asked of one server; of the next one too when that is silent for [`HEDGE`] or fails.
+//! 1. The search list turns the name into one or more candidates, as getaddrinfo(3) does.
+//! 2. For each candidate, A and AAAA are queried together. When one has arrived, the other has [`RESOLUTION_DELAY`] to
+//!    arrive; after that the answer goes out as it is, and is completed when the rest arrives.
+//! 3. Each record type is queried from one server, and also from the next when that fails or is silent for
+//!    [`HEDGE_DELAY`].
 //!
-//! Every server has a hickory resolver of its own: hickory's pool would end a query with the first server that says
-//! SERVFAIL or REFUSED, and spend the whole timeout on silent ones.
+//! Every server has its own hickory resolver: hickory's pool would end a query at the first server that answers SERVFAIL
+//! or REFUSED, and spend the whole timeout on silent servers.
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -28,29 +29,30 @@ use hickory_resolver::{TlsConfig, TokioResolver};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::answer::{Error, arrange};
 use super::cache::{MAX_PENDING, Outcome};
-use super::source::{Server, Source, Transport};
-use super::{Config, Error, arrange, source, system};
+use super::config::Config;
+use super::source::{self, Server, Source, Transport};
+use super::system;
 use crate::net::sync::lock;
 
-/// How long the first of A and AAAA waits for the second, RFC 8305 §3.
+/// How long the first of A and AAAA waits for the second (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// How long a server may be silent before the next is asked too. Longer than a distant resolver takes for a name that it
-/// has to look up itself, shorter than a person takes for a fault.
-const HEDGE: Duration = Duration::from_millis(400);
+/// How long a server may be silent before the next is queried too. Longer than a distant resolver needs for a name that
+/// it has to look up itself; shorter than a delay that people notice as a fault.
+const HEDGE_DELAY: Duration = Duration::from_millis(400);
 
-/// For how long a server that was silent or could not be reached is asked last.
+/// How long a server that was silent or unreachable is queried last.
 const DEMOTION: Duration = Duration::from_secs(30);
 
-/// Search domains used, as in the glibc that most lists were written for. With the deadline it bounds what a made-up
-/// name can cost.
+/// Most search domains used, as in glibc. With the deadline it limits the cost of a made-up name.
 const MAX_SEARCH: usize = 6;
 
-/// Addresses kept of one record type. An answer by TCP may carry thousands; nobody dials them.
+/// Most addresses kept of one record type. An answer over TCP may carry thousands; nobody dials them all.
 const MAX_ADDRESSES: usize = 32;
 
-/// What one question, one record type of one name, came to.
+/// The reply to one question: one record type of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Reply {
     Found {
@@ -64,7 +66,7 @@ enum Reply {
     Failed(Error),
 }
 
-/// One server, and how it behaved.
+/// One server, and whether it is demoted.
 struct NameServer {
     resolver: TokioResolver,
     demoted_until: Mutex<Option<Instant>>,
@@ -90,12 +92,12 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Makes ready to ask the servers of `config`; nothing is sent yet. `tls` says which certificates are trusted,
-    /// `queries` counts the questions.
+    /// Sets up the servers of `config`; sends nothing yet. `tls` says which certificates are trusted, `queries` counts the
+    /// questions.
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] when the source is not usable.
+    /// [`Error::Source`] when the source cannot be used.
     pub(super) fn new(
         config: &Config,
         tls: &TlsConfig,
@@ -127,11 +129,11 @@ impl Upstream {
         })
     }
 
-    /// Resolves `name`. May call `early` with addresses that are good but not yet all; what is returned replaces them.
+    /// Resolves `name`. May call `early` with addresses that are valid but not yet all; the returned outcome replaces them.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future abandons its questions.
+    /// Dropping the future cancels its questions.
     pub(super) async fn resolve(&self, name: &str, mut early: impl FnMut(Outcome)) -> Outcome {
         let Some(candidates) = self.candidates(name) else {
             return Outcome::Failed(Error::InvalidName);
@@ -152,8 +154,8 @@ impl Upstream {
         worst.unwrap_or(Outcome::Failed(Error::InvalidName))
     }
 
-    /// The names that `name` may mean, in the order of getaddrinfo(3): a final dot means exactly this one, fewer than
-    /// `ndots` dots mean that the search list comes first.
+    /// The names to try for `name`, in the order of getaddrinfo(3): with a final dot only that name, with fewer than
+    /// `ndots` dots the search list first.
     fn candidates(&self, name: &str) -> Option<Vec<Name>> {
         let name = Name::from_str_relaxed(name).ok()?;
         let mut exact = name.clone();
@@ -175,15 +177,15 @@ impl Upstream {
         Some(candidates)
     }
 
-    /// Asks for A and AAAA of `name` at once.
+    /// Queries A and AAAA of `name` together.
     async fn resolve_exactly(&self, name: Name, early: &mut impl FnMut(Outcome)) -> Outcome {
-        type Asking<'a> = Pin<&'a mut (dyn Future<Output = Reply> + Send)>;
-        let four = pin!(self.ask(name.clone(), RecordType::A));
-        let six = pin!(self.ask(name, RecordType::AAAA));
-        let (mut four, mut six): (Asking<'_>, Asking<'_>) = (four, six);
+        type Question<'a> = Pin<&'a mut (dyn Future<Output = Reply> + Send)>;
+        let a = pin!(self.query(name.clone(), RecordType::A));
+        let aaaa = pin!(self.query(name, RecordType::AAAA));
+        let (mut a, mut aaaa): (Question<'_>, Question<'_>) = (a, aaaa);
         let (first, mut rest) = tokio::select! {
-            reply = &mut four => (reply, six),
-            reply = &mut six => (reply, four),
+            reply = &mut a => (reply, aaaa),
+            reply = &mut aaaa => (reply, a),
         };
         match &first {
             Reply::Found { .. } => match timeout(RESOLUTION_DELAY, rest.as_mut()).await {
@@ -193,7 +195,7 @@ impl Upstream {
                     self.outcome([first, rest.await])
                 }
             },
-            // It does not exist for the other type either (RFC 2308 §5), but some servers say so of AAAA alone.
+            // The name does not exist for the other type either (RFC 2308 §5), but some servers claim this for AAAA only.
             Reply::Absent { nxdomain: true, .. } => {
                 match timeout(RESOLUTION_DELAY, rest.as_mut()).await {
                     Ok(second) => self.outcome([first, second]),
@@ -204,7 +206,7 @@ impl Upstream {
         }
     }
 
-    /// What the replies to A and AAAA mean together.
+    /// Combines the replies to A and AAAA.
     fn outcome<const N: usize>(&self, replies: [Reply; N]) -> Outcome {
         let (mut all, mut shortest) = (Vec::new(), Duration::MAX);
         let (mut failure, mut exists, mut denial) = (None, false, None);
@@ -221,7 +223,7 @@ impl Upstream {
                 Reply::Failed(error) => failure = failure.or(Some(error)),
             }
         }
-        // Which reply came first must not show.
+        // The order must not depend on which reply came first.
         all.sort_by_key(IpAddr::is_ipv6);
         let all = arrange(all, self.ipv6_first);
         match failure {
@@ -241,36 +243,36 @@ impl Upstream {
         }
     }
 
-    /// Asks one question, of as many servers as it takes.
-    async fn ask(&self, name: Name, kind: RecordType) -> Reply {
+    /// Sends one question to one server after another until one answers.
+    async fn query(&self, name: Name, kind: RecordType) -> Reply {
         let mut waiting = self.order(Instant::now()).into_iter();
-        let mut asked: JoinSet<(usize, Reply)> = JoinSet::new();
+        let mut questions: JoinSet<(usize, Reply)> = JoinSet::new();
         let mut silent: Vec<usize> = Vec::new();
         let mut failure = None;
         loop {
             if let Some((index, server)) = waiting.next() {
                 self.queries.fetch_add(1, Ordering::Relaxed);
                 let (resolver, name) = (server.resolver.clone(), name.clone());
-                asked.spawn(Box::pin(async move {
+                questions.spawn(Box::pin(async move {
                     (index, reply(resolver.lookup(name, kind).await))
                 }));
                 silent.push(index);
             }
             let done = tokio::select! {
-                done = asked.join_next() => done,
-                () = sleep(HEDGE), if waiting.len() > 0 => continue,
+                done = questions.join_next() => done,
+                () = sleep(HEDGE_DELAY), if waiting.len() > 0 => continue,
             };
             match done {
                 Some(Ok((index, Reply::Failed(error)))) => {
                     silent.retain(|&other| other != index);
-                    // An error code may be about this name alone, and others may be known to this server only.
+                    // An error code may concern this name alone, and this server may be the only one to know others.
                     if !matches!(error, Error::Busy | Error::ServerFailure(_)) {
                         self.demote([index]);
                     }
                     failure = Some(error);
                 }
                 Some(Ok((index, reply))) => {
-                    // Those asked later had less time: only what was asked before the winner is slow.
+                    // Servers queried after this one had less time: only those queried before it were slow.
                     self.demote(silent.into_iter().take_while(|&other| other != index));
                     return reply;
                 }
@@ -280,7 +282,7 @@ impl Upstream {
         }
     }
 
-    /// The servers in the order to ask them: as configured, but those that did badly of late come last.
+    /// The servers in the order to query them: as configured, but with demoted ones last.
     fn order(&self, now: Instant) -> Vec<(usize, Arc<NameServer>)> {
         let mut order: Vec<_> = self.servers.iter().cloned().enumerate().collect();
         order.sort_by_cached_key(|(_, server)| server.is_demoted(now));
@@ -327,7 +329,7 @@ impl Server {
     }
 }
 
-/// A hickory resolver for one server, with everything off that is done here.
+/// Makes a hickory resolver for one server, with everything off that this module does itself.
 fn name_server(
     config: NameServerConfig,
     tls: &TlsConfig,
@@ -340,31 +342,49 @@ fn name_server(
     let options = builder.options_mut();
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
-    // UDP is retransmitted within the timeout; other servers are tried by `Upstream::ask`.
+    // hickory retransmits UDP within the timeout; `Upstream::query` tries other servers.
     options.timeout = deadline;
     options.attempts = 0;
     options.edns0 = true;
     options.max_active_requests = 2 * MAX_PENDING;
     let resolver = builder
         .build()
-        .map_err(|error| Error::Source(format!("name server {ip}: {error}")))?;
+        .map_err(|error| Error::Source(format!("name server {ip}: {}", reason(&error))))?;
     Ok(Arc::new(NameServer {
         resolver,
         demoted_until: Mutex::new(None),
     }))
 }
 
-/// What hickory's answer means.
+/// Says why a server could not be queried. Some errors of rustls and hickory would print their `Debug` form.
+fn reason(error: &NetError) -> String {
+    match error {
+        NetError::Io(error)
+            if error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+        {
+            "TLS failed".to_owned()
+        }
+        NetError::NoConnections => {
+            "every connection failed (network, TLS or certificate)".to_owned()
+        }
+        NetError::Proto(_) | NetError::Dns(_) => "the answer was malformed".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// Translates hickory's answer.
 fn reply(result: Result<Lookup, NetError>) -> Reply {
     let lookup = match result {
         Ok(lookup) => lookup,
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-            // A referral instead of an answer: the server does not resolve for us.
+            // A referral instead of an answer: the server does not do recursion for us.
             if none.response_code == ResponseCode::NoError
                 && none.soa.is_none()
                 && none.ns.is_some()
             {
-                return Reply::Failed(Error::ServerFailure("a referral"));
+                return Reply::Failed(Error::ServerFailure("a referral to another server"));
             }
             let ttl = none
                 .negative_ttl
@@ -379,14 +399,14 @@ fn reply(result: Result<Lookup, NetError>) -> Reply {
         }
         Err(NetError::Busy) => return Reply::Failed(Error::Busy),
         Err(NetError::Timeout) => return Reply::Failed(Error::Timeout),
-        Err(error) => return Reply::Failed(Error::Unreachable(error.to_string().into())),
+        Err(error) => return Reply::Failed(Error::Unreachable(reason(&error).into())),
     };
     let (mut addresses, mut ttl) = (Vec::new(), u32::MAX);
     for record in lookup.answers() {
         match &record.data {
             RData::A(a) => addresses.push(IpAddr::V4(a.0)),
             RData::AAAA(aaaa) => addresses.push(IpAddr::V6(aaaa.0)),
-            // An alias that has expired may point elsewhere.
+            // An alias adds no address, but limits the TTL: once expired, it may point elsewhere.
             RData::CNAME(_) => {}
             _ => continue,
         }
@@ -405,8 +425,8 @@ fn reply(result: Result<Lookup, NetError>) -> Reply {
     }
 }
 
-/// Of two candidates' outcomes without addresses, the one to report: trouble hides what there may be, and a name that
-/// exists says more than one that does not.
+/// Returns the one to report of two outcomes without addresses. A failure comes first, since it may hide addresses, then a
+/// name that exists, then one that does not.
 fn least_certain(one: Outcome, other: Outcome) -> Outcome {
     let rank = |outcome: &Outcome| match outcome {
         Outcome::Found { .. } | Outcome::Failed(_) => 2,

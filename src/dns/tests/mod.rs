@@ -1,5 +1,5 @@
-//! The resolver against name servers on the loopback. Time is paused: it moves on by itself when nobody has anything
-//! left to do but wait, so deadlines and TTLs are exact and cost nothing.
+//! Tests of the resolver against name servers on the loopback interface. Time is paused: it advances by itself when all
+//! tasks wait, so deadlines and TTLs are exact and cost nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,10 +8,12 @@
     reason = "tests"
 )]
 
-mod asking;
+mod queries;
 mod server;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_resolver::proto::op::ResponseCode;
 use serde_json::json;
@@ -23,7 +25,7 @@ use self::server::{Act, Server};
 use super::cache::MAX_PENDING;
 use super::*;
 
-/// A config that asks `servers` and reads no files of this machine.
+/// A config that queries `servers` and reads no files of this machine.
 fn config(servers: &[&Server]) -> Config {
     let list: Vec<String> = servers
         .iter()
@@ -54,7 +56,7 @@ fn both(n: u8) -> Answer {
     ips(&[&format!("192.0.2.{n}"), &format!("2001:db8::{n}")])
 }
 
-/// Waits for `condition`; by paused time, so only ever as long as others have something to do.
+/// Waits for `condition`, in paused time: only as long as other tasks have work to do.
 async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !condition() {
@@ -69,7 +71,7 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn joins_a_hundred_lookups_into_one_query() {
     let server = Server::start(Act::Both(1, 60)).await;
     let resolver = resolver(config(&[&server]));
-    server.close();
+    server.hold();
     let mut lookups = JoinSet::new();
     for n in 0..100 {
         let resolver = Arc::clone(&resolver);
@@ -80,11 +82,11 @@ async fn joins_a_hundred_lookups_into_one_query() {
         };
         lookups.spawn(async move { resolver.lookup(name).await });
     }
-    // Held back until all have asked; before the retransmission of 333 ms.
+    // Hold the answers until all lookups have joined, which is before the retransmission after 333 ms.
     while resolver.counters().joined < 99 || server.asked("name.example.") != (1, 1) {
         tokio::task::yield_now().await;
     }
-    server.open();
+    server.release();
     while let Some(answer) = lookups.join_next().await {
         assert_eq!(answer.unwrap(), both(1));
     }
@@ -111,7 +113,7 @@ async fn deadline_holds_while_servers_are_silent() {
     let start = Instant::now();
     assert_eq!(resolver.lookup("name.example").await, Err(Error::Timeout));
     assert_eq!(start.elapsed().as_secs(), 5);
-    // Remembered for a moment, then asked again.
+    // The failure is remembered for a moment.
     eventually("the query has ended", || resolver.counters().timeouts == 1).await;
     assert_eq!(resolver.cached("name.example"), Some(Err(Error::Timeout)));
     advance(3 * SECOND).await;
@@ -119,10 +121,10 @@ async fn deadline_holds_while_servers_are_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn query_outlives_the_one_who_asked() {
+async fn query_outlives_the_lookup_that_started_it() {
     let server = Server::start(Act::Both(1, 60)).await;
     let resolver = resolver(config(&[&server]));
-    server.close();
+    server.hold();
     {
         let lookup = resolver.lookup("name.example");
         assert!(
@@ -131,7 +133,7 @@ async fn query_outlives_the_one_who_asked() {
                 .is_err()
         );
     }
-    server.open();
+    server.release();
     eventually("the answer is cached", || {
         resolver.cached("name.example").is_some()
     })
@@ -140,7 +142,7 @@ async fn query_outlives_the_one_who_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ipv6_comes_first_on_request() {
+async fn ipv6_comes_first_if_configured() {
     let server = Server::start(Act::Both(1, 60)).await;
     let resolver = resolver(Config {
         ipv6_first: true,
@@ -157,7 +159,7 @@ async fn ipv6_comes_first_on_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn negative_answers_are_cached_as_the_soa_says() {
+async fn negative_answers_are_cached_as_the_soa_record_says() {
     let server = Server::start(Act::Code(ResponseCode::NXDomain, 30)).await;
     let resolver = resolver(config(&[&server]));
     assert_eq!(
@@ -207,7 +209,7 @@ async fn serves_stale_while_servers_are_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn alias_bounds_the_lifetime() {
+async fn alias_limits_the_ttl() {
     let server = Server::start(Act::Alias(20, 600)).await;
     let resolver = resolver(Config {
         stale_for: Duration::ZERO,
@@ -221,7 +223,7 @@ async fn alias_bounds_the_lifetime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn known_names_ask_nobody() {
+async fn known_names_need_no_query() {
     let server = Server::start(Act::Both(1, 60)).await;
     let hosts = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(
@@ -283,7 +285,7 @@ async fn changed_hosts_file_is_read_again() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
-async fn changed_resolv_conf_forgets_what_the_old_servers_said() {
+async fn changed_resolv_conf_clears_the_cache() {
     let conf = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(conf.path(), "nameserver 127.0.0.1\n").unwrap();
     let config = Config {
@@ -306,7 +308,7 @@ async fn changed_resolv_conf_forgets_what_the_old_servers_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_under_way_are_bounded() {
+async fn queries_under_way_are_limited() {
     let server = Server::start(Act::Silent).await;
     let resolver = resolver(Config {
         deadline: SECOND,
@@ -365,7 +367,7 @@ async fn works_without_a_cache() {
 }
 
 #[test]
-fn answers_across_runtimes_and_stops_with_its_own() {
+fn answers_other_runtimes_and_stops_with_its_own() {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -387,10 +389,10 @@ fn answers_across_runtimes_and_stops_with_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_resolver_ends_its_questions() {
+async fn dropping_the_resolver_ends_its_queries() {
     let server = Server::start(Act::Both(1, 60)).await;
     let resolver = resolver(config(&[&server]));
-    server.close();
+    server.hold();
     let lookup = tokio::spawn({
         let resolver = Arc::clone(&resolver);
         async move {

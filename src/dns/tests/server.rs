@@ -1,4 +1,4 @@
-//! A name server on the loopback that does as it is told.
+//! A scripted name server on the loopback interface.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// What a name server does with a question.
+/// How a name server reacts to a question.
 #[derive(Clone, Copy)]
 pub(super) enum Act {
     /// 192.0.2.n for A, 2001:db8::n for AAAA, with this TTL.
@@ -23,17 +23,17 @@ pub(super) enum Act {
     OnlyV4(u8, u32),
     /// NODATA for A, 2001:db8::n for AAAA.
     OnlyV6(u8, u32),
-    /// Like `Both`, but AAAA never gets an answer.
+    /// Like `Both`, but without any reply to AAAA.
     SilentV6(u8, u32),
-    /// Like `Both` by TCP; by UDP only the word that it does not fit.
+    /// Like `Both` over TCP; over UDP only the truncation flag.
     Truncated(u8, u32),
     /// An alias with the first TTL to an address with the second.
     Alias(u32, u32),
     /// An error code, with an SOA record of this TTL for NXDOMAIN.
     Code(ResponseCode, u32),
-    /// Addresses that lead nowhere, or elsewhere than they seem to.
+    /// Unspecified, duplicate and IPv4-mapped addresses.
     Odd,
-    /// Nothing.
+    /// No reply.
     Silent,
 }
 
@@ -48,7 +48,7 @@ struct Script {
     default: Act,
     names: Mutex<HashMap<String, Act>>,
     asked: Mutex<Vec<(String, RecordType, &'static str)>>,
-    /// One permit an answer, once `gated`.
+    /// While `gated`, one permit for each answer.
     gate: Semaphore,
     gated: AtomicBool,
     waiting: AtomicUsize,
@@ -56,7 +56,7 @@ struct Script {
 
 impl Server {
     pub(super) async fn start(default: Act) -> Self {
-        // The same port is wanted by UDP and TCP: try until one is free in both.
+        // UDP and TCP must have the same port: try until one is free in both.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -83,7 +83,7 @@ impl Server {
             .insert(name.to_owned(), act);
     }
 
-    /// One that speaks TLS and nothing else.
+    /// Starts a server that speaks TLS only.
     pub(super) async fn start_tls(default: Act, acceptor: TlsAcceptor) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -111,7 +111,7 @@ impl Server {
         }
     }
 
-    /// How many questions came `by` this transport.
+    /// The number of questions that came over the transport `by`.
     pub(super) fn asked_by(&self, by: &str) -> usize {
         self.script
             .asked
@@ -122,19 +122,19 @@ impl Server {
             .count()
     }
 
-    /// Holds answers back until `open`.
-    pub(super) fn close(&self) {
+    /// Holds answers back until `release`.
+    pub(super) fn hold(&self) {
         self.script.gated.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn open(&self) {
+    pub(super) fn release(&self) {
         self.script.gated.store(false, Ordering::SeqCst);
         self.script
             .gate
             .add_permits(self.script.waiting.load(Ordering::SeqCst));
     }
 
-    /// How often a name was asked for, as A and as AAAA.
+    /// The number of questions for `name`, as A and as AAAA.
     pub(super) fn asked(&self, name: &str) -> (usize, usize) {
         let asked = self.script.asked.lock().unwrap();
         let count = |kind| {
@@ -289,7 +289,7 @@ async fn serve_tcp(listener: TcpListener, script: Arc<Script>) {
     }
 }
 
-/// Answers the questions of one stream, RFC 1035 §4.2.2.
+/// Answers the questions of one stream (RFC 1035 §4.2.2).
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     script: &Script,
