@@ -11,13 +11,12 @@
 //!
 //! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
 
+mod error;
 mod fd_limit;
-mod forwards;
 mod handshakes;
 pub mod log;
 mod reverse;
 mod services;
-mod transport;
 mod worker;
 
 use std::process::ExitCode;
@@ -29,62 +28,17 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Config, Endpoint};
+use crate::config::Config;
 use crate::dns::{self, Resolver};
-use crate::net::{pool, tls};
+use crate::net::pool;
 use crate::relay::Counters;
+use error::Error;
 use worker::{Phase, Threads};
 
 /// How long flows may go on after the first signal.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// Exit code of an error that is not the config's (sysexits: EX_UNAVAILABLE).
 const EX_UNAVAILABLE: u8 = 69;
-
-/// Why the process cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A listening socket.
-    #[error(transparent)]
-    Net(#[from] crate::net::Error),
-    /// The resolver.
-    #[error("DNS: {0}")]
-    Dns(#[from] dns::Error),
-    /// The files of TLS.
-    #[error("{at}.{}: {source}", source.key())]
-    Tls {
-        /// The key path of the config, or the URL of a forward.
-        at: String,
-        /// What is wrong.
-        source: tls::Error,
-    },
-    /// A listening address given as a name.
-    #[error("cannot resolve the listening address {name}: {source}")]
-    Listen {
-        /// The name.
-        name: String,
-        /// What the resolver said.
-        source: dns::Error,
-    },
-    /// Something else that the system refuses.
-    #[error("{what}: {source}")]
-    System {
-        /// What was wanted.
-        what: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl Error {
-    fn tls(endpoint: &Endpoint) -> impl FnOnce(tls::Error) -> Self {
-        let at = format!("{endpoint}: tls");
-        move |source| Self::Tls { at, source }
-    }
-
-    fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::System { what, source }
-    }
-}
 
 /// Runs until a signal ends it; the log has been set up.
 #[must_use]

@@ -1,6 +1,6 @@
 //! From the transport of the config to what carries it out.
 
-use super::Error;
+use crate::app::error::Error;
 use crate::config::{Server, Tls};
 use crate::net::{tls, transport};
 

@@ -2,8 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use super::Error;
-use super::services::{Builder, incoming, outgoing};
+use super::builder::Builder;
+use super::sockets::{incoming, outgoing};
+use crate::app::error::Error;
 use crate::config::{Endpoint, EndpointTls, EndpointWs, Forward, Scheme};
 use crate::inbound::forward::WebSocketForward;
 use crate::inbound::forward::packets::ForwardPackets;

@@ -1,0 +1,131 @@
+//! What the services of one process share.
+
+use std::collections::HashSet;
+use std::net::{TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::app::fd_limit::Capacity;
+use crate::app::handshakes::Handshakes;
+use crate::app::worker::{Job, Port, packets};
+use crate::config::Config;
+use crate::dns::Resolver;
+use crate::net::{self, SocketOptions};
+use crate::outbound::dialer::Dialer;
+use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
+use crate::relay::{Counters, User};
+
+pub(super) struct Builder<'a> {
+    pub(super) config: &'a Config,
+    pub(super) resolver: &'a Arc<Resolver>,
+    pub(super) counters: &'a Arc<Counters>,
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) handshakes: Arc<Handshakes>,
+    /// Ports on which the IPv4 wildcard is listened on too, so that the IPv6 one must leave it alone.
+    pub(super) four: HashSet<u16>,
+    pub(super) jobs: Vec<Vec<Job>>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        capacity: Capacity,
+        workers: usize,
+        resolver: &'a Arc<Resolver>,
+        counters: &'a Arc<Counters>,
+    ) -> Self {
+        let connections = capacity.connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            config,
+            resolver,
+            counters,
+            connections: Arc::new(Semaphore::new(connections)),
+            handshakes: Arc::new(Handshakes::new(capacity.handshakes)),
+            four: HashSet::new(),
+            jobs: (0..workers).map(|_| Vec::new()).collect(),
+        }
+    }
+
+    pub(super) fn dialer(&self, options: SocketOptions) -> Dialer {
+        Dialer {
+            resolver: Arc::clone(self.resolver),
+            options,
+            connect_timeout: self.config.timeouts.connect,
+            deny_private: self.config.deny_private,
+        }
+    }
+
+    pub(super) fn port<I, O>(
+        &mut self,
+        listeners: Vec<TcpListener>,
+        inbound: I,
+        outbound: O,
+        idle: Duration,
+        transport: Option<net::transport::Server>,
+    ) where
+        I: Inbound + Send + 'static,
+        O: Outbound + Send + 'static,
+    {
+        let port = Arc::new(Port {
+            service: Service {
+                inbound,
+                outbound,
+                timeouts: self.timeouts(idle),
+                counters: Arc::clone(self.counters),
+            },
+            connections: Arc::clone(&self.connections),
+            handshakes: Arc::clone(&self.handshakes),
+            transport,
+        });
+        for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
+            jobs.push(port.job(listener));
+        }
+    }
+
+    pub(super) fn timeouts(&self, idle: Duration) -> Timeouts {
+        let timeouts = &self.config.timeouts;
+        Timeouts {
+            handshake: timeouts.handshake,
+            connect: timeouts.connect,
+            idle,
+            half_close: timeouts.half_close,
+            first_payload: self.config.first_bytes_wait,
+            keep_alive: self.config.socket.keep_alive,
+        }
+    }
+
+    pub(super) fn relay<I: PacketInbound, O: PacketOutbound>(
+        &self,
+        inbound: I,
+        outbound: O,
+    ) -> Arc<Relay<I, O>> {
+        let capacity =
+            NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
+        Arc::new(Relay::new(
+            inbound,
+            outbound,
+            capacity,
+            self.config.udp_timeout,
+            Arc::clone(self.counters),
+        ))
+    }
+
+    pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
+        &mut self,
+        relay: &Arc<Relay<I, O>>,
+        sockets: Vec<UdpSocket>,
+        options: net::UdpOptions,
+    ) {
+        for (jobs, socket) in self.jobs.iter_mut().zip(sockets) {
+            jobs.push(packets(Arc::clone(relay), socket, options));
+        }
+    }
+}
+
+pub(super) fn user(name: &str) -> Arc<User> {
+    Arc::new(User { name: name.into() })
+}

@@ -1,0 +1,44 @@
+//! Builds what listens where, and what it does with its clients: the table in which the two roles differ.
+//!
+//! - `local.rs`: the ways into `ssr local`, the servers it uses, the services it offers.
+//! - `server.rs`: the Shadowsocks servers of `ssr server`, and the publisher of reverse tunnels.
+//! - `forwards.rs`: ports with one target, in either role.
+//! - `transport.rs`: the layers between TCP and Shadowsocks.
+//! - `sockets.rs`: listening sockets, and the options of all sockets.
+//! - `builder.rs`: what all of these share.
+
+mod builder;
+mod forwards;
+mod local;
+mod server;
+mod sockets;
+mod transport;
+
+use std::sync::Arc;
+
+use builder::Builder;
+
+use super::error::Error;
+use super::fd_limit::Capacity;
+use super::worker::Job;
+use crate::config::{Config, Role};
+use crate::dns::Resolver;
+use crate::relay::Counters;
+
+/// Builds all services; one list of jobs a worker.
+pub(super) async fn build(
+    config: &Config,
+    capacity: Capacity,
+    workers: usize,
+    resolver: &Arc<Resolver>,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Vec<Job>>, Error> {
+    let mut builder = Builder::new(config, capacity, workers, resolver, counters);
+    match config.role {
+        Role::Local => builder.locals().await?,
+        Role::Server => builder.servers().await?,
+        Role::Forward => {}
+    }
+    builder.forwards().await?;
+    Ok(builder.jobs)
+}

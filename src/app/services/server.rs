@@ -1,0 +1,114 @@
+//! The services of `ssr server`.
+
+use std::sync::Arc;
+
+use super::builder::{Builder, user};
+use super::sockets::{incoming, outgoing};
+use super::transport;
+use crate::app::error::Error;
+use crate::app::reverse::{Common, Publisher};
+use crate::config::Server;
+use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
+use crate::inbound::shadowsocks::replay::ReplayFilter;
+use crate::inbound::shadowsocks::{Links, Shadowsocks};
+use crate::outbound::direct::Direct;
+use crate::outbound::udp_over_stream::WithPackets;
+use crate::wire::ss::{Account, Accounts};
+
+impl Builder<'_> {
+    pub(super) async fn servers(&mut self) -> Result<(), Error> {
+        let publisher = self.publisher();
+        self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
+        for server in &self.config.servers {
+            let address = self.listen_address(&server.address).await?;
+            let accounts = Arc::new(accounts(server));
+            let direct = Direct(self.dialer(outgoing(&server.socket, false)));
+            let next_hops: Vec<_> = server
+                .users
+                .iter()
+                .map(|user| user.next_hop.clone())
+                .collect();
+            let relay = server.mode.udp.then(|| {
+                let inbound = ShadowsocksPackets {
+                    accounts: Arc::clone(&accounts),
+                    next_hops: next_hops.clone(),
+                    replays: ReplayFilter::for_packets(server.method, self.config.replay),
+                };
+                self.relay(inbound, direct.clone())
+            });
+            let mut bound = address;
+            if server.mode.tcp {
+                let idle = server.idle.unwrap_or(self.config.timeouts.idle);
+                let inbound = Shadowsocks {
+                    accounts,
+                    next_hops,
+                    replays: ReplayFilter::for_streams(server.method, self.config.replay),
+                    users: server
+                        .users
+                        .iter()
+                        .map(|account| user(&account.name))
+                        .collect(),
+                    drain_timeout: self.config.timeouts.handshake,
+                    links: links(&publisher),
+                };
+                let (at, listeners) = self.bind_tcp(address, &server.socket)?;
+                bound = at;
+                let transport = transport::server(server)?;
+                let is_ws = transport.as_ref().is_some_and(|made| made.ws.is_some());
+                match &relay {
+                    // Over WebSocket a client may send its packets inside streams, too.
+                    Some(relay) if is_ws => {
+                        let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
+                        let outbound = WithPackets::new(direct, relay, idle_udp);
+                        self.port(listeners, inbound, outbound, idle, transport);
+                    }
+                    _ => self.port(listeners, inbound, direct, idle, transport),
+                }
+            }
+            if let Some(relay) = relay {
+                let sockets = self.bind_udp(bound, &server.socket)?;
+                self.packets(&relay, sockets, incoming(&server.socket).udp);
+            }
+            tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
+        }
+        Ok(())
+    }
+
+    /// What serves the links of reverse tunnels.
+    fn publisher(&mut self) -> Arc<Publisher> {
+        let reverse = &self.config.reverse;
+        let common = Common {
+            options: incoming(&self.config.socket),
+            timeouts: self.timeouts(self.config.timeouts.idle),
+            udp_idle: self.config.udp_timeout,
+            counters: Arc::clone(self.counters),
+            connections: Arc::clone(&self.connections),
+            handshakes: Arc::clone(&self.handshakes),
+        };
+        let (publisher, job) = Publisher::new(reverse.allow.clone(), reverse.heartbeat, common);
+        if let Some(jobs) = self.jobs.first_mut() {
+            jobs.push(job);
+        }
+        publisher
+    }
+}
+
+/// Hands the links of a server's clients to the publisher, with their users' names.
+fn links(publisher: &Arc<Publisher>) -> Links {
+    let publisher = Arc::clone(publisher);
+    Box::new(move |leg, peer, user| {
+        let user = user.map(|user| user.name.to_string());
+        Box::pin(Arc::clone(&publisher).serve(leg, peer, user))
+    })
+}
+
+fn accounts(server: &Server) -> Accounts {
+    let users = server.users.iter();
+    let users = users
+        .map(|user| Account {
+            key: user.key.clone(),
+            relayed: user.next_hop.is_some(),
+        })
+        .collect();
+    Accounts::new(server.method, server.keys.key.clone(), users)
+}
