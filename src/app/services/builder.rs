@@ -19,14 +19,15 @@ use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, User};
 
+/// Collects the jobs of each worker.
 pub(super) struct Builder<'a> {
     pub(super) config: &'a Config,
     pub(super) resolver: &'a Arc<Resolver>,
     pub(super) counters: &'a Arc<Counters>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
-    /// Ports on which the IPv4 wildcard is listened on too, so that the IPv6 one must leave it alone.
-    pub(super) four: HashSet<u16>,
+    /// Ports that a service binds on the IPv4 wildcard: a service on the IPv6 wildcard must leave IPv4 alone there.
+    pub(super) ipv4_wildcards: HashSet<u16>,
     pub(super) jobs: Vec<Vec<Job>>,
 }
 
@@ -45,7 +46,7 @@ impl<'a> Builder<'a> {
             counters,
             connections: Arc::new(Semaphore::new(connections)),
             handshakes: Arc::new(Handshakes::new(capacity.handshakes)),
-            four: HashSet::new(),
+            ipv4_wildcards: HashSet::new(),
             jobs: (0..workers).map(|_| Vec::new()).collect(),
         }
     }
@@ -59,7 +60,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(super) fn port<I, O>(
+    /// Serves connections that come to `listeners`, one listener for each worker.
+    pub(super) fn serve_tcp<I, O>(
         &mut self,
         listeners: Vec<TcpListener>,
         inbound: I,
@@ -114,7 +116,8 @@ impl<'a> Builder<'a> {
         ))
     }
 
-    pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
+    /// Serves datagrams that come to `sockets`, one socket for each worker.
+    pub(super) fn serve_udp<I: PacketInbound, O: PacketOutbound>(
         &mut self,
         relay: &Arc<Relay<I, O>>,
         sockets: Vec<UdpSocket>,

@@ -1,4 +1,4 @@
-//! Forwards: ports whose connections, or datagrams, are carried to one target as they are.
+//! Forwards: ports whose connections or datagrams go to one target unchanged.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -14,7 +14,7 @@ use crate::outbound::websocket::WebSocket;
 use crate::relay::tcp::{FixedTarget, Inbound};
 
 impl Builder<'_> {
-    /// Listens for every forward of the config.
+    /// Builds every entry of `forwards`.
     pub(super) async fn forwards(&mut self) -> Result<(), Error> {
         let forwards = &self.config.forwards;
         self.note_wildcards(forwards.iter().map(|forward| &forward.listen.address));
@@ -22,25 +22,24 @@ impl Builder<'_> {
             let Forward { listen, target } = forward;
             let address = self.listen_address(&listen.address).await?;
             let bound = match listen.scheme {
-                Scheme::Udp => self.datagrams(address, target)?,
-                Scheme::Tcp | Scheme::Ws | Scheme::Wss => self.tunnel(address, forward)?,
+                Scheme::Udp => self.forward_udp(address, target)?,
+                Scheme::Tcp | Scheme::Ws | Scheme::Wss => self.forward_tcp(address, forward)?,
             };
             tracing::info!(listen = format!("{}://{bound}", listen.scheme.name()), %target, "forwarding");
         }
         Ok(())
     }
 
-    fn datagrams(&mut self, address: SocketAddr, target: &Endpoint) -> Result<SocketAddr, Error> {
+    fn forward_udp(&mut self, address: SocketAddr, target: &Endpoint) -> Result<SocketAddr, Error> {
         let options = &self.config.socket;
         let direct = Direct(self.dialer(outgoing(options, true)));
-        let sockets = self.bind_udp(address, options)?;
-        let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
+        let (bound, sockets) = self.bind_udp(address, options)?;
         let relay = self.relay(ForwardPackets(target.address.clone()), direct);
-        self.packets(&relay, sockets, incoming(options).udp);
-        Ok(bound.unwrap_or(address))
+        self.serve_udp(&relay, sockets, incoming(options).udp);
+        Ok(bound)
     }
 
-    fn tunnel(&mut self, address: SocketAddr, forward: &Forward) -> Result<SocketAddr, Error> {
+    fn forward_tcp(&mut self, address: SocketAddr, forward: &Forward) -> Result<SocketAddr, Error> {
         let Forward { listen, target } = forward;
         let options = &self.config.socket;
         let fixed = FixedTarget(target.address.clone());
@@ -68,7 +67,7 @@ impl Builder<'_> {
         let idle = self.config.timeouts.idle;
         let dialer = self.dialer(outgoing(&self.config.socket, true));
         match &target.ws {
-            None => self.port(listeners, inbound, Direct(dialer), idle, None),
+            None => self.serve_tcp(listeners, inbound, Direct(dialer), idle, None),
             Some(ws) => {
                 let outbound = WebSocket {
                     dialer,
@@ -77,7 +76,7 @@ impl Builder<'_> {
                         ws: Some((ws.request.clone(), false)),
                     },
                 };
-                self.port(listeners, inbound, outbound, idle, None);
+                self.serve_tcp(listeners, inbound, outbound, idle, None);
             }
         }
         Ok(())

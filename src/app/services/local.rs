@@ -1,5 +1,6 @@
 //! The services of `ssr local`.
 
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
@@ -7,7 +8,7 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{Client, Offered};
-use crate::config::{Local, Server};
+use crate::config::{Credential, Local, Protocol, Server};
 use crate::inbound::socks::packets::SocksPackets;
 use crate::inbound::socks::{Login, Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
@@ -17,13 +18,21 @@ use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
 use crate::wire::ss::Credentials;
 
+/// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
+struct LocalSockets {
+    address: SocketAddr,
+    tcp: Option<Vec<TcpListener>>,
+    udp: Option<(SocketAddr, Vec<UdpSocket>)>,
+}
+
 impl Builder<'_> {
+    /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
         let servers = Servers::new(
             self.config
                 .servers
                 .iter()
-                .map(|server| self.server(server))
+                .map(|server| self.upstream(server))
                 .collect::<Result<_, _>>()?,
         );
         let addresses = self
@@ -33,74 +42,74 @@ impl Builder<'_> {
             .flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
         self.note_wildcards(addresses.flatten());
         for local in &self.config.locals {
-            self.socks(local, &servers).await?;
+            let sockets = self.bind_local(local).await?;
+            let (address, mode) = (sockets.address, local.mode.name());
+            match local.protocol {
+                Protocol::Socks => self.socks(local, sockets, &servers),
+            }
+            tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
         self.offer(&servers);
         Ok(())
     }
 
-    async fn socks(&mut self, local: &Local, servers: &Servers) -> Result<(), Error> {
+    async fn bind_local(&self, local: &Local) -> Result<LocalSockets, Error> {
         let options = &self.config.socket;
-        let mut address = self.listen_address(&local.address).await?;
-        let mut streams = None;
+        let mut sockets = LocalSockets {
+            address: self.listen_address(&local.address).await?,
+            tcp: None,
+            udp: None,
+        };
         if local.mode.tcp {
-            let bound = self.bind_tcp(address, options)?;
-            address = bound.0;
-            streams = Some(bound.1);
+            let (bound, listeners) = self.bind_tcp(sockets.address, options)?;
+            sockets.address = bound;
+            sockets.tcp = Some(listeners);
         }
-        let mut datagrams = None;
         if local.mode.udp {
-            let udp_address = match &local.udp_address {
+            let address = match &local.udp_address {
                 Some(other) => self.listen_address(other).await?,
-                None => address,
+                None => sockets.address,
             };
-            let sockets = self.bind_udp(udp_address, options)?;
-            let bound = sockets
-                .first()
-                .and_then(|socket| socket.local_addr().ok())
-                .unwrap_or(udp_address);
+            sockets.udp = Some(self.bind_udp(address, options)?);
+        }
+        Ok(sockets)
+    }
+
+    fn socks(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+        let udp = sockets.udp.map(|(address, udp)| {
             let associations = Arc::new(Associations::default());
-            // Clients cannot ask for an association where no TCP is served: then everybody may send.
+            // Without TCP, clients cannot request an association: then everybody may send.
             let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
             let relay = self.relay(SocksPackets(admitted), servers.clone());
-            // Between programs of one machine, nothing is too long.
-            let any = net::UdpOptions {
+            // Clients are on this machine or near it: no datagram is too long.
+            let options = net::UdpOptions {
                 longest: None,
-                ..incoming(options).udp
+                ..incoming(&self.config.socket).udp
             };
-            self.packets(&relay, sockets, any);
-            datagrams = Some(UdpAssociate {
-                address: bound,
+            self.serve_udp(&relay, udp, options);
+            UdpAssociate {
+                address,
                 public: local.udp_associate_address.clone(),
                 associations,
                 close: Box::new(move |peer| relay.close(peer)),
-            });
-        }
-        if let Some(listeners) = streams {
-            let logins = local.auth.iter();
-            let inbound = Socks {
-                logins: logins
-                    .map(|login| Login {
-                        user: user(&login.user),
-                        password: login.password.expose().as_bytes().to_vec(),
-                    })
-                    .collect(),
-                udp: datagrams,
+            }
+        });
+        if let Some(listeners) = sockets.tcp {
+            let login = |login: &Credential| Login {
+                user: user(&login.user),
+                password: login.password.expose().as_bytes().to_vec(),
             };
-            self.port(
-                listeners,
-                inbound,
-                servers.clone(),
-                self.config.timeouts.idle,
-                None,
-            );
+            let inbound = Socks {
+                logins: local.auth.iter().map(login).collect(),
+                udp,
+            };
+            let idle = self.config.timeouts.idle;
+            self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
         }
-        tracing::info!(%address, protocol = local.protocol.name(), mode = local.mode.name(), "listening");
-        Ok(())
     }
 
-    /// A server as `local` sees it.
-    fn server(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
+    /// A server that clients are sent through.
+    fn upstream(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
         let endpoint = Endpoint {
             address: server.address.clone(),
             credentials: Credentials::new(
@@ -111,8 +120,9 @@ impl Builder<'_> {
             dialer: self.dialer(outgoing(&server.socket, true)),
             transport: transport::client(server)?,
         };
-        let inside = server.transport.as_ref().filter(|made| made.udp_inside);
-        let over_stream = inside.map(|_| UdpOverStream {
+        let transport = server.transport.as_ref();
+        let over_stream = transport.filter(|transport| transport.udp_inside);
+        let over_stream = over_stream.map(|_| UdpOverStream {
             timeouts: self.timeouts(self.config.udp_timeout),
             idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
@@ -125,7 +135,7 @@ impl Builder<'_> {
         ))
     }
 
-    /// Offers services to the server, on each worker the links of its share.
+    /// Offers the services of `reverse` to the server. Each worker runs its share of the links.
     fn offer(&mut self, servers: &Servers) {
         let reverse = &self.config.reverse;
         if reverse.services.is_empty() {

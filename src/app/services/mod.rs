@@ -1,6 +1,6 @@
-//! Builds what listens where, and what it does with its clients: the table in which the two roles differ.
+//! Builds the services of each role: where they listen, and which inbound and outbound serve their clients.
 //!
-//! - `local.rs`: the ways into `ssr local`, the servers it uses, the services it offers.
+//! - `local.rs`: the ways into `ssr local`, by `protocol`; the servers it uses; the links of its reverse tunnels.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the publisher of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
@@ -25,7 +25,7 @@ use crate::config::{Config, Role};
 use crate::dns::Resolver;
 use crate::relay::Counters;
 
-/// Builds all services; one list of jobs a worker.
+/// Builds all services. Returns a list of jobs for each worker.
 pub(super) async fn build(
     config: &Config,
     capacity: Capacity,

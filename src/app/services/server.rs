@@ -16,6 +16,7 @@ use crate::outbound::udp_over_stream::WithPackets;
 use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
+    /// Builds every entry of `servers`, and the publisher of reverse tunnels.
     pub(super) async fn servers(&mut self) -> Result<(), Error> {
         let publisher = self.publisher();
         self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
@@ -54,27 +55,27 @@ impl Builder<'_> {
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
                 let transport = transport::server(server)?;
-                let is_ws = transport.as_ref().is_some_and(|made| made.ws.is_some());
+                let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
                 match &relay {
-                    // Over WebSocket a client may send its packets inside streams, too.
+                    // Over WebSocket, a client may also send its packets inside a stream.
                     Some(relay) if is_ws => {
                         let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
                         let outbound = WithPackets::new(direct, relay, idle_udp);
-                        self.port(listeners, inbound, outbound, idle, transport);
+                        self.serve_tcp(listeners, inbound, outbound, idle, transport);
                     }
-                    _ => self.port(listeners, inbound, direct, idle, transport),
+                    _ => self.serve_tcp(listeners, inbound, direct, idle, transport),
                 }
             }
             if let Some(relay) = relay {
-                let sockets = self.bind_udp(bound, &server.socket)?;
-                self.packets(&relay, sockets, incoming(&server.socket).udp);
+                let (_, sockets) = self.bind_udp(bound, &server.socket)?;
+                self.serve_udp(&relay, sockets, incoming(&server.socket).udp);
             }
             tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
         }
         Ok(())
     }
 
-    /// What serves the links of reverse tunnels.
+    /// Serves the links of reverse tunnels.
     fn publisher(&mut self) -> Arc<Publisher> {
         let reverse = &self.config.reverse;
         let common = Common {
@@ -93,7 +94,7 @@ impl Builder<'_> {
     }
 }
 
-/// Hands the links of a server's clients to the publisher, with their users' names.
+/// Passes the links of a server's clients to the publisher, with the names of their users.
 fn links(publisher: &Arc<Publisher>) -> Links {
     let publisher = Arc::clone(publisher);
     Box::new(move |leg, peer, user| {

@@ -9,6 +9,7 @@ use crate::net::{self, SocketOptions, listener};
 use crate::wire::Address;
 
 impl Builder<'_> {
+    /// Binds a listener for each worker. Returns the address with the real port.
     pub(super) fn bind_tcp(
         &self,
         address: SocketAddr,
@@ -20,42 +21,45 @@ impl Builder<'_> {
             self.group(address, options),
             &incoming(options),
         )?;
-        let bound = listeners
-            .first()
-            .and_then(|listener| listener.local_addr().ok())
-            .unwrap_or(address);
-        Ok((bound, listeners))
+        let first = listeners.first();
+        let bound = first.and_then(|listener| listener.local_addr().ok());
+        Ok((bound.unwrap_or(address), listeners))
     }
 
+    /// Binds a socket for each worker. Returns the address with the real port.
     pub(super) fn bind_udp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
-    ) -> Result<Vec<UdpSocket>, Error> {
-        Ok(listener::udp(
+    ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
+        let sockets = listener::udp(
             address,
             self.jobs.len(),
             self.group(address, options),
             &incoming(options),
-        )?)
+        )?;
+        let first = sockets.first();
+        let bound = first.and_then(|socket| socket.local_addr().ok());
+        Ok((bound.unwrap_or(address), sockets))
     }
 
     fn group(&self, address: SocketAddr, options: &config::SocketOptions) -> listener::Group {
         listener::Group {
-            only_v6: options.ipv6_only || self.four.contains(&address.port()),
+            only_v6: options.ipv6_only || self.ipv4_wildcards.contains(&address.port()),
             share: options.reuse_port,
         }
     }
 
+    /// Records the IPv4 wildcards among `addresses`; to be called before any of them is bound.
     pub(super) fn note_wildcards<'a>(&mut self, addresses: impl Iterator<Item = &'a Address>) {
         let wildcards = addresses.filter_map(|address| match address {
             Address::Ip(address) if address.ip() == Ipv4Addr::UNSPECIFIED => Some(address.port()),
             _ => None,
         });
-        self.four.extend(wildcards);
+        self.ipv4_wildcards.extend(wildcards);
     }
 
-    /// The socket address of a listening address, which may be a name.
+    /// Resolves a listening address, which may be a name.
     pub(super) async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
         match address {
             Address::Ip(address) => Ok(*address),
@@ -75,7 +79,7 @@ impl Builder<'_> {
     }
 }
 
-/// Options of the sockets that clients come to.
+/// Options of the sockets that clients connect to.
 pub(super) fn incoming(options: &config::SocketOptions) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,
@@ -91,8 +95,8 @@ pub(super) fn incoming(options: &config::SocketOptions) -> SocketOptions {
     }
 }
 
-/// Options of the sockets that go out, to a server or to targets. What is long for the path because of our own tags and
-/// headers should not be lost, so on the way to a server the system may cut it where the config does not say.
+/// Options of the sockets to a server or to targets. Our tags and headers can make a datagram too long for the path to a
+/// server; unless the config says otherwise, the system may fragment it there.
 pub(super) fn outgoing(options: &config::SocketOptions, to_server: bool) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,

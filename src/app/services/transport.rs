@@ -1,47 +1,47 @@
-//! From the transport of the config to what carries it out.
+//! Builds the transport layers of a server from its config.
 
 use crate::app::error::Error;
 use crate::config::{Server, Tls};
 use crate::net::{tls, transport};
 
-fn blame(tls: &Tls) -> impl FnOnce(tls::Error) -> Error {
+fn error_at(tls: &Tls) -> impl FnOnce(tls::Error) -> Error {
     let at = tls.at.clone();
     move |source| Error::Tls { at, source }
 }
 
-/// How local goes to `server`.
+/// The layers through which a client connects to `server`.
 pub(super) fn client(server: &Server) -> Result<Option<transport::Client>, Error> {
-    let Some(meant) = &server.transport else {
+    let Some(config) = &server.transport else {
         return Ok(None);
     };
-    let tls = meant.tls.as_ref().map(|tls| {
-        let name = meant.server_name(&server.address);
-        tls::Client::new(&name, &tls.trust).map_err(blame(tls))
+    let tls = config.tls.as_ref().map(|tls| {
+        let name = config.server_name(&server.address);
+        tls::Client::new(&name, &tls.trust).map_err(error_at(tls))
     });
-    let ws = meant.ws.as_ref();
-    let ws = ws.map(|ws| (ws.request_to(&server.address, meant.tls.is_some()), ws.mux));
+    let ws = config.ws.as_ref();
+    let ws = ws.map(|ws| (ws.request_to(&server.address, config.tls.is_some()), ws.mux));
     Ok(Some(transport::Client {
         tls: tls.transpose()?,
         ws,
     }))
 }
 
-/// How `server` takes its clients in.
+/// The layers that `server` expects from its clients.
 pub(super) fn server(server: &Server) -> Result<Option<transport::Server>, Error> {
-    let Some(meant) = &server.transport else {
+    let Some(config) = &server.transport else {
         return Ok(None);
     };
-    let mut made = transport::Server::default();
-    if let Some(tls) = &meant.tls {
+    let mut transport = transport::Server::default();
+    if let Some(tls) = &config.tls {
         let (cert, key) = tls.identity.clone().unwrap_or_else(|| {
-            // The config has seen to it that both are there.
+            // The config requires both; this is never used.
             (tls::Pem::Text(Vec::new()), tls::Pem::Text(Vec::new()))
         });
-        made.tls = Some(tls::Server::new(cert, key).map_err(blame(tls))?);
+        transport.tls = Some(tls::Server::new(cert, key).map_err(error_at(tls))?);
     }
-    if let Some(ws) = &meant.ws {
-        made.ws = Some(ws.endpoint.clone());
-        made.trusted_proxies.clone_from(&ws.trusted_proxies);
+    if let Some(ws) = &config.ws {
+        transport.ws = Some(ws.endpoint.clone());
+        transport.trusted_proxies.clone_from(&ws.trusted_proxies);
     }
-    Ok(Some(made))
+    Ok(Some(transport))
 }
