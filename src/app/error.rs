@@ -7,44 +7,46 @@ use crate::net::tls;
 /// Why the process cannot run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// A listening socket.
+    /// A listening socket could not be opened.
     #[error(transparent)]
     Net(#[from] crate::net::Error),
-    /// The resolver.
+    /// The resolver could not be set up.
     #[error("DNS: {0}")]
     Dns(#[from] dns::Error),
-    /// The files of TLS.
+    /// The certificate, key or other TLS settings cannot be used.
     #[error("{at}.{}: {source}", source.key())]
     Tls {
         /// The key path of the config, or the URL of a forward.
         at: String,
-        /// What is wrong.
+        /// The problem.
         source: tls::Error,
     },
-    /// A listening address given as a name.
+    /// The name of a listening address could not be resolved.
     #[error("cannot resolve the listening address {name}: {source}")]
     Listen {
         /// The name.
         name: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         source: dns::Error,
     },
-    /// Something else that the system refuses.
+    /// The system refused something else.
     #[error("{what}: {source}")]
     System {
-        /// What was wanted.
+        /// What failed.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
 
 impl Error {
+    /// Adds the URL of a forward to a TLS error.
     pub(super) fn tls(endpoint: &Endpoint) -> impl FnOnce(tls::Error) -> Self {
         let at = format!("{endpoint}: tls");
         move |source| Self::Tls { at, source }
     }
 
+    /// Adds what failed to an error of the system.
     pub(super) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
     }

@@ -1,4 +1,4 @@
-//! Where the log goes.
+//! Sets up the log: the terminal, files, syslog.
 
 use std::io::{self, IsTerminal};
 
@@ -9,26 +9,26 @@ use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{Log, Rotation, Sink, Writer};
 
-/// A part of the log's path.
-type Part = Box<dyn Layer<Registry> + Send + Sync>;
+/// One writer of the log.
+type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Sends the log where `config` says. To be called once.
+/// Starts logging to the writers of `config`. To be called once.
 ///
 /// # Errors
-/// When a log file cannot be made or a log is there already.
+/// When a log file cannot be created, syslog is not available, or the log was set up before.
 pub fn init(config: &Log) -> io::Result<()> {
-    let parts = config
+    let outputs = config
         .writers
         .iter()
-        .map(part)
+        .map(output)
         .collect::<io::Result<Vec<_>>>()?;
     tracing_subscriber::registry()
-        .with(parts)
+        .with(outputs)
         .try_init()
         .map_err(io::Error::other)
 }
 
-fn part(writer: &Writer) -> io::Result<Part> {
+fn output(writer: &Writer) -> io::Result<Output> {
     let filter = filter(writer.level);
     let layer = fmt::layer()
         .with_target(writer.level > 1)
@@ -80,7 +80,7 @@ fn timed<W>(
     layer: fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>,
     without_time: bool,
     filter: Targets,
-) -> Part
+) -> Output
 where
     W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -91,7 +91,7 @@ where
     }
 }
 
-/// 0: what an operator wants to know; 1: a line a connection; 2: all of ours; 3: all that libraries say too.
+/// 0: what an operator needs; 1: also a line for each connection; 2: everything of ssr; 3: also of its libraries.
 fn filter(level: u8) -> Targets {
     let (ours, others) = match level {
         0 => (LevelFilter::INFO, LevelFilter::WARN),
@@ -102,41 +102,35 @@ fn filter(level: u8) -> Targets {
     Targets::new().with_target("ssr", ours).with_default(others)
 }
 
-/// The system log, by RFC 3164 over the local socket.
+/// The system log (RFC 3164) over its local socket.
 mod syslog {
     use std::io;
-    #[cfg(unix)]
     use std::os::unix::net::UnixDatagram;
 
     use tracing::{Level, Metadata};
     use tracing_subscriber::fmt::MakeWriter;
 
-    #[cfg(unix)]
     const SOCKET: &str = "/dev/log";
 
     pub(super) struct Syslog {
-        #[cfg(unix)]
         socket: UnixDatagram,
-        /// Each line goes to whoever listens there by then: the daemon may have been started anew.
-        #[cfg(unix)]
+        /// Each line is sent to this path, not to a connection: the daemon may have been restarted.
         path: &'static str,
         identity: String,
         facility: u32,
     }
 
     impl Syslog {
-        #[cfg(unix)]
         pub(super) fn new(identity: &str, facility: u32) -> io::Result<Self> {
             Self::at(SOCKET, identity, facility)
         }
 
-        #[cfg(unix)]
         fn at(path: &'static str, identity: &str, facility: u32) -> io::Result<Self> {
             UnixDatagram::unbound()?
                 .connect(path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
             let socket = UnixDatagram::unbound()?;
-            // A daemon that stands still costs lines, and not a worker.
+            // If the daemon hangs, lines are lost, but no worker blocks.
             socket.set_nonblocking(true)?;
             Ok(Self {
                 socket,
@@ -144,11 +138,6 @@ mod syslog {
                 identity: identity.to_owned(),
                 facility,
             })
-        }
-
-        #[cfg(not(unix))]
-        pub(super) fn new(_: &str, _: u32) -> io::Result<Self> {
-            Err(io::ErrorKind::Unsupported.into())
         }
     }
 
@@ -176,7 +165,7 @@ mod syslog {
         }
     }
 
-    /// One message: the formatter writes each with one call.
+    /// One message. The formatter writes it with one call.
     pub(super) struct Line<'a> {
         syslog: &'a Syslog,
         severity: u32,
@@ -194,7 +183,6 @@ mod syslog {
             )
             .into_bytes();
             line.extend_from_slice(text.trim_ascii_end());
-            #[cfg(unix)]
             self.syslog.socket.send_to(&line, self.syslog.path)?;
             Ok(text.len())
         }
@@ -204,7 +192,7 @@ mod syslog {
         }
     }
 
-    #[cfg(all(test, unix))]
+    #[cfg(test)]
     mod tests {
         #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -213,7 +201,7 @@ mod syslog {
         use super::*;
 
         #[test]
-        fn lines_go_to_a_daemon_that_was_started_anew() {
+        fn lines_reach_a_daemon_that_was_restarted() {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("log");
             let known: &'static str = path.to_str().unwrap().to_owned().leak();

@@ -1,15 +1,13 @@
-//! Floor 6: builds the services from the config, runs them, lets them end.
+//! Floor 6: builds the services from the config, runs them, and shuts them down.
 //!
 //! - [`log`]: where the log goes.
-//! - `services.rs`: what listens where, and what it does with who comes.
+//! - `services/`: which services a role runs.
 //! - `reverse/`: reverse tunnels.
-//! - `forwards.rs`: the same for ports with one target.
-//! - `transport.rs`: what stands between TCP and Shadowsocks.
-//! - `worker.rs`: a thread with its own reactor, its own listeners and its own flows.
-//! - `files.rs`: how many connections the system's files are enough for.
-//! - `handshakes.rs`: connections that have not said yet what they want.
+//! - `worker.rs`: a thread with its own reactor, listeners and flows.
+//! - `fd_limit.rs`: how many connections the limit of open files allows.
+//! - `handshakes.rs`: connections that are still in their handshake.
 //!
-//! The main thread has a reactor too, for signals and for DNS queries, which serve all workers.
+//! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
 mod error;
 mod fd_limit;
@@ -24,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime;
-#[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -35,12 +32,12 @@ use crate::relay::Counters;
 use error::Error;
 use worker::{Phase, Threads};
 
-/// How long flows may go on after the first signal.
+/// How long flows may continue after the first signal.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
-/// Exit code of an error that is not the config's (sysexits: EX_UNAVAILABLE).
+/// Exit code of errors outside the config (`EX_UNAVAILABLE` of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
 
-/// Runs until a signal ends it; the log has been set up.
+/// Runs the role of `config` until a signal ends it. Call [`log::init`] first.
 #[must_use]
 pub fn run(config: &Config) -> ExitCode {
     for warning in &config.warnings {
@@ -56,7 +53,7 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 fn start(config: &Config) -> Result<(), Error> {
-    let room = fd_limit::Capacity::of(&config.limits, fd_limit::raise(config.nofile));
+    let capacity = fd_limit::Capacity::of(&config.limits, fd_limit::raise(config.nofile));
     if config.limits.memory_mib > 0 {
         pool::set_budget(config.limits.memory_mib << 20);
     }
@@ -64,7 +61,7 @@ fn start(config: &Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::system("cannot start the main reactor"))?;
-    // Before anything listens: a signal must find its handler as soon as the process can be seen to run.
+    // Before any service listens: as soon as others can see the process run, signals must be handled.
     let signals = control.block_on(async { Signals::listen() })?;
     let resolver = Arc::new(control.block_on(async { resolver(config) })?);
     let counters = Arc::new(Counters::default());
@@ -72,16 +69,18 @@ fn start(config: &Config) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let jobs = control.block_on(services::build(config, room, workers, &resolver, &counters))?;
+    let jobs = control.block_on(services::build(
+        config, capacity, workers, &resolver, &counters,
+    ))?;
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
-    // One end is kept here: what serves datagrams alone has no flows to wait for, and is to run all the same.
+    // This sender keeps the process running even if it serves only datagrams, which have no flows to wait for.
     let threads = Threads::start(jobs, phases, drained.clone())
         .map_err(Error::system("cannot start a worker"))?;
     tracing::info!(
         role = config.role.name(),
         workers,
-        connections = room.connections,
+        connections = capacity.connections,
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );
@@ -108,11 +107,10 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
     Resolver::new(settings, runtime::Handle::current())
 }
 
-/// The end whose last copy is dropped when no flow is left, and the end that notices.
+/// A channel that closes when no flow is left: every flow holds a copy of the sender.
 type Drain = (mpsc::Sender<()>, mpsc::Receiver<()>);
 
-/// The signals that mean something.
-#[cfg(unix)]
+/// The signals that the process handles.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -120,7 +118,6 @@ struct Signals {
     hangup: Signal,
 }
 
-#[cfg(unix)]
 impl Signals {
     fn listen() -> Result<Self, Error> {
         let listen = |kind| signal(kind).map_err(Error::system("cannot listen for signals"));
@@ -133,8 +130,7 @@ impl Signals {
     }
 }
 
-/// Waits for signals and passes on what they mean.
-#[cfg(unix)]
+/// Handles signals until the process shall stop, then drains.
 async fn supervise(
     signals: Signals,
     phase: watch::Sender<Phase>,
@@ -153,58 +149,25 @@ async fn supervise(
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             _ = usr1.recv() => report(resolver, counters),
-            _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not yet in this version; nothing was changed"),
+            _ = hangup.recv() => tracing::warn!("SIGHUP: this version cannot reload its config; nothing was changed"),
         }
     }
     tracing::info!(
         seconds = DRAIN_TIME.as_secs(),
-        "stopping: no new connections, those there are may end"
+        "stopping: no new connections are accepted; open ones may finish"
     );
     drop(drained);
     phase.send_replace(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}
-        () = tokio::time::sleep(DRAIN_TIME) => tracing::info!("closing the connections that are left"),
-        _ = interrupt.recv() => tracing::info!("second signal: stopping at once"),
-        _ = terminate.recv() => tracing::info!("second signal: stopping at once"),
+        () = tokio::time::sleep(DRAIN_TIME) => tracing::info!("closing the remaining connections"),
+        _ = interrupt.recv() => tracing::info!("second signal: stopping now"),
+        _ = terminate.recv() => tracing::info!("second signal: stopping now"),
     }
     phase.send_replace(Phase::Stop);
 }
 
-/// Waits for Ctrl-C.
-#[cfg(not(unix))]
-async fn supervise(
-    _: Signals,
-    phase: watch::Sender<Phase>,
-    (drained, mut drain): Drain,
-    _: &Resolver,
-    _: &Counters,
-) {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        tracing::error!(%error, "cannot listen for Ctrl-C");
-    }
-    drop(drained);
-    phase.send_replace(Phase::Drain);
-    tokio::select! {
-        _ = drain.recv() => {}
-        () = tokio::time::sleep(DRAIN_TIME) => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    phase.send_replace(Phase::Stop);
-}
-
-/// Ctrl-C alone, which needs no preparation.
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn listen() -> Result<Self, Error> {
-        Ok(Self)
-    }
-}
-
-/// Writes the counters to the log: at the end, and when SIGUSR1 asks for it.
+/// Logs the counters: at the end, and on SIGUSR1.
 fn report(resolver: &Resolver, counters: &Counters) {
     tracing::info!("counters: {counters}");
     let dns = resolver.counters();
