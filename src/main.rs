@@ -1,4 +1,4 @@
-//! The `ssr` binary: parse, start, exit code.
+//! The `ssr` binary: parses the command line, starts the role, returns the exit code.
 
 mod cli;
 
@@ -20,22 +20,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `EX_USAGE` of sysexits.h: the command line is wrong.
 const USAGE: u8 = 64;
-/// `EX_SOFTWARE`: the program is.
+/// `EX_SOFTWARE`: an internal error.
 const SOFTWARE: u8 = 70;
-/// `EX_CONFIG`: the config is.
+/// `EX_CONFIG`: the config is wrong.
 const CONFIG: u8 = 78;
 
-/// Bytes of randomness in the password of a method that takes any.
+/// Random bytes in the password of a method that accepts any password.
 const PASSWORD_LEN: usize = 32;
 
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
-            // Help and version are answers, not errors. Nobody is left to tell if this cannot be printed.
+            // Help and version are answers, not errors. A failure to print has nowhere to be reported.
             let _ = error.print();
-            let asked = matches!(error.exit_code(), 0);
-            return if asked {
+            let is_answer = error.exit_code() == 0;
+            return if is_answer {
                 ExitCode::SUCCESS
             } else {
                 USAGE.into()
@@ -55,13 +55,13 @@ fn main() -> ExitCode {
 fn start(role: Role, request: Result<Request, String>) -> ExitCode {
     let Request { config, flags } = match request {
         Ok(request) => request,
-        Err(message) => return usage(&message),
+        Err(message) => return usage_error(&message),
     };
-    // What is given by flags needs no file; one that lies about must not change what the flags say.
+    // Complete flags need no file; a file in a default place must not change what they mean.
     let path = match config {
         None if flags.are_enough() => None,
         None => match config::default_path(role) {
-            None => return usage(&nowhere(&[role])),
+            None => return usage_error(&no_config(&[role])),
             found => found,
         },
         named => named,
@@ -77,7 +77,7 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
 
 fn run(config: &Config) -> ExitCode {
     if let Err(error) = ssr::app::log::init(&config.log) {
-        complain(&format!("error: cannot open the log: {error}"));
+        print_error(&format!("error: cannot open the log: {error}"));
         return CONFIG.into();
     }
     ssr::app::run(config)
@@ -90,14 +90,14 @@ fn check(args: &CheckArgs) -> ExitCode {
         None => vec![Role::Server, Role::Local, Role::Forward],
     };
     let mut outcomes = Vec::new();
-    let mut told: Vec<Diagnostic> = Vec::new();
+    let mut reported: Vec<Diagnostic> = Vec::new();
     for &role in &roles {
-        // A file that either half can run says there what it forwards.
-        let halves = |outcome| matches!(outcome, &Outcome::OtherRole(..));
-        if args.role.is_none() && role == Role::Forward && !outcomes.iter().all(halves) {
+        // If `local` or `server` accepts the file, their summaries list its forwards.
+        let is_other_role = |outcome| matches!(outcome, &Outcome::OtherRole(..));
+        if args.role.is_none() && role == Role::Forward && !outcomes.iter().all(is_other_role) {
             continue;
         }
-        // Most machines have the file of one role only.
+        // Most machines have a file for one role only.
         let Some(path) = args.config.clone().or_else(|| config::default_path(role)) else {
             continue;
         };
@@ -109,14 +109,14 @@ fn check(args: &CheckArgs) -> ExitCode {
             outcomes.push(Outcome::OtherRole(role, found));
             continue;
         }
-        // What both roles find is said once.
+        // Report what both roles find only once.
         let new: Vec<Diagnostic> = found
             .iter()
-            .filter(|finding| !told.contains(finding))
+            .filter(|finding| !reported.contains(finding))
             .cloned()
             .collect();
         report(&new, true);
-        told.extend(new);
+        reported.extend(new);
         match summary {
             Some(summary) if !found.iter().any(Diagnostic::fails_check) => {
                 print(&summary);
@@ -126,7 +126,7 @@ fn check(args: &CheckArgs) -> ExitCode {
         }
     }
     if outcomes.is_empty() {
-        return usage(&nowhere(&roles));
+        return usage_error(&no_config(&roles));
     }
     let mut code = ExitCode::SUCCESS;
     let runs = outcomes
@@ -136,7 +136,7 @@ fn check(args: &CheckArgs) -> ExitCode {
         match outcome {
             Outcome::Runs => {}
             Outcome::OtherRole(role, _) if runs => {
-                print(&format!("ssr {}: not with this file\n", role.name()))
+                print(&format!("ssr {}: cannot run with this file\n", role.name()))
             }
             Outcome::OtherRole(_, found) => {
                 report(&found, true);
@@ -148,25 +148,25 @@ fn check(args: &CheckArgs) -> ExitCode {
     code
 }
 
-/// How one role takes a config.
+/// The result of checking a config for one role.
 enum Outcome {
     Runs,
     Fails,
-    /// It would run as the other role; with what this one says.
+    /// The config is for the other role; with the findings of this one.
     OtherRole(Role, Vec<Diagnostic>),
 }
 
-/// `ssr genkey`: the key first, then one for each user.
+/// `ssr genkey`: prints the key, then one for each user.
 fn genkey(args: &GenkeyArgs) -> ExitCode {
     let method = args.method;
     let length = match method.family() {
-        Family::Plain => return usage(&format!("{method} has no key")),
+        Family::Plain => return usage_error(&format!("{method} does not encrypt and has no key")),
         Family::Aead2017 => PASSWORD_LEN,
         Family::Aead2022 => method.key_len(),
     };
     if args.users > 0 && !method.supports_identity() {
         let instead = Method::Blake3Aes256Gcm;
-        return usage(&format!("{method} cannot tell users apart: use {instead}"));
+        return usage_error(&format!("{method} does not support users; use {instead}"));
     }
     let mut text = Zeroizing::new(String::new());
     for _ in 0..=args.users {
@@ -175,7 +175,7 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
             return SOFTWARE.into();
         };
         if rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, bytes).is_err() {
-            complain("the system has no randomness to give");
+            print_error("cannot get random bytes from the system");
             return SOFTWARE.into();
         }
         STANDARD.encode_string(bytes, &mut text);
@@ -185,8 +185,8 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Says where a config of any of `roles` was looked for.
-fn nowhere(roles: &[Role]) -> String {
+/// Lists the places where a config of any of `roles` was looked for.
+fn no_config(roles: &[Role]) -> String {
     let mut places: Vec<PathBuf> = Vec::new();
     for place in roles.iter().flat_map(|role| config::lookup_places(*role)) {
         if !places.contains(&place) {
@@ -197,7 +197,7 @@ fn nowhere(roles: &[Role]) -> String {
         .iter()
         .map(|place| format!("\n  {}", shown(place)))
         .collect();
-    format!("no config: name one with -c FILE, or put one at\n{list}\n")
+    format!("no config found: name one with -c FILE, or put it in one of these places:\n{list}\n")
 }
 
 fn shown(place: &Path) -> String {
@@ -207,12 +207,12 @@ fn shown(place: &Path) -> String {
     }
 }
 
-fn usage(message: &str) -> ExitCode {
-    complain(message);
+fn usage_error(message: &str) -> ExitCode {
+    print_error(message);
     USAGE.into()
 }
 
-/// Prints findings; keys of other programs are errors where that is `strict`.
+/// Prints findings. If `strict`, keys of other programs are errors.
 fn report(found: &[Diagnostic], strict: bool) {
     for finding in found {
         let severity = match finding.severity {
@@ -220,16 +220,16 @@ fn report(found: &[Diagnostic], strict: bool) {
             Severity::Foreign if strict => "error",
             Severity::Foreign | Severity::Warning => "warning",
         };
-        complain(&format!("{severity}: {finding}"));
+        print_error(&format!("{severity}: {finding}"));
     }
 }
 
-/// A line on standard error. Nobody is left to tell if it cannot be written.
-fn complain(line: &str) {
+/// Prints a line on standard error. A failure has nowhere to be reported.
+fn print_error(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Text on standard output; a reader that went away (`| head`) is no error.
+/// Prints text on standard output. It is not an error if the reader is gone (`| head`).
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

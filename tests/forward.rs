@@ -413,7 +413,10 @@ fn a_file_with_nothing_but_forwards_is_run_by_forward_and_told_of_by_check() {
         target.port()
     );
     assert!(said.contains(&line), "{said}");
-    assert!(said.contains("ssr server: not with this file"), "{said}");
+    assert!(
+        said.contains("ssr server: cannot run with this file"),
+        "{said}"
+    );
     let mut process = Process::spawn(
         "ssr forward",
         &mut ssr(&["forward", "-c", file.to_str().unwrap()]),

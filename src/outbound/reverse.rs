@@ -1,4 +1,4 @@
-//! The two ends of a reverse tunnel: through the link to whoever offers a service, and from the link to its target.
+//! The outbounds of a reverse tunnel: on the server a stream of the link, on the client the target of the service.
 
 use super::dialer::Dialer;
 use crate::net::dial::SpeaksFirst;
@@ -9,11 +9,11 @@ use crate::wire::Address;
 use crate::wire::proxy_protocol::{self, Version};
 use crate::wire::reverse::Code;
 
-/// On the server: a stream of the link on which a service was offered.
+/// On the server: goes through the link of the client that offers the service.
 pub struct Through {
     /// The link.
     pub link: Handle,
-    /// The service's number on it.
+    /// The number of the service on this link.
     pub service: u64,
 }
 
@@ -21,9 +21,9 @@ impl Through {
     /// Opens a stream for the visitor of `request`.
     ///
     /// # Errors
-    /// When the link is over.
+    /// When the link has ended.
     pub fn open(&self, request: &Request) -> Result<Leg, Error> {
-        // Of a layered stream the address is that of its socket.
+        // For a layered stream, this is the address of its socket.
         let here = request.leg.stream.local_addr();
         let destination = here.map_or_else(|_| request.target.clone(), Address::Ip);
         let stream = self
@@ -33,7 +33,7 @@ impl Through {
     }
 }
 
-/// The client that offered the service is not there any more.
+/// The error of a visitor whose service is no longer offered.
 #[must_use]
 pub fn gone() -> Error {
     Error::Io {
@@ -52,15 +52,15 @@ impl Outbound for Through {
     }
 }
 
-/// On the client: the target of the service that a visitor wants.
+/// On the client: connects to the target of the service that a visitor requested.
 pub struct Behind {
     /// Connects to the target.
     pub dialer: Dialer,
-    /// Whether, and how, the target is told who the visitor is.
+    /// The version of the PROXY protocol that tells the target the address of the visitor; `None`: it is not told.
     pub proxy: Option<Version>,
-    /// Who has come.
+    /// The visitor.
     pub visitor: Visitor,
-    /// The link by which it came.
+    /// The link that the visitor came through.
     pub link: Handle,
 }
 
@@ -68,7 +68,7 @@ impl Behind {
     async fn reach(&self, target: &Address) -> Result<Leg, Error> {
         let stream = self.dialer.dial(target, true, SpeaksFirst::Unknown).await?;
         if let Some(version) = self.proxy {
-            // A visitor comes to a socket from a socket; what says otherwise comes from nowhere.
+            // A visitor has two socket addresses. Anything else becomes a header without addresses.
             let source = self.visitor.source.as_ref().socket_addr();
             let destination = self.visitor.destination.as_ref().socket_addr();
             stream

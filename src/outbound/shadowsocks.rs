@@ -1,4 +1,4 @@
-//! Through a Shadowsocks server.
+//! Goes through one of several Shadowsocks servers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::relay::udp::{Destination, PacketOutbound, Upstream};
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
 use crate::wire::{Address, AddressRef};
 
-/// How long a server that could not be reached is passed over while there are others.
+/// How long a server that could not be reached comes after the others.
 const PENALTY: Duration = Duration::from_secs(10);
 
 /// How much a server is preferred, from 0 (only if no other has more) to 1; `None`: it does not offer this at all.
@@ -33,7 +33,7 @@ pub struct Weights {
     pub udp: Option<f64>,
 }
 
-/// One server, its spare connections, and whether it could be reached lately.
+/// One server, its spare connections, and whether the last connection attempt failed.
 pub struct Server {
     endpoint: Arc<Endpoint>,
     weights: Weights,
@@ -65,13 +65,13 @@ impl Server {
     }
 }
 
-/// Servers by weight, and within a weight in the order of the config: the first that can be reached is used.
+/// Servers by weight, and within a weight in the order of the config. The first that can be reached is used.
 #[derive(Clone)]
 pub struct Servers(Arc<Inner>);
 
 struct Inner {
     servers: Vec<Server>,
-    /// Which of them take streams, and which datagrams, the most wanted first.
+    /// Indexes of the servers for streams, and of those for datagrams, the most preferred first.
     tcp: Vec<usize>,
     udp: Vec<usize>,
     /// They carry packets over streams.
@@ -80,7 +80,7 @@ struct Inner {
 }
 
 impl Servers {
-    /// With at least one server; without any, nothing can be reached.
+    /// Needs at least one server; without any, every connection fails.
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
         Self(Arc::new(Inner {
@@ -96,7 +96,7 @@ impl Servers {
         u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The servers of a ranking, those that failed a moment ago last.
+    /// The servers of a ranking, with those that failed within [`PENALTY`] last.
     fn order<'a>(&'a self, ranking: &'a [usize]) -> impl Iterator<Item = &'a Server> {
         let now = self.now();
         let penalty = u64::try_from(PENALTY.as_millis()).unwrap_or(u64::MAX);
@@ -113,14 +113,14 @@ impl Servers {
         ranked(false).chain(ranked(true))
     }
 
-    /// A connection to `server`: a spare one if there is any, and spares for the requests to come.
+    /// Takes a spare connection to `server`, or opens one. Refills the spares for later requests.
     async fn connection(&self, server: &Server) -> Result<Stream, Error> {
         if let Some(stream) = server.warm.take() {
             server.warm.refill(&server.endpoint);
             return Ok(stream);
         }
         let begun = Instant::now();
-        // The head goes at once, or after the short wait for first bytes.
+        // The request header goes out at once, or after the short wait for first bytes.
         let dialled = server.endpoint.dial(SpeaksFirst::Us).await;
         let address = &server.endpoint.address;
         match &dialled {
@@ -128,7 +128,7 @@ impl Servers {
                 if server.failed.swap(false, Relaxed) {
                     tracing::info!(server = %address, "server can be reached again");
                 }
-                server.warm.dialled(begun.elapsed());
+                server.warm.note_dial(begun.elapsed());
                 server.warm.refill(&server.endpoint);
             }
             Err(error) => {
@@ -142,8 +142,8 @@ impl Servers {
     }
 }
 
-/// Which servers have a weight, the heaviest first. Those of weight 0 are left out, even when the others fail, unless
-/// there are no others: that is what shadowsocks-rust takes a 0 for.
+/// Indexes of the servers that have a weight, the heaviest first. Servers of weight 0 are left out unless there are no
+/// others, even if the others fail: a 0 means this in shadowsocks-rust.
 fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
     let mut ranked: Vec<(usize, f64)> = weights
         .enumerate()
@@ -157,7 +157,7 @@ fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
 }
 
 impl Outbound for Servers {
-    /// While the last connection to the server that would be chosen was made.
+    /// As long as the last connection attempt to the preferred server succeeded.
     fn may_confirm_early(&self) -> bool {
         self.order(&self.0.tcp)
             .next()
@@ -170,10 +170,10 @@ impl Outbound for Servers {
 }
 
 impl Servers {
-    /// Begins a stream to `target` through the first server that can be reached.
+    /// Opens a stream to `target` through the first server that can be reached.
     ///
     /// # Errors
-    /// That of the last server tried.
+    /// The error of the last server that was tried.
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let mut failure = Error::Connect(net::Error::NoAddress);
         for server in self.order(&self.0.tcp) {
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_of_no_weight_stands_in_for_no_other() {
+    fn server_of_weight_zero_replaces_no_other() {
         let cases: [(&[Option<f64>], &[usize]); 3] = [
             (
                 &[Some(0.0), Some(0.2), None, Some(1.0), Some(0.2)],

@@ -1,7 +1,7 @@
-//! Spare connections to a server, opened before they are asked for: they save a request the round trip of a dial.
+//! Spare connections to a server, opened in advance: a request that takes one saves the round trip of a dial.
 //!
-//! Nothing has been said on them; salt and header are made when a request takes one. They are opened only after a
-//! request has come, so none is while nobody browses, and closed again after some seconds.
+//! No byte has been sent on a spare connection; salt and header are made when a request takes it. Spares are opened only
+//! after a request, so an idle user has none, and are closed after [`LIFETIME`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -15,25 +15,25 @@ use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
 use crate::net::{Parked, Stream};
 
-/// How long a spare connection is kept. Less than servers wait for a request, ours and others'.
-const KEEP: Duration = Duration::from_secs(8);
-/// Over how long requests are counted to tell how many spares are wanted.
+/// How long a spare connection is kept; less than the time that servers, ours and others', wait for a request.
+const LIFETIME: Duration = Duration::from_secs(8);
+/// Requests are counted over this time to estimate how many spares are needed.
 const WINDOW: Duration = Duration::from_secs(2);
-/// The most spares that `auto` keeps.
-const MOST: usize = 4;
-/// A dial that is quicker than this is not worth a spare connection.
-const WORTH: Duration = Duration::from_millis(3);
+/// Most spares that `auto` keeps.
+const MAX_AUTO: usize = 4;
+/// With dials faster than this, `auto` keeps no spares.
+const MIN_DIAL_TIME: Duration = Duration::from_millis(3);
 
-/// How many spare connections are wanted.
+/// How many spare connections to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarmPolicy {
-    /// As many as requests came lately, and none where a dial is quick.
+    /// As many as there were requests in the last seconds; none where dials are fast.
     Auto,
-    /// This many, while requests come.
+    /// This many, as long as there are requests.
     Count(usize),
 }
 
-/// The spare connections to one server, of all workers.
+/// The spare connections to one server, shared by all workers.
 pub struct Warm {
     policy: WarmPolicy,
     state: Arc<Mutex<State>>,
@@ -43,42 +43,45 @@ pub struct Warm {
 #[derive(Default)]
 struct State {
     next: u64,
-    /// Registered with no reactor, so that any worker may take them; the newest last.
+    /// Registered with no reactor, so that any worker can take them; the newest last.
     idle: VecDeque<(u64, Parked)>,
     dialling: usize,
     demand: Demand,
     /// How long the last dial took.
-    dial: Duration,
+    dial_time: Duration,
 }
 
-/// Requests in this window of time and in the one before.
+/// The numbers of requests in this window of time and in the previous one.
 #[derive(Default)]
 struct Demand {
-    begun: Option<Instant>,
-    now: usize,
-    before: usize,
+    window_start: Option<Instant>,
+    current: usize,
+    previous: usize,
 }
 
 impl Demand {
     fn note(&mut self, now: Instant) {
-        match self.begun.map(|begun| now.saturating_duration_since(begun)) {
-            Some(age) if age < WINDOW => self.now += 1,
+        match self
+            .window_start
+            .map(|start| now.saturating_duration_since(start))
+        {
+            Some(age) if age < WINDOW => self.current += 1,
             Some(age) => {
                 let recent = age < 2 * WINDOW;
-                (self.begun, self.before, self.now) =
-                    (Some(now), if recent { self.now } else { 0 }, 1);
+                self.previous = if recent { self.current } else { 0 };
+                (self.window_start, self.current) = (Some(now), 1);
             }
-            None => (self.begun, self.now) = (Some(now), 1),
+            None => (self.window_start, self.current) = (Some(now), 1),
         }
     }
 
     fn level(&self) -> usize {
-        self.now.max(self.before)
+        self.current.max(self.previous)
     }
 }
 
 impl Warm {
-    /// Without connections yet.
+    /// Starts without connections.
     #[must_use]
     pub fn new(policy: WarmPolicy) -> Self {
         Self {
@@ -88,14 +91,14 @@ impl Warm {
         }
     }
 
-    /// A spare connection that is still good, if there is one. To be called once a request.
+    /// Takes a spare connection that is still usable, if there is one. To be called once for each request.
     pub fn take(&self) -> Option<Stream> {
         if self.policy == WarmPolicy::Count(0) {
             return None;
         }
         let mut state = lock(&self.state);
         state.demand.note(Instant::now());
-        // The newest first: what is left over is then the oldest, and ends by its age.
+        // The newest first: the oldest are left over and expire.
         while let Some((_, stream)) = state.idle.pop_back() {
             if stream.is_untouched() {
                 return stream.resume().ok();
@@ -104,18 +107,18 @@ impl Warm {
         None
     }
 
-    /// Notes how long a dial took.
-    pub fn dialled(&self, time: Duration) {
-        lock(&self.state).dial = time;
+    /// Records how long a dial took.
+    pub fn note_dial(&self, time: Duration) {
+        lock(&self.state).dial_time = time;
     }
 
-    /// Opens what is wanted beyond what there is.
+    /// Opens the spares that are missing.
     pub fn refill(&self, server: &Arc<Endpoint>) {
         let mut state = lock(&self.state);
         let wanted = match self.policy {
             WarmPolicy::Count(count) => count,
-            WarmPolicy::Auto if state.dial < WORTH => 0,
-            WarmPolicy::Auto => state.demand.level().min(MOST),
+            WarmPolicy::Auto if state.dial_time < MIN_DIAL_TIME => 0,
+            WarmPolicy::Auto => state.demand.level().min(MAX_AUTO),
         };
         let missing = wanted.saturating_sub(state.idle.len() + state.dialling);
         if missing == 0 {
@@ -132,7 +135,7 @@ impl Warm {
                 else {
                     return;
                 };
-                sleep(KEEP).await;
+                sleep(LIFETIME).await;
                 lock(&state).idle.retain(|(other, _)| *other != number);
             });
         }
@@ -140,7 +143,7 @@ impl Warm {
 }
 
 impl State {
-    /// Takes in what a dial has come to.
+    /// Ends a dial, and keeps its connection if it succeeded.
     fn keep(&mut self, dialled: Option<Parked>) -> Option<u64> {
         self.dialling = self.dialling.saturating_sub(1);
         self.next += 1;
@@ -155,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn demand_is_that_of_the_last_seconds() {
+    async fn demand_covers_the_last_seconds_only() {
         let mut demand = Demand::default();
         for _ in 0..3 {
             demand.note(Instant::now());
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dead_spare_is_not_given_out() {
+    async fn dead_spare_is_not_taken() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connect = async || {
             let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap());

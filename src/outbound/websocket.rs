@@ -1,4 +1,4 @@
-//! To a target that speaks WebSocket.
+//! Connects to a target that speaks WebSocket.
 
 use tokio::time::timeout;
 
@@ -8,11 +8,11 @@ use crate::net::{self, transport};
 use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
 
-/// Connects to a target and asks it for a WebSocket.
+/// Connects to a target and upgrades the connection to WebSocket.
 pub struct WebSocket {
     /// Connects to the target.
     pub dialer: Dialer,
-    /// What stands between.
+    /// The layers over TCP.
     pub transport: transport::Client,
 }
 
@@ -27,7 +27,7 @@ impl Outbound for WebSocket {
             let stream = self.dialer.dial(target, trusted, SpeaksFirst::Us).await?;
             Ok(self.transport.upgrade(stream).await?)
         };
-        // All of it is connecting.
+        // One time limit for connecting and upgrading.
         let limit = self.dialer.connect_timeout;
         let stream = timeout(limit, connect).await.unwrap_or_else(|_| {
             Err(Error::Connect(net::Error::ConnectTimeout {
