@@ -6,54 +6,71 @@
 //!
 //! # Floors
 //!
-//! A module uses only floors below it, and siblings on one floor do not see each other; `tests/layers.rs` holds the
-//! tree to that.
+//! A module uses only the floors below it, and modules on one floor do not use each other. The files of a module do not
+//! import each other in circles. `tests/layers.rs` checks all of this.
 //!
-//! | floor | module | what lives there |
+//! | floor | module | contents |
 //! |---|---|---|
-//! | 6 | [`app`] | builds the services from the config, runs them, lets them end |
-//! | 5 | [`config`] | the config as written, and as meant; `ss://` URLs |
-//! | 4 | [`inbound`] | who asks for what: SOCKS5 programs, Shadowsocks clients, ports with one target, visitors of reverse tunnels |
-//! | 4 | [`outbound`] | how to reach it: directly, through a server, through a reverse tunnel |
-//! | 3 | [`relay`] | serves one stream, one packet socket, one link of a reverse tunnel |
-//! | 3 | [`dns`] | from names to addresses, under one cache |
-//! | 2 | [`net`] | listeners, dialling, streams in vectors (TCP, TLS, WebSocket, mux, pipes), datagrams in batches, buffers |
-//! | 1 | [`wire`] | codecs: no IO, no clock, no randomness |
+//! | 6 | [`app`] | builds the services from the config, runs them, shuts them down |
+//! | 5 | [`config`] | reads the config and checks it; `ss://` URLs |
+//! | 4 | [`inbound`] | ways in: SOCKS5, Shadowsocks, ports with one target, reverse tunnels |
+//! | 4 | [`outbound`] | ways out: direct, through a Shadowsocks server, over WebSocket, through a reverse tunnel |
+//! | 3 | [`relay`] | moves bytes between an inbound and an outbound: TCP streams, UDP packets, links of reverse tunnels |
+//! | 3 | [`dns`] | resolves names, with one cache |
+//! | 2 | [`net`] | sockets, dialing, streams (TCP, TLS, WebSocket, mux, in-memory pipes), batches of datagrams, buffers |
+//! | 1 | [`wire`] | codecs without IO, clock or randomness |
 //! | 0 | [`crypto`] | methods, keys, AEAD in place, salt pool, sliding window |
 //!
-//! # Two roles, one function
+//! # Where to find what
 //!
-//! [`relay::tcp::serve`] serves a stream, whoever sits at its ends; `local` and `server` differ only in the inbound and
-//! outbound that `app/services.rs` hands to it. The same holds below: to *seal* is plain to encrypted, to *open* is
-//! encrypted to plain. `local` seals the request and opens the response, `server` opens the request and seals the
-//! response. [`relay::udp::Relay`] does the same for datagrams.
+//! | question | file |
+//! |---|---|
+//! | Where is a byte sealed (encrypted) or opened (decrypted)? | `relay/tcp/half.rs` moves it, `relay/sealed.rs` fills the buffer, `wire/ss/stream.rs` seals it with `crypto/aead.rs` |
+//! | Where does a client hear "connected" before the server is? | `connect` in `relay/tcp/service.rs` |
+//! | What does a new way in touch? | its file in `inbound/`, the config's `Protocol`, one line of the `match` in `app/services/local.rs` |
+//! | What does a new way out touch? | its file in `outbound/`, and the role in `app/services/` that uses it |
+//! | Where is a UDP session evicted? | `relay/udp/table.rs` |
+//! | Where is a replay refused? | `inbound/shadowsocks/replay.rs`; packets of AEAD-2022 by `crypto/window.rs` |
+//! | What limits the memory of a visitor, a client, the process? | `limits.rs` |
+//! | Where is a TTL clamped? | `Cache::clamp_ttl` in `dns/cache.rs` |
+//! | Where does a counter by user go? | `FlowRecord::close` in `relay/tcp/service.rs`, which knows the user; its fields in `relay/user.rs` |
+//! | Which addresses are private? | `outbound/dialer.rs` |
 //!
-//! # The way of a byte
+//! # Two roles, one data path
 //!
-//! 1. A worker is a thread with a reactor and listeners of its own (`app/worker.rs`).
-//! 2. [`inbound`] reads the handshake and says what is wanted ([`relay::tcp::Request`]).
-//! 3. [`outbound`] connects; the client's first bytes ride with the request's head.
-//! 4. [`relay::tcp::half`] moves the bytes: it waits for readiness, only then takes a buffer from the worker's pool
-//!    ([`net::pool`]), reads straight into the places that the codec leaves for payload
-//!    ([`wire::ss::stream`]), seals or opens them where they stand, writes, and gives the buffer back. No payload byte
-//!    is copied, nothing is allocated, and an idle flow holds no buffer.
-//! 5. A flow that moves much gives way after a turn, and while others of its worker wait for answers, flows of bulk go
-//!    one by one (`relay/tcp/fairness.rs`).
+//! [`relay::tcp::Service`] serves every stream of both roles: `ssr local` and `ssr server` differ only in the inbound and
+//! the outbound that `app/services/` passes to it. [`relay::udp::Relay`] does the same for datagrams.
 //!
-//! What stands between TCP and Shadowsocks is a layer of the stream ([`net::stream`], [`net::transport`]): the relay does
-//! not know of it. Where both ends are bare sockets and nothing is sealed, the kernel moves the bytes
-//! (`relay/tcp/splice.rs`).
+//! *Seal* means plain to encrypted, *open* means encrypted to plain. `ssr local` seals the request and opens the response;
+//! `ssr server` opens the request and seals the response. *Up* is from the client to the target, *down* is back.
+//!
+//! # The path of a byte
+//!
+//! 1. A worker is a thread with its own reactor and listeners (`app/worker.rs`). It accepts a connection.
+//! 2. An [`inbound`] reads the handshake and returns a [`relay::tcp::Request`].
+//! 3. An [`outbound`] connects. The client's first bytes are sent together with the header of the request.
+//! 4. [`relay::tcp::half`] moves the bytes of one direction. It waits until the socket is readable, takes a buffer from the
+//!    worker's pool ([`net::pool`]), reads into the gaps that the codec ([`wire::ss::stream`]) leaves for payload, seals or
+//!    opens the chunks in place, writes them, and returns the buffer. No payload byte is copied, nothing is allocated, and
+//!    an idle flow holds no buffer.
+//! 5. A bulk flow yields after each turn. While other flows of the worker wait for small answers, bulk flows run one at a
+//!    time (`relay/tcp/fairness.rs`).
+//!
+//! TLS and WebSocket are layers of the stream ([`net::stream`], [`net::transport`]); the relay does not know of them. If
+//! both ends are plain sockets and nothing is encrypted, the kernel moves the bytes (`relay/tcp/splice.rs`).
 //!
 //! # Reverse tunnels
 //!
-//! `local` opens an ordinary stream to a reserved target; from then on both ends speak the frames of [`wire::reverse`] on
-//! it. [`relay::link`] carries streams and datagrams over it: its core knows neither sockets nor clock, its driver owns
-//! the carrier. A visitor's stream reaches [`relay::tcp::serve`] at both ends by way of a pipe ([`net::pipe`]).
+//! `ssr local` opens an ordinary stream to a reserved target. From then on it is a link, and both ends speak the frames of
+//! [`wire::reverse`] on it. [`relay::link`] carries the streams and datagrams of visitors over it: its core knows neither
+//! sockets nor clock, its driver reads and writes the stream. At both ends, an in-memory pipe ([`net::pipe`]) connects the
+//! stream of a visitor to a [`relay::tcp::Service`].
 //!
-//! # Strangers
+//! # Hostile peers
 //!
-//! Whoever does not know the key gets no byte and sees one behaviour (`inbound/shadowsocks.rs`). What a session
-//! remembers moves only after authentication. Every table, queue and length that a peer can influence is bounded.
+//! A client without the key gets no byte, and every wrong request looks the same to it (`inbound/shadowsocks.rs`). Only an
+//! authenticated peer can change what a session remembers. Every table, queue and length that a peer can influence has a
+//! limit.
 
 pub mod app;
 pub mod config;

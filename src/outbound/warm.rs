@@ -1,7 +1,7 @@
 //! Spare connections to a server, opened in advance: a request that takes one saves the round trip of a dial.
 //!
 //! No byte has been sent on a spare connection; salt and header are made when a request takes it. Spares are opened only
-//! after a request, so an idle user has none, and are closed after [`LIFETIME`].
+//! after a request, so an idle user has none, and are closed after a few seconds.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
