@@ -28,18 +28,12 @@ struct LocalSockets {
 impl Builder<'_> {
     /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
-        let servers = Servers::new(
-            self.config
-                .servers
-                .iter()
-                .map(|server| self.upstream(server))
-                .collect::<Result<_, _>>()?,
-        );
-        let addresses = self
-            .config
-            .locals
-            .iter()
-            .flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
+        let config = self.config;
+        let servers = config.servers.iter().map(|server| self.upstream(server));
+        let servers = Servers::new(servers.collect::<Result<_, _>>()?);
+        let addresses = config.locals.iter();
+        let addresses =
+            addresses.flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
         self.note_wildcards(addresses.flatten());
         for local in &self.config.locals {
             let sockets = self.bind_local(local).await?;

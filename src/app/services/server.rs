@@ -24,11 +24,8 @@ impl Builder<'_> {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
             let direct = Direct(self.dialer(outgoing(&server.socket, false)));
-            let next_hops: Vec<_> = server
-                .users
-                .iter()
-                .map(|user| user.next_hop.clone())
-                .collect();
+            let users = server.users.iter();
+            let next_hops: Vec<_> = users.clone().map(|user| user.next_hop.clone()).collect();
             let relay = server.mode.udp.then(|| {
                 let inbound = ShadowsocksPackets {
                     accounts: Arc::clone(&accounts),
@@ -44,11 +41,7 @@ impl Builder<'_> {
                     accounts,
                     next_hops,
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
-                    users: server
-                        .users
-                        .iter()
-                        .map(|account| user(&account.name))
-                        .collect(),
+                    users: users.map(|account| user(&account.name)).collect(),
                     drain_timeout: self.config.timeouts.handshake,
                     links: links(&publisher),
                 };
