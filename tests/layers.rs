@@ -129,14 +129,6 @@ const CONDITIONS: &[&str] = &[
     "any",
 ];
 
-/// Files that are still to lose such conditions.
-const KNOWN_CONDITIONS: &[&str] = &[
-    "app/fd_limit.rs",
-    "app/log.rs",
-    "app/mod.rs",
-    "dns/system.rs",
-];
-
 #[test]
 fn no_code_is_for_systems_that_are_not_built() {
     let mut wrong = Vec::new();
@@ -144,11 +136,7 @@ fn no_code_is_for_systems_that_are_not_built() {
         for predicate in source::predicates(&source::tokens(&text)) {
             let is_sign = |token: &str| matches!(token, "(" | ")" | "," | "=");
             let is_known = |token: &String| is_sign(token) || CONDITIONS.contains(&token.as_str());
-            if !predicate.iter().all(is_known)
-                && !KNOWN_CONDITIONS
-                    .iter()
-                    .any(|known| Path::new(known) == file)
-            {
+            if !predicate.iter().all(is_known) {
                 wrong.push(format!("{}: {}", file.display(), predicate.concat()));
             }
         }

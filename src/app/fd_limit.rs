@@ -36,7 +36,6 @@ impl Capacity {
 }
 
 /// Raises the limit of open files to `wanted`, or to what the system grants. Returns the limit.
-#[cfg(unix)]
 pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -59,11 +58,6 @@ pub(super) fn raise(wanted: Option<u64>) -> Option<u64> {
         tracing::warn!(%error, "cannot raise the limit of open files; fewer connections are accepted");
     }
     getrlimit(Resource::Nofile).current
-}
-
-#[cfg(not(unix))]
-pub(super) fn raise(_: Option<u64>) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]

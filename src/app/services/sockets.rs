@@ -15,14 +15,9 @@ impl Builder<'_> {
         address: SocketAddr,
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<TcpListener>), Error> {
-        let listeners = listener::tcp(
-            address,
-            self.jobs.len(),
-            self.group(address, options),
-            &incoming(options),
-        )?;
-        let first = listeners.first();
-        let bound = first.and_then(|listener| listener.local_addr().ok());
+        let (workers, group) = (self.jobs.len(), self.group(address, options));
+        let listeners = listener::tcp(address, workers, group, &incoming(options))?;
+        let bound = listeners.first().and_then(|first| first.local_addr().ok());
         Ok((bound.unwrap_or(address), listeners))
     }
 
@@ -32,14 +27,9 @@ impl Builder<'_> {
         address: SocketAddr,
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
-        let sockets = listener::udp(
-            address,
-            self.jobs.len(),
-            self.group(address, options),
-            &incoming(options),
-        )?;
-        let first = sockets.first();
-        let bound = first.and_then(|socket| socket.local_addr().ok());
+        let (workers, group) = (self.jobs.len(), self.group(address, options));
+        let sockets = listener::udp(address, workers, group, &incoming(options))?;
+        let bound = sockets.first().and_then(|first| first.local_addr().ok());
         Ok((bound.unwrap_or(address), sockets))
     }
 
@@ -61,21 +51,18 @@ impl Builder<'_> {
 
     /// Resolves a listening address, which may be a name.
     pub(super) async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
-        match address {
-            Address::Ip(address) => Ok(*address),
-            Address::Domain(name, port) => {
-                let addresses = self.resolver.lookup(name).await;
-                let addresses = addresses.map_err(|source| Error::Listen {
-                    name: name.to_string(),
-                    source,
-                })?;
-                let ip = addresses
-                    .first()
-                    .copied()
-                    .unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
-                Ok(SocketAddr::new(ip, *port))
-            }
-        }
+        let (name, port) = match address {
+            Address::Ip(address) => return Ok(*address),
+            Address::Domain(name, port) => (name, *port),
+        };
+        let addresses = self.resolver.lookup(name).await;
+        let addresses = addresses.map_err(|source| Error::Listen {
+            name: name.to_string(),
+            source,
+        })?;
+        let first = addresses.first().copied();
+        let ip = first.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        Ok(SocketAddr::new(ip, port))
     }
 }
 
