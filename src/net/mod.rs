@@ -19,6 +19,7 @@ mod clock;
 pub mod dial;
 mod error;
 pub mod handshake;
+#[cfg_attr(not(target_os = "linux"), path = "other_unix.rs")]
 mod linux;
 pub mod listener;
 pub mod options;

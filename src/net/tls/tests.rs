@@ -233,39 +233,22 @@ async fn only_the_right_server_is_trusted() {
         ..Trust::default()
     };
     let wrong_key = crate::crypto::base64::encode(&own.pin);
+    let (untrusted, other_name, late, authority) = (
+        Some("not issued by a trusted authority"),
+        Some("not for other.example but for proxy.example"),
+        Some("expired "),
+        Some("that of an authority"),
+    );
+    let (any, wrong, default) = ("any.example", "other.example", Trust::default());
     let cases = [
         ("its authority", NAME, own.trusted(), &own, None),
+        ("another's", NAME, other.trusted(), &own, untrusted),
+        ("the world's", NAME, default, &own, untrusted),
+        ("another name", wrong, own.trusted(), &own, other_name),
+        ("expired", NAME, expired.trusted(), &expired, late),
+        ("its key", any, pinned(false, &own), &own, None),
         (
-            "another's",
-            NAME,
-            other.trusted(),
-            &own,
-            Some("not issued by a trusted authority"),
-        ),
-        (
-            "the world's",
-            NAME,
-            Trust::default(),
-            &own,
-            Some("not issued by a trusted authority"),
-        ),
-        (
-            "another name",
-            "other.example",
-            own.trusted(),
-            &own,
-            Some("not for other.example but for proxy.example"),
-        ),
-        (
-            "expired",
-            NAME,
-            expired.trusted(),
-            &expired,
-            Some("expired "),
-        ),
-        ("its key", "any.example", pinned(false, &own), &own, None),
-        (
-            "its key, expired",
+            "its expired key",
             NAME,
             pinned(false, &expired),
             &expired,
@@ -284,30 +267,24 @@ async fn only_the_right_server_is_trusted() {
             NAME,
             pinned(true, &other),
             &other,
-            Some("not issued by a trusted authority"),
+            untrusted,
         ),
-        ("anybody", "any.example", insecure, &own, None),
+        ("anybody", any, insecure, &own, None),
         ("itself", NAME, alone.trusted(), &alone, None),
         (
             "itself by another name",
-            "other.example",
+            wrong,
             alone.trusted(),
             &alone,
-            Some("not for other.example but for proxy.example"),
+            other_name,
         ),
-        (
-            "itself, expired",
-            NAME,
-            old.trusted(),
-            &old,
-            Some("expired "),
-        ),
+        ("itself, expired", NAME, old.trusted(), &old, late),
         (
             "another that is its own",
             NAME,
             old.trusted(),
             &alone,
-            Some("that of an authority"),
+            authority,
         ),
     ];
     for (what, name, trust, server, refusal) in cases {

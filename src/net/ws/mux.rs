@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Bound;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -250,19 +251,14 @@ impl Server {
                 self.streams.values().for_each(|pipe| pipe.watch(cx));
                 return Ok(());
             }
-            let ids = |range| self.streams.range(range).map(|(id, _)| *id);
-            let after = (
-                std::ops::Bound::Excluded(self.last),
-                std::ops::Bound::Unbounded,
-            );
-            let order: Vec<u16> = if self.streams.len() == 1 {
-                self.streams.keys().copied().collect()
-            } else {
-                ids(after)
-                    .chain(self.streams.keys().copied())
-                    .take(self.streams.len())
-                    .collect()
-            };
+            let after = (Bound::Excluded(self.last), Bound::Unbounded);
+            let order: Vec<u16> = self
+                .streams
+                .range(after)
+                .chain(&self.streams)
+                .map(|(id, _)| *id)
+                .take(self.streams.len())
+                .collect();
             let mut idle = true;
             for id in order {
                 if self.poll_stream(cx, id)?.is_ready() {
