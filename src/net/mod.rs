@@ -39,3 +39,6 @@ pub use clock::{FAREWELL, unix_now};
 pub use error::Error;
 pub use options::{SocketOptions, UdpOptions};
 pub use stream::{Parked, Stream};
+
+#[cfg(test)]
+mod tests;

@@ -163,11 +163,11 @@ impl Server {
 
     /// Reads the WebSocket once and distributes the data; returns a new stream, if one was opened.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<Option<Stream>>> {
-        let mut ahead = self.ws.take_ahead();
+        let mut ahead = std::mem::take(&mut self.ws.ahead);
         if !ahead.is_empty() {
             let (used, stream) = self.give(&ahead)?;
             ahead.drain(..used);
-            self.ws.put_ahead(ahead);
+            self.ws.ahead = ahead;
             return Ok(Poll::Ready(stream));
         }
         if self.ws.poll_readable(cx)?.is_pending() {
@@ -194,7 +194,7 @@ impl Server {
         let (used, stream) = self.give(read)?;
         let rest = read.get(used..).unwrap_or_default();
         if !rest.is_empty() {
-            self.ws.put_ahead(rest.to_vec());
+            self.ws.ahead = rest.to_vec();
         }
         Ok(Poll::Ready(stream))
     }
