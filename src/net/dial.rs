@@ -111,30 +111,23 @@ async fn race(
 /// Orders the addresses so that the families take turns, beginning with that of the first (RFC 8305 §4).
 fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
-    let (mut preferred, mut other) = (
-        addresses
-            .iter()
-            .filter(|address| address.is_ipv4() == first_is_v4),
-        addresses
-            .iter()
-            .filter(|address| address.is_ipv4() != first_is_v4),
-    );
-    let mut order = Vec::with_capacity(addresses.len().min(MAX_ATTEMPTS));
-    while order.len() < MAX_ATTEMPTS {
-        let before = order.len();
-        order.extend(
-            preferred
-                .next()
-                .into_iter()
-                .chain(other.next())
-                .map(|ip| SocketAddr::new(*ip, port)),
-        );
-        if order.len() == before {
-            break;
-        }
-    }
+    let (mut preferred, mut other) = (0, 1);
+    let mut order: Vec<_> = addresses
+        .iter()
+        .map(|ip| {
+            let family = if ip.is_ipv4() == first_is_v4 {
+                &mut preferred
+            } else {
+                &mut other
+            };
+            let rank = *family;
+            *family += 2;
+            (rank, SocketAddr::new(*ip, port))
+        })
+        .collect();
+    order.sort_unstable();
     order.truncate(MAX_ATTEMPTS);
-    order
+    order.into_iter().map(|(_, address)| address).collect()
 }
 
 #[cfg(test)]

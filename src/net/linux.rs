@@ -1,8 +1,5 @@
-//! What only Linux has. On other systems these functions do nothing, or return `Unsupported`.
-#![cfg_attr(
-    target_os = "linux",
-    expect(unsafe_code, reason = "some options of TCP have no safe interface")
-)]
+//! What only Linux has.
+#![expect(unsafe_code, reason = "some options of TCP have no safe interface")]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,36 +7,27 @@ use std::os::fd::{AsFd, OwnedFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Multipath TCP.
-#[cfg(target_os = "linux")]
 pub(super) const MPTCP: Protocol = Protocol::MPTCP;
-/// Only Linux has Multipath TCP; other systems make a plain connection.
-#[cfg(not(target_os = "linux"))]
-pub(super) const MPTCP: Protocol = Protocol::TCP;
 
 /// Connections with data, but without a finished handshake, that the kernel may hold.
-#[cfg(target_os = "linux")]
 const FAST_OPEN_QUEUE: libc::c_int = 1024;
 
 /// Lets a listener accept data with the SYN (RFC 7413).
-#[cfg(target_os = "linux")]
 pub(super) fn set_fast_open(socket: &Socket) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)
 }
 
 /// Lets the SYN of a connecting socket carry its first write (RFC 7413).
-#[cfg(target_os = "linux")]
 pub(super) fn set_fast_open_connect(socket: &Socket) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN_CONNECT, 1)
 }
 
 /// Lets the first write of a connecting socket carry the acknowledgement that ends its handshake. The write must come
 /// soon, since the acknowledgement alone is sent only after 200 ms. Listeners use the same option for their side.
-#[cfg(target_os = "linux")]
 pub(super) fn set_acknowledge_with_data(socket: &Socket) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, 1)
 }
 
-#[cfg(target_os = "linux")]
 fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
@@ -62,7 +50,6 @@ fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
 }
 
 /// Sets the mark and the interface of an outgoing socket.
-#[cfg(target_os = "linux")]
 pub(super) fn set_route(
     socket: &Socket,
     mark: Option<u32>,
@@ -78,13 +65,11 @@ pub(super) fn set_route(
 }
 
 /// Makes a non-blocking socket by one system call.
-#[cfg(target_os = "linux")]
 pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     Socket::new(domain, kind.nonblocking(), Some(protocol))
 }
 
 /// Lets the system fragment datagrams that are longer than the path's MTU.
-#[cfg(target_os = "linux")]
 pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
     use rustix::net::sockopt::{
         Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
@@ -97,7 +82,6 @@ pub(super) fn allow_fragments(socket: &Socket) -> io::Result<()> {
 }
 
 /// Makes a non-blocking pipe for about `capacity` bytes; returns the read end and the write end.
-#[cfg(target_os = "linux")]
 pub(super) fn pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
     let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
@@ -107,55 +91,8 @@ pub(super) fn pipe(capacity: usize) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Moves up to `most` bytes from a socket to a pipe, or back, without copying them.
-#[cfg(target_os = "linux")]
 pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn pipe(_: usize) -> io::Result<(OwnedFd, OwnedFd)> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn splice(_: impl AsFd, _: impl AsFd, _: usize) -> io::Result<usize> {
-    Err(io::ErrorKind::InvalidInput.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn set_fast_open(_: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn set_fast_open_connect(_: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn set_acknowledge_with_data(_: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn set_route(_: &Socket, mark: Option<u32>, interface: Option<&str>) -> io::Result<()> {
-    if mark.is_some() || interface.is_some() {
-        Err(io::ErrorKind::Unsupported.into())
-    } else {
-        Ok(())
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn nonblocking(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(domain, kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn allow_fragments(_: &Socket) -> io::Result<()> {
-    Ok(())
 }

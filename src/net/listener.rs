@@ -50,13 +50,7 @@ pub fn tcp(
         }
         Ok(socket)
     };
-    bind_group(address, count, group.share, bind)
-        .map(|sockets| sockets.into_iter().map(TcpListener::from).collect())
-        .map_err(|source| Error::Bind {
-            protocol: "tcp",
-            address,
-            source,
-        })
+    bind_group("tcp", address, count, group.share, bind)
 }
 
 /// Binds `count` UDP sockets to `address`, as [`tcp`] does.
@@ -84,27 +78,31 @@ pub fn udp(
         buffers.apply_buffers(&SockRef::from(&socket))?;
         Ok(socket)
     };
-    bind_group(address, count, group.share, bind)
-        .map(|sockets| sockets.into_iter().map(UdpSocket::from).collect())
-        .map_err(|source| Error::Bind {
-            protocol: "udp",
-            address,
-            source,
-        })
+    bind_group("udp", address, count, group.share, bind)
 }
 
 /// Binds `count` sockets to one address. `SO_REUSEPORT` alone would let a second `ssr` share the port silently. So the
 /// first bind is made without it and fails as users expect; then the group is bound.
-fn bind_group(
+fn bind_group<T: From<Socket>>(
+    protocol: &'static str,
     address: SocketAddr,
     count: usize,
     share: bool,
     bind: impl Fn(SocketAddr, bool) -> io::Result<Socket>,
-) -> io::Result<Vec<Socket>> {
-    let first = bind(address, share)?;
-    let address = first.local_addr()?.as_socket().unwrap_or(address);
-    drop(first);
-    (0..count).map(|_| bind(address, true)).collect()
+) -> Result<Vec<T>, Error> {
+    let group = || -> io::Result<Vec<T>> {
+        let first = bind(address, share)?;
+        let address = first.local_addr()?.as_socket().unwrap_or(address);
+        drop(first);
+        (0..count)
+            .map(|_| bind(address, true).map(T::from))
+            .collect()
+    };
+    group().map_err(|source| Error::Bind {
+        protocol,
+        address,
+        source,
+    })
 }
 
 fn prepare(socket: &Socket, address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<()> {

@@ -19,6 +19,7 @@ mod clock;
 pub mod dial;
 mod error;
 pub mod handshake;
+#[cfg_attr(not(target_os = "linux"), path = "other_unix.rs")]
 mod linux;
 pub mod listener;
 pub mod options;
@@ -38,3 +39,6 @@ pub use clock::{FAREWELL, unix_now};
 pub use error::Error;
 pub use options::{SocketOptions, UdpOptions};
 pub use stream::{Parked, Stream};
+
+#[cfg(test)]
+mod tests;

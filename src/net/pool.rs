@@ -47,24 +47,9 @@ impl Size {
 
     /// The smallest size that holds `bytes`; `None` if no size does.
     #[must_use]
-    pub const fn holding(bytes: usize) -> Option<Self> {
-        if bytes <= Self::Small.bytes() {
-            Some(Self::Small)
-        } else if bytes <= Self::Medium.bytes() {
-            Some(Self::Medium)
-        } else if bytes <= Self::Large.bytes() {
-            Some(Self::Large)
-        } else {
-            None
-        }
-    }
-
-    const fn index(self) -> usize {
-        match self {
-            Self::Small => 0,
-            Self::Medium => 1,
-            Self::Large => 2,
-        }
+    pub fn holding(bytes: usize) -> Option<Self> {
+        let sizes = [Self::Small, Self::Medium, Self::Large];
+        sizes.into_iter().find(|size| bytes <= size.bytes())
     }
 
     /// Free buffers of this size that each worker keeps, and the shared pool as well.
@@ -92,12 +77,12 @@ impl Pool {
     }
 
     fn take(&mut self, size: Size) -> Option<Spare> {
-        self.0.get_mut(size.index())?.pop()
+        self.0.get_mut(size as usize)?.pop()
     }
 
     /// Keeps `spare`, or returns it when there are enough of its size.
     fn put(&mut self, size: Size, spare: Spare) -> Option<Spare> {
-        match self.0.get_mut(size.index()) {
+        match self.0.get_mut(size as usize) {
             Some(list) if list.len() < size.spare() => {
                 list.push(spare);
                 None
@@ -179,11 +164,8 @@ impl Buffer {
 
     /// The size of the buffer.
     #[must_use]
-    pub const fn size(&self) -> Size {
-        match Size::holding(self.bytes.len()) {
-            Some(size) => size,
-            None => Size::Large,
-        }
+    pub fn size(&self) -> Size {
+        Size::holding(self.bytes.len()).unwrap_or(Size::Large)
     }
 
     /// All bytes of the buffer.

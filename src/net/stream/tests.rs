@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
+use crate::net::tests::sockets;
 
 /// Flips every bit on the way, in place where it may, and takes bytes of the peer's that are 0 for words of its own.
 struct Flip {
@@ -59,10 +59,8 @@ impl Layer for Flip {
 }
 
 async fn connection() -> (Stream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap());
-    let (near, far) = tokio::join!(near, listener.accept());
-    (Stream::new(near.unwrap()), far.unwrap().0)
+    let (near, far) = sockets().await;
+    (Stream::new(near), far)
 }
 
 #[test]

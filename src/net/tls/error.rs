@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use rustls::pki_types::{UnixTime, pem};
-use rustls::{CertificateError, InconsistentKeys, InvalidMessage, OtherError, PeerIncompatible};
+use rustls::{CertificateError, InconsistentKeys, InvalidMessage, OtherError};
 
 /// The settings of TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,26 +68,21 @@ pub(super) fn describe(error: &rustls::Error) -> String {
         E::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         ) => "the peer does not speak TLS; set `tls` on both sides or on neither".into(),
-        E::InvalidMessage(_) => "the peer sent a malformed TLS message".into(),
+        E::InvalidMessage(_) | E::PeerSentOversizedRecord => {
+            "the peer sent a malformed TLS message".into()
+        }
         E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
             "the peer sent an unexpected TLS message".into()
         }
         E::PeerMisbehaved(_) => "the peer violated the TLS protocol".into(),
-        E::PeerIncompatible(
-            PeerIncompatible::ServerDoesNotSupportTls12Or13
-            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-            | PeerIncompatible::Tls12NotOffered
-            | PeerIncompatible::Tls12NotOfferedOrEnabled,
-        ) => "the peer supports neither TLS 1.2 nor TLS 1.3".into(),
         E::PeerIncompatible(_) => {
-            "the peer and ssr have no cipher or key exchange in common".into()
+            "the peer and ssr have no TLS version, cipher or key exchange in common".into()
         }
         E::AlertReceived(alert) => alert_received(u8::from(*alert)),
         E::InvalidCertificate(error) => certificate(error),
         E::NoCertificatesPresented => "the server sent no certificate".into(),
         E::NoApplicationProtocol => "the peer does not offer HTTP/1.1 (ALPN `http/1.1`)".into(),
         E::DecryptError => "a TLS record could not be decrypted".into(),
-        E::PeerSentOversizedRecord => "the peer sent a TLS record that is too long".into(),
         E::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             "the key does not belong to the certificate".into()
         }
@@ -133,13 +128,20 @@ fn certificate(error: &CertificateError) -> String {
                 .into()
         }
         E::NotValidForName => "the server's certificate is for another name; set `server_name`".into(),
+        E::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "the server's certificate names no server (subjectAltName); issue it again with a name".into()
+        }
         E::NotValidForNameContext { expected, presented } => {
-            // Each is the `Debug` text of a name: what is in its quotes.
-            let names = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name));
+            // Each is the `Debug` text of a name, as `DnsName("proxy.example")`.
+            let plain = |name: &String| {
+                let mut parts = name.split(['(', '"', ')']);
+                parts.rfind(|part| !part.is_empty()).unwrap_or_default().to_owned()
+            };
+            let names: Vec<_> = presented.iter().map(plain).collect();
             format!(
                 "the server's certificate is not for {} but for {}; set `server_name` to a name of the certificate",
                 expected.to_str(),
-                names.collect::<Vec<_>>().join(", ")
+                names.join(", ")
             )
         }
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {

@@ -8,14 +8,14 @@
 )]
 
 use std::fs;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::net::tests::{pattern, read_all, sockets, within};
 
 const NAME: &str = "proxy.example";
 
@@ -83,17 +83,9 @@ fn text(pem: &str) -> Pem {
     Pem::Text(pem.as_bytes().to_vec())
 }
 
-async fn soon<T>(work: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), work)
-        .await
-        .expect("it hangs")
-}
-
 async fn connection() -> (Stream, Stream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap());
-    let (near, far) = tokio::join!(near, listener.accept());
-    (Stream::new(near.unwrap()), Stream::new(far.unwrap().0))
+    let (near, far) = sockets().await;
+    (Stream::new(near), Stream::new(far))
 }
 
 /// Both ends after the handshake.
@@ -102,7 +94,7 @@ async fn joined(
     server: &Server,
 ) -> (Result<Stream, crate::net::Error>, io::Result<Stream>) {
     let (near, far) = connection().await;
-    soon(async { tokio::join!(client.connect(near), server.handshake(far)) }).await
+    within(async { tokio::join!(client.connect(near), server.handshake(far)) }).await
 }
 
 async fn pair() -> (Stream, Stream) {
@@ -110,20 +102,6 @@ async fn pair() -> (Stream, Stream) {
     let client = Client::new(NAME, &authority.trusted()).unwrap();
     let (near, far) = joined(&client, &authority.server()).await;
     (near.unwrap(), far.unwrap())
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 7 + at / 251) as u8).collect()
-}
-
-async fn read_all(stream: &Stream, piece: usize) -> io::Result<Vec<u8>> {
-    let (mut all, mut room) = (Vec::new(), vec![0; piece]);
-    loop {
-        match stream.read(&mut room).await? {
-            0 => return Ok(all),
-            count => all.extend_from_slice(&room[..count]),
-        }
-    }
 }
 
 #[tokio::test]
@@ -150,7 +128,7 @@ async fn bulk_passes_both_ways_at_once_whatever_the_pieces() {
                 read_all(&far, piece)
             )
         };
-        let ((), (), down, up) = soon(work).await;
+        let ((), (), down, up) = within(work).await;
         assert!(
             up.unwrap() == payload && down.unwrap() == payload,
             "{piece}"
@@ -163,10 +141,10 @@ async fn end_of_one_direction_leaves_the_other_open() {
     let (near, far) = pair().await;
     near.write_all(b"question").await.unwrap();
     near.shutdown().await.unwrap();
-    assert_eq!(soon(read_all(&far, 100)).await.unwrap(), b"question");
+    assert_eq!(within(read_all(&far, 100)).await.unwrap(), b"question");
     far.write_all(b"answer").await.unwrap();
     far.shutdown().await.unwrap();
-    assert_eq!(soon(read_all(&near, 100)).await.unwrap(), b"answer");
+    assert_eq!(within(read_all(&near, 100)).await.unwrap(), b"answer");
 }
 
 #[tokio::test]
@@ -175,8 +153,8 @@ async fn cut_stream_is_no_end() {
     near.write_all(b"first half").await.unwrap();
     drop(near);
     let mut room = [0; 100];
-    assert_eq!(soon(far.read(&mut room)).await.unwrap(), 10);
-    let error = soon(far.read(&mut room)).await.unwrap_err();
+    assert_eq!(within(far.read(&mut room)).await.unwrap(), 10);
+    let error = within(far.read(&mut room)).await.unwrap_err();
     // A reset, where the tickets of the handshake were left unread.
     assert!(
         matches!(
@@ -194,7 +172,7 @@ async fn reader_is_not_ready_for_what_tls_says_to_itself() {
     let quiet = timeout(Duration::from_millis(50), near.readable()).await;
     assert!(quiet.is_err());
     far.write_all(b"x").await.unwrap();
-    soon(near.readable()).await.unwrap();
+    within(near.readable()).await.unwrap();
     assert_eq!(
         near.try_read(&mut [IoSliceMut::new(&mut [0; 8])]).unwrap(),
         1
@@ -209,9 +187,9 @@ async fn parked_stream_takes_tickets_in_and_serves_on() {
     let near = parked.resume().unwrap();
     near.write_all(b"hello").await.unwrap();
     let mut room = [0; 8];
-    assert_eq!(soon(far.read(&mut room)).await.unwrap(), 5);
+    assert_eq!(within(far.read(&mut room)).await.unwrap(), 5);
     far.write_all(b"hi").await.unwrap();
-    assert_eq!(soon(near.read(&mut room)).await.unwrap(), 2);
+    assert_eq!(within(near.read(&mut room)).await.unwrap(), 2);
 }
 
 #[tokio::test]
@@ -233,39 +211,22 @@ async fn only_the_right_server_is_trusted() {
         ..Trust::default()
     };
     let wrong_key = crate::crypto::base64::encode(&own.pin);
+    let (untrusted, other_name, late, authority) = (
+        Some("not issued by a trusted authority"),
+        Some("not for other.example but for proxy.example"),
+        Some("expired "),
+        Some("that of an authority"),
+    );
+    let (any, wrong, default) = ("any.example", "other.example", Trust::default());
     let cases = [
         ("its authority", NAME, own.trusted(), &own, None),
+        ("another's", NAME, other.trusted(), &own, untrusted),
+        ("the world's", NAME, default, &own, untrusted),
+        ("another name", wrong, own.trusted(), &own, other_name),
+        ("expired", NAME, expired.trusted(), &expired, late),
+        ("its key", any, pinned(false, &own), &own, None),
         (
-            "another's",
-            NAME,
-            other.trusted(),
-            &own,
-            Some("not issued by a trusted authority"),
-        ),
-        (
-            "the world's",
-            NAME,
-            Trust::default(),
-            &own,
-            Some("not issued by a trusted authority"),
-        ),
-        (
-            "another name",
-            "other.example",
-            own.trusted(),
-            &own,
-            Some("not for other.example but for proxy.example"),
-        ),
-        (
-            "expired",
-            NAME,
-            expired.trusted(),
-            &expired,
-            Some("expired "),
-        ),
-        ("its key", "any.example", pinned(false, &own), &own, None),
-        (
-            "its key, expired",
+            "its expired key",
             NAME,
             pinned(false, &expired),
             &expired,
@@ -284,30 +245,24 @@ async fn only_the_right_server_is_trusted() {
             NAME,
             pinned(true, &other),
             &other,
-            Some("not issued by a trusted authority"),
+            untrusted,
         ),
-        ("anybody", "any.example", insecure, &own, None),
+        ("anybody", any, insecure, &own, None),
         ("itself", NAME, alone.trusted(), &alone, None),
         (
             "itself by another name",
-            "other.example",
+            wrong,
             alone.trusted(),
             &alone,
-            Some("not for other.example but for proxy.example"),
+            other_name,
         ),
-        (
-            "itself, expired",
-            NAME,
-            old.trusted(),
-            &old,
-            Some("expired "),
-        ),
+        ("itself, expired", NAME, old.trusted(), &old, late),
         (
             "another that is its own",
             NAME,
             old.trusted(),
             &alone,
-            Some("that of an authority"),
+            authority,
         ),
     ];
     for (what, name, trust, server, refusal) in cases {
@@ -331,7 +286,7 @@ async fn plain_bytes_on_a_tls_port_are_an_error_at_once() {
     near.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
         .unwrap();
-    let error = soon(server.handshake(far)).await.unwrap_err();
+    let error = within(server.handshake(far)).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
@@ -425,6 +380,6 @@ async fn stranger_cannot_make_the_server_hold_much() {
         }
     };
     let work = async { tokio::join!(send, server.handshake(far)) };
-    let error = soon(work).await.1.unwrap_err();
+    let error = within(work).await.1.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }

@@ -65,7 +65,7 @@ pub struct WebSocket {
     /// The stream within mux.cool, where that is spoken inside.
     mux: Option<SingleStream>,
     /// Payload that was read before the caller asked for it.
-    ahead: Vec<u8>,
+    pub(super) ahead: Vec<u8>,
     /// Probable length of the next frame's header.
     lead: usize,
     /// The head that is being written, and how many bytes of it are written.
@@ -113,16 +113,6 @@ impl WebSocket {
             timer: None,
             waker: None,
         }
-    }
-
-    /// Payload that was read before the caller asked for it.
-    pub(super) fn ahead(&self) -> &[u8] {
-        &self.ahead
-    }
-
-    /// Takes that payload.
-    pub(super) fn take_ahead(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.ahead)
     }
 
     /// Whether the peer understands the end of one direction.
@@ -323,11 +313,6 @@ impl WebSocket {
     pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.store_waker(cx);
         self.poll_flush(cx)
-    }
-
-    /// Puts back payload that was taken by [`WebSocket::take_ahead`], or read, and not used.
-    pub(super) fn put_ahead(&mut self, bytes: Vec<u8>) {
-        self.ahead = bytes;
     }
 
     fn store_waker(&mut self, cx: &Context<'_>) {

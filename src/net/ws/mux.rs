@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Bound;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -162,11 +163,11 @@ impl Server {
 
     /// Reads the WebSocket once and distributes the data; returns a new stream, if one was opened.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<Option<Stream>>> {
-        let mut ahead = self.ws.take_ahead();
+        let mut ahead = std::mem::take(&mut self.ws.ahead);
         if !ahead.is_empty() {
             let (used, stream) = self.give(&ahead)?;
             ahead.drain(..used);
-            self.ws.put_ahead(ahead);
+            self.ws.ahead = ahead;
             return Ok(Poll::Ready(stream));
         }
         if self.ws.poll_readable(cx)?.is_pending() {
@@ -193,7 +194,7 @@ impl Server {
         let (used, stream) = self.give(read)?;
         let rest = read.get(used..).unwrap_or_default();
         if !rest.is_empty() {
-            self.ws.put_ahead(rest.to_vec());
+            self.ws.ahead = rest.to_vec();
         }
         Ok(Poll::Ready(stream))
     }
@@ -250,19 +251,14 @@ impl Server {
                 self.streams.values().for_each(|pipe| pipe.watch(cx));
                 return Ok(());
             }
-            let ids = |range| self.streams.range(range).map(|(id, _)| *id);
-            let after = (
-                std::ops::Bound::Excluded(self.last),
-                std::ops::Bound::Unbounded,
-            );
-            let order: Vec<u16> = if self.streams.len() == 1 {
-                self.streams.keys().copied().collect()
-            } else {
-                ids(after)
-                    .chain(self.streams.keys().copied())
-                    .take(self.streams.len())
-                    .collect()
-            };
+            let after = (Bound::Excluded(self.last), Bound::Unbounded);
+            let order: Vec<u16> = self
+                .streams
+                .range(after)
+                .chain(&self.streams)
+                .map(|(id, _)| *id)
+                .take(self.streams.len())
+                .collect();
             let mut idle = true;
             for id in order {
                 if self.poll_stream(cx, id)?.is_ready() {

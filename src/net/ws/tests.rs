@@ -5,30 +5,18 @@
     reason = "tests"
 )]
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::*;
+use crate::net::tests::{pattern, read_all, sockets, within};
 use crate::wire::http::Endpoint;
 
-const LIMIT: Duration = Duration::from_secs(20);
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-pub(in crate::net) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(LIMIT, future).await.unwrap()
-}
-
-/// Two ends of a connection.
-pub(in crate::net) async fn sockets() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap());
-    let (near, far) = tokio::join!(near, listener.accept());
-    (near.unwrap(), far.unwrap().0)
-}
 
 pub(in crate::net) fn endpoint() -> Endpoint {
     Endpoint {
@@ -64,10 +52,6 @@ async fn pair(first: &[u8]) -> (Stream, Stream) {
     (client, server)
 }
 
-pub(in crate::net) fn pattern(len: usize) -> Vec<u8> {
-    (0..251).cycle().take(len).collect()
-}
-
 /// Writes in place, in runs of `run` bytes.
 async fn send(stream: &Stream, bytes: &[u8], run: usize) {
     for chunk in bytes.chunks(run) {
@@ -92,16 +76,8 @@ async fn receive(stream: &Stream, len: usize, room: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads to the end.
 async fn rest(stream: &Stream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut buf = vec![0; 5000];
-    loop {
-        match stream.read(&mut buf).await.unwrap() {
-            0 => return bytes,
-            count => bytes.extend_from_slice(&buf[..count]),
-        }
-    }
+    read_all(stream, 5000).await.unwrap()
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ pub async fn handshake(
         let mut ws = WebSocket::new(stream, Role::Server, None);
         ws.feed(&mut behind)?;
         loop {
-            match detect(ws.ahead()) {
+            match detect(&ws.ahead) {
                 Some(Kind::Bare) => {
                     return Ok::<_, io::Error>(Streams::One(Stream::layered(ws)));
                 }

@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::net::stream::Layer;
+use crate::net::tests::{pattern, sockets, within};
 use crate::net::ws::Streams;
-use crate::net::ws::tests::{echo, echo_server, endpoint, pattern, serve, sockets, within};
+use crate::net::ws::tests::{echo, echo_server, endpoint, serve};
 use crate::wire::websocket::Role;
 
 /// A client that speaks mux.cool by hand, as v2ray-plugin does: many streams in a WebSocket, one after the other and at
