@@ -33,7 +33,7 @@
 //! | Where is a replay refused? | `inbound/shadowsocks/replay.rs`; packets of AEAD-2022 by `crypto/window.rs` |
 //! | What limits the memory of a visitor, a client, the process? | `limits.rs` |
 //! | Where is a TTL clamped? | `Cache::clamp_ttl` in `dns/cache.rs` |
-//! | Where does a counter by user go? | `FlowRecord::close` in `relay/tcp/service.rs`, which knows the user; its fields in `relay/user.rs` |
+//! | Where does a counter by user go? | a field of `User` in `relay/counters.rs`, added to in `FlowRecord::close` in `relay/tcp/service.rs` |
 //! | Which addresses are private? | `outbound/dialer.rs` |
 //!
 //! # Two roles, one data path
