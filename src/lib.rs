@@ -31,7 +31,7 @@
 //! | What does a new way out touch? | its file in `outbound/`, and the role in `app/services/` that uses it |
 //! | Where is a UDP session evicted? | `relay/udp/table.rs` |
 //! | Where is a replay refused? | `inbound/shadowsocks/replay.rs`; packets of AEAD-2022 by `crypto/window.rs` |
-//! | What limits the memory of a visitor, a client, the process? | `limits.rs` |
+//! | What limits the memory of a visitor, a client, the process? | `limits.rs`, `relay/link/limits.rs` |
 //! | Where is a TTL clamped? | `Cache::clamp_ttl` in `dns/cache.rs` |
 //! | Where does a counter by user go? | a field of `User` in `relay/counters.rs`, added to in `FlowRecord::close` in `relay/tcp/service.rs` |
 //! | Which addresses are private? | `outbound/dialer.rs` |
@@ -77,6 +77,7 @@ pub mod config;
 pub mod crypto;
 pub mod dns;
 pub mod inbound;
+pub mod limits;
 pub mod net;
 pub mod outbound;
 pub mod relay;

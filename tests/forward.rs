@@ -32,7 +32,6 @@ fn one_byte_and_many_arrive_as_they_were_sent() {
 }
 
 /// Bytes that the process has read and written through memory of its own (`/proc/PID/io`).
-#[cfg(target_os = "linux")]
 fn bytes_through_memory(process: &Process) -> usize {
     let text = std::fs::read_to_string(format!("/proc/{}/io", process.id())).unwrap();
     let fields = text.lines().filter_map(|line| {
@@ -43,7 +42,6 @@ fn bytes_through_memory(process: &Process) -> usize {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn bulk_does_not_enter_user_space() {
     let target = TcpTarget::duplex();
     let forward = Forwarder::tcp(target.port());

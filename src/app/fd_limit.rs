@@ -1,11 +1,9 @@
 //! The limit of open files, and the number of connections that it allows.
 
 use crate::config::Limits;
+use crate::limits::CONNECTION_FILES;
+use crate::limits::OWN_FILES;
 
-/// Files of a connection: its own socket and that of its target.
-const CONNECTION_FILES: u64 = 2;
-/// Files of the process itself: listeners, reactors, the log, sockets to name servers.
-const OWN_FILES: u64 = 32;
 /// One in this many files is reserved for UDP associations and spare connections.
 const RESERVED_SHARE: u64 = 8;
 

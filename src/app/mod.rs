@@ -19,7 +19,6 @@ mod worker;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,13 +26,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::dns::{self, Resolver};
+use crate::limits::DRAIN_TIME;
 use crate::net::pool;
 use crate::relay::Counters;
 use error::Error;
 use worker::{Phase, Threads};
 
-/// How long flows may continue after the first signal.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// Exit code of errors outside the config (`EX_UNAVAILABLE` of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
 

@@ -15,8 +15,7 @@ use super::text::diagnostic::{Diagnostic, Severity};
 use super::text::document::Document;
 use super::text::reporter::strict;
 
-/// The longest config in bytes; a longer file was given by mistake.
-const MAX_SIZE: u64 = 16 << 20;
+use crate::limits::MAX_CONFIG_SIZE;
 
 /// Reads the config at `path` for `role`, overridden by `flags`, and every file that it names. Without a path, only the
 /// flags count.
@@ -95,11 +94,11 @@ fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
     };
     let mut bytes = Zeroizing::new(Vec::new());
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_CONFIG_SIZE + 1).read_to_end(&mut bytes))
         .map_err(|error| fail(format!("cannot read the file: {error}")))?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SIZE) {
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_CONFIG_SIZE) {
         return Err(fail(format!(
-            "too long for a config: the limit is {MAX_SIZE} bytes"
+            "too long for a config: the limit is {MAX_CONFIG_SIZE} bytes"
         )));
     }
     match std::str::from_utf8(&bytes) {

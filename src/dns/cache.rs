@@ -10,12 +10,11 @@ use tokio::time::Instant;
 use super::answer::{Addresses, Answer, Error};
 use super::config::Config;
 
+use crate::limits::MAX_PENDING;
+
 /// How long a failed query is remembered, and how long a refresh waits after one. RFC 9520 §3.2 requires at least 1 s;
 /// more than a few seconds would outlast most failures.
 pub(super) const FAILURE_TTL: Duration = Duration::from_secs(3);
-
-/// Most names that are queried at once. Each costs a task, two sockets and their buffers.
-pub(super) const MAX_PENDING: usize = 1024;
 
 /// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use super::answer::Error;
 
-/// Most servers in one source. More would only mean more questions for one answer.
-const MAX_SERVERS: usize = 16;
+use crate::limits::MAX_NAME_SERVERS;
 
 /// Which name servers resolve names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -140,9 +139,9 @@ impl Source {
             0 => Err(bad(
                 "no name server given; use \"system\" for those of the system",
             )),
-            1..=MAX_SERVERS => Ok(Self::Servers(servers)),
+            1..=MAX_NAME_SERVERS => Ok(Self::Servers(servers)),
             count => Err(bad(format!(
-                "too many name servers: {count}; at most {MAX_SERVERS} are allowed"
+                "too many name servers: {count}; at most {MAX_NAME_SERVERS} are allowed"
             ))),
         }
     }
@@ -292,9 +291,9 @@ pub(super) fn hickory(value: &Value) -> Result<ResolverConfig, Error> {
     })?;
     match config.name_servers.len() {
         0 => Err(bad("\"name_servers\" is empty")),
-        1..=MAX_SERVERS => Ok(config),
+        1..=MAX_NAME_SERVERS => Ok(config),
         count => Err(bad(format!(
-            "too many name servers: {count}; at most {MAX_SERVERS} are allowed"
+            "too many name servers: {count}; at most {MAX_NAME_SERVERS} are allowed"
         ))),
     }
 }
@@ -494,7 +493,7 @@ mod tests {
             let refusal = refusal(text);
             assert!(refusal.contains(hint), "{text}: {refusal}");
         }
-        assert!(refusal(&["192.0.2.1"; MAX_SERVERS + 1].join(",")).contains("too many"));
+        assert!(refusal(&["192.0.2.1"; MAX_NAME_SERVERS + 1].join(",")).contains("too many"));
     }
 
     #[test]

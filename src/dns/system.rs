@@ -11,7 +11,6 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 const FALLBACK: [Ipv4Addr; 2] = [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)];
 
 /// Returns the name servers and the search list of the system, and `ndots`.
-#[cfg(target_os = "linux")]
 pub(super) fn read(path: &Path) -> (ResolverConfig, usize) {
     let mut text = std::fs::read(path).unwrap_or_else(|error| {
         tracing::debug!(path = %path.display(), %error, "cannot read the resolver configuration");
@@ -28,15 +27,6 @@ pub(super) fn read(path: &Path) -> (ResolverConfig, usize) {
         |_| (fallback(), 1),
         |(config, options)| (config, options.ndots),
     )
-}
-
-/// Returns the name servers and the search list of the system, and `ndots`.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn read(_path: &Path) -> (ResolverConfig, usize) {
-    match hickory_resolver::system_conf::read_system_conf() {
-        Ok((config, options)) if !config.name_servers.is_empty() => (config, options.ndots),
-        _ => (fallback(), 1),
-    }
 }
 
 fn fallback() -> ResolverConfig {
@@ -56,7 +46,7 @@ impl Stamp {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -30,10 +30,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{Error, arrange};
-use super::cache::{MAX_PENDING, Outcome};
+use super::cache::Outcome;
 use super::config::Config;
 use super::source::{self, Server, Source, Transport};
 use super::system;
+use crate::limits::{MAX_ADDRESSES, MAX_PENDING};
 use crate::net::sync::lock;
 
 /// How long the first of A and AAAA waits for the second (RFC 8305 §3).
@@ -48,9 +49,6 @@ const DEMOTION: Duration = Duration::from_secs(30);
 
 /// Most search domains used, as in glibc. With the deadline it limits the cost of a made-up name.
 const MAX_SEARCH: usize = 6;
-
-/// Most addresses kept of one record type. An answer over TCP may carry thousands; nobody dials them all.
-const MAX_ADDRESSES: usize = 32;
 
 /// The reply to one question: one record type of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::crypto::Family;
+use crate::limits::MAX_STRANGER_BYTES;
 use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
 use crate::relay::tcp::{First, Handshake, Inbound, Job, Leg, Request};
@@ -23,9 +24,6 @@ use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address};
 use replay::ReplayFilter;
-
-/// Bytes from a stranger that are read and discarded; more of them stay in the socket.
-const MAX_DRAIN: usize = 1 << 20;
 
 /// The Shadowsocks side of `ssr server`.
 pub struct Shadowsocks {
@@ -242,7 +240,10 @@ impl Reading {
 /// Reads and discards what a stranger sends, up to a number of bytes and until the deadline, then closes the stream.
 async fn drain(stream: &Stream, deadline: Instant) {
     let read = async {
-        if matches!(handshake::drain(stream, MAX_DRAIN).await, Ok(false)) {
+        if matches!(
+            handshake::drain(stream, MAX_STRANGER_BYTES).await,
+            Ok(false)
+        ) {
             sleep_until(deadline).await;
         }
     };

@@ -7,10 +7,8 @@ use tokio::time::timeout;
 use super::pool::{Buffer, Size};
 use super::{FAREWELL, Stream};
 
-/// Bytes that may wait for the rest of a message. Every protocol has a lower limit of its own; this one is a backstop.
-const MAX_UNREAD: usize = 64 * 1024;
-/// Bytes that are read from a rejected peer. A close with unread bytes would be a reset, and the answer could be lost.
-const MAX_DRAIN: usize = 256 * 1024;
+use crate::limits::MAX_REJECTED_BYTES;
+use crate::limits::MAX_UNREAD;
 
 /// Reads the messages of a handshake. Bytes behind the last one are kept: see [`Reader::into_unread`].
 pub struct Reader<'a> {
@@ -81,7 +79,7 @@ pub async fn reject(stream: &Stream, answer: &[u8]) {
     let told = async {
         stream.write_all(answer).await?;
         stream.shutdown().await?;
-        drain(stream, MAX_DRAIN).await
+        drain(stream, MAX_REJECTED_BYTES).await
     };
     let _ = timeout(FAREWELL, told).await;
 }

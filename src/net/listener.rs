@@ -7,8 +7,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Error, SocketOptions, linux};
 
-/// Connections that may wait until they are accepted.
-const BACKLOG: i32 = 1024;
+use crate::limits::BACKLOG;
+
 /// Bytes of datagrams that may wait in a socket, where the config does not say; the system may grant less.
 const UDP_BUFFER: usize = 4 << 20;
 

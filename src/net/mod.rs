@@ -19,7 +19,6 @@ mod clock;
 pub mod dial;
 mod error;
 pub mod handshake;
-#[cfg_attr(not(target_os = "linux"), path = "other_unix.rs")]
 mod linux;
 pub mod listener;
 pub mod options;

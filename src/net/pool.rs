@@ -11,6 +11,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::sync::lock;
 
+use crate::limits::DEFAULT_BUDGET;
+
 /// Sizes of buffers. A flow starts with small ones and grows while its reads fill them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
@@ -105,8 +107,6 @@ fn shared() -> MutexGuard<'static, Pool> {
 
 /// Bytes of the buffers in use by all workers.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-/// [`set_budget`] if it was never called: 256 MiB.
-pub const DEFAULT_BUDGET: usize = 256 << 20;
 
 static BUDGET: AtomicUsize = AtomicUsize::new(DEFAULT_BUDGET);
 

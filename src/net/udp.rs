@@ -266,7 +266,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
-    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn fragments_are_allowed_where_wanted_alone() {
         use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};

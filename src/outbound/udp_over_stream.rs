@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::endpoint::Endpoint;
+use crate::limits::MAX_UDP_STREAMS;
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
@@ -21,8 +22,6 @@ use crate::relay::{Counters, Error};
 use crate::wire::Address;
 use crate::wire::udp_over_stream::{NAME, PORT};
 
-/// The most streams that carry packets at once.
-const MAX_STREAMS: usize = 4096;
 /// The pause before a stream that broke is replaced.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,7 +45,7 @@ impl UdpOverStream {
             settings: self.clone(),
         };
         tasks
-            .try_spawn(MAX_STREAMS, carrier.run(carried))
+            .try_spawn(MAX_UDP_STREAMS, carrier.run(carried))
             .map(|_| association)
             .ok_or_else(|| io::Error::other("too many UDP associations over streams"))
     }

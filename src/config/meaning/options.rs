@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::net::pool;
+use crate::limits;
 
 use super::context::{Context, filled, key_at};
 use super::model::{Limits, SocketOptions, Timeouts};
@@ -175,7 +175,7 @@ pub(super) fn limits(top: &Top, cx: &mut Context<'_>) -> Limits {
         udp_associations: or(path, associations, 4_096),
         handshakes: or("limits.handshakes", written.handshakes, 4_096),
         memory_mib: match written.memory_mib {
-            None | Some(Number(0)) => pool::DEFAULT_BUDGET >> 20,
+            None | Some(Number(0)) => limits::DEFAULT_BUDGET >> 20,
             Some(Number(mib)) => usize::try_from(mib).unwrap_or(usize::MAX),
         },
     }

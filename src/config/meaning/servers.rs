@@ -1,6 +1,7 @@
 //! `servers`, and the server at the top level: addresses and options. Passwords are in [`super::keys`].
 
 use crate::crypto::{Family, Method};
+use crate::limits::MAX_WARM;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
@@ -13,8 +14,6 @@ use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::{Number, Strings};
 
-/// The largest number of warm connections.
-const MAX_WARM: usize = 64;
 /// The default of shadowsocks-libev.
 const DEFAULT_METHOD: Method = Method::ChaCha20Poly1305;
 

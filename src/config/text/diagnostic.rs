@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::limits::MAX_FINDINGS;
+
 /// The severity of a [`Diagnostic`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -93,9 +95,6 @@ pub fn is_for_other_role(found: &[Diagnostic]) -> bool {
         .peekable();
     errors.peek().is_some() && errors.all(|finding| finding.other_role)
 }
-
-/// The most diagnostics of one severity: enough for a reader, and a bound on the work for a hostile text.
-const MAX_FINDINGS: usize = 100;
 
 /// Whether `found` has room for one more of `severity`. Errors and warnings are counted apart.
 pub(super) fn has_room(found: &[Diagnostic], severity: Severity) -> bool {

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep};
 
 use self::server::{Act, Server};
-use super::cache::MAX_PENDING;
 use super::*;
+use crate::limits::MAX_PENDING;
 
 /// A config that queries `servers` and reads no files of this machine.
 fn config(servers: &[&Server]) -> Config {
@@ -283,7 +283,6 @@ async fn changed_hosts_file_is_read_again() {
     .await;
 }
 
-#[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
 async fn changed_resolv_conf_clears_the_cache() {
     let conf = tempfile::NamedTempFile::new().unwrap();

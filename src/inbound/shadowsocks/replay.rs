@@ -4,22 +4,16 @@
 //! ([`crate::wire::ss::packet::ServerPackets::open`]).
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::crypto::{Family, Method, ReplayPolicy, SaltPool};
+use crate::limits::PACKET_SALTS;
+use crate::limits::SALT_LIFETIME;
+use crate::limits::STREAM_SALTS;
 use crate::net::sync::lock;
 use crate::wire::ss::Salt;
 use crate::wire::{self, ss::packet::has_sessions};
-
-/// How long the salt of an AEAD-2022 stream is remembered. Its timestamp may be 30 s ahead and is accepted until it is
-/// 30 s old, and timestamps are whole seconds.
-const SALT_LIFETIME: Duration = Duration::from_secs(61);
-/// Capacity of the pool for streams: about 10 MiB when full.
-const STREAM_SALTS: usize = 1 << 18;
-/// Capacity of the pool for packets: about 2.5 MiB when full.
-const PACKET_SALTS: usize = 1 << 16;
 
 /// The salts that a server has seen, and what it does about a repeated one.
 pub struct ReplayFilter {

@@ -10,12 +10,9 @@ use std::task::{Context, Poll, Waker};
 use quinn_udp::RecvMeta;
 
 use super::batch::{Batch, MAX_DATAGRAM};
+use crate::limits::MAX_QUEUED;
+use crate::limits::MAX_QUEUED_BYTES;
 use crate::net::sync::lock;
-
-/// The most datagrams in a queue.
-const MAX_QUEUED: usize = 1024;
-/// The most bytes of datagrams in a queue.
-const MAX_QUEUED_BYTES: usize = 256 * 1024;
 
 /// One end: a queue that it receives from, and a function by which it sends.
 pub(super) struct Memory {

@@ -20,24 +20,21 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
 use super::{WebSocket, invalid};
+use crate::limits::MAX_MUX_STREAMS;
+use crate::limits::MUX_WINDOW;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe, Taken};
 use crate::net::pool::{Buffer, Size};
 use crate::net::stream::Layer as _;
 use crate::wire::mux::{Decoder, Event, Frame, MAX_DATA};
 
-/// Streams in one WebSocket at the same time, including those that have ended there and are still being served.
-/// v2ray-plugin's clients never open more in one WebSocket.
-const MAX_STREAMS: usize = 128;
-/// Bytes of a stream that may wait for its reader.
-const WINDOW: usize = 256 * 1024;
 /// Bytes of a stream that may wait for the WebSocket.
 const CAPACITY: usize = 128 * 1024;
 /// Buffer for one read of the WebSocket.
 const READ: Size = Size::Medium;
 /// Unread bytes of a stream above which the WebSocket is not read: the next read still fits, beside the quarter of the
 /// window that may be read without being credited.
-const FULL: usize = WINDOW / 4 * 3 - READ.bytes();
+const FULL: usize = MUX_WINDOW / 4 * 3 - READ.bytes();
 /// How long a WebSocket without streams is kept. v2ray-plugin's clients close it within 16 s and may use it until then.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Reads, or writes, after which other tasks get their turn.
@@ -92,7 +89,7 @@ impl Server {
                 next = poll_fn(|cx| self.poll_next(cx)) => match next {
                     Ok(Some(stream)) => {
                         while tasks.try_join_next().is_some() {}
-                        if tasks.len() >= MAX_STREAMS {
+                        if tasks.len() >= MAX_MUX_STREAMS {
                             break Err(too_many());
                         }
                         tasks.spawn(serve(stream));
@@ -208,13 +205,13 @@ impl Server {
             at += used;
             match event {
                 Event::New(id) => {
-                    if self.streams.len() >= MAX_STREAMS || self.streams.contains_key(&id) {
+                    if self.streams.len() >= MAX_MUX_STREAMS || self.streams.contains_key(&id) {
                         return Err(too_many());
                     }
                     // A client that counts from 0 opens one stream in each WebSocket and waits for its end.
                     self.closes_after_stream |= id == 0;
                     self.idle = None;
-                    let (stream, pipe) = pipe::pair(WINDOW, CAPACITY);
+                    let (stream, pipe) = pipe::pair(MUX_WINDOW, CAPACITY);
                     self.streams.insert(id, pipe);
                     return Ok((at, Some(stream)));
                 }

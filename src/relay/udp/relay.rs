@@ -16,12 +16,10 @@ use super::framing::split;
 use super::replies::Replies;
 use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound};
 use super::table::AssociationTable;
+use crate::limits::MAX_RESOLVING;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::Counters;
 use crate::wire::{self, Address, AddressRef};
-
-/// The most datagrams of one listening address that wait for a name to be resolved.
-const MAX_RESOLVING: usize = 256;
 
 /// Serves the packet sockets of one listening address, one per worker.
 pub struct Relay<I: PacketInbound, O> {

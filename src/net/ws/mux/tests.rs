@@ -312,7 +312,7 @@ impl Layer for Sealing {
 #[tokio::test]
 async fn end_of_a_stream_waits_behind_a_pong() {
     let wire = Arc::new(Mutex::new(Wire::default()));
-    let (below, _) = pipe::pair(WINDOW, CAPACITY);
+    let (below, _) = pipe::pair(MUX_WINDOW, CAPACITY);
     let socket = Stream::layered(Sealing(below, Arc::clone(&wire)));
     let mut server = Server::new(WebSocket::new(socket, Role::Server, None));
     let cx = &mut Context::from_waker(Waker::noop());
