@@ -1,4 +1,4 @@
-//! Which clients may send datagrams: those with an open UDP ASSOCIATE (RFC 1928 §6).
+//! Decides which clients may send datagrams: those with an open UDP ASSOCIATE (RFC 1928 §6).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::net::sync::lock;
 
-/// The open UDP ASSOCIATE connections of one listening address. Each stands for one client address: that from which
-/// the first datagram comes that no other association accounts for.
+/// The open UDP ASSOCIATE connections of one listening address. Each admits one client address: the first that sends a
+/// datagram and has no association yet.
 #[derive(Debug, Default)]
 pub struct Associations(Mutex<Table>);
 
@@ -16,7 +16,7 @@ struct Table {
     next: u64,
     /// The association of each client address.
     bound: HashMap<SocketAddr, u64>,
-    /// Associations without datagrams yet, oldest first: the number, and the port that the client said it would use.
+    /// Associations without a datagram yet, oldest first: the number, and the port that the client announced or 0.
     waiting: HashMap<IpAddr, Vec<(u64, u16)>>,
 }
 
@@ -25,8 +25,8 @@ impl Associations {
         lock(&self.0)
     }
 
-    /// Opens one for the client at `ip`, which may have said from which port it will send; 0: it has not.
-    /// `ended` is called with the client's address, if it sent from any, when the ticket is dropped.
+    /// Opens an association for the client at `ip`, which announced that it will send from `port`; 0: it did not say.
+    /// When the ticket is dropped, `ended` is called with the client's address, if it has sent a datagram.
     #[must_use]
     pub fn open<F: FnOnce(SocketAddr) + Send>(
         self: &Arc<Self>,
@@ -55,7 +55,7 @@ impl Associations {
         let Some(waiting) = table.waiting.get_mut(&peer.ip()) else {
             return false;
         };
-        // The one that announced this port, else the newest that announced none, else the newest.
+        // The association that announced this port, else the newest that announced none, else the newest.
         let index = waiting
             .iter()
             .rposition(|(_, port)| *port == peer.port())
@@ -88,7 +88,7 @@ impl Associations {
     }
 }
 
-/// An open association; dropping it ends it.
+/// An open association, which ends when this is dropped.
 pub struct Ticket<F: FnOnce(SocketAddr) + Send> {
     associations: Arc<Associations>,
     ip: IpAddr,

@@ -1,33 +1,34 @@
-//! Shadowsocks packets within a stream, for networks that let no UDP pass: an extension of ours.
+//! Shadowsocks packets inside a stream, for networks that block UDP. This is an extension of `ssr`.
 //!
-//! A client opens an ordinary stream to the target `TARGET`; a server that does not know it only fails to resolve
-//! the name, which no zone can have (RFC 6761 §6.4). What follows in both directions, to the end of the stream:
+//! A client opens an ordinary stream to the reserved target [`NAME`]:[`PORT`]. A server that does not know the extension
+//! only fails to resolve the name, which no zone can contain (RFC 6761 §6.4). Both directions then carry packets until
+//! the stream ends:
 //!
 //! ```text
-//! len16 · packet        len: bytes of the packet, big-endian, 1 to 65535
+//! len16 · packet        len16: the length of the packet in bytes, big-endian, 1 to 65535
 //! ```
 //!
-//! The packets are those that would have gone beside the stream by UDP, sealed and with address (SOCKS-style) and
-//! session inside; the server treats them as if they had come so. One association of the client has one stream.
+//! The packets are the ones that the client would have sent by UDP, each sealed and with its own address and session. The
+//! server handles them as if they had come by UDP. Each association of the client has its own stream.
 
 /// The name of the reserved target.
 pub const NAME: &str = "udp.v1.ssr.invalid";
 /// The port of the reserved target.
 pub const PORT: u16 = 9015;
-/// Bytes before a packet.
+/// The length of the head before a packet, in bytes.
 pub const HEAD: usize = 2;
-/// The longest packet.
+/// The length of the longest packet, in bytes.
 pub const MAX_PACKET: usize = 65_535;
 
-/// What stands before a packet of `len` bytes; `None` where there can be no such packet.
+/// The head of a packet of `len` bytes; `None`: a packet cannot have this length.
 #[must_use]
 pub fn head(len: usize) -> Option<[u8; HEAD]> {
     let len = u16::try_from(len).ok().filter(|len| *len > 0)?;
     Some(len.to_be_bytes())
 }
 
-/// The first packet of `bytes`, and what it takes with its head; `None`: more are needed. An empty packet is none, and
-/// is passed over by the caller.
+/// The first packet in `bytes` and its length with the head; `None`: more bytes are needed. The caller skips an empty
+/// packet.
 #[must_use]
 pub fn next(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let (head, rest) = bytes.split_first_chunk::<HEAD>()?;

@@ -23,10 +23,6 @@ impl PacketInbound for ForwardPackets {
         Ok((ClientKey::Address(peer), ()))
     }
 
-    fn session(&self, (): &()) -> Result<(), wire::Error> {
-        Ok(())
-    }
-
     fn open(
         &self,
         (): &mut (),

@@ -38,7 +38,7 @@ impl ShadowsocksPackets {
 impl PacketInbound for ShadowsocksPackets {
     type Batch = Subkeys;
     type Header = Header;
-    /// Opens the client's packets; `None`: they are passed on.
+    /// Opens the client's packets; `None`: there was none yet, or they are passed on.
     type Session = Option<ServerPackets>;
 
     fn prepare<'a>(&self, batch: &mut Subkeys, datagrams: impl Iterator<Item = &'a [u8]>) {
@@ -63,13 +63,6 @@ impl PacketInbound for ShadowsocksPackets {
         Ok((key, header))
     }
 
-    fn session(&self, header: &Header) -> Result<Self::Session, wire::Error> {
-        if self.next_hop(header).is_some() {
-            return Ok(None);
-        }
-        ServerPackets::new(&self.accounts, &header.identified).map(Some)
-    }
-
     fn open(
         &self,
         session: &mut Self::Session,
@@ -81,7 +74,10 @@ impl PacketInbound for ShadowsocksPackets {
             let packet = self.accounts.readdress(datagram, &header.identified)?;
             return Ok(Opened::Fixed(next, packet));
         }
-        let packets = session.as_mut().ok_or(wire::Error::SessionMismatch)?;
+        let packets = match session {
+            Some(packets) => packets,
+            none => none.insert(ServerPackets::new(&self.accounts, &header.identified)?),
+        };
         let subkey = header.subkey.take();
         let body = packets.open(datagram, subkey, &header.identified, unix_now())?;
         // The salt is in front of the body, where opening leaves it as it was.
@@ -89,12 +85,6 @@ impl PacketInbound for ShadowsocksPackets {
             self.replays.admit(&salt)?;
         }
         Ok(Opened::Addressed(body))
-    }
-
-    fn mark_seen(&self, session: &mut Self::Session, header: &Header) -> Result<(), wire::Error> {
-        session
-            .as_mut()
-            .map_or(Ok(()), |packets| packets.admit(&header.identified))
     }
 
     fn encoder(&self, header: &Header) -> Result<Encoder, wire::Error> {

@@ -36,10 +36,6 @@ impl PacketInbound for SocksPackets {
         Ok((ClientKey::Address(peer), start))
     }
 
-    fn session(&self, _: &usize) -> Result<(), wire::Error> {
-        Ok(())
-    }
-
     fn open(
         &self,
         (): &mut (),

@@ -22,7 +22,8 @@ pub(super) struct Association<S> {
     pub(super) is_pinned: bool,
     client: Mutex<Client<S>>,
     outgoing: Mutex<Outgoing>,
-    activity: AtomicU64,
+    /// The number of datagrams that kept the association alive.
+    pub(super) activity: AtomicU64,
     closed: AtomicBool,
     closing: Notify,
 }
@@ -32,15 +33,6 @@ struct Client<S> {
     path: Path,
     /// Our socket that the client uses.
     socket: Arc<Socket>,
-}
-
-impl<S> Client<S> {
-    fn move_to(&mut self, path: Path, socket: &Arc<Socket>) {
-        self.path = path;
-        if !Arc::ptr_eq(&self.socket, socket) {
-            self.socket = Arc::clone(socket);
-        }
-    }
 }
 
 struct Outgoing {
@@ -90,22 +82,11 @@ impl<S> Association<S> {
     ) -> Result<Opened<'a>, wire::Error> {
         let mut client = lock(&self.client);
         let opened = inbound.open(&mut client.session, header, datagram)?;
-        client.move_to(path, socket);
+        client.path = path;
+        if !Arc::ptr_eq(&client.socket, socket) {
+            client.socket = Arc::clone(socket);
+        }
         Ok(opened)
-    }
-
-    /// Takes over a datagram that was opened before this association was found.
-    pub(super) fn take_over<I: PacketInbound<Session = S>>(
-        &self,
-        inbound: &I,
-        header: &I::Header,
-        path: Path,
-        socket: &Arc<Socket>,
-    ) -> Result<(), wire::Error> {
-        let mut client = lock(&self.client);
-        inbound.mark_seen(&mut client.session, header)?;
-        client.move_to(path, socket);
-        Ok(())
     }
 
     /// Adds a datagram for the upstream at `peer` to `batch`.
@@ -131,16 +112,6 @@ impl<S> Association<S> {
     /// The address that the last datagram was sent to.
     pub(super) fn sent_to(&self) -> Option<SocketAddr> {
         lock(&self.outgoing).sent_to
-    }
-
-    /// Counts a datagram that keeps the association alive.
-    pub(super) fn note_activity(&self) {
-        self.activity.fetch_add(1, Relaxed);
-    }
-
-    /// The number of datagrams that kept the association alive.
-    pub(super) fn activity(&self) -> u64 {
-        self.activity.load(Relaxed)
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -66,7 +66,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     /// What the system says of the socket.
     pub async fn serve(self: Arc<Self>, socket: Arc<Socket>) -> io::Result<()> {
         let mut tasks = JoinSet::new();
-        let mut work = Work::<I>::default();
+        let mut work = WorkOf::<I>::default();
         loop {
             tokio::select! {
                 received = poll_fn(|cx| socket.poll_receive(cx, |mut received| {
@@ -100,7 +100,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     /// Moves one datagram of a client's on its way.
     fn relay(
         &self,
-        work: &mut Work<I>,
+        work: &mut WorkOf<I>,
         socket: &Arc<Socket>,
         datagram: &mut [u8],
         path: Path,
@@ -115,7 +115,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 (association, opened)
             }
             None => {
-                let mut session = self.inbound.session(&header)?;
+                let mut session = I::Session::default();
                 let opened = self.inbound.open(&mut session, &mut header, datagram)?;
                 let fixed_target = matches!(opened, Opened::Fixed(..));
                 let association =
@@ -137,7 +137,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     }
 
     /// The association of a client. Neighbours in a batch mostly have the same one.
-    fn find(&self, work: &Work<I>, key: ClientKey) -> Option<Arc<Association<I::Session>>> {
+    fn find(&self, work: &WorkOf<I>, key: ClientKey) -> Option<Arc<Association<I::Session>>> {
         let current = work.current.as_ref();
         current
             .filter(|current| current.key == key && !current.is_closed())
@@ -148,7 +148,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     /// Begins an association for a client whose first datagram has been opened.
     fn associate(
         &self,
-        work: &mut Work<I>,
+        work: &mut WorkOf<I>,
         key: ClientKey,
         (path, socket): (Path, &Arc<Socket>),
         (session, header): (I::Session, &I::Header),
@@ -165,10 +165,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let (association, decoder) =
             Association::new(key, session, path, Arc::clone(socket), upstream);
         let association = Arc::new(association);
-        if let Err(other) = self.table.insert(&association) {
-            // Another worker has begun the same session meanwhile: its window decides.
-            other.take_over(&self.inbound, header, path, socket)?;
-            return Ok(other);
+        if !self.table.insert(&association) {
+            // Another worker began the same session at this moment. Only its window knows what has been seen.
+            return Err(wire::Error::Replayed);
         }
         self.counters.associations.fetch_add(1, Relaxed);
         tracing::debug!(peer = %path.peer, "association began");
@@ -187,7 +186,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     /// its target's address. A trusted target may be private.
     fn dispatch(
         &self,
-        work: &mut Work<I>,
+        work: &mut WorkOf<I>,
         association: &Arc<Association<I::Session>>,
         (target, trusted): (AddressRef<'_>, bool),
         address: &[u8],
@@ -219,13 +218,13 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             Destination::Unresolved => return Err(wire::Error::NoResources),
             Destination::Denied => return Err(wire::Error::Denied),
         }
-        association.note_activity();
+        association.activity.fetch_add(1, Relaxed);
         self.counters.datagrams_up.fetch_add(1, Relaxed);
         Ok(())
     }
 
     /// Sends what has been gathered for the current association.
-    fn flush(&self, work: &mut Work<I>) {
+    fn flush(&self, work: &mut WorkOf<I>) {
         if let Some(association) = work.current.take()
             && !work.outgoing.is_empty()
         {
@@ -256,26 +255,18 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
 }
 
 /// What the datagrams of one batch share and lead to.
-struct Work<I: PacketInbound> {
-    inbound: I::Batch,
+#[derive(Default)]
+struct Work<B, S> {
+    inbound: B,
     /// The association that `outgoing` is for.
-    current: Option<Arc<Association<I::Session>>>,
+    current: Option<Arc<Association<S>>>,
     outgoing: Batch,
-    started: Vec<Replies<I::Session>>,
-    unresolved: Vec<Unresolved<I::Session>>,
+    started: Vec<Replies<S>>,
+    unresolved: Vec<Unresolved<S>>,
 }
 
-impl<I: PacketInbound> Default for Work<I> {
-    fn default() -> Self {
-        Self {
-            inbound: I::Batch::default(),
-            current: None,
-            outgoing: Batch::default(),
-            started: Vec::new(),
-            unresolved: Vec::new(),
-        }
-    }
-}
+/// The work of an inbound.
+type WorkOf<I> = Work<<I as PacketInbound>::Batch, <I as PacketInbound>::Session>;
 
 /// A datagram that waits for its target's address.
 struct Unresolved<S> {

@@ -54,7 +54,7 @@ impl<S> Replies<S> {
                     }
                 },
                 () = association.closed() => break,
-                _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity())) => break,
+                _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity.load(Relaxed))) => break,
             }
         }
         tracing::debug!(peer = %association.client().0.peer, "association ended");
@@ -79,7 +79,7 @@ impl<S> Replies<S> {
                         counters.datagrams_down.fetch_add(1, Relaxed);
                         // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
                         if association.is_pinned {
-                            association.note_activity();
+                            association.activity.fetch_add(1, Relaxed);
                         }
                     }
                     Err(error) => {

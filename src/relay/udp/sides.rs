@@ -34,7 +34,7 @@ pub trait PacketInbound: Send + Sync + 'static {
     /// What is known of a datagram before it is opened.
     type Header;
     /// What an association remembers of its client's datagrams.
-    type Session: Send + 'static;
+    type Session: Default + Send + 'static;
 
     /// Prepares to open `datagrams`, which arrived together, in this order.
     fn prepare<'a>(&self, _: &mut Self::Batch, _: impl Iterator<Item = &'a [u8]>) {}
@@ -50,30 +50,16 @@ pub trait PacketInbound: Send + Sync + 'static {
         peer: SocketAddr,
     ) -> Result<(ClientKey, Self::Header), wire::Error>;
 
-    /// The session of a client that has no association yet.
+    /// Authenticates and opens a datagram. The session of a new client is the default one.
     ///
     /// # Errors
-    /// When the keys do not fit the method.
-    fn session(&self, header: &Self::Header) -> Result<Self::Session, wire::Error>;
-
-    /// Authenticates and opens a datagram. A replay is an error.
-    ///
-    /// # Errors
-    /// What is wrong with the datagram; the session is as it was.
+    /// What is wrong with the datagram, for instance that it is a replay. The session does not change.
     fn open(
         &self,
         session: &mut Self::Session,
         header: &mut Self::Header,
         datagram: &mut [u8],
     ) -> Result<Opened<'_>, wire::Error>;
-
-    /// Marks a datagram as seen that was opened in another state of the same session.
-    ///
-    /// # Errors
-    /// [`wire::Error::Replayed`] when it had been seen.
-    fn mark_seen(&self, _: &mut Self::Session, _: &Self::Header) -> Result<(), wire::Error> {
-        Ok(())
-    }
 
     /// Encodes the replies to the client of a new association.
     ///

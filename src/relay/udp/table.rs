@@ -25,18 +25,18 @@ impl<S> AssociationTable<S> {
             .cloned()
     }
 
-    /// Adds a new association. If another worker has added one for the same client meanwhile, returns that instead.
-    pub(super) fn insert(&self, new: &Arc<Association<S>>) -> Result<(), Arc<Association<S>>> {
+    /// Adds a new association; returns whether it did, since another worker may have added one for the same client.
+    pub(super) fn insert(&self, new: &Arc<Association<S>>) -> bool {
         let mut table = lock(&self.0);
-        if let Some(found) = table.pop(&new.key).filter(|found| !found.is_closed()) {
-            table.put(new.key, Arc::clone(&found));
-            return Err(found);
+        let found = table.peek(&new.key);
+        if found.is_some_and(|found| !found.is_closed()) {
+            return false;
         }
-        if table.len() >= table.cap().get() {
+        if found.is_none() && table.len() >= table.cap().get() {
             evict_least_recently_used(&mut table);
         }
         table.put(new.key, Arc::clone(new));
-        Ok(())
+        true
     }
 
     /// Removes `association`, unless the client has another one by now.

@@ -143,17 +143,6 @@ impl ServerPackets {
         })
     }
 
-    /// Marks a packet as seen that another opener of the same session has opened.
-    ///
-    /// # Errors
-    /// [`Error::Replayed`] when it had been seen.
-    pub fn admit(&mut self, found: &Identified) -> Result<(), Error> {
-        if !has_sessions(self.method) || self.window.accept(found.packet) {
-            return Ok(());
-        }
-        Err(Error::Replayed)
-    }
-
     /// Opens and validates a packet; returns where its address and data stand. `subkey`: what [`Subkeys`] has for it.
     ///
     /// # Errors
