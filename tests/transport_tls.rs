@@ -195,10 +195,10 @@ fn stream_of_an_association_ends_with_it() {
             association
         })
         .collect();
-    // Four each: the program's connection, two sockets, the stream to the server.
+    // Two each: the program's connection and the stream to the server.
     let open = local.process.open_files();
     drop(associations);
-    eventually("all is closed", || local.process.open_files() + 38 <= open);
+    eventually("all is closed", || local.process.open_files() + 18 <= open);
 }
 
 /// WebSocket has no half-close: a target that waits for the client's end waits until the connection goes.
