@@ -1,5 +1,5 @@
-//! Datagrams in batches. A socket is the kernel's, where a system call moves many datagrams and long runs to one peer
-//! as one (GSO, GRO), or one inside the process.
+//! Datagrams in batches. A socket is either the kernel's or inside the process. A system call moves many datagrams at
+//! once, and long runs to one peer as one (GSO, GRO).
 
 mod batch;
 mod memory;
@@ -45,7 +45,7 @@ thread_local! {
 }
 
 impl Socket {
-    /// Takes over a bound socket.
+    /// Wraps a bound socket.
     ///
     /// # Errors
     /// What the system says.
@@ -70,15 +70,15 @@ impl Socket {
         (Self::in_memory(a), Self::in_memory(b))
     }
 
-    /// A socket inside the process that sends by `send`, which returns whether it took the datagram, and what sends to
-    /// the socket.
+    /// A socket inside the process, and the sender of what it receives. It sends by calling `send`, which returns
+    /// whether it took the datagram.
     #[must_use]
     pub fn with_sender(send: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> (Self, Sender) {
         let (memory, sender) = Memory::new(send);
         (Self::in_memory(memory), sender)
     }
 
-    /// The other end's address, of a socket inside the process.
+    /// The address of the other end, if the socket is inside the process.
     #[must_use]
     pub const fn peer(&self) -> Option<SocketAddr> {
         match &self.kind {
@@ -109,11 +109,11 @@ impl Socket {
         }
     }
 
-    /// Receives a batch and gives it to `take`.
+    /// Receives a batch and hands it to `take`.
     ///
     /// # Errors
-    /// What the system says of the socket; an ICMP error of an earlier datagram is not one. Of a socket inside the
-    /// process, [`io::ErrorKind::BrokenPipe`]: its other end is gone.
+    /// Errors of the socket, but not the ICMP errors of earlier datagrams. [`io::ErrorKind::BrokenPipe`]: the other end
+    /// of a socket inside the process is gone.
     pub fn poll_receive(
         &self,
         cx: &mut Context<'_>,
@@ -142,8 +142,8 @@ impl Socket {
         }
     }
 
-    /// Sends the datagrams of `batch` and empties it. What the socket does not take now is lost, as datagrams may be;
-    /// returns how many were.
+    /// Sends the datagrams of `batch` and empties it. What the socket does not take at once is lost; returns how many
+    /// datagrams were.
     pub fn send(&self, batch: &mut Batch) -> usize {
         let lost = match &self.kind {
             Kind::Kernel(kernel) => kernel.send(batch, self.longest),
@@ -186,7 +186,7 @@ impl Kernel {
                 segment_size: (next - from > 1).then_some(run.segment),
                 src_ip: run.path.local,
             };
-            // Not through the reactor: it has not yet heard that a new socket is writable, and nobody waits for it.
+            // Not through the reactor, which does not know yet that a new socket is writable. Nothing waits for it here.
             let result = self.state.try_send(UdpSockRef::from(&self.io), &transmit);
             if let Err(error) = result {
                 tracing::debug!(peer = %run.path.peer, bytes = run.segment, %error, "datagram not sent");
@@ -206,7 +206,7 @@ pub struct Received<'a> {
 }
 
 impl Received<'_> {
-    /// Each of them, to be changed in place, and where it came from.
+    /// Iterates over the datagrams, which may be changed in place, and where each came from.
     pub fn datagrams(&mut self) -> impl Iterator<Item = (&mut [u8], Path)> {
         let slots = self.buffer.chunks_exact_mut(MAX_DATAGRAM);
         slots.zip(self.metas).flat_map(|(slot, meta)| {
@@ -215,7 +215,7 @@ impl Received<'_> {
                 local: meta.dst_ip.map(|ip| ip.to_canonical()),
             };
             let run = slot.get_mut(..meta.len).unwrap_or_default();
-            // A datagram may be empty, which no piece of a run is.
+            // `chunks_mut` yields nothing for an empty datagram.
             let empty = run.is_empty().then(<&mut [u8]>::default);
             run.chunks_mut(meta.stride.max(1))
                 .chain(empty)
@@ -224,13 +224,13 @@ impl Received<'_> {
         })
     }
 
-    /// What they say, to be looked at before the first is changed.
+    /// Iterates over the datagrams before the first is changed.
     pub fn contents(&mut self) -> impl Iterator<Item = &[u8]> {
         self.datagrams().map(|(datagram, _)| &*datagram)
     }
 }
 
-/// Errors that say something of one datagram, not of the socket.
+/// Whether an error concerns one datagram and not the socket.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable,
@@ -247,12 +247,12 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// An IPv4 address in IPv6 clothes, undressed.
+/// Turns an IPv4-mapped IPv6 address into the IPv4 address.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// What a socket for both families calls an IPv4 address.
+/// Turns an IPv4 address into the IPv4-mapped address that an IPv6 socket needs.
 #[must_use]
 pub fn mapped(address: SocketAddr) -> SocketAddr {
     match address {

@@ -1,4 +1,4 @@
-//! Visitors who send datagrams: each has a flow on the link, at both ends.
+//! Visitors that send datagrams. Each has a flow on the link.
 
 use std::collections::HashMap;
 use std::io;
@@ -132,8 +132,8 @@ impl Drop for Flow {
     }
 }
 
-/// The client's side of a flow: a socket of its own towards the target, until nothing has moved for long or the
-/// server has ended the flow.
+/// The client's side of a flow: moves datagrams between its queue and a socket of its own, until nothing has moved for
+/// `idle` or the server has ended the flow.
 pub(super) async fn carry(
     dialer: Dialer,
     target: Address,
@@ -146,7 +146,7 @@ pub(super) async fn carry(
     let socket = match connect(&dialer, &target).await {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::info!(%target, %error, "a visitor of a reverse tunnel was turned away");
+            tracing::info!(%target, %error, "reverse: cannot reach the target of a UDP visitor");
             link.answer(id, Code::UNREACHABLE, error.to_string());
             return;
         }
@@ -165,7 +165,7 @@ pub(super) async fn carry(
                 }
                 datagram = queue.recv() => match datagram {
                     Some(bytes) => {
-                        // A target that is not there says so by ICMP; the next may find it again.
+                        // If the target is down, ICMP makes this fail. The target may be up again for the next.
                         let _ = socket.send(&bytes).await;
                         true
                     }

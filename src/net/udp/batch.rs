@@ -1,9 +1,9 @@
-//! Datagrams on their way to a socket.
+//! Datagrams to be sent.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 
-/// The longest datagram, and the most that the kernel merges into one read.
+/// The length of the longest datagram in bytes, and of the longest run that the kernel merges into one read.
 pub const MAX_DATAGRAM: usize = 65_535;
 /// The most bytes that the kernel takes as one run to one peer.
 const MAX_RUN: usize = 65_000;
@@ -11,7 +11,7 @@ const MAX_RUN: usize = 65_000;
 /// Where a datagram came from and to which of our addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// The peer. An IPv4 peer of a socket for both families is shown as IPv4.
+    /// The peer. An IPv4-mapped address is shown as IPv4.
     pub peer: SocketAddr,
     /// Our address that the peer used; replies leave from it.
     pub local: Option<IpAddr>,
@@ -22,14 +22,14 @@ thread_local! {
     static SPARE: Cell<Batch> = Cell::default();
 }
 
-/// Datagrams that wait to be sent together, one behind the other in one buffer.
+/// Datagrams to be sent together, contiguous in one buffer.
 #[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
     datagrams: Vec<(usize, Path)>,
 }
 
-/// Neighbours in a batch that leave in one system call: one peer, and one length, but for the last, which may be shorter.
+/// Neighbours in a batch that one system call sends. They have one peer and one length; only the last may be shorter.
 pub(super) struct Run<'a> {
     pub(super) bytes: &'a [u8],
     /// The length of each but the last.
@@ -38,7 +38,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Batch {
-    /// An empty batch, with the memory of the last one that this worker was done with.
+    /// An empty batch with the memory that [`Batch::keep`] kept.
     #[must_use]
     pub fn spare() -> Self {
         SPARE.take()
@@ -49,13 +49,13 @@ impl Batch {
         SPARE.set(self);
     }
 
-    /// Whether nothing waits.
+    /// Whether there are no datagrams in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.datagrams.is_empty()
     }
 
-    /// Whether it is time to send.
+    /// Whether it should be sent before more datagrams are added.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= 4 * MAX_DATAGRAM

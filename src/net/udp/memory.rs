@@ -20,10 +20,13 @@ const MAX_QUEUED_BYTES: usize = 256 * 1024;
 /// One end: a queue that it receives from, and a function by which it sends.
 pub(super) struct Memory {
     incoming: Arc<Mutex<Queue>>,
-    outgoing: Box<dyn Fn(&[u8]) -> bool + Send + Sync>,
+    outgoing: Box<SendFn>,
     /// The address that datagrams come from. Each end has another one, and no peer on a network has it.
     pub(super) peer: SocketAddr,
 }
+
+/// Sends a datagram; returns whether it was not lost.
+type SendFn = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 /// Sends datagrams to an in-memory socket, which is closed when this is dropped.
 pub struct Sender(Arc<Mutex<Queue>>);

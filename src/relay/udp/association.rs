@@ -71,7 +71,7 @@ impl<S> Association<S> {
         (association, upstream.decoder)
     }
 
-    /// Opens a datagram of the client's. Once it is authenticated, replies go to where it came from.
+    /// Opens a datagram of the client. If it is authentic, replies go to where it came from.
     pub(super) fn open<'a, I: PacketInbound<Session = S>>(
         &self,
         inbound: &'a I,

@@ -58,9 +58,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         self.table.close(ClientKey::Address(client));
     }
 
-    /// Serves `socket` until it fails or the future is dropped. The associations that began here end with it; but where
-    /// the other end of an in-memory socket is gone, they are let end by themselves, since their clients may go on at
-    /// another socket.
+    /// Serves `socket` until it fails or the future is dropped, which ends the associations that began here. If the other
+    /// end of an in-memory socket is dropped, they live on until their timeout, since their clients may come back
+    /// through another socket.
     ///
     /// # Errors
     /// What the system says of the socket.
@@ -73,7 +73,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     work.outgoing = Batch::spare();
                     self.inbound.prepare(&mut work.inbound, received.contents());
                     for (datagram, path) in received.datagrams() {
-                        if let Err(error) = self.relay(&mut work, &socket, datagram, path) {
+                        if let Err(error) = self.forward(&mut work, &socket, datagram, path) {
                             self.counters.fail(error.status());
                             tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
                         }
@@ -97,8 +97,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         Ok(())
     }
 
-    /// Moves one datagram of a client's on its way.
-    fn relay(
+    /// Forwards one datagram of a client.
+    fn forward(
         &self,
         work: &mut WorkOf<I>,
         socket: &Arc<Socket>,
@@ -136,7 +136,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         }
     }
 
-    /// The association of a client. Neighbours in a batch mostly have the same one.
+    /// Finds the association of a client, which mostly is that of the datagram before.
     fn find(&self, work: &WorkOf<I>, key: ClientKey) -> Option<Arc<Association<I::Session>>> {
         let current = work.current.as_ref();
         current
@@ -182,8 +182,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         Ok(association)
     }
 
-    /// Encodes a datagram for `target` and puts it among those that leave together. What is not sent at once waits for
-    /// its target's address. A trusted target may be private.
+    /// Encodes a datagram for `target` into the outgoing batch, or keeps it until the target's name is resolved. A
+    /// trusted target may have a private address.
     fn dispatch(
         &self,
         work: &mut WorkOf<I>,
@@ -223,7 +223,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         Ok(())
     }
 
-    /// Sends what has been gathered for the current association.
+    /// Sends the outgoing batch of the current association.
     fn flush(&self, work: &mut WorkOf<I>) {
         if let Some(association) = work.current.take()
             && !work.outgoing.is_empty()
@@ -254,7 +254,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     }
 }
 
-/// What the datagrams of one batch share and lead to.
+/// State of one batch of datagrams.
 #[derive(Default)]
 struct Work<B, S> {
     inbound: B,
