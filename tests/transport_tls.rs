@@ -18,7 +18,7 @@ use std::{
     path::Path,
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread,
@@ -134,7 +134,15 @@ fn websocket_in_tls_carries_everything_with_and_without_mux() {
 
 /// A port that leads to the server by TCP alone.
 fn without_udp(server: SocketAddr) -> TcpTarget {
+    breakable(server, &Arc::default())
+}
+
+/// The same, with the connections that it has had.
+fn breakable(server: SocketAddr, connections: &Arc<Mutex<Vec<TcpStream>>>) -> TcpTarget {
+    let connections = Arc::clone(connections);
     TcpTarget::serve(move |client| {
+        let clone = client.try_clone().unwrap();
+        connections.lock().unwrap().push(clone);
         let upstream = socks::dial(server);
         let pass = |mut from: &TcpStream, mut to: &TcpStream| {
             let _ = io::copy(&mut from, &mut to);
@@ -172,6 +180,41 @@ fn datagrams_go_inside_where_there_is_no_udp() {
         beside.send(&targets.udp.target(), b"lost");
         assert!(beside.receive(SILENCE).is_none());
     }
+}
+
+#[test]
+fn association_goes_on_in_a_new_stream_after_one_that_broke() {
+    let identity = Identity::new();
+    let targets = Targets::start();
+    let spec = Spec::new(METHOD);
+    let server = Start::server(Program::Ssr, &spec)
+        .with(json!({"transport": {"type": "ws", "tls": identity.own()}}))
+        .run();
+    let connections = Arc::default();
+    let gate = breakable(server.address, &connections);
+    let local = Start::local(Program::Ssr, &spec, ([127, 0, 0, 1], gate.port()).into())
+        .with(json!({
+            "warm_connections": 0,
+            "transport": {"type": "ws", "tls": identity.trusted(), "udp_over": "ws"},
+        }))
+        .run();
+    let association = local.socks().associate();
+    association.exchange(&targets.udp.target(), b"before");
+    for connection in connections.lock().unwrap().drain(..) {
+        connection.shutdown(Shutdown::Both).unwrap();
+    }
+    eventually("the association goes on", || {
+        association.send(&targets.udp.target(), b"after");
+        association
+            .receive(SILENCE)
+            .is_some_and(|(_, data)| data == b"after")
+    });
+    let mut sources = targets.udp.seen().into_iter().map(|(source, _)| source);
+    let first = sources.next().unwrap();
+    assert!(
+        sources.all(|source| source == first),
+        "its socket has changed"
+    );
 }
 
 #[test]

@@ -141,7 +141,7 @@ pub(super) async fn carry(
     let socket = match connect(&dialer, &target).await {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::info!(%target, %error, "a visitor of a reverse tunnel was turned away");
+            tracing::info!(%target, %error, "reverse: cannot reach the target of a UDP visitor");
             link.connect_result(id, Code::UNREACHABLE, error.to_string());
             return;
         }

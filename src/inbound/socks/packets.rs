@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::inbound::udp_associate::Associations;
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
-use crate::wire::{self, AddressRef, socks};
+use crate::wire::{self, socks};
 
 /// Takes datagrams from clients with an open UDP ASSOCIATE; `None`: from everybody.
 pub struct SocksPackets(pub Option<Arc<Associations>>);
@@ -30,9 +30,6 @@ impl PacketInbound for SocksPackets {
         if fragment != 0 {
             return Err(wire::Error::Fragmented);
         }
-        // Parsed before an association is made for it.
-        AddressRef::parse(datagram.get(start..).unwrap_or_default())?
-            .ok_or(wire::Error::Truncated)?;
         Ok((ClientKey::Address(peer), start))
     }
 

@@ -106,32 +106,31 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let (key, mut header) = self
             .inbound
             .identify(&mut work.inbound, datagram, path.peer)?;
-        let (association, opened) = match self.find(work, key) {
+        let known = self.find(work, key);
+        let mut session = I::Session::default();
+        let opened = match &known {
             Some(association) => {
-                let opened =
-                    association.open(&self.inbound, &mut header, datagram, path, socket)?;
-                (association, opened)
+                association.open(&self.inbound, &mut header, datagram, path, socket)?
             }
-            None => {
-                let mut session = I::Session::default();
-                let opened = self.inbound.open(&mut session, &mut header, datagram)?;
-                let fixed_target = matches!(opened, Opened::Fixed(..));
-                let association =
-                    self.associate(work, key, (path, socket), (session, &header), fixed_target)?;
-                (association, opened)
+            None => self.inbound.open(&mut session, &mut header, datagram)?,
+        };
+        let fixed_target = matches!(opened, Opened::Fixed(..));
+        let (target, address, data) = match opened {
+            Opened::Fixed(target, data) => (target.as_ref(), &[][..], datagram.get(data)),
+            Opened::Addressed(body) => {
+                let (target, address, data) = split(datagram.get(body).unwrap_or_default())?;
+                (target, address, Some(data))
             }
         };
-        match opened {
-            Opened::Fixed(target, data) => {
-                let data = datagram.get(data).unwrap_or_default();
-                self.dispatch(work, &association, (target.as_ref(), true), &[], data)
+        let association = match known {
+            Some(association) => association,
+            None => {
+                let client = (path, socket, session);
+                self.associate(work, key, client, &header, fixed_target)?
             }
-            Opened::Addressed(body) => {
-                let body = datagram.get(body).unwrap_or_default();
-                let (target, address, data) = split(body)?;
-                self.dispatch(work, &association, (target, false), address, data)
-            }
-        }
+        };
+        let data = data.unwrap_or_default();
+        self.dispatch(work, &association, (target, fixed_target), address, data)
     }
 
     /// Finds the association of a client, which mostly is that of the datagram before.
@@ -148,8 +147,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         &self,
         work: &mut WorkOf<I>,
         key: ClientKey,
-        (path, socket): (Path, &Arc<Socket>),
-        (session, header): (I::Session, &I::Header),
+        (path, socket, session): (Path, &Arc<Socket>, I::Session),
+        header: &I::Header,
         fixed_target: bool,
     ) -> Result<Arc<Association<I::Session>>, wire::Error> {
         let encoder = self.inbound.encoder(header)?;
