@@ -40,7 +40,7 @@ pub const MAX_RESOLVING: usize = 256;
 pub const MAX_QUEUED: usize = 1024;
 /// Bytes of those datagrams.
 pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
-/// Streams that carry packets at once, on each side.
+/// Streams that carry UDP packets at once: of one `ssr local`, and of one server.
 pub const MAX_UDP_STREAMS: usize = 4096;
 
 // Names.

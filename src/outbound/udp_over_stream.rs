@@ -24,6 +24,8 @@ use crate::wire::udp_over_stream::{NAME, PORT};
 
 /// The pause before a stream that broke is replaced.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Why no stream is opened or taken beyond [`MAX_UDP_STREAMS`].
+const TOO_MANY: &str = "too many UDP associations over streams";
 
 /// Settings of the streams that carry a client's packets.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ impl UdpOverStream {
         tasks
             .try_spawn(MAX_UDP_STREAMS, carrier.run(carried))
             .map(|_| association)
-            .ok_or_else(|| io::Error::other("too many UDP associations over streams"))
+            .ok_or_else(|| io::Error::other(TOO_MANY))
     }
 }
 
@@ -137,10 +139,12 @@ impl<I: PacketInbound, O: PacketOutbound> Outbound for WithPackets<I, O> {
         let (stream, pipe) = pair(WINDOW, CAPACITY);
         let (server, client) = Socket::pair();
         let (relay, idle) = (Arc::clone(&self.relay), self.idle);
-        self.tasks.spawn(async move {
+        let started = self.tasks.try_spawn(MAX_UDP_STREAMS, async move {
             let exchanged = async move { exchange(pipe, &client, idle).await };
             let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
         });
-        Ok(Leg::plain(stream))
+        started
+            .map(|_| Leg::plain(stream))
+            .ok_or(Error::Overloaded(TOO_MANY))
     }
 }

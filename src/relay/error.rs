@@ -78,8 +78,11 @@ pub enum Error {
         /// The limit, in seconds.
         seconds: u64,
     },
-    /// The client of a link has made another one in its place.
-    #[error("the client replaced this link by a new one")]
+    /// Too much waits, or too much is in use.
+    #[error("out of resources: {0}")]
+    Overloaded(&'static str),
+    /// The client of a link has replaced it with another.
+    #[error("the client replaced this link with a new one")]
     Replaced,
     /// Nothing moved for too long.
     #[error("no data in either direction for {seconds} s")]
@@ -116,6 +119,7 @@ impl Error {
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
             Self::Silent { .. } => "silent",
+            Self::Overloaded(_) => "no_resources",
             Self::Replaced => "replaced",
             Self::Idle { .. } => "idle",
         }
