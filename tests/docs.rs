@@ -292,6 +292,27 @@ fn every_limit_is_in_its_document() {
     }
 }
 
+#[test]
+fn every_status_is_in_its_document() {
+    let mut files = Vec::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    sources(&root.join("src"), &mut files);
+    for file in files {
+        let code = fs::read_to_string(&file).unwrap();
+        let counted = code.split(".fail(\"").skip(1);
+        let function = code.split(" fn status(").nth(1).unwrap_or_default();
+        let function = function.split("\n    }\n").next().unwrap();
+        for rest in counted.chain(function.split("=> \"").skip(1)) {
+            let status = rest.split('"').next().unwrap();
+            let at = file.display();
+            assert!(
+                TROUBLESHOOTING.contains(&format!("`{status}`")),
+                "{at}: {status}"
+            );
+        }
+    }
+}
+
 /// The messages of `tracing::warn!` and `tracing::error!` in Rust code, each in the pieces between its placeholders.
 fn complaints(code: &str) -> Vec<Vec<String>> {
     let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();

@@ -66,7 +66,7 @@ impl Dialer {
             AddressRef::Ip(address) => self.choose(&[address.ip()], address.port(), trusted),
             AddressRef::Domain(name, port) => match self.resolver.cached(name) {
                 Some(Ok(addresses)) => self.choose(&addresses, port, trusted),
-                Some(Err(_)) => None,
+                Some(Err(_)) => return Destination::Unresolvable,
                 None => return Destination::Unresolved,
             },
         };

@@ -213,6 +213,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 })
             }
             Destination::Unresolved => return Err(wire::Error::NoResources),
+            Destination::Unresolvable => return Err(wire::Error::Unresolvable),
             Destination::Denied => return Err(wire::Error::Denied),
         }
         association.activity.fetch_add(1, Relaxed);
@@ -238,8 +239,16 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         };
         let resolved = self.outbound.resolve(&waiting.target, waiting.trusted);
         let Some(peer) = resolved.await else {
-            self.counters.fail("resolve");
-            tracing::debug!(target = %waiting.target, "datagram dropped: its target has no usable address");
+            // The answer is in the cache now.
+            let error = match self
+                .outbound
+                .locate(waiting.target.as_ref(), waiting.trusted)
+            {
+                Destination::Denied => wire::Error::Denied,
+                _ => wire::Error::Unresolvable,
+            };
+            self.counters.fail(error.status());
+            tracing::debug!(target = %waiting.target, status = error.status(), %error, "datagram dropped");
             return;
         };
         let (association, mut batch) = (&waiting.association, Batch::default());

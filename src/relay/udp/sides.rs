@@ -107,6 +107,8 @@ pub enum Destination {
     Address(SocketAddr),
     /// The target's name has to be resolved first.
     Unresolved,
-    /// Nowhere: the target does not exist or is not allowed.
+    /// Nowhere: the target's name has no address.
+    Unresolvable,
+    /// Nowhere: the config forbids the target.
     Denied,
 }
