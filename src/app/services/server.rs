@@ -29,9 +29,12 @@ impl Builder<'_> {
                 .iter()
                 .map(|user| user.next_hop.clone())
                 .collect();
+            let users = server.users.iter().map(|account| user(&account.name));
+            let users: Vec<_> = users.collect();
             let relay = server.mode.udp.then(|| {
                 let inbound = ShadowsocksPackets {
                     accounts: Arc::clone(&accounts),
+                    users: users.clone(),
                     next_hops: next_hops.clone(),
                     replays: ReplayFilter::for_packets(server.method, self.config.replay),
                 };
@@ -40,12 +43,11 @@ impl Builder<'_> {
             let mut bound = address;
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
-                let users = server.users.iter().map(|account| user(&account.name));
                 let inbound = Shadowsocks {
                     accounts,
                     next_hops,
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
-                    users: users.collect(),
+                    users,
                     drain_timeout: self.config.timeouts.handshake,
                     links: links(&reverse_server),
                 };

@@ -10,11 +10,14 @@ use super::framing::{Decoder, Encoder};
 use super::sides::{ClientKey, Opened, PacketInbound, Upstream};
 use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
+use crate::relay::counters::User;
 use crate::wire::{self, Address};
 
 /// One client: its upstream socket, and what the way there has to remember.
 pub(super) struct Association<S> {
     pub(super) key: ClientKey,
+    /// The user, for counters and the log.
+    pub(super) user: Option<Arc<User>>,
     pub(super) upstream: Socket,
     /// The server that all datagrams go to; `None`: each goes to its target.
     pub(super) server: Option<Address>,
@@ -44,7 +47,7 @@ struct Outgoing {
 impl<S> Association<S> {
     /// An association with the client on `path`, and the decoder of its upstream.
     pub(super) fn new(
-        key: ClientKey,
+        (key, user): (ClientKey, Option<Arc<User>>),
         session: S,
         path: Path,
         socket: Arc<Socket>,
@@ -52,6 +55,7 @@ impl<S> Association<S> {
     ) -> (Self, Decoder) {
         let association = Self {
             key,
+            user,
             upstream: upstream.socket,
             is_pinned: upstream.server.is_some() || matches!(upstream.decoder, Decoder::PassOn),
             server: upstream.server,

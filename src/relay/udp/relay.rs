@@ -159,8 +159,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 tracing::warn!(%error, "cannot open a socket for a UDP association");
                 wire::Error::NoResources
             })?;
+        let client = (key, self.inbound.user(header));
         let (association, decoder) =
-            Association::new(key, session, path, Arc::clone(socket), upstream);
+            Association::new(client, session, path, Arc::clone(socket), upstream);
         let association = Arc::new(association);
         if !self.table.insert(&association) {
             // Another worker began the same session at this moment. Only its window knows what has been seen.

@@ -4,9 +4,11 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::framing::{Decoder, Encoder};
 use crate::net::udp::Socket;
+use crate::relay::counters::User;
 use crate::wire::{self, Address, AddressRef};
 
 /// What identifies an association.
@@ -60,6 +62,11 @@ pub trait PacketInbound: Send + Sync + 'static {
         header: &mut Self::Header,
         datagram: &mut [u8],
     ) -> Result<Opened<'_>, wire::Error>;
+
+    /// The user who sent the first datagram of a new association, if the protocol has users.
+    fn user(&self, _: &Self::Header) -> Option<Arc<User>> {
+        None
+    }
 
     /// Encodes the replies to the client of a new association.
     ///
