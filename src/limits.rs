@@ -18,6 +18,11 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 // Handshakes and strangers.
 
+/// Bytes of the head of an HTTP request or response.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Bytes that are read at once from a visitor of an HTTP service, after its first request. Rewritten they are at most eight
+/// times as many, and no more is read until the service has taken them.
+pub const HTTP_READ: usize = 16 * 1024;
 /// Bytes of a handshake message that wait for its rest. Each protocol has a lower limit of its own.
 pub const MAX_UNREAD: usize = 64 * 1024;
 /// Bytes that are read from a peer after its handshake was rejected, so that it receives the answer and not a reset.
@@ -42,6 +47,10 @@ pub const MAX_QUEUED: usize = 1024;
 pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
 /// Streams that carry UDP packets at once: of one `ssr local`, and of one server.
 pub const MAX_UDP_STREAMS: usize = 4096;
+/// Bytes of packets on their way into such a stream; more are dropped, as on a network.
+pub const UDP_STREAM_WINDOW: usize = 512 * 1024;
+/// Bytes of packets on their way out of such a stream.
+pub const UDP_STREAM_BUFFER: usize = 128 * 1024;
 
 // Names.
 
@@ -58,6 +67,10 @@ pub const MAX_ATTEMPTS: usize = 8;
 
 /// Bytes of buffers in use above which flows get small buffers only, where the config does not set `memory_mib`.
 pub const DEFAULT_BUDGET: usize = 256 << 20;
+/// Bytes of one kernel pipe; the system may grant less.
+pub const KERNEL_PIPE: usize = 256 * 1024;
+/// Kernel pipes in use by all workers: as many as Linux grants a user without privileges (`pipe-user-pages-soft` of pipe(7)).
+pub const MAX_KERNEL_PIPES: usize = 16384 * 4096 / KERNEL_PIPE;
 /// Streams of mux.cool in one WebSocket at once; clients of v2ray-plugin open no more.
 pub const MAX_MUX_STREAMS: usize = 128;
 /// Bytes that wait in one of these streams.

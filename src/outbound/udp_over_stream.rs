@@ -10,13 +10,13 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::endpoint::Endpoint;
-use crate::limits::MAX_UDP_STREAMS;
+use crate::limits::{MAX_UDP_STREAMS, UDP_STREAM_BUFFER, UDP_STREAM_WINDOW};
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
 use crate::net::udp::Socket;
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
-use crate::relay::udp::over_stream::{CAPACITY, Closed, WINDOW, exchange};
+use crate::relay::udp::over_stream::{Closed, exchange};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
@@ -72,7 +72,7 @@ impl Carrier {
         let peer = (Ipv4Addr::LOCALHOST, 0).into();
         // A stream is opened only when a packet waits for it.
         while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
-            let (stream, pipe) = pair(WINDOW, CAPACITY);
+            let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
             let served = Box::pin(async {
                 service.serve(stream, peer, || ()).await;
                 // The exchange ends by itself, when it has taken what is left in the pipe.
@@ -136,7 +136,7 @@ impl<I: PacketInbound, O: PacketOutbound> Outbound for WithPackets<I, O> {
         if !reserved {
             return self.direct.connect(request).await;
         }
-        let (stream, pipe) = pair(WINDOW, CAPACITY);
+        let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
         let (server, client) = Socket::pair();
         let (relay, idle) = (Arc::clone(&self.relay), self.idle);
         let started = self.tasks.try_spawn(MAX_UDP_STREAMS, async move {
