@@ -78,7 +78,7 @@ pub(crate) fn texts(document: &str, language: &str) -> Vec<String> {
 pub(crate) fn configs(document: &str, key: &str) -> Vec<String> {
     let filled = |config: String| {
         config
-            .replace("the output of: ssr genkey -m 2022-blake3-aes-256-gcm", key)
+            .replace("PASTE-YOUR-KEY-HERE", key)
             .replace("the same", key)
     };
     texts(document, "json").into_iter().map(filled).collect()

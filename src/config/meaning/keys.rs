@@ -112,7 +112,16 @@ fn base64(
     match Key::from_base64(method, text) {
         Ok(key) => Some(key),
         Err(error) => {
-            cx.report.error(path, format!("{which}{error}"));
+            let message = format!("{which}{error}");
+            if which.is_empty() {
+                cx.report.error(path, message);
+            } else {
+                cx.report.error_hint(
+                    path,
+                    message,
+                    "a key has no colons: they separate several keys",
+                );
+            }
             None
         }
     }
