@@ -69,7 +69,7 @@ impl Shared {
     }
 }
 
-/// The work of one listener on one worker.
+/// What a worker runs: a listener, a client's reverse link, or the HTTP ports of reverse tunnels.
 pub(super) type Job = Box<dyn FnOnce(Shared) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// The worker threads.
@@ -117,8 +117,8 @@ impl Threads {
     }
 }
 
-/// A stream listener: what its connections share.
-pub(super) struct Port<I, O> {
+/// What the connections of a TCP listener share.
+pub(super) struct ListenerService<I, O> {
     pub(super) service: Service<I, O>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
@@ -126,7 +126,7 @@ pub(super) struct Port<I, O> {
     pub(super) transport: Option<transport::Server>,
 }
 
-impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
+impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<I, O> {
     /// The job that serves `listener`.
     pub(super) fn job(self: &Arc<Self>, listener: std::net::TcpListener) -> Job {
         let port = Arc::clone(self);

@@ -157,7 +157,7 @@ fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
 }
 
 impl Outbound for Servers {
-    /// As long as the last connection attempt to the preferred server succeeded.
+    /// As long as the last connection attempt to the preferred server has not failed; also before the first one.
     fn may_confirm_early(&self) -> bool {
         self.order(&self.0.tcp)
             .next()

@@ -101,8 +101,8 @@ impl Outbound for Carrier {
     }
 }
 
-/// Targets as [`Direct`] reaches them, and the reserved one, which is the server's own packet relay.
-pub struct WithPackets<I: PacketInbound, O> {
+/// Connects to targets like [`Direct`], and connects the reserved target to the server's own packet relay.
+pub struct DirectWithPackets<I: PacketInbound, O> {
     direct: Direct,
     relay: Arc<Relay<I, O>>,
     /// How long a stream of packets stays without any.
@@ -110,7 +110,7 @@ pub struct WithPackets<I: PacketInbound, O> {
     tasks: Tasks,
 }
 
-impl<I: PacketInbound, O: PacketOutbound> WithPackets<I, O> {
+impl<I: PacketInbound, O: PacketOutbound> DirectWithPackets<I, O> {
     /// For the server whose packets `relay` serves.
     #[must_use]
     pub fn new(direct: Direct, relay: Arc<Relay<I, O>>, idle: Duration) -> Self {
@@ -123,7 +123,7 @@ impl<I: PacketInbound, O: PacketOutbound> WithPackets<I, O> {
     }
 }
 
-impl<I: PacketInbound, O: PacketOutbound> Outbound for WithPackets<I, O> {
+impl<I: PacketInbound, O: PacketOutbound> Outbound for DirectWithPackets<I, O> {
     fn may_confirm_early(&self) -> bool {
         self.direct.may_confirm_early()
     }

@@ -12,7 +12,7 @@ use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{Links, Shadowsocks};
 use crate::outbound::direct::Direct;
-use crate::outbound::udp_over_stream::WithPackets;
+use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
@@ -59,7 +59,7 @@ impl Builder<'_> {
                     // Over WebSocket, a client may also send its datagrams inside a stream.
                     Some(relay) if is_ws => {
                         let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
-                        let outbound = WithPackets::new(direct, relay, idle_udp);
+                        let outbound = DirectWithPackets::new(direct, relay, idle_udp);
                         self.serve_tcp(listeners, inbound, outbound, idle, transport);
                     }
                     _ => self.serve_tcp(listeners, inbound, direct, idle, transport),

@@ -52,7 +52,7 @@ pub struct Config {
     /// What is logged, and where.
     pub log: Log,
     /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.
-    pub first_bytes_wait: Duration,
+    pub first_payload_wait: Duration,
     /// Reverse tunnels.
     pub reverse: Reverse,
     /// The warnings that the file gave.

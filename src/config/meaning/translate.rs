@@ -59,7 +59,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         replay: replay(top, cx),
         deny_private: top.deny_private.unwrap_or(false),
         log: logging::log(top.log.as_ref(), cx),
-        first_bytes_wait: first_bytes_wait(top, cx),
+        first_payload_wait: first_payload_wait(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         warnings: Vec::new(),
     }
@@ -117,11 +117,11 @@ fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
 }
 
 /// Enough for a program on this machine to send its first bytes, and short beside any round trip.
-const FIRST_BYTES_WAIT: Duration = Duration::from_millis(2);
+const FIRST_PAYLOAD_WAIT: Duration = Duration::from_millis(2);
 
-fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
+fn first_payload_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
     match top.first_payload_wait_ms {
-        None => FIRST_BYTES_WAIT,
+        None => FIRST_PAYLOAD_WAIT,
         Some(Number(wait)) if wait <= 1000 => Duration::from_millis(wait),
         Some(Number(_)) => {
             cx.report.error_hint(
