@@ -205,11 +205,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 .await
                 .map_err(io::Error::other)?;
             if let Some((stream, peer)) = next.take() {
-                return Ok(Accepted {
-                    stream: Stream::new(stream),
-                    peer,
-                    room,
-                });
+                return Ok((Stream::new(stream), peer, room));
             }
         }
     }
@@ -221,7 +217,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         // In a box, which is freed before the flow begins: the task keeps no room for its contents.
         let parts = Box::new((accepted, permit));
         let flow = flows.spawn(async move {
-            let (stream, peer, _room, permit) = Accepted::into_parts(parts);
+            let ((stream, peer, _room), permit) = unbox(parts);
             match &port.transport {
                 None => port.service.serve(stream, peer, move || drop(permit)).await,
                 Some(transport) => {
@@ -304,22 +300,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
     }
 }
 
-/// A new connection and its permit of `limits.connections`.
-struct Accepted {
-    stream: Stream,
-    peer: SocketAddr,
-    room: OwnedSemaphorePermit,
-}
+/// A new connection, its peer, and its permit of `limits.connections`.
+type Accepted = (Stream, SocketAddr, OwnedSemaphorePermit);
 
-impl Accepted {
-    /// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
-    #[allow(clippy::boxed_local, reason = "the box is to be freed here")]
-    fn into_parts(
-        parts: Box<(Self, Permit)>,
-    ) -> (Stream, SocketAddr, OwnedSemaphorePermit, Permit) {
-        let (accepted, permit) = *parts;
-        (accepted.stream, accepted.peer, accepted.room, permit)
-    }
+/// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
+#[allow(clippy::boxed_local, reason = "the box is to be freed here")]
+fn unbox<T>(parts: Box<T>) -> T {
+    *parts
 }
 
 /// Whether only the connection failed that was to be accepted, not the listener.
@@ -338,11 +325,10 @@ pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
     options: UdpOptions,
 ) -> Job {
     Box::new(move |shared| {
-        let Shared { phase, drained } = shared;
+        let Shared { mut phase, drained } = shared;
         // Datagrams have no end to wait for: only the phase ends this job.
         drop(drained);
         Box::pin(async move {
-            let mut phase = phase;
             let served = async {
                 let socket = Socket::new(socket.into(), options)?;
                 relay.serve(Arc::new(socket)).await

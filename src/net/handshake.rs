@@ -6,9 +6,7 @@ use tokio::time::timeout;
 
 use super::pool::{Buffer, Size};
 use super::{FAREWELL, Stream};
-
-use crate::limits::MAX_REJECTED_BYTES;
-use crate::limits::MAX_UNREAD;
+use crate::limits::{MAX_REJECTED_BYTES, MAX_UNREAD};
 
 /// Reads the messages of a handshake. Bytes behind the last one are kept: see [`Reader::into_unread`].
 pub struct Reader<'a> {

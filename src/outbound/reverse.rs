@@ -87,16 +87,11 @@ impl Outbound for ReverseTarget {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let reached = self.reach(&request.target).await;
-        match &reached {
-            Ok(_) => self
-                .link
-                .connect_result(self.visitor.id, Code::OK, String::new()),
-            Err(error) => {
-                let text = error.to_string();
-                self.link
-                    .connect_result(self.visitor.id, Code::UNREACHABLE, text);
-            }
-        }
+        let (code, message) = match &reached {
+            Ok(_) => (Code::OK, String::new()),
+            Err(error) => (Code::UNREACHABLE, error.to_string()),
+        };
+        self.link.connect_result(self.visitor.id, code, message);
         reached
     }
 }

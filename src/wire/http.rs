@@ -151,13 +151,7 @@ pub fn parse_request(
     };
     let fields = Fields(request.headers);
     let target = request.path.unwrap_or_default();
-    let path = |target: &str| {
-        target
-            .split(['?', '#'])
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let path = |target: &str| target.split(['?', '#']).next().map(str::to_owned);
     let host = fields.one("host");
     let wanted = endpoint.host.as_deref();
     if path(target) != path(&endpoint.path)

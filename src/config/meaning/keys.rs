@@ -86,7 +86,11 @@ fn chain(method: Method, path: &str, text: &str, cx: &mut Context<'_>) -> Option
     let mut keys = Vec::new();
     for (index, part) in parts.iter().enumerate() {
         let which = if several {
-            format!("key {} of {}: ", index + 1, parts.len())
+            format!(
+                "key {} of {} (colons separate keys): ",
+                index + 1,
+                parts.len()
+            )
         } else {
             String::new()
         };
@@ -112,16 +116,7 @@ fn base64(
     match Key::from_base64(method, text) {
         Ok(key) => Some(key),
         Err(error) => {
-            let message = format!("{which}{error}");
-            if which.is_empty() {
-                cx.report.error(path, message);
-            } else {
-                cx.report.error_hint(
-                    path,
-                    message,
-                    "a key has no colons: they separate several keys",
-                );
-            }
+            cx.report.error(path, format!("{which}{error}"));
             None
         }
     }

@@ -209,7 +209,10 @@ fn a_chain_says_which_key_is_wrong() {
         ),
         Role::Local,
     );
-    assert!(found.contains("password: key 2 of 2: "), "{found}");
+    assert!(
+        found.contains("password: key 2 of 2 (colons separate keys): "),
+        "{found}"
+    );
 }
 
 #[test]

@@ -161,14 +161,11 @@ impl Layer for Rewriting {
     }
 
     fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        if self.out.is_empty() && !self.ended {
-            if self.requests.awaits_response() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+        if self.out.is_empty() && !self.ended && !self.requests.awaits_response() {
             self.fill()?;
-            if self.out.is_empty() && !self.ended {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+        }
+        if self.out.is_empty() && !self.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         let taken = scatter(&self.out, slots, 0);
         self.out.drain(..taken);

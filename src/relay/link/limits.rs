@@ -57,5 +57,3 @@ pub const MAX_NEW_HTTP_PORTS: usize = 1024;
 pub const MAX_FLOWS: usize = 4096;
 /// Datagrams of one UDP flow that may wait for its socket on the client; more are dropped.
 pub const FLOW_QUEUE: usize = 256;
-/// Datagrams that are read from a public UDP socket before other tasks run.
-pub const MAX_UDP_BATCH: usize = 64;

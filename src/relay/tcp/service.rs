@@ -120,11 +120,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             .is_some_and(|(_, sealer)| sealer.at_head());
         if awaits_payload && matches!(request.leg.first, First::Nothing) {
             // With or without payload, the head is sent after this: the target may be the one that speaks first.
-            let _ = timeout(
-                self.timeouts.first_payload_wait,
-                request.leg.stream.readable(),
-            )
-            .await;
+            let (wait, stream) = (self.timeouts.first_payload_wait, &request.leg.stream);
+            let _ = timeout(wait, stream.readable()).await;
         }
         Ok(upstream)
     }
