@@ -26,6 +26,7 @@
 pub mod address;
 pub mod error;
 pub mod http;
+pub mod http_proxy;
 pub mod http_rewrite;
 pub mod mux;
 pub mod peer_protocol;
