@@ -33,6 +33,7 @@ pub mod peer_protocol;
 pub mod proxy_protocol;
 pub mod reverse;
 pub mod socks;
+pub mod socks4;
 pub mod ss;
 pub mod udp_over_stream;
 pub mod websocket;
