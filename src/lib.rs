@@ -15,6 +15,7 @@
 //! | 5 | [`config`] | reads the config and checks it; `ss://` URLs |
 //! | 4 | [`inbound`] | ways in: SOCKS5, Shadowsocks, ports with one target, reverse tunnels |
 //! | 4 | [`outbound`] | ways out: direct, through a Shadowsocks server, over WebSocket, through a reverse tunnel |
+//! | 4 | [`route`] | rules: which requests go direct, through a server, or nowhere |
 //! | 3 | [`relay`] | moves bytes between an inbound and an outbound: TCP streams, UDP packets, links of reverse tunnels |
 //! | 3 | [`dns`] | resolves names, with one cache |
 //! | 2 | [`net`] | sockets, dialing, streams (TCP, TLS, WebSocket, mux, in-memory pipes), batches of datagrams, buffers |
@@ -82,4 +83,5 @@ pub mod limits;
 pub mod net;
 pub mod outbound;
 pub mod relay;
+pub mod route;
 pub mod wire;

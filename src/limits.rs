@@ -75,6 +75,8 @@ pub const MAX_KERNEL_PIPES: usize = 16384 * 4096 / KERNEL_PIPE;
 pub const MAX_MUX_STREAMS: usize = 128;
 /// Bytes that wait in one of these streams.
 pub const MUX_WINDOW: usize = 256 * 1024;
+/// Bytes of a plain HTTP request or response that wait in the process, in each direction of one connection.
+pub const HTTP_WINDOW: usize = 128 * 1024;
 /// Spare connections to one server.
 pub const MAX_WARM: usize = 64;
 

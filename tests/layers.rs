@@ -27,7 +27,7 @@ const FLOORS: &[&[&str]] = &[
     &["wire"],
     &["net"],
     &["dns", "relay"],
-    &["inbound", "outbound"],
+    &["inbound", "outbound", "route"],
     &["config"],
     &["app"],
     &["cli"],

@@ -47,6 +47,12 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
                 Err(more) => found.extend(more),
             }
         }
+        if let Some(path) = &local.http_auth_file {
+            match http_credentials(path) {
+                Ok(auth) => local.http_auth = auth,
+                Err(more) => found.extend(more),
+            }
+        }
     }
     match found.is_empty() {
         true => Ok(config),
@@ -129,8 +135,42 @@ struct AuthUser {
     password: Secret,
 }
 
-/// The users in the file at `path`. No users at all is an error: a file without users would let everybody in.
+/// `http_auth_config_path`: `{"basic": {"users": [{"user_name": "…", "password": "…"}]}}`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct HttpAuthFile {
+    basic: Option<AuthPassword>,
+}
+
+/// The users in the file at `path`.
 fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
+    let read = |document: &Document| {
+        let file: AuthFile = strict(document)?;
+        Ok(file.password.unwrap_or_default())
+    };
+    users(path, "password", read, |_, _| None)
+}
+
+/// The users in the file at `path`. RFC 7617 §2 separates name and password by the first colon.
+fn http_credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
+    let read = |document: &Document| {
+        let file: HttpAuthFile = strict(document)?;
+        Ok(file.basic.unwrap_or_default())
+    };
+    users(path, "basic", read, |key, text| {
+        (key == "user_name" && text.contains(':'))
+            .then_some("must have no colon, which ends the name (RFC 7617)")
+    })
+}
+
+/// The users that `read` finds in the file at `path`, in the object `section`. No users at all is an error: a file without
+/// users would let everybody in. `refuse` says what is wrong with the value of a key.
+fn users(
+    path: &Path,
+    section: &str,
+    read_users: impl Fn(&Document) -> Result<AuthPassword, Vec<Diagnostic>>,
+    refuse: impl Fn(&str, &str) -> Option<&'static str>,
+) -> Result<Vec<Credential>, Vec<Diagnostic>> {
     let text = read(path)?;
     let fail = |mut found: Vec<Diagnostic>| {
         for finding in &mut found {
@@ -139,13 +179,12 @@ fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
         found
     };
     let document = Document::plain(&text).map_err(fail)?;
-    let file: AuthFile = strict(&document).map_err(fail)?;
-    let users = file.password.unwrap_or_default().users;
+    let users = read_users(&document).map_err(fail)?.users;
     if users.is_empty() {
         let message = "no users, so nobody could log in";
         return Err(fail(vec![Diagnostic::new(
             Severity::Error,
-            "password.users",
+            format!("{section}.users"),
             message,
         )]));
     }
@@ -155,14 +194,14 @@ fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
             ("user_name", user.user_name.as_str()),
             ("password", user.password.expose()),
         ] {
-            if !(1..=255).contains(&text.len()) {
-                let at = format!("password.users[{index}].{key}");
+            let wrong = match text.len() {
+                1..=255 => refuse(key, text),
+                _ => Some("must have 1 to 255 bytes (RFC 1929)"),
+            };
+            if let Some(wrong) = wrong {
+                let at = format!("{section}.users[{index}].{key}");
                 let (shown, position) = document.locate(&at);
-                let mut finding = Diagnostic::new(
-                    Severity::Error,
-                    shown,
-                    "must have 1 to 255 bytes (RFC 1929)",
-                );
+                let mut finding = Diagnostic::new(Severity::Error, shown, wrong);
                 finding.position = position;
                 found.push(finding);
             }

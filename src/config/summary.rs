@@ -8,7 +8,7 @@ use crate::dns;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse::Protocol;
 
-use super::meaning::model::{Config, Local, ReplayPolicy, Server};
+use super::meaning::model::{self, Config, Local, ReplayPolicy, Server};
 use super::role::Role;
 
 /// How many users are listed by name.
@@ -194,11 +194,17 @@ impl Config {
                 "  note        replayed connections are accepted: `security.replay_attack.policy` is not `reject`"
             )?;
         }
-        let open = |local: &&Local| local.auth_file.is_none() && !is_loopback(local);
+        let open = |local: &&Local| {
+            local.auth_file.is_none() && local.http_auth_file.is_none() && !is_loopback(local)
+        };
         for local in self.locals.iter().filter(open) {
+            let key = match local.protocol {
+                model::Protocol::Http => "http_auth_config_path",
+                _ => "socks5_auth_config_path",
+            };
             writeln!(
                 out,
-                "  note        anybody who can reach {} can use it: there is no `socks5_auth_config_path`",
+                "  note        anybody who can reach {} can use it: there is no `{key}`",
                 local.address
             )?;
         }
@@ -217,7 +223,7 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
     if let Some(udp) = &local.udp_address {
         write!(out, ", UDP at {udp}")?;
     }
-    match local.auth.len() {
+    match local.socks_logins().len().max(local.http_logins().len()) {
         0 => writeln!(out),
         users => writeln!(out, ", login required ({users} users)"),
     }

@@ -29,10 +29,13 @@ impl<'a> Reader<'a> {
     /// Reads from `stream`, of which nothing has been read yet.
     #[must_use]
     pub const fn new(stream: &'a Stream) -> Self {
-        Self {
-            stream,
-            unread: Vec::new(),
-        }
+        Self::resume(stream, Vec::new())
+    }
+
+    /// Reads from `stream`, of which `unread` has been read already.
+    #[must_use]
+    pub const fn resume(stream: &'a Stream, unread: Vec<u8>) -> Self {
+        Self { stream, unread }
     }
 
     /// Reads until `parse` returns a value and the number of bytes that it is made of. `parse` gets all bytes that have

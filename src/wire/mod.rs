@@ -26,12 +26,14 @@
 pub mod address;
 pub mod error;
 pub mod http;
+pub mod http_proxy;
 pub mod http_rewrite;
 pub mod mux;
 pub mod peer_protocol;
 pub mod proxy_protocol;
 pub mod reverse;
 pub mod socks;
+pub mod socks4;
 pub mod ss;
 pub mod udp_over_stream;
 pub mod websocket;

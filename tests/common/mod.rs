@@ -16,6 +16,7 @@
 
 pub mod bytes;
 pub mod forward;
+pub mod http;
 pub mod matrix;
 pub mod nginx;
 pub mod peers;

@@ -9,8 +9,12 @@ use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
 use crate::config::{Credential, Local, Protocol, Server};
+use crate::inbound::http::Http;
+use crate::inbound::http::upstream::Upstreams;
+use crate::inbound::login::Login;
+use crate::inbound::mixed::Mixed;
 use crate::inbound::socks::packets::SocksPackets;
-use crate::inbound::socks::{Login, Socks, UdpAssociate};
+use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net;
 use crate::outbound::endpoint::Endpoint;
@@ -45,7 +49,8 @@ impl Builder<'_> {
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
-                Protocol::Socks => self.socks(local, sockets, &servers),
+                Protocol::Socks | Protocol::Mixed => self.socks(local, sockets, &servers),
+                Protocol::Http => self.http(local, sockets, &servers),
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -95,16 +100,38 @@ impl Builder<'_> {
             }
         });
         if let Some(listeners) = sockets.tcp {
-            let login = |login: &Credential| Login {
-                user: user(&login.user),
-                password: login.password.expose().as_bytes().to_vec(),
-            };
-            let inbound = Socks {
-                logins: local.auth.iter().map(login).collect(),
+            let socks = Socks {
+                logins: logins(local.socks_logins()),
                 udp,
             };
+            let http = self.http_inbound(local, servers);
+            let idle = self.config.timeouts.idle;
+            self.serve_tcp(
+                listeners,
+                Mixed { socks, http },
+                servers.clone(),
+                idle,
+                None,
+            );
+        }
+    }
+
+    fn http(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+        if let Some(listeners) = sockets.tcp {
+            let inbound = self.http_inbound(local, servers);
             let idle = self.config.timeouts.idle;
             self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
+        }
+    }
+
+    fn http_inbound(&self, local: &Local, servers: &Servers) -> Http<Servers> {
+        Http {
+            logins: logins(local.http_logins()),
+            upstreams: Upstreams {
+                outbound: servers.clone(),
+                timeouts: self.timeouts(self.config.timeouts.idle),
+                counters: Arc::clone(self.counters),
+            },
         }
     }
 
@@ -158,4 +185,12 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+fn logins(credentials: &[Credential]) -> Vec<Login> {
+    let login = |login: &Credential| Login {
+        user: user(&login.user),
+        password: login.password.expose().as_bytes().to_vec(),
+    };
+    credentials.iter().map(login).collect()
 }

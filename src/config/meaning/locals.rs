@@ -106,21 +106,49 @@ fn local(
         address,
         udp_address,
         udp_associate_address: associate_address(entry, at, cx),
-        mode: cx.mode(&key_at(at, "mode"), entry.mode.as_deref(), mode),
+        mode: local_mode(protocol, entry, at, mode, cx),
         auth: Vec::new(),
         auth_file: entry
             .socks5_auth_config_path
             .as_deref()
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
+        http_auth: Vec::new(),
+        http_auth_file: entry
+            .http_auth_config_path
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
     })
+}
+
+/// Which of TCP and UDP an entry serves. HTTP has no UDP.
+fn local_mode(
+    protocol: Protocol,
+    entry: &file::Local,
+    at: &str,
+    mode: Mode,
+    cx: &mut Context<'_>,
+) -> Mode {
+    let path = key_at(at, "mode");
+    let found = cx.mode(&path, entry.mode.as_deref(), mode);
+    if protocol != Protocol::Http {
+        return found;
+    }
+    if entry.mode.is_some() && !found.tcp {
+        cx.report
+            .error_hint(&path, "`http` needs TCP", "use `tcp_only`");
+    }
+    Mode::TCP_ONLY
 }
 
 fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Protocol> {
     let path = key_at(at, "protocol");
     match written {
         None | Some("socks") => Some(Protocol::Socks),
-        Some(later @ ("http" | "tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
+        Some("mixed") => Some(Protocol::Mixed),
+        Some("http") => Some(Protocol::Http),
+        Some(later @ ("tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
             let message = format!("`{later}`: not yet in this version of ssr");
             cx.report.error_hint(
                 &path,
@@ -130,7 +158,8 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
             None
         }
         Some(other) => {
-            cx.report.unknown(&path, "protocol", other, "use `socks`");
+            cx.report
+                .unknown(&path, "protocol", other, "use `socks` or `http`");
             None
         }
     }

@@ -242,9 +242,34 @@ pub struct Local {
     pub auth: Vec<Credential>,
     /// The file that `auth` is read from.
     pub auth_file: Option<PathBuf>,
+    /// As `auth`, for HTTP.
+    pub http_auth: Vec<Credential>,
+    /// The file that `http_auth` is read from.
+    pub http_auth_file: Option<PathBuf>,
 }
 
-/// A name and password of SOCKS5 (RFC 1929 §2), each of 1 to 255 bytes.
+impl Local {
+    /// The users that may log in by SOCKS5. Where only `http_auth` is set, they are those: a login that another protocol on
+    /// the same port does without would keep nobody out.
+    pub fn socks_logins(&self) -> &[Credential] {
+        if self.auth.is_empty() {
+            &self.http_auth
+        } else {
+            &self.auth
+        }
+    }
+
+    /// The users that may log in by HTTP, as [`Local::socks_logins`].
+    pub fn http_logins(&self) -> &[Credential] {
+        if self.http_auth.is_empty() {
+            &self.auth
+        } else {
+            &self.http_auth
+        }
+    }
+}
+
+/// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// The user name (UNAME).
@@ -256,8 +281,12 @@ pub struct Credential {
 /// The protocol of a [`Local`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// SOCKS5 (RFC 1928).
+    /// SOCKS5 (RFC 1928), SOCKS4 and HTTP, told apart by the first byte.
     Socks,
+    /// The same by another name.
+    Mixed,
+    /// HTTP only.
+    Http,
 }
 
 impl Protocol {
@@ -265,6 +294,8 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Socks => "socks",
+            Self::Mixed => "mixed",
+            Self::Http => "http",
         }
     }
 }

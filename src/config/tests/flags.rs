@@ -26,14 +26,14 @@ fn an_error_in_a_flag_names_the_flag() {
     let mut flags = Overrides::default();
     flags.server("example.com", Some("rc4"), None);
     flags.set("dns", "not an address", "--dns");
-    flags.local("protocol", "http");
+    flags.local("protocol", "redir");
     let file = with("");
     let found = shown(&parse_with(&file, Role::Local, &no_env, &flags).unwrap_err());
     for part in [
         "--server-addr: missing: the server's port",
         "--encrypt-method: ",
         "--dns: ",
-        "--local-addr: `http`: not yet",
+        "--local-addr: `redir`: not yet",
     ] {
         assert!(found.contains(part), "no {part:?} in\n{found}");
     }

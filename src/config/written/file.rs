@@ -162,6 +162,7 @@ pub(crate) struct Local {
     pub(crate) mode: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) socks5_auth_config_path: Option<String>,
+    pub(crate) http_auth_config_path: Option<String>,
 }
 
 /// An entry of `forwards`.

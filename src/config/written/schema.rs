@@ -121,12 +121,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (
         Kind::Local,
         Fate::Later,
-        &[
-            "acl",
-            "http_auth_config_path",
-            "launchd_tcp_socket_name",
-            "launchd_udp_socket_name",
-        ],
+        &["acl", "launchd_tcp_socket_name", "launchd_udp_socket_name"],
     ),
     (
         Kind::User,
