@@ -2,11 +2,13 @@
 
 mod later;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use ssr::config::{Mode, Overrides, Role};
 use ssr::crypto::Method;
+use ssr::wire::Address;
 
 use self::later::{Later, LocalLater};
 
@@ -36,6 +38,65 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Generate a key or password
     Genkey(GenkeyArgs),
+    /// Ask what the rules and ACL files of a config do
+    Acl(AclArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct AclArgs {
+    #[command(subcommand)]
+    pub(crate) command: AclCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AclCommand {
+    /// Say which rule decides about a target, and what it decides
+    Test(AclTestArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct AclTestArgs {
+    /// The config file [default: the file that the role would use]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// An ACL file in place of that of the config
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) acl: Option<PathBuf>,
+    /// The role whose rules are asked: local or server [default: local, if the file is for it]
+    #[arg(long, value_name = "ROLE", value_parser = role)]
+    pub(crate) role: Option<Role>,
+    /// Ask about datagrams, and not about a connection
+    #[arg(short = 'u', long)]
+    pub(crate) udp: bool,
+    /// Ask for this user
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// The target [default port: 443]
+    #[arg(value_name = "HOST[:PORT]")]
+    pub(crate) target: String,
+}
+
+impl AclTestArgs {
+    /// The host and port that are asked about.
+    ///
+    /// # Errors
+    /// When the target is not an address or name.
+    pub(crate) fn address(&self) -> Result<Address, String> {
+        const PORT: u16 = 443;
+        let text = self.target.as_str();
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(text);
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(Address::Ip((ip, PORT).into()));
+        }
+        let address = match text.contains(':') {
+            true => text.parse::<Address>().map_err(|error| error.to_string()),
+            false => Address::domain(text, PORT).map_err(|error| error.to_string()),
+        };
+        address.map_err(|error| format!("{text}: {error}"))
+    }
 }
 
 #[derive(Args)]
@@ -84,6 +145,9 @@ pub(crate) struct Common {
     /// The encryption method of the server
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
+    /// The ACL file: what goes where, and who may come; replaces that at the top level of the config
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    acl: Option<String>,
     /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin
     #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
     plugin: Option<String>,
@@ -327,6 +391,7 @@ impl Common {
             flags.mode(Mode::TCP_AND_UDP.name(), "-U");
         }
         for (value, path, flag) in [
+            (&self.acl, "acl", "--acl"),
             (&self.plugin, "plugin", "--plugin"),
             (&self.plugin_opts, "plugin_opts", "--plugin-opts"),
         ] {
@@ -492,6 +557,7 @@ mod tests {
         for args in [
             "ssr local -b 127.0.0.1:1080 -s [::1]:8388 -m aes-256-gcm -k hello --timeout 30 -U -vvv",
             "ssr local -c x.json --protocol socks -b [::]:1 --udp-bind-addr 0.0.0.0:2 --udp-associate-addr 192.0.2.1:3",
+            "ssr local -c x.json --acl lan.acl",
             "ssr local --server-url ss://x --dns google --dns-cache-size 0 --tcp-no-delay --no-delay -6",
             "ssr server -s [::]:8388 -m aes-256-gcm -k x -u -b 192.0.2.1 --fast-open --mptcp --plugin-opts= --nofile 99",
             "ssr server -c x --inbound-send-buffer-size 1 --outbound-recv-buffer-size 2 --outbound-fwmark 3 -n 4",
@@ -509,7 +575,6 @@ mod tests {
     #[test]
     fn flags_of_features_to_come_are_refused_by_name() {
         for (args, flag) in [
-            ("ssr local --acl x", "--acl"),
             ("ssr local -c x -f 192.0.2.1:53", "--forward-addr"),
             ("ssr server -c x -d", "--daemonize"),
             ("ssr server -c x -a nobody", "--user"),

@@ -43,7 +43,7 @@ pub fn gone() -> Error {
 }
 
 impl Outbound for Through {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         true
     }
 
@@ -81,7 +81,7 @@ impl Behind {
 }
 
 impl Outbound for Behind {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 

@@ -59,6 +59,9 @@ pub enum Error {
     /// The config forbids the target.
     #[error("the config forbids this target")]
     Denied,
+    /// A rule of the config refuses the target or the client.
+    #[error("a rule of the config refuses this target or client")]
+    Blocked,
     /// Not the peer's fault: a table of ours is full, or the system has no more sockets.
     #[error("out of resources: a table is full, or there are no more sockets")]
     NoResources,
@@ -109,6 +112,7 @@ impl Error {
             Self::SessionMismatch => "session_mismatch",
             Self::Fragmented => "fragmented",
             Self::Denied => "denied",
+            Self::Blocked => "blocked",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",
             Self::TunnelVersion(_) => "tunnel_version",

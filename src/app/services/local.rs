@@ -8,11 +8,13 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
+use crate::app::routing::{Router, Rules};
 use crate::config::{Credential, Local, Protocol, Server};
 use crate::inbound::socks::packets::SocksPackets;
 use crate::inbound::socks::{Login, Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net;
+use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
@@ -45,7 +47,10 @@ impl Builder<'_> {
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
-                Protocol::Socks => self.socks(local, sockets, &servers),
+                Protocol::Socks => {
+                    let router = self.router(local, &servers)?;
+                    self.socks(local, sockets, &router);
+                }
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -75,12 +80,12 @@ impl Builder<'_> {
         Ok(sockets)
     }
 
-    fn socks(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    fn socks(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
         let udp = sockets.udp.map(|(address, udp)| {
             let associations = Arc::new(Associations::default());
             // Without TCP, clients cannot request an association: then everybody may send.
             let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
-            let relay = self.relay(SocksPackets(admitted), servers.clone());
+            let relay = self.relay(SocksPackets(admitted), router.clone());
             // Clients are on this machine or near it: no datagram is too long.
             let options = net::UdpOptions {
                 longest: None,
@@ -104,8 +109,36 @@ impl Builder<'_> {
                 udp,
             };
             let idle = self.config.timeouts.idle;
-            self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
         }
+    }
+
+    /// Where the requests of a listener go.
+    fn router(&self, local: &Local, servers: &Servers) -> Result<Router, Error> {
+        let Some(live) = &local.rules else {
+            return Ok(Router::through(servers.clone()));
+        };
+        let mut named = Vec::new();
+        for name in live.source().servers() {
+            let meant = self.config.servers.iter().filter(|one| one.is_named(name));
+            let meant = meant.map(|server| self.upstream(server));
+            named.push((
+                Arc::clone(name),
+                Servers::new(meant.collect::<Result<_, _>>()?),
+            ));
+        }
+        let direct = Dialer {
+            // It is for what the clients of the server may reach.
+            deny_private: false,
+            ..self.dialer(outgoing(&self.config.socket, false))
+        };
+        let rules = Rules {
+            live: Arc::clone(live),
+            local: local.address.to_string().into(),
+            direct,
+            named,
+        };
+        Ok(Router::by_rules(servers.clone(), rules))
     }
 
     /// A server that clients are sent through.
