@@ -40,6 +40,7 @@ mod options;
 mod pair;
 mod reverse;
 mod reverse_links;
+mod rules;
 mod socks;
 mod transport_mux;
 mod transport_nginx;
