@@ -42,7 +42,7 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         role,
         &env,
         flags,
-        Some(path.unwrap_or(Path::new(""))),
+        Some(path.unwrap_or_else(|| Path::new(""))),
     )
     .map_err(name)?;
     config.warnings = name(std::mem::take(&mut config.warnings));

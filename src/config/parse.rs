@@ -56,7 +56,7 @@ pub(super) fn translate(
         role,
         env,
         files: file.is_some(),
-        file: file.unwrap_or(Path::new("")),
+        file: file.unwrap_or_else(|| Path::new("")),
         report,
     };
     let mut config = translate::config(&top, &mut cx);

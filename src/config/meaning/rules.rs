@@ -214,10 +214,13 @@ fn values<'a>(
         .collect()
 }
 
+/// Reads a destination; `None`: it is none.
+type Read = fn(&str) -> Option<Entry>;
+
 /// Names, expressions and networks.
 fn entries(entry: &file::Rule, at: &str, cx: &mut Context<'_>) -> Vec<Entry> {
     let mut found = Vec::new();
-    let kinds: [(&str, &Option<Strings>, fn(&str) -> Option<Entry>); 5] = [
+    let kinds: [(&str, &Option<Strings>, Read); 5] = [
         ("domain", &entry.domain, |text| {
             Some(Entry::Domain(Kind::Exact, text.to_owned()))
         }),
