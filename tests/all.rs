@@ -41,6 +41,7 @@ mod pair;
 mod reverse;
 mod reverse_links;
 mod rules;
+mod rules_files;
 mod socks;
 mod transport_mux;
 mod transport_nginx;
