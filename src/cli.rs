@@ -1,5 +1,6 @@
 //! The command line. Flags of shadowsocks-rust keep their names; they become [`Overrides`] of the config.
 
+mod acl;
 mod later;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use ssr::config::{Mode, Overrides, Role};
 use ssr::crypto::Method;
 
+pub(crate) use self::acl::{AclArgs, AclCommand};
 use self::later::{Later, LocalLater};
 
 /// An encrypted SOCKS5 proxy that speaks the Shadowsocks protocols.
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Generate a key or password
     Genkey(GenkeyArgs),
+    /// Ask what the rules and ACL files of a config do
+    Acl(AclArgs),
 }
 
 #[derive(Args)]
@@ -84,6 +88,9 @@ pub(crate) struct Common {
     /// The encryption method of the server
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
+    /// The ACL file: what goes where, and who may come; replaces that at the top level of the config
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    acl: Option<String>,
     /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin
     #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
     plugin: Option<String>,
@@ -327,6 +334,7 @@ impl Common {
             flags.mode(Mode::TCP_AND_UDP.name(), "-U");
         }
         for (value, path, flag) in [
+            (&self.acl, "acl", "--acl"),
             (&self.plugin, "plugin", "--plugin"),
             (&self.plugin_opts, "plugin_opts", "--plugin-opts"),
         ] {
@@ -492,6 +500,7 @@ mod tests {
         for args in [
             "ssr local -b 127.0.0.1:1080 -s [::1]:8388 -m aes-256-gcm -k hello --timeout 30 -U -vvv",
             "ssr local -c x.json --protocol socks -b [::]:1 --udp-bind-addr 0.0.0.0:2 --udp-associate-addr 192.0.2.1:3",
+            "ssr local -c x.json --acl lan.acl",
             "ssr local --server-url ss://x --dns google --dns-cache-size 0 --tcp-no-delay --no-delay -6",
             "ssr server -s [::]:8388 -m aes-256-gcm -k x -u -b 192.0.2.1 --fast-open --mptcp --plugin-opts= --nofile 99",
             "ssr server -c x --inbound-send-buffer-size 1 --outbound-recv-buffer-size 2 --outbound-fwmark 3 -n 4",
@@ -509,7 +518,6 @@ mod tests {
     #[test]
     fn flags_of_features_to_come_are_refused_by_name() {
         for (args, flag) in [
-            ("ssr local --acl x", "--acl"),
             ("ssr local -c x -f 192.0.2.1:53", "--forward-addr"),
             ("ssr server -c x -d", "--daemonize"),
             ("ssr server -c x -a nobody", "--user"),

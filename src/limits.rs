@@ -80,6 +80,11 @@ pub const HTTP_WINDOW: usize = 128 * 1024;
 /// Spare connections to one server.
 pub const MAX_WARM: usize = 64;
 
+// Rules.
+
+/// Rules of one config; a rule may have any number of destinations.
+pub const MAX_RULES: usize = 100_000;
+
 // Config.
 
 /// Bytes of a config file.

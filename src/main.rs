@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser as _;
+use ssr::app::explain::{Question, explain};
 use ssr::config::{self, Config, Diagnostic, Overrides, Role, Severity};
 use ssr::crypto::{Family, Method};
 use zeroize::Zeroizing;
 
-use crate::cli::{CheckArgs, Cli, Command, GenkeyArgs, Request};
+use crate::cli::{AclArgs, AclCommand, CheckArgs, Cli, Command, GenkeyArgs, Request};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Forward(args) => start(Role::Forward, args.request()),
         Command::Check(args) => check(&args),
         Command::Genkey(args) => genkey(&args),
+        Command::Acl(args) => acl(args),
     }
 }
 
@@ -154,6 +156,52 @@ enum Outcome {
     Fails,
     /// The config is for the other role; with the findings of this one.
     OtherRole(Role, Vec<Diagnostic>),
+}
+
+/// `ssr acl test`.
+fn acl(args: AclArgs) -> ExitCode {
+    let AclCommand::Test(args) = args.command;
+    let target = match args.address() {
+        Ok(target) => target,
+        Err(message) => return usage_error(&message),
+    };
+    let mut flags = Overrides::default();
+    if let Some(file) = &args.acl {
+        flags.set("acl", file.display().to_string(), "--acl");
+    }
+    let load = |role| match args.config.clone().or_else(|| config::default_path(role)) {
+        Some(path) => Ok(config::load(Some(&path), role, &flags)),
+        None => Err(usage_error(&no_config(&[role]))),
+    };
+    let loaded = match load(args.role.unwrap_or(Role::Local)) {
+        Ok(Err(found)) if args.role.is_none() && config::is_for_other_role(&found) => {
+            load(Role::Server)
+        }
+        loaded => loaded,
+    };
+    let config = match loaded {
+        Ok(Ok(config)) => config,
+        Ok(Err(found)) => {
+            report(&found, false);
+            return CONFIG.into();
+        }
+        Err(code) => return code,
+    };
+    let question = Question {
+        target,
+        is_udp: args.udp,
+        user: args.user,
+    };
+    match explain(&config, &question) {
+        Ok(answer) => {
+            print(&answer);
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            print_error(&message);
+            SOFTWARE.into()
+        }
+    }
 }
 
 /// `ssr genkey`: prints the key, then one for each user.

@@ -43,6 +43,8 @@ mod options;
 mod pair;
 mod reverse;
 mod reverse_links;
+mod rules;
+mod rules_files;
 mod socks;
 mod transport_mux;
 mod transport_nginx;

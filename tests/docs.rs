@@ -118,6 +118,7 @@ fn certificate(directory: &Path) {
 fn configs_of_the_documents_pass_the_check() {
     let directory = tempfile::tempdir().unwrap();
     certificate(directory.path());
+    fs::write(directory.path().join("ads.txt"), "ads.example\n").unwrap();
     let key = genkey();
     let mut checked = 0;
     for (document, text) in documents() {

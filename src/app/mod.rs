@@ -3,6 +3,8 @@
 //! - [`log`]: where the log goes.
 //! - `services/`: which services a role runs.
 //! - `reverse/`: reverse tunnels.
+//! - `routing/`: rules at work: what goes where, and who may come.
+//! - [`explain`]: says which rule decides.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `handshakes.rs`: connections that are still in their handshake.
@@ -10,10 +12,12 @@
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
 mod error;
+pub mod explain;
 mod fd_limit;
 mod handshakes;
 pub mod log;
 mod reverse;
+mod routing;
 mod services;
 mod worker;
 
@@ -28,6 +32,7 @@ use crate::config::Config;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
 use crate::net::pool;
+use crate::net::tasks::Tasks;
 use crate::relay::Counters;
 use error::Error;
 use worker::{Phase, Threads};
@@ -70,6 +75,11 @@ fn start(config: &Config) -> Result<(), Error> {
     let jobs = control.block_on(services::build(
         config, capacity, workers, &resolver, &counters,
     ))?;
+    let watching = Tasks::default();
+    let rules = config.live_rules();
+    if !rules.is_empty() {
+        watching.spawn_on(routing::watch(rules), control.handle());
+    }
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
     // This sender keeps the process running even if it serves only datagrams, which have no flows to wait for.

@@ -6,8 +6,6 @@ use clap::Args;
 #[derive(Args)]
 pub(super) struct Later {
     #[arg(long, hide = true)]
-    acl: Option<String>,
-    #[arg(long, hide = true)]
     plugin_mode: Option<String>,
     #[arg(long, hide = true)]
     outbound_user_cookie: Option<String>,
@@ -68,9 +66,8 @@ pub(super) struct LocalLater {
 
 impl Later {
     /// Each flag, and whether it asks for something.
-    pub(super) fn given(&self) -> [(&'static str, bool); 7] {
+    pub(super) fn given(&self) -> [(&'static str, bool); 6] {
         [
-            ("--acl", self.acl.is_some()),
             ("--plugin-mode", self.plugin_mode.is_some()),
             (
                 "--outbound-user-cookie",

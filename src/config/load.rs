@@ -37,7 +37,14 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         None => Zeroizing::new("{}".to_owned()),
     };
     let env = |variable: &str| std::env::var(variable).ok();
-    let mut config = translate(&text, role, &env, flags, true).map_err(name)?;
+    let mut config = translate(
+        &text,
+        role,
+        &env,
+        flags,
+        Some(path.unwrap_or_else(|| Path::new(""))),
+    )
+    .map_err(name)?;
     config.warnings = name(std::mem::take(&mut config.warnings));
     let mut found = Vec::new();
     for local in &mut config.locals {

@@ -39,6 +39,7 @@ impl Config {
             )?;
         }
         self.write_reverse(out)?;
+        self.write_rules(out)?;
         let source = match &self.dns {
             dns::Source::System => "name servers of the system".to_owned(),
             _ => "name servers of the config".to_owned(),
@@ -106,6 +107,21 @@ impl Config {
             0 => writeln!(out),
             more => writeln!(out, " and {more} more"),
         }
+    }
+
+    fn write_rules(&self, out: &mut String) -> fmt::Result {
+        for live in self.live_rules() {
+            let source = live.source();
+            write!(out, "  rules       {}", source.rules.len())?;
+            if let Some(acl) = &source.acl {
+                write!(out, ", then {}", acl.display())?;
+            }
+            match source.files().len() {
+                0 => writeln!(out)?,
+                count => writeln!(out, "; {count} files, read again when they change")?,
+            }
+        }
+        Ok(())
     }
 
     fn write_reverse(&self, out: &mut String) -> fmt::Result {

@@ -227,7 +227,7 @@ impl Reply for ConnectReply {
 /// The reply code for a failure.
 fn code_of(error: &Error) -> Code {
     match error {
-        Error::Denied(_) | Error::NotOffered(_) => Code::NotAllowed,
+        Error::Denied(_) | Error::Blocked(_) | Error::NotOffered(_) => Code::NotAllowed,
         Error::Resolve { .. }
         | Error::Connect(net::Error::NoAddress | net::Error::ConnectTimeout { .. }) => {
             Code::HostUnreachable

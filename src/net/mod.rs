@@ -14,10 +14,12 @@
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
 //! - [`udp`]: datagrams in batches.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
+//! - [`file_version`]: notices that a file has changed.
 
 mod clock;
 pub mod dial;
 mod error;
+pub mod file_version;
 pub mod handshake;
 mod linux;
 pub mod listener;

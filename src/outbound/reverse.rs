@@ -43,7 +43,7 @@ pub fn gone() -> Error {
 }
 
 impl Outbound for ViaLink {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         true
     }
 
@@ -81,7 +81,7 @@ impl ReverseTarget {
 }
 
 impl Outbound for ReverseTarget {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 

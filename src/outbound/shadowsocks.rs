@@ -158,7 +158,7 @@ fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
 
 impl Outbound for Servers {
     /// As long as the last connection attempt to the preferred server has not failed; also before the first one.
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         self.order(&self.0.tcp)
             .next()
             .is_some_and(|server| !server.failed.load(Relaxed))

@@ -91,7 +91,7 @@ impl Carrier {
 }
 
 impl Outbound for Carrier {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 
@@ -124,8 +124,8 @@ impl<I: PacketInbound, O: PacketOutbound> DirectWithPackets<I, O> {
 }
 
 impl<I: PacketInbound, O: PacketOutbound> Outbound for DirectWithPackets<I, O> {
-    fn may_confirm_early(&self) -> bool {
-        self.direct.may_confirm_early()
+    fn may_confirm_early(&self, request: &Request) -> bool {
+        self.direct.may_confirm_early(request)
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {

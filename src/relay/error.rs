@@ -70,6 +70,9 @@ pub enum Error {
     /// The config forbids the target.
     #[error("{} is a private address, and `deny_private` is set", .0.to_canonical())]
     Denied(std::net::IpAddr),
+    /// A rule of the config refuses the target or the client.
+    #[error("a rule of the config refuses the {0}")]
+    Blocked(&'static str),
     /// The peer of a link does not answer any more.
     #[error("no reply from the {side} within {seconds} s")]
     Silent {
@@ -118,6 +121,7 @@ impl Error {
             Self::Connect(_) => "connect",
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
+            Self::Blocked(_) => "blocked",
             Self::Silent { .. } => "silent",
             Self::Overloaded(_) => "no_resources",
             Self::Replaced => "replaced",

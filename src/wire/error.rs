@@ -65,6 +65,9 @@ pub enum Error {
     /// The name of the target has no address.
     #[error("the name of the target cannot be resolved")]
     Unresolvable,
+    /// A rule of the config refuses the target or the client.
+    #[error("a rule of the config refuses this target or client")]
+    Blocked,
     /// Not the peer's fault: a table of ours is full, or the system has no more sockets.
     #[error("out of resources: a table is full, or there are no more sockets")]
     NoResources,
@@ -117,6 +120,7 @@ impl Error {
             Self::Fragmented => "fragmented",
             Self::Denied => "denied",
             Self::Unresolvable => "resolve",
+            Self::Blocked => "blocked",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",
             Self::TunnelVersion(_) => "tunnel_version",

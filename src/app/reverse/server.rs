@@ -158,7 +158,7 @@ struct HostRouter {
 }
 
 impl Outbound for HostRouter {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 

@@ -57,6 +57,7 @@ impl<'a> Builder<'a> {
             options,
             connect_timeout: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
+            filter: None,
         }
     }
 

@@ -8,6 +8,7 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
+use crate::app::routing::{Router, Rules};
 use crate::config::{Credential, Local, Protocol, Server};
 use crate::inbound::http::Http;
 use crate::inbound::http::upstream::Upstreams;
@@ -17,6 +18,7 @@ use crate::inbound::socks::packets::SocksPackets;
 use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net;
+use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
@@ -49,8 +51,14 @@ impl Builder<'_> {
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
-                Protocol::Socks | Protocol::Mixed => self.socks(local, sockets, &servers),
-                Protocol::Http => self.http(local, sockets, &servers),
+                Protocol::Socks | Protocol::Mixed => {
+                    let router = self.router(local, &servers)?;
+                    self.socks(local, sockets, &router);
+                }
+                Protocol::Http => {
+                    let router = self.router(local, &servers)?;
+                    self.http(local, sockets, &router);
+                }
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -80,12 +88,12 @@ impl Builder<'_> {
         Ok(sockets)
     }
 
-    fn socks(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    fn socks(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
         let udp = sockets.udp.map(|(address, udp)| {
             let associations = Arc::new(Associations::default());
             // Without TCP, clients cannot request an association: then everybody may send.
             let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
-            let relay = self.relay(SocksPackets(admitted), servers.clone());
+            let relay = self.relay(SocksPackets(admitted), router.clone());
             // Clients are on this machine or near it: no datagram is too long.
             let options = net::UdpOptions {
                 longest: None,
@@ -104,35 +112,58 @@ impl Builder<'_> {
                 logins: logins(local.socks_logins()),
                 udp,
             };
-            let http = self.http_inbound(local, servers);
+            let http = self.http_inbound(local, router);
             let idle = self.config.timeouts.idle;
-            self.serve_tcp(
-                listeners,
-                Mixed { socks, http },
-                servers.clone(),
-                idle,
-                None,
-            );
+            let inbound = Mixed { socks, http };
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
         }
     }
 
-    fn http(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    fn http(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
         if let Some(listeners) = sockets.tcp {
-            let inbound = self.http_inbound(local, servers);
+            let inbound = self.http_inbound(local, router);
             let idle = self.config.timeouts.idle;
-            self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
         }
     }
 
-    fn http_inbound(&self, local: &Local, servers: &Servers) -> Http<Servers> {
+    fn http_inbound(&self, local: &Local, router: &Router) -> Http<Router> {
         Http {
             logins: logins(local.http_logins()),
             upstreams: Upstreams {
-                outbound: servers.clone(),
+                outbound: router.clone(),
                 timeouts: self.timeouts(self.config.timeouts.idle),
                 counters: Arc::clone(self.counters),
             },
         }
+    }
+
+    /// Where the requests of a listener go.
+    fn router(&self, local: &Local, servers: &Servers) -> Result<Router, Error> {
+        let Some(live) = &local.rules else {
+            return Ok(Router::through(servers.clone()));
+        };
+        let mut named = Vec::new();
+        for name in live.source().servers() {
+            let meant = self.config.servers.iter().filter(|one| one.is_named(name));
+            let meant = meant.map(|server| self.upstream(server));
+            named.push((
+                Arc::clone(name),
+                Servers::new(meant.collect::<Result<_, _>>()?),
+            ));
+        }
+        let direct = Dialer {
+            // It is for what the clients of the server may reach.
+            deny_private: false,
+            ..self.dialer(outgoing(&self.config.socket, false))
+        };
+        let rules = Rules {
+            live: Arc::clone(live),
+            local: local.address.to_string().into(),
+            direct,
+            named,
+        };
+        Ok(Router::by_rules(servers.clone(), rules))
     }
 
     /// A server that clients are sent through.

@@ -7,10 +7,12 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{Grants, ReverseServer, ServerSettings};
+use crate::app::routing::{Guard, filter};
 use crate::config::Server;
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{Links, Shadowsocks};
+use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::wire::ss::{Account, Accounts};
@@ -23,7 +25,10 @@ impl Builder<'_> {
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
-            let direct = Direct(self.dialer(outgoing(&server.socket, false)));
+            let direct = Direct(Dialer {
+                filter: filter(server.rules.as_ref()),
+                ..self.dialer(outgoing(&server.socket, false))
+            });
             let next_hops: Vec<_> = server
                 .users
                 .iter()
@@ -38,7 +43,7 @@ impl Builder<'_> {
                     next_hops: next_hops.clone(),
                     replays: ReplayFilter::for_packets(server.method, self.config.replay),
                 };
-                self.relay(inbound, direct.clone())
+                self.relay(guarded(inbound, server), direct.clone())
             });
             let mut bound = address;
             if server.mode.tcp {
@@ -51,6 +56,7 @@ impl Builder<'_> {
                     drain_timeout: self.config.timeouts.handshake,
                     links: links(&reverse_server),
                 };
+                let inbound = guarded(inbound, server);
                 let (at, listeners) = self.bind_tcp(address, &server.socket)?;
                 bound = at;
                 let transport = transport::server(server)?;
@@ -92,6 +98,14 @@ impl Builder<'_> {
             jobs.push(job);
         }
         server
+    }
+}
+
+/// Lets in only clients that the rules of the server admit.
+fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
+    Guard {
+        inner,
+        rules: server.rules.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::wire::address::Address;
 
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Local, Mode, Protocol};
+use super::rules;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
 
@@ -119,6 +120,8 @@ fn local(
             .as_deref()
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
+        acl: rules::acl_file(entry.acl.as_deref(), at),
+        rules: None,
     })
 }
 

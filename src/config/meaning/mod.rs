@@ -11,6 +11,7 @@ pub(super) mod model;
 mod options;
 mod plugin;
 mod reverse;
+mod rules;
 mod servers;
 mod tls;
 pub(super) mod translate;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::crypto::ReplayPolicy;
@@ -11,6 +12,7 @@ use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
+use crate::route::Live;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
@@ -57,6 +59,21 @@ pub struct Config {
     pub reverse: Reverse,
     /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// All rules in use, each once.
+    pub fn live_rules(&self) -> Vec<Arc<Live>> {
+        let locals = self.locals.iter().filter_map(|local| local.rules.as_ref());
+        let servers = self.servers.iter().filter_map(|one| one.rules.as_ref());
+        let mut all: Vec<Arc<Live>> = Vec::new();
+        for live in locals.chain(servers) {
+            if !all.iter().any(|known| Arc::ptr_eq(known, live)) {
+                all.push(Arc::clone(live));
+            }
+        }
+        all
+    }
 }
 
 /// Reverse tunnels: the services of a client, and what a server allows.
@@ -131,6 +148,27 @@ pub struct Server {
     pub idle: Option<Duration>,
     /// The layers between TCP and Shadowsocks; `None`: none.
     pub transport: Option<Transport>,
+    /// The ACL file of this server or of the top level.
+    pub acl: Option<AclFile>,
+    /// What `ssr server` allows; `None`: everything. Filled by [`crate::config::load()`], not by [`crate::config::parse()`].
+    pub rules: Option<Arc<Live>>,
+}
+
+impl Server {
+    /// Whether a rule that names `name` means this server: an entry with several addresses is several servers.
+    pub fn is_named(&self, name: &str) -> bool {
+        let rest = self.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || (rest.starts_with(" (") && rest.ends_with(')')))
+    }
+}
+
+/// An ACL file.
+#[derive(Clone, Debug)]
+pub struct AclFile {
+    /// The path of its key in the config, for errors.
+    pub at: String,
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 /// The layers between TCP and Shadowsocks: TLS, WebSocket or both.
@@ -246,6 +284,11 @@ pub struct Local {
     pub http_auth: Vec<Credential>,
     /// The file that `http_auth` is read from.
     pub http_auth_file: Option<PathBuf>,
+    /// The ACL file of this listener or of the top level.
+    pub acl: Option<AclFile>,
+    /// Where requests go; `None`: through the servers. Filled by [`crate::config::load()`], not by
+    /// [`crate::config::parse()`].
+    pub rules: Option<Arc<Live>>,
 }
 
 impl Local {

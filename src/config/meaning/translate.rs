@@ -14,6 +14,7 @@ use super::logging;
 use super::model::{Config, Mode, ReplayPolicy};
 use super::options;
 use super::reverse;
+use super::rules;
 use super::servers;
 use crate::config::role::Role;
 use crate::config::written::file::Top;
@@ -27,14 +28,15 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let socket = options::socket(top, cx);
     let forwards = forwards::forwards(top, cx);
-    let servers = match cx.role {
+    let mut servers = match cx.role {
         Role::Local | Role::Server => servers::servers(top, mode, &socket, cx),
         Role::Forward => Vec::new(),
     };
-    let locals = match cx.role {
+    let mut locals = match cx.role {
         Role::Local => locals::locals(top, mode, cx),
         Role::Server | Role::Forward => Vec::new(),
     };
+    rules::attach(top, &mut servers, &mut locals, cx);
     let modern = servers
         .iter()
         .any(|server| server.method.family() == Family::Aead2022);

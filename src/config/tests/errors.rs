@@ -121,7 +121,6 @@ fn a_key_given_twice_is_an_error() {
 #[test]
 fn features_to_come_are_refused_unless_they_ask_for_nothing() {
     for (key, value) in [
-        ("acl", "\"/etc/acl\""),
         ("manager_address", "\"127.0.0.1\""),
         ("online_config", "{\"config_url\": \"https://x\"}"),
         ("outbound_proxy", "\"socks5://127.0.0.1:1\""),
@@ -257,7 +256,7 @@ fn a_file_for_the_other_role_is_told_from_a_broken_one() {
     let found = parse(&listening, Role::Local, &no_env).unwrap_err();
     assert!(is_for_other_role(&found), "{}", shown(&found));
     server(&listening);
-    let broken = with("\"acl\": \"x\"").replace("192.0.2.1", "::");
+    let broken = with("\"outbound_proxy\": \"x\"").replace("192.0.2.1", "::");
     assert!(!is_for_other_role(
         &parse(&broken, Role::Local, &no_env).unwrap_err()
     ));

@@ -11,6 +11,7 @@ mod errors;
 mod flags;
 mod forwards;
 mod references;
+mod rules;
 mod transport;
 mod values;
 

@@ -65,6 +65,9 @@ pub(crate) struct Top {
     pub(crate) log: Option<Log>,
     pub(crate) runtime: Option<Runtime>,
     // ssr
+    pub(crate) acl: Option<String>,
+    pub(crate) rules: Option<List<Rule>>,
+    pub(crate) geoip_file: Option<String>,
     pub(crate) reverse: Option<Reverse>,
     pub(crate) timeouts: Option<Timeouts>,
     pub(crate) limits: Option<Limits>,
@@ -110,6 +113,7 @@ pub(crate) struct Server {
     // ssr
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
+    pub(crate) acl: Option<String>,
 }
 
 /// `transport`.
@@ -163,6 +167,26 @@ pub(crate) struct Local {
     pub(crate) protocol: Option<String>,
     pub(crate) socks5_auth_config_path: Option<String>,
     pub(crate) http_auth_config_path: Option<String>,
+    pub(crate) acl: Option<String>,
+}
+
+/// An entry of `rules`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rule {
+    pub(crate) domain: Option<Strings>,
+    pub(crate) domain_suffix: Option<Strings>,
+    pub(crate) domain_keyword: Option<Strings>,
+    pub(crate) domain_regex: Option<Strings>,
+    pub(crate) ip: Option<Strings>,
+    pub(crate) geoip: Option<Strings>,
+    pub(crate) list: Option<Strings>,
+    pub(crate) port: Option<Value>,
+    pub(crate) network: Option<String>,
+    pub(crate) user: Option<Strings>,
+    pub(crate) local: Option<Strings>,
+    pub(crate) to: Option<String>,
+    pub(crate) disabled: Option<bool>,
 }
 
 /// An entry of `forwards`.

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     User,
     Local,
     Forward,
+    Rule,
+    Rules,
     Endpoint,
     Security,
     ReplayAttack,
@@ -55,6 +57,7 @@ impl Kind {
                 | Self::Users
                 | Self::Locals
                 | Self::Forwards
+                | Self::Rules
                 | Self::Writers
                 | Self::Services
                 | Self::Allows
@@ -69,6 +72,7 @@ impl Kind {
             Self::Users => Self::User,
             Self::Locals => Self::Local,
             Self::Forwards => Self::Forward,
+            Self::Rules => Self::Rule,
             Self::Writers => Self::Writer,
             Self::Services => Self::Service,
             Self::Allows => Self::Allow,
@@ -107,7 +111,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Later,
         &[
-            "acl",
             "admin",
             "balancer",
             "launchd_tcp_socket_name",
@@ -117,11 +120,11 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "outbound_proxy",
         ],
     ),
-    (Kind::Server, Fate::Later, &["acl", "outbound_proxy"]),
+    (Kind::Server, Fate::Later, &["outbound_proxy"]),
     (
         Kind::Local,
         Fate::Later,
-        &["acl", "launchd_tcp_socket_name", "launchd_udp_socket_name"],
+        &["launchd_tcp_socket_name", "launchd_udp_socket_name"],
     ),
     (
         Kind::User,
@@ -233,6 +236,7 @@ const KINDS: &[(Kind, &str, &str)] = &[
     (Kind::User, "user", "in an entry of `users`"),
     (Kind::Local, "local", "in an entry of `locals`"),
     (Kind::Forward, "forward", "in an entry of `forwards`"),
+    (Kind::Rule, "rule", "in an entry of `rules`"),
     (
         Kind::Endpoint,
         "forward endpoint",
@@ -300,6 +304,7 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
         (Kind::Top, "forwards") => Kind::Forwards,
+        (Kind::Top, "rules") => Kind::Rules,
         (Kind::Forward, "listen" | "target") => Kind::Endpoint,
         (Kind::Transport | Kind::Endpoint, "tls") => Kind::Tls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
@@ -402,6 +407,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::User => fields_of::<file::User>(),
         Kind::Local => fields_of::<file::Local>(),
         Kind::Forward => fields_of::<file::Forward>(),
+        Kind::Rule => fields_of::<file::Rule>(),
         Kind::Endpoint => fields_of::<file::Endpoint>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
@@ -423,6 +429,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         | Kind::Users
         | Kind::Locals
         | Kind::Forwards
+        | Kind::Rules
         | Kind::Writers
         | Kind::Services
         | Kind::Allows

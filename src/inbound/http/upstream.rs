@@ -212,7 +212,7 @@ impl Reply for Verdict {
 struct Patient<O>(O);
 
 impl<O: Outbound> Outbound for Patient<O> {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 

@@ -122,7 +122,7 @@ pub trait Reply: Send + Sync {
 /// Connects requests to their targets.
 pub trait Outbound: Sync {
     /// Whether connecting is so likely to succeed that a client may be told so before: saves a round trip.
-    fn may_confirm_early(&self) -> bool;
+    fn may_confirm_early(&self, request: &Request) -> bool;
 
     /// Connects to the target, or to the server that will.
     fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;

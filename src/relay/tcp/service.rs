@@ -86,7 +86,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         };
         ready();
         record.target = Some(request.target.to_string().into());
-        record.user = request.user.take();
+        record.user.clone_from(&request.user);
         let flow = match self.connect(&mut request).await {
             Ok(upstream) => Flow::new(request.leg, upstream),
             Err(error) => {
@@ -106,7 +106,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 "the target is reserved for reverse tunnels",
             ));
         }
-        let early = self.outbound.may_confirm_early();
+        let early = self.outbound.may_confirm_early(request);
         if early {
             confirm(request).await?;
         }
@@ -210,7 +210,7 @@ mod tests {
     struct Nowhere;
 
     impl Outbound for Nowhere {
-        fn may_confirm_early(&self) -> bool {
+        fn may_confirm_early(&self, _: &Request) -> bool {
             false
         }
 
