@@ -19,10 +19,10 @@ use crate::outbound::udp_over_stream::UdpOverStream;
 use crate::wire::ss::Credentials;
 
 /// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
-struct LocalSockets {
-    address: SocketAddr,
-    tcp: Option<Vec<TcpListener>>,
-    udp: Option<(SocketAddr, Vec<UdpSocket>)>,
+pub(super) struct LocalSockets {
+    pub(super) address: SocketAddr,
+    pub(super) tcp: Option<Vec<TcpListener>>,
+    pub(super) udp: Option<(SocketAddr, Vec<UdpSocket>)>,
 }
 
 impl Builder<'_> {
@@ -46,6 +46,7 @@ impl Builder<'_> {
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
                 Protocol::Socks => self.socks(local, sockets, &servers),
+                Protocol::Dns => self.dns(local, sockets, &servers),
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::wire::address::Address;
 
 use super::context::{Context, host_address, key_at, refuse_same_address};
+use super::dns_local;
 use super::model::{Local, Mode, Protocol};
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
@@ -76,7 +77,7 @@ fn local(
         (&key_at(at, "local_address"), entry.local_address.as_deref()),
         (
             &key_at(at, "local_port"),
-            entry.local_port.unwrap_or(Number(DEFAULT_PORT)),
+            entry.local_port.unwrap_or_else(|| default_port(protocol)),
         ),
         loopback,
         cx,
@@ -106,21 +107,44 @@ fn local(
         address,
         udp_address,
         udp_associate_address: associate_address(entry, at, cx),
-        mode: cx.mode(&key_at(at, "mode"), entry.mode.as_deref(), mode),
+        mode: cx.mode(
+            &key_at(at, "mode"),
+            entry.mode.as_deref(),
+            default_mode(protocol, mode),
+        ),
         auth: Vec::new(),
         auth_file: entry
             .socks5_auth_config_path
             .as_deref()
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
+        dns: match protocol {
+            Protocol::Dns => Some(dns_local::name_servers(entry, at, cx)),
+            Protocol::Socks => None,
+        },
     })
+}
+
+const fn default_port(protocol: Protocol) -> Number<u16> {
+    Number(match protocol {
+        Protocol::Dns => dns_local::PORT,
+        Protocol::Socks => DEFAULT_PORT,
+    })
+}
+
+fn default_mode(protocol: Protocol, mode: Mode) -> Mode {
+    match protocol {
+        Protocol::Dns => Mode::TCP_AND_UDP,
+        Protocol::Socks => mode,
+    }
 }
 
 fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Protocol> {
     let path = key_at(at, "protocol");
     match written {
         None | Some("socks") => Some(Protocol::Socks),
-        Some(later @ ("http" | "tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
+        Some("dns") => Some(Protocol::Dns),
+        Some(later @ ("http" | "tunnel" | "redir" | "tun" | "fake-dns")) => {
             let message = format!("`{later}`: not yet in this version of ssr");
             cx.report.error_hint(
                 &path,
@@ -130,7 +154,8 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
             None
         }
         Some(other) => {
-            cx.report.unknown(&path, "protocol", other, "use `socks`");
+            cx.report
+                .unknown(&path, "protocol", other, "use `socks` or `dns`");
             None
         }
     }

@@ -242,6 +242,19 @@ pub struct Local {
     pub auth: Vec<Credential>,
     /// The file that `auth` is read from.
     pub auth_file: Option<PathBuf>,
+    /// The name servers of [`Protocol::Dns`].
+    pub dns: Option<DnsLocal>,
+}
+
+/// The name servers of a `dns` local.
+#[derive(Clone, Debug)]
+pub struct DnsLocal {
+    /// The one that is asked directly.
+    pub local: Option<SocketAddr>,
+    /// The one that is asked through the server; with `local`, there is always one of the two.
+    pub remote: Option<Address>,
+    /// The most connections to each that are kept; at least one.
+    pub streams: usize,
 }
 
 /// A name and password of SOCKS5 (RFC 1929 §2), each of 1 to 255 bytes.
@@ -258,6 +271,8 @@ pub struct Credential {
 pub enum Protocol {
     /// SOCKS5 (RFC 1928).
     Socks,
+    /// DNS.
+    Dns,
 }
 
 impl Protocol {
@@ -265,6 +280,7 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Socks => "socks",
+            Self::Dns => "dns",
         }
     }
 }
