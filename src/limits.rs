@@ -63,6 +63,27 @@ pub const MAX_ADDRESSES: usize = 32;
 /// Addresses of a name that are tried.
 pub const MAX_ATTEMPTS: usize = 8;
 
+// DNS locals.
+
+/// Queries of one `dns` local that wait for a name server; beyond it, the oldest fails.
+pub const MAX_QUERIES: usize = 1024;
+/// Clients that wait for these queries; beyond it, the oldest query fails.
+pub const MAX_ASKERS: usize = 4096;
+/// Bytes of a client's query.
+pub const MAX_QUERY: usize = 1232;
+/// Bytes of an answer in a datagram, to clients and from name servers: what every path carries in one piece.
+pub const MAX_UDP_ANSWER: u16 = 1232;
+/// Bytes of the answers that one `dns` local keeps.
+pub const MAX_ANSWER_CACHE: usize = 8 << 20;
+/// Queries of one TCP connection of a client that wait; it is not read further.
+pub const MAX_CLIENT_QUERIES: usize = 32;
+/// Queries that wait on one stream to a name server; more fail.
+pub const MAX_PIPELINED: usize = 256;
+/// Datagrams that are not the answer to a query, after which it is asked by a stream.
+pub const MAX_FORGERIES: usize = 16;
+/// How long a query may take until the client hears that there is no answer.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
 // Buffers and streams.
 
 /// Bytes of buffers in use above which flows get small buffers only, where the config does not set `memory_mib`.

@@ -21,6 +21,7 @@ mod common;
 mod emulated;
 
 mod browser;
+mod dns_local;
 mod docs;
 mod docs_examples;
 mod fairness;

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use crate::crypto::Family;
 use crate::dns;
 use crate::wire::proxy_protocol::Version;
-use crate::wire::reverse::Protocol;
+use crate::wire::reverse;
 
-use super::meaning::model::{self, Config, Local, ReplayPolicy, Server};
+use super::meaning::model::{Config, Local, Protocol, ReplayPolicy, Server};
 use super::role::Role;
 
 /// How many users are listed by name.
@@ -150,7 +150,9 @@ impl Config {
             writeln!(out, "    links     {links}, heartbeat every {seconds} s")?;
         }
         for allow in &reverse.allow {
-            let protocol = allow.protocol.map_or("any protocol", Protocol::name);
+            let protocol = allow
+                .protocol
+                .map_or("any protocol", reverse::Protocol::name);
             let bind = SocketAddr::new(allow.ip, allow.ports.0);
             write!(out, "  allow       {bind}")?;
             if allow.ports.1 != allow.ports.0 {
@@ -214,13 +216,14 @@ impl Config {
             local.auth_file.is_none() && local.http_auth_file.is_none() && !is_loopback(local)
         };
         for local in self.locals.iter().filter(open) {
-            let key = match local.protocol {
-                model::Protocol::Http => "http_auth_config_path",
-                _ => "socks5_auth_config_path",
+            let why = match local.protocol {
+                Protocol::Http => "there is no `http_auth_config_path`",
+                Protocol::Socks | Protocol::Mixed => "there is no `socks5_auth_config_path`",
+                Protocol::Dns => "DNS has no logins",
             };
             writeln!(
                 out,
-                "  note        anybody who can reach {} can use it: there is no `{key}`",
+                "  note        anybody who can reach {} can use it: {why}",
                 local.address
             )?;
         }
@@ -238,6 +241,14 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
     )?;
     if let Some(udp) = &local.udp_address {
         write!(out, ", UDP at {udp}")?;
+    }
+    if let Some(dns) = &local.dns {
+        if let Some(remote) = &dns.remote {
+            write!(out, ", asks {remote} through the server")?;
+        }
+        if let Some(local) = &dns.local {
+            write!(out, ", asks {local} directly")?;
+        }
     }
     match local.socks_logins().len().max(local.http_logins().len()) {
         0 => writeln!(out),

@@ -4,10 +4,12 @@
 //! - [`socks`]: those that speak SOCKS5; [`socks4`]: those that speak SOCKS4.
 //! - [`http`]: those that speak HTTP.
 //! - [`udp_associate`]: which of them may send datagrams.
+//! - [`dns`]: programs that ask `ssr local` for names.
 //! - [`forward`]: clients of a port that has one target.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`reverse`]: visitors of reverse tunnels.
 
+pub mod dns;
 pub mod forward;
 pub mod http;
 pub mod login;

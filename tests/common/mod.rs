@@ -18,6 +18,7 @@ pub mod bytes;
 pub mod forward;
 pub mod http;
 pub mod matrix;
+pub mod name_server;
 pub mod nginx;
 pub mod peers;
 pub mod probe;

@@ -25,10 +25,10 @@ use crate::outbound::udp_over_stream::UdpOverStream;
 use crate::wire::ss::Credentials;
 
 /// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
-struct LocalSockets {
-    address: SocketAddr,
-    tcp: Option<Vec<TcpListener>>,
-    udp: Option<(SocketAddr, Vec<UdpSocket>)>,
+pub(super) struct LocalSockets {
+    pub(super) address: SocketAddr,
+    pub(super) tcp: Option<Vec<TcpListener>>,
+    pub(super) udp: Option<(SocketAddr, Vec<UdpSocket>)>,
 }
 
 impl Builder<'_> {
@@ -59,6 +59,7 @@ impl Builder<'_> {
                     let router = self.router(local, &servers)?;
                     self.http(local, sockets, &router);
                 }
+                Protocol::Dns => self.dns(local, sockets, &servers),
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }

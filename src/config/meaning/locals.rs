@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::wire::address::Address;
 
 use super::context::{Context, host_address, key_at, refuse_same_address};
+use super::dns_local;
 use super::model::{Local, Mode, Protocol};
 use super::rules;
 use crate::config::written::file::{self, Top};
@@ -77,7 +78,7 @@ fn local(
         (&key_at(at, "local_address"), entry.local_address.as_deref()),
         (
             &key_at(at, "local_port"),
-            entry.local_port.unwrap_or(Number(DEFAULT_PORT)),
+            entry.local_port.unwrap_or_else(|| default_port(protocol)),
         ),
         loopback,
         cx,
@@ -122,6 +123,14 @@ fn local(
             .map(PathBuf::from),
         acl: rules::acl_file(entry.acl.as_deref(), at),
         rules: None,
+        dns: (protocol == Protocol::Dns).then(|| dns_local::name_servers(entry, at, cx)),
+    })
+}
+
+const fn default_port(protocol: Protocol) -> Number<u16> {
+    Number(match protocol {
+        Protocol::Dns => dns_local::PORT,
+        Protocol::Socks | Protocol::Mixed | Protocol::Http => DEFAULT_PORT,
     })
 }
 
@@ -134,7 +143,12 @@ fn local_mode(
     cx: &mut Context<'_>,
 ) -> Mode {
     let path = key_at(at, "mode");
-    let found = cx.mode(&path, entry.mode.as_deref(), mode);
+    let default = if protocol == Protocol::Dns {
+        Mode::TCP_AND_UDP
+    } else {
+        mode
+    };
+    let found = cx.mode(&path, entry.mode.as_deref(), default);
     if protocol != Protocol::Http {
         return found;
     }
@@ -151,7 +165,8 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
         None | Some("socks") => Some(Protocol::Socks),
         Some("mixed") => Some(Protocol::Mixed),
         Some("http") => Some(Protocol::Http),
-        Some(later @ ("tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
+        Some("dns") => Some(Protocol::Dns),
+        Some(later @ ("tunnel" | "redir" | "tun" | "fake-dns")) => {
             let message = format!("`{later}`: not yet in this version of ssr");
             cx.report.error_hint(
                 &path,
@@ -162,7 +177,7 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
         }
         Some(other) => {
             cx.report
-                .unknown(&path, "protocol", other, "use `socks` or `http`");
+                .unknown(&path, "protocol", other, "use `socks`, `http` or `dns`");
             None
         }
     }

@@ -1,6 +1,7 @@
 //! The config as meant: validated types, and the translation of what was written into them.
 
 pub(super) mod context;
+mod dns_local;
 mod endpoint;
 mod endpoint_url;
 mod forwards;

@@ -289,6 +289,8 @@ pub struct Local {
     /// Where requests go; `None`: through the servers. Filled by [`crate::config::load()`], not by
     /// [`crate::config::parse()`].
     pub rules: Option<Arc<Live>>,
+    /// The name servers of [`Protocol::Dns`].
+    pub dns: Option<DnsLocal>,
 }
 
 impl Local {
@@ -312,6 +314,17 @@ impl Local {
     }
 }
 
+/// The name servers of a `dns` local.
+#[derive(Clone, Debug)]
+pub struct DnsLocal {
+    /// The one that is asked directly.
+    pub local: Option<SocketAddr>,
+    /// The one that is asked through the server; with `local`, there is always one of the two.
+    pub remote: Option<Address>,
+    /// The most connections to each that are kept; at least one.
+    pub streams: usize,
+}
+
 /// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
 #[derive(Clone, Debug)]
 pub struct Credential {
@@ -330,6 +343,8 @@ pub enum Protocol {
     Mixed,
     /// HTTP only.
     Http,
+    /// DNS.
+    Dns,
 }
 
 impl Protocol {
@@ -339,6 +354,7 @@ impl Protocol {
             Self::Socks => "socks",
             Self::Mixed => "mixed",
             Self::Http => "http",
+            Self::Dns => "dns",
         }
     }
 }

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod dns_local;
 mod errors;
 mod flags;
 mod forwards;

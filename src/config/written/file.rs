@@ -168,6 +168,12 @@ pub(crate) struct Local {
     pub(crate) socks5_auth_config_path: Option<String>,
     pub(crate) http_auth_config_path: Option<String>,
     pub(crate) acl: Option<String>,
+    // of `dns`
+    pub(crate) local_dns_address: Option<String>,
+    pub(crate) local_dns_port: Option<Number<u16>>,
+    pub(crate) remote_dns_address: Option<String>,
+    pub(crate) remote_dns_port: Option<Number<u16>>,
+    pub(crate) client_cache_size: Option<Number<u64>>,
 }
 
 /// An entry of `rules`.

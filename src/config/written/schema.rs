@@ -156,17 +156,12 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Fate::Silent,
         &[
             // For protocols other than SOCKS, which are refused.
-            "client_cache_size",
             "fake_dns_database_path",
             "fake_dns_ipv4_network",
             "fake_dns_ipv6_network",
             "fake_dns_record_expire_duration",
             "forward_address",
             "forward_port",
-            "local_dns_address",
-            "local_dns_port",
-            "remote_dns_address",
-            "remote_dns_port",
             "tcp_redir",
             "tun_device_fd_from_path",
             "tun_interface_address",
