@@ -21,6 +21,7 @@ mod common;
 mod emulated;
 
 mod browser;
+mod cli;
 mod docs;
 mod docs_examples;
 mod fairness;
@@ -36,6 +37,7 @@ mod interop_oracle;
 mod interop_rust;
 mod lifecycle;
 mod link;
+mod names;
 mod options;
 mod pair;
 mod reverse;
