@@ -202,8 +202,8 @@ fn what_is_left_out_is_bounded() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let alias = format!("*a{}", level - 1);
-        let all = vec![alias.as_str(); 9].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{all}]\n"));
+        let all = [alias.as_str(); 9].join(", ");
+        bomb += &format!("a{level}: &a{level} [{all}]\n");
     }
     bomb.push_str("proxies: []\n");
     assert!(matches!(import(&bomb), Err(ImportError::Yaml { .. })));
