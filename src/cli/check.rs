@@ -56,7 +56,7 @@ pub(crate) fn check(args: &CheckArgs) -> ExitCode {
         report(&new, args.strict);
         reported.extend(new);
         match summary {
-            Some(summary) if !(args.strict && !found.is_empty()) => {
+            Some(summary) if !args.strict || found.is_empty() => {
                 print(&summary);
                 outcomes.push(Outcome::Runs);
             }
