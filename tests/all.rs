@@ -21,6 +21,7 @@ mod common;
 mod emulated;
 
 mod browser;
+mod cli;
 mod dns_local;
 mod docs;
 mod docs_examples;
@@ -40,6 +41,7 @@ mod interop_oracle;
 mod interop_rust;
 mod lifecycle;
 mod link;
+mod names;
 mod options;
 mod pair;
 mod reverse;

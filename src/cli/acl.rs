@@ -2,10 +2,15 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueHint};
-use ssr::config::Role;
+use ssr::app::explain::{Question, explain};
+use ssr::config::{self, Overrides, Role};
 use ssr::wire::Address;
+
+use super::check::role;
+use super::output::{CONFIG, SOFTWARE, no_config, print, print_error, report, usage_error};
 
 #[derive(Args)]
 pub(crate) struct AclArgs {
@@ -28,7 +33,7 @@ pub(crate) struct AclTestArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) acl: Option<PathBuf>,
     /// The role whose rules are asked: local or server [default: local, if the file is for it]
-    #[arg(long, value_name = "ROLE", value_parser = super::role)]
+    #[arg(long, value_name = "ROLE", value_parser = role)]
     pub(crate) role: Option<Role>,
     /// Ask about datagrams, and not about a connection
     #[arg(short = 'u', long)]
@@ -39,6 +44,52 @@ pub(crate) struct AclTestArgs {
     /// The target [default port: 443]
     #[arg(value_name = "HOST[:PORT]")]
     pub(crate) target: String,
+}
+
+/// `ssr acl test`.
+pub(crate) fn acl(args: AclArgs) -> ExitCode {
+    let AclCommand::Test(args) = args.command;
+    let target = match args.address() {
+        Ok(target) => target,
+        Err(message) => return usage_error(&message),
+    };
+    let mut flags = Overrides::default();
+    if let Some(file) = &args.acl {
+        flags.set("acl", file.display().to_string(), "--acl");
+    }
+    let load = |role| match args.config.clone().or_else(|| config::default_path(role)) {
+        Some(path) => Ok(config::load(Some(&path), role, &flags)),
+        None => Err(usage_error(&no_config(&config::lookup_places(role)))),
+    };
+    let loaded = match load(args.role.unwrap_or(Role::Local)) {
+        Ok(Err(found)) if args.role.is_none() && config::is_for_other_role(&found) => {
+            load(Role::Server)
+        }
+        loaded => loaded,
+    };
+    let config = match loaded {
+        Ok(Ok(config)) => config,
+        Ok(Err(found)) => {
+            report(&found, false);
+            return CONFIG.into();
+        }
+        Err(code) => return code,
+    };
+    let question = Question {
+        target,
+        is_udp: args.udp,
+        user: args.user,
+    };
+    match explain(&config, &question) {
+        Ok(answer) => {
+            print(&answer);
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            print_error(&message);
+            SOFTWARE.into()
+        }
+    }
 }
 
 impl AclTestArgs {

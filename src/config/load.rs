@@ -72,9 +72,29 @@ pub fn default_path(role: Role) -> Option<PathBuf> {
     lookup_places(role).into_iter().find(|path| path.is_file())
 }
 
-/// Where a config is searched if none is named: the working directory, then `ssr/` and `shadowsocks-rust/` in the user's
-/// and the system's XDG directories and in `/etc`; in each `local.json` or `server.json`, then `config.json`.
+/// Where a config is searched if none is named: the working directory, then `ssr/`, `shadowsocks-rust/` and
+/// `shadowsocks-libev/` in the user's and the system's XDG directories and in `/etc`; in each `local.json` or `server.json`, then `config.json`.
 pub fn lookup_places(role: Role) -> Vec<PathBuf> {
+    let mut directories = vec![PathBuf::new()];
+    for root in roots() {
+        let products = ["ssr", "shadowsocks-rust", "shadowsocks-libev"];
+        directories.extend(products.map(|product| root.join(product)));
+    }
+    let file = format!("{}.json", role.name());
+    directories
+        .iter()
+        .flat_map(|directory| [directory.join(&file), directory.join("config.json")])
+        .collect()
+}
+
+/// Where the programs of shadowsocks-libev search their config.
+pub fn libev_places() -> Vec<PathBuf> {
+    let file = |root: PathBuf| root.join("shadowsocks-libev/config.json");
+    roots().into_iter().map(file).collect()
+}
+
+/// The directories of configs: the user's, those of the system, `/etc`.
+fn roots() -> Vec<PathBuf> {
     let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut roots = Vec::new();
     match (env("XDG_CONFIG_HOME"), env("HOME")) {
@@ -87,19 +107,10 @@ pub fn lookup_places(role: Role) -> Vec<PathBuf> {
         None => roots.push(PathBuf::from("/etc/xdg")),
     }
     roots.push(PathBuf::from("/etc"));
-
-    let mut directories = vec![PathBuf::new()];
-    for root in roots {
-        directories.extend(["ssr", "shadowsocks-rust"].map(|product| root.join(product)));
-    }
-    let file = format!("{}.json", role.name());
-    directories
-        .iter()
-        .flat_map(|directory| [directory.join(&file), directory.join("config.json")])
-        .collect()
+    roots
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
     let fail = |message: String| {
         let mut finding = Diagnostic::new(Severity::Error, "", message);
         finding.file = Some(path.to_path_buf());

@@ -49,7 +49,7 @@ pub(super) fn translate(
 ) -> Result<Config, Vec<Diagnostic>> {
     let mut found = Vec::new();
     let mut document = Document::parse(text, role, &mut found)?;
-    flags.apply(&mut document, env);
+    flags.apply(&mut document, env, &mut found);
     let mut report = Reporter::new(document, found);
     let top = report.file();
     let mut cx = Context {

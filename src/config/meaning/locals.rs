@@ -21,6 +21,7 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
         Some(true) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
+    warn_libev(top, cx);
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
     // `protocol` alone must not open a listener in addition to those of the list.
@@ -64,6 +65,22 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
     });
     refuse_same_address(listeners, cx);
     found.into_iter().map(|(_, local)| local).collect()
+}
+
+/// Keys of two programs of shadowsocks-libev. Through a link of their names, [`crate::config::Overrides::listen_as`] has
+/// taken the keys already.
+fn warn_libev(top: &Top, cx: &mut Context<'_>) {
+    for (key, given, program) in [
+        ("tunnel_address", top.tunnel_address.is_some(), "ss-tunnel"),
+        ("tcp_tproxy", top.tcp_tproxy == Some(true), "ss-redir"),
+    ] {
+        if given {
+            let message = format!("no effect: it is for {program}");
+            let hint =
+                format!("run ssr through a link named {program}, or use an entry of `locals`");
+            cx.report.warn_hint(key, message, hint);
+        }
+    }
 }
 
 fn local(

@@ -47,6 +47,8 @@ pub struct Config {
     pub workers: usize,
     /// The limit on open files to set; `None` means the hard limit.
     pub nofile: Option<u64>,
+    /// The user that the process becomes once its ports are bound, by name or number.
+    pub user: Option<String>,
     /// What is done about a repeated salt of an AEAD-2017 method.
     pub replay: ReplayPolicy,
     /// Refuse targets in loopback, link-local, private and metadata networks after resolution.

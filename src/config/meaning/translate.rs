@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
-use super::context::Context;
+use super::context::{Context, filled};
 use super::forwards;
 use super::locals;
 use super::logging;
@@ -58,6 +58,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
             .nofile
             .map(|Number(count)| count)
             .filter(|count| *count > 0),
+        user: filled(top.user.as_deref()),
         replay: replay(top, cx),
         deny_private: top.deny_private.unwrap_or(false),
         log: logging::log(top.log.as_ref(), cx),

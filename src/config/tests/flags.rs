@@ -27,6 +27,7 @@ fn an_error_in_a_flag_names_the_flag() {
     flags.server("example.com", Some("rc4"), None);
     flags.set("dns", "not an address", "--dns");
     flags.local("protocol", "redir");
+    flags.set("online_config.config_url", "x", "--online-config-url");
     let file = with("");
     let found = shown(&parse_with(&file, Role::Local, &no_env, &flags).unwrap_err());
     for part in [
@@ -34,6 +35,7 @@ fn an_error_in_a_flag_names_the_flag() {
         "--encrypt-method: ",
         "--dns: ",
         "--local-addr: `redir`: not yet",
+        "--online-config-url: not yet",
     ] {
         assert!(found.contains(part), "no {part:?} in\n{found}");
     }
@@ -174,4 +176,41 @@ fn lookup_prefers_the_role_and_our_own_directory() {
         .position(|place| place == "/etc/shadowsocks-rust/server.json")
         .unwrap();
     assert!(ours < theirs);
+}
+
+#[test]
+fn the_default_mode_of_another_program_gives_way_to_the_file() {
+    let mut flags = Overrides::default();
+    flags.default_mode("tcp_only");
+    assert_eq!(
+        parsed(&with(""), Role::Server, &flags).servers[0].mode,
+        Mode::TCP_ONLY
+    );
+    let file = with(r#""mode": "udp_only""#);
+    assert_eq!(
+        parsed(&file, Role::Server, &flags).servers[0].mode,
+        Mode::UDP_ONLY
+    );
+}
+
+#[test]
+fn the_user_is_read_from_file_and_flag() {
+    let file = with(r#""user": "nobody""#);
+    let mut flags = Overrides::default();
+    let user = |flags: &Overrides| parsed(&file, Role::Server, flags).user;
+    assert_eq!(user(&flags).as_deref(), Some("nobody"));
+    flags.set("user", "daemon", "--user");
+    assert_eq!(user(&flags).as_deref(), Some("daemon"));
+}
+
+#[test]
+fn keys_of_libevs_other_programs_are_named_where_they_have_no_effect() {
+    let file = with(r#""tunnel_address": "a:1", "tcp_tproxy": true"#);
+    let found = shown(&parsed(&file, Role::Local, &Overrides::default()).warnings);
+    for part in [
+        "tunnel_address: no effect: it is for ss-tunnel",
+        "tcp_tproxy: ",
+    ] {
+        assert!(found.contains(part), "no {part:?} in\n{found}");
+    }
 }

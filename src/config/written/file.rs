@@ -35,6 +35,9 @@ pub(crate) struct Top {
     pub(crate) tcp_incoming_rcvbuf: Option<Number<u32>>,
     pub(crate) tcp_outgoing_sndbuf: Option<Number<u32>>,
     pub(crate) tcp_outgoing_rcvbuf: Option<Number<u32>>,
+    pub(crate) user: Option<String>,
+    pub(crate) tunnel_address: Option<String>,
+    pub(crate) tcp_tproxy: Option<bool>,
     // shorthand for `locals[0]`
     pub(crate) local_address: Option<String>,
     pub(crate) local_port: Option<Number<u16>>,

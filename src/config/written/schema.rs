@@ -172,11 +172,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     ),
     (
         Kind::Top,
-        Fate::NoEffect("ssr does not change its user: choose the user in the service manager"),
-        &["user"],
-    ),
-    (
-        Kind::Top,
         Fate::NoEffect("ssr logs to standard error or to `log.writers`"),
         &["use_syslog"],
     ),
@@ -189,16 +184,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::NoEffect("ssr does not set the traffic class of packets"),
         &["dscp"],
-    ),
-    (
-        Kind::Top,
-        Fate::NoEffect("only ss-tunnel used it"),
-        &["tunnel_address"],
-    ),
-    (
-        Kind::Top,
-        Fate::NoEffect("only ss-redir used it"),
-        &["tcp_tproxy"],
     ),
     (
         Kind::Top,
