@@ -100,6 +100,7 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
         source: config.dns.clone(),
         cache_size: config.dns_cache_size.unwrap_or(defaults.cache_size),
         ipv6_first: config.socket.ipv6_first,
+        mark: config.socket.fwmark,
         ..defaults
     };
     Resolver::new(settings, runtime::Handle::current())
