@@ -36,6 +36,21 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Generate a key or password
     Genkey(GenkeyArgs),
+    /// Print the nftables rules that the `redir` listeners of a config need
+    RedirRules(RedirRulesArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct RedirRulesArgs {
+    /// The config file [default: the file that `ssr local` would use]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Redirect other machines on this network interface only; may be repeated [default: all interfaces]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) interface: Vec<String>,
+    /// Print a shell script that loads the rules, and the routes that TPROXY needs
+    #[arg(long)]
+    pub(crate) script: bool,
 }
 
 #[derive(Args)]

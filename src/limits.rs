@@ -42,6 +42,8 @@ pub const MAX_QUEUED: usize = 1024;
 pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
 /// Streams that carry packets at once, on each side.
 pub const MAX_UDP_STREAMS: usize = 4096;
+/// Sockets from which one worker of a `redir` listener answers, one for each address that answers came from.
+pub const MAX_REPLY_SOCKETS: usize = 256;
 
 // Names.
 

@@ -3,17 +3,19 @@
 mod cli;
 
 use std::io::Write as _;
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser as _;
+use ssr::app::redir_rules;
 use ssr::config::{self, Config, Diagnostic, Overrides, Role, Severity};
 use ssr::crypto::{Family, Method};
 use zeroize::Zeroizing;
 
-use crate::cli::{CheckArgs, Cli, Command, GenkeyArgs, Request};
+use crate::cli::{CheckArgs, Cli, Command, GenkeyArgs, RedirRulesArgs, Request};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Forward(args) => start(Role::Forward, args.request()),
         Command::Check(args) => check(&args),
         Command::Genkey(args) => genkey(&args),
+        Command::RedirRules(args) => redir_rules(&args),
     }
 }
 
@@ -183,6 +186,43 @@ fn genkey(args: &GenkeyArgs) -> ExitCode {
     }
     print(&text);
     ExitCode::SUCCESS
+}
+
+/// `ssr redir-rules`.
+fn redir_rules(args: &RedirRulesArgs) -> ExitCode {
+    let place = args.config.clone();
+    let Some(path) = place.or_else(|| config::default_path(Role::Local)) else {
+        return usage_error(&no_config(&[Role::Local]));
+    };
+    let config = match config::load(Some(&path), Role::Local, &Overrides::default()) {
+        Ok(config) => config,
+        Err(found) => {
+            report(&found, false);
+            return CONFIG.into();
+        }
+    };
+    let resolve = |name: &str| {
+        let found = (name, 0).to_socket_addrs();
+        found.map_or_else(
+            |_| Vec::new(),
+            |found| found.map(|address| address.ip()).collect(),
+        )
+    };
+    let wanted = redir_rules::Wanted {
+        interfaces: &args.interface,
+        script: args.script,
+        resolve: &resolve,
+    };
+    match redir_rules::rules(&config, &wanted) {
+        Ok(rules) => {
+            print(&rules);
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            print_error(&format!("error: {}: {message}", path.display()));
+            CONFIG.into()
+        }
+    }
 }
 
 /// Lists the places where a config of any of `roles` was looked for.

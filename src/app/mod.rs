@@ -3,6 +3,7 @@
 //! - [`log`]: where the log goes.
 //! - `services/`: which services a role runs.
 //! - `reverse/`: reverse tunnels.
+//! - [`redir_rules`]: the firewall rules for `redir` listeners.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `handshakes.rs`: connections that are still in their handshake.
@@ -13,6 +14,7 @@ mod error;
 mod fd_limit;
 mod handshakes;
 pub mod log;
+pub mod redir_rules;
 mod reverse;
 mod services;
 mod worker;

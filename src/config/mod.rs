@@ -29,7 +29,7 @@ pub use self::load::{default_path, load, lookup_places};
 pub use self::meaning::model::{
     Allow, Config, Credential, Endpoint, EndpointWs, Forward, Keys, Limits, Local, Log, Mode,
     Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink, SocketOptions,
-    Timeouts, Tls, Transport, User, WebSocket, Writer,
+    TcpRedir, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};

@@ -8,7 +8,8 @@ use crate::dns;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse::Protocol;
 
-use super::meaning::model::{Config, Local, ReplayPolicy, Server};
+use super::meaning::model::Protocol as Way;
+use super::meaning::model::{Config, Local, ReplayPolicy, Server, TcpRedir};
 use super::role::Role;
 
 /// How many users are listed by name.
@@ -194,7 +195,10 @@ impl Config {
                 "  note        replayed connections are accepted: `security.replay_attack.policy` is not `reject`"
             )?;
         }
-        let open = |local: &&Local| local.auth_file.is_none() && !is_loopback(local);
+        let open = |local: &&Local| {
+            // A connection that no firewall redirects is refused.
+            local.auth_file.is_none() && !is_loopback(local) && local.protocol != Way::Redir
+        };
         for local in self.locals.iter().filter(open) {
             writeln!(
                 out,
@@ -214,6 +218,22 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
         local.mode.name(),
         local.protocol.name()
     )?;
+    if local.protocol == Way::Redir {
+        let tcp = match local.tcp_redir {
+            TcpRedir::Redirect => "redirect",
+            TcpRedir::Tproxy => "tproxy",
+        };
+        let ways = [
+            (local.mode.tcp, "TCP by", tcp),
+            (local.mode.udp, "UDP by", "tproxy"),
+        ];
+        for (_, protocol, way) in ways.iter().filter(|(used, ..)| *used) {
+            write!(out, ", {protocol} {way}")?;
+        }
+    }
+    if let Some(target) = &local.target {
+        write!(out, " to {target}")?;
+    }
     if let Some(udp) = &local.udp_address {
         write!(out, ", UDP at {udp}")?;
     }

@@ -8,7 +8,8 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
-use crate::config::{Credential, Local, Protocol, Server};
+use crate::config::{Credential, Local, Protocol, Server, TcpRedir};
+use crate::inbound::forward::packets::ForwardPackets;
 use crate::inbound::socks::packets::SocksPackets;
 use crate::inbound::socks::{Login, Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
@@ -16,13 +17,14 @@ use crate::net;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
+use crate::relay::tcp::FixedTarget;
 use crate::wire::ss::Credentials;
 
 /// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
-struct LocalSockets {
-    address: SocketAddr,
-    tcp: Option<Vec<TcpListener>>,
-    udp: Option<(SocketAddr, Vec<UdpSocket>)>,
+pub(super) struct LocalSockets {
+    pub(super) address: SocketAddr,
+    pub(super) tcp: Option<Vec<TcpListener>>,
+    pub(super) udp: Option<(SocketAddr, Vec<UdpSocket>)>,
 }
 
 impl Builder<'_> {
@@ -46,6 +48,8 @@ impl Builder<'_> {
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
                 Protocol::Socks => self.socks(local, sockets, &servers),
+                Protocol::Tunnel => self.tunnel(local, sockets, &servers),
+                Protocol::Redir => self.redir(local, sockets, &servers),
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -61,7 +65,10 @@ impl Builder<'_> {
             udp: None,
         };
         if local.mode.tcp {
-            let (bound, listeners) = self.bind_tcp(sockets.address, options)?;
+            let (bound, listeners) = match (local.protocol, local.tcp_redir) {
+                (Protocol::Redir, TcpRedir::Tproxy) => self.bind_tproxy_tcp(sockets.address)?,
+                _ => self.bind_tcp(sockets.address, options)?,
+            };
             sockets.address = bound;
             sockets.tcp = Some(listeners);
         }
@@ -70,7 +77,10 @@ impl Builder<'_> {
                 Some(other) => self.listen_address(other).await?,
                 None => sockets.address,
             };
-            sockets.udp = Some(self.bind_udp(address, options)?);
+            sockets.udp = Some(match local.protocol {
+                Protocol::Redir => self.bind_tproxy_udp(address)?,
+                _ => self.bind_udp(address, options)?,
+            });
         }
         Ok(sockets)
     }
@@ -105,6 +115,23 @@ impl Builder<'_> {
             };
             let idle = self.config.timeouts.idle;
             self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
+        }
+    }
+
+    fn tunnel(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+        let Some(target) = &local.target else { return };
+        if let Some((_, udp)) = sockets.udp {
+            let relay = self.relay(ForwardPackets(target.clone()), servers.clone());
+            // Clients are on this machine or near it: no datagram is too long.
+            let options = net::UdpOptions {
+                longest: None,
+                ..incoming(&self.config.socket).udp
+            };
+            self.serve_udp(&relay, udp, options);
+        }
+        if let Some(listeners) = sockets.tcp {
+            let (fixed, idle) = (FixedTarget(target.clone()), self.config.timeouts.idle);
+            self.serve_tcp(listeners, fixed, servers.clone(), idle, None);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Builds the services of each role: where they listen, and which inbound and outbound serve their clients.
 //!
 //! - `local.rs`: the ways into `ssr local`, by `protocol`; the servers it uses; the links of its reverse tunnels.
+//! - `redir.rs`: the way in that the firewall redirects to.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
@@ -10,6 +11,7 @@
 mod builder;
 mod forwards;
 mod local;
+mod redir;
 mod server;
 mod sockets;
 mod transport;

@@ -242,6 +242,20 @@ pub struct Local {
     pub auth: Vec<Credential>,
     /// The file that `auth` is read from.
     pub auth_file: Option<PathBuf>,
+    /// The target of a [`Protocol::Tunnel`], which always has one; `None` for the others.
+    pub target: Option<Address>,
+    /// How the firewall passes TCP to a [`Protocol::Redir`]. UDP always comes by TPROXY.
+    pub tcp_redir: TcpRedir,
+}
+
+/// How the firewall passes TCP connections on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpRedir {
+    /// `REDIRECT` and `DNAT`: it changes the destination of the packets.
+    #[default]
+    Redirect,
+    /// `TPROXY`: it leaves the packets as they are.
+    Tproxy,
 }
 
 /// A name and password of SOCKS5 (RFC 1929 §2), each of 1 to 255 bytes.
@@ -258,6 +272,10 @@ pub struct Credential {
 pub enum Protocol {
     /// SOCKS5 (RFC 1928).
     Socks,
+    /// One target for every client, through the server.
+    Tunnel,
+    /// What the firewall redirects, to where it was sent.
+    Redir,
 }
 
 impl Protocol {
@@ -265,6 +283,8 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Socks => "socks",
+            Self::Tunnel => "tunnel",
+            Self::Redir => "redir",
         }
     }
 }

@@ -162,6 +162,10 @@ pub(crate) struct Local {
     pub(crate) mode: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) socks5_auth_config_path: Option<String>,
+    pub(crate) forward_address: Option<String>,
+    pub(crate) forward_port: Option<Number<u16>>,
+    pub(crate) tcp_redir: Option<String>,
+    pub(crate) udp_redir: Option<String>,
 }
 
 /// An entry of `forwards`.
