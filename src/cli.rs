@@ -18,6 +18,7 @@ pub(crate) mod names;
 mod nowhere;
 pub(crate) mod output;
 pub(crate) mod pages;
+pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;
 pub(crate) mod url;

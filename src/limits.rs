@@ -51,6 +51,8 @@ pub const MAX_UDP_STREAMS: usize = 4096;
 pub const UDP_STREAM_WINDOW: usize = 512 * 1024;
 /// Bytes of packets on their way out of such a stream.
 pub const UDP_STREAM_BUFFER: usize = 128 * 1024;
+/// Sockets from which one worker of a `redir` listener answers, one for each address that answers came from.
+pub const MAX_REPLY_SOCKETS: usize = 256;
 
 // Names.
 

@@ -26,6 +26,7 @@ use std::{
 const TRANSPORTS: &str = include_str!("../docs/transports.md");
 const FORWARD: &str = include_str!("../docs/forward.md");
 const REVERSE: &str = include_str!("../docs/reverse.md");
+const TRANSPARENT: &str = include_str!("../docs/transparent.md");
 /// Where the documents' server is.
 const SERVER: [u8; 4] = [203, 0, 113, 7];
 
@@ -316,4 +317,45 @@ fn nginx_of_the_docs_passes_both_over_link() {
     near.run(|| exchange(&mut dial(([127, 0, 0, 1], 8082).into()), &[7; 100_000]))
         .unwrap()
         .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn transparent_proxy_of_the_docs_works_over_link() {
+    let scene = Scene::new();
+    let (near, far) = (&scene.link.a, &scene.link.b);
+    let config = configs(TRANSPARENT, &genkey()).remove(0);
+    fs::write(scene.path().join("config.json"), &config).unwrap();
+    let mut server = scene.start(far, &["server", "-c", "config.json"]);
+    let mut local = scene.start(near, &["local", "-c", "config.json"]);
+    server.running().unwrap();
+    local.running().unwrap();
+    // A page that only the far machine has, at an address that only its own programs reach.
+    scene.shell(
+        far,
+        "ip addr add 198.51.100.7/32 dev lo; iptables -A INPUT -i link0 -d 198.51.100.7 -j DROP",
+    );
+    scene.shell(near, "ip route add default dev link0");
+    let serve = || {
+        let listener = TcpListener::bind("198.51.100.7:80").unwrap();
+        thread::spawn(move || listener.incoming().flatten().for_each(page::<80>));
+    };
+    far.run(serve).unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_ssr")).parent().unwrap();
+    let path = format!("PATH={}:$PATH", binary.display());
+    for command in commands(TRANSPARENT, "ssr redir-rules") {
+        scene.shell(near, &format!("{path}; {command}"));
+    }
+    let got = near.run(|| get(([198, 51, 100, 7], 80).into(), "a.example"));
+    assert!(got.unwrap().unwrap().contains("page 80"));
+}
+
+#[test]
+fn rules_of_the_docs_are_as_they_are_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.json");
+    fs::write(&path, &configs(TRANSPARENT, &genkey())[0]).unwrap();
+    let printed = peers::ssr(&["redir-rules", "-c", path.to_str().unwrap()]).output();
+    let printed = String::from_utf8(printed.unwrap().stdout).unwrap();
+    assert_eq!(texts(TRANSPARENT, "nft"), [printed]);
 }

@@ -108,7 +108,7 @@ impl Namespace {
     }
 
     /// Runs `ip ARGUMENTS` in this namespace.
-    fn ip(&self, arguments: &str) -> io::Result<()> {
+    pub(crate) fn ip(&self, arguments: &str) -> io::Result<()> {
         let mut command = Command::new("ip");
         command.args(arguments.split(' ')).stdin(Stdio::null());
         self.place(&mut command)?;
@@ -120,14 +120,18 @@ impl Namespace {
         Err(io::Error::other(format!("ip {arguments}: {message}")))
     }
 
-    /// Adds a tun device with `address`.
-    fn device(&self, address: Ipv4Addr) -> io::Result<File> {
-        let file = self.run(tun)??;
+    /// Adds the tun device `name` with `address`.
+    fn device(&self, name: &str, address: Ipv4Addr) -> io::Result<File> {
+        let file = self.run(|| tun(name))??;
         self.ip("link set lo up")?;
-        self.ip(&format!("addr add {address}/24 dev link0"))?;
+        self.ip(&format!("addr add {address}/24 dev {name}"))?;
         // Whole windows leave at once; what the device's queue could not hold would be lost unnoticed.
-        self.ip("link set link0 txqueuelen 10000 up")?;
+        self.ip(&format!("link set {name} txqueuelen 10000 up"))?;
         Ok(file)
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
     }
 }
 
@@ -138,15 +142,15 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Creates the tun device `link0` in the namespace of this thread.
-fn tun() -> io::Result<File> {
+/// Creates the tun device `name` in the namespace of this thread.
+fn tun(name: &str) -> io::Result<File> {
     let file = File::options()
         .read(true)
         .write(true)
         .open("/dev/net/tun")?;
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"link0") {
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
@@ -169,8 +173,29 @@ impl Link {
     ///
     /// It needs root, `/dev/net/tun` and `ip`.
     pub(crate) fn new(shape: Shape) -> io::Result<Self> {
-        let (a, b) = (Namespace::new()?, Namespace::new()?);
-        let (near, far) = (a.device(A)?, b.device(B)?);
+        Self::between(Namespace::new()?, Namespace::new()?, "link0", (A, B), shape)
+    }
+
+    /// A second link, `link1`, from a new namespace with the address `near` to the namespace a of this one, which has the
+    /// address `far` there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Link::new`].
+    pub(crate) fn extend(&self, near: Ipv4Addr, far: Ipv4Addr, shape: Shape) -> io::Result<Self> {
+        let (a, b) = (Namespace::new()?, self.a.try_clone()?);
+        Self::between(a, b, "link1", (near, far), shape)
+    }
+
+    fn between(
+        a: Namespace,
+        b: Namespace,
+        device: &str,
+        addresses: (Ipv4Addr, Ipv4Addr),
+        shape: Shape,
+    ) -> io::Result<Self> {
+        let near = a.device(device, addresses.0)?;
+        let far = b.device(device, addresses.1)?;
         let mut link = Self {
             a,
             b,

@@ -5,6 +5,7 @@
 //! - `reverse/`: reverse tunnels.
 //! - `routing/`: rules at work: what goes where, and who may come.
 //! - [`explain`]: says which rule decides.
+//! - [`redir_rules`]: the firewall rules for `redir` listeners.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `handshakes.rs`: connections that are still in their handshake.
@@ -18,6 +19,7 @@ mod fd_limit;
 mod handshakes;
 pub mod log;
 mod privileges;
+pub mod redir_rules;
 mod reverse;
 mod routing;
 mod services;
@@ -117,6 +119,7 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
         source: config.dns.clone(),
         cache_size: config.dns_cache_size.unwrap_or(defaults.cache_size),
         ipv6_first: config.socket.ipv6_first,
+        mark: config.socket.fwmark,
         ..defaults
     };
     Resolver::new(settings, runtime::Handle::current())

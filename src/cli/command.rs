@@ -7,6 +7,7 @@ use super::check::CheckArgs;
 use super::genkey::GenkeyArgs;
 use super::import::ImportArgs;
 use super::pages::CompletionsArgs;
+use super::redir_rules::RedirRulesArgs;
 use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
 use super::url::UrlCommand;
 
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Genkey(GenkeyArgs),
     /// Ask what the rules and ACL files of a config do
     Acl(AclArgs),
+    /// Print the nftables rules that the `redir` listeners of a config need
+    RedirRules(RedirRulesArgs),
     /// Convert servers to and from ss:// URLs, and show them as QR codes
     #[command(subcommand)]
     Url(UrlCommand),

@@ -32,7 +32,7 @@ pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::model::{
     AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, Forward, Keys, Limits,
     Local, Log, Mode, Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink,
-    SocketOptions, Timeouts, Tls, Transport, User, WebSocket, Writer,
+    SocketOptions, TcpRedir, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};

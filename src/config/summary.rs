@@ -8,7 +8,7 @@ use crate::dns;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse;
 
-use super::meaning::model::{Config, Local, Protocol, ReplayPolicy, Server};
+use super::meaning::model::{Config, Local, Protocol, ReplayPolicy, Server, TcpRedir};
 use super::role::Role;
 
 /// How many users are listed by name.
@@ -213,13 +213,18 @@ impl Config {
             )?;
         }
         let open = |local: &&Local| {
-            local.auth_file.is_none() && local.http_auth_file.is_none() && !is_loopback(local)
+            // A connection that no firewall redirects is refused.
+            local.auth_file.is_none()
+                && local.http_auth_file.is_none()
+                && !is_loopback(local)
+                && local.protocol != Protocol::Redir
         };
         for local in self.locals.iter().filter(open) {
             let why = match local.protocol {
                 Protocol::Http => "there is no `http_auth_config_path`",
                 Protocol::Socks | Protocol::Mixed => "there is no `socks5_auth_config_path`",
                 Protocol::Dns => "DNS has no logins",
+                Protocol::Tunnel | Protocol::Redir => "it has no logins",
             };
             writeln!(
                 out,
@@ -239,6 +244,22 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
         local.mode.name(),
         local.protocol.name()
     )?;
+    if local.protocol == Protocol::Redir {
+        let tcp = match local.tcp_redir {
+            TcpRedir::Redirect => "redirect",
+            TcpRedir::Tproxy => "tproxy",
+        };
+        let ways = [
+            (local.mode.tcp, "TCP by", tcp),
+            (local.mode.udp, "UDP by", "tproxy"),
+        ];
+        for (_, protocol, way) in ways.iter().filter(|(used, ..)| *used) {
+            write!(out, ", {protocol} {way}")?;
+        }
+    }
+    if let Some(target) = &local.target {
+        write!(out, " to {target}")?;
+    }
     if let Some(udp) = &local.udp_address {
         write!(out, ", UDP at {udp}")?;
     }

@@ -24,6 +24,8 @@ pub struct Config {
     pub negative_ceiling: Duration,
     /// How long after its TTL an answer may still be served while a new one is fetched.
     pub stale_for: Duration,
+    /// `SO_MARK` of the sockets of queries.
+    pub mark: Option<u32>,
     /// The hosts file; read again when it changes.
     pub hosts_path: PathBuf,
     /// The file that [`Source::System`] reads; read again when it changes. Used on Linux only.
@@ -50,6 +52,7 @@ impl Default for Config {
             // Names in use are looked up every few minutes. The older an address, the likelier that a failed dial to it
             // costs more than a query would have.
             stale_for: Duration::from_secs(600),
+            mark: None,
             hosts_path: PathBuf::from("/etc/hosts"),
             resolv_conf_path: PathBuf::from("/etc/resolv.conf"),
         }

@@ -6,6 +6,7 @@
 //! - [`Resolver`] (`resolver.rs`) is what callers hold: hosts file, cache, tasks, counters.
 //! - `cache.rs` stores answers: it clamps TTLs, evicts names, and joins lookups of the same name. No IO, no clock.
 //! - `upstream.rs` queries the name servers: A and AAAA together, the search list, the next server when one is silent.
+//! - `sockets.rs` makes the sockets of queries.
 //! - `hosts.rs` and `system.rs` read `/etc/hosts` and `/etc/resolv.conf`.
 //! - [`Source`] (`source.rs`) is the `dns` key of the config; [`Config`] (`config.rs`) holds the other settings.
 //! - [`Answer`] and [`Error`] (`answer.rs`) are what a lookup returns.
@@ -15,6 +16,7 @@ mod cache;
 mod config;
 mod hosts;
 mod resolver;
+mod sockets;
 mod source;
 mod system;
 mod upstream;

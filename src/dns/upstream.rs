@@ -21,17 +21,17 @@ use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig,
 };
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{TlsConfig, TokioResolver};
+use hickory_resolver::{Resolver, TlsConfig};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{Error, arrange};
 use super::cache::Outcome;
 use super::config::Config;
+use super::sockets::Sockets;
 use super::source::{self, Server, Source, Transport};
 use super::system;
 use crate::limits::{MAX_ADDRESSES, MAX_PENDING};
@@ -66,7 +66,7 @@ enum Reply {
 
 /// One server, and whether it is demoted.
 struct NameServer {
-    resolver: TokioResolver,
+    resolver: Resolver<Sockets>,
     demoted_until: Mutex<Option<Instant>>,
 }
 
@@ -116,7 +116,7 @@ impl Upstream {
         search.truncate(MAX_SEARCH);
         let servers = servers
             .into_iter()
-            .map(|server| name_server(server, tls, config.deadline));
+            .map(|server| name_server(server, tls, config));
         let servers = servers.collect::<Result<_, _>>()?;
         Ok(Self {
             servers,
@@ -329,19 +329,19 @@ impl Server {
 
 /// Makes a hickory resolver for one server, with everything off that this module does itself.
 fn name_server(
-    config: NameServerConfig,
+    server: NameServerConfig,
     tls: &TlsConfig,
-    deadline: Duration,
+    settings: &Config,
 ) -> Result<Arc<NameServer>, Error> {
-    let ip = config.ip;
-    let config = ResolverConfig::from_name_servers(vec![config]);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    let ip = server.ip;
+    let config = ResolverConfig::from_name_servers(vec![server]);
+    let mut builder = Resolver::builder_with_config(config, Sockets::new(settings.mark))
         .with_tls_config(tls.config.clone());
     let options = builder.options_mut();
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     // hickory retransmits UDP within the timeout; `Upstream::query` tries other servers.
-    options.timeout = deadline;
+    options.timeout = settings.deadline;
     options.attempts = 0;
     options.edns0 = true;
     options.max_active_requests = 2 * MAX_PENDING;

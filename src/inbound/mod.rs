@@ -6,6 +6,7 @@
 //! - [`udp_associate`]: which of them may send datagrams.
 //! - [`dns`]: programs that ask `ssr local` for names.
 //! - [`forward`]: clients of a port that has one target.
+//! - [`redir`]: what the firewall redirects to `ssr local`.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`reverse`]: visitors of reverse tunnels.
 
@@ -14,6 +15,7 @@ pub mod forward;
 pub mod http;
 pub mod login;
 pub mod mixed;
+pub mod redir;
 pub mod reverse;
 pub mod shadowsocks;
 pub mod socks;

@@ -65,6 +65,8 @@ fn reason(error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => {
             "the address is already in use; stop the other program or choose another port".into()
         }
+        // Where it is known what is not permitted, the message says so.
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => error.to_string(),
         io::ErrorKind::PermissionDenied => {
             "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE".into()
         }

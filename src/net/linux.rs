@@ -1,7 +1,8 @@
 //! What only Linux has.
 #![expect(unsafe_code, reason = "some options of TCP have no safe interface")]
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,6 +30,15 @@ pub(super) fn set_acknowledge_with_data(socket: &Socket) -> io::Result<()> {
 }
 
 fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, option, value)
+}
+
+fn set_option(
+    socket: &Socket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open as long as `socket` is borrowed, and the pointer and size describe `value`,
@@ -36,7 +46,7 @@ fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
+            level,
             option,
             (&raw const value).cast(),
             size,
@@ -95,4 +105,185 @@ pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
+}
+
+/// Lets a socket use addresses that are not of this machine: to listen for what the firewall passes to it (TPROXY), and to
+/// send from there. Needs CAP_NET_ADMIN.
+pub(super) fn set_transparent(socket: &Socket, is_v6: bool) -> io::Result<()> {
+    if is_v6 {
+        socket.set_ip_transparent_v6(true)
+    } else {
+        socket.set_ip_transparent_v4(true)
+    }
+}
+
+/// Makes the system say where each datagram was sent to, for [`receive_with_destinations`].
+pub(super) fn set_receive_destination(socket: &Socket, is_v6: bool) -> io::Result<()> {
+    if is_v6 {
+        set_option(socket, libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?;
+    }
+    // An IPv6 socket needs it too, for the IPv4 datagrams that it receives.
+    set_option(socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)
+}
+
+/// Bytes of the longest socket address here, that of IPv6.
+const NAME_LEN: usize = 28;
+/// Bytes for the control messages of one datagram: one address, and room to spare.
+const CONTROL_LEN: usize = 128;
+
+/// A datagram that the firewall passed to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Redirected {
+    pub(super) len: usize,
+    pub(super) peer: SocketAddr,
+    /// Where it was sent to.
+    pub(super) destination: SocketAddr,
+}
+
+/// Receives up to `N` datagrams into `slots` by one system call; `found` tells what each is, `None` for one that was too
+/// long or whose addresses are not known. Returns how many came.
+pub(super) fn receive_with_destinations<const N: usize>(
+    socket: impl AsFd,
+    slots: &mut [IoSliceMut<'_>; N],
+    found: &mut [Option<Redirected>; N],
+) -> io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    let mut names = [[0_u8; NAME_LEN]; N];
+    let mut controls = [[0_u8; CONTROL_LEN]; N];
+    // SAFETY: all-zero is a valid `mmsghdr`: null pointers with lengths of zero.
+    let mut headers: [libc::mmsghdr; N] = unsafe { std::mem::zeroed() };
+    let parts = slots.iter_mut().zip(&mut names).zip(&mut controls);
+    for (header, ((slot, name), control)) in headers.iter_mut().zip(parts) {
+        let header = &mut header.msg_hdr;
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = libc::socklen_t::try_from(NAME_LEN).map_err(io::Error::other)?;
+        header.msg_iov = std::ptr::from_mut(slot).cast();
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL_LEN as _;
+    }
+    let count = libc::c_uint::try_from(N).map_err(io::Error::other)?;
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed. Each header points to a name, a slot (`IoSliceMut` has
+    // the layout of `iovec`) and a control buffer of the stated lengths, which outlive the call and are not used meanwhile.
+    let received = unsafe {
+        let fd = socket.as_fd().as_raw_fd();
+        libc::recvmmsg(
+            fd,
+            headers.as_mut_ptr(),
+            count,
+            flags as _,
+            std::ptr::null_mut(),
+        )
+    };
+    let Ok(received) = usize::try_from(received) else {
+        return Err(io::Error::last_os_error());
+    };
+    let parts = headers.iter().zip(&names).zip(&controls);
+    for (found, ((header, name), control)) in found.iter_mut().zip(parts).take(received) {
+        let message = &header.msg_hdr;
+        let is_cut = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        *found = match (socket_address(name), destination(control)) {
+            (Some(peer), Some(destination)) if !is_cut => Some(Redirected {
+                len: usize::try_from(header.msg_len).unwrap_or_default(),
+                peer,
+                destination,
+            }),
+            _ => None,
+        };
+    }
+    Ok(received)
+}
+
+/// The original destination among control messages (`cmsg(3)`: length, level and type, then the data, aligned). Zeros may
+/// follow the last.
+fn destination(mut messages: &[u8]) -> Option<SocketAddr> {
+    const HEAD: usize = size_of::<usize>() + 8;
+    loop {
+        let (len, rest) = messages.split_first_chunk()?;
+        let (level, rest) = rest.split_first_chunk()?;
+        let (kind, _) = rest.split_first_chunk()?;
+        let len = usize::from_ne_bytes(*len);
+        let data = messages.get(HEAD..len)?;
+        match (i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind)) {
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                return socket_address(data);
+            }
+            _ => messages = messages.get(len.next_multiple_of(size_of::<usize>())..)?,
+        }
+    }
+}
+
+/// The address in a `sockaddr_in` or `sockaddr_in6`. An IPv4-mapped address is shown as IPv4.
+fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let (family, rest) = bytes.split_first_chunk()?;
+    let (port, rest) = rest.split_first_chunk()?;
+    let ip: IpAddr = match i32::from(u16::from_ne_bytes(*family)) {
+        libc::AF_INET => rest.first_chunk::<4>().copied()?.into(),
+        // The flow information is before the address.
+        libc::AF_INET6 => rest.get(4..)?.first_chunk::<16>().copied()?.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(
+        ip.to_canonical(),
+        u16::from_be_bytes(*port),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    /// Bytes of control messages, each with its level, type and data.
+    fn control(messages: &[(i32, i32, &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (level, kind, data) in messages {
+            let len = size_of::<usize>() + 8 + data.len();
+            bytes.extend(len.to_ne_bytes());
+            bytes.extend(level.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(*data);
+            bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn destination_is_found_among_other_messages() {
+        let mut v4 = [0; 16];
+        v4[..2].copy_from_slice(&u16::try_from(libc::AF_INET).unwrap().to_ne_bytes());
+        v4[2..8].copy_from_slice(&[0, 53, 192, 0, 2, 1]);
+        let mut v6 = [0; 28];
+        v6[..2].copy_from_slice(&u16::try_from(libc::AF_INET6).unwrap().to_ne_bytes());
+        v6[2..4].copy_from_slice(&[1, 187]);
+        v6[8] = 0x20;
+        v6[23] = 9;
+        let other = (libc::SOL_SOCKET, libc::SO_TIMESTAMP, &[1_u8; 13][..]);
+        let of_v4 = (libc::SOL_IP, libc::IP_ORIGDSTADDR, &v4[..]);
+        let of_v6 = (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR, &v6[..]);
+        for (messages, expected) in [
+            (&[of_v4][..], Some("192.0.2.1:53")),
+            (&[other, of_v4], Some("192.0.2.1:53")),
+            (&[other, of_v6], Some("[2000::9]:443")),
+            (&[other], None),
+            (&[], None),
+        ] {
+            let found = destination(&control(messages));
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn cut_control_messages_have_no_destination() {
+        let of_v4 = control(&[(
+            libc::SOL_IP,
+            libc::IP_ORIGDSTADDR,
+            &[2, 0, 0, 53, 1, 2, 3, 4],
+        )]);
+        for len in 0..of_v4.len() {
+            assert_eq!(destination(&of_v4[..len]), None, "{len}");
+        }
+        assert!(destination(&of_v4).is_some());
+    }
 }

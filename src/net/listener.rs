@@ -19,6 +19,8 @@ pub struct Group {
     pub only_v6: bool,
     /// Whether other processes may listen on the same address.
     pub share: bool,
+    /// Whether they take what the firewall passes to them, whatever its destination (TPROXY).
+    pub transparent: bool,
 }
 
 /// Binds `count` TCP listeners to `address`. With port 0 all get the same free port.
@@ -39,7 +41,7 @@ pub fn tcp(
         };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
         socket.set_reuse_address(true)?;
-        prepare(&socket, address, group.only_v6, shared)?;
+        prepare(&socket, address, group, shared)?;
         if shared {
             // Accepted connections inherit the options of their listener.
             options.apply_listener(&SockRef::from(&socket))?;
@@ -69,13 +71,16 @@ pub fn udp(
             Type::DGRAM,
             Some(Protocol::UDP),
         )?;
-        prepare(&socket, address, group.only_v6, shared)?;
+        prepare(&socket, address, group, shared)?;
         let buffers = SocketOptions {
             send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
             recv_buffer: options.recv_buffer.or(Some(UDP_BUFFER)),
             ..SocketOptions::default()
         };
         buffers.apply_buffers(&SockRef::from(&socket))?;
+        if group.transparent {
+            linux::set_receive_destination(&socket, address.is_ipv6())?;
+        }
         Ok(socket)
     };
     bind_group("udp", address, count, group.share, bind)
@@ -105,10 +110,16 @@ fn bind_group<T: From<Socket>>(
     })
 }
 
-fn prepare(socket: &Socket, address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<()> {
+fn prepare(socket: &Socket, address: SocketAddr, group: Group, shared: bool) -> io::Result<()> {
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
-        socket.set_only_v6(only_v6)?;
+        socket.set_only_v6(group.only_v6)?;
+    }
+    if group.transparent {
+        linux::set_transparent(socket, address.is_ipv6()).map_err(|error| {
+            let kind = error.kind();
+            io::Error::new(kind, format!("{error}; TPROXY needs root or CAP_NET_ADMIN"))
+        })?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())

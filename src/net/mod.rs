@@ -6,6 +6,7 @@
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory; its other end is held by a link, a multiplexer or an exchange of packets.
 //! - [`splice`]: moves bytes from socket to socket inside the kernel.
+//! - [`redirect`]: what the firewall has redirected to this process.
 //! - [`ws`]: WebSocket over a stream, beginning with the upgrade, and mux.cool inside it.
 //! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`pool`]: buffers that are held only while data moves.
@@ -26,6 +27,7 @@ pub mod listener;
 pub mod options;
 pub mod pipe;
 pub mod pool;
+pub mod redirect;
 pub mod slots;
 pub mod splice;
 pub mod stream;
@@ -38,7 +40,7 @@ pub mod ws;
 
 pub use clock::{FAREWELL, unix_now};
 pub use error::Error;
-pub use options::{SocketOptions, UdpOptions};
+pub use options::{SocketOptions, TransparentUdp, UdpOptions};
 pub use stream::{Parked, Stream};
 
 #[cfg(test)]

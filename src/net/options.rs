@@ -38,6 +38,15 @@ pub struct UdpOptions {
     pub fragment: bool,
     /// Datagrams of more bytes than this are dropped, in both directions.
     pub longest: Option<usize>,
+    /// The socket receives what the firewall passes to it: see [`super::udp::transparent`].
+    pub transparent: Option<TransparentUdp>,
+}
+
+/// Options of a UDP socket that receives datagrams for any address, and answers from there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TransparentUdp {
+    /// `SO_MARK` of the answers, by which the firewall knows them.
+    pub mark: Option<u32>,
 }
 
 /// Who speaks first on a connection.

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use super::options;
 use super::pipe::state::PipeStream;
 use super::pool::Buffer;
+use super::redirect;
 use super::sync::lock;
 
 /// A connected stream.
@@ -384,6 +385,17 @@ impl Stream {
             Kind::Parked(stream) => stream.local_addr(),
             Kind::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
             Kind::Layer(layer) => lock(layer).inner().local_addr(),
+        }
+    }
+
+    /// The address that the client connected to before the firewall redirected the connection.
+    ///
+    /// # Errors
+    /// What the system says, for instance that the connection was not redirected; `Unsupported` if this is not TCP itself.
+    pub fn original_destination(&self) -> io::Result<SocketAddr> {
+        match &self.0 {
+            Kind::Tcp(stream) => redirect::original_destination(&SockRef::from(stream)),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

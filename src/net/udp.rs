@@ -3,6 +3,7 @@
 
 mod batch;
 mod memory;
+pub mod transparent;
 
 pub use batch::{Batch, MAX_DATAGRAM, Path};
 pub use memory::Sender;
@@ -18,6 +19,7 @@ use tokio::io::Interest;
 
 use super::{UdpOptions, linux};
 use memory::Memory;
+use transparent::Transparent;
 
 /// A socket for datagrams.
 pub struct Socket {
@@ -29,6 +31,7 @@ pub struct Socket {
 enum Kind {
     Kernel(Kernel),
     Memory(Memory),
+    Transparent(Box<Transparent>),
 }
 
 /// A UDP socket.
@@ -50,6 +53,12 @@ impl Socket {
     /// # Errors
     /// What the system says.
     pub fn new(socket: socket2::Socket, options: UdpOptions) -> io::Result<Self> {
+        if let Some(transparent) = options.transparent {
+            return Ok(Self {
+                kind: Kind::Transparent(Box::new(Transparent::new(socket, transparent)?)),
+                longest: options.longest.unwrap_or(MAX_DATAGRAM),
+            });
+        }
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         if options.fragment {
             linux::allow_fragments(&socket)?;
@@ -82,7 +91,7 @@ impl Socket {
     #[must_use]
     pub const fn peer(&self) -> Option<SocketAddr> {
         match &self.kind {
-            Kind::Kernel(_) => None,
+            Kind::Kernel(_) | Kind::Transparent(_) => None,
             Kind::Memory(memory) => Some(memory.peer),
         }
     }
@@ -106,6 +115,7 @@ impl Socket {
         match &self.kind {
             Kind::Kernel(kernel) => kernel.io.poll_recv_ready(cx),
             Kind::Memory(memory) => memory.poll_ready(cx),
+            Kind::Transparent(transparent) => transparent.poll_ready(cx),
         }
     }
 
@@ -127,6 +137,7 @@ impl Socket {
                 let count = match &self.kind {
                     Kind::Kernel(kernel) => kernel.receive(buffer, &mut metas)?,
                     Kind::Memory(memory) => memory.receive(buffer, &mut metas),
+                    Kind::Transparent(transparent) => transparent.receive(buffer, &mut metas)?,
                 };
                 take(Received {
                     buffer,
@@ -148,6 +159,7 @@ impl Socket {
         let lost = match &self.kind {
             Kind::Kernel(kernel) => kernel.send(batch, self.longest),
             Kind::Memory(memory) => memory.send(batch),
+            Kind::Transparent(transparent) => transparent.send(batch),
         };
         batch.clear();
         lost
@@ -276,7 +288,7 @@ mod tests {
             let bound = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             let options = UdpOptions {
                 fragment,
-                longest: None,
+                ..UdpOptions::default()
             };
             let socket = Socket::new(bound.into(), options).unwrap();
             assert_eq!(ip_mtu_discover(io(&socket)).unwrap(), expected);
@@ -286,7 +298,7 @@ mod tests {
     fn io(socket: &Socket) -> &tokio::net::UdpSocket {
         match &socket.kind {
             Kind::Kernel(kernel) => &kernel.io,
-            Kind::Memory(_) => unreachable!(),
+            Kind::Memory(_) | Kind::Transparent(_) => unreachable!(),
         }
     }
 

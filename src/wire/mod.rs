@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | [`address`] | the address format of SOCKS5 and Shadowsocks |
+//! | [`sniff`] | the host that a client's first bytes are for: TLS server name, HTTP `Host` |
 //! | [`socks`] | SOCKS5, both sides: greeting, password, request, response, UDP header |
 //! | [`ss`] | the Shadowsocks protocols: streams, packets, identity headers |
 //! | [`http`] | the HTTP upgrade to WebSocket, and responses to other requests |
@@ -34,6 +35,7 @@ pub mod mux;
 pub mod peer_protocol;
 pub mod proxy_protocol;
 pub mod reverse;
+pub mod sniff;
 pub mod socks;
 pub mod socks4;
 pub mod ss;

@@ -9,7 +9,8 @@ use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
 use crate::app::routing::{Router, Rules};
-use crate::config::{Credential, Local, Protocol, Server};
+use crate::config::{Credential, Local, Protocol, Server, TcpRedir};
+use crate::inbound::forward::packets::ForwardPackets;
 use crate::inbound::http::Http;
 use crate::inbound::http::upstream::Upstreams;
 use crate::inbound::login::Login;
@@ -22,6 +23,7 @@ use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
+use crate::relay::tcp::FixedTarget;
 use crate::wire::ss::Credentials;
 
 /// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
@@ -60,6 +62,14 @@ impl Builder<'_> {
                     self.http(local, sockets, &router);
                 }
                 Protocol::Dns => self.dns(local, sockets, &servers),
+                Protocol::Tunnel => {
+                    let router = self.router(local, &servers)?;
+                    self.tunnel(local, sockets, &router);
+                }
+                Protocol::Redir => {
+                    let router = self.router(local, &servers)?;
+                    self.redir(local, sockets, &router);
+                }
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -75,7 +85,10 @@ impl Builder<'_> {
             udp: None,
         };
         if local.mode.tcp {
-            let (bound, listeners) = self.bind_tcp(sockets.address, options)?;
+            let (bound, listeners) = match (local.protocol, local.tcp_redir) {
+                (Protocol::Redir, TcpRedir::Tproxy) => self.bind_tproxy_tcp(sockets.address)?,
+                _ => self.bind_tcp(sockets.address, options)?,
+            };
             sockets.address = bound;
             sockets.tcp = Some(listeners);
         }
@@ -84,7 +97,10 @@ impl Builder<'_> {
                 Some(other) => self.listen_address(other).await?,
                 None => sockets.address,
             };
-            sockets.udp = Some(self.bind_udp(address, options)?);
+            sockets.udp = Some(match local.protocol {
+                Protocol::Redir => self.bind_tproxy_udp(address)?,
+                _ => self.bind_udp(address, options)?,
+            });
         }
         Ok(sockets)
     }
@@ -165,6 +181,23 @@ impl Builder<'_> {
             named,
         };
         Ok(Router::by_rules(servers.clone(), rules))
+    }
+
+    fn tunnel(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
+        let Some(target) = &local.target else { return };
+        if let Some((_, udp)) = sockets.udp {
+            let relay = self.relay(ForwardPackets(target.clone()), router.clone());
+            // Clients are on this machine or near it: no datagram is too long.
+            let options = net::UdpOptions {
+                longest: None,
+                ..incoming(&self.config.socket).udp
+            };
+            self.serve_udp(&relay, udp, options);
+        }
+        if let Some(listeners) = sockets.tcp {
+            let (fixed, idle) = (FixedTarget(target.clone()), self.config.timeouts.idle);
+            self.serve_tcp(listeners, fixed, router.clone(), idle, None);
+        }
     }
 
     /// A server that clients are sent through.

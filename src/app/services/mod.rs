@@ -2,6 +2,7 @@
 //!
 //! - `local.rs`: the ways into `ssr local`, by `protocol`; the servers it uses; the links of its reverse tunnels.
 //! - `dns.rs`: the name servers of `dns` locals, and the way to each.
+//! - `redir.rs`: the way in that the firewall redirects to.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
@@ -12,6 +13,7 @@ mod builder;
 mod dns;
 mod forwards;
 mod local;
+mod redir;
 mod server;
 mod sockets;
 mod transport;

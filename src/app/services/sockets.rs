@@ -33,10 +33,15 @@ impl Builder<'_> {
         Ok((bound.unwrap_or(address), sockets))
     }
 
-    fn group(&self, address: SocketAddr, options: &config::SocketOptions) -> listener::Group {
+    pub(super) fn group(
+        &self,
+        address: SocketAddr,
+        options: &config::SocketOptions,
+    ) -> listener::Group {
         listener::Group {
             only_v6: options.ipv6_only || self.ipv4_wildcards.contains(&address.port()),
             share: options.reuse_port,
+            transparent: false,
         }
     }
 
@@ -77,6 +82,7 @@ pub(super) fn incoming(options: &config::SocketOptions) -> SocketOptions {
         udp: net::UdpOptions {
             fragment: options.inbound_udp_allow_fragmentation.unwrap_or(true),
             longest: options.udp_mtu,
+            transparent: None,
         },
         ..SocketOptions::default()
     }
@@ -103,6 +109,7 @@ pub(super) fn outgoing(options: &config::SocketOptions, to_server: bool) -> Sock
                 .outbound_udp_allow_fragmentation
                 .unwrap_or(to_server),
             longest: options.udp_mtu,
+            transparent: None,
         },
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use crate::wire::address::Address;
 
-use super::context::{Context, host_address, key_at, refuse_same_address};
+use super::context::{Context, filled, host_address, key_at, refuse_same_address};
 use super::dns_local;
-use super::model::{Local, Mode, Protocol};
+use super::model::{Local, Mode, Protocol, TcpRedir};
 use super::rules;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
@@ -141,13 +141,18 @@ fn local(
         acl: rules::acl_file(entry.acl.as_deref(), at),
         rules: None,
         dns: (protocol == Protocol::Dns).then(|| dns_local::name_servers(entry, at, cx)),
+        target: match protocol {
+            Protocol::Tunnel => Some(tunnel_target(entry, at, cx)?),
+            _ => None,
+        },
+        tcp_redir: tcp_redir(entry, at, cx),
     })
 }
 
 const fn default_port(protocol: Protocol) -> Number<u16> {
     Number(match protocol {
         Protocol::Dns => dns_local::PORT,
-        Protocol::Socks | Protocol::Mixed | Protocol::Http => DEFAULT_PORT,
+        _ => DEFAULT_PORT,
     })
 }
 
@@ -183,7 +188,9 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
         Some("mixed") => Some(Protocol::Mixed),
         Some("http") => Some(Protocol::Http),
         Some("dns") => Some(Protocol::Dns),
-        Some(later @ ("tunnel" | "redir" | "tun" | "fake-dns")) => {
+        Some("tunnel") => Some(Protocol::Tunnel),
+        Some("redir") => Some(Protocol::Redir),
+        Some(later @ ("tun" | "fake-dns")) => {
             let message = format!("`{later}`: not yet in this version of ssr");
             cx.report.error_hint(
                 &path,
@@ -217,6 +224,64 @@ fn listen(
         None => Some(Address::Ip((loopback, number).into())),
         Some(text) => host_address(host.0, text, Some(number), cx),
     }
+}
+
+/// How the firewall passes TCP on. UDP has one way, whose name must be right too.
+fn tcp_redir(entry: &file::Local, at: &str, cx: &mut Context<'_>) -> TcpRedir {
+    let elsewhere = "it exists on BSD and macOS only";
+    match entry.udp_redir.as_deref() {
+        None | Some("" | "tproxy") => {}
+        Some(other) => {
+            let hint = match other {
+                "pf" | "ipfw" => elsewhere,
+                _ => "use `tproxy`: the only way of the firewall to pass on UDP",
+            };
+            let path = key_at(at, "udp_redir");
+            cx.report.unknown(&path, "way to redirect UDP", other, hint);
+        }
+    }
+    match entry.tcp_redir.as_deref() {
+        None | Some("" | "redirect") => TcpRedir::Redirect,
+        Some("tproxy") => TcpRedir::Tproxy,
+        Some(other) => {
+            let hint = match other {
+                "pf" | "ipfw" => elsewhere,
+                _ => "use `redirect` or `tproxy`",
+            };
+            let path = key_at(at, "tcp_redir");
+            cx.report.unknown(&path, "way to redirect TCP", other, hint);
+            TcpRedir::Redirect
+        }
+    }
+}
+
+/// The target of a tunnel: `forward_address` and `forward_port`.
+fn tunnel_target(entry: &file::Local, at: &str, cx: &mut Context<'_>) -> Option<Address> {
+    let hint =
+        "a tunnel needs `forward_address` and `forward_port`: the one target of all its clients";
+    let host = filled(entry.forward_address.as_deref());
+    let port = entry.forward_port.map(|Number(port)| port);
+    if host.is_none() {
+        let path = key_at(at, "forward_address");
+        cx.report.error_hint(&path, "missing or empty", hint);
+    }
+    let path = key_at(at, "forward_port");
+    match port {
+        None => cx.report.error_hint(&path, "missing", hint),
+        Some(0) => cx
+            .report
+            .error_hint(&path, "port 0 cannot be connected to", "use 1 to 65535"),
+        Some(_) => {}
+    }
+    let (host, port) = (host?, port.filter(|port| *port > 0)?);
+    let path = key_at(at, "forward_address");
+    let address = host_address(&path, &host, Some(port), cx)?;
+    if address.port() != port {
+        let message = format!("has a port of its own, beside `forward_port` {port}");
+        cx.report.error_hint(&path, message, "write only the host");
+        return None;
+    }
+    Some(address)
 }
 
 /// The address in replies to UDP ASSOCIATE: an IP address or a name, either with a port.

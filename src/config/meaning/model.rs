@@ -293,6 +293,10 @@ pub struct Local {
     pub rules: Option<Arc<Live>>,
     /// The name servers of [`Protocol::Dns`].
     pub dns: Option<DnsLocal>,
+    /// The target of a [`Protocol::Tunnel`], which always has one; `None` for the others.
+    pub target: Option<Address>,
+    /// How the firewall passes TCP to a [`Protocol::Redir`]. UDP always comes by TPROXY.
+    pub tcp_redir: TcpRedir,
 }
 
 impl Local {
@@ -314,6 +318,16 @@ impl Local {
             &self.http_auth
         }
     }
+}
+
+/// How the firewall passes TCP connections on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpRedir {
+    /// `REDIRECT` and `DNAT`: it changes the destination of the packets.
+    #[default]
+    Redirect,
+    /// `TPROXY`: it leaves the packets as they are.
+    Tproxy,
 }
 
 /// The name servers of a `dns` local.
@@ -347,6 +361,10 @@ pub enum Protocol {
     Http,
     /// DNS.
     Dns,
+    /// One target for every client, through the server.
+    Tunnel,
+    /// What the firewall redirects, to where it was sent.
+    Redir,
 }
 
 impl Protocol {
@@ -357,6 +375,8 @@ impl Protocol {
             Self::Mixed => "mixed",
             Self::Http => "http",
             Self::Dns => "dns",
+            Self::Tunnel => "tunnel",
+            Self::Redir => "redir",
         }
     }
 }

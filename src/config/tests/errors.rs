@@ -150,7 +150,7 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
 
 #[test]
 fn protocols_to_come_are_refused_for_local_only() {
-    for protocol in ["tunnel", "redir", "tun", "fake-dns"] {
+    for protocol in ["tun", "fake-dns"] {
         let text = with(&format!(
             "\"locals\": [{{\"protocol\": \"{protocol}\", \"local_port\": 1}}]"
         ));

@@ -171,6 +171,10 @@ pub(crate) struct Local {
     pub(crate) socks5_auth_config_path: Option<String>,
     pub(crate) http_auth_config_path: Option<String>,
     pub(crate) acl: Option<String>,
+    pub(crate) forward_address: Option<String>,
+    pub(crate) forward_port: Option<Number<u16>>,
+    pub(crate) tcp_redir: Option<String>,
+    pub(crate) udp_redir: Option<String>,
     // of `dns`
     pub(crate) local_dns_address: Option<String>,
     pub(crate) local_dns_port: Option<Number<u16>>,

@@ -20,6 +20,8 @@ pub enum Encoder {
     Seal(PacketSealer),
     /// The data alone.
     Bare,
+    /// The address and the data, for a [socket that answers from that address](crate::net::udp::transparent).
+    Addressed,
 }
 
 impl Encoder {
@@ -36,6 +38,10 @@ impl Encoder {
     ) -> Result<(), wire::Error> {
         match self {
             Self::Bare => batch.push(path, data.len(), |room| write(room, &[data])),
+            Self::Addressed => {
+                let len = address.len() + data.len();
+                batch.push(path, len, |room| write(room, &[address, data]))
+            }
             Self::Socks => {
                 let prefix = &socks::UDP_PREFIX;
                 let len = prefix.len() + address.len() + data.len();

@@ -166,8 +166,12 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             None => self.inbound.open(&mut session, &mut header, datagram)?,
         };
         let fixed_target = matches!(opened, Opened::Fixed(..));
+        let room;
         let (target, address, data) = match opened {
-            Opened::Fixed(target, data) => (target.as_ref(), &[][..], datagram.get(data)),
+            Opened::Fixed(target, data) => {
+                room = Encoded::of(target)?;
+                (target.as_ref(), room.bytes(), datagram.get(data))
+            }
             Opened::Addressed(body) => {
                 let (target, address, data) = split(datagram.get(body).unwrap_or_default())?;
                 (target, address, Some(data))
@@ -371,6 +375,21 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             let lost = association.upstream.send(&mut batch);
             self.counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
         }
+    }
+}
+
+/// A fixed target as a server expects it before the data. A bare socket leaves it out.
+struct Encoded([u8; Address::MAX_LEN], usize);
+
+impl Encoded {
+    fn of(target: &Address) -> Result<Self, wire::Error> {
+        let mut room = [0; Address::MAX_LEN];
+        let len = target.as_ref().encode(&mut room);
+        Ok(Self(room, len.ok_or(wire::Error::Truncated)?))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.get(..self.1).unwrap_or_default()
     }
 }
 

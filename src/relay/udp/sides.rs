@@ -24,8 +24,8 @@ pub enum ClientKey {
 pub enum Opened<'a> {
     /// A SOCKS-style address and the data for it stand here.
     Addressed(Range<usize>),
-    /// The data for a fixed target stand here. The target is trusted and gets them as they are; only its own replies go
-    /// back.
+    /// The data for a fixed target stand here. The target is trusted and gets them as they are. Without a server on the
+    /// way, only its own replies go back; a server says where a reply comes from, but a target by name has no address here.
     Fixed(&'a Address, Range<usize>),
 }
 

@@ -1,0 +1,82 @@
+//! `redir`: what the firewall redirects to `ssr local`.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use super::builder::Builder;
+use super::local::LocalSockets;
+use super::sockets::incoming;
+use crate::app::error::Error;
+use crate::app::routing::Router;
+use crate::config::{Local, TcpRedir};
+use crate::inbound::redir::packets::RedirPackets;
+use crate::inbound::redir::{Guard, Method, Redirected};
+use crate::net::{self, TransparentUdp, listener};
+use crate::wire::Address;
+
+impl Builder<'_> {
+    pub(super) fn redir(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
+        if let Some((address, udp)) = sockets.udp {
+            let relay = self.relay(RedirPackets(self.guard(address)), router.clone());
+            let options = net::UdpOptions {
+                // Programs are on this machine or near it: no datagram is too long.
+                longest: None,
+                transparent: Some(TransparentUdp {
+                    mark: self.config.socket.fwmark,
+                }),
+                ..incoming(&self.config.socket).udp
+            };
+            self.serve_udp(&relay, udp, options);
+        }
+        if let Some(listeners) = sockets.tcp {
+            let inbound = Redirected {
+                method: match local.tcp_redir {
+                    TcpRedir::Redirect => Method::Redirect,
+                    TcpRedir::Tproxy => Method::Tproxy,
+                },
+                guard: self.guard(sockets.address),
+            };
+            let idle = self.config.timeouts.idle;
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
+        }
+    }
+
+    fn guard(&self, listener: SocketAddr) -> Guard {
+        let servers = self.config.servers.iter();
+        Guard {
+            listener,
+            servers: servers
+                .filter_map(|server| match &server.address {
+                    Address::Ip(address) => Some(*address),
+                    Address::Domain(..) => None,
+                })
+                .collect(),
+        }
+    }
+
+    /// As [`Builder::bind_tcp`], for connections to any address.
+    pub(super) fn bind_tproxy_tcp(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(SocketAddr, Vec<TcpListener>), Error> {
+        let (group, options) = (self.tproxy(address), incoming(&self.config.socket));
+        let listeners = listener::tcp(address, self.jobs.len(), group, &options)?;
+        Ok((address, listeners))
+    }
+
+    /// As [`Builder::bind_udp`], for datagrams to any address.
+    pub(super) fn bind_tproxy_udp(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
+        let (group, options) = (self.tproxy(address), incoming(&self.config.socket));
+        let sockets = listener::udp(address, self.jobs.len(), group, &options)?;
+        Ok((address, sockets))
+    }
+
+    fn tproxy(&self, address: SocketAddr) -> listener::Group {
+        listener::Group {
+            transparent: true,
+            ..self.group(address, &self.config.socket)
+        }
+    }
+}
