@@ -81,6 +81,7 @@ impl Inbound for Socks {
                         } else {
                             First::Ahead(ahead)
                         },
+                        others: None,
                     },
                     target,
                     reply: Some(Box::new(ConnectReply)),

@@ -12,6 +12,7 @@
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
+//! | [`client_hello`] | whether what a client has sent is a ClientHello of TLS, which may be sent twice |
 //! | [`peer_protocol`] | the protocol of a peer, guessed from its first byte |
 //! | [`error`] | what can be wrong with a message |
 //!
@@ -24,6 +25,7 @@
 )]
 
 pub mod address;
+pub mod client_hello;
 pub mod error;
 pub mod http;
 pub mod http_proxy;

@@ -9,6 +9,7 @@ use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
+use crate::outbound::balancer::Balancer;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
@@ -55,6 +56,8 @@ pub struct Config {
     pub first_bytes_wait: Duration,
     /// Reverse tunnels.
     pub reverse: Reverse,
+    /// How `ssr local` chooses among several servers; `None`: by their weights, without probes.
+    pub balancer: Option<Balancer>,
     /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
 }
