@@ -23,6 +23,7 @@ mod emulated;
 mod browser;
 mod docs;
 mod docs_examples;
+mod failover;
 mod fairness;
 mod files;
 mod forward;
