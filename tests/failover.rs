@@ -3,10 +3,12 @@
 //! Each server connects to targets from an address of its own, so that a target can tell through which one it was asked.
 
 use crate::common::{
-    DEADLINE, eventually,
+    DEADLINE,
+    bytes::digest,
+    eventually,
     peers::{self, Half, Program, Spec, Start, password},
     process::{Process, v4},
-    socks::{CONNECT, Target, request_bytes},
+    socks::{CONNECT, Target, read_array, request_bytes},
     targets::TcpTarget,
 };
 use crate::emulated::Namespace;
@@ -220,6 +222,70 @@ fn what_could_run_twice_is_sent_to_one_server_only() {
     let _reset = stream.read_to_end(&mut answer);
     assert_eq!((answer.len(), target.accepted()), (0, 0));
     assert_eq!(deaf.accepted(), 1);
+}
+
+/// Longer than what is kept of a request, and never finished.
+#[test]
+fn a_hello_that_is_too_long_to_keep_arrives_whole() {
+    let (first, second) = (good(FIRST), good(SECOND));
+    let local = local(&[first.address, second.address], json!({}));
+    let target = TcpTarget::digest_at_end();
+    let mut upload = Vec::new();
+    for number in 0..20 {
+        let mut part = vec![7; 4000];
+        if number == 0 {
+            part[..4].copy_from_slice(&[1, 0xff, 0xff, 0xff]);
+        }
+        upload.extend([22, 3, 1, 15, 160]);
+        upload.extend(part);
+    }
+    let mut stream = local.socks().connect(&target.v4());
+    for part in upload.chunks(3000) {
+        stream.write_all(part).unwrap();
+        thread::sleep(Duration::from_millis(5));
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, digest(&upload));
+}
+
+#[test]
+#[ignore = "needs root: a network namespace, and nft"]
+fn a_request_that_is_not_acknowledged_goes_to_the_next_server() {
+    let place = Namespace::loopback().expect("root");
+    place
+        .run(|| {
+            let (first, second) = (good(FIRST), good(SECOND));
+            let mut entries = [entry(first.address), entry(second.address)];
+            entries[0]["warm_connections"] = json!(1);
+            let local = local(&[first.address], json!({"servers": entries}));
+            let target = TcpTarget::echo();
+            let exchange = || {
+                let begun = Instant::now();
+                let mut stream = local.socks().connect(&target.v4());
+                stream.write_all(b"not a hello").unwrap();
+                assert_eq!(&read_array::<11>(&mut stream), b"not a hello");
+                begun.elapsed()
+            };
+            exchange();
+            // A spare connection is there by then; from now on nothing arrives at the server.
+            thread::sleep(Duration::from_millis(300));
+            let port = first.address.port();
+            let rules = format!(
+                "add table ip t; add chain ip t i {{ type filter hook input priority 0; }}; \
+                 add rule ip t i tcp dport {port} drop"
+            );
+            assert!(Command::new("nft").arg(rules).status().unwrap().success());
+            let times: Vec<_> = (0..3).map(|_| exchange()).collect();
+            assert!(
+                times[0] > Duration::from_millis(900),
+                "the spare: {times:?}"
+            );
+            assert!(times[0] < Duration::from_secs(4), "{times:?}");
+            assert!(times[2] < Duration::from_millis(500), "avoided: {times:?}");
+        })
+        .unwrap();
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn seconds(
     cx: &mut Context<'_>,
 ) -> Duration {
     cx.seconds(&format!("balancer.{key}"), written)
-        .unwrap_or(Duration::from_secs(default))
+        .unwrap_or_else(|| Duration::from_secs(default))
 }
 
 fn strategy(written: &file::Balancer, cx: &mut Context<'_>) -> Strategy {
