@@ -505,3 +505,46 @@ fn what_is_wrong_with_a_grant_is_said_where_it_is() {
         ],
     );
 }
+
+#[test]
+fn a_balancer_is_checked() {
+    for (written, expected) in [
+        (
+            r#"{"max_server_rtt": 0}"#,
+            "balancer.max_server_rtt: must be at least 1 second",
+        ),
+        (
+            r#"{"check_interval": 5, "check_best_interval": 6}"#,
+            "balancer.check_best_interval: must not be longer",
+        ),
+        (
+            r#"{"strategy": "fastest"}"#,
+            "balancer.strategy: unknown strategy",
+        ),
+        (
+            r#"{"strategy": "hash", "hash_by": "port"}"#,
+            "balancer.hash_by: unknown value",
+        ),
+        (
+            r#"{"probe": false}"#,
+            "balancer.probe: the strategy `latency` needs probes",
+        ),
+        (
+            r#"{"probe": "http://example.com/"}"#,
+            "balancer.probe: not a target",
+        ),
+    ] {
+        let text = with(&format!("\"balancer\": {written}"));
+        let found = failure(&text, Role::Local);
+        assert!(found.contains(expected), "{written}: {found}");
+    }
+    let balancer = |written: &str| local(&with(&format!("\"balancer\": {written}"))).balancer;
+    for off in ["null", "false"] {
+        assert_eq!(balancer(off), None);
+    }
+    let probe = balancer("true").unwrap().probe.unwrap();
+    let shown = format!("{}{}", probe.target, probe.path);
+    assert_eq!(shown, "detectportal.firefox.com:80/success.txt");
+    assert_eq!((probe.longest.as_secs(), probe.interval.as_secs()), (5, 10));
+    assert_eq!(balancer("{}"), balancer("true"));
+}
