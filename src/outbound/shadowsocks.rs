@@ -334,7 +334,7 @@ fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
 
 impl Outbound for Servers {
     /// As long as one of the servers has not failed. Then that one is tried first, or soon.
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         let mut servers = self
             .0
             .tcp
@@ -466,17 +466,13 @@ impl PacketOutbound for Servers {
             None => endpoint.dialer.udp_socket()?,
             Some(settings) => settings.socket(endpoint, &self.0.tasks)?,
         };
+        let peer = socket.peer().map(Address::Ip);
         let credentials = &endpoint.credentials;
+        let sealer = PacketSealer::client(credentials, session).map_err(io::Error::other)?;
         Ok(Upstream {
-            server: Some(
-                socket
-                    .peer()
-                    .map_or_else(|| endpoint.address.clone(), Address::Ip),
-            ),
+            server: Some(peer.unwrap_or_else(|| endpoint.address.clone())),
             socket,
-            encoder: Encoder::Seal(
-                PacketSealer::client(credentials, session).map_err(io::Error::other)?,
-            ),
+            encoder: Encoder::Seal(sealer),
             decoder: Decoder::Open(Box::new(ClientPackets::new(credentials, session))),
         })
     }

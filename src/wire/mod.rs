@@ -10,6 +10,7 @@
 //! | [`mux`] | mux.cool frames, in which v2ray-plugin carries several streams |
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
+//! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
 //! | [`client_hello`] | whether what a client has sent is a ClientHello of TLS, which may be sent twice |
@@ -26,6 +27,7 @@
 
 pub mod address;
 pub mod client_hello;
+pub mod dns;
 pub mod error;
 pub mod http;
 pub mod http_proxy;

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
-use crate::app::worker::{Job, Port, packets};
+use crate::app::worker::{Job, ListenerService, packets};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::net::{self, SocketOptions};
@@ -57,6 +57,7 @@ impl<'a> Builder<'a> {
             options,
             connect_timeout: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
+            filter: None,
         }
     }
 
@@ -72,7 +73,7 @@ impl<'a> Builder<'a> {
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = Arc::new(Port {
+        let port = Arc::new(ListenerService {
             service: Service {
                 inbound,
                 outbound,
@@ -95,7 +96,7 @@ impl<'a> Builder<'a> {
             connect: timeouts.connect,
             idle,
             half_close: timeouts.half_close,
-            first_payload: self.config.first_bytes_wait,
+            first_payload_wait: self.config.first_payload_wait,
             keep_alive: self.config.socket.keep_alive,
         }
     }

@@ -8,21 +8,27 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
+use crate::app::routing::{Router, Rules};
 use crate::config::{Credential, Local, Protocol, Server};
+use crate::inbound::http::Http;
+use crate::inbound::http::upstream::Upstreams;
+use crate::inbound::login::Login;
+use crate::inbound::mixed::Mixed;
 use crate::inbound::socks::packets::SocksPackets;
-use crate::inbound::socks::{Login, Socks, UdpAssociate};
+use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net;
+use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
 use crate::wire::ss::Credentials;
 
 /// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
-struct LocalSockets {
-    address: SocketAddr,
-    tcp: Option<Vec<TcpListener>>,
-    udp: Option<(SocketAddr, Vec<UdpSocket>)>,
+pub(super) struct LocalSockets {
+    pub(super) address: SocketAddr,
+    pub(super) tcp: Option<Vec<TcpListener>>,
+    pub(super) udp: Option<(SocketAddr, Vec<UdpSocket>)>,
 }
 
 impl Builder<'_> {
@@ -48,7 +54,15 @@ impl Builder<'_> {
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
-                Protocol::Socks => self.socks(local, sockets, &servers),
+                Protocol::Socks | Protocol::Mixed => {
+                    let router = self.router(local, &servers)?;
+                    self.socks(local, sockets, &router);
+                }
+                Protocol::Http => {
+                    let router = self.router(local, &servers)?;
+                    self.http(local, sockets, &router);
+                }
+                Protocol::Dns => self.dns(local, sockets, &servers),
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -78,12 +92,12 @@ impl Builder<'_> {
         Ok(sockets)
     }
 
-    fn socks(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    fn socks(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
         let udp = sockets.udp.map(|(address, udp)| {
             let associations = Arc::new(Associations::default());
             // Without TCP, clients cannot request an association: then everybody may send.
             let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
-            let relay = self.relay(SocksPackets(admitted), servers.clone());
+            let relay = self.relay(SocksPackets(admitted), router.clone());
             // Clients are on this machine or near it: no datagram is too long.
             let options = net::UdpOptions {
                 longest: None,
@@ -98,17 +112,62 @@ impl Builder<'_> {
             }
         });
         if let Some(listeners) = sockets.tcp {
-            let login = |login: &Credential| Login {
-                user: user(&login.user),
-                password: login.password.expose().as_bytes().to_vec(),
-            };
-            let inbound = Socks {
-                logins: local.auth.iter().map(login).collect(),
+            let socks = Socks {
+                logins: logins(local.socks_logins()),
                 udp,
             };
+            let http = self.http_inbound(local, router);
             let idle = self.config.timeouts.idle;
-            self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
+            let inbound = Mixed { socks, http };
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
         }
+    }
+
+    fn http(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
+        if let Some(listeners) = sockets.tcp {
+            let inbound = self.http_inbound(local, router);
+            let idle = self.config.timeouts.idle;
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
+        }
+    }
+
+    fn http_inbound(&self, local: &Local, router: &Router) -> Http<Router> {
+        Http {
+            logins: logins(local.http_logins()),
+            upstreams: Upstreams {
+                outbound: router.clone(),
+                timeouts: self.timeouts(self.config.timeouts.idle),
+                counters: Arc::clone(self.counters),
+            },
+        }
+    }
+
+    /// Where the requests of a listener go.
+    fn router(&self, local: &Local, servers: &Servers) -> Result<Router, Error> {
+        let Some(live) = &local.rules else {
+            return Ok(Router::through(servers.clone()));
+        };
+        let mut named = Vec::new();
+        for name in live.source().servers() {
+            let meant = self.config.servers.iter().filter(|one| one.is_named(name));
+            let meant = meant.map(|server| self.upstream(server));
+            named.push((
+                Arc::clone(name),
+                Servers::new(meant.collect::<Result<_, _>>()?),
+            ));
+        }
+        let direct = Dialer {
+            // It is for what the clients of the server may reach.
+            deny_private: false,
+            ..self.dialer(outgoing(&self.config.socket, false))
+        };
+        let rules = Rules {
+            live: Arc::clone(live),
+            local: local.address.to_string().into(),
+            direct,
+            named,
+        };
+        Ok(Router::by_rules(servers.clone(), rules))
     }
 
     /// A server that clients are sent through.
@@ -161,4 +220,12 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+fn logins(credentials: &[Credential]) -> Vec<Login> {
+    let login = |login: &Credential| Login {
+        user: user(&login.user),
+        password: login.password.expose().as_bytes().to_vec(),
+    };
+    credentials.iter().map(login).collect()
 }

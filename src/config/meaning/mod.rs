@@ -2,6 +2,7 @@
 
 mod balancer;
 pub(super) mod context;
+mod dns_local;
 mod endpoint;
 mod endpoint_url;
 mod forwards;
@@ -12,6 +13,7 @@ pub(super) mod model;
 mod options;
 mod plugin;
 mod reverse;
+mod rules;
 mod servers;
 mod tls;
 pub(super) mod translate;

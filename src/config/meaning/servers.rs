@@ -8,7 +8,7 @@ use crate::wire::address::Address;
 
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, options, transport};
+use super::{keys, options, rules, transport};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -163,6 +163,7 @@ fn entry_servers(
     };
     let warm = warm(entry, at, cx);
     let transport = transport::transport(entry, at, cx);
+    let acl = rules::acl_file(entry.acl.as_deref(), at);
     let socket = options::socket_of(entry, at, defaults.socket, cx);
     let idle = match at {
         "" => None,
@@ -206,6 +207,8 @@ fn entry_servers(
                 socket: socket.clone(),
                 idle,
                 transport: transport.clone(),
+                acl: acl.clone(),
+                rules: None,
             };
             (blame, server)
         }));

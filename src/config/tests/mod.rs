@@ -7,10 +7,12 @@
     reason = "tests"
 )]
 
+mod dns_local;
 mod errors;
 mod flags;
 mod forwards;
 mod references;
+mod rules;
 mod transport;
 mod values;
 
