@@ -103,6 +103,17 @@ pub const HTTP_WINDOW: usize = 128 * 1024;
 /// Spare connections to one server.
 pub const MAX_WARM: usize = 64;
 
+// Servers that fail.
+
+/// Bytes of a request that are kept to be sent to another server.
+pub const MAX_KEPT_REQUEST: usize = 16 * 1024;
+/// Servers that one request is tried on.
+pub const MAX_TRIED_SERVERS: usize = 4;
+/// Probes whose results are kept of one server; shadowsocks-rust keeps as many.
+pub const PROBES_KEPT: usize = 67;
+/// Probes that run at once.
+pub const MAX_PROBES: usize = 16;
+
 // Rules.
 
 /// Rules of one config; a rule may have any number of destinations.

@@ -25,6 +25,7 @@ mod cli;
 mod dns_local;
 mod docs;
 mod docs_examples;
+mod failover;
 mod fairness;
 mod files;
 mod forward;

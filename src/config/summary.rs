@@ -31,6 +31,7 @@ impl Config {
         for server in &self.servers {
             self.write_server(server, out)?;
         }
+        self.write_balancer(out)?;
         for forward in &self.forwards {
             writeln!(
                 out,
@@ -106,6 +107,23 @@ impl Config {
         match server.users.len().saturating_sub(USERS_SHOWN) {
             0 => writeln!(out),
             more => writeln!(out, " and {more} more"),
+        }
+    }
+
+    fn write_balancer(&self, out: &mut String) -> fmt::Result {
+        let (Some(balancer), Role::Local) = (&self.balancer, self.role) else {
+            return Ok(());
+        };
+        write!(out, "  balancer    {}", balancer.strategy.name())?;
+        match &balancer.probe {
+            Some(probe) => writeln!(
+                out,
+                ", a probe of {}{} every {} s",
+                probe.target,
+                probe.path,
+                probe.interval.as_secs()
+            ),
+            None => writeln!(out, ", no probes"),
         }
     }
 

@@ -77,6 +77,7 @@ impl<O: Outbound + Clone + Send + 'static> Http<O> {
                 } else {
                     First::Ahead(ahead)
                 },
+                others: None,
             },
             target: asked.target,
             reply: Some(Box::new(ConnectReply)),

@@ -74,6 +74,7 @@ impl Inbound for Shadowsocks {
                         stream,
                         codec: head.codec,
                         first: First::Opened(first),
+                        others: None,
                     },
                 };
                 Ok(if request.is_link() {

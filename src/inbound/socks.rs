@@ -86,6 +86,7 @@ impl Socks {
                         } else {
                             First::Ahead(ahead)
                         },
+                        others: None,
                     },
                     target,
                     reply: Some(Box::new(ConnectReply)),

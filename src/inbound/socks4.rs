@@ -53,6 +53,7 @@ pub(super) async fn handshake<'a>(
             } else {
                 First::Ahead(ahead)
             },
+            others: None,
         },
         target: request.target,
         reply: Some(Box::new(ConnectReply)),

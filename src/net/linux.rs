@@ -1,11 +1,17 @@
 //! What only Linux has.
-#![expect(unsafe_code, reason = "some options of TCP have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "some options of TCP and two questions to the system have no safe interface"
+)]
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Multipath TCP.
 pub(super) const MPTCP: Protocol = Protocol::MPTCP;
@@ -228,6 +234,62 @@ fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
         ip.to_canonical(),
         u16::from_be_bytes(*port),
     ))
+}
+
+/// Bytes that were written to a TCP socket and that its peer has not acknowledged.
+pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed, and this request writes one `int` through the
+    // pointer, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 {
+        usize::try_from(count).map_err(io::Error::other)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// How long the system has been suspended since it started.
+pub(super) fn suspended() -> Duration {
+    read_clock(libc::CLOCK_BOOTTIME).saturating_sub(read_clock(libc::CLOCK_MONOTONIC))
+}
+
+fn read_clock(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a `timespec` that outlives the call. If the call fails, it stays zero.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_nanos(time.tv_nsec.unsigned_abs())
+}
+
+/// A socket on which the kernel reports changes of links, addresses and routes (rtnetlink), on the reactor of this thread.
+pub(super) fn route_events() -> io::Result<AsyncFd<OwnedFd>> {
+    use rustix::net::netlink::SocketAddrNetlink;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        // NETLINK_ROUTE is 0.
+        None,
+    )?;
+    let groups = [
+        libc::RTMGRP_LINK,
+        libc::RTMGRP_IPV4_IFADDR,
+        libc::RTMGRP_IPV4_ROUTE,
+        libc::RTMGRP_IPV6_IFADDR,
+        libc::RTMGRP_IPV6_ROUTE,
+    ];
+    let groups = groups
+        .into_iter()
+        .fold(0, |all, group| all | group.cast_unsigned());
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
 #[cfg(test)]

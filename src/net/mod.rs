@@ -1,6 +1,7 @@
 //! Floor 2: sockets. Listeners, dialing, streams and batches of datagrams. Nothing here knows a proxy protocol.
 //!
 //! - [`options`]: options of sockets.
+//! - [`changes`]: notices that the network has changed, or that the machine has slept.
 //! - [`listener`]: one listening socket for each worker; a second process on the same address is refused.
 //! - [`dial`]: connects to one of several addresses, with the families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
@@ -17,6 +18,7 @@
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 //! - [`file_version`]: notices that a file has changed.
 
+pub mod changes;
 mod clock;
 pub mod dial;
 mod error;

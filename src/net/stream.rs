@@ -20,11 +20,11 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::options;
 use super::pipe::state::PipeStream;
 use super::pool::Buffer;
 use super::redirect;
 use super::sync::lock;
+use super::{linux, options};
 
 /// A connected stream.
 pub struct Stream(Kind);
@@ -352,6 +352,17 @@ impl Stream {
             Kind::Parked(stream) => options::keep_alive(&SockRef::from(stream), time),
             Kind::Pipe(_) => Ok(()),
             Kind::Layer(layer) => lock(layer).inner().keep_alive(time),
+        }
+    }
+
+    /// Bytes in the socket that the peer has not acknowledged. `None`: there is no socket, or it does not say.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Option<usize> {
+        match &self.0 {
+            Kind::Tcp(stream) => linux::unacknowledged(stream).ok(),
+            Kind::Parked(stream) => linux::unacknowledged(stream).ok(),
+            Kind::Pipe(_) => None,
+            Kind::Layer(layer) => lock(layer).inner().unacknowledged(),
         }
     }
 

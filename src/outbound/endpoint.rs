@@ -53,6 +53,7 @@ impl Endpoint {
                 Sealer::request(&self.credentials, salt, target),
             )),
             first: First::Nothing,
+            others: None,
         }
     }
 }

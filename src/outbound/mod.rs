@@ -1,5 +1,6 @@
 //! Floor 4: how to reach a target.
 //!
+//! - [`balancer`]: which of several servers is used, and which are avoided.
 //! - [`dialer`]: resolves a name and connects to one of its addresses.
 //! - [`direct`]: connects straight to the target.
 //! - [`websocket`]: connects to the target and upgrades the connection to WebSocket.
@@ -9,6 +10,7 @@
 //! - [`shadowsocks`]: picks one of several servers and goes through it.
 //! - [`reverse`]: through a reverse tunnel, and from its end to the target.
 
+pub mod balancer;
 pub mod dialer;
 pub mod direct;
 pub mod endpoint;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::endpoint::Endpoint;
+use crate::limits::MAX_WARM;
 use crate::net::dial::SpeaksFirst;
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
@@ -19,8 +20,12 @@ use crate::net::{Parked, Stream};
 const LIFETIME: Duration = Duration::from_secs(8);
 /// Requests are counted over this time to estimate how many spares are needed.
 const WINDOW: Duration = Duration::from_secs(2);
+/// For how long after a request lost spares are replaced without a request.
+const RECENT: Duration = Duration::from_secs(30);
 /// Most spares that `auto` keeps.
 const MAX_AUTO: usize = 4;
+/// Dials and spares of one server at once, those included that were given up when the network changed.
+const MAX_TASKS: usize = 4 * MAX_WARM;
 /// With dials faster than this, `auto` keeps no spares.
 const MIN_DIAL_TIME: Duration = Duration::from_millis(3);
 
@@ -43,6 +48,8 @@ pub struct Warm {
 #[derive(Default)]
 struct State {
     next: u64,
+    /// Grows when all spares are dropped, so that dials begun before do not count any more.
+    epoch: u64,
     /// Registered with no reactor, so that any worker can take them; the newest last.
     idle: VecDeque<(u64, Parked)>,
     dialling: usize,
@@ -73,6 +80,12 @@ impl Demand {
             }
             None => (self.window_start, self.current) = (Some(now), 1),
         }
+    }
+
+    /// Whether there were requests lately.
+    fn is_recent(&self) -> bool {
+        self.window_start
+            .is_some_and(|start| start.elapsed() < RECENT)
     }
 
     fn level(&self) -> usize {
@@ -112,6 +125,26 @@ impl Warm {
         lock(&self.state).dial_time = time;
     }
 
+    /// Drops all spares: they are dead, or would be.
+    pub fn clear(&self) {
+        let dead = {
+            let mut state = lock(&self.state);
+            state.epoch += 1;
+            state.dialling = 0;
+            std::mem::take(&mut state.idle)
+        };
+        drop(dead);
+    }
+
+    /// Drops all spares, and opens new ones if there were requests lately.
+    pub fn renew(&self, server: &Arc<Endpoint>) {
+        self.clear();
+        let recent = lock(&self.state).demand.is_recent();
+        if recent {
+            self.refill(server);
+        }
+    }
+
     /// Opens the spares that are missing.
     pub fn refill(&self, server: &Arc<Endpoint>) {
         let mut state = lock(&self.state);
@@ -125,26 +158,32 @@ impl Warm {
             return;
         }
         state.dialling += missing;
+        let epoch = state.epoch;
         drop(state);
         for _ in 0..missing {
-            let (state, server) = (Arc::clone(&self.state), Arc::clone(server));
-            self.tasks.spawn(async move {
+            let (shared, server) = (Arc::clone(&self.state), Arc::clone(server));
+            let opened = self.tasks.try_spawn(MAX_TASKS, async move {
                 let dialled = server.dial(SpeaksFirst::Unknown).await;
-                let Some(number) =
-                    lock(&state).keep(dialled.ok().and_then(|stream| stream.park().ok()))
-                else {
+                let dialled = dialled.ok().and_then(|stream| stream.park().ok());
+                let Some(number) = lock(&shared).keep(epoch, dialled) else {
                     return;
                 };
                 sleep(LIFETIME).await;
-                lock(&state).idle.retain(|(other, _)| *other != number);
+                lock(&shared).idle.retain(|(other, _)| *other != number);
             });
+            if opened.is_none() {
+                lock(&self.state).keep(epoch, None);
+            }
         }
     }
 }
 
 impl State {
-    /// Ends a dial, and keeps its connection if it succeeded.
-    fn keep(&mut self, dialled: Option<Parked>) -> Option<u64> {
+    /// Ends a dial begun in `epoch`, and keeps its connection if it succeeded.
+    fn keep(&mut self, epoch: u64, dialled: Option<Parked>) -> Option<u64> {
+        if epoch != self.epoch {
+            return None;
+        }
         self.dialling = self.dialling.saturating_sub(1);
         self.next += 1;
         self.idle.push_back((self.next, dialled?));
@@ -185,8 +224,8 @@ mod tests {
         let (dead, peer) = connect().await;
         drop(peer);
         dead.readable().await.unwrap();
-        lock(&warm.state).keep(alive.park().ok());
-        lock(&warm.state).keep(dead.park().ok());
+        lock(&warm.state).keep(0, alive.park().ok());
+        lock(&warm.state).keep(0, dead.park().ok());
         assert!(warm.take().is_some());
         assert!(warm.take().is_none());
     }

@@ -1,7 +1,13 @@
 //! The two ends of a relay.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::error::Error;
 use crate::net::Stream;
 use crate::net::pool::Buffer;
+use crate::wire::Address;
 use crate::wire::ss::stream::{Opener, Sealer};
 
 /// One end of a relay: a stream and its encryption.
@@ -12,6 +18,8 @@ pub struct Leg {
     pub codec: Option<(Opener, Sealer)>,
     /// The payload that came with the request.
     pub first: First,
+    /// The other ways to the same target; `None`: there are none. It lives as long as the leg.
+    pub others: Option<Box<dyn Others>>,
 }
 
 impl Leg {
@@ -22,8 +30,50 @@ impl Leg {
             stream,
             codec: None,
             first: First::Nothing,
+            others: None,
         }
     }
+}
+
+/// Knows which server a leg goes through, and how to go through another one.
+pub trait Others: Send + Sync {
+    /// How long the server may take to acknowledge what it was sent, before its connection counts as dead.
+    fn acknowledged_within(&self) -> Duration;
+
+    /// How long the server may take to answer what it was sent, before another one is tried beside it.
+    fn answered_within(&self) -> Duration;
+
+    /// The server has answered, this long after it was sent something that asks for an answer; `None`: nothing did.
+    fn answered(&self, after: Option<Duration>);
+
+    /// The server has not answered a request that another one then answered.
+    fn failed(&self, failure: &Failure);
+
+    /// Connects to another server that was not tried yet.
+    ///
+    /// # Errors
+    /// When there is none, or none can be reached.
+    fn next<'a>(&'a self, target: &'a Address) -> NextLeg<'a>;
+}
+
+/// What [`Others::next`] returns.
+pub type NextLeg<'a> = Pin<Box<dyn Future<Output = Result<Leg, Error>> + Send + 'a>>;
+
+/// How a server failed that could be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The connection ended before anything came back.
+    #[error("it closed the connection without an answer")]
+    Closed,
+    /// The connection broke, or what came back was wrong.
+    #[error("{0}")]
+    Broken(String),
+    /// Nothing came back.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// What was sent was not acknowledged.
+    #[error("nothing was acknowledged within {0:?}")]
+    Dead(Duration),
 }
 
 /// Payload that came together with a request.

@@ -14,6 +14,7 @@
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
+//! | [`client_hello`] | whether what a client has sent is a ClientHello of TLS, which may be sent twice |
 //! | [`peer_protocol`] | the protocol of a peer, guessed from its first byte |
 //! | [`error`] | what can be wrong with a message |
 //!
@@ -26,6 +27,7 @@
 )]
 
 pub mod address;
+pub mod client_hello;
 pub mod dns;
 pub mod error;
 pub mod http;

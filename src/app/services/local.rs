@@ -36,13 +36,16 @@ pub(super) struct LocalSockets {
 impl Builder<'_> {
     /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
-        let servers = Servers::new(
-            self.config
-                .servers
-                .iter()
-                .map(|server| self.upstream(server))
-                .collect::<Result<_, _>>()?,
-        );
+        let servers: Vec<_> = self
+            .config
+            .servers
+            .iter()
+            .map(|server| self.upstream(server))
+            .collect::<Result<_, _>>()?;
+        let servers = match &self.config.balancer {
+            Some(balancer) => Servers::balanced(servers, balancer.clone()),
+            None => Servers::new(servers),
+        };
         let addresses = self
             .config
             .locals

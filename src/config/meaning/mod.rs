@@ -1,5 +1,6 @@
 //! The config as meant: validated types, and the translation of what was written into them.
 
+mod balancer;
 pub(super) mod context;
 mod dns_local;
 mod endpoint;

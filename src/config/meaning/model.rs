@@ -10,6 +10,7 @@ use crate::crypto::{Key, Method};
 use crate::dns;
 use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
+use crate::outbound::balancer::Balancer;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::route::Live;
@@ -59,6 +60,8 @@ pub struct Config {
     pub first_payload_wait: Duration,
     /// Reverse tunnels.
     pub reverse: Reverse,
+    /// How `ssr local` chooses among several servers; `None`: by their weights, without probes.
+    pub balancer: Option<Balancer>,
     /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
 }

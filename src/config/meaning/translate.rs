@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
+use super::balancer;
 use super::context::{Context, filled};
 use super::forwards;
 use super::locals;
@@ -64,6 +65,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         log: logging::log(top.log.as_ref(), cx),
         first_payload_wait: first_payload_wait(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
+        balancer: balancer::balancer(top, cx),
         warnings: Vec::new(),
     }
 }

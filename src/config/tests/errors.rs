@@ -130,7 +130,6 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
         ("online_config", "{\"config_url\": \"https://x\"}"),
         ("outbound_proxy", "\"socks5://127.0.0.1:1\""),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
-        ("balancer", "{\"check_interval\": 10}"),
         ("launchd_tcp_socket_name", "\"x\""),
     ] {
         let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);
@@ -517,4 +516,47 @@ fn what_is_wrong_with_a_grant_is_said_where_it_is() {
             (r#"{"allow": [{}]}"#, ".allow[0].bind", "missing"),
         ],
     );
+}
+
+#[test]
+fn a_balancer_is_checked() {
+    for (written, expected) in [
+        (
+            r#"{"max_server_rtt": 0}"#,
+            "balancer.max_server_rtt: must be at least 1 second",
+        ),
+        (
+            r#"{"check_interval": 5, "check_best_interval": 6}"#,
+            "balancer.check_best_interval: must not be longer",
+        ),
+        (
+            r#"{"strategy": "fastest"}"#,
+            "balancer.strategy: unknown strategy",
+        ),
+        (
+            r#"{"strategy": "hash", "hash_by": "port"}"#,
+            "balancer.hash_by: unknown value",
+        ),
+        (
+            r#"{"probe": false}"#,
+            "balancer.probe: the strategy `latency` needs probes",
+        ),
+        (
+            r#"{"probe": "http://example.com/"}"#,
+            "balancer.probe: not a target",
+        ),
+    ] {
+        let text = with(&format!("\"balancer\": {written}"));
+        let found = failure(&text, Role::Local);
+        assert!(found.contains(expected), "{written}: {found}");
+    }
+    let balancer = |written: &str| local(&with(&format!("\"balancer\": {written}"))).balancer;
+    for off in ["null", "false"] {
+        assert_eq!(balancer(off), None);
+    }
+    let probe = balancer("true").unwrap().probe.unwrap();
+    let shown = format!("{}{}", probe.target, probe.path);
+    assert_eq!(shown, "detectportal.firefox.com:80/success.txt");
+    assert_eq!((probe.longest.as_secs(), probe.interval.as_secs()), (5, 10));
+    assert_eq!(balancer("{}"), balancer("true"));
 }

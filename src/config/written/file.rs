@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, Strings, Switch, UrlOr};
+use super::scalar::{List, Number, ProbeTarget, Strings, Switch, UrlOr};
 use crate::config::secret::Secret;
 use crate::outbound::warm::WarmPolicy;
 
@@ -74,6 +74,7 @@ pub(crate) struct Top {
     pub(crate) reverse: Option<Reverse>,
     pub(crate) timeouts: Option<Timeouts>,
     pub(crate) limits: Option<Limits>,
+    pub(crate) balancer: Option<Switch<Balancer>>,
     pub(crate) workers: Option<Number<u64>>,
     pub(crate) deny_private: Option<bool>,
     pub(crate) warm_connections: Option<WarmPolicy>,
@@ -317,6 +318,19 @@ pub(crate) struct Limits {
     pub(crate) udp_associations: Option<Number<u64>>,
     pub(crate) handshakes: Option<Number<u64>>,
     pub(crate) memory_mib: Option<Number<u64>>,
+}
+
+/// `balancer`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Balancer {
+    pub(crate) max_server_rtt: Option<Number<u64>>,
+    pub(crate) check_interval: Option<Number<u64>>,
+    pub(crate) check_best_interval: Option<Number<u64>>,
+    // ssr
+    pub(crate) strategy: Option<String>,
+    pub(crate) hash_by: Option<String>,
+    pub(crate) probe: Option<ProbeTarget>,
 }
 
 /// `reverse`.

@@ -179,6 +179,35 @@ impl<'de> Deserialize<'de> for WarmPolicy {
     }
 }
 
+/// `balancer.probe`: a target, or a switch.
+#[derive(Clone, Debug)]
+pub(crate) enum ProbeTarget {
+    /// `false`, or `true` for the default.
+    Switch(bool),
+    /// `HOST:PORT` or `HOST:PORT/PATH`.
+    Target(String),
+}
+
+impl<'de> Deserialize<'de> for ProbeTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = ProbeTarget;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`false`, or a target: \"HOST:PORT/PATH\"")
+            }
+            fn visit_bool<E: Error>(self, on: bool) -> Result<ProbeTarget, E> {
+                Ok(ProbeTarget::Switch(on))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<ProbeTarget, E> {
+                Ok(ProbeTarget::Target(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
 /// A URL, or an object with a URL and other keys.
 #[derive(Clone, Debug)]
 pub(crate) enum UrlOr<T> {

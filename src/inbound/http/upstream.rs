@@ -171,6 +171,7 @@ impl Inbound for Opening {
                 } else {
                     First::Ahead(first)
                 },
+                others: None,
             },
             target: self.1.clone(),
             reply: Some(Box::new(verdict)),

@@ -73,6 +73,7 @@ impl Inbound for HttpVisitors {
                 }),
                 codec: None,
                 first: First::Nothing,
+                others: None,
             },
             target,
             reply: Some(Box::new(BadGateway)),

@@ -14,7 +14,7 @@ use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};
 use crate::relay::idle::IdleTimer;
-use crate::relay::leg::Leg;
+use crate::relay::leg::{Leg, Others};
 
 /// The age at which a flow's upstream is given keepalive probes: shorter flows are not worth the system calls. Clients'
 /// sockets have inherited theirs from the listener.
@@ -36,6 +36,8 @@ pub(super) struct Flow {
     up: Half,
     down: Half,
     turn: Turn,
+    /// Knows that the flow goes on.
+    _server: Option<Box<dyn Others>>,
 }
 
 impl Flow {
@@ -59,13 +61,22 @@ impl Flow {
         };
         let mut up = Half::new(up, Side::Client, largest);
         up.begin(client.first);
+        let mut down = Half::new(down, Side::Upstream, largest);
+        down.begin(upstream.first);
         Ok(Self {
             client: client.stream,
             upstream: upstream.stream,
             up,
-            down: Half::new(down, Side::Upstream, largest),
+            down,
             turn: Turn::new(),
+            _server: upstream.others,
         })
+    }
+
+    /// Counts payload that was sent upstream before the flow began.
+    pub(super) const fn after_trial(mut self, sent: u64) -> Self {
+        self.up.count(sent);
+        self
     }
 
     /// Relays until both directions have ended, one side breaks, or nothing has moved for too long.

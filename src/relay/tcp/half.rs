@@ -121,6 +121,11 @@ impl Half {
         }
     }
 
+    /// Counts payload that went this way before the first poll.
+    pub const fn count(&mut self, bytes: u64) {
+        self.moved += bytes;
+    }
+
     /// Payload bytes so far.
     #[must_use]
     pub const fn moved(&self) -> u64 {

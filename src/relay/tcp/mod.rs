@@ -8,6 +8,7 @@
 //! - `request.rs`: what it needs from the floor above: [`Inbound`], [`Request`], [`Outbound`].
 //! - `flow.rs`: two connected legs, their timers and their end.
 //! - [`half`]: one direction, and in `splice.rs` its short way through the kernel.
+//! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
 //! - `fairness.rs`: in what order the flows of a worker take their turns.
 
 mod fairness;
@@ -16,7 +17,8 @@ pub mod half;
 mod request;
 mod service;
 mod splice;
+mod trial;
 
-pub use super::leg::{First, Leg};
+pub use super::leg::{Failure, First, Leg, NextLeg, Others};
 pub use request::{ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Timeouts};
 pub use service::Service;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::fairness;
 use super::flow::{Flow, Traffic};
 use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
+use super::trial;
 use crate::net::Stream;
 use crate::relay::counters::{Counters, Gauge, User};
 use crate::relay::error::{Error, Side};
@@ -88,7 +89,10 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         record.target = Some(request.target.to_string().into());
         record.user.clone_from(&request.user);
         let flow = match self.connect(&mut request).await {
-            Ok(upstream) => Flow::new(request.leg, upstream),
+            Ok((upstream, sent)) => {
+                let flow = Flow::new(request.leg, upstream);
+                flow.map(|flow| flow.after_trial(sent))
+            }
             Err(error) => {
                 self.report(&request, &error).await;
                 Err(error)
@@ -98,8 +102,9 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         (record, established.map_err(Box::new))
     }
 
-    /// Connects, and gives the client's first payload a chance to be sent with the head.
-    async fn connect(&self, request: &mut Request) -> Result<Leg, Error> {
+    /// Connects, and gives the client's first payload a chance to be sent with the head. Returns the upstream and how many
+    /// bytes of payload have been sent on it already.
+    async fn connect(&self, request: &mut Request) -> Result<(Leg, u64), Error> {
         // Only an inbound that serves links may do something with it: here, a client would act for the operator.
         if request.is_link() {
             return Err(Error::NotOffered(
@@ -123,7 +128,11 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             let (wait, stream) = (self.timeouts.first_payload_wait, &request.leg.stream);
             let _ = timeout(wait, stream.readable()).await;
         }
-        Ok(upstream)
+        if upstream.others.is_some() {
+            // In a box: most services have one way only, and need no room for this.
+            return Box::pin(trial::settle(request, upstream)).await;
+        }
+        Ok((upstream, 0))
     }
 
     /// Tells the client, and where it can help the operator, why there is no connection.

@@ -1,0 +1,22 @@
+//! Which of several servers is used next, and which are avoided.
+//!
+//! - [`strategy`]: the order in which servers are tried.
+//! - [`health`]: what is known of a server: failures, times, connections, results of probes.
+//! - [`probe`]: tries the servers by real requests, while the proxy is used.
+//! - [`race`]: connects to one server after the other without waiting for those that do not answer.
+
+pub mod health;
+pub mod probe;
+pub mod race;
+pub mod strategy;
+
+use strategy::Strategy;
+
+/// The settings of `balancer`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balancer {
+    /// How a server is chosen.
+    pub strategy: Strategy,
+    /// The probes; `None`: there are none.
+    pub probe: Option<probe::Probe>,
+}
