@@ -8,6 +8,7 @@
 //! | [`http`] | the HTTP upgrade to WebSocket, and responses to other requests |
 //! | [`websocket`] | WebSocket frames that carry a byte stream |
 //! | [`mux`] | mux.cool frames, in which v2ray-plugin carries several streams |
+//! | [`http_connect`] | HTTP CONNECT, as a client of a proxy speaks it |
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
@@ -26,6 +27,7 @@
 pub mod address;
 pub mod error;
 pub mod http;
+pub mod http_connect;
 pub mod http_proxy;
 pub mod http_rewrite;
 pub mod mux;
