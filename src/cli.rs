@@ -84,12 +84,15 @@ pub(crate) struct Common {
     /// The encryption method of the server
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
-    /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin
+    /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin, or a program (SIP003)
     #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
     plugin: Option<String>,
     /// Options of the plugin, for example `tls;host=example.com;path=/x`
     #[arg(long, value_name = "OPTIONS", requires = "server_addr")]
     plugin_opts: Option<String>,
+    /// What goes through the plugin: tcp_only, udp_only or tcp_and_udp [default: tcp_only]
+    #[arg(long, value_name = "MODE", requires = "server_addr")]
+    plugin_mode: Option<String>,
     /// Relay UDP only
     #[arg(short = 'u', conflicts_with = "tcp_and_udp")]
     udp_only: bool,
@@ -216,7 +219,8 @@ pub(crate) struct ServerArgs {
     /// Local address of outbound sockets
     #[arg(short = 'b', long, alias = "bind-addr", value_name = "IP")]
     outbound_bind_addr: Option<String>,
-    #[arg(long, hide = true)]
+    /// A proxy between the server and targets; repeat it for one behind the other
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     outbound_proxy: Vec<String>,
     #[arg(long, hide = true, alias = "manager-address")]
     manager_addr: Option<String>,
@@ -271,15 +275,16 @@ impl ServerArgs {
     /// # Errors
     /// The flag that is not supported, or is wrong.
     pub(crate) fn request(self) -> Result<Request, String> {
-        refuse(&[
-            ("--outbound-proxy", !self.outbound_proxy.is_empty()),
-            ("--manager-addr", self.manager_addr.is_some()),
-        ])?;
+        refuse(&[("--manager-addr", self.manager_addr.is_some())])?;
         let mut request = self.common.request()?;
         if let Some(address) = self.outbound_bind_addr {
             request
                 .flags
                 .set("outbound_bind_addr", address, "--outbound-bind-addr");
+        }
+        if !self.outbound_proxy.is_empty() {
+            let (proxies, flag) = (self.outbound_proxy, "--outbound-proxy");
+            request.flags.set("outbound_proxy", proxies, flag);
         }
         Ok(request)
     }
@@ -329,6 +334,7 @@ impl Common {
         for (value, path, flag) in [
             (&self.plugin, "plugin", "--plugin"),
             (&self.plugin_opts, "plugin_opts", "--plugin-opts"),
+            (&self.plugin_mode, "plugin_mode", "--plugin-mode"),
         ] {
             if let Some(value) = value {
                 flags.set(path, value.as_str(), flag);

@@ -67,7 +67,7 @@ fn start(config: &Config) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let jobs = control.block_on(services::build(
+    let (jobs, plugins) = control.block_on(services::build(
         config, capacity, workers, &resolver, &counters,
     ))?;
     let (phase, phases) = watch::channel(Phase::Run);
@@ -90,6 +90,7 @@ fn start(config: &Config) -> Result<(), Error> {
         &counters,
     ));
     threads.join();
+    control.block_on(plugins.end());
     report(&resolver, &counters);
     Ok(())
 }

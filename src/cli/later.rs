@@ -8,8 +8,6 @@ pub(super) struct Later {
     #[arg(long, hide = true)]
     acl: Option<String>,
     #[arg(long, hide = true)]
-    plugin_mode: Option<String>,
-    #[arg(long, hide = true)]
     outbound_user_cookie: Option<String>,
     #[arg(long, hide = true)]
     log_config: Option<String>,
@@ -68,10 +66,9 @@ pub(super) struct LocalLater {
 
 impl Later {
     /// Each flag, and whether it asks for something.
-    pub(super) fn given(&self) -> [(&'static str, bool); 7] {
+    pub(super) fn given(&self) -> [(&'static str, bool); 6] {
         [
             ("--acl", self.acl.is_some()),
-            ("--plugin-mode", self.plugin_mode.is_some()),
             (
                 "--outbound-user-cookie",
                 self.outbound_user_cookie.is_some(),

@@ -26,6 +26,7 @@ mod written;
 mod tests;
 
 pub use self::load::{default_path, load, lookup_places};
+pub use self::meaning::between::{Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
     Allow, Config, Credential, Endpoint, EndpointWs, Forward, Keys, Limits, Local, Log, Mode,
     Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink, SocketOptions,

@@ -9,7 +9,7 @@ use super::url::{ServerUrl, UrlError};
 const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
 
 /// Keys that describe a server: a server given by flags replaces all of them.
-const SERVER_KEYS: [&str; 14] = [
+const SERVER_KEYS: [&str; 15] = [
     "server",
     "server_port",
     "password",
@@ -24,6 +24,7 @@ const SERVER_KEYS: [&str; 14] = [
     "plugin",
     "plugin_opts",
     "plugin_args",
+    "plugin_mode",
 ];
 
 /// Keys that describe a listener of `ssr local`: one given by flags replaces all of them.

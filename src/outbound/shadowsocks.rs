@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
+use super::proxied_packets;
 use super::udp_over_stream::UdpOverStream;
 use super::warm::{Warm, WarmPolicy};
 use crate::net::dial::SpeaksFirst;
@@ -195,6 +196,9 @@ impl PacketOutbound for Servers {
         let endpoint = &server.endpoint;
         let session = rand::random();
         let socket = match &server.over_stream {
+            None if endpoint.dialer.proxies.is_some() => {
+                proxied_packets::socket(&endpoint.dialer, &endpoint.address, &self.0.tasks)?
+            }
             None => endpoint.dialer.udp_socket()?,
             Some(settings) => settings.socket(endpoint, &self.0.tasks)?,
         };
@@ -203,7 +207,7 @@ impl PacketOutbound for Servers {
             server: Some(
                 socket
                     .peer()
-                    .map_or_else(|| endpoint.address.clone(), Address::Ip),
+                    .map_or_else(|| endpoint.packet_address(), Address::Ip),
             ),
             socket,
             encoder: Encoder::Seal(

@@ -131,7 +131,7 @@ impl Process {
     /// The log, if the process ends first or takes longer than [`DEADLINE`](super::DEADLINE).
     pub fn running(&mut self) -> Result<(), String> {
         let start = Instant::now();
-        while !self.log().contains(" running ") {
+        while !self.log().contains(" running role=") {
             if self.exited().is_some() || start.elapsed() > super::DEADLINE {
                 return Err(self.log());
             }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
+use super::plugins::Entrances;
 use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
@@ -28,13 +29,12 @@ struct LocalSockets {
 impl Builder<'_> {
     /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
-        let servers = Servers::new(
-            self.config
-                .servers
-                .iter()
-                .map(|server| self.upstream(server))
-                .collect::<Result<_, _>>()?,
-        );
+        let mut upstreams = Vec::new();
+        for server in &self.config.servers {
+            let plugin = self.client_plugin(server).await?;
+            upstreams.push(self.upstream(server, plugin)?);
+        }
+        let servers = Servers::new(upstreams);
         let addresses = self
             .config
             .locals
@@ -109,7 +109,7 @@ impl Builder<'_> {
     }
 
     /// A server that clients are sent through.
-    fn upstream(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
+    fn upstream(&self, server: &Server, plugin: Entrances) -> Result<shadowsocks::Server, Error> {
         let endpoint = Endpoint {
             address: server.address.clone(),
             credentials: Credentials::new(
@@ -117,8 +117,10 @@ impl Builder<'_> {
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
-            dialer: self.dialer(outgoing(&server.socket, true)),
+            dialer: self.dialer_through(outgoing(&server.socket, true), &server.proxies)?,
             transport: transport::client(server)?,
+            stream_plugin: plugin.streams,
+            packet_plugin: plugin.packets,
         };
         let transport = server.transport.as_ref();
         let inside = transport.filter(|transport| transport.udp_inside);

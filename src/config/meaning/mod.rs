@@ -1,5 +1,6 @@
 //! The config as meant: validated types, and the translation of what was written into them.
 
+pub(super) mod between;
 pub(super) mod context;
 mod endpoint;
 mod endpoint_url;
@@ -10,6 +11,8 @@ mod logging;
 pub(super) mod model;
 mod options;
 mod plugin;
+mod program;
+mod proxies;
 mod reverse;
 mod servers;
 mod tls;

@@ -14,6 +14,7 @@ use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
+use super::between::{Plugin, ProxyHop};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::text::diagnostic::Diagnostic;
@@ -131,6 +132,10 @@ pub struct Server {
     pub idle: Option<Duration>,
     /// The layers between TCP and Shadowsocks; `None`: none.
     pub transport: Option<Transport>,
+    /// The program between the network and Shadowsocks; `None`: none.
+    pub plugin: Option<Plugin>,
+    /// The proxies between `ssr local` and the server, or between `ssr server` and targets, the nearest first.
+    pub proxies: Vec<ProxyHop>,
 }
 
 /// The layers between TCP and Shadowsocks: TLS, WebSocket or both.

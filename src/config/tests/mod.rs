@@ -10,6 +10,7 @@
 mod errors;
 mod flags;
 mod forwards;
+mod on_the_way;
 mod references;
 mod transport;
 mod values;
