@@ -21,20 +21,21 @@
 //! | 2 | [`net`] | sockets, dialing, streams (TCP, TLS, WebSocket, mux, in-memory pipes), batches of datagrams, buffers |
 //! | 1 | [`wire`] | codecs without IO, clock or randomness |
 //! | 0 | [`crypto`] | methods, keys, AEAD in place, salt pool, sliding window |
+//! | 0 | [`limits`] | the fixed limits of the process |
 //!
 //! # Where to find what
 //!
 //! | question | file |
 //! |---|---|
-//! | Where is a byte sealed (encrypted) or opened (decrypted)? | `relay/tcp/half.rs` moves it, `relay/sealed.rs` fills the buffer, `wire/ss/stream.rs` seals it with `crypto/aead.rs` |
-//! | Where does a client hear "connected" before the server is? | `connect` in `relay/tcp/service.rs` |
-//! | What does a new way in touch? | its file in `inbound/`, the config's `Protocol`, one line of the `match` in `app/services/local.rs` |
+//! | Where is a byte sealed (encrypted) or opened (decrypted)? | streams: `relay/tcp/half.rs` moves it, `relay/sealed.rs` fills the buffer, `wire/ss/stream.rs` seals it; datagrams: `relay/udp/framing.rs`, `wire/ss/packet/sealer.rs`; both with `crypto/aead.rs` |
+//! | Where is a client told it is connected before the dial succeeds? | `connect` in `relay/tcp/service.rs` |
+//! | What does a new way in touch? | its file in `inbound/`; `Protocol` in `config/meaning/model.rs`, its parser in `config/meaning/locals.rs`; one line of the `match` in `app/services/local.rs`; `docs/config.md` |
 //! | What does a new way out touch? | its file in `outbound/`, and the role in `app/services/` that uses it |
-//! | Where is a UDP session evicted? | `relay/udp/table.rs` |
-//! | Where is a replay refused? | `inbound/shadowsocks/replay.rs`; packets of AEAD-2022 by `crypto/window.rs` |
+//! | Where is a UDP association (of an address, or of a session id of AEAD-2022) evicted? | `relay/udp/table.rs` |
+//! | Where is a replay refused? | `inbound/shadowsocks/replay.rs`; packets of AEAD-2022 in `wire/ss/packet/session.rs`, by `crypto/window.rs` |
 //! | What limits the memory of a visitor, a client, the process? | `limits.rs`, `relay/link/limits.rs` |
 //! | Where is a TTL clamped? | `Cache::clamp_ttl` in `dns/cache.rs` |
-//! | Where does a counter by user go? | a field of `User` in `relay/counters.rs`, added to in `FlowRecord::close` in `relay/tcp/service.rs` |
+//! | Where does a counter by user go? | a field of `User` in `relay/counters.rs`, added to in `FlowRecord::close` in `relay/tcp/service.rs`; for UDP by `Association::user` in `relay/udp/replies.rs` and `relay.rs` |
 //! | Which addresses are private? | `outbound/dialer.rs` |
 //!
 //! # Two roles, one data path
@@ -52,8 +53,8 @@
 //! 3. An [`outbound`] connects. The client's first bytes are sent together with the header of the request.
 //! 4. [`relay::tcp::half`] moves the bytes of one direction. It waits until the socket is readable, takes a buffer from the
 //!    worker's pool ([`net::pool`]), reads into the gaps that the codec ([`wire::ss::stream`]) leaves for payload, seals or
-//!    opens the chunks in place, writes them, and returns the buffer. No payload byte is copied, nothing is allocated, and
-//!    an idle flow holds no buffer.
+//!    opens the chunks in place, writes them, and returns the buffer. Payload of a relayed stream is not copied, nothing is
+//!    allocated for a chunk, and an idle flow holds no buffer. TLS, WebSocket and links of reverse tunnels do copy.
 //! 5. A bulk flow yields after each turn. While other flows of the worker wait for small answers, bulk flows run one at a
 //!    time (`relay/tcp/fairness.rs`).
 //!

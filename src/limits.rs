@@ -18,6 +18,11 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 // Handshakes and strangers.
 
+/// Bytes of the head of an HTTP request or response.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Bytes that are read at once from a visitor of an HTTP service, after its first request. Rewritten they are at most eight
+/// times as many, and no more is read until the service has taken them.
+pub const HTTP_READ: usize = 16 * 1024;
 /// Bytes of a handshake message that wait for its rest. Each protocol has a lower limit of its own.
 pub const MAX_UNREAD: usize = 64 * 1024;
 /// Bytes that are read from a peer after its handshake was rejected, so that it receives the answer and not a reset.
@@ -40,8 +45,12 @@ pub const MAX_RESOLVING: usize = 256;
 pub const MAX_QUEUED: usize = 1024;
 /// Bytes of those datagrams.
 pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
-/// Streams that carry packets at once, on each side.
+/// Streams that carry UDP packets at once: of one `ssr local`, and of one server.
 pub const MAX_UDP_STREAMS: usize = 4096;
+/// Bytes of packets on their way into such a stream; more are dropped, as on a network.
+pub const UDP_STREAM_WINDOW: usize = 512 * 1024;
+/// Bytes of packets on their way out of such a stream.
+pub const UDP_STREAM_BUFFER: usize = 128 * 1024;
 
 // Names.
 
@@ -54,16 +63,48 @@ pub const MAX_ADDRESSES: usize = 32;
 /// Addresses of a name that are tried.
 pub const MAX_ATTEMPTS: usize = 8;
 
+// DNS locals.
+
+/// Queries of one `dns` local that wait for a name server; beyond it, the oldest fails.
+pub const MAX_QUERIES: usize = 1024;
+/// Clients that wait for these queries; beyond it, the oldest query fails.
+pub const MAX_ASKERS: usize = 4096;
+/// Bytes of a client's query.
+pub const MAX_QUERY: usize = 1232;
+/// Bytes of an answer in a datagram, to clients and from name servers: what every path carries in one piece.
+pub const MAX_UDP_ANSWER: u16 = 1232;
+/// Bytes of the answers that one `dns` local keeps.
+pub const MAX_ANSWER_CACHE: usize = 8 << 20;
+/// Queries of one TCP connection of a client that wait; it is not read further.
+pub const MAX_CLIENT_QUERIES: usize = 32;
+/// Queries that wait on one stream to a name server; more fail.
+pub const MAX_PIPELINED: usize = 256;
+/// Datagrams that are not the answer to a query, after which it is asked by a stream.
+pub const MAX_FORGERIES: usize = 16;
+/// How long a query may take until the client hears that there is no answer.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
 // Buffers and streams.
 
 /// Bytes of buffers in use above which flows get small buffers only, where the config does not set `memory_mib`.
 pub const DEFAULT_BUDGET: usize = 256 << 20;
+/// Bytes of one kernel pipe; the system may grant less.
+pub const KERNEL_PIPE: usize = 256 * 1024;
+/// Kernel pipes in use by all workers: as many as Linux grants a user without privileges (`pipe-user-pages-soft` of pipe(7)).
+pub const MAX_KERNEL_PIPES: usize = 16384 * 4096 / KERNEL_PIPE;
 /// Streams of mux.cool in one WebSocket at once; clients of v2ray-plugin open no more.
 pub const MAX_MUX_STREAMS: usize = 128;
 /// Bytes that wait in one of these streams.
 pub const MUX_WINDOW: usize = 256 * 1024;
+/// Bytes of a plain HTTP request or response that wait in the process, in each direction of one connection.
+pub const HTTP_WINDOW: usize = 128 * 1024;
 /// Spare connections to one server.
 pub const MAX_WARM: usize = 64;
+
+// Rules.
+
+/// Rules of one config; a rule may have any number of destinations.
+pub const MAX_RULES: usize = 100_000;
 
 // Config.
 

@@ -78,7 +78,7 @@ pub(crate) fn texts(document: &str, language: &str) -> Vec<String> {
 pub(crate) fn configs(document: &str, key: &str) -> Vec<String> {
     let filled = |config: String| {
         config
-            .replace("the output of: ssr genkey -m 2022-blake3-aes-256-gcm", key)
+            .replace("PASTE-YOUR-KEY-HERE", key)
             .replace("the same", key)
     };
     texts(document, "json").into_iter().map(filled).collect()
@@ -118,6 +118,7 @@ fn certificate(directory: &Path) {
 fn configs_of_the_documents_pass_the_check() {
     let directory = tempfile::tempdir().unwrap();
     certificate(directory.path());
+    fs::write(directory.path().join("ads.txt"), "ads.example\n").unwrap();
     let key = genkey();
     let mut checked = 0;
     for (document, text) in documents() {
@@ -287,6 +288,27 @@ fn every_limit_is_in_its_document() {
             assert!(
                 CONFIG.contains(&format!("`{name}`")),
                 "docs/config.md lacks {name} of {at}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_status_is_in_its_document() {
+    let mut files = Vec::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    sources(&root.join("src"), &mut files);
+    for file in files {
+        let code = fs::read_to_string(&file).unwrap();
+        let counted = code.split(".fail(\"").skip(1);
+        let function = code.split(" fn status(").nth(1).unwrap_or_default();
+        let function = function.split("\n    }\n").next().unwrap();
+        for rest in counted.chain(function.split("=> \"").skip(1)) {
+            let status = rest.split('"').next().unwrap();
+            let at = file.display();
+            assert!(
+                TROUBLESHOOTING.contains(&format!("`{status}`")),
+                "{at}: {status}"
             );
         }
     }

@@ -11,7 +11,7 @@ use crate::common::{
 };
 
 fn carries(client: Program, server: Program, inability: &[&str]) {
-    for method in METHODS_2017 {
+    for method in METHODS_2017.into_iter().chain(["aes-192-gcm"]) {
         eprintln!("{method}: {client:?} to {server:?}");
         let pair = Pair::new(client, server, &Spec::new(method));
         let targets = Targets::start();

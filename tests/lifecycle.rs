@@ -15,6 +15,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -120,7 +121,7 @@ fn a_bad_config_exits_78_and_says_where() {
         ),
         (
             "a later feature",
-            config(&json!({"acl": "/etc/acl"})),
+            config(&json!({"outbound_proxy": "socks5://127.0.0.1:1"})),
             "not yet in this version",
         ),
         (
@@ -177,9 +178,21 @@ fn check_tells_a_good_file_from_a_bad_one() {
 fn check_looks_at_the_roles_that_have_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let check = |arguments: &[&str]| {
-        let mut command = ssr(&["check"]);
-        command.args(arguments).current_dir(dir.path());
-        // The configs of whoever runs the tests are none of this.
+        // The configs of whoever runs the tests, and that of an installed shadowsocks-libev, are none of this.
+        let hide = "mount -t tmpfs none /etc/shadowsocks-libev 2>/dev/null; exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "-rm",
+                "sh",
+                "-c",
+                hide,
+                "sh",
+                env!("CARGO_BIN_EXE_ssr"),
+                "check",
+            ])
+            .args(arguments)
+            .current_dir(dir.path());
         for variable in ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"] {
             command.env(variable, dir.path());
         }

@@ -32,6 +32,22 @@ pub(super) enum Error {
         /// The error of the resolver.
         source: dns::Error,
     },
+    /// There is no user of this name.
+    #[error("user: there is no user `{name}` on this machine")]
+    NoUser {
+        /// The name.
+        name: String,
+    },
+    /// The process cannot become this user.
+    #[error(
+        "user: cannot become `{name}`: {source}; only root can: start ssr as root, or as that user"
+    )]
+    User {
+        /// The name.
+        name: String,
+        /// The error of the system.
+        source: std::io::Error,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {

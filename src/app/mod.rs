@@ -3,17 +3,23 @@
 //! - [`log`]: where the log goes.
 //! - `services/`: which services a role runs.
 //! - `reverse/`: reverse tunnels.
+//! - `routing/`: rules at work: what goes where, and who may come.
+//! - [`explain`]: says which rule decides.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `handshakes.rs`: connections that are still in their handshake.
+//! - `privileges.rs`: becomes another user once the ports are bound.
 //!
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
 mod error;
+pub mod explain;
 mod fd_limit;
 mod handshakes;
 pub mod log;
+mod privileges;
 mod reverse;
+mod routing;
 mod services;
 mod worker;
 
@@ -28,6 +34,7 @@ use crate::config::Config;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
 use crate::net::pool;
+use crate::net::tasks::Tasks;
 use crate::relay::Counters;
 use error::Error;
 use worker::{Phase, Threads};
@@ -35,13 +42,13 @@ use worker::{Phase, Threads};
 /// Exit code of errors outside the config (`EX_UNAVAILABLE` of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
 
-/// Runs the role of `config` until a signal ends it. Call [`log::init`] first.
+/// Runs the role of `config` until a signal ends it, and calls `running` as soon as it serves. Call [`log::init`] first.
 #[must_use]
-pub fn run(config: &Config) -> ExitCode {
+pub fn run(config: &Config, running: impl FnOnce()) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match start(config) {
+    match start(config, running) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -50,7 +57,8 @@ pub fn run(config: &Config) -> ExitCode {
     }
 }
 
-fn start(config: &Config) -> Result<(), Error> {
+fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
+    let user = config.user.as_deref().map(privileges::find).transpose()?;
     let capacity = fd_limit::Capacity::of(&config.limits, fd_limit::raise(config.nofile));
     if config.limits.memory_mib > 0 {
         pool::set_budget(config.limits.memory_mib << 20);
@@ -70,6 +78,14 @@ fn start(config: &Config) -> Result<(), Error> {
     let (jobs, plugins) = control.block_on(services::build(
         config, capacity, workers, &resolver, &counters,
     ))?;
+    if let Some(user) = &user {
+        privileges::assume(user)?;
+    }
+    let watching = Tasks::default();
+    let rules = config.live_rules();
+    if !rules.is_empty() {
+        watching.spawn_on(routing::watch(rules), control.handle());
+    }
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
     // This sender keeps the process running even if it serves only datagrams, which have no flows to wait for.
@@ -82,6 +98,7 @@ fn start(config: &Config) -> Result<(), Error> {
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );
+    running();
     control.block_on(supervise(
         signals,
         phase,

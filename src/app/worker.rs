@@ -69,7 +69,7 @@ impl Shared {
     }
 }
 
-/// The work of one listener on one worker.
+/// What a worker runs: a listener, a client's reverse link, or the HTTP ports of reverse tunnels.
 pub(super) type Job = Box<dyn FnOnce(Shared) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// The worker threads.
@@ -117,8 +117,8 @@ impl Threads {
     }
 }
 
-/// A stream listener: what its connections share.
-pub(super) struct Port<I, O> {
+/// What the connections of a TCP listener share.
+pub(super) struct ListenerService<I, O> {
     pub(super) service: Service<I, O>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
@@ -126,7 +126,7 @@ pub(super) struct Port<I, O> {
     pub(super) transport: Option<transport::Server>,
 }
 
-impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
+impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<I, O> {
     /// The job that serves `listener`.
     pub(super) fn job(self: &Arc<Self>, listener: std::net::TcpListener) -> Job {
         let port = Arc::clone(self);
@@ -205,11 +205,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
                 .await
                 .map_err(io::Error::other)?;
             if let Some((stream, peer)) = next.take() {
-                return Ok(Accepted {
-                    stream: Stream::new(stream),
-                    peer,
-                    room,
-                });
+                return Ok((Stream::new(stream), peer, room));
             }
         }
     }
@@ -221,7 +217,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
         // In a box, which is freed before the flow begins: the task keeps no room for its contents.
         let parts = Box::new((accepted, permit));
         let flow = flows.spawn(async move {
-            let (stream, peer, _room, permit) = Accepted::into_parts(parts);
+            let ((stream, peer, _room), permit) = unbox(parts);
             match &port.transport {
                 None => port.service.serve(stream, peer, move || drop(permit)).await,
                 Some(transport) => {
@@ -304,22 +300,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Port<I, O> {
     }
 }
 
-/// A new connection and its permit of `limits.connections`.
-struct Accepted {
-    stream: Stream,
-    peer: SocketAddr,
-    room: OwnedSemaphorePermit,
-}
+/// A new connection, its peer, and its permit of `limits.connections`.
+type Accepted = (Stream, SocketAddr, OwnedSemaphorePermit);
 
-impl Accepted {
-    /// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
-    #[allow(clippy::boxed_local, reason = "the box is to be freed here")]
-    fn into_parts(
-        parts: Box<(Self, Permit)>,
-    ) -> (Stream, SocketAddr, OwnedSemaphorePermit, Permit) {
-        let (accepted, permit) = *parts;
-        (accepted.stream, accepted.peer, accepted.room, permit)
-    }
+/// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
+#[allow(clippy::boxed_local, reason = "the box is to be freed here")]
+fn unbox<T>(parts: Box<T>) -> T {
+    *parts
 }
 
 /// Whether only the connection failed that was to be accepted, not the listener.
@@ -338,11 +325,10 @@ pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
     options: UdpOptions,
 ) -> Job {
     Box::new(move |shared| {
-        let Shared { phase, drained } = shared;
+        let Shared { mut phase, drained } = shared;
         // Datagrams have no end to wait for: only the phase ends this job.
         drop(drained);
         Box::pin(async move {
-            let mut phase = phase;
             let served = async {
                 let socket = Socket::new(socket.into(), options)?;
                 relay.serve(Arc::new(socket)).await

@@ -37,13 +37,26 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         None => Zeroizing::new("{}".to_owned()),
     };
     let env = |variable: &str| std::env::var(variable).ok();
-    let mut config = translate(&text, role, &env, flags, true).map_err(name)?;
+    let mut config = translate(
+        &text,
+        role,
+        &env,
+        flags,
+        Some(path.unwrap_or_else(|| Path::new(""))),
+    )
+    .map_err(name)?;
     config.warnings = name(std::mem::take(&mut config.warnings));
     let mut found = Vec::new();
     for local in &mut config.locals {
         if let Some(path) = &local.auth_file {
             match credentials(path) {
                 Ok(auth) => local.auth = auth,
+                Err(more) => found.extend(more),
+            }
+        }
+        if let Some(path) = &local.http_auth_file {
+            match http_credentials(path) {
+                Ok(auth) => local.http_auth = auth,
                 Err(more) => found.extend(more),
             }
         }
@@ -59,9 +72,29 @@ pub fn default_path(role: Role) -> Option<PathBuf> {
     lookup_places(role).into_iter().find(|path| path.is_file())
 }
 
-/// Where a config is searched if none is named: the working directory, then `ssr/` and `shadowsocks-rust/` in the user's
-/// and the system's XDG directories and in `/etc`; in each `local.json` or `server.json`, then `config.json`.
+/// Where a config is searched if none is named: the working directory, then `ssr/`, `shadowsocks-rust/` and
+/// `shadowsocks-libev/` in the user's and the system's XDG directories and in `/etc`; in each `local.json` or `server.json`, then `config.json`.
 pub fn lookup_places(role: Role) -> Vec<PathBuf> {
+    let mut directories = vec![PathBuf::new()];
+    for root in roots() {
+        let products = ["ssr", "shadowsocks-rust", "shadowsocks-libev"];
+        directories.extend(products.map(|product| root.join(product)));
+    }
+    let file = format!("{}.json", role.name());
+    directories
+        .iter()
+        .flat_map(|directory| [directory.join(&file), directory.join("config.json")])
+        .collect()
+}
+
+/// Where the programs of shadowsocks-libev search their config.
+pub fn libev_places() -> Vec<PathBuf> {
+    let file = |root: PathBuf| root.join("shadowsocks-libev/config.json");
+    roots().into_iter().map(file).collect()
+}
+
+/// The directories of configs: the user's, those of the system, `/etc`.
+fn roots() -> Vec<PathBuf> {
     let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut roots = Vec::new();
     match (env("XDG_CONFIG_HOME"), env("HOME")) {
@@ -74,19 +107,10 @@ pub fn lookup_places(role: Role) -> Vec<PathBuf> {
         None => roots.push(PathBuf::from("/etc/xdg")),
     }
     roots.push(PathBuf::from("/etc"));
-
-    let mut directories = vec![PathBuf::new()];
-    for root in roots {
-        directories.extend(["ssr", "shadowsocks-rust"].map(|product| root.join(product)));
-    }
-    let file = format!("{}.json", role.name());
-    directories
-        .iter()
-        .flat_map(|directory| [directory.join(&file), directory.join("config.json")])
-        .collect()
+    roots
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
     let fail = |message: String| {
         let mut finding = Diagnostic::new(Severity::Error, "", message);
         finding.file = Some(path.to_path_buf());
@@ -129,8 +153,42 @@ struct AuthUser {
     password: Secret,
 }
 
-/// The users in the file at `path`. No users at all is an error: a file without users would let everybody in.
+/// `http_auth_config_path`: `{"basic": {"users": [{"user_name": "…", "password": "…"}]}}`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct HttpAuthFile {
+    basic: Option<AuthPassword>,
+}
+
+/// The users in the file at `path`.
 fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
+    let read = |document: &Document| {
+        let file: AuthFile = strict(document)?;
+        Ok(file.password.unwrap_or_default())
+    };
+    users(path, "password", read, |_, _| None)
+}
+
+/// The users in the file at `path`. RFC 7617 §2 separates name and password by the first colon.
+fn http_credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
+    let read = |document: &Document| {
+        let file: HttpAuthFile = strict(document)?;
+        Ok(file.basic.unwrap_or_default())
+    };
+    users(path, "basic", read, |key, text| {
+        (key == "user_name" && text.contains(':'))
+            .then_some("must have no colon, which ends the name (RFC 7617)")
+    })
+}
+
+/// The users that `read` finds in the file at `path`, in the object `section`. No users at all is an error: a file without
+/// users would let everybody in. `refuse` says what is wrong with the value of a key.
+fn users(
+    path: &Path,
+    section: &str,
+    read_users: impl Fn(&Document) -> Result<AuthPassword, Vec<Diagnostic>>,
+    refuse: impl Fn(&str, &str) -> Option<&'static str>,
+) -> Result<Vec<Credential>, Vec<Diagnostic>> {
     let text = read(path)?;
     let fail = |mut found: Vec<Diagnostic>| {
         for finding in &mut found {
@@ -139,13 +197,12 @@ fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
         found
     };
     let document = Document::plain(&text).map_err(fail)?;
-    let file: AuthFile = strict(&document).map_err(fail)?;
-    let users = file.password.unwrap_or_default().users;
+    let users = read_users(&document).map_err(fail)?.users;
     if users.is_empty() {
         let message = "no users, so nobody could log in";
         return Err(fail(vec![Diagnostic::new(
             Severity::Error,
-            "password.users",
+            format!("{section}.users"),
             message,
         )]));
     }
@@ -155,14 +212,14 @@ fn credentials(path: &Path) -> Result<Vec<Credential>, Vec<Diagnostic>> {
             ("user_name", user.user_name.as_str()),
             ("password", user.password.expose()),
         ] {
-            if !(1..=255).contains(&text.len()) {
-                let at = format!("password.users[{index}].{key}");
+            let wrong = match text.len() {
+                1..=255 => refuse(key, text),
+                _ => Some("must have 1 to 255 bytes (RFC 1929)"),
+            };
+            if let Some(wrong) = wrong {
+                let at = format!("{section}.users[{index}].{key}");
                 let (shown, position) = document.locate(&at);
-                let mut finding = Diagnostic::new(
-                    Severity::Error,
-                    shown,
-                    "must have 1 to 255 bytes (RFC 1929)",
-                );
+                let mut finding = Diagnostic::new(Severity::Error, shown, wrong);
                 finding.position = position;
                 found.push(finding);
             }

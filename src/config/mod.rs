@@ -11,12 +11,14 @@
 //!
 //! [`parse()`] does no IO; [`load()`] reads the files.
 
+mod import;
 mod load;
 mod meaning;
 mod overrides;
 mod parse;
 mod role;
 mod secret;
+mod share;
 mod summary;
 mod text;
 mod url;
@@ -25,17 +27,19 @@ mod written;
 #[cfg(test)]
 mod tests;
 
-pub use self::load::{default_path, load, lookup_places};
+pub use self::import::{ImportError, Imported, import};
+pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
-    Allow, Config, Credential, Endpoint, EndpointWs, Forward, Keys, Limits, Local, Log, Mode,
-    Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink, SocketOptions,
-    Timeouts, Tls, Transport, User, WebSocket, Writer,
+    AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, Forward, Keys, Limits,
+    Local, Log, Mode, Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink,
+    SocketOptions, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};
 pub use self::role::Role;
 pub use self::secret::Secret;
+pub use self::share::{Shared, share};
 pub use self::text::diagnostic::{Diagnostic, Position, Severity, is_for_other_role};
 pub use self::url::{ServerUrl, UrlError};
 pub use self::written::schema::documented_keys;

@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::text::diagnostic::{Diagnostic, Severity};
 use super::text::document::Document;
 use super::url::{ServerUrl, UrlError};
+use super::written::schema::{self, Fate, Kind};
 
 /// The variable with the password of a server given by flags, if there is no `-k`.
 const PASSWORD_VARIABLE: &str = "SS_SERVER_PASSWORD";
@@ -37,6 +39,8 @@ pub struct Overrides {
     server_flag: &'static str,
     local: Map<String, Value>,
     mode: Option<(&'static str, &'static str)>,
+    default_mode: Option<&'static str>,
+    listen_as: Option<&'static str>,
     forwards: Vec<Value>,
     rest: Vec<(&'static str, Value, &'static str)>,
 }
@@ -85,6 +89,16 @@ impl Overrides {
         self.mode = Some((mode, flag));
     }
 
+    /// The mode where neither a flag nor the file has one.
+    pub fn default_mode(&mut self, mode: &'static str) {
+        self.default_mode = Some(mode);
+    }
+
+    /// The protocol of the listener that the top level describes: `tunnel` for ss-tunnel, `redir` for ss-redir.
+    pub fn listen_as(&mut self, protocol: &'static str) {
+        self.listen_as = Some(protocol);
+    }
+
     /// `LISTEN TARGET`: a forward, in place of those in the file.
     pub fn forward(&mut self, listen: &str, target: &str) {
         let mut forward = Map::new();
@@ -103,8 +117,52 @@ impl Overrides {
         self.server.is_some() || !self.forwards.is_empty()
     }
 
-    /// Applies all flags to `document`.
-    pub(super) fn apply(&self, document: &mut Document, env: &dyn Fn(&str) -> Option<String>) {
+    /// Applies all flags to `document`. Those of features that are not supported yet go to `found`.
+    pub(super) fn apply(
+        &self,
+        document: &mut Document,
+        env: &dyn Fn(&str) -> Option<String>,
+        found: &mut Vec<Diagnostic>,
+    ) {
+        self.refuse(found);
+        self.apply_server(document, env);
+        if !self.local.is_empty() {
+            for key in LOCAL_KEYS {
+                document.set(key, Value::Null, "--local-addr");
+            }
+            let local = Value::Object(self.local.clone());
+            document.set("locals", Value::Array(vec![local]), "--local-addr");
+        }
+        if let Some((mode, flag)) = self.mode {
+            document.set("mode", mode.into(), flag);
+            document.forget("servers", "mode");
+            document.forget("locals", "mode");
+        }
+        if let Some(mode) = self.default_mode
+            && document.value.get("mode").is_none_or(Value::is_null)
+        {
+            document.set("mode", mode.into(), "mode");
+        }
+        if !self.forwards.is_empty() {
+            let forwards = Value::Array(self.forwards.clone());
+            document.set("forwards", forwards, "LISTEN TARGET");
+            for index in 0..self.forwards.len() {
+                document.name(format!("forwards[{index}].listen"), "LISTEN");
+                document.name(format!("forwards[{index}].target"), "TARGET");
+            }
+        }
+        for (path, value, flag) in &self.rest {
+            if *path == "timeouts.idle" {
+                document.forget("servers", "timeout");
+            }
+            document.set(path, value.clone(), flag);
+        }
+        if let Some(protocol) = self.listen_as {
+            listen_as(protocol, document);
+        }
+    }
+
+    fn apply_server(&self, document: &mut Document, env: &dyn Fn(&str) -> Option<String>) {
         if let Some(server) = &self.server {
             let password = server
                 .get("password")
@@ -123,31 +181,56 @@ impl Overrides {
                 document.set(key, value.unwrap_or_default(), flag);
             }
         }
-        if !self.local.is_empty() {
-            for key in LOCAL_KEYS {
-                document.set(key, Value::Null, "--local-addr");
+    }
+
+    /// Reports flags whose keys are not supported.
+    fn refuse(&self, found: &mut Vec<Diagnostic>) {
+        let top = self.rest.iter().map(|(path, _, flag)| {
+            let key = path.split('.').next().unwrap_or_default();
+            (schema::fate(Kind::Top, key), *flag)
+        });
+        let local = self
+            .local
+            .keys()
+            .map(|key| (schema::fate(Kind::Local, key), key.as_str()));
+        for (fate, flag) in top.chain(local) {
+            let (severity, message) = match fate {
+                Fate::Later => (Severity::Error, "not yet in this version of ssr".to_owned()),
+                Fate::Withdrawn(why) => (Severity::Error, why.to_owned()),
+                Fate::NoEffect(why) => (Severity::Warning, format!("no effect: {why}")),
+                _ => continue,
+            };
+            let finding = Diagnostic::new(severity, flag, message);
+            if !found.contains(&finding) {
+                found.push(finding);
             }
-            let local = Value::Object(self.local.clone());
-            document.set("locals", Value::Array(vec![local]), "--local-addr");
-        }
-        if let Some((mode, flag)) = self.mode {
-            document.set("mode", mode.into(), flag);
-            document.forget("servers", "mode");
-            document.forget("locals", "mode");
-        }
-        if !self.forwards.is_empty() {
-            let forwards = Value::Array(self.forwards.clone());
-            document.set("forwards", forwards, "LISTEN TARGET");
-            for index in 0..self.forwards.len() {
-                document.name(format!("forwards[{index}].listen"), "LISTEN");
-                document.name(format!("forwards[{index}].target"), "TARGET");
-            }
-        }
-        for (path, value, flag) in &self.rest {
-            if *path == "timeouts.idle" {
-                document.forget("servers", "timeout");
-            }
-            document.set(path, value.clone(), flag);
         }
     }
+}
+
+/// Makes the listener of the top level one of another protocol, with the keys of shadowsocks-libev.
+fn listen_as(protocol: &str, document: &mut Document) {
+    let mut take = |key: &str| {
+        document
+            .value
+            .as_object_mut()
+            .and_then(|top| top.remove(key))
+            .filter(|value| !value.is_null())
+    };
+    let mut local = Map::new();
+    local.insert("protocol".to_owned(), protocol.into());
+    for key in ["local_address", "local_port"] {
+        local.extend(take(key).map(|value| (key.to_owned(), value)));
+    }
+    let target = take("tunnel_address");
+    if let Some(target) = target.as_ref().and_then(Value::as_str) {
+        let (host, port) = target.rsplit_once(':').unwrap_or((target, ""));
+        local.insert("forward_address".to_owned(), host.into());
+        local.insert("forward_port".to_owned(), port.into());
+    }
+    if let Some(Value::Bool(true)) = take("tcp_tproxy") {
+        local.insert("tcp_redir".to_owned(), "tproxy".into());
+    }
+    let locals = Value::Array(vec![Value::Object(local)]);
+    document.set("locals", locals, "the listener");
 }

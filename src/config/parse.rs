@@ -1,5 +1,7 @@
 //! The steps from text to a [`Config`].
 
+use std::path::Path;
+
 use super::meaning::context::Context;
 use super::meaning::model::Config;
 use super::meaning::translate;
@@ -33,26 +35,28 @@ pub fn parse_with(
     env: &dyn Fn(&str) -> Option<String>,
     flags: &Overrides,
 ) -> Result<Config, Vec<Diagnostic>> {
-    translate(text, role, env, flags, false)
+    translate(text, role, env, flags, None)
 }
 
-/// As [`parse_with`]; with `files`, the files that the config names are read and checked too.
+/// As [`parse_with`]; with `file`, the path of the config or an empty one, the files that the config names are read and
+/// checked too.
 pub(super) fn translate(
     text: &str,
     role: Role,
     env: &dyn Fn(&str) -> Option<String>,
     flags: &Overrides,
-    files: bool,
+    file: Option<&Path>,
 ) -> Result<Config, Vec<Diagnostic>> {
     let mut found = Vec::new();
     let mut document = Document::parse(text, role, &mut found)?;
-    flags.apply(&mut document, env);
+    flags.apply(&mut document, env, &mut found);
     let mut report = Reporter::new(document, found);
     let top = report.file();
     let mut cx = Context {
         role,
         env,
-        files,
+        files: file.is_some(),
+        file: file.unwrap_or_else(|| Path::new("")),
         report,
     };
     let mut config = translate::config(&top, &mut cx);

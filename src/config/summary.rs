@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use crate::crypto::Family;
 use crate::dns;
 use crate::wire::proxy_protocol::Version;
-use crate::wire::reverse::Protocol;
+use crate::wire::reverse;
 
-use super::meaning::model::{Config, Local, ReplayPolicy, Server};
+use super::meaning::model::{Config, Local, Protocol, ReplayPolicy, Server};
 use super::role::Role;
 
 /// How many users are listed by name.
@@ -39,6 +39,7 @@ impl Config {
             )?;
         }
         self.write_reverse(out)?;
+        self.write_rules(out)?;
         let source = match &self.dns {
             dns::Source::System => "name servers of the system".to_owned(),
             _ => "name servers of the config".to_owned(),
@@ -114,6 +115,21 @@ impl Config {
         }
     }
 
+    fn write_rules(&self, out: &mut String) -> fmt::Result {
+        for live in self.live_rules() {
+            let source = live.source();
+            write!(out, "  rules       {}", source.rules.len())?;
+            if let Some(acl) = &source.acl {
+                write!(out, ", then {}", acl.display())?;
+            }
+            match source.files().len() {
+                0 => writeln!(out)?,
+                count => writeln!(out, "; {count} files, read again when they change")?,
+            }
+        }
+        Ok(())
+    }
+
     fn write_reverse(&self, out: &mut String) -> fmt::Result {
         let reverse = &self.reverse;
         for service in &reverse.services {
@@ -140,7 +156,9 @@ impl Config {
             writeln!(out, "    links     {links}, heartbeat every {seconds} s")?;
         }
         for allow in &reverse.allow {
-            let protocol = allow.protocol.map_or("any protocol", Protocol::name);
+            let protocol = allow
+                .protocol
+                .map_or("any protocol", reverse::Protocol::name);
             let bind = SocketAddr::new(allow.ip, allow.ports.0);
             write!(out, "  allow       {bind}")?;
             if allow.ports.1 != allow.ports.0 {
@@ -200,11 +218,18 @@ impl Config {
                 "  note        replayed connections are accepted: `security.replay_attack.policy` is not `reject`"
             )?;
         }
-        let open = |local: &&Local| local.auth_file.is_none() && !is_loopback(local);
+        let open = |local: &&Local| {
+            local.auth_file.is_none() && local.http_auth_file.is_none() && !is_loopback(local)
+        };
         for local in self.locals.iter().filter(open) {
+            let why = match local.protocol {
+                Protocol::Http => "there is no `http_auth_config_path`",
+                Protocol::Socks | Protocol::Mixed => "there is no `socks5_auth_config_path`",
+                Protocol::Dns => "DNS has no logins",
+            };
             writeln!(
                 out,
-                "  note        anybody who can reach {} can use it: there is no `socks5_auth_config_path`",
+                "  note        anybody who can reach {} can use it: {why}",
                 local.address
             )?;
         }
@@ -223,7 +248,15 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
     if let Some(udp) = &local.udp_address {
         write!(out, ", UDP at {udp}")?;
     }
-    match local.auth.len() {
+    if let Some(dns) = &local.dns {
+        if let Some(remote) = &dns.remote {
+            write!(out, ", asks {remote} through the server")?;
+        }
+        if let Some(local) = &dns.local {
+            write!(out, ", asks {local} directly")?;
+        }
+    }
+    match local.socks_logins().len().max(local.http_logins().len()) {
         0 => writeln!(out),
         users => writeln!(out, ", login required ({users} users)"),
     }

@@ -6,13 +6,14 @@
 
 use std::fmt;
 
-use aes_gcm::{Aes128Gcm, Aes256Gcm};
+use aes_gcm::aes::Aes192;
+use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm};
 use aws_lc_rs::aead as aws;
 use aws_lc_rs::error::Unspecified;
 use chacha20::{R20, hchacha};
 use chacha20poly1305::aead::array::{Array, ArraySize};
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use chacha20poly1305::consts::U16;
+use chacha20poly1305::consts::{U12, U16};
 use chacha20poly1305::{ChaCha8Poly1305, ChaCha20Poly1305, XChaCha8Poly1305, XChaCha20Poly1305};
 
 use zeroize::Zeroizing;
@@ -32,6 +33,7 @@ enum Cipher {
     Native(aws::LessSafeKey),
     NativeXChaCha20(Zeroizing<[u8; 32]>),
     Aes128(Box<Aes128Gcm>),
+    Aes192(Box<AesGcm<Aes192, U12>>),
     Aes256(Box<Aes256Gcm>),
     ChaCha20(ChaCha20Poly1305),
     ChaCha8(ChaCha8Poly1305),
@@ -43,6 +45,7 @@ enum Cipher {
 #[derive(Clone, Copy)]
 enum Algorithm {
     Aes128Gcm,
+    Aes192Gcm,
     Aes256Gcm,
     ChaCha20,
     ChaCha8,
@@ -55,6 +58,7 @@ impl Algorithm {
         Some(match method {
             Method::None => return None,
             Method::Aes128Gcm | Method::Blake3Aes128Gcm => Self::Aes128Gcm,
+            Method::Aes192Gcm => Self::Aes192Gcm,
             Method::Aes256Gcm | Method::Blake3Aes256Gcm => Self::Aes256Gcm,
             Method::ChaCha20Poly1305 | Method::Blake3ChaCha20Poly1305 => Self::ChaCha20,
             Method::XChaCha20Poly1305 => Self::XChaCha20,
@@ -101,6 +105,7 @@ impl Aead {
     fn native(algorithm: Algorithm, key: &Key) -> Option<Self> {
         let cipher = match (algorithm, &key.0) {
             (Algorithm::Aes128Gcm, Bytes::Short(key)) => native_key(&aws::AES_128_GCM, key),
+            (Algorithm::Aes192Gcm, Bytes::Medium(key)) => native_key(&aws::AES_192_GCM, key),
             (Algorithm::Aes256Gcm, Bytes::Long(key)) => native_key(&aws::AES_256_GCM, key),
             (Algorithm::ChaCha20, Bytes::Long(key)) => native_key(&aws::CHACHA20_POLY1305, key),
             (Algorithm::XChaCha20, Bytes::Long(key)) => {
@@ -115,6 +120,9 @@ impl Aead {
         Some(Self(match (algorithm, &key.0) {
             (Algorithm::Aes128Gcm, Bytes::Short(key)) => {
                 Cipher::Aes128(Box::new(Aes128Gcm::new(key.into())))
+            }
+            (Algorithm::Aes192Gcm, Bytes::Medium(key)) => {
+                Cipher::Aes192(Box::new(AesGcm::new(key.into())))
             }
             (Algorithm::Aes256Gcm, Bytes::Long(key)) => {
                 Cipher::Aes256(Box::new(Aes256Gcm::new(key.into())))
@@ -150,6 +158,7 @@ impl Aead {
                 native_seal(&key, &nonce, data)
             }
             Cipher::Aes128(aead) => seal(&**aead, nonce, data),
+            Cipher::Aes192(aead) => seal(&**aead, nonce, data),
             Cipher::Aes256(aead) => seal(&**aead, nonce, data),
             Cipher::ChaCha20(aead) => seal(aead, nonce, data),
             Cipher::ChaCha8(aead) => seal(aead, nonce, data),
@@ -175,6 +184,7 @@ impl Aead {
                 native_open(&key, &nonce, data, tag)?;
             }
             Cipher::Aes128(aead) => open(&**aead, nonce, data, tag)?,
+            Cipher::Aes192(aead) => open(&**aead, nonce, data, tag)?,
             Cipher::Aes256(aead) => open(&**aead, nonce, data, tag)?,
             Cipher::ChaCha20(aead) => open(aead, nonce, data, tag)?,
             Cipher::ChaCha8(aead) => open(aead, nonce, data, tag)?,

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use aes::cipher::{BlockCipherDecrypt as _, BlockCipherEncrypt as _, KeyInit as _};
-use aes::{Aes128, Aes256};
+use aes::{Aes128, Aes192, Aes256};
 
 use super::key::{Bytes, Key};
 
-/// AES-128 or AES-256, by the length of the key, with the key schedules of both directions.
+/// AES-128, AES-192 or AES-256, by the length of the key, with the key schedules of both directions.
 ///
 /// It encrypts SIP022 packet headers (§3.2.1) and SIP023 identity headers. Under one key equal blocks encrypt to equal
 /// blocks; both specifications make sure that no block repeats.
@@ -15,6 +15,7 @@ pub struct Block(Schedule);
 
 enum Schedule {
     Aes128(Aes128),
+    Aes192(Aes192),
     Aes256(Aes256),
 }
 
@@ -24,6 +25,7 @@ impl Block {
     pub fn new(key: &Key) -> Self {
         match &key.0 {
             Bytes::Short(key) => Self(Schedule::Aes128(Aes128::new(key.into()))),
+            Bytes::Medium(key) => Self(Schedule::Aes192(Aes192::new(key.into()))),
             Bytes::Long(key) => Self(Schedule::Aes256(Aes256::new(key.into()))),
         }
     }
@@ -32,6 +34,7 @@ impl Block {
     pub fn encrypt(&self, block: &mut [u8; 16]) {
         match &self.0 {
             Schedule::Aes128(aes) => aes.encrypt_block(block.into()),
+            Schedule::Aes192(aes) => aes.encrypt_block(block.into()),
             Schedule::Aes256(aes) => aes.encrypt_block(block.into()),
         }
     }
@@ -40,6 +43,7 @@ impl Block {
     pub fn decrypt(&self, block: &mut [u8; 16]) {
         match &self.0 {
             Schedule::Aes128(aes) => aes.decrypt_block(block.into()),
+            Schedule::Aes192(aes) => aes.decrypt_block(block.into()),
             Schedule::Aes256(aes) => aes.decrypt_block(block.into()),
         }
     }

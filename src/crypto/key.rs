@@ -18,7 +18,7 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 use super::lanes::{self, LANES};
 use super::method::{Family, Method};
 
-/// A secret key of 16 or 32 bytes: a master key, a PSK or a subkey.
+/// A secret key of 16, 24 or 32 bytes: a master key, a PSK or a subkey.
 ///
 /// It is compared in constant time, masked in `Debug` and wiped when dropped.
 #[derive(Clone, ZeroizeOnDrop)]
@@ -28,24 +28,29 @@ pub struct Key(pub(super) Bytes);
 #[derive(Clone, zeroize::Zeroize)]
 pub(super) enum Bytes {
     Short([u8; 16]),
+    Medium([u8; 24]),
     Long([u8; 32]),
 }
 
 impl Key {
-    /// A key from its bytes; `None` unless there are 16 or 32 of them.
+    /// A key from its bytes; `None` unless there are 16, 24 or 32 of them.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         if let Ok(short) = bytes.try_into() {
             return Some(Self(Bytes::Short(short)));
         }
+        if let Ok(medium) = bytes.try_into() {
+            return Some(Self(Bytes::Medium(medium)));
+        }
         Some(Self(Bytes::Long(bytes.try_into().ok()?)))
     }
 
-    /// The bytes of the key: 16 or 32.
+    /// The bytes of the key: 16, 24 or 32.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Short(bytes) => bytes,
+            Bytes::Medium(bytes) => bytes,
             Bytes::Long(bytes) => bytes,
         }
     }
@@ -65,7 +70,9 @@ impl Key {
                     .chain_update(password)
                     .finalize();
                 *previous = digest.into();
-                block.copy_from_slice(&*previous);
+                for (to, byte) in block.iter_mut().zip(&*previous) {
+                    *to = *byte;
+                }
                 seed = &*previous;
             }
         })
@@ -147,12 +154,16 @@ impl Key {
             .fill(out);
     }
 
-    /// A key of 32 bytes, or else of 16, written in place by `write`.
+    /// A key of 32 or 24 bytes, or else of 16, written in place by `write`.
     fn fill(len: usize, write: impl FnOnce(&mut [u8])) -> Self {
         if len == 32 {
             let mut bytes = Zeroizing::new([0; 32]);
             write(&mut *bytes);
             Self(Bytes::Long(*bytes))
+        } else if len == 24 {
+            let mut bytes = Zeroizing::new([0; 24]);
+            write(&mut *bytes);
+            Self(Bytes::Medium(*bytes))
         } else {
             let mut bytes = Zeroizing::new([0; 16]);
             write(&mut *bytes);
@@ -223,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn has_16_or_32_bytes() {
+    fn has_16_24_or_32_bytes() {
         for len in 0..=64 {
             let bytes = vec![9; len];
             let key = Key::from_slice(&bytes);
-            assert_eq!(key.is_some(), len == 16 || len == 32, "{len}");
+            assert_eq!(key.is_some(), [16, 24, 32].contains(&len), "{len}");
             assert!(key.is_none_or(|key| key.as_bytes() == bytes));
         }
     }
@@ -246,6 +257,7 @@ mod tests {
     fn password_key_agrees_with_an_independent_implementation() {
         for method in [
             Method::Aes128Gcm,
+            Method::Aes192Gcm,
             Method::Aes256Gcm,
             Method::ChaCha20Poly1305,
         ] {

@@ -3,7 +3,7 @@
 //! | family | specification | methods |
 //! |---|---|---|
 //! | [`Family::Plain`] | | `none` |
-//! | [`Family::Aead2017`] | SIP004, SIP007 | `aes-{128,256}-gcm`, `chacha20-ietf-poly1305`, `xchacha20-ietf-poly1305` |
+//! | [`Family::Aead2017`] | SIP004, SIP007 | `aes-{128,192,256}-gcm`, `chacha20-ietf-poly1305`, `xchacha20-ietf-poly1305` |
 //! | [`Family::Aead2022`] | SIP022, SIP023 | `2022-blake3-*` |
 //!
 //! The old stream ciphers are known only by name, so that a config file that names one gets the reason why it is refused
@@ -22,6 +22,8 @@ pub enum Method {
     None,
     /// `aes-128-gcm` (AEAD-2017).
     Aes128Gcm,
+    /// `aes-192-gcm` (AEAD-2017), which shadowsocks-libev has.
+    Aes192Gcm,
     /// `aes-256-gcm` (AEAD-2017).
     Aes256Gcm,
     /// `chacha20-ietf-poly1305` (AEAD-2017).
@@ -51,9 +53,10 @@ pub enum Family {
 
 impl Method {
     /// Every method, weakest family first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::Aes128Gcm,
+        Self::Aes192Gcm,
         Self::Aes256Gcm,
         Self::ChaCha20Poly1305,
         Self::XChaCha20Poly1305,
@@ -69,6 +72,7 @@ impl Method {
         match self {
             Self::None => "none",
             Self::Aes128Gcm => "aes-128-gcm",
+            Self::Aes192Gcm => "aes-192-gcm",
             Self::Aes256Gcm => "aes-256-gcm",
             Self::ChaCha20Poly1305 => "chacha20-ietf-poly1305",
             Self::XChaCha20Poly1305 => "xchacha20-ietf-poly1305",
@@ -85,6 +89,7 @@ impl Method {
         match self {
             Self::None => Family::Plain,
             Self::Aes128Gcm
+            | Self::Aes192Gcm
             | Self::Aes256Gcm
             | Self::ChaCha20Poly1305
             | Self::XChaCha20Poly1305 => Family::Aead2017,
@@ -95,12 +100,13 @@ impl Method {
         }
     }
 
-    /// Bytes of the master key and of every subkey: 16 or 32, 0 for [`Method::None`].
+    /// Bytes of the master key and of every subkey: 16, 24 or 32; 0 for [`Method::None`].
     #[must_use]
     pub const fn key_len(self) -> usize {
         match self {
             Self::None => 0,
             Self::Aes128Gcm | Self::Blake3Aes128Gcm => 16,
+            Self::Aes192Gcm => 24,
             Self::Aes256Gcm
             | Self::ChaCha20Poly1305
             | Self::XChaCha20Poly1305
@@ -175,7 +181,8 @@ pub enum MethodError {
 impl FromStr for Method {
     type Err = MethodError;
 
-    /// Reads a name, whatever its case; `plain` is another name of `none`.
+    /// Reads a name, whatever its case. `plain` is another name of `none`; SIP004's names, such as `AEAD_AES_128_GCM`, are
+    /// read too.
     ///
     /// # Errors
     /// [`MethodError::Insecure`] for stream ciphers, [`MethodError::Unsupported`] for AEADs that this program does not
@@ -185,7 +192,8 @@ impl FromStr for Method {
         if name == "plain" {
             return Ok(Self::None);
         }
-        if let Some(method) = Self::ALL.into_iter().find(|method| method.name() == name) {
+        let usual = standard(&name).unwrap_or(&name);
+        if let Some(method) = Self::ALL.into_iter().find(|method| method.name() == usual) {
             return Ok(method);
         }
         if let Some(reason) = insecure(&name) {
@@ -194,7 +202,7 @@ impl FromStr for Method {
                 reason,
             });
         }
-        if let Some(instead) = unsupported(&name) {
+        if let Some(instead) = unsupported(usual) {
             return Err(MethodError::Unsupported {
                 name: text.to_owned(),
                 instead,
@@ -205,6 +213,22 @@ impl FromStr for Method {
             nearest: nearest(&name),
         })
     }
+}
+
+/// The usual name of a method by its name in SIP004 (and in RFC 5116), in lowercase.
+fn standard(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "aead_aes_128_gcm" => "aes-128-gcm",
+        "aead_aes_192_gcm" => "aes-192-gcm",
+        "aead_aes_256_gcm" => "aes-256-gcm",
+        "aead_chacha20_poly1305" => "chacha20-ietf-poly1305",
+        "aead_xchacha20_poly1305" => "xchacha20-ietf-poly1305",
+        "aead_aes_128_ccm" => "aes-128-ccm",
+        "aead_aes_256_ccm" => "aes-256-ccm",
+        "aead_aes_128_gcm_siv" => "aes-128-gcm-siv",
+        "aead_aes_256_gcm_siv" => "aes-256-gcm-siv",
+        _ => return None,
+    })
 }
 
 /// Why the stream cipher of this lowercase name is insecure; `None` if the name is not one of a stream cipher.
@@ -234,9 +258,7 @@ fn insecure(name: &str) -> Option<&'static str> {
 fn unsupported(name: &str) -> Option<Method> {
     match name {
         "aes-128-ccm" | "aes-128-gcm-siv" | "sm4-gcm" | "sm4-ccm" => Some(Method::Aes128Gcm),
-        "aes-192-gcm" | "aes-192-ccm" | "aes-256-ccm" | "aes-256-gcm-siv" => {
-            Some(Method::Aes256Gcm)
-        }
+        "aes-192-ccm" | "aes-256-ccm" | "aes-256-gcm-siv" => Some(Method::Aes256Gcm),
         _ => None,
     }
 }
@@ -275,8 +297,25 @@ mod tests {
     }
 
     #[test]
+    fn names_of_sip004_are_read() {
+        for (name, method) in [
+            ("AEAD_AES_128_GCM", Method::Aes128Gcm),
+            ("AEAD_AES_192_GCM", Method::Aes192Gcm),
+            ("AEAD_AES_256_GCM", Method::Aes256Gcm),
+            ("AEAD_CHACHA20_POLY1305", Method::ChaCha20Poly1305),
+            ("aead_xchacha20_poly1305", Method::XChaCha20Poly1305),
+        ] {
+            assert_eq!(name.parse(), Ok(method));
+        }
+        let error = "AEAD_AES_256_CCM".parse::<Method>().unwrap_err();
+        assert!(matches!(error, MethodError::Unsupported { .. }), "{error}");
+    }
+
+    #[test]
     fn lengths_agree_with_an_independent_implementation() {
-        for method in Method::ALL {
+        // The other implementation has no aes-192-gcm.
+        let known = |method: &Method| *method != Method::Aes192Gcm;
+        for method in Method::ALL.into_iter().filter(known) {
             let kind: CipherKind = method.name().parse().unwrap();
             let category = match method.family() {
                 Family::Plain => CipherCategory::None,
@@ -324,7 +363,7 @@ mod tests {
     #[test]
     fn refuses_unsupported_aeads_with_a_substitute() {
         let names =
-            "aes-192-gcm aes-128-ccm aes-256-ccm aes-128-gcm-siv aes-256-gcm-siv sm4-gcm sm4-ccm";
+            "aes-192-ccm aes-128-ccm aes-256-ccm aes-128-gcm-siv aes-256-gcm-siv sm4-gcm sm4-ccm";
         for name in names.split(' ') {
             let error = name.parse::<Method>().unwrap_err();
             assert!(
@@ -332,10 +371,10 @@ mod tests {
                 "{name}: {error:?}"
             );
         }
-        let error = "aes-192-gcm".parse::<Method>().unwrap_err();
+        let error = "aes-256-ccm".parse::<Method>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "method \"aes-192-gcm\" is not supported; use \"aes-256-gcm\" on both sides"
+            "method \"aes-256-ccm\" is not supported; use \"aes-256-gcm\" on both sides"
         );
     }
 

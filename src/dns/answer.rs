@@ -38,23 +38,6 @@ pub enum Error {
     Source(String),
 }
 
-impl Error {
-    /// A short name, fit for a metric label and a log field.
-    #[must_use]
-    pub fn status(&self) -> &'static str {
-        match self {
-            Self::NoSuchName => "dns_no_such_name",
-            Self::NoAddress => "dns_no_address",
-            Self::InvalidName => "dns_invalid_name",
-            Self::Timeout => "dns_timeout",
-            Self::Busy => "dns_busy",
-            Self::ServerFailure(_) => "dns_server_failure",
-            Self::Unreachable(_) => "dns_unreachable",
-            Self::Source(_) => "dns_source",
-        }
-    }
-}
-
 /// Puts addresses into the order that callers get: no duplicates, the preferred family first, the server's order within
 /// a family.
 ///

@@ -1,13 +1,21 @@
 //! Floor 4: reads what clients want.
 //!
-//! - [`socks`]: programs that speak SOCKS5 to `ssr local`.
+//! - [`mixed`]: programs that speak SOCKS5, SOCKS4 or HTTP to one port of `ssr local`; [`login`]: their users.
+//! - [`socks`]: those that speak SOCKS5; [`socks4`]: those that speak SOCKS4.
+//! - [`http`]: those that speak HTTP.
 //! - [`udp_associate`]: which of them may send datagrams.
+//! - [`dns`]: programs that ask `ssr local` for names.
 //! - [`forward`]: clients of a port that has one target.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`reverse`]: visitors of reverse tunnels.
 
+pub mod dns;
 pub mod forward;
+pub mod http;
+pub mod login;
+pub mod mixed;
 pub mod reverse;
 pub mod shadowsocks;
 pub mod socks;
+pub mod socks4;
 pub mod udp_associate;

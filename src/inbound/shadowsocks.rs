@@ -17,7 +17,7 @@ use crate::crypto::Family;
 use crate::limits::MAX_STRANGER_BYTES;
 use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
-use crate::relay::tcp::{First, Handshake, Inbound, Job, Leg, Request};
+use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side, User};
 use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::stream::{Opener, Sealer};
@@ -42,7 +42,8 @@ pub struct Shadowsocks {
 }
 
 /// Serves a link to its end, for the client at an address and its user.
-pub type Links = Box<dyn Fn(Leg, SocketAddr, Option<Arc<User>>) -> Job<'static> + Send + Sync>;
+pub type Links =
+    Box<dyn Fn(Leg, SocketAddr, Option<Arc<User>>) -> ClientJob<'static> + Send + Sync>;
 
 impl Inbound for Shadowsocks {
     async fn handshake(

@@ -6,9 +6,9 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio::time::{Instant, timeout_at};
 
+use super::login::{Login, find};
 use super::udp_associate::Associations;
 use crate::net::handshake::{HandshakeError, Reader};
 use crate::net::{self, Stream};
@@ -31,14 +31,6 @@ pub struct Socks {
     pub udp: Option<UdpAssociate>,
 }
 
-/// The user name and password of a user.
-pub struct Login {
-    /// The user, whose name is the user name.
-    pub user: Arc<User>,
-    /// The password.
-    pub password: Vec<u8>,
-}
-
 /// The datagram socket of UDP ASSOCIATE.
 pub struct UdpAssociate {
     /// The address of the socket.
@@ -58,9 +50,22 @@ impl Inbound for Socks {
         peer: SocketAddr,
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
+        self.go_on(stream, Vec::new(), peer, deadline).await
+    }
+}
+
+impl Socks {
+    /// Reads the handshake of a client of which `unread` has been read already.
+    pub(super) async fn go_on(
+        &self,
+        stream: Stream,
+        unread: Vec<u8>,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> Result<Handshake<'_>, Error> {
         let mut dialogue = Dialogue {
             stream: &stream,
-            reader: Reader::new(&stream),
+            reader: Reader::resume(&stream, unread),
         };
         let request = timeout_at(deadline, dialogue.request(&self.logins));
         let requested = request.await.unwrap_or(Err(Error::HandshakeTimeout))?;
@@ -147,11 +152,10 @@ impl Dialogue<'_> {
         let user = match selected {
             AuthMethod::None => None,
             AuthMethod::Password => {
-                let user =
-                    self.next(|bytes| {
-                        Ok(Credentials::parse(bytes)?
-                            .map(|(given, used)| (find(logins, &given), used)))
-                    });
+                let user = self.next(|bytes| {
+                    Ok(Credentials::parse(bytes)?
+                        .map(|(given, used)| (find(logins, given.user, given.password), used)))
+                });
                 let user = user.await?;
                 let verdict = match user {
                     Some(_) => AuthStatus::Success,
@@ -204,18 +208,6 @@ impl Dialogue<'_> {
     }
 }
 
-/// The user with the given name and password. Every login is compared, so the time it takes reveals nothing about them.
-fn find(logins: &[Login], given: &Credentials<'_>) -> Option<Arc<User>> {
-    let mut found = u64::MAX;
-    for (index, login) in (0..).zip(logins) {
-        let same = login.user.name.as_bytes().ct_eq(given.user)
-            & login.password.as_slice().ct_eq(given.password);
-        found.conditional_assign(&index, same);
-    }
-    let login = logins.get(usize::try_from(found).ok()?)?;
-    Some(Arc::clone(&login.user))
-}
-
 /// The answers to CONNECT.
 struct ConnectReply;
 
@@ -235,7 +227,7 @@ impl Reply for ConnectReply {
 /// The reply code for a failure.
 fn code_of(error: &Error) -> Code {
     match error {
-        Error::Denied(_) | Error::NotOffered(_) => Code::NotAllowed,
+        Error::Denied(_) | Error::Blocked(_) | Error::NotOffered(_) => Code::NotAllowed,
         Error::Resolve { .. }
         | Error::Connect(net::Error::NoAddress | net::Error::ConnectTimeout { .. }) => {
             Code::HostUnreachable

@@ -6,9 +6,7 @@ use tokio::time::timeout;
 
 use super::pool::{Buffer, Size};
 use super::{FAREWELL, Stream};
-
-use crate::limits::MAX_REJECTED_BYTES;
-use crate::limits::MAX_UNREAD;
+use crate::limits::{MAX_REJECTED_BYTES, MAX_UNREAD};
 
 /// Reads the messages of a handshake. Bytes behind the last one are kept: see [`Reader::into_unread`].
 pub struct Reader<'a> {
@@ -31,10 +29,13 @@ impl<'a> Reader<'a> {
     /// Reads from `stream`, of which nothing has been read yet.
     #[must_use]
     pub const fn new(stream: &'a Stream) -> Self {
-        Self {
-            stream,
-            unread: Vec::new(),
-        }
+        Self::resume(stream, Vec::new())
+    }
+
+    /// Reads from `stream`, of which `unread` has been read already.
+    #[must_use]
+    pub const fn resume(stream: &'a Stream, unread: Vec<u8>) -> Self {
+        Self { stream, unread }
     }
 
     /// Reads until `parse` returns a value and the number of bytes that it is made of. `parse` gets all bytes that have

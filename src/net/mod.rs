@@ -4,7 +4,7 @@
 //! - [`listener`]: one listening socket for each worker; a second process on the same address is refused.
 //! - [`dial`]: connects to one of several addresses, with the families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
-//! - [`pipe`]: a stream in memory, whose other end is a multiplexer's.
+//! - [`pipe`]: a stream in memory; its other end is held by a link, a multiplexer or an exchange of packets.
 //! - [`splice`]: moves bytes from socket to socket inside the kernel.
 //! - [`ws`]: WebSocket over a stream, beginning with the upgrade, and mux.cool inside it.
 //! - [`handshake`]: what is read before a stream can be relayed.
@@ -15,10 +15,12 @@
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
 //! - [`udp`]: datagrams in batches.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
+//! - [`file_version`]: notices that a file has changed.
 
 mod clock;
 pub mod dial;
 mod error;
+pub mod file_version;
 pub mod handshake;
 mod linux;
 pub mod listener;

@@ -13,13 +13,8 @@ use tokio::io::Interest;
 
 use super::stream::once;
 use super::{Stream, linux};
+use crate::limits::{KERNEL_PIPE, MAX_KERNEL_PIPES};
 
-/// Requested size of a pipe in bytes; the system may grant less.
-const CAPACITY: usize = 256 * 1024;
-/// Bytes in pipes that Linux grants a user without privileges: `pipe-user-pages-soft` of pipe(7).
-const USER_LIMIT: usize = 16384 * 4096;
-/// Pipes in use by all workers.
-const MAX_IN_USE: usize = USER_LIMIT / CAPACITY;
 /// Free pipes that a worker keeps.
 const SPARE: usize = 16;
 
@@ -39,18 +34,18 @@ struct Ends {
     write: OwnedFd,
 }
 
-/// A pipe of the kernel. If it is empty when dropped, it returns to the worker's pool.
-pub struct Pipe {
+/// A kernel pipe. If it is empty when dropped, it returns to the worker's pool.
+pub struct KernelPipe {
     /// `Some` until it is dropped.
     ends: Option<Ends>,
     held: usize,
 }
 
-impl Pipe {
+impl KernelPipe {
     /// Takes an empty pipe. `None`: too many are in use, or the system refused one; the caller then copies bytes.
     #[must_use]
     pub fn take() -> Option<Self> {
-        if IN_USE.fetch_add(1, Ordering::Relaxed) >= MAX_IN_USE {
+        if IN_USE.fetch_add(1, Ordering::Relaxed) >= MAX_KERNEL_PIPES {
             IN_USE.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -60,7 +55,7 @@ impl Pipe {
             held: 0,
         };
         if pipe.ends.is_none() {
-            let (read, write) = linux::pipe(CAPACITY).ok()?;
+            let (read, write) = linux::pipe(KERNEL_PIPE).ok()?;
             pipe.ends = Some(Ends { read, write });
         }
         Some(pipe)
@@ -85,7 +80,7 @@ impl Pipe {
             ANY_COUNT,
             |interest, io| stream.try_io(interest, io),
             Interest::READABLE,
-            || linux::splice(stream, &ends.write, CAPACITY),
+            || linux::splice(stream, &ends.write, KERNEL_PIPE),
         )?;
         self.held += count;
         Ok(count)
@@ -120,7 +115,7 @@ impl Pipe {
     }
 }
 
-impl Drop for Pipe {
+impl Drop for KernelPipe {
     fn drop(&mut self) {
         IN_USE.fetch_sub(1, Ordering::Relaxed);
         let (Some(ends), 0) = (self.ends.take(), self.held) else {

@@ -17,6 +17,22 @@ use crate::relay::udp::Destination;
 use crate::wire::socks::Command;
 use crate::wire::{Address, AddressRef};
 
+/// An address that a client wants to reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The target as the client gave it.
+    pub target: AddressRef<'a>,
+    /// One of its addresses.
+    pub ip: IpAddr,
+    /// Whether datagrams are for it, and not a stream.
+    pub is_udp: bool,
+    /// The name of the client's user, if it has one.
+    pub user: Option<&'a str>,
+}
+
+/// Whether an address may be reached.
+pub type Filter = Arc<dyn Fn(&Candidate<'_>) -> bool + Send + Sync>;
+
 /// Opens sockets to names and addresses.
 #[derive(Clone)]
 pub struct Dialer {
@@ -30,6 +46,8 @@ pub struct Dialer {
     pub deny_private: bool,
     /// The proxies on the way; `None`: there are none.
     pub proxies: Option<Arc<Chain>>,
+    /// Refuses other addresses, after resolution; `None`: none.
+    pub filter: Option<Filter>,
 }
 
 impl Dialer {
@@ -43,39 +61,93 @@ impl Dialer {
         trusted: bool,
         first: SpeaksFirst,
     ) -> Result<Stream, Error> {
+        self.dial_for(None, target, trusted, first).await
+    }
+
+    /// As [`Dialer::dial`], for a user.
+    ///
+    /// # Errors
+    /// Those of [`Dialer::dial`], and [`Error::Blocked`].
+    pub async fn dial_for(
+        &self,
+        user: Option<&str>,
+        target: &Address,
+        trusted: bool,
+        first: SpeaksFirst,
+    ) -> Result<Stream, Error> {
         if let Some(proxies) = &self.proxies {
-            return Box::pin(self.dial_through(proxies, target, trusted)).await;
+            return Box::pin(self.dial_through(proxies, user, target, trusted)).await;
         }
         let addresses = self.addresses(target).await?;
-        let connect = async |addresses: &[IpAddr]| {
-            let limit = self.connect_timeout;
-            dial::tcp(addresses, target.port(), &self.options, first, limit).await
-        };
-        if trusted || !self.deny_private {
-            return Ok(connect(&addresses).await?);
+        let port = target.port();
+        if trusted || (!self.deny_private && self.filter.is_none()) {
+            return self.connect(&addresses, port, first).await;
         }
-        let public: Vec<IpAddr> = addresses
-            .iter()
-            .copied()
-            .filter(|ip| !is_private(*ip))
-            .collect();
-        if let (true, Some(denied)) = (public.is_empty(), addresses.first()) {
-            return Err(Error::Denied(*denied));
+        let (allowed, refusal) = self.allowed(&addresses, user, target);
+        match refusal {
+            Some(error) if allowed.is_empty() => Err(error),
+            _ => self.connect(&allowed, port, first).await,
         }
-        Ok(connect(&public).await?)
+    }
+
+    /// Connects to one of `addresses`, which nothing checks any more.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        first: SpeaksFirst,
+    ) -> Result<Stream, Error> {
+        let limit = self.connect_timeout;
+        Ok(dial::tcp(addresses, port, &self.options, first, limit).await?)
+    }
+
+    /// Those of the addresses of `target` that a stream may be opened to, and why the first of the others may not.
+    fn allowed(
+        &self,
+        addresses: &[IpAddr],
+        user: Option<&str>,
+        target: &Address,
+    ) -> (Vec<IpAddr>, Option<Error>) {
+        let mut refusal = None;
+        let mut allowed = Vec::new();
+        for ip in addresses.iter().copied() {
+            let candidate = Candidate {
+                target: target.as_ref(),
+                ip,
+                is_udp: false,
+                user,
+            };
+            match self.refuses(&candidate) {
+                None => allowed.push(ip),
+                Some(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        (allowed, refusal)
+    }
+
+    fn refuses(&self, candidate: &Candidate<'_>) -> Option<Error> {
+        if self.deny_private && is_private(candidate.ip) {
+            return Some(Error::Denied(candidate.ip));
+        }
+        let filter = self.filter.as_ref()?;
+        (!filter(candidate)).then_some(Error::Blocked("target"))
     }
 
     /// Connects to `target` through proxies. The last of them resolves the name, unless its address must be checked here.
     async fn dial_through(
         &self,
         proxies: &Chain,
+        user: Option<&str>,
         target: &Address,
         trusted: bool,
     ) -> Result<Stream, Error> {
         let connect = async {
             let target = match target {
-                checked if !trusted && self.deny_private => {
-                    Address::Ip(self.public_address(checked).await?)
+                checked if !trusted && (self.deny_private || self.filter.is_some()) => {
+                    Address::Ip(self.allowed_address(user, checked).await?)
                 }
                 other => other.clone(),
             };
@@ -138,13 +210,17 @@ impl Dialer {
             .unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// The first address of `target` that is not private.
-    async fn public_address(&self, target: &Address) -> Result<SocketAddr, Error> {
+    /// The first address of `target` that a stream may be opened to.
+    async fn allowed_address(
+        &self,
+        user: Option<&str>,
+        target: &Address,
+    ) -> Result<SocketAddr, Error> {
         let addresses = self.addresses(target).await?;
-        let public = addresses.iter().find(|ip| !is_private(**ip));
-        match (public, addresses.first()) {
+        let (allowed, refusal) = self.allowed(&addresses, user, target);
+        match (allowed.first(), refusal) {
             (Some(ip), _) => Ok(SocketAddr::new(*ip, target.port())),
-            (None, Some(denied)) => Err(Error::Denied(*denied)),
+            (None, Some(error)) => Err(error),
             (None, None) => Err(Error::Connect(net::Error::NoAddress)),
         }
     }
@@ -157,10 +233,10 @@ impl Dialer {
     /// The address for datagrams to `target`, if it is known without a query.
     pub(super) fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination {
         let found = match target {
-            AddressRef::Ip(address) => self.choose(&[address.ip()], address.port(), trusted),
-            AddressRef::Domain(name, port) => match self.resolver.cached(name) {
-                Some(Ok(addresses)) => self.choose(&addresses, port, trusted),
-                Some(Err(_)) => None,
+            AddressRef::Ip(address) => self.choose(&[address.ip()], target, trusted),
+            AddressRef::Domain(name, _) => match self.resolver.cached(name) {
+                Some(Ok(addresses)) => self.choose(&addresses, target, trusted),
+                Some(Err(_)) => return Destination::Unresolvable,
                 None => return Destination::Unresolved,
             },
         };
@@ -170,10 +246,23 @@ impl Dialer {
     /// The address for datagrams to `target`, by a query if need be.
     pub async fn resolve(&self, target: &Address, trusted: bool) -> Option<SocketAddr> {
         let addresses = self.addresses(target).await.ok()?;
-        self.choose(&addresses, target.port(), trusted)
+        self.choose(&addresses, target.as_ref(), trusted)
     }
 
-    async fn addresses(&self, target: &Address) -> Result<Addresses, Error> {
+    /// The addresses of `target`, if they are known without a query.
+    #[must_use]
+    pub fn known(&self, target: AddressRef<'_>) -> Option<Addresses> {
+        match target {
+            AddressRef::Ip(address) => Some(Arc::new([address.ip()])),
+            AddressRef::Domain(name, _) => self.resolver.cached(name)?.ok(),
+        }
+    }
+
+    /// The addresses of `target`, by a query if need be.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`].
+    pub async fn addresses(&self, target: &Address) -> Result<Addresses, Error> {
         let name = match target {
             Address::Ip(address) => return Ok(Arc::new([address.ip()])),
             Address::Domain(name, _) => name,
@@ -188,12 +277,23 @@ impl Dialer {
         })
     }
 
-    fn choose(&self, addresses: &[IpAddr], port: u16, trusted: bool) -> Option<SocketAddr> {
-        let allowed = |ip: &&IpAddr| trusted || !self.deny_private || !is_private(**ip);
+    /// The first of the addresses of `target` that datagrams may be sent to.
+    fn choose(
+        &self,
+        addresses: &[IpAddr],
+        target: AddressRef<'_>,
+        trusted: bool,
+    ) -> Option<SocketAddr> {
+        let candidate = |ip| Candidate {
+            target,
+            ip,
+            is_udp: true,
+            user: None,
+        };
         addresses
             .iter()
-            .find(allowed)
-            .map(|ip| SocketAddr::new(*ip, port))
+            .find(|ip| trusted || self.refuses(&candidate(**ip)).is_none())
+            .map(|ip| SocketAddr::new(*ip, target.port()))
     }
 }
 
@@ -238,33 +338,13 @@ mod tests {
 
     #[test]
     fn recognizes_private_addresses() {
-        let private = [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.31.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "ff02::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::a00:1",
-        ];
-        for ip in private {
+        let private = "127.0.0.1 10.1.2.3 172.31.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 ::1 :: \
+            fe80::1 fd00::1 ff02::1 ::ffff:10.0.0.1 64:ff9b::a00:1";
+        for ip in private.split_whitespace() {
             assert!(is_private(ip.parse().unwrap()), "{ip}");
         }
-        for ip in [
-            "1.1.1.1",
-            "100.128.0.1",
-            "172.32.0.1",
-            "2606:4700::1111",
-            "64:ff9b::808:808",
-        ] {
+        let public = "1.1.1.1 100.128.0.1 172.32.0.1 2606:4700::1111 64:ff9b::808:808";
+        for ip in public.split(' ') {
             assert!(!is_private(ip.parse().unwrap()), "{ip}");
         }
     }

@@ -15,13 +15,17 @@ use crate::wire::{Address, AddressRef};
 pub struct Direct(pub Dialer);
 
 impl Outbound for Direct {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let first = request.speaks_first();
-        let stream = self.0.dial(&request.target, request.trusted, first).await?;
+        let user = request.user.as_ref().map(|user| &*user.name);
+        let stream = self
+            .0
+            .dial_for(user, &request.target, request.trusted, first)
+            .await?;
         Ok(Leg::plain(stream))
     }
 }

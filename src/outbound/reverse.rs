@@ -9,15 +9,15 @@ use crate::wire::Address;
 use crate::wire::proxy_protocol::{self, Version};
 use crate::wire::reverse::Code;
 
-/// On the server: goes through the link of the client that offers the service.
-pub struct Through {
+/// On the server: opens streams through the link of the client that offers the service.
+pub struct ViaLink {
     /// The link.
     pub link: Handle,
     /// The number of the service on this link.
     pub service: u64,
 }
 
-impl Through {
+impl ViaLink {
     /// Opens a stream for the visitor of `request`.
     ///
     /// # Errors
@@ -42,8 +42,8 @@ pub fn gone() -> Error {
     }
 }
 
-impl Outbound for Through {
-    fn may_confirm_early(&self) -> bool {
+impl Outbound for ViaLink {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         true
     }
 
@@ -53,7 +53,7 @@ impl Outbound for Through {
 }
 
 /// On the client: connects to the target of the service that a visitor requested.
-pub struct Behind {
+pub struct ReverseTarget {
     /// Connects to the target.
     pub dialer: Dialer,
     /// The version of the PROXY protocol that tells the target the address of the visitor; `None`: it is not told.
@@ -64,7 +64,7 @@ pub struct Behind {
     pub link: Handle,
 }
 
-impl Behind {
+impl ReverseTarget {
     async fn reach(&self, target: &Address) -> Result<Leg, Error> {
         let stream = self.dialer.dial(target, true, SpeaksFirst::Unknown).await?;
         if let Some(version) = self.proxy {
@@ -80,23 +80,18 @@ impl Behind {
     }
 }
 
-impl Outbound for Behind {
-    fn may_confirm_early(&self) -> bool {
+impl Outbound for ReverseTarget {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let reached = self.reach(&request.target).await;
-        match &reached {
-            Ok(_) => self
-                .link
-                .connect_result(self.visitor.id, Code::OK, String::new()),
-            Err(error) => {
-                let text = error.to_string();
-                self.link
-                    .connect_result(self.visitor.id, Code::UNREACHABLE, text);
-            }
-        }
+        let (code, message) = match &reached {
+            Ok(_) => (Code::OK, String::new()),
+            Err(error) => (Code::UNREACHABLE, error.to_string()),
+        };
+        self.link.connect_result(self.visitor.id, code, message);
         reached
     }
 }

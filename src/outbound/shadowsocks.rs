@@ -158,8 +158,8 @@ fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
 }
 
 impl Outbound for Servers {
-    /// As long as the last connection attempt to the preferred server succeeded.
-    fn may_confirm_early(&self) -> bool {
+    /// As long as the last connection attempt to the preferred server has not failed; also before the first one.
+    fn may_confirm_early(&self, _: &Request) -> bool {
         self.order(&self.0.tcp)
             .next()
             .is_some_and(|server| !server.failed.load(Relaxed))
@@ -202,17 +202,13 @@ impl PacketOutbound for Servers {
             None => endpoint.dialer.udp_socket()?,
             Some(settings) => settings.socket(endpoint, &self.0.tasks)?,
         };
+        let peer = socket.peer().map(Address::Ip);
         let credentials = &endpoint.credentials;
+        let sealer = PacketSealer::client(credentials, session).map_err(io::Error::other)?;
         Ok(Upstream {
-            server: Some(
-                socket
-                    .peer()
-                    .map_or_else(|| endpoint.packet_address(), Address::Ip),
-            ),
+            server: Some(peer.unwrap_or_else(|| endpoint.packet_address())),
             socket,
-            encoder: Encoder::Seal(
-                PacketSealer::client(credentials, session).map_err(io::Error::other)?,
-            ),
+            encoder: Encoder::Seal(sealer),
             decoder: Decoder::Open(Box::new(ClientPackets::new(credentials, session))),
         })
     }

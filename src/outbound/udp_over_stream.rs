@@ -10,13 +10,13 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::endpoint::Endpoint;
-use crate::limits::MAX_UDP_STREAMS;
+use crate::limits::{MAX_UDP_STREAMS, UDP_STREAM_BUFFER, UDP_STREAM_WINDOW};
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
 use crate::net::udp::Socket;
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
-use crate::relay::udp::over_stream::{CAPACITY, Closed, WINDOW, exchange};
+use crate::relay::udp::over_stream::{Closed, exchange};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
@@ -24,6 +24,8 @@ use crate::wire::udp_over_stream::{NAME, PORT};
 
 /// The pause before a stream that broke is replaced.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Why no stream is opened or taken beyond [`MAX_UDP_STREAMS`].
+const TOO_MANY: &str = "too many UDP associations over streams";
 
 /// Settings of the streams that carry a client's packets.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ impl UdpOverStream {
         tasks
             .try_spawn(MAX_UDP_STREAMS, carrier.run(carried))
             .map(|_| association)
-            .ok_or_else(|| io::Error::other("too many UDP associations over streams"))
+            .ok_or_else(|| io::Error::other(TOO_MANY))
     }
 }
 
@@ -70,7 +72,7 @@ impl Carrier {
         let peer = (Ipv4Addr::LOCALHOST, 0).into();
         // A stream is opened only when a packet waits for it.
         while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
-            let (stream, pipe) = pair(WINDOW, CAPACITY);
+            let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
             let served = Box::pin(async {
                 service.serve(stream, peer, || ()).await;
                 // The exchange ends by itself, when it has taken what is left in the pipe.
@@ -89,7 +91,7 @@ impl Carrier {
 }
 
 impl Outbound for Carrier {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 
@@ -99,8 +101,8 @@ impl Outbound for Carrier {
     }
 }
 
-/// Targets as [`Direct`] reaches them, and the reserved one, which is the server's own packet relay.
-pub struct WithPackets<I: PacketInbound, O> {
+/// Connects to targets like [`Direct`], and connects the reserved target to the server's own packet relay.
+pub struct DirectWithPackets<I: PacketInbound, O> {
     direct: Direct,
     relay: Arc<Relay<I, O>>,
     /// How long a stream of packets stays without any.
@@ -108,7 +110,7 @@ pub struct WithPackets<I: PacketInbound, O> {
     tasks: Tasks,
 }
 
-impl<I: PacketInbound, O: PacketOutbound> WithPackets<I, O> {
+impl<I: PacketInbound, O: PacketOutbound> DirectWithPackets<I, O> {
     /// For the server whose packets `relay` serves.
     #[must_use]
     pub fn new(direct: Direct, relay: Arc<Relay<I, O>>, idle: Duration) -> Self {
@@ -121,9 +123,9 @@ impl<I: PacketInbound, O: PacketOutbound> WithPackets<I, O> {
     }
 }
 
-impl<I: PacketInbound, O: PacketOutbound> Outbound for WithPackets<I, O> {
-    fn may_confirm_early(&self) -> bool {
-        self.direct.may_confirm_early()
+impl<I: PacketInbound, O: PacketOutbound> Outbound for DirectWithPackets<I, O> {
+    fn may_confirm_early(&self, request: &Request) -> bool {
+        self.direct.may_confirm_early(request)
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
@@ -134,13 +136,15 @@ impl<I: PacketInbound, O: PacketOutbound> Outbound for WithPackets<I, O> {
         if !reserved {
             return self.direct.connect(request).await;
         }
-        let (stream, pipe) = pair(WINDOW, CAPACITY);
+        let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
         let (server, client) = Socket::pair();
         let (relay, idle) = (Arc::clone(&self.relay), self.idle);
-        self.tasks.spawn(async move {
+        let started = self.tasks.try_spawn(MAX_UDP_STREAMS, async move {
             let exchanged = async move { exchange(pipe, &client, idle).await };
             let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
         });
-        Ok(Leg::plain(stream))
+        started
+            .map(|_| Leg::plain(stream))
+            .ok_or(Error::Overloaded(TOO_MANY))
     }
 }

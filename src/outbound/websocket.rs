@@ -17,7 +17,7 @@ pub struct WebSocket {
 }
 
 impl Outbound for WebSocket {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 

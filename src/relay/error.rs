@@ -78,6 +78,9 @@ pub enum Error {
     /// The config forbids the target.
     #[error("{} is a private address, and `deny_private` is set", .0.to_canonical())]
     Denied(std::net::IpAddr),
+    /// A rule of the config refuses the target or the client.
+    #[error("a rule of the config refuses the {0}")]
+    Blocked(&'static str),
     /// The peer of a link does not answer any more.
     #[error("no reply from the {side} within {seconds} s")]
     Silent {
@@ -86,8 +89,11 @@ pub enum Error {
         /// The limit, in seconds.
         seconds: u64,
     },
-    /// The client of a link has made another one in its place.
-    #[error("the client replaced this link by a new one")]
+    /// Too much waits, or too much is in use.
+    #[error("out of resources: {0}")]
+    Overloaded(&'static str),
+    /// The client of a link has replaced it with another.
+    #[error("the client replaced this link with a new one")]
     Replaced,
     /// Nothing moved for too long.
     #[error("no data in either direction for {seconds} s")]
@@ -124,7 +130,9 @@ impl Error {
             Self::Proxy { .. } => "proxy",
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
+            Self::Blocked(_) => "blocked",
             Self::Silent { .. } => "silent",
+            Self::Overloaded(_) => "no_resources",
             Self::Replaced => "replaced",
             Self::Idle { .. } => "idle",
         }

@@ -1,4 +1,4 @@
-//! Notices that nothing moves any more.
+//! A timeout for inactivity that reads no clock when data moves.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,11 +8,11 @@ use tokio::time::{Instant, Sleep};
 
 use crate::relay::error::Error;
 
-/// Ticks within a limit: what is idle ends between one limit and one and a quarter after it last moved.
+/// Checks within one limit. An idle flow is ended after the limit or up to a quarter of it later.
 const TICKS: u32 = 4;
 
-/// Compares a count of what has moved with that of the previous tick, a few times within the limit: whatever moves
-/// looks at no clock.
+/// Compares a counter of the flow's progress with its value at the previous check, [`TICKS`] times within the limit. The flow
+/// only adds to the counter.
 pub(super) struct IdleTimer {
     limit: Duration,
     last: u64,

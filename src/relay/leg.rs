@@ -30,8 +30,8 @@ impl Leg {
 pub enum First {
     /// None.
     Nothing,
-    /// Plain bytes that were read behind a handshake.
+    /// Plain bytes that were read after a handshake.
     Ahead(Vec<u8>),
-    /// A buffer with opened payload, and perhaps sealed bytes behind it.
+    /// A buffer with opened payload, and perhaps sealed bytes after it.
     Opened(Buffer),
 }

@@ -5,7 +5,7 @@
 //! - [`link`]: many streams over one: reverse tunnels.
 //! - [`counters`]: counts what happens.
 //!
-//! They share what stands in the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
+//! They share the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
 //! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`) and errors.
 //!
 //! Protocols are the business of the floor above, which passes in an inbound and an outbound.

@@ -36,7 +36,7 @@ impl StreamError {
     }
 }
 
-/// Reads once, behind the beginning of a chunk that `buffer` may hold. A new buffer has `size`, and `sizing` learns how
+/// Reads once, after the beginning of a chunk that `buffer` may hold. A new buffer has `size`, and `sizing` learns how
 /// full it became. Without an opener the stream is not encrypted.
 pub(super) fn read(
     stream: &Stream,

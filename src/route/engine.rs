@@ -104,6 +104,11 @@ impl Builder {
         self.has_network.push(false);
     }
 
+    /// Notes that the rule has destinations, even if none follows: an empty list matches nothing.
+    pub fn has_destinations(&mut self) {
+        self.current();
+    }
+
     /// Makes room for `names` more names.
     pub fn reserve(&mut self, names: usize) {
         self.domains.reserve(names);

@@ -118,6 +118,14 @@ pub enum Host<'a> {
     Ip(IpAddr),
 }
 
+impl<'a> Host<'a> {
+    /// The host that a client gave as a name, which some also do with addresses.
+    #[must_use]
+    pub fn of_name(name: &'a str) -> Self {
+        name.parse().map_or(Self::Domain(name), Self::Ip)
+    }
+}
+
 /// A request, as rules see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {

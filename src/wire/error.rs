@@ -12,8 +12,8 @@ pub enum Error {
     /// The domain name is empty, not UTF-8, or contains spaces or control characters.
     #[error("the domain name is empty, not UTF-8, or contains spaces or control characters")]
     AddressDomain,
-    /// The datagram ends within its header.
-    #[error("the datagram ends within its header")]
+    /// The message ends within its header.
+    #[error("the message ends within its header")]
     Truncated,
     /// The first byte is not the version of SOCKS5. [`PeerProtocol::of`] tells what the peer speaks.
     #[error("not SOCKS5: {protocol} (first byte {0:#04x})", protocol = PeerProtocol::of(*.0))]
@@ -53,12 +53,21 @@ pub enum Error {
     /// The packet belongs to another session of a client.
     #[error("the packet belongs to another session")]
     SessionMismatch,
+    /// The sender of the SOCKS datagram has no open UDP ASSOCIATE (RFC 1928 §7).
+    #[error("the sender has no open UDP ASSOCIATE")]
+    NotAssociated,
     /// The SOCKS datagram is a fragment (RFC 1928 §7 allows dropping those).
     #[error("fragmented SOCKS datagrams are not supported")]
     Fragmented,
     /// The config forbids the target.
     #[error("the config forbids this target")]
     Denied,
+    /// The name of the target has no address.
+    #[error("the name of the target cannot be resolved")]
+    Unresolvable,
+    /// A rule of the config refuses the target or the client.
+    #[error("a rule of the config refuses this target or client")]
+    Blocked,
     /// Not the peer's fault: a table of ours is full, or the system has no more sockets.
     #[error("out of resources: a table is full, or there are no more sockets")]
     NoResources,
@@ -107,8 +116,11 @@ impl Error {
             Self::ChunkLength => "chunk_length",
             Self::SaltMismatch => "salt_mismatch",
             Self::SessionMismatch => "session_mismatch",
+            Self::NotAssociated => "not_associated",
             Self::Fragmented => "fragmented",
             Self::Denied => "denied",
+            Self::Unresolvable => "resolve",
+            Self::Blocked => "blocked",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",
             Self::TunnelVersion(_) => "tunnel_version",

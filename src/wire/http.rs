@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
-/// Maximum length of a head, in bytes.
-pub const MAX_HEAD: usize = 16 * 1024;
+use crate::limits::MAX_HEAD;
+
 /// Maximum number of header fields.
 const MAX_FIELDS: usize = 64;
 /// Maximum number of addresses of `X-Forwarded-For` that are kept.
@@ -151,13 +151,7 @@ pub fn parse_request(
     };
     let fields = Fields(request.headers);
     let target = request.path.unwrap_or_default();
-    let path = |target: &str| {
-        target
-            .split(['?', '#'])
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let path = |target: &str| target.split(['?', '#']).next().map(str::to_owned);
     let host = fields.one("host");
     let wanted = endpoint.host.as_deref();
     if path(target) != path(&endpoint.path)

@@ -9,9 +9,11 @@
 //! transfer coding, a folded header line. Hop-by-hop fields end here, those that `Connection` names too.
 
 mod body;
+mod error;
 mod fields;
 
 pub use body::Body;
+pub use error::Error;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,19 +27,8 @@ pub const MAX_HEAD: usize = 64 * 1024;
 /// Maximum number of header lines.
 const MAX_FIELDS: usize = 128;
 
-/// What is wrong with a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The message is not HTTP/1.1, or is ambiguous.
-    #[error("the message is not valid HTTP/1.1, or is ambiguous")]
-    Malformed,
-    /// The head is longer than [`MAX_HEAD`], or has more than 128 header lines.
-    #[error("the head of the message is longer than 64 KiB or has more than 128 lines")]
-    TooLong,
-    /// The request is not addressed to a proxy.
-    #[error("the request is not addressed to a proxy: its target is not an absolute http:// URL")]
-    NotForProxy,
-}
+/// The answer to CONNECT when the target has been reached.
+pub const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What a request asks the proxy for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +54,23 @@ pub struct Forward {
     pub persists: bool,
     /// The client speaks HTTP/1.1, so its response may be chunked.
     pub is_modern: bool,
+}
+
+impl Forward {
+    /// Whether the request may be made twice (RFC 9110 §9.2.2). To be asked before its head is taken.
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        let method = self.head.split(|byte| *byte == b' ').next();
+        let idempotent = [
+            &b"GET"[..],
+            b"HEAD",
+            b"OPTIONS",
+            b"TRACE",
+            b"PUT",
+            b"DELETE",
+        ];
+        method.is_some_and(|method| idempotent.contains(&method))
+    }
 }
 
 /// A request.

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use httparse::{EMPTY_HEADER, Status};
 
-/// Maximum length of a head, in bytes.
-pub const MAX_HEAD: usize = 16 * 1024;
+use crate::limits::MAX_HEAD;
+
 /// Maximum number of header lines.
 const MAX_HEADERS: usize = 100;
 /// Maximum length of the line with a chunk's size, in bytes.

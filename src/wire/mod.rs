@@ -11,6 +11,7 @@
 //! | [`http_connect`] | HTTP CONNECT, as a client of a proxy speaks it |
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
+//! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
 //! | [`peer_protocol`] | the protocol of a peer, guessed from its first byte |
@@ -25,6 +26,7 @@
 )]
 
 pub mod address;
+pub mod dns;
 pub mod error;
 pub mod http;
 pub mod http_connect;

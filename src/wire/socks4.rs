@@ -92,8 +92,11 @@ impl Reply {
     }
 }
 
+/// A text and the bytes behind its end.
+type Text<'a> = (&'a [u8], &'a [u8]);
+
 /// A text that ends with 00, and the bytes behind it; `None` if its end has not come.
-fn text(bytes: &[u8], max: usize) -> Result<Option<(&[u8], &[u8])>, Error> {
+fn text(bytes: &[u8], max: usize) -> Result<Option<Text<'_>>, Error> {
     match bytes.iter().take(max + 1).position(|byte| *byte == 0) {
         Some(end) => {
             let (text, rest) = bytes.split_at_checked(end).ok_or(Error::Truncated)?;

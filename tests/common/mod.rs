@@ -16,7 +16,9 @@
 
 pub mod bytes;
 pub mod forward;
+pub mod http;
 pub mod matrix;
+pub mod name_server;
 pub mod nginx;
 pub mod peers;
 pub mod probe;

@@ -102,7 +102,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     });
     let loaded = config::load(Some(Path::new(config)), role, &Overrides::default());
     let config = loaded.map_err(|found| format!("{found:?}"))?;
-    match ssr::app::run(&config) == ExitCode::SUCCESS {
+    match ssr::app::run(&config, || {}) == ExitCode::SUCCESS {
         true => Ok(()),
         false => Err("the product failed".into()),
     }

@@ -15,7 +15,7 @@ use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
 use crate::outbound::dialer::Dialer;
-use crate::outbound::reverse::Behind;
+use crate::outbound::reverse::ReverseTarget;
 use crate::outbound::shadowsocks::Servers;
 use crate::relay::Counters;
 use crate::relay::link::limits::{FLOW_QUEUE, MAX_FLOWS, MAX_STREAMS};
@@ -234,7 +234,7 @@ impl ClientLink {
         let peer = visitor.source.as_ref().socket_addr();
         let inbound = FixedTarget(service.target.clone());
         let client = Arc::clone(&self.client);
-        let outbound = Behind {
+        let outbound = ReverseTarget {
             dialer: client.settings.dialer.clone(),
             proxy: service.proxy,
             visitor,

@@ -14,12 +14,12 @@ use super::grants::{Grants, Refusal};
 use super::registry::Registry;
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
-use crate::app::worker::{Job, Phase, Port, Shared};
+use crate::app::worker::{Job, ListenerService, Phase, Shared};
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
 use crate::net::{SocketOptions, udp};
-use crate::outbound::reverse::{Through, gone};
+use crate::outbound::reverse::{ViaLink, gone};
 use crate::relay::link::limits::{MAX_NEW_HTTP_PORTS, MAX_SERVICES};
 use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings};
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
@@ -136,8 +136,8 @@ impl ReverseServer {
         }
     }
 
-    fn port<I, O>(&self, inbound: I, outbound: O) -> Port<I, O> {
-        Port {
+    fn port<I, O>(&self, inbound: I, outbound: O) -> ListenerService<I, O> {
+        ListenerService {
             service: Service {
                 inbound,
                 outbound,
@@ -158,7 +158,7 @@ struct HostRouter {
 }
 
 impl Outbound for HostRouter {
-    fn may_confirm_early(&self) -> bool {
+    fn may_confirm_early(&self, _: &Request) -> bool {
         false
     }
 
@@ -168,7 +168,7 @@ impl Outbound for HostRouter {
             Address::Ip(_) => None,
         };
         let (link, service) = picked.ok_or_else(gone)?;
-        Through { link, service }.open(request)
+        ViaLink { link, service }.open(request)
     }
 }
 
@@ -260,7 +260,7 @@ impl ServerLink {
     fn open_tcp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {
         let listener = self.listen(address, share)?;
         let inbound = FixedTarget(address.into());
-        let outbound = Through {
+        let outbound = ViaLink {
             link: self.handle.clone(),
             service,
         };

@@ -171,10 +171,7 @@ pub(super) async fn carry(
         match timeout(idle, moved).await {
             Ok(true) => {}
             Ok(false) => return,
-            Err(_) => {
-                link.reset(id);
-                return;
-            }
+            Err(_) => return link.reset(id),
         }
     }
 }

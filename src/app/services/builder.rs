@@ -12,7 +12,7 @@ use super::proxies::chain;
 use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
-use crate::app::worker::{Job, Port, packets};
+use crate::app::worker::{Job, ListenerService, packets};
 use crate::config::{Config, ProxyHop};
 use crate::dns::Resolver;
 use crate::net::plugin::Plugins;
@@ -63,6 +63,7 @@ impl<'a> Builder<'a> {
             connect_timeout: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
             proxies: None,
+            filter: None,
         }
     }
 
@@ -90,7 +91,7 @@ impl<'a> Builder<'a> {
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = Arc::new(Port {
+        let port = Arc::new(ListenerService {
             service: Service {
                 inbound,
                 outbound,
@@ -113,7 +114,7 @@ impl<'a> Builder<'a> {
             connect: timeouts.connect,
             idle,
             half_close: timeouts.half_close,
-            first_payload: self.config.first_bytes_wait,
+            first_payload_wait: self.config.first_payload_wait,
             keep_alive: self.config.socket.keep_alive,
         }
     }

@@ -9,30 +9,38 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
+use crate::app::routing::{Router, Rules};
 use crate::config::{Credential, Local, Protocol, Server};
+use crate::inbound::http::Http;
+use crate::inbound::http::upstream::Upstreams;
+use crate::inbound::login::Login;
+use crate::inbound::mixed::Mixed;
 use crate::inbound::socks::packets::SocksPackets;
-use crate::inbound::socks::{Login, Socks, UdpAssociate};
+use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net;
+use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::UdpOverStream;
 use crate::wire::ss::Credentials;
 
 /// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
-struct LocalSockets {
-    address: SocketAddr,
-    tcp: Option<Vec<TcpListener>>,
-    udp: Option<(SocketAddr, Vec<UdpSocket>)>,
+pub(super) struct LocalSockets {
+    pub(super) address: SocketAddr,
+    pub(super) tcp: Option<Vec<TcpListener>>,
+    pub(super) udp: Option<(SocketAddr, Vec<UdpSocket>)>,
 }
 
 impl Builder<'_> {
     /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
+        let mut plugins = Vec::new();
         let mut upstreams = Vec::new();
         for server in &self.config.servers {
             let plugin = self.client_plugin(server).await?;
-            upstreams.push(self.upstream(server, plugin)?);
+            upstreams.push(self.upstream(server, &plugin)?);
+            plugins.push(plugin);
         }
         let servers = Servers::new(upstreams);
         let addresses = self
@@ -45,7 +53,15 @@ impl Builder<'_> {
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
-                Protocol::Socks => self.socks(local, sockets, &servers),
+                Protocol::Socks | Protocol::Mixed => {
+                    let router = self.router(local, &servers, &plugins)?;
+                    self.socks(local, sockets, &router);
+                }
+                Protocol::Http => {
+                    let router = self.router(local, &servers, &plugins)?;
+                    self.http(local, sockets, &router);
+                }
+                Protocol::Dns => self.dns(local, sockets, &servers),
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -75,12 +91,12 @@ impl Builder<'_> {
         Ok(sockets)
     }
 
-    fn socks(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    fn socks(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
         let udp = sockets.udp.map(|(address, udp)| {
             let associations = Arc::new(Associations::default());
             // Without TCP, clients cannot request an association: then everybody may send.
             let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
-            let relay = self.relay(SocksPackets(admitted), servers.clone());
+            let relay = self.relay(SocksPackets(admitted), router.clone());
             // Clients are on this machine or near it: no datagram is too long.
             let options = net::UdpOptions {
                 longest: None,
@@ -95,21 +111,72 @@ impl Builder<'_> {
             }
         });
         if let Some(listeners) = sockets.tcp {
-            let login = |login: &Credential| Login {
-                user: user(&login.user),
-                password: login.password.expose().as_bytes().to_vec(),
-            };
-            let inbound = Socks {
-                logins: local.auth.iter().map(login).collect(),
+            let socks = Socks {
+                logins: logins(local.socks_logins()),
                 udp,
             };
+            let http = self.http_inbound(local, router);
             let idle = self.config.timeouts.idle;
-            self.serve_tcp(listeners, inbound, servers.clone(), idle, None);
+            let inbound = Mixed { socks, http };
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
         }
     }
 
+    fn http(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
+        if let Some(listeners) = sockets.tcp {
+            let inbound = self.http_inbound(local, router);
+            let idle = self.config.timeouts.idle;
+            self.serve_tcp(listeners, inbound, router.clone(), idle, None);
+        }
+    }
+
+    fn http_inbound(&self, local: &Local, router: &Router) -> Http<Router> {
+        Http {
+            logins: logins(local.http_logins()),
+            upstreams: Upstreams {
+                outbound: router.clone(),
+                timeouts: self.timeouts(self.config.timeouts.idle),
+                counters: Arc::clone(self.counters),
+            },
+        }
+    }
+
+    /// Where the requests of a listener go. `plugins` are those of the servers of the config, in their order.
+    fn router(
+        &self,
+        local: &Local,
+        servers: &Servers,
+        plugins: &[Entrances],
+    ) -> Result<Router, Error> {
+        let Some(live) = &local.rules else {
+            return Ok(Router::through(servers.clone()));
+        };
+        let mut named = Vec::new();
+        for name in live.source().servers() {
+            let all = self.config.servers.iter().zip(plugins);
+            let meant = all.filter(|(server, _)| server.is_named(name));
+            let meant = meant.map(|(server, plugin)| self.upstream(server, plugin));
+            named.push((
+                Arc::clone(name),
+                Servers::new(meant.collect::<Result<_, _>>()?),
+            ));
+        }
+        let direct = Dialer {
+            // It is for what the clients of the server may reach.
+            deny_private: false,
+            ..self.dialer(outgoing(&self.config.socket, false))
+        };
+        let rules = Rules {
+            live: Arc::clone(live),
+            local: local.address.to_string().into(),
+            direct,
+            named,
+        };
+        Ok(Router::by_rules(servers.clone(), rules))
+    }
+
     /// A server that clients are sent through.
-    fn upstream(&self, server: &Server, plugin: Entrances) -> Result<shadowsocks::Server, Error> {
+    fn upstream(&self, server: &Server, plugin: &Entrances) -> Result<shadowsocks::Server, Error> {
         let endpoint = Endpoint {
             address: server.address.clone(),
             credentials: Credentials::new(
@@ -119,8 +186,8 @@ impl Builder<'_> {
             ),
             dialer: self.dialer_through(outgoing(&server.socket, true), &server.proxies)?,
             transport: transport::client(server)?,
-            stream_plugin: plugin.streams,
-            packet_plugin: plugin.packets,
+            stream_plugin: plugin.streams.clone(),
+            packet_plugin: plugin.packets.clone(),
         };
         let transport = server.transport.as_ref();
         let inside = transport.filter(|transport| transport.udp_inside);
@@ -160,4 +227,12 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+fn logins(credentials: &[Credential]) -> Vec<Login> {
+    let login = |login: &Credential| Login {
+        user: user(&login.user),
+        password: login.password.expose().as_bytes().to_vec(),
+    };
+    credentials.iter().map(login).collect()
 }

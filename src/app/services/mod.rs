@@ -1,6 +1,7 @@
 //! Builds the services of each role: where they listen, and which inbound and outbound serve their clients.
 //!
 //! - `local.rs`: the ways into `ssr local`, by `protocol`; the servers it uses; the links of its reverse tunnels.
+//! - `dns.rs`: the name servers of `dns` locals, and the way to each.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `plugins.rs`: plugins that are programs.
@@ -10,6 +11,7 @@
 //! - `builder.rs`: what all of these share.
 
 mod builder;
+mod dns;
 mod forwards;
 mod local;
 mod plugins;

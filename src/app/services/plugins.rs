@@ -10,7 +10,7 @@ use crate::net::plugin::{Entrance, Half, Plugin, Settings, free_address};
 use crate::wire::Address;
 
 /// Where `ssr local` finds the plugin of a server: for streams, and for datagrams.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Entrances {
     pub(super) streams: Option<Arc<Entrance>>,
     pub(super) packets: Option<Arc<Entrance>>,

@@ -7,12 +7,14 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{Grants, ReverseServer, ServerSettings};
+use crate::app::routing::{Guard, filter};
 use crate::config::Server;
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{Links, Shadowsocks};
+use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
-use crate::outbound::udp_over_stream::WithPackets;
+use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
@@ -24,32 +26,38 @@ impl Builder<'_> {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
             let options = outgoing(&server.socket, false);
-            let direct = Direct(self.dialer_through(options, &server.proxies)?);
+            let direct = Direct(Dialer {
+                filter: filter(server.rules.as_ref()),
+                ..self.dialer_through(options, &server.proxies)?
+            });
             let mut places = self.places(server, address)?;
             let next_hops: Vec<_> = server
                 .users
                 .iter()
                 .map(|user| user.next_hop.clone())
                 .collect();
+            let users = server.users.iter().map(|account| user(&account.name));
+            let users: Vec<_> = users.collect();
             let relay = server.mode.udp.then(|| {
                 let inbound = ShadowsocksPackets {
                     accounts: Arc::clone(&accounts),
+                    users: users.clone(),
                     next_hops: next_hops.clone(),
                     replays: ReplayFilter::for_packets(server.method, self.config.replay),
                 };
-                self.relay(inbound, direct.clone())
+                self.relay(guarded(inbound, server), direct.clone())
             });
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
-                let users = server.users.iter().map(|account| user(&account.name));
                 let inbound = Shadowsocks {
                     accounts,
                     next_hops,
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
-                    users: users.collect(),
+                    users,
                     drain_timeout: self.config.timeouts.handshake,
                     links: links(&reverse_server),
                 };
+                let inbound = guarded(inbound, server);
                 let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
                 places.tcp = bound;
                 let transport = transport::server(server)?;
@@ -58,7 +66,7 @@ impl Builder<'_> {
                     // Over WebSocket, a client may also send its datagrams inside a stream.
                     Some(relay) if is_ws => {
                         let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
-                        let outbound = WithPackets::new(direct, relay, idle_udp);
+                        let outbound = DirectWithPackets::new(direct, relay, idle_udp);
                         self.serve_tcp(listeners, inbound, outbound, idle, transport);
                     }
                     _ => self.serve_tcp(listeners, inbound, direct, idle, transport),
@@ -92,6 +100,14 @@ impl Builder<'_> {
             jobs.push(job);
         }
         server
+    }
+}
+
+/// Lets in only clients that the rules of the server admit.
+fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
+    Guard {
+        inner,
+        rules: server.rules.clone(),
     }
 }
 

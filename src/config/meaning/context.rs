@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::wire::address::Address;
@@ -22,6 +23,8 @@ pub(crate) struct Context<'a> {
     pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
     /// Whether the files named in the config are read.
     pub(crate) files: bool,
+    /// The file of the config; empty: there is none.
+    pub(crate) file: &'a Path,
     /// Where diagnostics go.
     pub(crate) report: Reporter,
 }

@@ -86,7 +86,11 @@ fn chain(method: Method, path: &str, text: &str, cx: &mut Context<'_>) -> Option
     let mut keys = Vec::new();
     for (index, part) in parts.iter().enumerate() {
         let which = if several {
-            format!("key {} of {}: ", index + 1, parts.len())
+            format!(
+                "key {} of {} (colons separate keys): ",
+                index + 1,
+                parts.len()
+            )
         } else {
             String::new()
         };

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use crate::wire::address::Address;
 
 use super::context::{Context, host_address, key_at, refuse_same_address};
+use super::dns_local;
 use super::model::{Local, Mode, Protocol};
+use super::rules;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
 
@@ -19,6 +21,7 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
         Some(true) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
+    warn_libev(top, cx);
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
     // `protocol` alone must not open a listener in addition to those of the list.
@@ -64,6 +67,22 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
     found.into_iter().map(|(_, local)| local).collect()
 }
 
+/// Keys of two programs of shadowsocks-libev. Through a link of their names, [`crate::config::Overrides::listen_as`] has
+/// taken the keys already.
+fn warn_libev(top: &Top, cx: &mut Context<'_>) {
+    for (key, given, program) in [
+        ("tunnel_address", top.tunnel_address.is_some(), "ss-tunnel"),
+        ("tcp_tproxy", top.tcp_tproxy == Some(true), "ss-redir"),
+    ] {
+        if given {
+            let message = format!("no effect: it is for {program}");
+            let hint =
+                format!("run ssr through a link named {program}, or use an entry of `locals`");
+            cx.report.warn_hint(key, message, hint);
+        }
+    }
+}
+
 fn local(
     entry: &file::Local,
     at: &str,
@@ -76,7 +95,7 @@ fn local(
         (&key_at(at, "local_address"), entry.local_address.as_deref()),
         (
             &key_at(at, "local_port"),
-            entry.local_port.unwrap_or(Number(DEFAULT_PORT)),
+            entry.local_port.unwrap_or_else(|| default_port(protocol)),
         ),
         loopback,
         cx,
@@ -106,21 +125,65 @@ fn local(
         address,
         udp_address,
         udp_associate_address: associate_address(entry, at, cx),
-        mode: cx.mode(&key_at(at, "mode"), entry.mode.as_deref(), mode),
+        mode: local_mode(protocol, entry, at, mode, cx),
         auth: Vec::new(),
         auth_file: entry
             .socks5_auth_config_path
             .as_deref()
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
+        http_auth: Vec::new(),
+        http_auth_file: entry
+            .http_auth_config_path
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+        acl: rules::acl_file(entry.acl.as_deref(), at),
+        rules: None,
+        dns: (protocol == Protocol::Dns).then(|| dns_local::name_servers(entry, at, cx)),
     })
+}
+
+const fn default_port(protocol: Protocol) -> Number<u16> {
+    Number(match protocol {
+        Protocol::Dns => dns_local::PORT,
+        Protocol::Socks | Protocol::Mixed | Protocol::Http => DEFAULT_PORT,
+    })
+}
+
+/// Which of TCP and UDP an entry serves. HTTP has no UDP.
+fn local_mode(
+    protocol: Protocol,
+    entry: &file::Local,
+    at: &str,
+    mode: Mode,
+    cx: &mut Context<'_>,
+) -> Mode {
+    let path = key_at(at, "mode");
+    let default = if protocol == Protocol::Dns {
+        Mode::TCP_AND_UDP
+    } else {
+        mode
+    };
+    let found = cx.mode(&path, entry.mode.as_deref(), default);
+    if protocol != Protocol::Http {
+        return found;
+    }
+    if entry.mode.is_some() && !found.tcp {
+        cx.report
+            .error_hint(&path, "`http` needs TCP", "use `tcp_only`");
+    }
+    Mode::TCP_ONLY
 }
 
 fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Protocol> {
     let path = key_at(at, "protocol");
     match written {
         None | Some("socks") => Some(Protocol::Socks),
-        Some(later @ ("http" | "tunnel" | "redir" | "dns" | "tun" | "fake-dns")) => {
+        Some("mixed") => Some(Protocol::Mixed),
+        Some("http") => Some(Protocol::Http),
+        Some("dns") => Some(Protocol::Dns),
+        Some(later @ ("tunnel" | "redir" | "tun" | "fake-dns")) => {
             let message = format!("`{later}`: not yet in this version of ssr");
             cx.report.error_hint(
                 &path,
@@ -130,7 +193,8 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
             None
         }
         Some(other) => {
-            cx.report.unknown(&path, "protocol", other, "use `socks`");
+            cx.report
+                .unknown(&path, "protocol", other, "use `socks`, `http` or `dns`");
             None
         }
     }

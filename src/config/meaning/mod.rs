@@ -2,6 +2,7 @@
 
 pub(super) mod between;
 pub(super) mod context;
+mod dns_local;
 mod endpoint;
 mod endpoint_url;
 mod forwards;
@@ -14,6 +15,7 @@ mod plugin;
 mod program;
 mod proxies;
 mod reverse;
+mod rules;
 mod servers;
 mod tls;
 pub(super) mod translate;

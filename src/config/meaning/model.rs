@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::crypto::ReplayPolicy;
@@ -11,6 +12,7 @@ use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
+use crate::route::Live;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub workers: usize,
     /// The limit on open files to set; `None` means the hard limit.
     pub nofile: Option<u64>,
+    /// The user that the process becomes once its ports are bound, by name or number.
+    pub user: Option<String>,
     /// What is done about a repeated salt of an AEAD-2017 method.
     pub replay: ReplayPolicy,
     /// Refuse targets in loopback, link-local, private and metadata networks after resolution.
@@ -53,11 +57,26 @@ pub struct Config {
     /// What is logged, and where.
     pub log: Log,
     /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.
-    pub first_bytes_wait: Duration,
+    pub first_payload_wait: Duration,
     /// Reverse tunnels.
     pub reverse: Reverse,
     /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// All rules in use, each once.
+    pub fn live_rules(&self) -> Vec<Arc<Live>> {
+        let locals = self.locals.iter().filter_map(|local| local.rules.as_ref());
+        let servers = self.servers.iter().filter_map(|one| one.rules.as_ref());
+        let mut all: Vec<Arc<Live>> = Vec::new();
+        for live in locals.chain(servers) {
+            if !all.iter().any(|known| Arc::ptr_eq(known, live)) {
+                all.push(Arc::clone(live));
+            }
+        }
+        all
+    }
 }
 
 /// Reverse tunnels: the services of a client, and what a server allows.
@@ -136,6 +155,27 @@ pub struct Server {
     pub plugin: Option<Plugin>,
     /// The proxies between `ssr local` and the server, or between `ssr server` and targets, the nearest first.
     pub proxies: Vec<ProxyHop>,
+    /// The ACL file of this server or of the top level.
+    pub acl: Option<AclFile>,
+    /// What `ssr server` allows; `None`: everything. Filled by [`crate::config::load()`], not by [`crate::config::parse()`].
+    pub rules: Option<Arc<Live>>,
+}
+
+impl Server {
+    /// Whether a rule that names `name` means this server: an entry with several addresses is several servers.
+    pub fn is_named(&self, name: &str) -> bool {
+        let rest = self.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || (rest.starts_with(" (") && rest.ends_with(')')))
+    }
+}
+
+/// An ACL file.
+#[derive(Clone, Debug)]
+pub struct AclFile {
+    /// The path of its key in the config, for errors.
+    pub at: String,
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 /// The layers between TCP and Shadowsocks: TLS, WebSocket or both.
@@ -247,9 +287,52 @@ pub struct Local {
     pub auth: Vec<Credential>,
     /// The file that `auth` is read from.
     pub auth_file: Option<PathBuf>,
+    /// As `auth`, for HTTP.
+    pub http_auth: Vec<Credential>,
+    /// The file that `http_auth` is read from.
+    pub http_auth_file: Option<PathBuf>,
+    /// The ACL file of this listener or of the top level.
+    pub acl: Option<AclFile>,
+    /// Where requests go; `None`: through the servers. Filled by [`crate::config::load()`], not by
+    /// [`crate::config::parse()`].
+    pub rules: Option<Arc<Live>>,
+    /// The name servers of [`Protocol::Dns`].
+    pub dns: Option<DnsLocal>,
 }
 
-/// A name and password of SOCKS5 (RFC 1929 §2), each of 1 to 255 bytes.
+impl Local {
+    /// The users that may log in by SOCKS5. Where only `http_auth` is set, they are those: a login that another protocol on
+    /// the same port does without would keep nobody out.
+    pub fn socks_logins(&self) -> &[Credential] {
+        if self.auth.is_empty() {
+            &self.http_auth
+        } else {
+            &self.auth
+        }
+    }
+
+    /// The users that may log in by HTTP, as [`Local::socks_logins`].
+    pub fn http_logins(&self) -> &[Credential] {
+        if self.http_auth.is_empty() {
+            &self.auth
+        } else {
+            &self.http_auth
+        }
+    }
+}
+
+/// The name servers of a `dns` local.
+#[derive(Clone, Debug)]
+pub struct DnsLocal {
+    /// The one that is asked directly.
+    pub local: Option<SocketAddr>,
+    /// The one that is asked through the server; with `local`, there is always one of the two.
+    pub remote: Option<Address>,
+    /// The most connections to each that are kept; at least one.
+    pub streams: usize,
+}
+
+/// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// The user name (UNAME).
@@ -261,8 +344,14 @@ pub struct Credential {
 /// The protocol of a [`Local`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// SOCKS5 (RFC 1928).
+    /// SOCKS5 (RFC 1928), SOCKS4 and HTTP, told apart by the first byte.
     Socks,
+    /// The same by another name.
+    Mixed,
+    /// HTTP only.
+    Http,
+    /// DNS.
+    Dns,
 }
 
 impl Protocol {
@@ -270,6 +359,9 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Socks => "socks",
+            Self::Mixed => "mixed",
+            Self::Http => "http",
+            Self::Dns => "dns",
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::wire::address::Address;
 use super::between::ProxyHop;
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, options, program, proxies, transport};
+use super::{keys, options, program, proxies, rules, transport};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -188,6 +188,7 @@ fn entry_servers(
         udp: mode.udp.then_some(udp),
     };
     let warm = warm(entry, at, cx);
+    let acl = rules::acl_file(entry.acl.as_deref(), at);
     let socket = options::socket_of(entry, at, defaults.socket, cx);
     let idle = match at {
         "" => None,
@@ -233,6 +234,8 @@ fn entry_servers(
                 transport: transport.clone(),
                 plugin: plugin.clone(),
                 proxies: proxies.clone(),
+                acl: acl.clone(),
+                rules: None,
             };
             (blame, server)
         }));

@@ -7,13 +7,14 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
-use super::context::Context;
+use super::context::{Context, filled};
 use super::forwards;
 use super::locals;
 use super::logging;
 use super::model::{Config, Mode, ReplayPolicy};
 use super::options;
 use super::reverse;
+use super::rules;
 use super::servers;
 use crate::config::role::Role;
 use crate::config::written::file::Top;
@@ -27,14 +28,15 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let socket = options::socket(top, cx);
     let forwards = forwards::forwards(top, cx);
-    let servers = match cx.role {
+    let mut servers = match cx.role {
         Role::Local | Role::Server => servers::servers(top, mode, &socket, cx),
         Role::Forward => Vec::new(),
     };
-    let locals = match cx.role {
+    let mut locals = match cx.role {
         Role::Local => locals::locals(top, mode, cx),
         Role::Server | Role::Forward => Vec::new(),
     };
+    rules::attach(top, &mut servers, &mut locals, cx);
     let modern = servers
         .iter()
         .any(|server| server.method.family() == Family::Aead2022);
@@ -56,10 +58,11 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
             .nofile
             .map(|Number(count)| count)
             .filter(|count| *count > 0),
+        user: filled(top.user.as_deref()),
         replay: replay(top, cx),
         deny_private: top.deny_private.unwrap_or(false),
         log: logging::log(top.log.as_ref(), cx),
-        first_bytes_wait: first_bytes_wait(top, cx),
+        first_payload_wait: first_payload_wait(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         warnings: Vec::new(),
     }
@@ -117,11 +120,11 @@ fn replay(top: &Top, cx: &mut Context<'_>) -> ReplayPolicy {
 }
 
 /// Enough for a program on this machine to send its first bytes, and short beside any round trip.
-const FIRST_BYTES_WAIT: Duration = Duration::from_millis(2);
+const FIRST_PAYLOAD_WAIT: Duration = Duration::from_millis(2);
 
-fn first_bytes_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
+fn first_payload_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
     match top.first_payload_wait_ms {
-        None => FIRST_BYTES_WAIT,
+        None => FIRST_PAYLOAD_WAIT,
         Some(Number(wait)) if wait <= 1000 => Duration::from_millis(wait),
         Some(Number(_)) => {
             cx.report.error_hint(

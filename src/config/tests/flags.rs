@@ -26,14 +26,16 @@ fn an_error_in_a_flag_names_the_flag() {
     let mut flags = Overrides::default();
     flags.server("example.com", Some("rc4"), None);
     flags.set("dns", "not an address", "--dns");
-    flags.local("protocol", "http");
+    flags.local("protocol", "redir");
+    flags.set("online_config.config_url", "x", "--online-config-url");
     let file = with("");
     let found = shown(&parse_with(&file, Role::Local, &no_env, &flags).unwrap_err());
     for part in [
         "--server-addr: missing: the server's port",
         "--encrypt-method: ",
         "--dns: ",
-        "--local-addr: `http`: not yet",
+        "--local-addr: `redir`: not yet",
+        "--online-config-url: not yet",
     ] {
         assert!(found.contains(part), "no {part:?} in\n{found}");
     }
@@ -150,9 +152,12 @@ fn load_reads_the_password_file_and_names_files_in_errors() {
     );
     assert!(!format!("{config:?}").contains("hunter2"));
 
-    std::fs::write(&path, "{\"acl\": \"x\"}").unwrap();
+    std::fs::write(&path, "{\"outbound_proxy\": \"x\"}").unwrap();
     let found = shown(&load(Some(&path), Role::Local, &Overrides::default()).unwrap_err());
-    assert!(found.contains("local.json:1:2: acl: not yet"), "{found}");
+    assert!(
+        found.contains("local.json:1:2: outbound_proxy: not yet"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -171,4 +176,41 @@ fn lookup_prefers_the_role_and_our_own_directory() {
         .position(|place| place == "/etc/shadowsocks-rust/server.json")
         .unwrap();
     assert!(ours < theirs);
+}
+
+#[test]
+fn the_default_mode_of_another_program_gives_way_to_the_file() {
+    let mut flags = Overrides::default();
+    flags.default_mode("tcp_only");
+    assert_eq!(
+        parsed(&with(""), Role::Server, &flags).servers[0].mode,
+        Mode::TCP_ONLY
+    );
+    let file = with(r#""mode": "udp_only""#);
+    assert_eq!(
+        parsed(&file, Role::Server, &flags).servers[0].mode,
+        Mode::UDP_ONLY
+    );
+}
+
+#[test]
+fn the_user_is_read_from_file_and_flag() {
+    let file = with(r#""user": "nobody""#);
+    let mut flags = Overrides::default();
+    let user = |flags: &Overrides| parsed(&file, Role::Server, flags).user;
+    assert_eq!(user(&flags).as_deref(), Some("nobody"));
+    flags.set("user", "daemon", "--user");
+    assert_eq!(user(&flags).as_deref(), Some("daemon"));
+}
+
+#[test]
+fn keys_of_libevs_other_programs_are_named_where_they_have_no_effect() {
+    let file = with(r#""tunnel_address": "a:1", "tcp_tproxy": true"#);
+    let found = shown(&parsed(&file, Role::Local, &Overrides::default()).warnings);
+    for part in [
+        "tunnel_address: no effect: it is for ss-tunnel",
+        "tcp_tproxy: ",
+    ] {
+        assert!(found.contains(part), "no {part:?} in\n{found}");
+    }
 }

@@ -31,7 +31,7 @@ fn defaults_are_safe_and_bounded() {
     assert_eq!(config.limits, limits);
     assert_eq!(config.socket.keep_alive, Some(seconds(15)));
     assert_eq!(config.replay, ReplayPolicy::Reject);
-    assert_eq!(config.first_bytes_wait, Duration::from_millis(2));
+    assert_eq!(config.first_payload_wait, Duration::from_millis(2));
     assert_eq!(
         (config.workers, config.nofile, config.deny_private),
         (0, None, false)
@@ -62,7 +62,7 @@ fn keys_of_our_own_are_read() {
     assert_eq!(config.limits, limits);
     assert!(config.deny_private);
     assert_eq!(config.workers, 3);
-    assert_eq!(config.first_bytes_wait, Duration::ZERO);
+    assert_eq!(config.first_payload_wait, Duration::ZERO);
     assert_eq!(config.socket.outbound_send_buffer, Some(4096));
 }
 

@@ -10,7 +10,7 @@ use crate::limits::MAX_FINDINGS;
 pub enum Severity {
     /// The config cannot run.
     Error,
-    /// The config has a key of another program: a warning at start, an error in `ssr check`.
+    /// The config has a key of another program, which is ignored: a warning.
     Foreign,
     /// The config runs, but perhaps not as its author expects.
     Warning,
@@ -58,11 +58,6 @@ impl Diagnostic {
             hint: None,
             other_role: false,
         }
-    }
-
-    /// Whether it makes `ssr check` fail.
-    pub fn fails_check(&self) -> bool {
-        self.severity != Severity::Warning
     }
 }
 

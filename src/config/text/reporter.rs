@@ -61,6 +61,12 @@ impl Reporter {
         file::Top::default()
     }
 
+    /// The line of the value at `path`; 0: it is not from the file.
+    pub(crate) fn line(&self, path: &str) -> u32 {
+        let line = self.document.line(path).unwrap_or(0);
+        u32::try_from(line).unwrap_or(u32::MAX)
+    }
+
     /// An error at `path`.
     pub(crate) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.push(Severity::Error, path, message.into(), None);

@@ -35,6 +35,9 @@ pub(crate) struct Top {
     pub(crate) tcp_incoming_rcvbuf: Option<Number<u32>>,
     pub(crate) tcp_outgoing_sndbuf: Option<Number<u32>>,
     pub(crate) tcp_outgoing_rcvbuf: Option<Number<u32>>,
+    pub(crate) user: Option<String>,
+    pub(crate) tunnel_address: Option<String>,
+    pub(crate) tcp_tproxy: Option<bool>,
     // shorthand for `locals[0]`
     pub(crate) local_address: Option<String>,
     pub(crate) local_port: Option<Number<u16>>,
@@ -65,6 +68,9 @@ pub(crate) struct Top {
     pub(crate) log: Option<Log>,
     pub(crate) runtime: Option<Runtime>,
     // ssr
+    pub(crate) acl: Option<String>,
+    pub(crate) rules: Option<List<Rule>>,
+    pub(crate) geoip_file: Option<String>,
     pub(crate) reverse: Option<Reverse>,
     pub(crate) timeouts: Option<Timeouts>,
     pub(crate) limits: Option<Limits>,
@@ -114,6 +120,7 @@ pub(crate) struct Server {
     // ssr
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
+    pub(crate) acl: Option<String>,
 }
 
 /// `transport`.
@@ -166,6 +173,33 @@ pub(crate) struct Local {
     pub(crate) mode: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) socks5_auth_config_path: Option<String>,
+    pub(crate) http_auth_config_path: Option<String>,
+    pub(crate) acl: Option<String>,
+    // of `dns`
+    pub(crate) local_dns_address: Option<String>,
+    pub(crate) local_dns_port: Option<Number<u16>>,
+    pub(crate) remote_dns_address: Option<String>,
+    pub(crate) remote_dns_port: Option<Number<u16>>,
+    pub(crate) client_cache_size: Option<Number<u64>>,
+}
+
+/// An entry of `rules`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rule {
+    pub(crate) domain: Option<Strings>,
+    pub(crate) domain_suffix: Option<Strings>,
+    pub(crate) domain_keyword: Option<Strings>,
+    pub(crate) domain_regex: Option<Strings>,
+    pub(crate) ip: Option<Strings>,
+    pub(crate) geoip: Option<Strings>,
+    pub(crate) list: Option<Strings>,
+    pub(crate) port: Option<Value>,
+    pub(crate) network: Option<String>,
+    pub(crate) user: Option<Strings>,
+    pub(crate) local: Option<Strings>,
+    pub(crate) to: Option<String>,
+    pub(crate) disabled: Option<bool>,
 }
 
 /// An entry of `forwards`.

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     User,
     Local,
     Forward,
+    Rule,
+    Rules,
     Endpoint,
     Security,
     ReplayAttack,
@@ -55,6 +57,7 @@ impl Kind {
                 | Self::Users
                 | Self::Locals
                 | Self::Forwards
+                | Self::Rules
                 | Self::Writers
                 | Self::Services
                 | Self::Allows
@@ -69,6 +72,7 @@ impl Kind {
             Self::Users => Self::User,
             Self::Locals => Self::Local,
             Self::Forwards => Self::Forward,
+            Self::Rules => Self::Rule,
             Self::Writers => Self::Writer,
             Self::Services => Self::Service,
             Self::Allows => Self::Allow,
@@ -107,7 +111,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Later,
         &[
-            "acl",
             "admin",
             "balancer",
             "launchd_tcp_socket_name",
@@ -116,16 +119,10 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "online_config",
         ],
     ),
-    (Kind::Server, Fate::Later, &["acl"]),
     (
         Kind::Local,
         Fate::Later,
-        &[
-            "acl",
-            "http_auth_config_path",
-            "launchd_tcp_socket_name",
-            "launchd_udp_socket_name",
-        ],
+        &["launchd_tcp_socket_name", "launchd_udp_socket_name"],
     ),
     (
         Kind::User,
@@ -155,17 +152,12 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Fate::Silent,
         &[
             // For protocols other than SOCKS, which are refused.
-            "client_cache_size",
             "fake_dns_database_path",
             "fake_dns_ipv4_network",
             "fake_dns_ipv6_network",
             "fake_dns_record_expire_duration",
             "forward_address",
             "forward_port",
-            "local_dns_address",
-            "local_dns_port",
-            "remote_dns_address",
-            "remote_dns_port",
             "tcp_redir",
             "tun_device_fd_from_path",
             "tun_interface_address",
@@ -173,11 +165,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "tun_interface_name",
             "udp_redir",
         ],
-    ),
-    (
-        Kind::Top,
-        Fate::NoEffect("ssr does not change its user: choose the user in the service manager"),
-        &["user"],
     ),
     (
         Kind::Top,
@@ -193,16 +180,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::NoEffect("ssr does not set the traffic class of packets"),
         &["dscp"],
-    ),
-    (
-        Kind::Top,
-        Fate::NoEffect("only ss-tunnel used it"),
-        &["tunnel_address"],
-    ),
-    (
-        Kind::Top,
-        Fate::NoEffect("only ss-redir used it"),
-        &["tcp_tproxy"],
     ),
     (
         Kind::Top,
@@ -235,6 +212,7 @@ const KINDS: &[(Kind, &str, &str)] = &[
     (Kind::User, "user", "in an entry of `users`"),
     (Kind::Local, "local", "in an entry of `locals`"),
     (Kind::Forward, "forward", "in an entry of `forwards`"),
+    (Kind::Rule, "rule", "in an entry of `rules`"),
     (
         Kind::Endpoint,
         "forward endpoint",
@@ -302,6 +280,7 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "servers") => Kind::Servers,
         (Kind::Top, "locals") => Kind::Locals,
         (Kind::Top, "forwards") => Kind::Forwards,
+        (Kind::Top, "rules") => Kind::Rules,
         (Kind::Forward, "listen" | "target") => Kind::Endpoint,
         (Kind::Transport | Kind::Endpoint, "tls") => Kind::Tls,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
@@ -405,6 +384,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::User => fields_of::<file::User>(),
         Kind::Local => fields_of::<file::Local>(),
         Kind::Forward => fields_of::<file::Forward>(),
+        Kind::Rule => fields_of::<file::Rule>(),
         Kind::Endpoint => fields_of::<file::Endpoint>(),
         Kind::Security => fields_of::<file::Security>(),
         Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
@@ -426,6 +406,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         | Kind::Users
         | Kind::Locals
         | Kind::Forwards
+        | Kind::Rules
         | Kind::Writers
         | Kind::Services
         | Kind::Allows

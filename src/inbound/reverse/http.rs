@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::{Instant, timeout_at};
 
+use crate::limits::HTTP_READ;
 use crate::net::Stream;
 use crate::net::handshake::{HandshakeError, Reader, reject};
 use crate::net::slots::scatter;
@@ -15,9 +16,6 @@ use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
 use crate::wire::http_rewrite::{self, RequestRewriter};
-
-/// Bytes that are read at once, after the first request.
-const READ: usize = 16 * 1024;
 
 /// Reads the requests of visitors to a port that several services share.
 pub struct HttpVisitors {
@@ -102,9 +100,9 @@ impl Reply for BadGateway {
 struct Rewriting {
     stream: Stream,
     requests: RequestRewriter,
-    /// Bytes that have been read and must wait for a response before they are rewritten.
+    /// Bytes that have been read and must wait for a response before they are rewritten, at most [`HTTP_READ`].
     raw: Vec<u8>,
-    /// Bytes that have been rewritten and not been taken yet.
+    /// Bytes that have been rewritten and not been taken yet, at most eight times [`HTTP_READ`].
     out: Vec<u8>,
     ended: bool,
     /// Woken when the response to an upgrade begins.
@@ -125,7 +123,7 @@ impl Rewriting {
     /// Reads once, unless there are bytes already, and rewrites them.
     fn fill(&mut self) -> io::Result<()> {
         if self.raw.is_empty() {
-            let mut bytes = vec![0; READ];
+            let mut bytes = vec![0; HTTP_READ];
             match self.stream.try_read(&mut [IoSliceMut::new(&mut bytes)])? {
                 0 => self.ended = true,
                 count => {
@@ -163,14 +161,11 @@ impl Layer for Rewriting {
     }
 
     fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        if self.out.is_empty() && !self.ended {
-            if self.requests.awaits_response() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+        if self.out.is_empty() && !self.ended && !self.requests.awaits_response() {
             self.fill()?;
-            if self.out.is_empty() && !self.ended {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+        }
+        if self.out.is_empty() && !self.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         let taken = scatter(&self.out, slots, 0);
         self.out.drain(..taken);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::replay::ReplayFilter;
 use crate::crypto::Key;
 use crate::net::unix_now;
+use crate::relay::User;
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
 use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys};
@@ -14,8 +15,10 @@ use crate::wire::{self, Address};
 
 /// The packet side of `ssr server`.
 pub struct ShadowsocksPackets {
-    /// The users.
+    /// The keys of the server and its users.
     pub accounts: Arc<Accounts>,
+    /// The user of each account, by the account's index.
+    pub users: Vec<Arc<User>>,
     /// The next server of each relayed user, by its index among the accounts (SIP023).
     pub next_hops: Vec<Option<Address>>,
     /// Refuses packets without ids that were seen before.
@@ -87,6 +90,10 @@ impl PacketInbound for ShadowsocksPackets {
             self.replays.admit(&salt)?;
         }
         Ok(Opened::Addressed(body))
+    }
+
+    fn user(&self, header: &Header) -> Option<Arc<User>> {
+        self.users.get(header.identified.user?).cloned()
     }
 
     fn encoder(&self, header: &Header) -> Result<Encoder, wire::Error> {

@@ -24,7 +24,7 @@ impl PacketInbound for SocksPackets {
         peer: SocketAddr,
     ) -> Result<(ClientKey, usize), wire::Error> {
         if self.0.as_ref().is_some_and(|open| !open.admits(peer)) {
-            return Err(wire::Error::SessionMismatch);
+            return Err(wire::Error::NotAssociated);
         }
         let (fragment, start) = socks::parse_udp_prefix(datagram)?;
         if fragment != 0 {

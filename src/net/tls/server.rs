@@ -1,10 +1,9 @@
 //! The server's side of TLS. Certificates are read again when their files change.
 
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -14,6 +13,7 @@ use rustls::server::{ProducesTickets, UnbufferedServerConnection};
 use super::error::{describe, malformed};
 use super::{ALPN, Error, Session, Tls, provider};
 use crate::net::Stream;
+use crate::net::file_version::FileVersion;
 use crate::net::sync::lock;
 
 /// The files are checked for changes at most this often.
@@ -90,25 +90,6 @@ pub(super) fn certificates(
         ));
     }
     Ok(found)
-}
-
-/// Tells two versions of a file apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileVersion {
-    modified: Option<SystemTime>,
-    len: u64,
-    inode: u64,
-}
-
-impl FileVersion {
-    fn of(file: &Path) -> Option<Self> {
-        let data = std::fs::metadata(file).ok()?;
-        Some(Self {
-            modified: data.modified().ok(),
-            len: data.len(),
-            inode: data.ino(),
-        })
-    }
 }
 
 /// The server's side of TLS.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{WebSocket, mux};
+use crate::limits::MAX_HEAD;
 use crate::net::handshake::{HandshakeError, Reader, reject};
 use crate::net::{Error, Stream, unix_now};
 use crate::wire::http::{self, Endpoint};
@@ -146,7 +147,7 @@ pub async fn read_request(
     let request = reader.next(|bytes| {
         // A head that comes byte by byte is parsed when a line has ended, not after each byte.
         let new = bytes.get(seen..).unwrap_or_default();
-        let is_incomplete = seen > 0 && bytes.len() < http::MAX_HEAD && !new.contains(&b'\n');
+        let is_incomplete = seen > 0 && bytes.len() < MAX_HEAD && !new.contains(&b'\n');
         seen = bytes.len();
         if is_incomplete {
             return Ok(None);

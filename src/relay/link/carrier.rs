@@ -33,10 +33,10 @@ impl Incoming {
     }
 
     /// Hands the payload that came with the request to `take`.
-    pub(super) fn begin<E>(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E>
-    where
-        E: From<StreamError>,
-    {
+    pub(super) fn begin<E: From<StreamError>>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some(mut buffer) = self.buffer.take() else {
             return Ok(());
         };
@@ -48,15 +48,12 @@ impl Incoming {
     }
 
     /// Reads once and hands the payload of each whole chunk to `take`.
-    pub(super) fn poll<E>(
+    pub(super) fn poll<E: From<StreamError>>(
         &mut self,
         cx: &mut Context<'_>,
         stream: &Stream,
         take: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Poll<Result<(), E>>
-    where
-        E: From<StreamError>,
-    {
+    ) -> Poll<Result<(), E>> {
         ready!(stream.poll_readable(cx)).map_err(StreamError::Io)?;
         let (opener, size) = (self.opener.as_ref(), self.sizing.size());
         match sealed::read(stream, &mut self.buffer, opener, size, &mut self.sizing) {
@@ -72,10 +69,10 @@ impl Incoming {
     }
 
     /// Opens the whole chunks of the buffer and hands their payload to `take`.
-    fn open<E>(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E>
-    where
-        E: From<StreamError>,
-    {
+    fn open<E: From<StreamError>>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some(buffer) = &mut self.buffer else {
             return Ok(());
         };

@@ -54,8 +54,10 @@ pub enum Read {
 /// Why a link has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoreError {
-    /// The peer violated the protocol, or does not read.
+    /// The peer violated the protocol.
     Wire(Error),
+    /// Too much waits.
+    Overloaded(&'static str),
     /// The peer has sent nothing for this long.
     Timeout(Duration),
 }
@@ -225,10 +227,10 @@ impl Core {
     /// Fails if the peer has left more frames unread than [`MAX_CONTROL_BYTES`].
     ///
     /// # Errors
-    /// [`CoreError::Wire`].
+    /// [`CoreError::Overloaded`].
     pub const fn check_backlog(&self) -> Result<(), CoreError> {
         if self.control_bytes > MAX_CONTROL_BYTES {
-            return Err(CoreError::Wire(Error::NoResources));
+            return Err(CoreError::Overloaded("the peer of the link does not read"));
         }
         Ok(())
     }

@@ -20,7 +20,6 @@ use crate::net::{FAREWELL, Stream};
 use crate::relay::leg::{First, Leg};
 use crate::relay::sealed::StreamError;
 use crate::relay::{Error, Side};
-use crate::wire;
 use crate::wire::reverse::{Code, Connect, Frame, Protocol};
 
 /// How long a peer should wait before it connects again after this side has stopped.
@@ -43,7 +42,10 @@ pub async fn run<H: Host>(
         Err(error) => Err(error),
     };
     handle.0.close();
-    if result.is_ok() || matches!(result, Err(Error::Wire { .. })) {
+    if matches!(
+        result,
+        Ok(()) | Err(Error::Wire { .. } | Error::Overloaded(_))
+    ) {
         link.farewell(result.as_ref().err()).await;
     }
     if result.is_err() {
@@ -100,7 +102,8 @@ impl<'a, H: Host> Link<'a, H> {
         let (opener, sealer) = leg.codec.unzip();
         let first = match leg.first {
             First::Opened(buffer) => Some(buffer),
-            // The client of a link sends nothing before its request is answered.
+            // Both ends send their Hello at once, but the server's comes in the stream itself, and the client's is in the
+            // buffer that its request was opened in. Only inbounds without encryption read bytes ahead.
             First::Nothing | First::Ahead(_) => None,
         };
         Self {
@@ -140,6 +143,7 @@ impl<H: Host> Link<'_, H> {
         match error {
             LinkError::Carrier(error) => error.blame(side),
             LinkError::Core(CoreError::Wire(source)) => Error::Wire { side, source },
+            LinkError::Core(CoreError::Overloaded(reason)) => Error::Overloaded(reason),
             LinkError::Core(CoreError::Timeout(time)) => Error::Silent {
                 side,
                 seconds: time.as_secs(),
@@ -229,8 +233,7 @@ impl<H: Host> Link<'_, H> {
     fn take_inbox(&mut self, cx: &Context<'_>) -> Result<bool, Error> {
         let found = self.local.shared.take(cx.waker(), &mut self.inbox);
         if self.inbox.flags.overloaded {
-            let overloaded = CoreError::Wire(wire::Error::NoResources);
-            return Err(self.error(LinkError::Core(overloaded)));
+            return Err(Error::Overloaded("too many commands wait for the link"));
         }
         if self.inbox.flags.stopping && !self.sent_go_away {
             self.sent_go_away = true;

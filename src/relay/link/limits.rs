@@ -3,7 +3,9 @@
 //! What one visitor can make a side hold:
 //! - TCP: at most its receive window ([`INITIAL_WINDOW`], which grows to [`MAX_STREAM_WINDOW`] while it is fast) of
 //!   bytes that nobody has read, and [`SEND_BUFFER`] plus one buffer of the pool of bytes that wait for the link.
-//! - UDP: at most [`FLOW_QUEUE`] datagrams that wait for its socket.
+//! - UDP, on the client: at most [`FLOW_QUEUE`] datagrams that wait for its socket. On the server:
+//!   [`MAX_QUEUED`](crate::limits::MAX_QUEUED) replies of [`MAX_QUEUED_BYTES`](crate::limits::MAX_QUEUED_BYTES) together.
+//! - HTTP, on the server: beside what TCP holds, [`HTTP_READ`](crate::limits::HTTP_READ) bytes and what they are rewritten to.
 //!
 //! What all visitors of one link can make it hold: [`MAX_LINK_WINDOW`] of unread bytes, [`MAX_DATAGRAM_BYTES`] of
 //! datagrams twice (in the queue of the [`Handle`](super::Handle) and in the link), [`MAX_CONTROL_BYTES`] of other
@@ -55,5 +57,3 @@ pub const MAX_NEW_HTTP_PORTS: usize = 1024;
 pub const MAX_FLOWS: usize = 4096;
 /// Datagrams of one UDP flow that may wait for its socket on the client; more are dropped.
 pub const FLOW_QUEUE: usize = 256;
-/// Datagrams that are read from a public UDP socket before other tasks run.
-pub const MAX_UDP_BATCH: usize = 64;

@@ -18,5 +18,5 @@ mod service;
 mod splice;
 
 pub use super::leg::{First, Leg};
-pub use request::{FixedTarget, Handshake, Inbound, Job, Outbound, Reply, Request, Timeouts};
+pub use request::{ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Timeouts};
 pub use service::Service;

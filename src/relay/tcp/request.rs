@@ -43,11 +43,11 @@ pub enum Handshake<'a> {
     /// A stream to relay.
     Request(Request),
     /// Something else that lasts as long as the client's connection.
-    Job(Job<'a>),
+    Job(ClientJob<'a>),
 }
 
-/// Work that is done instead of relaying.
-pub type Job<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+/// Work for a client that is done instead of relaying: a link, or holding a UDP ASSOCIATE open.
+pub type ClientJob<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
 /// What a client wants.
 pub struct Request {
@@ -122,7 +122,7 @@ pub trait Reply: Send + Sync {
 /// Connects requests to their targets.
 pub trait Outbound: Sync {
     /// Whether connecting is so likely to succeed that a client may be told so before: saves a round trip.
-    fn may_confirm_early(&self) -> bool;
+    fn may_confirm_early(&self, request: &Request) -> bool;
 
     /// Connects to the target, or to the server that will.
     fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;
@@ -156,7 +156,7 @@ pub struct Timeouts {
     /// The same, once one direction has ended.
     pub half_close: Duration,
     /// How long a request waits for its first payload after the dial.
-    pub first_payload: Duration,
+    pub first_payload_wait: Duration,
     /// How long an upstream may be silent before the system probes it; `None`: for ever.
     pub keep_alive: Option<Duration>,
 }

@@ -9,13 +9,13 @@ use tokio::time::{Instant, timeout};
 
 use super::fairness;
 use super::flow::{Flow, Traffic};
-use super::request::{Handshake, Inbound, Job, Outbound, Request, Timeouts};
+use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
 use crate::net::Stream;
 use crate::relay::counters::{Counters, Gauge, User};
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
 
-/// What serves the streams of one listener: how clients ask, and how their targets are reached.
+/// Serves the streams of one listener: reads requests from an inbound and connects them through an outbound.
 pub struct Service<I, O> {
     /// Reads the handshakes of clients.
     pub inbound: I,
@@ -30,7 +30,7 @@ pub struct Service<I, O> {
 /// What is left to do after the handshake.
 enum Established<'a> {
     Flow(Box<Flow>),
-    Job(Job<'a>),
+    Job(ClientJob<'a>),
 }
 
 impl<I: Inbound, O: Outbound> Service<I, O> {
@@ -86,7 +86,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         };
         ready();
         record.target = Some(request.target.to_string().into());
-        record.user = request.user.take();
+        record.user.clone_from(&request.user);
         let flow = match self.connect(&mut request).await {
             Ok(upstream) => Flow::new(request.leg, upstream),
             Err(error) => {
@@ -106,7 +106,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 "the target is reserved for reverse tunnels",
             ));
         }
-        let early = self.outbound.may_confirm_early();
+        let early = self.outbound.may_confirm_early(request);
         if early {
             confirm(request).await?;
         }
@@ -120,7 +120,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             .is_some_and(|(_, sealer)| sealer.at_head());
         if awaits_payload && matches!(request.leg.first, First::Nothing) {
             // With or without payload, the head is sent after this: the target may be the one that speaks first.
-            let _ = timeout(self.timeouts.first_payload, request.leg.stream.readable()).await;
+            let (wait, stream) = (self.timeouts.first_payload_wait, &request.leg.stream);
+            let _ = timeout(wait, stream.readable()).await;
         }
         Ok(upstream)
     }
@@ -129,7 +130,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
     async fn report(&self, request: &Request, error: &Error) {
         if request.trusted {
             let (peer, target) = (request.peer, &request.target);
-            tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target: the client is closed");
+            tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target; closing the client's connection");
         }
         let stream = &request.leg.stream;
         match &request.reply {
@@ -209,7 +210,7 @@ mod tests {
     struct Nowhere;
 
     impl Outbound for Nowhere {
-        fn may_confirm_early(&self) -> bool {
+        fn may_confirm_early(&self, _: &Request) -> bool {
             false
         }
 
@@ -229,7 +230,7 @@ mod tests {
                 connect: time,
                 idle: time,
                 half_close: time,
-                first_payload: time,
+                first_payload_wait: time,
                 keep_alive: None,
             },
             counters: Arc::default(),

@@ -4,12 +4,12 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use crate::net::Stream;
-use crate::net::splice::Pipe;
+use crate::net::splice::KernelPipe;
 
 /// Moves bytes through a kernel pipe. The pipe is held only while bytes are in it or are about to be.
 #[derive(Default)]
 pub(super) struct Splice {
-    pipe: Option<Pipe>,
+    pipe: Option<KernelPipe>,
     /// The kernel cannot splice these sockets.
     refused: bool,
 }
@@ -49,7 +49,7 @@ impl Splice {
         while !self.is_busy() {
             if self.pipe.is_none() {
                 ready!(source.poll_readable(cx)).map_err(SpliceError::Source)?;
-                self.pipe = Pipe::take();
+                self.pipe = KernelPipe::take();
             }
             let Some(pipe) = &mut self.pipe else {
                 return Poll::Ready(Ok(Step::Unavailable));

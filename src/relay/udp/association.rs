@@ -10,11 +10,21 @@ use super::framing::{Decoder, Encoder};
 use super::sides::{ClientKey, Opened, PacketInbound, Upstream};
 use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
+use crate::relay::counters::User;
 use crate::wire::{self, Address};
+
+/// What identifies an association: its client, and which of the client's upstreams it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) client: ClientKey,
+    pub(super) upstream: u16,
+}
 
 /// One client: its upstream socket, and what the way there has to remember.
 pub(super) struct Association<S> {
-    pub(super) key: ClientKey,
+    pub(super) key: Key,
+    /// The user, for counters and the log.
+    pub(super) user: Option<Arc<User>>,
     pub(super) upstream: Socket,
     /// The server that all datagrams go to; `None`: each goes to its target.
     pub(super) server: Option<Address>,
@@ -35,6 +45,15 @@ struct Client<S> {
     socket: Arc<Socket>,
 }
 
+impl<S> Client<S> {
+    fn moved(&mut self, path: Path, socket: &Arc<Socket>) {
+        self.path = path;
+        if !Arc::ptr_eq(&self.socket, socket) {
+            self.socket = Arc::clone(socket);
+        }
+    }
+}
+
 struct Outgoing {
     encoder: Encoder,
     /// The address that the last datagram was sent to.
@@ -44,7 +63,7 @@ struct Outgoing {
 impl<S> Association<S> {
     /// An association with the client on `path`, and the decoder of its upstream.
     pub(super) fn new(
-        key: ClientKey,
+        (key, user): (Key, Option<Arc<User>>),
         session: S,
         path: Path,
         socket: Arc<Socket>,
@@ -52,6 +71,7 @@ impl<S> Association<S> {
     ) -> (Self, Decoder) {
         let association = Self {
             key,
+            user,
             upstream: upstream.socket,
             is_pinned: upstream.server.is_some() || matches!(upstream.decoder, Decoder::PassOn),
             server: upstream.server,
@@ -82,11 +102,13 @@ impl<S> Association<S> {
     ) -> Result<Opened<'a>, wire::Error> {
         let mut client = lock(&self.client);
         let opened = inbound.open(&mut client.session, header, datagram)?;
-        client.path = path;
-        if !Arc::ptr_eq(&client.socket, socket) {
-            client.socket = Arc::clone(socket);
-        }
+        client.moved(path, socket);
         Ok(opened)
+    }
+
+    /// Notes where a datagram of the client came from, if the association was not needed to open it.
+    pub(super) fn note_client(&self, path: Path, socket: &Arc<Socket>) {
+        lock(&self.client).moved(path, socket);
     }
 
     /// Adds a datagram for the upstream at `peer` to `batch`.

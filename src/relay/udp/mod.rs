@@ -7,7 +7,7 @@
 //!
 //! An association is one client, known by its address or, with AEAD-2022, by its session id. It has one upstream socket
 //! that takes replies from anybody (full cone). What it remembers of its client changes only after a packet has been
-//! authenticated. All workers share the table, because a client that roams may reach another worker's socket.
+//! authenticated. Where rules send its datagrams by different ways, it has an association for each. All workers share the table, because a client that roams may reach another worker's socket.
 //!
 //! - `sides.rs`: what a protocol has to implement: [`PacketInbound`] and [`PacketOutbound`].
 //! - `relay.rs`: [`Relay`], the way from the clients to the upstreams.
@@ -25,4 +25,4 @@ mod sides;
 mod table;
 
 pub use relay::Relay;
-pub use sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Upstream};
+pub use sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, Upstream};

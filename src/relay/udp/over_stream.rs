@@ -14,10 +14,6 @@ use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::idle::IdleTimer;
 use crate::wire::udp_over_stream::{HEAD, head, next};
 
-/// The most bytes of packets on their way into a stream. More are dropped, as on a network.
-pub const WINDOW: usize = 512 * 1024;
-/// The most bytes of packets on their way out of a stream.
-pub const CAPACITY: usize = 128 * 1024;
 /// Batches, or pieces of the stream, that are moved before other tasks get their turn.
 const TURN: usize = 4;
 

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::association::Association;
+use super::association::{Association, Key};
 use super::framing::split;
 use super::replies::Replies;
-use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound};
+use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route};
 use super::table::AssociationTable;
 use crate::limits::MAX_RESOLVING;
 use crate::net::udp::{Batch, Path, Socket};
@@ -51,9 +51,10 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         }
     }
 
-    /// Ends the association of a client that is known by its address.
+    /// Ends the associations of a client that is known by its address.
     pub fn close(&self, client: SocketAddr) {
-        self.table.close(ClientKey::Address(client));
+        self.table
+            .close(ClientKey::Address(client), self.outbound.upstreams());
     }
 
     /// Serves `socket` until it fails or the future is dropped, which ends the associations that began here. If the other
@@ -71,10 +72,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     work.outgoing = Batch::spare();
                     self.inbound.prepare(&mut work.inbound, received.contents());
                     for (datagram, path) in received.datagrams() {
-                        if let Err(error) = self.forward(&mut work, &socket, datagram, path) {
-                            self.counters.fail(error.status());
-                            tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
-                        }
+                        self.forward_or_drop(&mut work, &socket, datagram, path, None);
                     }
                     self.flush(&mut work);
                     std::mem::take(&mut work.outgoing).keep();
@@ -82,31 +80,84 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                     received => received?,
                 },
-                Some(_) = tasks.join_next() => continue,
+                Some(ended) = tasks.join_next() => {
+                    let Ok(Some(decidable)) = ended else { continue };
+                    self.forward_decidable(&mut work, &socket, decidable);
+                }
             }
             for replies in work.started.drain(..) {
-                tasks.spawn(replies.run());
+                tasks.spawn(async move {
+                    replies.run().await;
+                    None
+                });
             }
             for waiting in work.unresolved.drain(..) {
-                tasks.spawn(Arc::clone(&self).send_when_resolved(waiting));
+                let relay = Arc::clone(&self);
+                tasks.spawn(async move {
+                    relay.send_when_resolved(waiting).await;
+                    None
+                });
+            }
+            for waiting in work.undecided.drain(..) {
+                tasks.spawn(Arc::clone(&self).find_addresses(waiting));
             }
         }
         while tasks.join_next().await.is_some() {}
         Ok(())
     }
 
-    /// Forwards one datagram of a client.
+    /// Forwards a datagram whose route was undecided, now that the addresses of its target are known.
+    fn forward_decidable(
+        &self,
+        work: &mut WorkOf<I>,
+        socket: &Arc<Socket>,
+        (mut waiting, addresses): Decidable,
+    ) {
+        work.outgoing = Batch::spare();
+        let datagram = &mut *waiting.datagram;
+        self.inbound
+            .prepare(&mut work.inbound, std::iter::once(&*datagram));
+        self.forward_or_drop(work, socket, datagram, waiting.path, Some(&addresses));
+        self.flush(work);
+        std::mem::take(&mut work.outgoing).keep();
+    }
+
+    fn forward_or_drop(
+        &self,
+        work: &mut WorkOf<I>,
+        socket: &Arc<Socket>,
+        datagram: &mut [u8],
+        path: Path,
+        addresses: Option<&[IpAddr]>,
+    ) {
+        if let Err(error) = self.forward(work, socket, datagram, path, addresses) {
+            self.counters.fail(error.status());
+            tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
+        }
+    }
+
+    /// Forwards one datagram of a client. `addresses` are those of its target, if a query has found them.
     fn forward(
         &self,
         work: &mut WorkOf<I>,
         socket: &Arc<Socket>,
         datagram: &mut [u8],
         path: Path,
+        addresses: Option<&[IpAddr]>,
     ) -> Result<(), wire::Error> {
-        let (key, mut header) = self
+        let (client, mut header) = self
             .inbound
             .identify(&mut work.inbound, datagram, path.peer)?;
-        let known = self.find(work, key);
+        let has_routes = self.outbound.upstreams() > 1;
+        let mut key = Key {
+            client,
+            upstream: 0,
+        };
+        let mut known = if has_routes {
+            None
+        } else {
+            self.find(work, key)
+        };
         let mut session = I::Session::default();
         let opened = match &known {
             Some(association) => {
@@ -122,6 +173,21 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 (target, address, Some(data))
             }
         };
+        let mut destination = None;
+        if has_routes {
+            match self.outbound.route(target, addresses) {
+                Route::Upstream(upstream, address) => {
+                    key.upstream = upstream;
+                    destination = address;
+                }
+                Route::Unresolved => return self.postpone(work, target.to_owned(), datagram, path),
+                Route::Blocked => return Err(wire::Error::Blocked),
+            }
+            known = self.find(work, key);
+            if let Some(association) = &known {
+                association.note_client(path, socket);
+            }
+        }
         let association = match known {
             Some(association) => association,
             None => {
@@ -130,11 +196,58 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             }
         };
         let data = data.unwrap_or_default();
-        self.dispatch(work, &association, (target, fixed_target), address, data)
+        let destination = destination.map_or_else(
+            || self.locate(&association, target, fixed_target),
+            Destination::Address,
+        );
+        let target = (target, fixed_target, destination);
+        self.dispatch(work, &association, target, address, data)
+    }
+
+    /// Keeps a datagram until the addresses of its target are known.
+    fn postpone(
+        &self,
+        work: &mut WorkOf<I>,
+        target: Address,
+        datagram: &[u8],
+        path: Path,
+    ) -> Result<(), wire::Error> {
+        if work.undecided.len() >= MAX_RESOLVING {
+            return Err(wire::Error::NoResources);
+        }
+        work.undecided.push(Undecided {
+            target,
+            datagram: datagram.into(),
+            path,
+        });
+        Ok(())
+    }
+
+    /// Finds the addresses that decide about a datagram.
+    async fn find_addresses(self: Arc<Self>, waiting: Undecided) -> Option<Decidable> {
+        let Ok(_permit) = self.resolving.try_acquire() else {
+            self.counters.fail(wire::Error::NoResources.status());
+            return None;
+        };
+        let addresses = self.outbound.addresses(&waiting.target).await;
+        Some((waiting, addresses))
+    }
+
+    /// Where a datagram for `target` goes: to the association's server, or to the target itself.
+    fn locate(
+        &self,
+        association: &Association<I::Session>,
+        target: AddressRef<'_>,
+        trusted: bool,
+    ) -> Destination {
+        match &association.server {
+            Some(server) => self.outbound.locate(server.as_ref(), true),
+            None => self.outbound.locate(target, trusted),
+        }
     }
 
     /// Finds the association of a client, which mostly is that of the datagram before.
-    fn find(&self, work: &WorkOf<I>, key: ClientKey) -> Option<Arc<Association<I::Session>>> {
+    fn find(&self, work: &WorkOf<I>, key: Key) -> Option<Arc<Association<I::Session>>> {
         let current = work.current.as_ref();
         current
             .filter(|current| current.key == key && !current.is_closed())
@@ -146,7 +259,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     fn associate(
         &self,
         work: &mut WorkOf<I>,
-        key: ClientKey,
+        key: Key,
         (path, socket, session): (Path, &Arc<Socket>, I::Session),
         header: &I::Header,
         fixed_target: bool,
@@ -154,13 +267,14 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let encoder = self.inbound.encoder(header)?;
         let upstream = self
             .outbound
-            .associate(path.peer, fixed_target)
+            .associate_by(key.upstream, path.peer, fixed_target)
             .map_err(|error| {
                 tracing::warn!(%error, "cannot open a socket for a UDP association");
                 wire::Error::NoResources
             })?;
+        let client = (key, self.inbound.user(header));
         let (association, decoder) =
-            Association::new(key, session, path, Arc::clone(socket), upstream);
+            Association::new(client, session, path, Arc::clone(socket), upstream);
         let association = Arc::new(association);
         if !self.table.insert(&association) {
             // Another worker began the same session at this moment. Only its window knows what has been seen.
@@ -185,7 +299,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         &self,
         work: &mut WorkOf<I>,
         association: &Arc<Association<I::Session>>,
-        (target, trusted): (AddressRef<'_>, bool),
+        (target, trusted, destination): (AddressRef<'_>, bool, Destination),
         address: &[u8],
         data: &[u8],
     ) -> Result<(), wire::Error> {
@@ -196,7 +310,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         }
         let server = association.server.as_ref();
         let (target, trusted) = server.map_or((target, trusted), |server| (server.as_ref(), true));
-        match self.outbound.locate(target, trusted) {
+        match destination {
             Destination::Address(peer) => {
                 association.encode(&mut work.outgoing, peer, address, data)?;
                 if work.outgoing.is_full() {
@@ -213,6 +327,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 })
             }
             Destination::Unresolved => return Err(wire::Error::NoResources),
+            Destination::Unresolvable => return Err(wire::Error::Unresolvable),
             Destination::Denied => return Err(wire::Error::Denied),
         }
         association.activity.fetch_add(1, Relaxed);
@@ -238,8 +353,16 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         };
         let resolved = self.outbound.resolve(&waiting.target, waiting.trusted);
         let Some(peer) = resolved.await else {
-            self.counters.fail("resolve");
-            tracing::debug!(target = %waiting.target, "datagram dropped: its target has no usable address");
+            // The answer is in the cache now.
+            let error = match self
+                .outbound
+                .locate(waiting.target.as_ref(), waiting.trusted)
+            {
+                Destination::Denied => wire::Error::Denied,
+                _ => wire::Error::Unresolvable,
+            };
+            self.counters.fail(error.status());
+            tracing::debug!(target = %waiting.target, status = error.status(), %error, "datagram dropped");
             return;
         };
         let (association, mut batch) = (&waiting.association, Batch::default());
@@ -260,6 +383,7 @@ struct Work<B, S> {
     outgoing: Batch,
     started: Vec<Replies<S>>,
     unresolved: Vec<Unresolved<S>>,
+    undecided: Vec<Undecided>,
 }
 
 /// The work of an inbound.
@@ -273,3 +397,13 @@ struct Unresolved<S> {
     data: Box<[u8]>,
     trusted: bool,
 }
+
+/// A datagram whose route depends on the addresses of its target.
+struct Undecided {
+    target: Address,
+    datagram: Box<[u8]>,
+    path: Path,
+}
+
+/// The same, with the addresses.
+type Decidable = (Undecided, Arc<[IpAddr]>);

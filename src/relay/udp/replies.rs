@@ -14,8 +14,7 @@ use super::association::Association;
 use super::framing::{Decoder, Encoder};
 use super::table::AssociationTable;
 use crate::net::udp::Batch;
-use crate::relay::counters::Counters;
-use crate::relay::counters::Gauge;
+use crate::relay::counters::{Counters, Gauge};
 use crate::relay::idle::IdleTimer;
 
 /// How long an association pauses after an error of its socket.
@@ -57,7 +56,8 @@ impl<S> Replies<S> {
                 _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity.load(Relaxed))) => break,
             }
         }
-        tracing::debug!(peer = %association.client().0.peer, "association ended");
+        let user = association.user.as_ref().map(|user| &*user.name);
+        tracing::debug!(peer = %association.client().0.peer, user, "association ended");
     }
 
     /// Receives a batch from the upstream and sends it to the client.

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::framing::{Decoder, Encoder};
 use crate::net::udp::Socket;
+use crate::relay::counters::User;
 use crate::wire::{self, Address, AddressRef};
 
 /// What identifies an association.
@@ -61,6 +63,11 @@ pub trait PacketInbound: Send + Sync + 'static {
         datagram: &mut [u8],
     ) -> Result<Opened<'_>, wire::Error>;
 
+    /// The user who sent the first datagram of a new association, if the protocol has users.
+    fn user(&self, _: &Self::Header) -> Option<Arc<User>> {
+        None
+    }
+
     /// Encodes the replies to the client of a new association.
     ///
     /// # Errors
@@ -76,6 +83,36 @@ pub trait PacketOutbound: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn associate(&self, client: SocketAddr, fixed_target: bool) -> io::Result<Upstream>;
+
+    /// How many upstreams a client may have, at least one. With several, each datagram chooses by [`Self::route`], and each
+    /// upstream has an association of its own. Then the inbound must open datagrams without regard to earlier ones.
+    fn upstreams(&self) -> u16 {
+        1
+    }
+
+    /// The upstream for a datagram to `target`. `addresses` are those of its name, if a query has found them. Called only
+    /// if there are several upstreams.
+    fn route(&self, _target: AddressRef<'_>, _addresses: Option<&[IpAddr]>) -> Route {
+        Route::Upstream(0, None)
+    }
+
+    /// The addresses of a target whose route is [`Route::Unresolved`]; empty: there are none.
+    fn addresses(&self, _target: &Address) -> impl Future<Output = Arc<[IpAddr]>> + Send {
+        std::future::ready(Arc::default())
+    }
+
+    /// As [`Self::associate`], for one of several upstreams.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn associate_by(
+        &self,
+        _upstream: u16,
+        client: SocketAddr,
+        fixed_target: bool,
+    ) -> io::Result<Upstream> {
+        self.associate(client, fixed_target)
+    }
 
     /// The destination of a datagram for `target`, as far as it is known without waiting.
     fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination;
@@ -100,6 +137,17 @@ pub struct Upstream {
     pub decoder: Decoder,
 }
 
+/// Which of its client's upstreams a datagram takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This one; to this address, if the choice has found it.
+    Upstream(u16, Option<SocketAddr>),
+    /// The addresses of the target's name have to be found first.
+    Unresolved,
+    /// None: a rule refuses the target.
+    Blocked,
+}
+
 /// Where a datagram is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -107,6 +155,8 @@ pub enum Destination {
     Address(SocketAddr),
     /// The target's name has to be resolved first.
     Unresolved,
-    /// Nowhere: the target does not exist or is not allowed.
+    /// Nowhere: the target's name has no address.
+    Unresolvable,
+    /// Nowhere: the config forbids the target.
     Denied,
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 
 use super::association::Association;
+use super::association::Key;
 use super::sides::ClientKey;
 use crate::net::sync::lock;
 
 /// Associations by their clients; all workers share it. It holds at most its capacity.
-pub(super) struct AssociationTable<S>(Mutex<LruCache<ClientKey, Arc<Association<S>>>>);
+pub(super) struct AssociationTable<S>(Mutex<LruCache<Key, Arc<Association<S>>>>);
 
 impl<S> AssociationTable<S> {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
@@ -18,7 +19,7 @@ impl<S> AssociationTable<S> {
     }
 
     /// The association of a client, which counts as used now.
-    pub(super) fn find(&self, key: ClientKey) -> Option<Arc<Association<S>>> {
+    pub(super) fn find(&self, key: Key) -> Option<Arc<Association<S>>> {
         lock(&self.0)
             .get(&key)
             .filter(|found| !found.is_closed())
@@ -48,16 +49,19 @@ impl<S> AssociationTable<S> {
         }
     }
 
-    /// Ends the association of a client.
-    pub(super) fn close(&self, key: ClientKey) {
-        if let Some(association) = lock(&self.0).pop(&key) {
-            association.close();
+    /// Ends the associations of a client with its `upstreams`.
+    pub(super) fn close(&self, client: ClientKey, upstreams: u16) {
+        let mut table = lock(&self.0);
+        for upstream in 0..upstreams {
+            if let Some(association) = table.pop(&Key { client, upstream }) {
+                association.close();
+            }
         }
     }
 }
 
 /// Ends the association whose client has been silent for the longest time, to make room for a new one.
-fn evict_least_recently_used<S>(table: &mut LruCache<ClientKey, Arc<Association<S>>>) {
+fn evict_least_recently_used<S>(table: &mut LruCache<Key, Arc<Association<S>>>) {
     if let Some((_, evicted)) = table.pop_lru() {
         evicted.close();
     }

@@ -2,7 +2,7 @@
 
 use httparse::{EMPTY_HEADER, Status};
 
-use super::Error;
+use super::error::Error;
 use super::fields::Fields;
 
 /// Longest line with a chunk's size and its extensions, in bytes.

@@ -54,8 +54,8 @@ impl<'a> Fields<'a> {
 pub(super) fn is_hop_by_hop(field: &Header<'_>, fields: &Fields<'_>) -> bool {
     let is = |name: &&str| field.name.eq_ignore_ascii_case(name);
     let essential = ["content-length", "host", "transfer-encoding"];
-    HOP_BY_HOP.iter().any(|name| is(name))
-        || (fields.has_token("connection", field.name) && !essential.iter().any(|name| is(name)))
+    HOP_BY_HOP.iter().any(&is)
+        || (fields.has_token("connection", field.name) && !essential.iter().any(is))
 }
 
 pub(super) fn write_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {

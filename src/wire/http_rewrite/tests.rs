@@ -118,3 +118,13 @@ fn upgrade_of_a_later_request_is_not_asked_for() {
     assert!(out.contains("Connection: keep-alive\r\n"), "{out}");
     assert!(!out.contains("websocket"), "{out}");
 }
+
+#[test]
+fn rewriting_makes_at_most_eight_times_as_many_bytes() {
+    let visitor = "1234:1234:1234:1234:1234:1234:1234:1234".parse().unwrap();
+    let mut requests = RequestRewriter::new(visitor);
+    let (input, mut out) = ("A / HTTP/1.1\nHost:a\n\n".repeat(9), Vec::new());
+    let read = requests.rewrite(input.as_bytes(), &mut out).unwrap();
+    assert_eq!(read, input.len());
+    assert!(out.len() <= 8 * input.len(), "{}", out.len());
+}

@@ -39,8 +39,9 @@ pub(super) const FRESH: Fresh<'_> = Fresh {
     padding: &PADDING,
 };
 
-pub(super) const SEALED: [Method; 8] = [
+pub(super) const SEALED: [Method; 9] = [
     Method::Aes128Gcm,
+    Method::Aes192Gcm,
     Method::Aes256Gcm,
     Method::ChaCha20Poly1305,
     Method::XChaCha20Poly1305,

@@ -51,7 +51,10 @@ fn known(
 }
 
 fn every_known() -> impl Iterator<Item = Known> {
-    let alone = Method::ALL.into_iter().map(|method| {
+    // The other implementation has no aes-192-gcm.
+    let methods = Method::ALL.into_iter();
+    let methods = methods.filter(|method| *method != Method::Aes192Gcm);
+    let alone = methods.map(|method| {
         if method.family() == Family::Aead2022 {
             return known(
                 method,

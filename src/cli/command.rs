@@ -1,0 +1,51 @@
+//! The commands of `ssr`.
+
+use clap::{Parser, Subcommand};
+
+use super::acl::AclArgs;
+use super::check::CheckArgs;
+use super::genkey::GenkeyArgs;
+use super::import::ImportArgs;
+use super::pages::CompletionsArgs;
+use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
+use super::url::UrlCommand;
+
+/// An encrypted SOCKS5 proxy that speaks the Shadowsocks protocols.
+#[derive(Parser)]
+#[command(
+    name = "ssr",
+    version,
+    propagate_version = true,
+    about,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the client: accept SOCKS5 from programs and relay it to a server
+    Local(Box<LocalArgs>),
+    /// Run the server: accept clients and connect to targets
+    Server(Box<ServerArgs>),
+    /// Forward connections or datagrams to a fixed target, without Shadowsocks
+    Forward(Box<ForwardArgs>),
+    /// Check a config: print what it would run, or every error in it
+    Check(CheckArgs),
+    /// Generate a key or password
+    Genkey(GenkeyArgs),
+    /// Ask what the rules and ACL files of a config do
+    Acl(AclArgs),
+    /// Convert servers to and from ss:// URLs, and show them as QR codes
+    #[command(subcommand)]
+    Url(UrlCommand),
+    /// Make a config from links, or from the file of another program
+    Import(ImportArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man,
+}

@@ -1,0 +1,113 @@
+//! The servers that were read, and what was left out.
+
+use serde_json::{Map, Value};
+
+use crate::config::written::schema::is_blank;
+use crate::crypto::Method;
+use crate::limits::MAX_FINDINGS;
+
+/// What was read so far.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) servers: Vec<Value>,
+    pub(super) local_port: Option<u16>,
+    pub(super) left_out: Vec<String>,
+}
+
+/// A server of another program.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) name: Option<String>,
+    pub(super) host: String,
+    pub(super) port: Option<u64>,
+    pub(super) method: String,
+    pub(super) password: String,
+    pub(super) plugin: Option<String>,
+    pub(super) plugin_opts: Option<String>,
+    pub(super) mode: Option<&'static str>,
+    pub(super) disabled: bool,
+}
+
+impl Found {
+    /// Adds a server, or says why it cannot be used.
+    pub(super) fn add(&mut self, at: &str, entry: Entry) {
+        let at = match entry.name.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => format!("{at} ({name})"),
+            None => at.to_owned(),
+        };
+        let wrong = match (entry.port, entry.method.parse::<Method>()) {
+            _ if entry.host.is_empty() => Some("it has no server address".to_owned()),
+            (Some(1..=65_535), Ok(_)) => None,
+            (_, Ok(_)) => Some("its port is missing or wrong".to_owned()),
+            (_, Err(error)) => Some(error.to_string()),
+        };
+        if let Some(wrong) = wrong {
+            self.leave_out(format!("{at}: {wrong}"));
+            return;
+        }
+        let mut server = Map::new();
+        let mut set = |key: &str, value: Value| {
+            if !is_blank(&value) {
+                server.insert(key.to_owned(), value);
+            }
+        };
+        set("remarks", entry.name.into());
+        set("server", entry.host.into());
+        set("server_port", entry.port.into());
+        set("method", entry.method.into());
+        set("password", entry.password.into());
+        set("mode", entry.mode.into());
+        set("disabled", entry.disabled.into());
+        if let Some(plugin) = entry.plugin.filter(|plugin| !plugin.is_empty()) {
+            set("plugin", plugin.into());
+            set("plugin_opts", entry.plugin_opts.into());
+        }
+        self.servers.push(Value::Object(server));
+    }
+
+    pub(super) fn leave_out(&mut self, what: String) {
+        match self.left_out.len() {
+            0..MAX_FINDINGS => self.left_out.push(what),
+            MAX_FINDINGS => self.left_out.push("and more".to_owned()),
+            _ => {}
+        }
+    }
+
+    /// Lists the keys of `object` that ask for something and are not in `known`.
+    pub(super) fn leave_out_keys(&mut self, at: &str, object: &Map<String, Value>, known: &[&str]) {
+        for (key, value) in object {
+            if !known.contains(&key.as_str()) && !is_blank(value) {
+                let at = if at.is_empty() {
+                    String::new()
+                } else {
+                    format!("{at}: ")
+                };
+                self.leave_out(format!("{at}`{key}`"));
+            }
+        }
+    }
+}
+
+/// The text of a key; numbers too, as passwords and ports are written.
+pub(super) fn text(object: &Map<String, Value>, key: &str) -> String {
+    match object.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn number(object: &Map<String, Value>, key: &str) -> Option<u64> {
+    let value = object.get(key)?;
+    value
+        .as_u64()
+        .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()))
+}
+
+pub(super) fn is_on(object: &Map<String, Value>, key: &str) -> bool {
+    object.get(key) == Some(&Value::Bool(true))
+}
+
+pub(super) fn filled(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,52 @@
+//! Outbounds of sing-box.
+
+use serde_json::{Map, Value};
+
+use super::found::{Entry, Found, filled, number, text};
+
+pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
+    let outbounds = top.get("outbounds").and_then(Value::as_array);
+    for (index, outbound) in outbounds.into_iter().flatten().enumerate() {
+        let at = format!("outbound {}", index + 1);
+        let Some(outbound) = outbound.as_object() else {
+            found.leave_out(format!("{at}: not an object"));
+            continue;
+        };
+        let kind = text(outbound, "type");
+        let name = filled(text(outbound, "tag"));
+        if kind != "shadowsocks" {
+            let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+            found.leave_out(format!("{at}{name}: of type `{kind}`, not `shadowsocks`"));
+            continue;
+        }
+        let known = [
+            "type",
+            "tag",
+            "server",
+            "server_port",
+            "method",
+            "password",
+            "plugin",
+            "plugin_opts",
+            "network",
+        ];
+        found.leave_out_keys(&at, outbound, &known);
+        let entry = Entry {
+            name,
+            host: text(outbound, "server"),
+            port: number(outbound, "server_port"),
+            method: text(outbound, "method"),
+            password: text(outbound, "password"),
+            plugin: filled(text(outbound, "plugin")),
+            plugin_opts: filled(text(outbound, "plugin_opts")),
+            mode: match text(outbound, "network").as_str() {
+                "tcp" => Some("tcp_only"),
+                "udp" => Some("udp_only"),
+                _ => None,
+            },
+            disabled: false,
+        };
+        found.add(&at, entry);
+    }
+    found.leave_out_keys("", top, &["outbounds", "$schema"]);
+}

@@ -1,0 +1,88 @@
+//! Rules in use, which are read again when their files change.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::source::{Loaded, Source, SourceError};
+use crate::net::file_version::FileVersion;
+use crate::net::sync::{lock, read, write};
+
+/// Rules in use.
+pub struct Live {
+    source: Source,
+    current: RwLock<Arc<Loaded>>,
+    seen: Mutex<Seen>,
+}
+
+/// Versions of all files.
+struct Seen {
+    /// Those that were read last, whether or not they could be used.
+    read: Vec<Option<FileVersion>>,
+    /// Those that the last check has found.
+    found: Vec<Option<FileVersion>>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Live").field(&self.source).finish()
+    }
+}
+
+impl Live {
+    /// Reads the rules.
+    ///
+    /// # Errors
+    /// Those of [`Source::load`].
+    pub fn new(source: Source) -> Result<Self, SourceError> {
+        let versions = versions(&source);
+        let loaded = source.load()?;
+        Ok(Self {
+            source,
+            current: RwLock::new(Arc::new(loaded)),
+            seen: Mutex::new(Seen {
+                read: versions.clone(),
+                found: versions,
+            }),
+        })
+    }
+
+    /// Where the rules come from.
+    #[must_use]
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The rules as they are now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Loaded> {
+        Arc::clone(&read(&self.current))
+    }
+
+    /// Whether a file has changed since it was read, and rests: it is as the last call found it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let found = versions(&self.source);
+        let mut seen = lock(&self.seen);
+        let rests = found == seen.found;
+        let changed = found != seen.read;
+        seen.found = found;
+        rests && changed
+    }
+
+    /// Reads the rules again. If they cannot be used, the old ones stay, and the files are read again when they change.
+    ///
+    /// # Errors
+    /// Those of [`Source::load`].
+    pub fn reload(&self) -> Result<(), SourceError> {
+        let versions = versions(&self.source);
+        lock(&self.seen).read = versions;
+        let loaded = self.source.load()?;
+        *write(&self.current) = Arc::new(loaded);
+        Ok(())
+    }
+}
+
+fn versions(source: &Source) -> Vec<Option<FileVersion>> {
+    let files = source.files().into_iter();
+    files.map(|file: &Path| FileVersion::of(file)).collect()
+}
