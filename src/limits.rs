@@ -125,3 +125,12 @@ pub const MAX_RULES: usize = 100_000;
 pub const MAX_CONFIG_SIZE: u64 = 16 << 20;
 /// Diagnostics of one severity that are reported for one config.
 pub const MAX_FINDINGS: usize = 100;
+
+// Plugins and proxies on the way.
+
+/// Bytes of a line that a plugin writes; a longer one becomes several lines of the log.
+pub const MAX_PLUGIN_LINE: u64 = 1024;
+/// Proxies in a row between `ssr` and a server or target.
+pub const MAX_PROXIES: usize = 8;
+/// Bytes of the head of a response to HTTP CONNECT.
+pub const MAX_CONNECT_RESPONSE: usize = 16 * 1024;

@@ -13,6 +13,9 @@ pub(super) enum Error {
     /// The resolver could not be set up.
     #[error("DNS: {0}")]
     Dns(#[from] dns::Error),
+    /// A plugin does not run.
+    #[error(transparent)]
+    Plugin(#[from] crate::net::plugin::Error),
     /// The certificate, key or other TLS settings cannot be used.
     #[error("{at}.{}: {source}", source.key())]
     Tls {

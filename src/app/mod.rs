@@ -77,7 +77,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let jobs = control.block_on(services::build(
+    let (jobs, plugins) = control.block_on(services::build(
         config, capacity, workers, &resolver, &counters,
     ))?;
     if let Some(user) = &user {
@@ -109,6 +109,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         &counters,
     ));
     threads.join();
+    control.block_on(plugins.end());
     report(&resolver, &counters);
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) struct Common {
     /// The encryption method of the server
     #[arg(short = 'm', long, value_name = "METHOD", requires = "server_addr")]
     encrypt_method: Option<String>,
-    /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin
+    /// The plugin between TCP and Shadowsocks: builtin:v2ray-plugin, or a program (SIP003)
     #[arg(long, value_name = "PLUGIN", requires = "server_addr")]
     plugin: Option<String>,
     /// Options of the plugin, for example `tls;host=example.com;path=/x`

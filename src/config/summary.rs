@@ -86,6 +86,12 @@ impl Config {
             write!(out, ", \"{}\"", server.name)?;
         }
         self.write_transport(server, out)?;
+        if let Some(plugin) = &server.plugin {
+            write!(out, ", through the plugin {}", plugin.program)?;
+        }
+        for hop in &server.proxies {
+            write!(out, ", by {hop}")?;
+        }
         match server.keys.identity.len() {
             0 => writeln!(out)?,
             1 => writeln!(out, ", as a user (one identity header)")?,

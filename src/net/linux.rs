@@ -1,7 +1,7 @@
 //! What only Linux has.
 #![expect(
     unsafe_code,
-    reason = "some options of TCP and two questions to the system have no safe interface"
+    reason = "some options of TCP, child processes and questions to the system have no safe interface"
 )]
 
 use std::io::{self, IoSliceMut};
@@ -111,6 +111,25 @@ pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
+}
+
+/// Lets the system kill the process that `command` starts when the thread that starts it ends; so also when this process
+/// is killed.
+pub(super) fn end_with_this_thread(command: &mut std::process::Command) {
+    use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+    use std::os::unix::process::CommandExt as _;
+    let parent = getpid();
+    let prepare = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // A parent that ended before that call sends no signal.
+        match getppid() == Some(parent) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec, `prepare` makes two system calls and touches nothing else: it allocates no memory
+    // and takes no lock.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Lets a socket use addresses that are not of this machine: to listen for what the firewall passes to it (TPROXY), and to

@@ -10,6 +10,7 @@
 //! - [`redirect`]: what the firewall has redirected to this process.
 //! - [`ws`]: WebSocket over a stream, beginning with the upgrade, and mux.cool inside it.
 //! - [`handshake`]: what is read before a stream can be relayed.
+//! - [`plugin`]: programs between TCP and Shadowsocks (SIP003).
 //! - [`pool`]: buffers that are held only while data moves.
 //! - [`slots`]: copies between contiguous bytes and the slots of vectored calls.
 //! - [`tls`]: TLS over a stream.
@@ -28,6 +29,7 @@ mod linux;
 pub mod listener;
 pub mod options;
 pub mod pipe;
+pub mod plugin;
 pub mod pool;
 pub mod redirect;
 pub mod slots;

@@ -79,7 +79,8 @@ impl SocketOptions {
         {
             socket.bind(&SocketAddr::new(*address, 0).into())?;
         }
-        if self.fast_open {
+        if first == SpeaksFirst::Us && self.fast_open {
+            // Only then: the system connects at the first write, and a target that speaks first would wait for ever.
             linux::set_fast_open_connect(&socket)?;
         } else if first == SpeaksFirst::Us {
             // If the system refuses, the handshake takes one more segment.

@@ -411,6 +411,21 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// The address of the peer.
+    ///
+    /// # Errors
+    /// As [`Stream::local_addr`].
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match &self.0 {
+            Kind::Tcp(stream) => stream.peer_addr(),
+            Kind::Parked(stream) => stream.peer_addr(),
+            Kind::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+            Kind::Layer(layer) => lock(layer).inner().peer_addr(),
+        }
+    }
+}
+
 /// A stream without a reactor, which any worker may take.
 #[derive(Debug)]
 pub struct Parked(Stream);

@@ -1,15 +1,20 @@
 //! Resolves a name and connects to one of its addresses.
 
+use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use super::proxy_chain::{Chain, Hop, relay_at};
 use crate::dns::{Addresses, Resolver};
 use crate::net::dial::SpeaksFirst;
-use crate::net::{SocketOptions, Stream, dial, udp};
+use crate::net::{self, SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
 use crate::relay::udp::Destination;
+use crate::wire::socks::Command;
 use crate::wire::{Address, AddressRef};
 
 /// An address that a client wants to reach.
@@ -39,6 +44,8 @@ pub struct Dialer {
     pub connect_timeout: Duration,
     /// Refuses addresses of private networks, after resolution.
     pub deny_private: bool,
+    /// The proxies on the way; `None`: there are none.
+    pub proxies: Option<Arc<Chain>>,
     /// Refuses other addresses, after resolution; `None`: none.
     pub filter: Option<Filter>,
 }
@@ -47,7 +54,7 @@ impl Dialer {
     /// Connects to `target`. A `trusted` target may have a private address even with `deny_private`.
     ///
     /// # Errors
-    /// [`Error::Resolve`], [`Error::Denied`], [`Error::Connect`].
+    /// [`Error::Resolve`], [`Error::Denied`], [`Error::Connect`], [`Error::Proxy`].
     pub async fn dial(
         &self,
         target: &Address,
@@ -68,25 +75,15 @@ impl Dialer {
         trusted: bool,
         first: SpeaksFirst,
     ) -> Result<Stream, Error> {
+        if let Some(proxies) = &self.proxies {
+            return Box::pin(self.dial_through(proxies, user, target, trusted)).await;
+        }
         let addresses = self.addresses(target).await?;
         let port = target.port();
         if trusted || (!self.deny_private && self.filter.is_none()) {
             return self.connect(&addresses, port, first).await;
         }
-        let mut refusal = None;
-        let mut allowed = Vec::new();
-        for ip in addresses.iter().copied() {
-            let candidate = Candidate {
-                target: target.as_ref(),
-                ip,
-                is_udp: false,
-                user,
-            };
-            match self.refuses(&candidate) {
-                None => allowed.push(ip),
-                Some(error) => refusal = refusal.or(Some(error)),
-            }
-        }
+        let (allowed, refusal) = self.allowed(&addresses, user, target);
         match refusal {
             Some(error) if allowed.is_empty() => Err(error),
             _ => self.connect(&allowed, port, first).await,
@@ -107,12 +104,125 @@ impl Dialer {
         Ok(dial::tcp(addresses, port, &self.options, first, limit).await?)
     }
 
+    /// Those of the addresses of `target` that a stream may be opened to, and why the first of the others may not.
+    fn allowed(
+        &self,
+        addresses: &[IpAddr],
+        user: Option<&str>,
+        target: &Address,
+    ) -> (Vec<IpAddr>, Option<Error>) {
+        let mut refusal = None;
+        let mut allowed = Vec::new();
+        for ip in addresses.iter().copied() {
+            let candidate = Candidate {
+                target: target.as_ref(),
+                ip,
+                is_udp: false,
+                user,
+            };
+            match self.refuses(&candidate) {
+                None => allowed.push(ip),
+                Some(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        (allowed, refusal)
+    }
+
     fn refuses(&self, candidate: &Candidate<'_>) -> Option<Error> {
         if self.deny_private && is_private(candidate.ip) {
             return Some(Error::Denied(candidate.ip));
         }
         let filter = self.filter.as_ref()?;
         (!filter(candidate)).then_some(Error::Blocked("target"))
+    }
+
+    /// Connects to `target` through proxies. The last of them resolves the name, unless its address must be checked here.
+    async fn dial_through(
+        &self,
+        proxies: &Chain,
+        user: Option<&str>,
+        target: &Address,
+        trusted: bool,
+    ) -> Result<Stream, Error> {
+        let connect = async {
+            let target = match target {
+                checked if !trusted && (self.deny_private || self.filter.is_some()) => {
+                    Address::Ip(self.allowed_address(user, checked).await?)
+                }
+                other => other.clone(),
+            };
+            let (_, stream) = self.dial_proxy(proxies.first()).await?;
+            proxies.pass(stream, target.as_ref()).await
+        };
+        self.in_time(proxies.first(), connect).await
+    }
+
+    /// Asks the proxy to relay datagrams. Returns the stream that holds the relay, and where the relay is.
+    ///
+    /// # Errors
+    /// [`Error::Proxy`], or [`Error::Connect`] if there is no proxy that relays datagrams.
+    pub(super) async fn associate(&self) -> Result<(Stream, SocketAddr), Error> {
+        let hop = self.proxies.as_ref().and_then(|all| all.packet_relay());
+        let associate = async {
+            let (ip, stream) = self.dial_proxy(hop).await?;
+            let hop = hop.ok_or(Error::Connect(net::Error::NoAddress))?;
+            let anything = AddressRef::Ip((Ipv4Addr::UNSPECIFIED, 0).into());
+            let bound = hop.socks(&stream, Command::UdpAssociate, anything).await;
+            let bound = bound.map_err(hop.failed())?;
+            let bound = self.resolve(&bound, true).await;
+            let bound = bound
+                .ok_or_else(|| hop.failed()("names a relay that has no address".to_owned()))?;
+            Ok((stream, relay_at(bound, ip)))
+        };
+        self.in_time(hop, associate).await
+    }
+
+    /// Connects to a proxy. Returns its address too.
+    async fn dial_proxy(&self, hop: Option<&Hop>) -> Result<(IpAddr, Stream), Error> {
+        let hop = hop.ok_or(Error::Connect(net::Error::NoAddress))?;
+        let connect = async {
+            let addresses = self.addresses(&hop.address).await?;
+            let (port, limit) = (hop.address.port(), self.connect_timeout);
+            let stream = dial::tcp(&addresses, port, &self.options, SpeaksFirst::Us, limit).await?;
+            Ok::<_, Error>((addresses, stream))
+        };
+        let (addresses, stream) = connect
+            .await
+            .map_err(|error| hop.failed()(format!("cannot be reached: {error}")))?;
+        let ip = stream.peer_addr().map(|address| address.ip()).ok();
+        let ip = ip.or_else(|| addresses.first().copied());
+        Ok((ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), stream))
+    }
+
+    /// Limits the time that proxies have for a connection.
+    async fn in_time<T>(
+        &self,
+        hop: Option<&Hop>,
+        connect: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let seconds = self.connect_timeout.as_secs();
+        let timed_out = || match hop {
+            Some(hop) => hop.failed()(format!("gave no connection within {seconds} s")),
+            None => Error::Connect(net::Error::ConnectTimeout { seconds }),
+        };
+        timeout(self.connect_timeout, connect)
+            .await
+            .unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// The first address of `target` that a stream may be opened to.
+    async fn allowed_address(
+        &self,
+        user: Option<&str>,
+        target: &Address,
+    ) -> Result<SocketAddr, Error> {
+        let addresses = self.addresses(target).await?;
+        let (allowed, refusal) = self.allowed(&addresses, user, target);
+        match (allowed.first(), refusal) {
+            (Some(ip), _) => Ok(SocketAddr::new(*ip, target.port())),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::Connect(net::Error::NoAddress)),
+        }
     }
 
     /// An unconnected UDP socket.

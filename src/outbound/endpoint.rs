@@ -1,9 +1,12 @@
 //! A Shadowsocks server as a client reaches it.
 
+use std::sync::Arc;
+
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
 use crate::net::dial::SpeaksFirst;
+use crate::net::plugin::Entrance;
 use crate::net::{self, Stream, transport};
 use crate::relay::Error;
 use crate::relay::tcp::{First, Leg};
@@ -21,6 +24,10 @@ pub struct Endpoint {
     pub dialer: Dialer,
     /// The layers between TCP and Shadowsocks; `None`: bare TCP.
     pub transport: Option<transport::Client>,
+    /// The plugin through which streams go; `None`: they go to the address.
+    pub stream_plugin: Option<Arc<Entrance>>,
+    /// The plugin through which datagrams go; `None`: they go to the address.
+    pub packet_plugin: Option<Arc<Entrance>>,
 }
 
 impl Endpoint {
@@ -30,6 +37,10 @@ impl Endpoint {
     /// # Errors
     /// Those of [`Dialer::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
     pub(super) async fn dial(&self, first: SpeaksFirst) -> Result<Stream, Error> {
+        if let Some(plugin) = &self.stream_plugin {
+            let entrance = Address::Ip(plugin.address());
+            return self.dialer.dial(&entrance, true, first).await;
+        }
         let Some(transport) = &self.transport else {
             return self.dialer.dial(&self.address, true, first).await;
         };
@@ -41,6 +52,15 @@ impl Endpoint {
         let upgraded = timeout(limit, Box::pin(transport.upgrade(stream))).await;
         let seconds = limit.as_secs();
         Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
+    }
+
+    /// Where datagrams to the server go.
+    pub(super) fn packet_address(&self) -> Address {
+        let plugin = self.packet_plugin.as_ref();
+        plugin.map_or_else(
+            || self.address.clone(),
+            |plugin| Address::Ip(plugin.address()),
+        )
     }
 
     /// Makes `stream`, a connection to this server, the upstream leg of a relay to `target`.

@@ -3,6 +3,7 @@
 //! - [`balancer`]: which of several servers is used, and which are avoided.
 //! - [`dialer`]: resolves a name and connects to one of its addresses.
 //! - [`direct`]: connects straight to the target.
+//! - [`proxy_chain`]: proxies on the way (`outbound_proxy`); `proxied_packets.rs`: datagrams through one.
 //! - [`websocket`]: connects to the target and upgrades the connection to WebSocket.
 //! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
 //! - [`warm`]: spare connections to a server.
@@ -14,6 +15,8 @@ pub mod balancer;
 pub mod dialer;
 pub mod direct;
 pub mod endpoint;
+mod proxied_packets;
+pub mod proxy_chain;
 pub mod reverse;
 pub mod shadowsocks;
 pub mod udp_over_stream;

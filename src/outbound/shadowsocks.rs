@@ -15,6 +15,7 @@ use super::balancer::probe::{self, Activity, Probed};
 use super::balancer::race::race;
 use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash};
 use super::endpoint::Endpoint;
+use super::proxied_packets;
 use super::udp_over_stream::UdpOverStream;
 use super::warm::{Warm, WarmPolicy};
 use crate::limits::MAX_TRIED_SERVERS;
@@ -463,6 +464,9 @@ impl PacketOutbound for Servers {
         let endpoint = &server.endpoint;
         let session = rand::random();
         let socket = match &server.over_stream {
+            None if endpoint.dialer.proxies.is_some() => {
+                proxied_packets::socket(&endpoint.dialer, &endpoint.address, &self.0.tasks)?
+            }
             None => endpoint.dialer.udp_socket()?,
             Some(settings) => settings.socket(endpoint, &self.0.tasks)?,
         };
@@ -470,7 +474,7 @@ impl PacketOutbound for Servers {
         let credentials = &endpoint.credentials;
         let sealer = PacketSealer::client(credentials, session).map_err(io::Error::other)?;
         Ok(Upstream {
-            server: Some(peer.unwrap_or_else(|| endpoint.address.clone())),
+            server: Some(peer.unwrap_or_else(|| endpoint.packet_address())),
             socket,
             encoder: Encoder::Seal(sealer),
             decoder: Decoder::Open(Box::new(ClientPackets::new(credentials, session))),

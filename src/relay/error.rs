@@ -59,6 +59,14 @@ pub enum Error {
     /// There is no connection to the target or server.
     #[error(transparent)]
     Connect(#[from] net::Error),
+    /// A proxy on the way (`outbound_proxy`) made no connection.
+    #[error("the proxy {proxy} {reason}")]
+    Proxy {
+        /// Its URL without the login.
+        proxy: String,
+        /// What it did, or what is wrong with it.
+        reason: String,
+    },
     /// The target's name could not be resolved.
     #[error("cannot resolve {name}: {reason}")]
     Resolve {
@@ -119,6 +127,7 @@ impl Error {
             Self::Credentials => "credentials",
             Self::NotOffered(_) => "not_offered",
             Self::Connect(_) => "connect",
+            Self::Proxy { .. } => "proxy",
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
             Self::Blocked(_) => "blocked",

@@ -9,6 +9,7 @@
 //! | [`http`] | the HTTP upgrade to WebSocket, and responses to other requests |
 //! | [`websocket`] | WebSocket frames that carry a byte stream |
 //! | [`mux`] | mux.cool frames, in which v2ray-plugin carries several streams |
+//! | [`http_connect`] | HTTP CONNECT, as a client of a proxy speaks it |
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
@@ -31,6 +32,7 @@ pub mod client_hello;
 pub mod dns;
 pub mod error;
 pub mod http;
+pub mod http_connect;
 pub mod http_proxy;
 pub mod http_rewrite;
 pub mod mux;

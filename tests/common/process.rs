@@ -131,7 +131,9 @@ impl Process {
     /// The log, if the process ends first or takes longer than [`DEADLINE`](super::DEADLINE).
     pub fn running(&mut self) -> Result<(), String> {
         let start = Instant::now();
-        while !self.log().contains(" running ") {
+        // On a terminal, with colours.
+        let lines = [" running role=", " running \u{1b}[3mrole"];
+        while !lines.iter().any(|line| self.log().contains(line)) {
             if self.exited().is_some() || start.elapsed() > super::DEADLINE {
                 return Err(self.log());
             }

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::proxies::chain;
+use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
 use crate::app::worker::{Job, ListenerService, packets};
-use crate::config::Config;
+use crate::config::{Config, ProxyHop};
 use crate::dns::Resolver;
+use crate::net::plugin::Plugins;
 use crate::net::{self, SocketOptions};
 use crate::outbound::dialer::Dialer;
 use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
@@ -29,6 +32,7 @@ pub(super) struct Builder<'a> {
     /// Ports that a service binds on the IPv4 wildcard: a service on the IPv6 wildcard must leave IPv4 alone there.
     pub(super) ipv4_wildcards: HashSet<u16>,
     pub(super) jobs: Vec<Vec<Job>>,
+    pub(super) plugins: Plugins,
 }
 
 impl<'a> Builder<'a> {
@@ -48,6 +52,7 @@ impl<'a> Builder<'a> {
             handshakes: Arc::new(Handshakes::new(capacity.handshakes)),
             ipv4_wildcards: HashSet::new(),
             jobs: (0..workers).map(|_| Vec::new()).collect(),
+            plugins: Plugins::default(),
         }
     }
 
@@ -57,8 +62,21 @@ impl<'a> Builder<'a> {
             options,
             connect_timeout: self.config.timeouts.connect,
             deny_private: self.config.deny_private,
+            proxies: None,
             filter: None,
         }
+    }
+
+    /// A dialer whose connections go through `proxies`.
+    pub(super) fn dialer_through(
+        &self,
+        options: SocketOptions,
+        proxies: &[ProxyHop],
+    ) -> Result<Dialer, Error> {
+        Ok(Dialer {
+            proxies: chain(proxies)?,
+            ..self.dialer(options)
+        })
     }
 
     /// Serves connections that come to `listeners`, one listener for each worker.

@@ -71,14 +71,17 @@ impl Builder<'_> {
             .with_datagrams(at, options)
     }
 
-    /// The way of each name: through the server, except for the names of the servers themselves.
+    /// The way of each name: through the server, except for the names of the servers themselves, and of proxies before them.
     fn decide(&self, settings: &DnsLocal) -> Decide {
         if settings.remote.is_none() {
             return Box::new(|_| Route::Local);
         }
-        let servers = self.config.servers.iter();
-        let names: HashSet<String> = servers
-            .filter_map(|server| match &server.address {
+        let addresses = self.config.servers.iter().flat_map(|server| {
+            let proxies = server.proxies.iter().map(|proxy| &proxy.address);
+            proxies.chain([&server.address])
+        });
+        let names: HashSet<String> = addresses
+            .filter_map(|address| match address {
                 Address::Domain(name, _) => Some(name.to_ascii_lowercase()),
                 Address::Ip(_) => None,
             })

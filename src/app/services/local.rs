@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
+use super::plugins::Entrances;
 use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
@@ -36,15 +37,16 @@ pub(super) struct LocalSockets {
 impl Builder<'_> {
     /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
-        let servers: Vec<_> = self
-            .config
-            .servers
-            .iter()
-            .map(|server| self.upstream(server))
-            .collect::<Result<_, _>>()?;
+        let mut plugins = Vec::new();
+        let mut upstreams = Vec::new();
+        for server in &self.config.servers {
+            let plugin = self.client_plugin(server).await?;
+            upstreams.push(self.upstream(server, &plugin)?);
+            plugins.push(plugin);
+        }
         let servers = match &self.config.balancer {
-            Some(balancer) => Servers::balanced(servers, balancer.clone()),
-            None => Servers::new(servers),
+            Some(balancer) => Servers::balanced(upstreams, balancer.clone()),
+            None => Servers::new(upstreams),
         };
         let addresses = self
             .config
@@ -57,20 +59,20 @@ impl Builder<'_> {
             let (address, mode) = (sockets.address, local.mode.name());
             match local.protocol {
                 Protocol::Socks | Protocol::Mixed => {
-                    let router = self.router(local, &servers)?;
+                    let router = self.router(local, &servers, &plugins)?;
                     self.socks(local, sockets, &router);
                 }
                 Protocol::Http => {
-                    let router = self.router(local, &servers)?;
+                    let router = self.router(local, &servers, &plugins)?;
                     self.http(local, sockets, &router);
                 }
                 Protocol::Dns => self.dns(local, sockets, &servers),
                 Protocol::Tunnel => {
-                    let router = self.router(local, &servers)?;
+                    let router = self.router(local, &servers, &plugins)?;
                     self.tunnel(local, sockets, &router);
                 }
                 Protocol::Redir => {
-                    let router = self.router(local, &servers)?;
+                    let router = self.router(local, &servers, &plugins)?;
                     self.redir(local, sockets, &router);
                 }
             }
@@ -158,15 +160,21 @@ impl Builder<'_> {
         }
     }
 
-    /// Where the requests of a listener go.
-    fn router(&self, local: &Local, servers: &Servers) -> Result<Router, Error> {
+    /// Where the requests of a listener go. `plugins` are those of the servers of the config, in their order.
+    fn router(
+        &self,
+        local: &Local,
+        servers: &Servers,
+        plugins: &[Entrances],
+    ) -> Result<Router, Error> {
         let Some(live) = &local.rules else {
             return Ok(Router::through(servers.clone()));
         };
         let mut named = Vec::new();
         for name in live.source().servers() {
-            let meant = self.config.servers.iter().filter(|one| one.is_named(name));
-            let meant = meant.map(|server| self.upstream(server));
+            let all = self.config.servers.iter().zip(plugins);
+            let meant = all.filter(|(server, _)| server.is_named(name));
+            let meant = meant.map(|(server, plugin)| self.upstream(server, plugin));
             named.push((
                 Arc::clone(name),
                 Servers::new(meant.collect::<Result<_, _>>()?),
@@ -204,7 +212,7 @@ impl Builder<'_> {
     }
 
     /// A server that clients are sent through.
-    fn upstream(&self, server: &Server) -> Result<shadowsocks::Server, Error> {
+    fn upstream(&self, server: &Server, plugin: &Entrances) -> Result<shadowsocks::Server, Error> {
         let endpoint = Endpoint {
             address: server.address.clone(),
             credentials: Credentials::new(
@@ -212,8 +220,10 @@ impl Builder<'_> {
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
-            dialer: self.dialer(outgoing(&server.socket, true)),
+            dialer: self.dialer_through(outgoing(&server.socket, true), &server.proxies)?,
             transport: transport::client(server)?,
+            stream_plugin: plugin.streams.clone(),
+            packet_plugin: plugin.packets.clone(),
         };
         let transport = server.transport.as_ref();
         let inside = transport.filter(|transport| transport.udp_inside);

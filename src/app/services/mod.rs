@@ -5,6 +5,8 @@
 //! - `redir.rs`: the way in that the firewall redirects to.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
+//! - `plugins.rs`: plugins that are programs.
+//! - `proxies.rs`: proxies on the way.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
 //! - `sockets.rs`: listening sockets, and the options of all sockets.
 //! - `builder.rs`: what all of these share.
@@ -13,6 +15,8 @@ mod builder;
 mod dns;
 mod forwards;
 mod local;
+mod plugins;
+mod proxies;
 mod redir;
 mod server;
 mod sockets;
@@ -27,16 +31,17 @@ use super::fd_limit::Capacity;
 use super::worker::Job;
 use crate::config::{Config, Role};
 use crate::dns::Resolver;
+use crate::net::plugin::Plugins;
 use crate::relay::Counters;
 
-/// Builds all services. Returns a list of jobs for each worker.
+/// Builds all services. Returns a list of jobs for each worker, and the plugins that run beside them.
 pub(super) async fn build(
     config: &Config,
     capacity: Capacity,
     workers: usize,
     resolver: &Arc<Resolver>,
     counters: &Arc<Counters>,
-) -> Result<Vec<Vec<Job>>, Error> {
+) -> Result<(Vec<Vec<Job>>, Plugins), Error> {
     let mut builder = Builder::new(config, capacity, workers, resolver, counters);
     match config.role {
         Role::Local => builder.locals().await?,
@@ -44,5 +49,5 @@ pub(super) async fn build(
         Role::Forward => {}
     }
     builder.forwards().await?;
-    Ok(builder.jobs)
+    Ok((builder.jobs, builder.plugins))
 }

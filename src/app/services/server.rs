@@ -25,10 +25,12 @@ impl Builder<'_> {
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
             let accounts = Arc::new(accounts(server));
+            let options = outgoing(&server.socket, false);
             let direct = Direct(Dialer {
                 filter: filter(server.rules.as_ref()),
-                ..self.dialer(outgoing(&server.socket, false))
+                ..self.dialer_through(options, &server.proxies)?
             });
+            let mut places = self.places(server, address)?;
             let next_hops: Vec<_> = server
                 .users
                 .iter()
@@ -45,7 +47,6 @@ impl Builder<'_> {
                 };
                 self.relay(guarded(inbound, server), direct.clone())
             });
-            let mut bound = address;
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
                 let inbound = Shadowsocks {
@@ -57,8 +58,8 @@ impl Builder<'_> {
                     links: links(&reverse_server),
                 };
                 let inbound = guarded(inbound, server);
-                let (at, listeners) = self.bind_tcp(address, &server.socket)?;
-                bound = at;
+                let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
+                places.tcp = bound;
                 let transport = transport::server(server)?;
                 let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
                 match &relay {
@@ -72,10 +73,11 @@ impl Builder<'_> {
                 }
             }
             if let Some(relay) = relay {
-                let (_, sockets) = self.bind_udp(bound, &server.socket)?;
+                let (_, sockets) = self.bind_udp(places.udp, &server.socket)?;
                 self.serve_udp(&relay, sockets, incoming(&server.socket).udp);
             }
-            tracing::info!(address = %bound, method = server.method.name(), mode = server.mode.name(), "listening");
+            self.server_plugin(server, &places).await?;
+            tracing::info!(address = %places.public, method = server.method.name(), mode = server.mode.name(), "listening");
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The config as meant: validated types, and the translation of what was written into them.
 
 mod balancer;
+pub(super) mod between;
 pub(super) mod context;
 mod dns_local;
 mod endpoint;
@@ -12,6 +13,8 @@ mod logging;
 pub(super) mod model;
 mod options;
 mod plugin;
+mod program;
+mod proxies;
 mod reverse;
 mod rules;
 mod servers;

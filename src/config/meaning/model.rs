@@ -17,6 +17,7 @@ use crate::route::Live;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse};
 
+use super::between::{Plugin, ProxyHop};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::text::diagnostic::Diagnostic;
@@ -153,6 +154,10 @@ pub struct Server {
     pub idle: Option<Duration>,
     /// The layers between TCP and Shadowsocks; `None`: none.
     pub transport: Option<Transport>,
+    /// The program between the network and Shadowsocks; `None`: none.
+    pub plugin: Option<Plugin>,
+    /// The proxies between `ssr local` and the server, or between `ssr server` and targets, the nearest first.
+    pub proxies: Vec<ProxyHop>,
     /// The ACL file of this server or of the top level.
     pub acl: Option<AclFile>,
     /// What `ssr server` allows; `None`: everything. Filled by [`crate::config::load()`], not by [`crate::config::parse()`].

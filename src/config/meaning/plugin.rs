@@ -1,4 +1,4 @@
-//! `plugin` and `plugin_opts`: v2ray-plugin is built in; other plugins are programs, which ssr does not run yet.
+//! `plugin` and `plugin_opts` where they mean the plugin that is built in. Other plugins are programs: [`super::program`].
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ const BUILTIN: &str = "builtin:v2ray-plugin";
 /// v2ray-plugin's default for `host`.
 const DEFAULT_HOST: &str = "cloudfront.com";
 
-/// The transport that `plugin` asks for.
+/// The transport that `plugin` asks for, if it is the one that is built in.
 pub(super) fn plugin(
     entry: &file::Server,
     at: &str,
@@ -25,24 +25,18 @@ pub(super) fn plugin(
     cx: &mut Context<'_>,
 ) -> Option<Transport> {
     let name = filled(entry.plugin.as_deref())?;
-    let (message, hint) = match name.as_str() {
-        OURS if is_installed(OURS, cx) => (
-            "a program of this name is installed, and this version of ssr cannot run programs as plugins",
-            format!("`{BUILTIN}` does the same without the program"),
-        ),
-        OURS | BUILTIN => {
-            refuse_arguments(entry, at, cx);
-            let path = key_at(at, "plugin_opts");
-            let text = entry.plugin_opts.as_deref().unwrap_or_default();
-            return Some(transport(text, &path, role, cx));
-        }
-        _ => (
-            "not yet in this version of ssr: it cannot run programs as plugins",
-            format!("`{BUILTIN}` is built in"),
-        ),
-    };
-    cx.report.error_hint(&key_at(at, "plugin"), message, hint);
-    None
+    if !is_builtin(&name, cx) {
+        return None;
+    }
+    refuse_arguments(entry, at, cx);
+    let path = key_at(at, "plugin_opts");
+    let text = entry.plugin_opts.as_deref().unwrap_or_default();
+    Some(transport(text, &path, role, cx))
+}
+
+/// Whether `plugin` means the plugin that is built in, and not a program.
+pub(super) fn is_builtin(name: &str, cx: &Context<'_>) -> bool {
+    name == BUILTIN || (name == OURS && !is_installed(OURS, cx))
 }
 
 /// Refuses arguments for a program that does not run: if one of them asks for TLS, the traffic would go without.
@@ -57,8 +51,11 @@ fn refuse_arguments(entry: &file::Server, at: &str, cx: &mut Context<'_>) {
     }
 }
 
-/// Whether a program of this name is on `PATH`.
-fn is_installed(name: &str, cx: &Context<'_>) -> bool {
+/// Whether there is a program of this name on `PATH`, or at this path.
+pub(super) fn is_installed(name: &str, cx: &Context<'_>) -> bool {
+    if name.contains('/') {
+        return Path::new(name).is_file();
+    }
     let path = (cx.env)("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }

@@ -6,9 +6,10 @@ use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::wire::address::Address;
 
+use super::between::ProxyHop;
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, options, rules, transport};
+use super::{keys, options, program, proxies, rules, transport};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -25,6 +26,7 @@ pub(super) fn servers(
     cx: &mut Context<'_>,
 ) -> Vec<Server> {
     let mut found = Vec::new();
+    let proxies = proxies::chain(top.outbound_proxy.as_ref(), "outbound_proxy", cx);
     let listed = top.servers.as_deref().unwrap_or_default();
     let shorthand = top.server.is_some()
         || top.server_port.is_some()
@@ -33,7 +35,12 @@ pub(super) fn servers(
         || top.port_password.is_some();
     if shorthand {
         let ports = port_passwords(top, cx);
-        let defaults = Defaults { mode, socket };
+        let defaults = Defaults {
+            mode,
+            socket,
+            clients: mode,
+            proxies: &proxies,
+        };
         found.extend(entry_servers(&top_entry(top), "", &defaults, &ports, cx));
     } else if let Some(orphan) = [
         ("method", top.method.is_some()),
@@ -54,6 +61,8 @@ pub(super) fn servers(
     let defaults = Defaults {
         mode: own_mode,
         socket,
+        clients: mode,
+        proxies: &proxies,
     };
     for (index, entry) in listed.iter().enumerate() {
         if entry.disabled != Some(true) {
@@ -109,6 +118,7 @@ fn top_entry(top: &Top) -> file::Server {
         plugin: top.plugin.clone(),
         plugin_opts: top.plugin_opts.clone(),
         plugin_args: top.plugin_args.clone(),
+        plugin_mode: top.plugin_mode.clone(),
         ..file::Server::default()
     }
 }
@@ -144,6 +154,9 @@ fn port_passwords(top: &Top, cx: &mut Context<'_>) -> Vec<(u16, String, Secret)>
 struct Defaults<'a> {
     mode: Mode,
     socket: &'a SocketOptions,
+    /// What the clients of this process may use, where no entry says otherwise.
+    clients: Mode,
+    proxies: &'a [ProxyHop],
 }
 
 /// One server per address of the entry at `at`, and per port in `ports` if there are any, each with the path to blame.
@@ -155,6 +168,19 @@ fn entry_servers(
     cx: &mut Context<'_>,
 ) -> Vec<(String, Server)> {
     let mode = cx.mode(&key_at(at, "mode"), entry.mode.as_deref(), defaults.mode);
+    let plugin = program::program(entry, at, mode, cx);
+    let proxies = proxies::proxies(entry, at, defaults.proxies, cx);
+    let transport = transport::transport(entry, at, cx);
+    let mode = match &transport {
+        Some(transport) if transport.udp_inside => mode,
+        _ => proxies::mode(
+            &proxies,
+            entry.mode.is_some() || defaults.clients.udp,
+            mode,
+            cx,
+        ),
+    };
+    proxies::refuse_plugin(&proxies, plugin.as_ref(), cx);
     let tcp = weight(entry.tcp_weight, &key_at(at, "tcp_weight"), cx);
     let udp = weight(entry.udp_weight, &key_at(at, "udp_weight"), cx);
     let weights = Weights {
@@ -162,7 +188,6 @@ fn entry_servers(
         udp: mode.udp.then_some(udp),
     };
     let warm = warm(entry, at, cx);
-    let transport = transport::transport(entry, at, cx);
     let acl = rules::acl_file(entry.acl.as_deref(), at);
     let socket = options::socket_of(entry, at, defaults.socket, cx);
     let idle = match at {
@@ -207,6 +232,8 @@ fn entry_servers(
                 socket: socket.clone(),
                 idle,
                 transport: transport.clone(),
+                plugin: plugin.clone(),
+                proxies: proxies.clone(),
                 acl: acl.clone(),
                 rules: None,
             };

@@ -28,7 +28,7 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
         cx.report.error_hint(
             &key_at(at, "plugin"),
             "`plugin` and `transport` exclude each other",
-            "keep `transport`: it can do everything that v2ray-plugin does",
+            "keep `transport`: it can do everything that v2ray-plugin does; a program has a transport of its own",
         );
     }
     let at = key_at(at, "transport");

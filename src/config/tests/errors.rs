@@ -128,7 +128,6 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
     for (key, value) in [
         ("manager_address", "\"127.0.0.1\""),
         ("online_config", "{\"config_url\": \"https://x\"}"),
-        ("outbound_proxy", "\"socks5://127.0.0.1:1\""),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
         ("launchd_tcp_socket_name", "\"x\""),
     ] {

@@ -82,6 +82,8 @@ pub(crate) struct Top {
     pub(crate) plugin: Option<String>,
     pub(crate) plugin_opts: Option<String>,
     pub(crate) plugin_args: Option<Value>,
+    pub(crate) plugin_mode: Option<String>,
+    pub(crate) outbound_proxy: Option<Strings>,
     pub(crate) first_payload_wait_ms: Option<Number<u64>>,
     pub(crate) inbound_send_buffer_size: Option<Number<u32>>,
     pub(crate) inbound_recv_buffer_size: Option<Number<u32>>,
@@ -114,6 +116,8 @@ pub(crate) struct Server {
     pub(crate) plugin: Option<String>,
     pub(crate) plugin_opts: Option<String>,
     pub(crate) plugin_args: Option<Value>,
+    pub(crate) plugin_mode: Option<String>,
+    pub(crate) outbound_proxy: Option<Strings>,
     // ssr
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,

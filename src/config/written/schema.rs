@@ -117,10 +117,8 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
             "launchd_udp_socket_name",
             "manager_address",
             "online_config",
-            "outbound_proxy",
         ],
     ),
-    (Kind::Server, Fate::Later, &["outbound_proxy"]),
     (
         Kind::Local,
         Fate::Later,
@@ -141,16 +139,14 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Silent,
         &[
-            // For plugins that are programs and for a manager, which are refused. The built-in plugin relays TCP only.
+            // For a manager, which is refused.
             "manager_port",
-            "plugin_mode",
             // Keys of SIP008 documents.
             "bytes_remaining",
             "bytes_used",
             "version",
         ],
     ),
-    (Kind::Server, Fate::Silent, &["plugin_mode"]),
     (
         Kind::Local,
         Fate::Silent,
@@ -317,6 +313,7 @@ pub(crate) fn is_secret(path: &str) -> bool {
     last.starts_with("password")
         || last.starts_with("key")
         || last.starts_with("token")
+        || last.starts_with("outbound_proxy")
         || path.starts_with("port_password")
 }
 

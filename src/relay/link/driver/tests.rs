@@ -267,7 +267,7 @@ async fn overloaded_link_closes() {
     let mut timer = Box::pin(sleep_until(Instant::now() + LIMIT));
     let polled = poll_fn(|cx| Poll::Ready(ends.server.poll(cx, timer.as_mut()))).await;
     assert!(
-        matches!(polled, Poll::Ready(Err(Error::Wire { .. }))),
+        matches!(polled, Poll::Ready(Err(Error::Overloaded { .. }))),
         "{polled:?}"
     );
 }

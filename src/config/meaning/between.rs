@@ -1,0 +1,78 @@
+//! What stands between `ssr` and the network, in the config as meant: plugins that are programs, and proxies.
+
+use crate::config::secret::Secret;
+use crate::net::tls::Trust;
+use crate::wire::address::Address;
+
+/// A plugin that is a program (SIP003). At least one of `tcp` and `udp` is set.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    /// Its name on `PATH`, or its path.
+    pub program: String,
+    /// `plugin_opts`, as they are passed to it.
+    pub options: Option<Secret>,
+    /// Its arguments.
+    pub arguments: Vec<Secret>,
+    /// Whether streams go through it.
+    pub tcp: bool,
+    /// Whether datagrams go through it.
+    pub udp: bool,
+}
+
+/// A proxy on the way (`outbound_proxy`).
+#[derive(Clone, Debug)]
+pub struct ProxyHop {
+    /// The path of its URL in the config, for errors.
+    pub at: String,
+    /// Its protocol.
+    pub scheme: ProxyScheme,
+    /// Its address.
+    pub address: Address,
+    /// The user name and the password that it requires.
+    pub login: Option<(String, Secret)>,
+    /// The name expected in its certificate; `None`: its host.
+    pub server_name: Option<String>,
+    /// Which certificates are accepted, if the scheme is `https`.
+    pub trust: Trust,
+}
+
+/// The protocol of a [`ProxyHop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyScheme {
+    /// SOCKS5 (RFC 1928).
+    Socks5,
+    /// HTTP CONNECT (RFC 9110 §9.3.6).
+    Http,
+    /// HTTP CONNECT over TLS.
+    Https,
+}
+
+impl ProxyScheme {
+    /// Its name in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Socks5 => "socks5",
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+impl ProxyHop {
+    /// The name expected in its certificate.
+    pub fn server_name(&self) -> String {
+        self.server_name
+            .clone()
+            .unwrap_or_else(|| match &self.address {
+                Address::Ip(address) => address.ip().to_string(),
+                Address::Domain(name, _) => name.to_string(),
+            })
+    }
+}
+
+/// Leaves the login out.
+impl std::fmt::Display for ProxyHop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", self.scheme.name(), self.address)
+    }
+}
