@@ -121,7 +121,7 @@ fn a_bad_config_exits_78_and_says_where() {
         ),
         (
             "a later feature",
-            config(&json!({"outbound_proxy": "socks5://127.0.0.1:1"})),
+            config(&json!({"manager_address": "127.0.0.1:1"})),
             "not yet in this version",
         ),
         (

@@ -152,10 +152,10 @@ fn load_reads_the_password_file_and_names_files_in_errors() {
     );
     assert!(!format!("{config:?}").contains("hunter2"));
 
-    std::fs::write(&path, "{\"outbound_proxy\": \"x\"}").unwrap();
+    std::fs::write(&path, "{\"manager_address\": \"x\"}").unwrap();
     let found = shown(&load(Some(&path), Role::Local, &Overrides::default()).unwrap_err());
     assert!(
-        found.contains("local.json:1:2: outbound_proxy: not yet"),
+        found.contains("local.json:1:2: manager_address: not yet"),
         "{found}"
     );
 }
