@@ -21,4 +21,5 @@ mod servers;
 mod tls;
 pub(super) mod translate;
 mod transport;
+mod ways_in;
 mod websocket;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::ways_in::{DnsLocal, TcpRedir};
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
@@ -326,27 +327,6 @@ impl Local {
             &self.http_auth
         }
     }
-}
-
-/// How the firewall passes TCP connections on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TcpRedir {
-    /// `REDIRECT` and `DNAT`: it changes the destination of the packets.
-    #[default]
-    Redirect,
-    /// `TPROXY`: it leaves the packets as they are.
-    Tproxy,
-}
-
-/// The name servers of a `dns` local.
-#[derive(Clone, Debug)]
-pub struct DnsLocal {
-    /// The one that is asked directly.
-    pub local: Option<SocketAddr>,
-    /// The one that is asked through the server; with `local`, there is always one of the two.
-    pub remote: Option<Address>,
-    /// The most connections to each that are kept; at least one.
-    pub streams: usize,
 }
 
 /// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
