@@ -25,7 +25,7 @@ use super::login::Login;
 use crate::net::Stream;
 use crate::net::handshake::Reader;
 use crate::relay::Error;
-use crate::relay::tcp::{First, Handshake, Inbound, Leg, Outbound, Reply, Request};
+use crate::relay::tcp::{Handshake, Inbound, Leg, Outbound, Reply, Request};
 use crate::wire::http_proxy::{CONNECTED, Kind};
 use pages::Page;
 use session::Session;
@@ -69,16 +69,7 @@ impl<O: Outbound + Clone + Send + 'static> Http<O> {
             return Ok(Handshake::Job(Box::pin(session.run(asked))));
         }
         Ok(Handshake::Request(Request {
-            leg: Leg {
-                stream,
-                codec: None,
-                first: if ahead.is_empty() {
-                    First::Nothing
-                } else {
-                    First::Ahead(ahead)
-                },
-                others: None,
-            },
+            leg: Leg::ahead(stream, ahead),
             target: asked.target,
             reply: Some(Box::new(ConnectReply)),
             trusted: false,

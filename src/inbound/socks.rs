@@ -12,7 +12,7 @@ use super::login::{Login, find};
 use super::udp_associate::Associations;
 use crate::net::handshake::{HandshakeError, Reader};
 use crate::net::{self, Stream};
-use crate::relay::tcp::{First, Handshake, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{Handshake, Inbound, Leg, Reply, Request};
 use crate::relay::{Error, Side, User};
 use crate::wire::socks::{
     AuthMethod, AuthStatus, Command, Credentials, Greeting, MethodSelection, Reply as Code,
@@ -78,16 +78,7 @@ impl Socks {
         let reason = match (command, &self.udp) {
             (Command::Connect, _) => {
                 return Ok(Handshake::Request(Request {
-                    leg: Leg {
-                        stream,
-                        codec: None,
-                        first: if ahead.is_empty() {
-                            First::Nothing
-                        } else {
-                            First::Ahead(ahead)
-                        },
-                        others: None,
-                    },
+                    leg: Leg::ahead(stream, ahead),
                     target,
                     reply: Some(Box::new(ConnectReply)),
                     trusted: false,

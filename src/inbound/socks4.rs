@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::Stream;
 use crate::net::handshake::{HandshakeError, Reader};
-use crate::relay::tcp::{First, Handshake, Leg, Reply, Request};
+use crate::relay::tcp::{Handshake, Leg, Reply, Request};
 use crate::relay::{Error, Side};
 use crate::wire::socks4::{self, Reply as Code};
 
@@ -45,16 +45,7 @@ pub(super) async fn handshake<'a>(
         return Err(Error::NotOffered("the BIND command is not supported"));
     }
     Ok(Handshake::Request(Request {
-        leg: Leg {
-            stream,
-            codec: None,
-            first: if ahead.is_empty() {
-                First::Nothing
-            } else {
-                First::Ahead(ahead)
-            },
-            others: None,
-        },
+        leg: Leg::ahead(stream, ahead),
         target: request.target,
         reply: Some(Box::new(ConnectReply)),
         trusted: false,

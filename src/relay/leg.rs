@@ -33,6 +33,20 @@ impl Leg {
             others: None,
         }
     }
+
+    /// A plain stream whose client sent `ahead` after its handshake.
+    #[must_use]
+    pub fn ahead(stream: Stream, ahead: Vec<u8>) -> Self {
+        let first = if ahead.is_empty() {
+            First::Nothing
+        } else {
+            First::Ahead(ahead)
+        };
+        Self {
+            first,
+            ..Self::plain(stream)
+        }
+    }
 }
 
 /// Knows which server a leg goes through, and how to go through another one.
