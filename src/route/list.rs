@@ -257,7 +257,6 @@ mod tests {
     use super::super::engine::Step;
     use super::super::rule::{Action, Network, Origin, Query, Rule};
     use super::*;
-    use std::time::Instant;
 
     fn engine(list: &ListName) -> Result<super::super::Engine, ListError> {
         let mut builder = Builder::new(Action::Proxy);
@@ -348,32 +347,6 @@ mod tests {
         assert!(
             error.to_string().contains("l:2: ``: not a domain name"),
             "{error}"
-        );
-    }
-
-    /// `cargo test --release --lib million_lines -- --ignored --nocapture`
-    #[test]
-    #[ignore = "measures; run by hand in release"]
-    fn million_lines_load_and_match_times() {
-        let directory = tempfile::tempdir().unwrap();
-        let text: String = (0..1_000_000)
-            .map(|n| format!("host{n}.example\n"))
-            .collect();
-        std::fs::write(directory.path().join("l"), text).unwrap();
-        let begun = Instant::now();
-        let engine = engine(&ListName::parse("l", directory.path()).unwrap()).unwrap();
-        println!("load: {:?}", begun.elapsed());
-        let begun = Instant::now();
-        let hits = (0..1_000_000).filter(|n| {
-            goes_direct(
-                &engine,
-                &format!("www.host{}.example", n * 7919 % 2_000_000),
-            )
-        });
-        println!(
-            "{} hits; a match with formatting its name: {:?}",
-            hits.count(),
-            begun.elapsed() / 1_000_000
         );
     }
 }
