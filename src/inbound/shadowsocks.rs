@@ -17,7 +17,7 @@ use crate::crypto::Family;
 use crate::limits::MAX_STRANGER_BYTES;
 use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
-use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request};
+use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request, Reserved};
 use crate::relay::{Error, Side, User};
 use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::stream::{Opener, Sealer};
@@ -37,13 +37,13 @@ pub struct Shadowsocks {
     pub replays: ReplayFilter,
     /// How long a peer that broke its stream after the handshake is read from before the stream is closed.
     pub drain_timeout: Duration,
-    /// Serves the links of reverse tunnels.
-    pub links: Links,
+    /// Serves the clients that ask something of the server itself.
+    pub reserved: ReservedJobs,
 }
 
-/// Serves a link to its end, for the client at an address and its user.
-pub type Links =
-    Box<dyn Fn(Leg, SocketAddr, Option<Arc<User>>) -> ClientJob<'static> + Send + Sync>;
+/// Serves the stream of a reserved target to its end, for the client at an address and its user.
+pub type ReservedJobs =
+    Box<dyn Fn(Reserved, Leg, SocketAddr, Option<Arc<User>>) -> ClientJob<'static> + Send + Sync>;
 
 impl Inbound for Shadowsocks {
     async fn handshake(
@@ -77,10 +77,11 @@ impl Inbound for Shadowsocks {
                         others: None,
                     },
                 };
-                Ok(if request.is_link() {
-                    Handshake::Job((self.links)(request.leg, peer, request.user))
-                } else {
-                    Handshake::Request(request)
+                Ok(match request.reserved() {
+                    Some(what) => {
+                        Handshake::Job((self.reserved)(what, request.leg, peer, request.user))
+                    }
+                    None => Handshake::Request(request),
                 })
             }
             Err(error @ Error::Wire { .. }) => {

@@ -11,10 +11,11 @@ use crate::app::routing::{Guard, filter};
 use crate::config::Server;
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
-use crate::inbound::shadowsocks::{Links, Shadowsocks};
+use crate::inbound::shadowsocks::{ReservedJobs, Shadowsocks};
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
+use crate::relay::tcp::Reserved;
 use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
@@ -55,7 +56,7 @@ impl Builder<'_> {
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
                     users,
                     drain_timeout: self.config.timeouts.handshake,
-                    links: links(&reverse_server),
+                    reserved: reserved(&reverse_server),
                 };
                 let inbound = guarded(inbound, server);
                 let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
@@ -111,12 +112,15 @@ fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
     }
 }
 
-/// Passes the links of a server's clients to the server of reverse tunnels, with the names of their users.
-fn links(server: &Arc<ReverseServer>) -> Links {
-    let server = Arc::clone(server);
-    Box::new(move |leg, peer, user| {
-        let user = user.map(|user| user.name.to_string());
-        Box::pin(Arc::clone(&server).serve(leg, peer, user))
+/// Passes the streams of reserved targets to what serves them: links to the server of reverse tunnels, with the names of
+/// their users.
+fn reserved(reverse: &Arc<ReverseServer>) -> ReservedJobs {
+    let reverse = Arc::clone(reverse);
+    Box::new(move |what, leg, peer, user| match what {
+        Reserved::Link => {
+            let user = user.map(|user| user.name.to_string());
+            Box::pin(Arc::clone(&reverse).serve(leg, peer, user))
+        }
     })
 }
 

@@ -20,5 +20,7 @@ mod splice;
 mod trial;
 
 pub use super::leg::{Failure, First, Leg, NextLeg, Others};
-pub use request::{ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Timeouts};
+pub use request::{
+    ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Reserved, Timeouts,
+};
 pub use service::Service;

@@ -14,7 +14,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::relay::counters::User;
 use crate::relay::error::Error;
 use crate::relay::leg::{First, Leg};
-use crate::wire::{Address, reverse};
+use crate::wire::{Address, AddressRef, reverse};
 
 /// Reads clients' handshakes.
 pub trait Inbound: Sync {
@@ -94,11 +94,30 @@ impl Request {
         }
     }
 
-    /// Whether the client chose the target that is reserved for the links of reverse tunnels. What the operator passes on
-    /// to another server may be a link there.
+    /// What the client asks of the server itself, by a reserved target. What the operator passes on to another server is
+    /// for that server.
     #[must_use]
-    pub fn is_link(&self) -> bool {
-        !self.trusted && self.target.as_ref() == reverse::target()
+    pub fn reserved(&self) -> Option<Reserved> {
+        if self.trusted {
+            return None;
+        }
+        Reserved::of(self.target.as_ref())
+    }
+}
+
+/// What a client may ask of the server itself: each has a target of its own, which no request can mean otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The link of a reverse tunnel.
+    Link,
+}
+
+impl Reserved {
+    fn of(target: AddressRef<'_>) -> Option<Self> {
+        if target == reverse::target() {
+            return Some(Self::Link);
+        }
+        None
     }
 }
 

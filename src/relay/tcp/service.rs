@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fairness;
 use super::flow::{Flow, Traffic};
-use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
+use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Reserved, Timeouts};
 use super::trial;
 use crate::net::Stream;
 use crate::relay::counters::{Counters, Gauge, User};
@@ -106,7 +106,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
     /// bytes of payload have been sent on it already.
     async fn connect(&self, request: &mut Request) -> Result<(Leg, u64), Error> {
         // Only an inbound that serves links may do something with it: here, a client would act for the operator.
-        if request.is_link() {
+        if request.reserved() == Some(Reserved::Link) {
             return Err(Error::NotOffered(
                 "the target is reserved for reverse tunnels",
             ));
