@@ -86,6 +86,11 @@ pub const MAX_FORGERIES: usize = 16;
 /// How long a query may take until the client hears that there is no answer.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
+// Fake addresses.
+
+/// Names of one `fake-dns` local that have an address of each family; beyond it, the least recently used is forgotten.
+pub const MAX_FAKE_NAMES: usize = 65_536;
+
 // Buffers and streams.
 
 /// Bytes of buffers in use above which flows get small buffers only, where the config does not set `memory_mib`.

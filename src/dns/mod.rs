@@ -9,11 +9,13 @@
 //! - `sockets.rs` makes the sockets of queries.
 //! - `hosts.rs` and `system.rs` read `/etc/hosts` and `/etc/resolv.conf`.
 //! - [`Source`] (`source.rs`) is the `dns` key of the config; [`Config`] (`config.rs`) holds the other settings.
+//! - [`fake`]: fake addresses and the names that they stand for.
 //! - [`Answer`] and [`Error`] (`answer.rs`) are what a lookup returns.
 
 mod answer;
 mod cache;
 mod config;
+pub mod fake;
 mod hosts;
 mod resolver;
 mod sockets;

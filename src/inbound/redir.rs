@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::time::Instant;
 
+use crate::dns::fake::Fakes;
 use crate::net::Stream;
 use crate::net::redirect::is_own;
 use crate::relay::tcp::{Handshake, Inbound, Request};
@@ -26,6 +27,8 @@ pub struct Redirected {
     pub method: Method,
     /// Which of them come from ourselves.
     pub guard: Guard,
+    /// Names behind fake addresses.
+    pub fakes: Fakes,
 }
 
 impl Inbound for Redirected {
@@ -49,9 +52,13 @@ impl Inbound for Redirected {
             stream.reset_on_close();
             return Err(Error::NotOffered(reason));
         }
+        let Ok(target) = self.fakes.target(destination) else {
+            stream.reset_on_close();
+            return Err(Error::NoName(destination));
+        };
         Ok(Handshake::Request(Request {
             trusted: false,
-            ..Request::chosen(stream, peer, destination.into())
+            ..Request::chosen(stream, peer, target)
         }))
     }
 }

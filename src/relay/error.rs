@@ -81,6 +81,11 @@ pub enum Error {
     /// A rule of the config refuses the target or the client.
     #[error("a rule of the config refuses the {0}")]
     Blocked(&'static str),
+    /// The target is a fake address that stands for no name.
+    #[error(
+        "{0} is a `fake-dns` address without a name: its time has passed, or it is of an earlier run; resolve the name again"
+    )]
+    NoName(std::net::SocketAddr),
     /// The peer of a link does not answer any more.
     #[error("no reply from the {side} within {seconds} s")]
     Silent {
@@ -131,6 +136,7 @@ impl Error {
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
             Self::Blocked(_) => "blocked",
+            Self::NoName(_) => "no_name",
             Self::Silent { .. } => "silent",
             Self::Overloaded(_) => "no_resources",
             Self::Replaced => "replaced",

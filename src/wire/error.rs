@@ -68,6 +68,9 @@ pub enum Error {
     /// A rule of the config refuses the target or the client.
     #[error("a rule of the config refuses this target or client")]
     Blocked,
+    /// The target is a fake address that stands for no name.
+    #[error("the target is a `fake-dns` address without a name; resolve the name again")]
+    NoName,
     /// Not the peer's fault: a table of ours is full, or the system has no more sockets.
     #[error("out of resources: a table is full, or there are no more sockets")]
     NoResources,
@@ -121,6 +124,7 @@ impl Error {
             Self::Denied => "denied",
             Self::Unresolvable => "resolve",
             Self::Blocked => "blocked",
+            Self::NoName => "no_name",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",
             Self::TunnelVersion(_) => "tunnel_version",

@@ -15,6 +15,7 @@ use crate::app::handshakes::Handshakes;
 use crate::app::worker::{Job, ListenerService, packets};
 use crate::config::{Config, ProxyHop};
 use crate::dns::Resolver;
+use crate::dns::fake::Fakes;
 use crate::net::plugin::Plugins;
 use crate::net::{self, SocketOptions};
 use crate::outbound::dialer::Dialer;
@@ -33,6 +34,8 @@ pub(super) struct Builder<'a> {
     pub(super) ipv4_wildcards: HashSet<u16>,
     pub(super) jobs: Vec<Vec<Job>>,
     pub(super) plugins: Plugins,
+    /// The names behind the addresses of `fake-dns` locals.
+    pub(super) fakes: Fakes,
 }
 
 impl<'a> Builder<'a> {
@@ -53,6 +56,7 @@ impl<'a> Builder<'a> {
             ipv4_wildcards: HashSet::new(),
             jobs: (0..workers).map(|_| Vec::new()).collect(),
             plugins: Plugins::default(),
+            fakes: Fakes::default(),
         }
     }
 

@@ -34,6 +34,7 @@ impl Builder<'_> {
                     TcpRedir::Tproxy => Method::Tproxy,
                 },
                 guard: self.guard(sockets.address),
+                fakes: self.fakes.clone(),
             };
             let idle = self.config.timeouts.idle;
             self.serve_tcp(listeners, inbound, router.clone(), idle, None);
