@@ -78,10 +78,13 @@ impl Inbound for Shadowsocks {
                     },
                 };
                 Ok(match request.reserved() {
+                    // Streams of datagrams are requests like others, which the outbound connects.
+                    None | Some(Reserved::Packets | Reserved::UdpOverTcp(_)) => {
+                        Handshake::Request(request)
+                    }
                     Some(what) => {
                         Handshake::Job((self.reserved)(what, request.leg, peer, request.user))
                     }
-                    None => Handshake::Request(request),
                 })
             }
             Err(error @ Error::Wire { .. }) => {

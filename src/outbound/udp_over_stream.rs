@@ -20,6 +20,7 @@ use crate::relay::udp::over_stream::{Closed, exchange};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, Error};
 use crate::wire::Address;
+use crate::wire::reserved::Reserved;
 use crate::wire::udp_over_stream::{NAME, PORT};
 
 /// The pause before a stream that broke is replaced.
@@ -128,12 +129,12 @@ impl<I: PacketInbound, O: PacketOutbound> Outbound for DirectWithPackets<I, O> {
         self.direct.may_confirm_early(request)
     }
 
+    fn offers(&self, reserved: Reserved) -> bool {
+        reserved == Reserved::Packets
+    }
+
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        let reserved = matches!(
-            &request.target,
-            Address::Domain(name, PORT) if name.eq_ignore_ascii_case(NAME)
-        );
-        if !reserved {
+        if request.reserved() != Some(Reserved::Packets) {
             return self.direct.connect(request).await;
         }
         let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);

@@ -14,7 +14,9 @@
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
+//! | [`reserved`] | the targets by which a client asks the server for a service of its own |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
+//! | [`udp_over_tcp`] | plain datagrams inside a stream, as sing-box has them |
 //! | [`client_hello`] | whether what a client has sent is a ClientHello of TLS, which may be sent twice |
 //! | [`peer_protocol`] | the protocol of a peer, guessed from its first byte |
 //! | [`error`] | what can be wrong with a message |
@@ -38,12 +40,14 @@ pub mod http_rewrite;
 pub mod mux;
 pub mod peer_protocol;
 pub mod proxy_protocol;
+pub mod reserved;
 pub mod reverse;
 pub mod sniff;
 pub mod socks;
 pub mod socks4;
 pub mod ss;
 pub mod udp_over_stream;
+pub mod udp_over_tcp;
 pub mod websocket;
 
 pub use address::{Address, AddressRef};

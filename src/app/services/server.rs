@@ -1,5 +1,6 @@
 //! The services of `ssr server`.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
@@ -15,6 +16,7 @@ use crate::inbound::shadowsocks::{ReservedJobs, Shadowsocks};
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
+use crate::relay;
 use crate::relay::tcp::Reserved;
 use crate::wire::ss::{Account, Accounts};
 
@@ -120,6 +122,10 @@ fn reserved(reverse: &Arc<ReverseServer>) -> ReservedJobs {
         Reserved::Link => {
             let user = user.map(|user| user.name.to_string());
             Box::pin(Arc::clone(&reverse).serve(leg, peer, user))
+        }
+        // The outbound connects them.
+        Reserved::Packets | Reserved::UdpOverTcp(_) => {
+            Box::pin(ready(Err(relay::Error::NotOffered(what.refusal()))))
         }
     })
 }

@@ -20,7 +20,6 @@ mod splice;
 mod trial;
 
 pub use super::leg::{Failure, First, Leg, NextLeg, Others};
-pub use request::{
-    ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Reserved, Timeouts,
-};
+pub use crate::wire::reserved::Reserved;
+pub use request::{ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Timeouts};
 pub use service::Service;

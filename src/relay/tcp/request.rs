@@ -14,7 +14,8 @@ use crate::net::dial::SpeaksFirst;
 use crate::relay::counters::User;
 use crate::relay::error::Error;
 use crate::relay::leg::{First, Leg};
-use crate::wire::{Address, AddressRef, reverse};
+use crate::wire::Address;
+use crate::wire::reserved::Reserved;
 
 /// Reads clients' handshakes.
 pub trait Inbound: Sync {
@@ -105,22 +106,6 @@ impl Request {
     }
 }
 
-/// What a client may ask of the server itself: each has a target of its own, which no request can mean otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reserved {
-    /// The link of a reverse tunnel.
-    Link,
-}
-
-impl Reserved {
-    fn of(target: AddressRef<'_>) -> Option<Self> {
-        if target == reverse::target() {
-            return Some(Self::Link);
-        }
-        None
-    }
-}
-
 /// Answers to a client's request.
 pub trait Reply: Send + Sync {
     /// The bytes that tell the client that it is connected.
@@ -142,6 +127,11 @@ pub trait Reply: Send + Sync {
 pub trait Outbound: Sync {
     /// Whether connecting is so likely to succeed that a client may be told so before: saves a round trip.
     fn may_confirm_early(&self, request: &Request) -> bool;
+
+    /// Whether it connects requests for this reserved target. Requests that nobody offers are refused.
+    fn offers(&self, _: Reserved) -> bool {
+        false
+    }
 
     /// Connects to the target, or to the server that will.
     fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fairness;
 use super::flow::{Flow, Traffic};
-use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Reserved, Timeouts};
+use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
 use super::trial;
 use crate::net::Stream;
 use crate::relay::counters::{Counters, Gauge, User};
@@ -105,11 +105,12 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
     /// Connects, and gives the client's first payload a chance to be sent with the head. Returns the upstream and how many
     /// bytes of payload have been sent on it already.
     async fn connect(&self, request: &mut Request) -> Result<(Leg, u64), Error> {
-        // Only an inbound that serves links may do something with it: here, a client would act for the operator.
-        if request.reserved() == Some(Reserved::Link) {
-            return Err(Error::NotOffered(
-                "the target is reserved for reverse tunnels",
-            ));
+        // Only inbounds and outbounds that offer the service may do something with it: elsewhere, a client would act for
+        // the operator, or go around the rules.
+        if let Some(reserved) = request.reserved()
+            && !self.outbound.offers(reserved)
+        {
+            return Err(Error::NotOffered(reserved.refusal()));
         }
         let early = self.outbound.may_confirm_early(request);
         if early {
