@@ -40,6 +40,7 @@ mod http_proxy_oracle;
 mod interop_libev;
 mod interop_oracle;
 mod interop_rust;
+mod leaks;
 mod lifecycle;
 mod link;
 mod names;

@@ -283,9 +283,9 @@ impl Rules<'_> {
         }
         set("stay4", "ipv4_addr", &PRIVATE_V4, of(true), out)?;
         set("stay6", "ipv6_addr", &PRIVATE_V6, of(false), out)?;
-        self.exempt(out)?;
         let redirects: Vec<&Way> = self.ways.iter().filter(|way| !way.is_tproxy).collect();
         let tproxies: Vec<&Way> = self.ways.iter().filter(|way| way.is_tproxy).collect();
+        self.exempt(!tproxies.is_empty(), out)?;
         if !redirects.is_empty() {
             self.redirect_chains(&redirects, out)?;
         }
@@ -295,8 +295,9 @@ impl Rules<'_> {
         writeln!(out, "}}")
     }
 
-    /// What is accepted as it is, before anything is redirected.
-    fn exempt(&self, out: &mut String) -> fmt::Result {
+    /// What is accepted as it is, before anything is redirected. With TPROXY, flows are marked that an answer in the name of
+    /// another address has begun: what is sent there is redirected too.
+    fn exempt(&self, has_tproxy: bool, out: &mut String) -> fmt::Result {
         writeln!(out, "    chain exempt {{")?;
         for mark in &self.marks {
             writeln!(
@@ -304,7 +305,11 @@ impl Rules<'_> {
                 "        meta mark {mark:#x} accept comment \"sent by ssr\""
             )?;
         }
-        writeln!(out, "        ct direction reply accept")?;
+        let unmarked = match has_tproxy {
+            true => format!("ct mark != {:#x} ", self.tproxy_mark),
+            false => String::new(),
+        };
+        writeln!(out, "        ct direction reply {unmarked}accept")?;
         writeln!(out, "        fib daddr type local accept")?;
         writeln!(out, "        ip daddr @stay4 accept")?;
         writeln!(out, "        ip6 daddr @stay6 accept")?;
@@ -371,10 +376,15 @@ impl Rules<'_> {
         for way in ways {
             for (packets, version) in way.matches() {
                 let to = way.tproxy(version);
-                writeln!(out, "        {packets} {to} meta mark set {mark:#x} accept")?;
+                // The mark comes first: without `ssr local` the packet must not go on to its target.
+                writeln!(
+                    out,
+                    "        {packets} meta mark set {mark:#x} ct mark set {mark:#x} {to} accept"
+                )?;
             }
         }
         writeln!(out, "    }}")?;
+        self.answer_chains(out)?;
         if !self.own_programs {
             return self.no_own_programs(out);
         }
@@ -391,6 +401,40 @@ impl Rules<'_> {
         for (packets, _) in ways.iter().flat_map(|way| way.matches()) {
             writeln!(out, "        {packets} meta mark set {mark:#x}")?;
         }
+        writeln!(out, "    }}")
+    }
+
+    /// What follows from answers that have the address of a target.
+    fn answer_chains(&self, out: &mut String) -> fmt::Result {
+        let mark = self.tproxy_mark;
+        writeln!(
+            out,
+            "    # Answers of `ssr local` in the name of targets: what programs send there is redirected too."
+        )?;
+        writeln!(out, "    chain answers {{")?;
+        writeln!(
+            out,
+            "        type filter hook output priority -140; policy accept;"
+        )?;
+        writeln!(
+            out,
+            "        fib saddr type != local ct state new ct mark set {mark:#x}"
+        )?;
+        writeln!(out, "    }}")?;
+        writeln!(
+            out,
+            "    # An answer that nobody waits for any more causes an ICMP error: it must not go to the target."
+        )?;
+        writeln!(out, "    chain errors {{")?;
+        writeln!(
+            out,
+            "        type filter hook postrouting priority 0; policy accept;"
+        )?;
+        writeln!(out, "        jump exempt")?;
+        writeln!(
+            out,
+            "        meta l4proto {{ icmp, ipv6-icmp }} ct mark {mark:#x} drop"
+        )?;
         writeln!(out, "    }}")
     }
 
@@ -481,7 +525,7 @@ mod tests {
                 &[
                     "redirect_own",
                     "ipv4 meta l4proto tcp redirect to :1080",
-                    "tproxy ip to 127.0.0.1:1080 meta mark set 0x7373 accept",
+                    "meta mark set 0x7373 ct mark set 0x7373 tproxy ip to 127.0.0.1:1080 accept",
                     "meta mark 0xff accept",
                     "192.0.2.9",
                     "2001:db8::9",
@@ -500,8 +544,8 @@ mod tests {
                 redir("::", "tproxy"),
                 mark,
                 &[
-                    "ipv4 meta l4proto tcp tproxy ip to :1080",
-                    "ipv6 meta l4proto udp tproxy ip6 to :1080",
+                    "ct mark set 0x7373 tproxy ip to :1080",
+                    "ct mark set 0x7373 tproxy ip6 to :1080",
                     "ip -6",
                 ],
                 &["redirect"],
