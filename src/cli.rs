@@ -4,6 +4,7 @@
 //! - `libev`, `names`: what `ssr` is through a link named `ss-local`, `sslocal` and so on.
 //! - `daemon`: running in the background.
 //! - `url`, `import`, `check`, `genkey`, `pages`: commands that print something and end.
+//! - `why`: asks a running process.
 //! - `hint`: what a terminal shows of `ssr local`.
 
 pub(crate) mod acl;
@@ -22,6 +23,7 @@ pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;
 pub(crate) mod url;
+pub(crate) mod why;
 
 #[cfg(test)]
 mod tests;

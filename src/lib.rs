@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | 6 | [`app`] | builds the services from the config, runs them, shuts them down |
 //! | 5 | [`config`] | reads the config and checks it; `ss://` URLs |
+//! | 5 | [`control`] | what a running process tells the commands of its operator |
 //! | 4 | [`inbound`] | ways in: SOCKS5, Shadowsocks, ports with one target, reverse tunnels |
 //! | 4 | [`outbound`] | ways out: direct, through a Shadowsocks server, over WebSocket, through a reverse tunnel |
 //! | 4 | [`route`] | rules: which requests go direct, through a server, or nowhere |
@@ -76,6 +77,7 @@
 
 pub mod app;
 pub mod config;
+pub mod control;
 pub mod crypto;
 pub mod dns;
 pub mod inbound;

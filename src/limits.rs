@@ -119,6 +119,24 @@ pub const PROBES_KEPT: usize = 67;
 /// Probes that run at once.
 pub const MAX_PROBES: usize = 16;
 
+// What failed, and who asks.
+
+/// Streams and associations that failed and are kept for `ssr why`, of each kind: clients' that got no answer, clients' that
+/// broke later, visitors', strangers'.
+pub const FAILED_KEPT: usize = 64;
+/// Characters that are kept of a target, a server, a rule or an error there.
+pub const MAX_FAILED_TEXT: usize = 400;
+/// Commands such as `ssr why` that one process answers at once.
+pub const MAX_ASKING: usize = 8;
+/// Bytes of what such a command asks.
+pub const MAX_QUESTION: usize = 1024;
+/// Bytes of the answer that it reads.
+pub const MAX_ANSWER: u64 = 4 << 20;
+/// How long such a command waits for the process.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the process waits for such a command.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
 // Rules.
 
 /// Rules of one config; a rule may have any number of destinations.

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Completions(args) => args.run(Cli::command()),
         Command::Man => pages::man(Cli::command()),
         Command::Acl(args) => cli::acl::acl(args),
+        Command::Why(args) => cli::why::why(&args),
         Command::RedirRules(args) => cli::redir_rules::redir_rules(&args),
     }
 }

@@ -61,3 +61,4 @@ mod transport_tls;
 mod transport_ws;
 mod tunnel;
 mod warm;
+mod why;

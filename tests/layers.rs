@@ -28,7 +28,7 @@ const FLOORS: &[&[&str]] = &[
     &["net"],
     &["dns", "relay"],
     &["inbound", "outbound", "route"],
-    &["config"],
+    &["config", "control"],
     &["app"],
     &["cli"],
     &["main", "lib"],

@@ -27,12 +27,15 @@ mod worker;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::control::answer::{Facts, Socket};
+use crate::control::why;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
 use crate::net::pool;
@@ -80,6 +83,11 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     let (jobs, plugins) = control.block_on(services::build(
         config, capacity, workers, &resolver, &counters,
     ))?;
+    let owner = user
+        .as_ref()
+        .map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+    // Where root may make it, if root started the process.
+    let asked = control.block_on(async { Socket::listen(owner) });
     if let Some(user) = &user {
         privileges::assume(user)?;
     }
@@ -87,6 +95,18 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     let rules = config.live_rules();
     if !rules.is_empty() {
         watching.spawn_on(routing::watch(rules), control.handle());
+    }
+    match asked {
+        Ok(socket) => {
+            let facts = Facts {
+                role: config.role.name(),
+                config: config.file.clone(),
+                started: Instant::now(),
+                counters: Arc::clone(&counters),
+            };
+            watching.spawn_on(socket.serve(facts), control.handle());
+        }
+        Err(error) => tracing::info!(%error, "no socket for ssr why"),
     }
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
@@ -167,7 +187,10 @@ async fn supervise(
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            _ = usr1.recv() => report(resolver, counters),
+            _ = usr1.recv() => {
+                report(resolver, counters);
+                why::log(&counters.failed);
+            }
             _ = hangup.recv() => tracing::warn!("SIGHUP: this version cannot reload its config; nothing was changed"),
         }
     }

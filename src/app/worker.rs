@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::handshakes::{Handshakes, ListenerId, Permit};
 use crate::net::udp::Socket;
 use crate::net::{Stream, UdpOptions, transport, ws};
+use crate::relay::failed::{Network, Noted};
 use crate::relay::tcp::{Inbound, Outbound, Service};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
@@ -249,6 +250,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
             }
             Err(error) => {
                 self.service.counters.fail("transport");
+                let noted = Noted::handshake(Network::Tcp, peer, "transport", &error);
+                self.service.counters.failed.note(&noted);
                 tracing::debug!(%peer, %error, "the transport's handshake failed");
             }
         }

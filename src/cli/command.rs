@@ -10,6 +10,7 @@ use super::pages::CompletionsArgs;
 use super::redir_rules::RedirRulesArgs;
 use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
 use super::url::UrlCommand;
+use super::why::WhyArgs;
 
 /// An encrypted SOCKS5 proxy that speaks the Shadowsocks protocols.
 #[derive(Parser)]
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Acl(AclArgs),
     /// Print the nftables rules that the `redir` listeners of a config need
     RedirRules(RedirRulesArgs),
+    /// Ask a running ssr which connections failed, and why
+    Why(WhyArgs),
     /// Convert servers to and from ss:// URLs, and show them as QR codes
     #[command(subcommand)]
     Url(UrlCommand),

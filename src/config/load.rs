@@ -45,6 +45,7 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
         Some(path.unwrap_or_else(|| Path::new(""))),
     )
     .map_err(name)?;
+    config.file = path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
     config.warnings = name(std::mem::take(&mut config.warnings));
     let mut found = Vec::new();
     for local in &mut config.locals {

@@ -13,6 +13,7 @@ use crate::dns::{Addresses, Resolver};
 use crate::net::dial::SpeaksFirst;
 use crate::net::{self, SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
+use crate::relay::failed::Way;
 use crate::relay::udp::Destination;
 use crate::wire::socks::Command;
 use crate::wire::{Address, AddressRef};
@@ -30,8 +31,17 @@ pub struct Candidate<'a> {
     pub user: Option<&'a str>,
 }
 
-/// Whether an address may be reached.
-pub type Filter = Arc<dyn Fn(&Candidate<'_>) -> bool + Send + Sync>;
+/// Decides which addresses may be reached.
+pub trait Gate: Send + Sync {
+    /// Whether an address may be reached.
+    fn admits(&self, candidate: &Candidate<'_>) -> bool;
+
+    /// What the rules decide about it, and where the rule is written.
+    fn rule(&self, candidate: &Candidate<'_>) -> String;
+}
+
+/// The same, shared.
+pub type Filter = Arc<dyn Gate>;
 
 /// Opens sockets to names and addresses.
 #[derive(Clone)]
@@ -133,7 +143,7 @@ impl Dialer {
             return Some(Error::Denied(candidate.ip));
         }
         let filter = self.filter.as_ref()?;
-        (!filter(candidate)).then_some(Error::Blocked("target"))
+        (!filter.admits(candidate)).then_some(Error::Blocked("target"))
     }
 
     /// Connects to `target` through proxies. The last of them resolves the name, unless its address must be checked here.
@@ -255,6 +265,27 @@ impl Dialer {
         match target {
             AddressRef::Ip(address) => Some(Arc::new([address.ip()])),
             AddressRef::Domain(name, _) => self.resolver.cached(name)?.ok(),
+        }
+    }
+
+    /// The way of a request that has failed.
+    pub(super) fn way(&self, target: Option<&Address>, user: Option<&str>, is_udp: bool) -> Way {
+        let (Some(filter), Some(target)) = (&self.filter, target) else {
+            return Way::default();
+        };
+        let target = target.as_ref();
+        let known = self.known(target);
+        let rule = |ip: &IpAddr| {
+            filter.rule(&Candidate {
+                target,
+                ip: *ip,
+                is_udp,
+                user,
+            })
+        };
+        Way {
+            rule: known.as_ref().and_then(|ips| ips.first()).map(rule),
+            ..Way::default()
         }
     }
 

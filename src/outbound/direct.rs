@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::dialer::Dialer;
 use crate::relay::Error;
+use crate::relay::failed::Way;
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::framing::{Decoder, Encoder};
 use crate::relay::udp::{Destination, PacketOutbound, Upstream};
@@ -28,6 +29,10 @@ impl Outbound for Direct {
             .await?;
         Ok(Leg::plain(stream))
     }
+
+    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
+        self.0.way(target, user, false)
+    }
 }
 
 impl PacketOutbound for Direct {
@@ -50,5 +55,9 @@ impl PacketOutbound for Direct {
 
     async fn resolve(&self, target: &Address, trusted: bool) -> Option<SocketAddr> {
         self.0.resolve(target, trusted).await
+    }
+
+    fn packet_way(&self, target: &Address) -> Way {
+        self.0.way(Some(target), None, true)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::dialer::Dialer;
 use crate::net::dial::SpeaksFirst;
+use crate::relay::failed::Way;
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
@@ -50,6 +51,19 @@ impl Outbound for ViaLink {
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         self.open(request)
     }
+
+    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+        visitors()
+    }
+}
+
+/// The way of visitors.
+#[must_use]
+pub fn visitors() -> Way {
+    Way {
+        is_visitor: true,
+        ..Way::default()
+    }
 }
 
 /// On the client: connects to the target of the service that a visitor requested.
@@ -93,5 +107,9 @@ impl Outbound for ReverseTarget {
         };
         self.link.connect_result(self.visitor.id, code, message);
         reached
+    }
+
+    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+        visitors()
     }
 }

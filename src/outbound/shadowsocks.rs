@@ -24,6 +24,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::tasks::Tasks;
 use crate::net::{self, Stream};
 use crate::relay::Error;
+use crate::relay::failed::Way;
 use crate::relay::tcp::{Failure, Leg, NextLeg, Others, Outbound, Request};
 use crate::relay::udp::framing::{Decoder, Encoder};
 use crate::relay::udp::{Destination, PacketOutbound, Upstream};
@@ -288,6 +289,22 @@ impl Inner {
         }
     }
 
+    /// The way of a request that has failed: the first of these servers.
+    fn way(&self, ranking: &[usize]) -> Way {
+        let servers = ranking.iter().filter_map(|place| self.servers.get(*place));
+        let names = servers.map(|server| server.endpoint.address.to_string());
+        let names: Vec<String> = names.take(MAX_TRIED_SERVERS).collect();
+        let others = ranking.len().saturating_sub(names.len());
+        let mut server = names.join(", ");
+        if others > 0 {
+            server.push_str(&format!(" and {others} more"));
+        }
+        Way {
+            server: Some(server),
+            ..Way::default()
+        }
+    }
+
     /// Connects to the first server that answers, but for those in `tried`. Returns its place too.
     async fn dial(&self, key: Key, tried: &[usize]) -> Result<(usize, Stream), Error> {
         let nowhere = || Error::Connect(net::Error::NoAddress);
@@ -352,6 +369,10 @@ impl Outbound for Servers {
         }
         let key = inner.key(Some(request.peer), Some(target));
         self.choose(key, target, Vec::new()).await
+    }
+
+    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+        self.0.way(&self.0.tcp)
     }
 }
 
@@ -431,6 +452,10 @@ impl Others for Chosen {
         }
     }
 
+    fn server(&self) -> Option<String> {
+        Some(Self::server(self)?.endpoint.address.to_string())
+    }
+
     fn next<'a>(&'a self, target: &'a Address) -> NextLeg<'a> {
         let mut tried = self.tried.clone();
         tried.push(self.place);
@@ -491,6 +516,10 @@ impl PacketOutbound for Servers {
     async fn resolve(&self, server: &Address, _: bool) -> Option<SocketAddr> {
         let first = self.0.servers.first()?;
         first.endpoint.dialer.resolve(server, true).await
+    }
+
+    fn packet_way(&self, _: &Address) -> Way {
+        self.0.way(&self.0.udp)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::pair;
 use crate::net::tasks::Tasks;
 use crate::net::udp::Socket;
+use crate::relay::failed::Way;
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::udp::over_stream::{Closed, exchange};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
@@ -100,6 +101,13 @@ impl Outbound for Carrier {
         let stream = self.endpoint.dial(SpeaksFirst::Us).await?;
         Ok(self.endpoint.leg(stream, request.target.as_ref()))
     }
+
+    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+        Way {
+            server: Some(self.endpoint.address.to_string()),
+            ..Way::default()
+        }
+    }
 }
 
 /// Connects to targets like [`Direct`], and connects the reserved target to the server's own packet relay.
@@ -147,5 +155,9 @@ impl<I: PacketInbound, O: PacketOutbound> Outbound for DirectWithPackets<I, O> {
         started
             .map(|_| Leg::plain(stream))
             .ok_or(Error::Overloaded(TOO_MANY))
+    }
+
+    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
+        self.direct.way(target, user)
     }
 }

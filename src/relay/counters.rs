@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::failed::FailedFlows;
 use crate::net::sync::lock;
 
 /// The counters of a process. All but `streams_now` and `associations_now` only grow.
@@ -27,6 +28,8 @@ pub struct Counters {
     pub datagrams_down: AtomicU64,
     /// Datagrams that were lost at a full socket.
     pub datagrams_lost: AtomicU64,
+    /// The last flows that failed.
+    pub failed: FailedFlows,
     failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 

@@ -63,6 +63,11 @@ pub trait Others: Send + Sync {
     /// The server has not answered a request that another one then answered.
     fn failed(&self, failure: &Failure);
 
+    /// The server, for people.
+    fn server(&self) -> Option<String> {
+        None
+    }
+
     /// Connects to another server that was not tried yet.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! - [`udp`]: serves one packet socket: associations, their sessions and the way back.
 //! - [`link`]: many streams over one: reverse tunnels.
 //! - [`counters`]: counts what happens.
+//! - [`failed`]: the last streams and associations that failed.
 //!
 //! They share the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
 //! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`) and errors.
@@ -12,6 +13,7 @@
 
 pub mod counters;
 mod error;
+pub mod failed;
 mod idle;
 mod leg;
 pub mod link;

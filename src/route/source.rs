@@ -362,6 +362,20 @@ impl Loaded {
         engine?.rule(id).map(|rule| &rule.origin)
     }
 
+    /// What was decided about `query`, and where the rule for it is written, for people.
+    #[must_use]
+    pub fn reason(
+        &self,
+        query: &Query<'_>,
+        addresses: Option<&[IpAddr]>,
+        decision: &str,
+    ) -> String {
+        match self.origin(query, addresses) {
+            Some(origin) => format!("{origin} ({decision})"),
+            None => format!("no rule matches ({decision})"),
+        }
+    }
+
     /// Whether the client at `ip` may use the server.
     #[must_use]
     pub fn admits(&self, ip: IpAddr) -> bool {

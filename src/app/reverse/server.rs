@@ -19,7 +19,8 @@ use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
 use crate::net::{SocketOptions, udp};
-use crate::outbound::reverse::{ViaLink, gone};
+use crate::outbound::reverse::{ViaLink, gone, visitors};
+use crate::relay::failed::Way;
 use crate::relay::link::limits::{MAX_NEW_HTTP_PORTS, MAX_SERVICES};
 use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings};
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
@@ -169,6 +170,10 @@ impl Outbound for HostRouter {
         };
         let (link, service) = picked.ok_or_else(gone)?;
         ViaLink { link, service }.open(request)
+    }
+
+    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+        visitors()
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::net::Stream;
-use crate::outbound::dialer::{Candidate, Filter};
+use crate::outbound::dialer::{Candidate, Filter, Gate};
 use crate::relay::Error;
 use crate::relay::tcp::{Handshake, Inbound};
 use crate::relay::udp::framing::Encoder;
@@ -19,27 +19,46 @@ use crate::wire::{self, AddressRef};
 /// Refuses the targets that `rules` block. Each address of a name is looked at by itself, and only those that pass are
 /// connected to.
 pub(in crate::app) fn filter(rules: Option<&Arc<Live>>) -> Option<Filter> {
-    let rules = Arc::clone(rules?);
-    Some(Arc::new(move |candidate: &Candidate<'_>| {
-        let query = Query {
-            host: match candidate.target {
-                AddressRef::Ip(address) => Host::Ip(address.ip()),
-                AddressRef::Domain(name, _) => Host::of_name(name),
-            },
-            port: candidate.target.port(),
-            network: if candidate.is_udp {
-                Network::Udp
-            } else {
-                Network::Tcp
-            },
-            user: candidate.user,
-            local: None,
-        };
-        match rules.current().decide(&query, Some(&[candidate.ip])) {
+    Some(Arc::new(Targets(Arc::clone(rules?))))
+}
+
+/// Rules about the targets of a server.
+struct Targets(Arc<Live>);
+
+impl Gate for Targets {
+    fn admits(&self, candidate: &Candidate<'_>) -> bool {
+        let rules = self.0.current();
+        match rules.decide(&query(candidate), Some(&[candidate.ip])) {
             Step::Decided(decision) => *decision.action != Action::Block,
             Step::Resolve => false,
         }
-    }))
+    }
+
+    fn rule(&self, candidate: &Candidate<'_>) -> String {
+        let rules = self.0.current();
+        let decision = match self.admits(candidate) {
+            true => "allow",
+            false => "block",
+        };
+        rules.reason(&query(candidate), Some(&[candidate.ip]), decision)
+    }
+}
+
+fn query<'a>(candidate: &Candidate<'a>) -> Query<'a> {
+    Query {
+        host: match candidate.target {
+            AddressRef::Ip(address) => Host::Ip(address.ip()),
+            AddressRef::Domain(name, _) => Host::of_name(name),
+        },
+        port: candidate.target.port(),
+        network: if candidate.is_udp {
+            Network::Udp
+        } else {
+            Network::Tcp
+        },
+        user: candidate.user,
+        local: None,
+    }
 }
 
 /// An inbound whose clients are looked at first.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::Servers;
-use crate::relay::Error;
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::{Destination, PacketOutbound, Route, Upstream};
+use crate::relay::{Error, failed};
 use crate::route::{Action, Host, Live, Network, Query, Step};
 use crate::wire::{Address, AddressRef};
 
@@ -147,6 +147,40 @@ impl Router {
         }
     }
 
+    /// The way of a request that has failed, by what is known of its target now.
+    fn failed(&self, target: &Address, user: Option<&str>, network: Network) -> failed::Way {
+        let Some(rules) = &self.rules else {
+            return match network {
+                Network::Tcp => self.servers.way(None, None),
+                Network::Udp => self.servers.packet_way(target),
+            };
+        };
+        let query = rules.query(target.as_ref(), network, user);
+        let known = rules.direct.known(target.as_ref());
+        let seen = known.as_deref().unwrap_or_default();
+        let way = rules.way(&query, None).map(|way| (way, None));
+        let way = way.or_else(|| Some((rules.way(&query, Some(seen))?, Some(seen))));
+        let (way, seen) = way.unwrap_or((Way::Block, None));
+        let (servers, decision) = match way {
+            Way::Proxy => (Some(&self.servers), "proxy"),
+            Way::Direct => (None, "direct"),
+            Way::Block => (None, "block"),
+            Way::Named(place) => match rules.named.get(place) {
+                Some((name, servers)) => (Some(servers), &**name),
+                None => (None, "block"),
+            },
+        };
+        let server = servers.and_then(|servers| match network {
+            Network::Tcp => servers.way(None, None).server,
+            Network::Udp => servers.packet_way(target).server,
+        });
+        failed::Way {
+            server,
+            rule: Some(rules.live.current().reason(&query, seen, decision)),
+            is_visitor: false,
+        }
+    }
+
     /// The servers of an upstream of datagrams; `None`: it is the direct one.
     fn servers_of(&self, upstream: u16) -> Option<&Servers> {
         match upstream {
@@ -205,6 +239,13 @@ impl Outbound for Router {
                 };
                 Ok(Leg::plain(stream))
             }
+        }
+    }
+
+    fn way(&self, target: Option<&Address>, user: Option<&str>) -> failed::Way {
+        match target {
+            Some(target) => self.failed(target, user, Network::Tcp),
+            None => failed::Way::default(),
         }
     }
 }
@@ -282,5 +323,9 @@ impl PacketOutbound for Router {
 
     async fn resolve(&self, target: &Address, trusted: bool) -> Option<SocketAddr> {
         self.servers.resolve(target, trusted).await
+    }
+
+    fn packet_way(&self, target: &Address) -> failed::Way {
+        self.failed(target, None, Network::Udp)
     }
 }

@@ -26,6 +26,8 @@ use crate::config::text::diagnostic::Diagnostic;
 /// A whole config, for one role.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file, as an absolute path; `None`: there are only flags.
+    pub file: Option<PathBuf>,
     /// The role that it was read for.
     pub role: Role,
     /// The servers: `ssr local` connects to them, `ssr server` listens as them. At least one, but none for `ssr forward`.

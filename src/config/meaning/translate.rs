@@ -67,6 +67,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         balancer: balancer::balancer(top, cx),
         warnings: Vec::new(),
+        file: None,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::limits::HTTP_WINDOW;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe};
 use crate::net::sync::lock;
+use crate::relay::failed::Way;
 use crate::relay::tcp::{
     First, Handshake, Inbound, Leg, Outbound, Reply, Request, Service, Timeouts,
 };
@@ -219,5 +220,9 @@ impl<O: Outbound> Outbound for Patient<O> {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         self.0.connect(request).await
+    }
+
+    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
+        self.0.way(target, user)
     }
 }

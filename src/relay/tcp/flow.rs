@@ -29,6 +29,15 @@ pub(super) struct Traffic {
     pub(super) down: u64,
 }
 
+/// Who ended a flow before anything came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    Server,
+    Target,
+    /// Perhaps it did not want to wait any longer.
+    Client,
+}
+
 /// Two connected legs.
 pub(super) struct Flow {
     client: Stream,
@@ -36,8 +45,10 @@ pub(super) struct Flow {
     up: Half,
     down: Half,
     turn: Turn,
-    /// Knows that the flow goes on.
-    _server: Option<Box<dyn Others>>,
+    /// The side whose direction ended first.
+    ended_first: Option<Side>,
+    /// Knows the server, and that the flow goes on.
+    others: Option<Box<dyn Others>>,
 }
 
 impl Flow {
@@ -69,7 +80,8 @@ impl Flow {
             up,
             down,
             turn: Turn::new(),
-            _server: upstream.others,
+            ended_first: None,
+            others: upstream.others,
         })
     }
 
@@ -101,12 +113,13 @@ impl Flow {
             return Ok(ended);
         }
         let before = self.moved();
-        for (half, source, sink) in [
-            (&mut self.up, &self.client, &self.upstream),
-            (&mut self.down, &self.upstream, &self.client),
+        for (half, source, sink, side) in [
+            (&mut self.up, &self.client, &self.upstream, Side::Client),
+            (&mut self.down, &self.upstream, &self.client, Side::Upstream),
         ] {
             if !half.is_done() && half.poll(cx, source, sink, ended == 1)?.is_ready() {
                 ended += 1;
+                self.ended_first.get_or_insert(side);
             }
         }
         self.turn.after(cx.waker(), self.moved() - before);
@@ -122,6 +135,25 @@ impl Flow {
             up: self.up.moved(),
             down: self.down.moved(),
         }
+    }
+
+    /// Whether the client has sent something and got nothing.
+    pub(super) const fn is_unanswered(&self) -> bool {
+        self.up.moved() > 0 && self.down.moved() == 0
+    }
+
+    /// Why a flow ended that was unanswered and did not break.
+    pub(super) const fn unanswered(&self) -> Unanswered {
+        match self.ended_first {
+            Some(Side::Upstream) if self.down.opens() => Unanswered::Server,
+            Some(Side::Upstream) => Unanswered::Target,
+            _ => Unanswered::Client,
+        }
+    }
+
+    /// The server, where one of several was chosen.
+    pub(super) fn server(&self) -> Option<String> {
+        self.others.as_ref().and_then(|server| server.server())
     }
 
     /// Closes both streams after [`Flow::relay`]. The stream of a client that broke the protocol is returned instead.

@@ -132,6 +132,12 @@ impl Half {
         self.moved
     }
 
+    /// Whether it opens what it reads.
+    #[must_use]
+    pub const fn opens(&self) -> bool {
+        matches!(self.codec, Codec::Open(_))
+    }
+
     /// Whether the source has ended and the sink has been told.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -6,6 +6,7 @@
 //!
 //! - [`Service`] (`service.rs`) goes this way, and counts and logs each stream at its end.
 //! - `request.rs`: what it needs from the floor above: [`Inbound`], [`Request`], [`Outbound`].
+//! - `record.rs`: what is counted, logged and noted of a stream at its end.
 //! - `flow.rs`: two connected legs, their timers and their end.
 //! - [`half`]: one direction, and in `splice.rs` its short way through the kernel.
 //! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
@@ -14,6 +15,7 @@
 mod fairness;
 mod flow;
 pub mod half;
+mod record;
 mod request;
 mod service;
 mod splice;

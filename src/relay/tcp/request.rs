@@ -13,6 +13,7 @@ use crate::net::Stream;
 use crate::net::dial::SpeaksFirst;
 use crate::relay::counters::User;
 use crate::relay::error::Error;
+use crate::relay::failed::Way;
 use crate::relay::leg::{First, Leg};
 use crate::wire::Address;
 use crate::wire::reserved::Reserved;
@@ -135,6 +136,11 @@ pub trait Outbound: Sync {
 
     /// Connects to the target, or to the server that will.
     fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;
+
+    /// The way of a request that has failed, by what is known without waiting. `target`: `None` if there was no request.
+    fn way(&self, _target: Option<&Address>, _user: Option<&str>) -> Way {
+        Way::default()
+    }
 }
 
 /// Requests the same target for every client, without a handshake.

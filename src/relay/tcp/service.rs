@@ -3,16 +3,16 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::{Instant, timeout};
 
 use super::fairness;
 use super::flow::{Flow, Traffic};
+use super::record::{End, FlowRecord};
 use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
 use super::trial;
 use crate::net::Stream;
-use crate::relay::counters::{Counters, Gauge, User};
+use crate::relay::counters::Counters;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
 
@@ -55,6 +55,10 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 Ok(Established::Flow(mut flow)) => {
                     let error = flow.relay(&self.timeouts).await.err();
                     let traffic = flow.traffic();
+                    if error.is_some() || flow.is_unanswered() {
+                        let end = End::of_flow(error.as_deref(), &flow);
+                        record.note_failure(&self.outbound, end);
+                    }
                     if let Some(client) = flow.close(error.as_deref()) {
                         Box::pin(self.inbound.drain_and_close(client)).await;
                     }
@@ -62,9 +66,15 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 }
                 Ok(Established::Job(job)) => {
                     let error = job.await.err();
+                    if let Some(error) = &error {
+                        record.note_failure(&self.outbound, End::of_job(error));
+                    }
                     record.close(error.as_ref(), Traffic::default());
                 }
-                Err(error) => record.close(Some(&error), Traffic::default()),
+                Err(error) => {
+                    record.note_failure(&self.outbound, End::before(record.stage(), &error));
+                    record.close(Some(&error), Traffic::default());
+                }
             }
         }
     }
@@ -86,6 +96,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             Err(error) => return (record, Err(error.into())),
         };
         ready();
+        record.begin_connect();
         record.target = Some(request.target.to_string().into());
         record.user.clone_from(&request.user);
         let flow = match self.connect(&mut request).await {
@@ -98,6 +109,9 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 Err(error)
             }
         };
+        if flow.is_ok() {
+            record.begin_relay();
+        }
         let established = flow.map(|flow| Established::Flow(Box::new(flow)));
         (record, established.map_err(Box::new))
     }
@@ -165,49 +179,6 @@ async fn confirm(request: &mut Request) -> Result<(), Error> {
         reply.upgrade(stream).map_err(Error::io(Side::Client))?;
     }
     Ok(())
-}
-
-/// What is counted and logged of a stream when it has ended.
-struct FlowRecord<'a> {
-    peer: SocketAddr,
-    target: Option<Box<str>>,
-    user: Option<Arc<User>>,
-    started: Instant,
-    counters: &'a Counters,
-    _now: Gauge<'a>,
-}
-
-impl<'a> FlowRecord<'a> {
-    fn begin(peer: SocketAddr, counters: &'a Counters) -> Self {
-        counters.streams.fetch_add(1, Relaxed);
-        Self {
-            peer,
-            target: None,
-            user: None,
-            started: Instant::now(),
-            counters,
-            _now: Gauge::new(&counters.streams_now),
-        }
-    }
-
-    fn close(self, error: Option<&Error>, traffic: Traffic) {
-        self.counters.bytes_up.fetch_add(traffic.up, Relaxed);
-        self.counters.bytes_down.fetch_add(traffic.down, Relaxed);
-        if let Some(error) = error {
-            self.counters.fail(error.status());
-        }
-        tracing::debug!(
-            peer = %self.peer,
-            user = self.user.as_ref().map(|user| &*user.name),
-            target = self.target.as_deref().unwrap_or("-"),
-            status = error.map_or("ok", Error::status),
-            error = error.map(tracing::field::display),
-            up_bytes = traffic.up,
-            down_bytes = traffic.down,
-            elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "stream ended"
-        );
-    }
 }
 
 #[cfg(test)]

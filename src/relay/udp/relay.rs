@@ -19,6 +19,7 @@ use super::table::AssociationTable;
 use crate::limits::MAX_RESOLVING;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::Counters;
+use crate::relay::failed::{Network, Noted, Phase, Whose};
 use crate::wire::{self, Address, AddressRef};
 
 /// Serves the packet sockets of one listening address, one per worker.
@@ -130,8 +131,11 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         path: Path,
         addresses: Option<&[IpAddr]>,
     ) {
-        if let Err(error) = self.forward(work, socket, datagram, path, addresses) {
+        if let Err(Dropped { error, target }) =
+            self.forward(work, socket, datagram, path, addresses)
+        {
             self.counters.fail(error.status());
+            self.note(path.peer, target.as_deref(), error);
             tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
         }
     }
@@ -144,7 +148,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         datagram: &mut [u8],
         path: Path,
         addresses: Option<&[IpAddr]>,
-    ) -> Result<(), wire::Error> {
+    ) -> Result<(), Dropped> {
         let (client, mut header) = self
             .inbound
             .identify(&mut work.inbound, datagram, path.peer)?;
@@ -184,8 +188,10 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     key.upstream = upstream;
                     destination = address;
                 }
-                Route::Unresolved => return self.postpone(work, target.to_owned(), datagram, path),
-                Route::Blocked => return Err(wire::Error::Blocked),
+                Route::Unresolved => {
+                    return Ok(self.postpone(work, target.to_owned(), datagram, path)?);
+                }
+                Route::Blocked => return Err(Dropped::of(target, wire::Error::Blocked)),
             }
             known = self.find(work, key);
             if let Some(association) = &known {
@@ -204,8 +210,28 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             || self.locate(&association, target, fixed_target),
             Destination::Address,
         );
-        let target = (target, fixed_target, destination);
-        self.dispatch(work, &association, target, address, data)
+        let to = (target, fixed_target, destination);
+        self.dispatch(work, &association, to, address, data)
+            .map_err(|error| Dropped::of(target, error))
+    }
+
+    /// Notes a datagram that was dropped; without a target it was not understood.
+    fn note(&self, peer: SocketAddr, target: Option<&Address>, error: wire::Error) {
+        let handshake = Noted::handshake(Network::Udp, peer, error.status(), &error);
+        let Some(target) = target else {
+            return self.counters.failed.note(&handshake);
+        };
+        self.counters.failed.note(&Noted {
+            whose: Whose::Client,
+            phase: match error {
+                wire::Error::Blocked | wire::Error::Denied => Phase::Rule,
+                wire::Error::Unresolvable => Phase::Resolve,
+                _ => Phase::Relay,
+            },
+            target: Some(&target.to_string()),
+            way: self.outbound.packet_way(target),
+            ..handshake
+        });
     }
 
     /// Keeps a datagram until the addresses of its target are known.
@@ -293,6 +319,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             table: Arc::clone(&self.table),
             counters: Arc::clone(&self.counters),
             timeout: self.timeout,
+            answered: false,
         });
         Ok(association)
     }
@@ -366,6 +393,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 _ => wire::Error::Unresolvable,
             };
             self.counters.fail(error.status());
+            let (client, _) = waiting.association.client();
+            self.note(client.peer, Some(&waiting.target), error);
             tracing::debug!(target = %waiting.target, status = error.status(), %error, "datagram dropped");
             return;
         };
@@ -390,6 +419,30 @@ impl Encoded {
 
     fn bytes(&self) -> &[u8] {
         self.0.get(..self.1).unwrap_or_default()
+    }
+}
+
+/// Why a datagram was dropped, and its target if that is known.
+struct Dropped {
+    error: wire::Error,
+    target: Option<Box<Address>>,
+}
+
+impl Dropped {
+    fn of(target: AddressRef<'_>, error: wire::Error) -> Self {
+        Self {
+            error,
+            target: Some(Box::new(target.to_owned())),
+        }
+    }
+}
+
+impl From<wire::Error> for Dropped {
+    fn from(error: wire::Error) -> Self {
+        Self {
+            error,
+            target: None,
+        }
     }
 }
 

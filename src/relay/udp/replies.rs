@@ -15,6 +15,7 @@ use super::framing::{Decoder, Encoder};
 use super::table::AssociationTable;
 use crate::net::udp::Batch;
 use crate::relay::counters::{Counters, Gauge};
+use crate::relay::failed::{Network, Noted, Phase, Times, Way, Whose};
 use crate::relay::idle::IdleTimer;
 
 /// How long an association pauses after an error of its socket.
@@ -29,6 +30,8 @@ pub(super) struct Replies<S> {
     pub(super) counters: Arc<Counters>,
     /// How long the association lives without a datagram, or up to a quarter longer.
     pub(super) timeout: Duration,
+    /// Something has come back.
+    pub(super) answered: bool,
 }
 
 impl<S> Replies<S> {
@@ -56,14 +59,44 @@ impl<S> Replies<S> {
                 _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity.load(Relaxed))) => break,
             }
         }
+        if !self.answered {
+            self.note_silence();
+        }
         let user = association.user.as_ref().map(|user| &*user.name);
         tracing::debug!(peer = %association.client().0.peer, user, "association ended");
+    }
+
+    /// Notes that nothing has come back from the server. Targets may well be silent.
+    fn note_silence(&self) {
+        let association = &self.association;
+        let Some(server) = &association.server else {
+            return;
+        };
+        self.counters.failed.note(&Noted {
+            whose: Whose::Client,
+            network: Network::Udp,
+            phase: Phase::Reply,
+            peer: association.client().0.peer,
+            user: association.user.as_ref().map(|user| &*user.name),
+            target: None,
+            way: Way {
+                server: Some(server.to_string()),
+                ..Way::default()
+            },
+            status: "no_answer",
+            error: &"no datagram came back through the server: UDP to it is blocked, it does not accept the key, the method \
+                or the time of this machine, or no target answered",
+            times: Times::default(),
+            up: 0,
+            down: 0,
+        });
     }
 
     /// Receives a batch from the upstream and sends it to the client.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (association, counters) = (&self.association, &self.counters);
         let (decoder, encoder) = (&mut self.decoder, &mut self.encoder);
+        let answered = &mut self.answered;
         association.upstream.poll_receive(cx, |mut received| {
             let (client, socket) = association.client();
             let mut batch = Batch::spare();
@@ -76,6 +109,7 @@ impl<S> Replies<S> {
                     .and_then(|(address, data)| encoder.push(&mut batch, client, address, data));
                 match encoded {
                     Ok(()) => {
+                        *answered = true;
                         counters.datagrams_down.fetch_add(1, Relaxed);
                         // Strangers may send to a bare socket, but not keep it open (RFC 4787 REQ-6).
                         if association.is_pinned {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::framing::{Decoder, Encoder};
 use crate::net::udp::Socket;
 use crate::relay::counters::User;
+use crate::relay::failed::Way;
 use crate::wire::{self, Address, AddressRef};
 
 /// What identifies an association.
@@ -116,6 +117,11 @@ pub trait PacketOutbound: Send + Sync + 'static {
 
     /// The destination of a datagram for `target`, as far as it is known without waiting.
     fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination;
+
+    /// The way of datagrams to `target`, which have failed.
+    fn packet_way(&self, _target: &Address) -> Way {
+        Way::default()
+    }
 
     /// The address of a datagram for `target`; `None`: it has none, or none that is allowed.
     fn resolve(

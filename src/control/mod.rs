@@ -1,0 +1,14 @@
+//! Floor 5: what a running process tells the commands of its operator, over a unix socket.
+//!
+//! The socket is named after the process id and lies in the runtime directory of the user, with mode 0600: only this user
+//! and root can ask. A command sends one line, `{"ask": "…"}`, and gets one JSON document.
+//!
+//! - [`place`]: where the sockets are.
+//! - [`answer`]: the side of the process.
+//! - [`ask`]: the side of the command.
+//! - [`why`]: the streams and associations that failed, as JSON and as text.
+
+pub mod answer;
+pub mod ask;
+pub mod place;
+pub mod why;

@@ -1,0 +1,250 @@
+//! What is counted, logged and noted of a stream when it has ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::flow::{Flow, Traffic, Unanswered};
+use super::request::Outbound;
+use crate::relay::counters::{Counters, Gauge, User};
+use crate::relay::error::{Error, Side};
+use crate::relay::failed::{Network, Noted, Phase, Stage, Times, Whose};
+use crate::wire::Address;
+
+/// A client that ends its connection sooner than this has not waited for an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why an orderly end is a failure.
+const fn reason(unanswered: Unanswered) -> &'static str {
+    match unanswered {
+        Unanswered::Server => {
+            "the server closed the connection before anything came back: it does not accept the key, the method or the \
+             time of this machine, or the target cannot be reached or closed it"
+        }
+        Unanswered::Target => "the target closed the connection before anything came back",
+        Unanswered::Client => {
+            "nothing came back, and the client did not wait any longer: the target, or the way to it, is silent"
+        }
+    }
+}
+
+/// What is counted and logged of a stream when it has ended.
+pub(super) struct FlowRecord<'a> {
+    pub(super) peer: SocketAddr,
+    pub(super) target: Option<Box<str>>,
+    pub(super) user: Option<Arc<User>>,
+    started: Instant,
+    /// Milliseconds from the start to the complete request, and from there to the relay; [`NOT_REACHED`] before that.
+    /// Kept for as long as a stream is idle, so they are small.
+    handshake_ms: u32,
+    connect_ms: u32,
+    counters: &'a Counters,
+    _now: Gauge<'a>,
+}
+
+const NOT_REACHED: u32 = u32::MAX;
+
+/// How a stream that may have failed ended.
+pub(super) struct End<'a> {
+    stage: Stage,
+    cause: Cause<'a>,
+    /// Something had come back.
+    answered: bool,
+    traffic: Traffic,
+    /// The server, where one of several was chosen.
+    server: Option<String>,
+}
+
+/// Why a stream ended.
+enum Cause<'a> {
+    Error(&'a Error),
+    Unanswered(Unanswered),
+}
+
+impl<'a> End<'a> {
+    /// The end of a relay.
+    pub(super) fn of_flow(error: Option<&'a Error>, flow: &Flow) -> Self {
+        let (traffic, unanswered) = (flow.traffic(), flow.unanswered());
+        let cause = match error {
+            // It waited for the client after the other side had ended.
+            Some(Error::Idle { .. }) if traffic.down == 0 && unanswered != Unanswered::Client => {
+                Cause::Unanswered(unanswered)
+            }
+            Some(error) => Cause::Error(error),
+            None => Cause::Unanswered(unanswered),
+        };
+        Self {
+            stage: Stage::Relay,
+            cause,
+            answered: traffic.down > 0,
+            traffic,
+            server: flow.server(),
+        }
+    }
+
+    /// An error before the relay.
+    pub(super) fn before(stage: Stage, error: &'a Error) -> Self {
+        Self {
+            stage,
+            cause: Cause::Error(error),
+            answered: false,
+            traffic: Traffic::default(),
+            server: None,
+        }
+    }
+
+    /// An error of what is done instead of a relay.
+    pub(super) fn of_job(error: &'a Error) -> Self {
+        Self {
+            answered: true,
+            ..Self::before(Stage::Relay, error)
+        }
+    }
+
+    /// Whether somebody should know, of a stream that was relayed for this long: one that was idle, or that its client
+    /// ended after an answer or before it could come, has not failed.
+    fn is_failure(&self, relayed: Duration) -> bool {
+        let waited = !self.answered && self.traffic.up > 0;
+        match self.cause {
+            Cause::Error(Error::Replaced) => false,
+            _ if self.stage != Stage::Relay => true,
+            Cause::Error(Error::Idle { .. }) => waited,
+            Cause::Error(Error::Io {
+                side: Side::Client, ..
+            })
+            | Cause::Unanswered(Unanswered::Client) => waited && relayed >= PATIENCE,
+            Cause::Error(_) | Cause::Unanswered(_) => true,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.cause {
+            Cause::Error(error) => Phase::of(error, self.stage, self.answered),
+            Cause::Unanswered(_) => Phase::Reply,
+        }
+    }
+
+    const fn status(&self) -> &'static str {
+        match self.cause {
+            Cause::Error(error) => error.status(),
+            Cause::Unanswered(_) => "no_answer",
+        }
+    }
+}
+
+impl<'a> FlowRecord<'a> {
+    pub(super) fn begin(peer: SocketAddr, counters: &'a Counters) -> Self {
+        counters.streams.fetch_add(1, Relaxed);
+        Self {
+            peer,
+            target: None,
+            user: None,
+            started: Instant::now(),
+            handshake_ms: NOT_REACHED,
+            connect_ms: NOT_REACHED,
+            counters,
+            _now: Gauge::new(&counters.streams_now),
+        }
+    }
+
+    /// The request is complete.
+    pub(super) fn begin_connect(&mut self) {
+        self.handshake_ms = self.elapsed_ms();
+    }
+
+    /// Both ends are connected.
+    pub(super) fn begin_relay(&mut self) {
+        self.connect_ms = self.elapsed_ms().saturating_sub(self.handshake_ms);
+    }
+
+    /// What a stream without a relay was doing.
+    pub(super) const fn stage(&self) -> Stage {
+        match self.target {
+            None => Stage::Handshake,
+            Some(_) => Stage::Connect,
+        }
+    }
+
+    fn elapsed_ms(&self) -> u32 {
+        let elapsed = self.started.elapsed().as_millis();
+        u32::try_from(elapsed).map_or(NOT_REACHED - 1, |time| time.min(NOT_REACHED - 1))
+    }
+
+    fn times(&self) -> Times {
+        let all = self.elapsed_ms();
+        let reached = |time: u32| (time != NOT_REACHED).then_some(time);
+        let (handshake, connect) = (reached(self.handshake_ms), reached(self.connect_ms));
+        let after = |begun: Option<u32>| begun.map(|begun| all.saturating_sub(begun));
+        let both = handshake
+            .zip(connect)
+            .map(|(one, other)| one.saturating_add(other));
+        let time = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
+        Times {
+            handshake: time(handshake.or(Some(all))),
+            connect: time(connect.or_else(|| after(handshake))),
+            relay: time(after(both)),
+        }
+    }
+
+    /// Notes a stream that has failed. Called only if it may have.
+    pub(super) fn note_failure(&self, outbound: &impl Outbound, mut end: End<'_>) {
+        let times = self.times();
+        if !end.is_failure(times.relay.unwrap_or_default()) {
+            return;
+        }
+        let user = self.user.as_ref().map(|user| &*user.name);
+        let target = self.target.as_deref();
+        let address = target.and_then(|target| target.parse::<Address>().ok());
+        let mut way = outbound.way(address.as_ref(), user);
+        way.server = end.server.take().or(way.server);
+        let whose = match end.stage {
+            _ if way.is_visitor => Whose::Visitor,
+            Stage::Handshake => Whose::Stranger,
+            Stage::Relay if end.answered => Whose::Broken,
+            Stage::Connect | Stage::Relay => Whose::Client,
+        };
+        let reason;
+        self.counters.failed.note(&Noted {
+            whose,
+            network: Network::Tcp,
+            phase: end.phase(),
+            peer: self.peer,
+            user,
+            target,
+            way,
+            status: end.status(),
+            error: match &end.cause {
+                Cause::Error(error) => error,
+                Cause::Unanswered(unanswered) => {
+                    reason = self::reason(*unanswered);
+                    &reason
+                }
+            },
+            times,
+            up: end.traffic.up,
+            down: end.traffic.down,
+        });
+    }
+
+    pub(super) fn close(self, error: Option<&Error>, traffic: Traffic) {
+        self.counters.bytes_up.fetch_add(traffic.up, Relaxed);
+        self.counters.bytes_down.fetch_add(traffic.down, Relaxed);
+        if let Some(error) = error {
+            self.counters.fail(error.status());
+        }
+        tracing::debug!(
+            peer = %self.peer,
+            user = self.user.as_ref().map(|user| &*user.name),
+            target = self.target.as_deref().unwrap_or("-"),
+            status = error.map_or("ok", Error::status),
+            error = error.map(tracing::field::display),
+            up_bytes = traffic.up,
+            down_bytes = traffic.down,
+            elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "stream ended"
+        );
+    }
+}
