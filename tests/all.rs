@@ -60,5 +60,6 @@ mod transport_nginx;
 mod transport_tls;
 mod transport_ws;
 mod tunnel;
+mod udp_over_tcp;
 mod warm;
 mod why;

@@ -86,6 +86,9 @@ impl Config {
             write!(out, ", \"{}\"", server.name)?;
         }
         self.write_transport(server, out)?;
+        if let Some(version) = server.udp_over_tcp {
+            write!(out, ", UDP over TCP version {}", version.number())?;
+        }
         if let Some(plugin) = &server.plugin {
             write!(out, ", through the plugin {}", plugin.program)?;
         }
@@ -207,7 +210,7 @@ impl Config {
         if let (Some(_), Role::Local) = (&transport.tls, self.role) {
             write!(out, ", TLS for {}", transport.server_name(&server.address))?;
         }
-        if server.mode.udp && self.role == Role::Local {
+        if server.mode.udp && self.role == Role::Local && server.udp_over_tcp.is_none() {
             let way = if transport.udp_inside {
                 "through it"
             } else {

@@ -8,6 +8,7 @@
 //! - [`forward`]: clients of a port that has one target.
 //! - [`redir`]: what the firewall redirects to `ssr local`.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
+//! - [`stream_datagrams`]: those of them who send datagrams in streams.
 //! - [`reverse`]: visitors of reverse tunnels.
 
 pub mod dns;
@@ -20,4 +21,5 @@ pub mod reverse;
 pub mod shadowsocks;
 pub mod socks;
 pub mod socks4;
+pub mod stream_datagrams;
 pub mod udp_associate;

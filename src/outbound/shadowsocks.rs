@@ -16,7 +16,7 @@ use super::balancer::race::race;
 use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash};
 use super::endpoint::Endpoint;
 use super::proxied_packets;
-use super::udp_over_stream::UdpOverStream;
+use super::udp_over_stream::{Carried, UdpOverStream};
 use super::warm::{Warm, WarmPolicy};
 use crate::limits::MAX_TRIED_SERVERS;
 use crate::net::changes::{Changes, suspended};
@@ -49,7 +49,7 @@ pub struct Weights {
 pub struct Server {
     endpoint: Arc<Endpoint>,
     weights: Weights,
-    /// Set if packets go inside streams; `None`: they go as UDP.
+    /// Set if datagrams go inside streams; `None`: they go as UDP.
     over_stream: Option<UdpOverStream>,
     warm: Warm,
     health: Arc<Health>,
@@ -497,12 +497,22 @@ impl PacketOutbound for Servers {
         };
         let peer = socket.peer().map(Address::Ip);
         let credentials = &endpoint.credentials;
-        let sealer = PacketSealer::client(credentials, session).map_err(io::Error::other)?;
+        let carried = server.over_stream.as_ref().map(|settings| settings.carried);
+        let (encoder, decoder) = match carried {
+            // The stream is sealed, and what is in it is not.
+            Some(Carried::Datagrams(_)) => (Encoder::Addressed, Decoder::Addressed),
+            Some(Carried::Packets) | None => {
+                let sealer =
+                    PacketSealer::client(credentials, session).map_err(io::Error::other)?;
+                let opener = ClientPackets::new(credentials, session);
+                (Encoder::Seal(sealer), Decoder::Open(Box::new(opener)))
+            }
+        };
         Ok(Upstream {
             server: Some(peer.unwrap_or_else(|| endpoint.packet_address())),
             socket,
-            encoder: Encoder::Seal(sealer),
-            decoder: Decoder::Open(Box::new(ClientPackets::new(credentials, session))),
+            encoder,
+            decoder,
         })
     }
 

@@ -1,4 +1,5 @@
-//! Packets inside streams ([`crate::wire::udp_over_stream`]): how a client sends them, and how a server takes them.
+//! Datagrams inside streams: how a client sends them, and how a server takes them. There are two kinds: sealed packets
+//! ([`crate::wire::udp_over_stream`]) and plain datagrams ([`crate::wire::udp_over_tcp`]).
 
 use std::future::pending;
 use std::io;
@@ -12,36 +13,70 @@ use super::direct::Direct;
 use super::endpoint::Endpoint;
 use crate::limits::{MAX_UDP_STREAMS, UDP_STREAM_BUFFER, UDP_STREAM_WINDOW};
 use crate::net::dial::SpeaksFirst;
-use crate::net::pipe::pair;
+use crate::net::pipe::{Pipe, pair};
 use crate::net::tasks::Tasks;
 use crate::net::udp::Socket;
 use crate::relay::failed::Way;
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
-use crate::relay::udp::over_stream::{Closed, exchange};
-use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
-use crate::relay::{Counters, Error};
-use crate::wire::Address;
+use crate::relay::udp::over_stream::{Closed, Framing, exchange, read_request};
+use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, StreamClient};
+use crate::relay::{Counters, Error, User};
 use crate::wire::reserved::Reserved;
 use crate::wire::udp_over_stream::{NAME, PORT};
+use crate::wire::udp_over_tcp::{Frames, Version};
+use crate::wire::{self, Address};
 
 /// The pause before a stream that broke is replaced.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Why no stream is opened or taken beyond [`MAX_UDP_STREAMS`].
 const TOO_MANY: &str = "too many UDP associations over streams";
 
-/// Settings of the streams that carry a client's packets.
+/// What a client sends in streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// The packets that it would send by UDP.
+    Packets,
+    /// Datagrams as they are, by this version of UDP over TCP.
+    Datagrams(Version),
+}
+
+impl Carried {
+    /// The reserved target of the streams.
+    fn target(self) -> Address {
+        match self {
+            Self::Packets => Address::Domain(NAME.into(), PORT),
+            // As sing-box has it; servers do not look at the port.
+            Self::Datagrams(version) => Address::Domain(version.target().into(), 0),
+        }
+    }
+
+    /// How a new stream begins.
+    const fn framing(self) -> Framing {
+        match self {
+            Self::Packets => Framing::Packets,
+            Self::Datagrams(version) => Framing::Datagrams {
+                frames: Frames::Addressed,
+                request: matches!(version, Version::V2),
+            },
+        }
+    }
+}
+
+/// Settings of the streams that carry a client's datagrams.
 #[derive(Clone)]
 pub struct UdpOverStream {
+    /// What is sent in them.
+    pub carried: Carried,
     /// Time limits of each stream.
     pub timeouts: Timeouts,
-    /// How long a stream stays without a packet.
+    /// How long a stream stays without a datagram.
     pub idle: Duration,
     /// Counts the streams.
     pub counters: Arc<Counters>,
 }
 
 impl UdpOverStream {
-    /// The socket of a new association, whose packets one of `tasks` carries to the server at `endpoint`.
+    /// The socket of a new association, whose datagrams one of `tasks` carries to the server at `endpoint`.
     pub(super) fn socket(&self, endpoint: &Arc<Endpoint>, tasks: &Tasks) -> io::Result<Socket> {
         let (association, carried) = Socket::pair();
         let carrier = Carrier {
@@ -55,24 +90,25 @@ impl UdpOverStream {
     }
 }
 
-/// Carries the packets of one association.
+/// Carries the datagrams of one association.
 struct Carrier {
     endpoint: Arc<Endpoint>,
     settings: UdpOverStream,
 }
 
 impl Carrier {
-    /// Carries packets until the association ends, in one stream after another if they break.
+    /// Carries datagrams until the association ends, in one stream after another if they break.
     async fn run(self, socket: Socket) {
         let (idle, timeouts) = (self.settings.idle, self.settings.timeouts);
+        let carried = self.settings.carried;
         let service = Service {
-            inbound: FixedTarget(Address::Domain(NAME.into(), PORT)),
+            inbound: FixedTarget(carried.target()),
             counters: Arc::clone(&self.settings.counters),
             outbound: self,
             timeouts,
         };
         let peer = (Ipv4Addr::LOCALHOST, 0).into();
-        // A stream is opened only when a packet waits for it.
+        // A stream is opened only when a datagram waits for it.
         while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
             let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
             let served = Box::pin(async {
@@ -81,11 +117,15 @@ impl Carrier {
                 pending().await
             });
             let closed = tokio::select! {
-                closed = exchange(pipe, &socket, idle) => closed,
+                closed = exchange(pipe, &socket, carried.framing(), idle) => closed,
                 closed = served => closed,
             };
-            if closed != Closed::Stream {
-                return;
+            match closed {
+                Closed::Stream => {}
+                Closed::Invalid(error) => {
+                    tracing::debug!(%error, "the server sent an invalid datagram in a stream");
+                }
+                Closed::Socket | Closed::Idle => return,
             }
             sleep(RECONNECT_PAUSE).await;
         }
@@ -110,51 +150,115 @@ impl Outbound for Carrier {
     }
 }
 
-/// Connects to targets like [`Direct`], and connects the reserved target to the server's own packet relay.
+/// Connects to targets like [`Direct`], and connects reserved targets to the server's own packet relay.
 pub struct DirectWithPackets<I: PacketInbound, O> {
     direct: Direct,
     relay: Arc<Relay<I, O>>,
-    /// How long a stream of packets stays without any.
+    /// Whether streams of sealed packets are offered too.
+    packets: bool,
+    /// How long a stream of datagrams stays without any.
     idle: Duration,
     tasks: Tasks,
 }
 
-impl<I: PacketInbound, O: PacketOutbound> DirectWithPackets<I, O> {
-    /// For the server whose packets `relay` serves.
+impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> DirectWithPackets<I, O> {
+    /// For the server whose datagrams `relay` serves.
     #[must_use]
-    pub fn new(direct: Direct, relay: Arc<Relay<I, O>>, idle: Duration) -> Self {
+    pub fn new(direct: Direct, relay: Arc<Relay<I, O>>, packets: bool, idle: Duration) -> Self {
         Self {
             direct,
             relay,
+            packets,
             idle,
             tasks: Tasks::default(),
         }
     }
+
+    /// Serves the stream behind `pipe` as `carried`, for the client of `request`.
+    fn serve(&self, pipe: Pipe, carried: Carried, request: &Request) -> bool {
+        let (relay, idle) = (Arc::clone(&self.relay), self.idle);
+        let (user, peer) = (request.user.clone(), request.peer);
+        let started = self.tasks.try_spawn(MAX_UDP_STREAMS, async move {
+            match carried {
+                Carried::Packets => {
+                    let (server, client) = Socket::pair();
+                    let exchanged =
+                        async move { exchange(pipe, &client, Framing::Packets, idle).await };
+                    let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
+                }
+                Carried::Datagrams(version) => {
+                    let served = serve_datagrams(relay, pipe, version, user, idle).await;
+                    if let Err(error) = served {
+                        let status = error.status();
+                        tracing::debug!(%peer, status, %error, "a stream of UDP over TCP is invalid");
+                    }
+                }
+            }
+        });
+        started.is_some()
+    }
 }
 
-impl<I: PacketInbound, O: PacketOutbound> Outbound for DirectWithPackets<I, O> {
+/// Serves the datagrams of one stream to its end.
+async fn serve_datagrams<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound>(
+    relay: Arc<Relay<I, O>>,
+    pipe: Pipe,
+    version: Version,
+    user: Option<Arc<User>>,
+    idle: Duration,
+) -> Result<(), wire::Error> {
+    let frames = match version {
+        Version::V1 => Frames::Addressed,
+        // Dropping the pipe resets the stream.
+        Version::V2 => match timeout(idle, read_request(&pipe)).await {
+            Ok(request) => request?,
+            Err(_) => return Err(wire::Error::Truncated),
+        },
+    };
+    let client = StreamClient {
+        user,
+        connected: matches!(frames, Frames::Connected(_)),
+    };
+    let framing = Framing::Datagrams {
+        frames,
+        request: false,
+    };
+    let (server, socket) = Socket::pair();
+    let exchanged = async move { exchange(pipe, &socket, framing, idle).await };
+    let served = relay.serve_client(Arc::new(server), client.into());
+    match tokio::join!(exchanged, served).0 {
+        Closed::Invalid(error) => Err(error),
+        Closed::Stream | Closed::Socket | Closed::Idle => Ok(()),
+    }
+}
+
+impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> Outbound
+    for DirectWithPackets<I, O>
+{
     fn may_confirm_early(&self, request: &Request) -> bool {
         self.direct.may_confirm_early(request)
     }
 
     fn offers(&self, reserved: Reserved) -> bool {
-        reserved == Reserved::Packets
+        match reserved {
+            Reserved::Packets => self.packets,
+            Reserved::UdpOverTcp(_) => true,
+            Reserved::Link => false,
+        }
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
-        if request.reserved() != Some(Reserved::Packets) {
-            return self.direct.connect(request).await;
-        }
+        let carried = match request.reserved() {
+            Some(Reserved::Packets) => Carried::Packets,
+            Some(Reserved::UdpOverTcp(version)) => Carried::Datagrams(version),
+            _ => return self.direct.connect(request).await,
+        };
         let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
-        let (server, client) = Socket::pair();
-        let (relay, idle) = (Arc::clone(&self.relay), self.idle);
-        let started = self.tasks.try_spawn(MAX_UDP_STREAMS, async move {
-            let exchanged = async move { exchange(pipe, &client, idle).await };
-            let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
-        });
-        started
-            .map(|_| Leg::plain(stream))
-            .ok_or(Error::Overloaded(TOO_MANY))
+        if self.serve(pipe, carried, request) {
+            Ok(Leg::plain(stream))
+        } else {
+            Err(Error::Overloaded(TOO_MANY))
+        }
     }
 
     fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {

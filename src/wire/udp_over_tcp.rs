@@ -41,6 +41,15 @@ pub enum Version {
 }
 
 impl Version {
+    /// The number of the version.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
     /// The name of the reserved target.
     #[must_use]
     pub const fn target(self) -> &'static str {

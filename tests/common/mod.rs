@@ -25,6 +25,7 @@ pub mod probe;
 pub mod process;
 pub mod reverse;
 pub mod seal;
+pub mod sing_box;
 pub mod socks;
 pub mod targets;
 pub mod udp;

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::net::Stream;
 use crate::outbound::dialer::{Candidate, Filter, Gate};
-use crate::relay::Error;
 use crate::relay::tcp::{Handshake, Inbound};
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
+use crate::relay::{Error, User};
 use crate::route::{Action, Host, Live, Network, Query, Step};
 use crate::wire::{self, AddressRef};
 
@@ -124,6 +124,10 @@ impl<I: PacketInbound> PacketInbound for Guard<I> {
         datagram: &mut [u8],
     ) -> Result<Opened<'_>, wire::Error> {
         self.inner.open(session, header, datagram)
+    }
+
+    fn user(&self, header: &I::Header) -> Option<Arc<User>> {
+        self.inner.user(header)
     }
 
     fn encoder(&self, header: &I::Header) -> Result<Encoder, wire::Error> {

@@ -23,7 +23,7 @@ use crate::net;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
-use crate::outbound::udp_over_stream::UdpOverStream;
+use crate::outbound::udp_over_stream::{Carried, UdpOverStream};
 use crate::relay::tcp::FixedTarget;
 use crate::wire::ss::Credentials;
 
@@ -226,8 +226,13 @@ impl Builder<'_> {
             packet_plugin: plugin.packets.clone(),
         };
         let transport = server.transport.as_ref();
-        let inside = transport.filter(|transport| transport.udp_inside);
-        let over_stream = inside.map(|_| UdpOverStream {
+        let inside = transport.is_some_and(|transport| transport.udp_inside);
+        let carried = match server.udp_over_tcp {
+            Some(version) => Some(Carried::Datagrams(version)),
+            None => inside.then_some(Carried::Packets),
+        };
+        let over_stream = carried.map(|carried| UdpOverStream {
+            carried,
             timeouts: self.timeouts(self.config.udp_timeout),
             idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),

@@ -13,6 +13,7 @@ use crate::config::Server;
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{ReservedJobs, Shadowsocks};
+use crate::inbound::stream_datagrams::WithStreams;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
@@ -48,7 +49,7 @@ impl Builder<'_> {
                     next_hops: next_hops.clone(),
                     replays: ReplayFilter::for_packets(server.method, self.config.replay),
                 };
-                self.relay(guarded(inbound, server), direct.clone())
+                self.relay(WithStreams(guarded(inbound, server)), direct.clone())
             });
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
@@ -64,15 +65,15 @@ impl Builder<'_> {
                 let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
                 places.tcp = bound;
                 let transport = transport::server(server)?;
+                // Over WebSocket, a client may also send its packets inside a stream.
                 let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
                 match &relay {
-                    // Over WebSocket, a client may also send its datagrams inside a stream.
-                    Some(relay) if is_ws => {
+                    Some(relay) => {
                         let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
-                        let outbound = DirectWithPackets::new(direct, relay, idle_udp);
+                        let outbound = DirectWithPackets::new(direct, relay, is_ws, idle_udp);
                         self.serve_tcp(listeners, inbound, outbound, idle, transport);
                     }
-                    _ => self.serve_tcp(listeners, inbound, direct, idle, transport),
+                    None => self.serve_tcp(listeners, inbound, direct, idle, transport),
                 }
             }
             if let Some(relay) = relay {

@@ -52,6 +52,8 @@ fn one(proxy: &Map<String, Value>, at: &str, found: &mut Found) {
         "udp",
         "plugin",
         "plugin-opts",
+        "udp-over-tcp",
+        "udp-over-tcp-version",
     ];
     found.leave_out_keys(at, proxy, &known);
     let empty = Map::new();
@@ -83,6 +85,9 @@ fn one(proxy: &Map<String, Value>, at: &str, found: &mut Found) {
         plugin_opts,
         // UDP is off there unless it is switched on.
         mode: (!is_on(proxy, "udp")).then_some("tcp_only"),
+        // Its servers take both versions.
+        udp_over_tcp: is_on(proxy, "udp-over-tcp")
+            .then(|| number(proxy, "udp-over-tcp-version").unwrap_or(2)),
         disabled: false,
     };
     found.add(at, entry);

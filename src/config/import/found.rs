@@ -1,6 +1,6 @@
 //! The servers that were read, and what was left out.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config::written::schema::is_blank;
 use crate::crypto::Method;
@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub(super) plugin: Option<String>,
     pub(super) plugin_opts: Option<String>,
     pub(super) mode: Option<&'static str>,
+    /// The version of UDP over TCP.
+    pub(super) udp_over_tcp: Option<u64>,
     pub(super) disabled: bool,
 }
 
@@ -58,6 +60,9 @@ impl Found {
         set("password", entry.password.into());
         set("mode", entry.mode.into());
         set("disabled", entry.disabled.into());
+        if let Some(version) = entry.udp_over_tcp {
+            set("udp_over_tcp", json!({"enabled": true, "version": version}));
+        }
         if let Some(plugin) = entry.plugin.filter(|plugin| !plugin.is_empty()) {
             set("plugin", plugin.into());
             set("plugin_opts", entry.plugin_opts.into());

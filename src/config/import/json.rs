@@ -89,6 +89,7 @@ fn server(entry: &Map<String, Value>, at: &str, ignored: &[&str], found: &mut Fo
             plugin: filled(text(entry, "plugin")),
             plugin_opts: filled(text(entry, "plugin_opts")),
             mode,
+            udp_over_tcp: None,
             disabled: is_on(entry, "disabled"),
         },
     );

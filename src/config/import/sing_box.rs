@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::found::{Entry, Found, filled, number, text};
+use super::found::{Entry, Found, filled, is_on, number, text};
 
 pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
     let outbounds = top.get("outbounds").and_then(Value::as_array);
@@ -29,6 +29,7 @@ pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
             "plugin",
             "plugin_opts",
             "network",
+            "udp_over_tcp",
         ];
         found.leave_out_keys(&at, outbound, &known);
         let entry = Entry {
@@ -44,9 +45,24 @@ pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
                 "udp" => Some("udp_only"),
                 _ => None,
             },
+            udp_over_tcp: udp_over_tcp(outbound.get("udp_over_tcp")),
             disabled: false,
         };
         found.add(&at, entry);
     }
     found.leave_out_keys("", top, &["outbounds", "$schema"]);
+}
+
+/// The version of UDP over TCP: `true`, or an object that is on.
+fn udp_over_tcp(value: Option<&Value>) -> Option<u64> {
+    /// The default of sing-box.
+    const VERSION: u64 = 2;
+    match value? {
+        Value::Bool(true) => Some(VERSION),
+        Value::Object(keys) if is_on(keys, "enabled") => {
+            let version = number(keys, "version").filter(|version| *version > 0);
+            Some(version.unwrap_or(VERSION))
+        }
+        _ => None,
+    }
 }

@@ -104,7 +104,7 @@ fn proxies_of_clash_are_read() {
         r#"
 mixed-port: 7890
 proxies:
-  - {name: "a", type: ss, server: 192.0.2.1, port: 443, cipher: aes-256-gcm, password: "p", udp: true}
+  - {name: "a", type: ss, server: 192.0.2.1, port: 443, cipher: aes-256-gcm, password: "p", udp: true, udp-over-tcp: true, udp-over-tcp-version: 1}
   - name: ws
     type: ss
     server: cdn.example
@@ -130,7 +130,8 @@ rules:
     assert_eq!(
         found,
         [
-            json!({"remarks": "a", "server": "192.0.2.1", "server_port": 443, "method": "aes-256-gcm", "password": "p"}),
+            json!({"remarks": "a", "server": "192.0.2.1", "server_port": 443, "method": "aes-256-gcm", "password": "p",
+                "udp_over_tcp": {"enabled": true, "version": 1}}),
             json!({"remarks": "ws", "server": "cdn.example", "server_port": 443, "method": "chacha20-ietf-poly1305",
                 "password": "12345", "mode": "tcp_only", "plugin": "v2ray-plugin",
                 "plugin_opts": "tls;host=cdn.example;path=/a\\;b"}),
@@ -159,20 +160,24 @@ fn outbounds_of_sing_box_are_read() {
         r#"{"log": {"level": "info"}, "outbounds": [
             {"type": "shadowsocks", "tag": "ss", "server": "192.0.2.1", "server_port": 1080, "method": "2022-blake3-aes-128-gcm",
              "password": "8JCsPssfgS8tiRwiMlhARg==", "network": "tcp", "multiplex": {"enabled": true}},
+            {"type": "shadowsocks", "tag": "uot", "server": "192.0.2.2", "server_port": 1080, "method": "aes-128-gcm",
+             "password": "p", "udp_over_tcp": true},
             {"type": "direct", "tag": "direct"}]}"#,
     );
     assert_eq!(
         found,
         [
             json!({"remarks": "ss", "server": "192.0.2.1", "server_port": 1080, "method": "2022-blake3-aes-128-gcm",
-            "password": "8JCsPssfgS8tiRwiMlhARg==", "mode": "tcp_only"})
+            "password": "8JCsPssfgS8tiRwiMlhARg==", "mode": "tcp_only"}),
+            json!({"remarks": "uot", "server": "192.0.2.2", "server_port": 1080, "method": "aes-128-gcm", "password": "p",
+            "udp_over_tcp": {"enabled": true, "version": 2}})
         ]
     );
     assert_eq!(
         left_out,
         [
             "outbound 1: `multiplex`",
-            "outbound 2 (direct): of type `direct`, not `shadowsocks`",
+            "outbound 3 (direct): of type `direct`, not `shadowsocks`",
             "`log`"
         ]
     );
@@ -239,7 +244,6 @@ fn no_key_of_another_client_looks_like_a_misspelling() {
         "outbounds",
         "inbounds",
         "multiplex",
-        "udp_over_tcp",
         "tag",
         "type",
         "network",

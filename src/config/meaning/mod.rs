@@ -21,5 +21,6 @@ mod servers;
 mod tls;
 pub(super) mod translate;
 mod transport;
+mod udp_over_tcp;
 mod ways_in;
 mod websocket;

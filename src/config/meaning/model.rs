@@ -16,7 +16,7 @@ use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
 use crate::route::Live;
 use crate::wire::address::Address;
-use crate::wire::{http, proxy_protocol, reverse};
+use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 
 use super::between::{Plugin, ProxyHop};
 use crate::config::role::Role;
@@ -157,6 +157,8 @@ pub struct Server {
     pub idle: Option<Duration>,
     /// The layers between TCP and Shadowsocks; `None`: none.
     pub transport: Option<Transport>,
+    /// The version of UDP over TCP by which `ssr local` sends datagrams; `None`: it does not.
+    pub udp_over_tcp: Option<udp_over_tcp::Version>,
     /// The program between the network and Shadowsocks; `None`: none.
     pub plugin: Option<Plugin>,
     /// The proxies between `ssr local` and the server, or between `ssr server` and targets, the nearest first.

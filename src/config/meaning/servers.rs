@@ -9,7 +9,7 @@ use crate::wire::address::Address;
 use super::between::ProxyHop;
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, options, program, proxies, rules, transport};
+use super::{keys, options, program, proxies, rules, transport, udp_over_tcp};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -115,6 +115,7 @@ fn top_entry(top: &Top) -> file::Server {
         id: top.id.clone(),
         warm_connections: top.warm_connections,
         transport: top.transport.clone(),
+        udp_over_tcp: top.udp_over_tcp.clone(),
         plugin: top.plugin.clone(),
         plugin_opts: top.plugin_opts.clone(),
         plugin_args: top.plugin_args.clone(),
@@ -171,14 +172,17 @@ fn entry_servers(
     let plugin = program::program(entry, at, mode, cx);
     let proxies = proxies::proxies(entry, at, defaults.proxies, cx);
     let transport = transport::transport(entry, at, cx);
-    let mode = match &transport {
-        Some(transport) if transport.udp_inside => mode,
-        _ => proxies::mode(
+    let udp_over_tcp = udp_over_tcp::version(entry, at, transport.as_ref(), mode, cx);
+    let inside = transport.as_ref().is_some_and(|layers| layers.udp_inside);
+    let mode = if inside || udp_over_tcp.is_some() {
+        mode
+    } else {
+        proxies::mode(
             &proxies,
             entry.mode.is_some() || defaults.clients.udp,
             mode,
             cx,
-        ),
+        )
     };
     proxies::refuse_plugin(&proxies, plugin.as_ref(), cx);
     let tcp = weight(entry.tcp_weight, &key_at(at, "tcp_weight"), cx);
@@ -232,6 +236,7 @@ fn entry_servers(
                 socket: socket.clone(),
                 idle,
                 transport: transport.clone(),
+                udp_over_tcp,
                 plugin: plugin.clone(),
                 proxies: proxies.clone(),
                 acl: acl.clone(),

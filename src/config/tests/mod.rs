@@ -15,6 +15,7 @@ mod on_the_way;
 mod references;
 mod rules;
 mod transport;
+mod udp_over_tcp;
 mod values;
 
 use std::path::Path;

@@ -79,6 +79,7 @@ pub(crate) struct Top {
     pub(crate) deny_private: Option<bool>,
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
+    pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,
     pub(crate) plugin: Option<String>,
     pub(crate) plugin_opts: Option<String>,
     pub(crate) plugin_args: Option<Value>,
@@ -121,6 +122,7 @@ pub(crate) struct Server {
     // ssr
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
+    pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,
     pub(crate) acl: Option<String>,
 }
 
@@ -137,6 +139,14 @@ pub(crate) struct Transport {
     pub(crate) mux: Option<Number<u64>>,
     pub(crate) udp_over: Option<String>,
     pub(crate) trusted_proxies: Option<Strings>,
+}
+
+/// `udp_over_tcp`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UdpOverTcp {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) version: Option<Number<u64>>,
 }
 
 /// `tls` of a transport, or of an endpoint of a forward.

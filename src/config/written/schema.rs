@@ -39,6 +39,7 @@ pub(crate) enum Kind {
     Services,
     Allows,
     Transport,
+    UdpOverTcp,
     Tls,
     Servers,
     Users,
@@ -242,6 +243,7 @@ const KINDS: &[(Kind, &str, &str)] = &[
         "in an entry of `reverse.allow`",
     ),
     (Kind::Transport, "transport", "in `transport`"),
+    (Kind::UdpOverTcp, "udp_over_tcp", "in `udp_over_tcp`"),
     (
         Kind::Tls,
         "tls",
@@ -297,6 +299,7 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Reverse, "services") => Kind::Services,
         (Kind::Reverse, "allow") => Kind::Allows,
         (Kind::Top | Kind::Server, "transport") => Kind::Transport,
+        (Kind::Top | Kind::Server, "udp_over_tcp") => Kind::UdpOverTcp,
         _ => Kind::Free,
     }
 }
@@ -400,6 +403,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Service => fields_of::<file::Service>(),
         Kind::Allow => fields_of::<file::Allow>(),
         Kind::Transport => fields_of::<file::Transport>(),
+        Kind::UdpOverTcp => fields_of::<file::UdpOverTcp>(),
         Kind::Tls => fields_of::<file::Tls>(),
         Kind::Servers
         | Kind::Users

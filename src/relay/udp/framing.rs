@@ -20,7 +20,7 @@ pub enum Encoder {
     Seal(PacketSealer),
     /// The data alone.
     Bare,
-    /// The address and the data, for a [socket that answers from that address](crate::net::udp::transparent).
+    /// The address and the data: for a [socket that answers from that address](crate::net::udp::transparent), and in memory.
     Addressed,
 }
 
@@ -72,6 +72,8 @@ pub enum Decoder {
     Bare,
     /// Passes the datagram on unopened, without an address.
     PassOn,
+    /// The address and the data, from an in-memory socket.
+    Addressed,
 }
 
 thread_local! {
@@ -108,6 +110,10 @@ impl Decoder {
                         each(from, address.map(|address| (address, &*packet)));
                     }
                     Self::PassOn => each(from, Ok((&[], packet))),
+                    Self::Addressed => {
+                        let body = split(packet);
+                        each(from, body.map(|(_, address, data)| (address, data)));
+                    }
                     Self::Open(packets) => {
                         let body = packets.open(packet, subkey, unix_now());
                         let body = body.map(|body| packet.get(body).unwrap_or_default());
@@ -126,7 +132,7 @@ impl Decoder {
     fn proves_its_sender(&self) -> bool {
         match self {
             Self::Open(packets) => packets.authenticates_session(),
-            Self::Bare => true,
+            Self::Bare | Self::Addressed => true,
             Self::PassOn => false,
         }
     }

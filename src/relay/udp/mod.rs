@@ -14,7 +14,7 @@
 //! - `replies.rs`: the way back, one task per association.
 //! - `table.rs`: all associations of a listening address, and which of them is evicted when the table is full.
 //! - [`framing`]: what surrounds an address and its data on each side.
-//! - [`over_stream`]: packets inside a stream.
+//! - [`over_stream`]: packets or datagrams inside a stream.
 
 mod association;
 pub mod framing;
@@ -25,4 +25,6 @@ mod sides;
 mod table;
 
 pub use relay::Relay;
-pub use sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, Upstream};
+pub use sides::{
+    ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, StreamClient, Upstream,
+};

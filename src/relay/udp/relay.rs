@@ -65,15 +65,52 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     /// # Errors
     /// What the system says of the socket.
     pub async fn serve(self: Arc<Self>, socket: Arc<Socket>) -> io::Result<()> {
+        let mut replies = JoinSet::new();
+        self.receive(&socket, I::Batch::default(), &mut replies)
+            .await?;
+        while replies.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Serves an in-memory socket of one client, of which `batch` tells the inbound something. When the other end is
+    /// dropped, what has come still goes out, then the client's associations end.
+    ///
+    /// # Errors
+    /// What the system says of the socket.
+    pub async fn serve_client(
+        self: Arc<Self>,
+        socket: Arc<Socket>,
+        batch: I::Batch,
+    ) -> io::Result<()> {
+        let mut replies = JoinSet::new();
+        let received = Arc::clone(&self).receive(&socket, batch, &mut replies);
+        received.await?;
+        if let Some(peer) = socket.peer() {
+            self.close(peer);
+        }
+        while replies.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Forwards what comes to `socket` until the other end of an in-memory socket is gone and nothing waits for a name.
+    async fn receive(
+        self: Arc<Self>,
+        socket: &Arc<Socket>,
+        batch: I::Batch,
+        replies: &mut JoinSet<()>,
+    ) -> io::Result<()> {
         let mut tasks = JoinSet::new();
-        let mut work = WorkOf::<I>::default();
+        let mut work = WorkOf::<I> {
+            inbound: batch,
+            ..Work::default()
+        };
         loop {
             tokio::select! {
                 received = poll_fn(|cx| socket.poll_receive(cx, |mut received| {
                     work.outgoing = Batch::spare();
                     self.inbound.prepare(&mut work.inbound, received.contents());
                     for (datagram, path) in received.datagrams() {
-                        self.forward_or_drop(&mut work, &socket, datagram, path, None);
+                        self.forward_or_drop(&mut work, socket, datagram, path, None);
                     }
                     self.flush(&mut work);
                     std::mem::take(&mut work.outgoing).keep();
@@ -83,14 +120,12 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 },
                 Some(ended) = tasks.join_next() => {
                     let Ok(Some(decidable)) = ended else { continue };
-                    self.forward_decidable(&mut work, &socket, decidable);
+                    self.forward_decidable(&mut work, socket, decidable);
                 }
+                Some(_) = replies.join_next() => continue,
             }
-            for replies in work.started.drain(..) {
-                tasks.spawn(async move {
-                    replies.run().await;
-                    None
-                });
+            for started in work.started.drain(..) {
+                replies.spawn(started.run());
             }
             for waiting in work.unresolved.drain(..) {
                 let relay = Arc::clone(&self);
@@ -169,14 +204,15 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             }
             None => self.inbound.open(&mut session, &mut header, datagram)?,
         };
-        let fixed_target = matches!(opened, Opened::Fixed(..));
+        let trusted = matches!(opened, Opened::Fixed(..));
+        let fixed_target = trusted || matches!(opened, Opened::Connected(..));
         let room;
         let (target, address, data) = match opened {
             Opened::Fixed(target, data) => {
                 room = Encoded::of(target)?;
                 (target.as_ref(), room.bytes(), datagram.get(data))
             }
-            Opened::Addressed(body) => {
+            Opened::Addressed(body) | Opened::Connected(body) => {
                 let (target, address, data) = split(datagram.get(body).unwrap_or_default())?;
                 (target, address, Some(data))
             }
@@ -207,10 +243,10 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         };
         let data = data.unwrap_or_default();
         let destination = destination.map_or_else(
-            || self.locate(&association, target, fixed_target),
+            || self.locate(&association, target, trusted),
             Destination::Address,
         );
-        let to = (target, fixed_target, destination);
+        let to = (target, trusted, destination);
         self.dispatch(work, &association, to, address, data)
             .map_err(|error| Dropped::of(target, error))
     }

@@ -25,9 +25,20 @@ pub enum ClientKey {
 pub enum Opened<'a> {
     /// A SOCKS-style address and the data for it stand here.
     Addressed(Range<usize>),
+    /// The same. All datagrams of the client are for this target, and only its own replies go back, without an address.
+    Connected(Range<usize>),
     /// The data for a fixed target stand here. The target is trusted and gets them as they are. Without a server on the
     /// way, only its own replies go back; a server says where a reply comes from, but a target by name has no address here.
     Fixed(&'a Address, Range<usize>),
+}
+
+/// The client of an in-memory socket, which a stream has made known.
+#[derive(Clone, Debug)]
+pub struct StreamClient {
+    /// Its user.
+    pub user: Option<Arc<User>>,
+    /// Whether all its datagrams are for one target.
+    pub connected: bool,
 }
 
 /// The protocol that clients speak on a packet socket.
