@@ -37,6 +37,11 @@ pub const STREAM_SALTS: usize = 1 << 18;
 /// Salts of packets that a server remembers: about 2.5 MiB when full.
 pub const PACKET_SALTS: usize = 1 << 16;
 
+/// Bytes of a redirected connection in which the name of the host is looked for.
+pub const MAX_SNIFFED: usize = 4096;
+/// How long these bytes are waited for: so long a target that speaks first is delayed.
+pub const SNIFF_TIME: Duration = Duration::from_millis(200);
+
 // Datagrams.
 
 /// Datagrams of one listening address that wait until a name is resolved.

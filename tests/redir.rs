@@ -18,7 +18,7 @@ use crate::emulated::{self, Link, Namespace, Shape};
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     thread,
@@ -28,23 +28,23 @@ use tempfile::TempDir;
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
 /// The addresses of the targets, on the far machine. Nothing but the firewall's rules takes packets to them elsewhere.
-const TARGETS: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
-const PORT: u16 = 7000;
+pub(crate) const TARGETS: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
+pub(crate) const PORT: u16 = 7000;
 /// Where the target sends a second answer from.
 const ELSEWHERE: u16 = 7001;
 
 /// The three machines, `ssr server` at the far one and `ssr local` at the gateway.
-struct Scene {
-    local: Process,
+pub(crate) struct Scene {
+    pub(crate) local: Process,
     _server: Process,
-    config: TempDir,
+    pub(crate) config: TempDir,
     lan: Link,
-    link: Link,
+    pub(crate) link: Link,
 }
 
 impl Scene {
-    /// With this entry of `locals`, and more keys at the top level.
-    fn new(entry: &Value, more: &Value) -> Self {
+    /// With this entry of `locals`, or these, and more keys at the top level.
+    pub(crate) fn new(entry: &Value, more: &Value) -> Self {
         let shape = Shape {
             delay: Duration::from_millis(1),
             loss: 0.0,
@@ -94,22 +94,21 @@ impl Scene {
         let mut keys = json!({
             "server": emulated::B.to_string(), "server_port": 8388, "method": spec.method, "password": spec.password,
         });
-        let start = |role: &str, keys: &Value, place: &Namespace| {
-            let path = config.path().join(role);
-            fs::write(&path, keys.to_string()).unwrap();
-            let mut command = peers::ssr(&[role, "-v", "-c", path.to_str().unwrap()]);
-            place.place(&mut command).unwrap();
-            let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
-            process.running().unwrap();
-            process
+        if let Some(dns) = more.get("dns") {
+            keys["dns"] = dns.clone();
+        }
+        fs::write(config.path().join("server"), keys.to_string()).unwrap();
+        let server = start("server", &config, &link.b);
+        keys["locals"] = match entry {
+            Value::Array(_) => entry.clone(),
+            one => json!([one]),
         };
-        let server = start("server", &keys, &link.b);
-        keys["locals"] = json!([entry]);
         for (key, value) in more.as_object().unwrap() {
             keys[key] = value.clone();
         }
+        fs::write(config.path().join("local"), keys.to_string()).unwrap();
         Self {
-            local: start("local", &keys, &link.a),
+            local: start("local", &config, &link.a),
             _server: server,
             config,
             lan,
@@ -117,8 +116,15 @@ impl Scene {
         }
     }
 
+    /// Kills `ssr local` and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.local.signal(rustix::process::Signal::KILL);
+        let _status = self.local.wait(DEADLINE);
+        self.local = start("local", &self.config, &self.link.a);
+    }
+
     /// What `ssr redir-rules` prints for the config of `ssr local`.
-    fn rules(&self, flags: &[&str]) -> String {
+    pub(crate) fn rules(&self, flags: &[&str]) -> String {
         let path = self.config.path().join("local");
         let mut command = peers::ssr(&["redir-rules", "-c", path.to_str().unwrap()]);
         let output = command.args(flags).output().unwrap();
@@ -127,7 +133,7 @@ impl Scene {
     }
 
     /// Loads the rules as the documents say: `ssr redir-rules | nft -f -`, and the routes of their comments.
-    fn load_rules(&self) {
+    pub(crate) fn load_rules(&self) {
         let rules = self.rules(&[]);
         for line in rules.lines() {
             if let Some(route) = line.strip_prefix("#   ip ") {
@@ -156,8 +162,19 @@ impl Scene {
     }
 }
 
+/// Starts `ssr` with the config of this role.
+fn start(role: &str, config: &TempDir, place: &Namespace) -> Process {
+    let path = config.path().join(role);
+    let mut command = peers::ssr(&[role, "-v", "-c", path.to_str().unwrap()]);
+    command.current_dir(config.path());
+    place.place(&mut command).unwrap();
+    let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
+    process.running().unwrap();
+    process
+}
+
 /// Runs a program in a namespace with this input.
-fn feed(place: &Namespace, program: &str, arguments: &[&str], input: &str) {
+pub(crate) fn feed(place: &Namespace, program: &str, arguments: &[&str], input: &str) {
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -399,7 +416,11 @@ fn iptables_redirects_streams_and_datagrams_over_link() {
 
 /// The client of a stream that must not be relayed: it ends, without a byte.
 fn is_refused(address: SocketAddr) {
-    let mut stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+    let mut stream = match TcpStream::connect_timeout(&address, DEADLINE) {
+        // It ended before we could look.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+        connected => connected.unwrap(),
+    };
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let _gone = stream.write_all(b"hello");
     assert!(!matches!(stream.read(&mut [0]), Ok(1..)));

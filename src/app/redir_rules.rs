@@ -1,27 +1,15 @@
 //! The firewall rules that the `redir` listeners of a config need, in the language of nftables.
 
+mod networks;
+
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::config::{Config, Local, Protocol, TcpRedir};
 use crate::wire::Address;
+use networks::{PRIVATE_V4, PRIVATE_V6, fakes};
 
-/// Networks that are not redirected: this machine, private networks, link-local, multicast and reserved addresses.
-const PRIVATE_V4: [&str; 10] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
-/// The same for IPv6.
-const PRIVATE_V6: [&str; 4] = ["::/127", "fc00::/7", "fe80::/10", "ff00::/8"];
 /// The mark of packets for TPROXY, and the routing table that brings them to this machine; another one if ours has it.
 const TPROXY_MARK: u32 = 0x7373;
 
@@ -71,6 +59,7 @@ pub fn rules(config: &Config, wanted: &Wanted<'_>) -> Result<String, String> {
         stay.extend(found);
     }
     let rules = Rules {
+        fakes: fakes(config),
         ways,
         marks,
         tproxy_mark: tproxy_mark.unwrap_or(TPROXY_MARK),
@@ -195,6 +184,8 @@ struct Rules<'a> {
     /// Whether programs on this machine are redirected.
     own_programs: bool,
     interfaces: &'a [String],
+    /// What matches packets to fake addresses.
+    fakes: BTreeSet<String>,
     /// Addresses of the servers.
     stay: BTreeSet<IpAddr>,
     /// What should be known of them.
@@ -311,6 +302,9 @@ impl Rules<'_> {
         };
         writeln!(out, "        ct direction reply {unmarked}accept")?;
         writeln!(out, "        fib daddr type local accept")?;
+        for packets in &self.fakes {
+            writeln!(out, "        {packets} return comment \"fake-dns\"")?;
+        }
         writeln!(out, "        ip daddr @stay4 accept")?;
         writeln!(out, "        ip6 daddr @stay6 accept")?;
         writeln!(out, "    }}")

@@ -31,9 +31,9 @@ pub use self::import::{ImportError, Imported, import};
 pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
-    AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, Forward, Keys, Limits,
-    Local, Log, Mode, Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service, Sink,
-    SocketOptions, TcpRedir, Timeouts, Tls, Transport, User, WebSocket, Writer,
+    AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward, Keys,
+    Limits, Local, Log, Mode, Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service,
+    Sink, Sniff, SocketOptions, TcpRedir, Timeouts, Tls, Transport, User, WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::crypto::Family;
 use crate::dns;
+use crate::dns::fake::networks;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse;
 
@@ -250,7 +251,7 @@ impl Config {
             let why = match local.protocol {
                 Protocol::Http => "there is no `http_auth_config_path`",
                 Protocol::Socks | Protocol::Mixed => "there is no `socks5_auth_config_path`",
-                Protocol::Dns => "DNS has no logins",
+                Protocol::Dns | Protocol::FakeDns => "DNS has no logins",
                 Protocol::Tunnel | Protocol::Redir => "it has no logins",
             };
             writeln!(
@@ -289,6 +290,14 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
     }
     if let Some(udp) = &local.udp_address {
         write!(out, ", UDP at {udp}")?;
+    }
+    if let Some(fake) = &local.fake_dns {
+        let [v4, v6] = networks(&fake.names);
+        write!(
+            out,
+            ", fake addresses of {v4} and {v6}, kept in {}",
+            fake.file.display()
+        )?;
     }
     if let Some(dns) = &local.dns {
         if let Some(remote) = &dns.remote {

@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::Notify;
 
 pub use self::saved::{Damage, Saved, can_have_address, decode, encode};
+pub use self::table::Meaning;
 use self::table::Table;
 use crate::net::sync::lock;
 use crate::net::unix_now;
@@ -38,17 +39,6 @@ pub enum Family {
     V4,
     /// IPv6, for AAAA records.
     V6,
-}
-
-/// What an address is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// A real address.
-    Real,
-    /// A fake address, and the name that it stands for: in lower case, without a final dot.
-    Name(Arc<str>),
-    /// A fake address that stands for no name, or no longer.
-    Unknown,
 }
 
 /// Names and their fake addresses.
@@ -176,6 +166,12 @@ impl Fakes {
     #[must_use]
     pub fn new(all: Vec<Arc<FakeNames>>) -> Self {
         Self(all.into())
+    }
+
+    /// Those of each pair of networks.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<FakeNames>] {
+        &self.0
     }
 
     /// Whether there are none: no address is fake.

@@ -75,6 +75,7 @@ impl<O: Outbound + Clone + Send + 'static> Http<O> {
             trusted: false,
             peer,
             user: asked.user,
+            claimed: None,
         }))
     }
 }

@@ -6,7 +6,7 @@
 //! - [`udp_associate`]: which of them may send datagrams.
 //! - [`dns`]: programs that ask `ssr local` for names.
 //! - [`forward`]: clients of a port that has one target.
-//! - [`redir`]: what the firewall redirects to `ssr local`.
+//! - [`redir`]: what the firewall redirects to `ssr local`; [`sniff`]: the names that it is for.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`stream_datagrams`]: those of them who send datagrams in streams.
 //! - [`reverse`]: visitors of reverse tunnels.
@@ -19,6 +19,7 @@ pub mod mixed;
 pub mod redir;
 pub mod reverse;
 pub mod shadowsocks;
+pub mod sniff;
 pub mod socks;
 pub mod socks4;
 pub mod stream_datagrams;

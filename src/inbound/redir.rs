@@ -9,8 +9,11 @@ use tokio::time::Instant;
 use crate::dns::fake::Fakes;
 use crate::net::Stream;
 use crate::net::redirect::is_own;
-use crate::relay::tcp::{Handshake, Inbound, Request};
+use crate::relay::tcp::{Handshake, Inbound, Leg, Request};
 use crate::relay::{Error, Side};
+use crate::wire::Address;
+
+use super::sniff::{self, Sniff};
 
 /// How the firewall passes connections on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,41 @@ pub struct Redirected {
     pub guard: Guard,
     /// Names behind fake addresses.
     pub fakes: Fakes,
+    /// How names are looked for in what programs send; `None`: they are not.
+    pub sniff: Option<Sniff>,
+}
+
+impl Redirected {
+    /// The request of a program that wants to reach `destination`. If a name is looked for, a few bytes are read.
+    async fn request(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<Request, Error> {
+        let Ok(target) = self.fakes.target(destination) else {
+            stream.reset_on_close();
+            return Err(Error::NoName(destination));
+        };
+        let mut request = Request {
+            trusted: false,
+            ..Request::chosen(stream, peer, target)
+        };
+        if let (Some(sniff), Address::Ip(_)) = (&self.sniff, &request.target)
+            && (sniff.is_wanted)()
+        {
+            let found = sniff::name(&request.leg.stream).await;
+            let (name, ahead) = found.map_err(Error::io(Side::Client))?;
+            request.leg = Leg::ahead(request.leg.stream, ahead);
+            match name {
+                Some(name) if sniff.overrides => {
+                    request.target = Address::Domain(name, destination.port());
+                }
+                name => request.claimed = name,
+            }
+        }
+        Ok(request)
+    }
 }
 
 impl Inbound for Redirected {
@@ -52,14 +90,8 @@ impl Inbound for Redirected {
             stream.reset_on_close();
             return Err(Error::NotOffered(reason));
         }
-        let Ok(target) = self.fakes.target(destination) else {
-            stream.reset_on_close();
-            return Err(Error::NoName(destination));
-        };
-        Ok(Handshake::Request(Request {
-            trusted: false,
-            ..Request::chosen(stream, peer, target)
-        }))
+        let request = self.request(stream, peer, destination).await?;
+        Ok(Handshake::Request(request))
     }
 }
 

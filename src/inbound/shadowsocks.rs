@@ -70,6 +70,7 @@ impl Inbound for Shadowsocks {
                     trusted: head.codec.is_none(),
                     peer,
                     user,
+                    claimed: None,
                     leg: Leg {
                         stream,
                         codec: head.codec,

@@ -84,6 +84,7 @@ impl Socks {
                     trusted: false,
                     peer,
                     user,
+                    claimed: None,
                 }));
             }
             (Command::UdpAssociate, Some(udp)) => {

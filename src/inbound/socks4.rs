@@ -51,6 +51,7 @@ pub(super) async fn handshake<'a>(
         trusted: false,
         peer,
         user: None,
+        claimed: None,
     }))
 }
 

@@ -219,19 +219,7 @@ impl Engine {
         self.earlier(&mut first, &self.unconditional, query, |_| true);
         match query.host {
             Host::Domain(name) => {
-                self.domains.find(name, |rules, _| {
-                    self.earlier(&mut first, rules, query, |_| true);
-                });
-                if !self.regex_rules.is_empty() {
-                    let name = name.strip_suffix('.').unwrap_or(name);
-                    for index in self.regexes.matches(name.as_bytes()) {
-                        let rule = self
-                            .regex_rules
-                            .get(index)
-                            .map_or(&[][..], std::slice::from_ref);
-                        self.earlier(&mut first, rule, query, |_| true);
-                    }
-                }
+                self.earlier_by_name(&mut first, name, query);
                 let resolves = |id| is_resolving(&self.rules, id);
                 match addresses {
                     Some(addresses) => {
@@ -249,6 +237,10 @@ impl Engine {
                 }
             }
             Host::Ip(ip) => self.earlier_by_address(&mut first, ip, query, |_| true),
+            Host::Claimed(name, ip) => {
+                self.earlier_by_name(&mut first, name, query);
+                self.earlier_by_address(&mut first, ip, query, |_| true);
+            }
         }
         Step::Decided(Decision {
             action: first
@@ -256,6 +248,29 @@ impl Engine {
                 .map_or(&self.default, |rule| &rule.to),
             rule: first,
         })
+    }
+
+    /// Whether a rule looks at names.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        !self.domains.is_empty() || !self.regex_rules.is_empty()
+    }
+
+    fn earlier_by_name(&self, first: &mut Option<RuleId>, name: &str, query: &Query<'_>) {
+        self.domains.find(name, |rules, _| {
+            self.earlier(first, rules, query, |_| true);
+        });
+        if self.regex_rules.is_empty() {
+            return;
+        }
+        let name = name.strip_suffix('.').unwrap_or(name);
+        for index in self.regexes.matches(name.as_bytes()) {
+            let rule = self
+                .regex_rules
+                .get(index)
+                .map_or(&[][..], std::slice::from_ref);
+            self.earlier(first, rule, query, |_| true);
+        }
     }
 
     fn earlier_by_address(
@@ -296,5 +311,61 @@ impl Engine {
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(id.0 as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use std::path::Path;
+
+    use super::super::rule::{Network, Origin};
+    use super::*;
+
+    fn action(engine: &Engine, host: Host<'_>) -> Action {
+        let query = Query {
+            host,
+            port: 443,
+            network: Network::Tcp,
+            user: None,
+            local: None,
+        };
+        match engine.decide(&query, None) {
+            Step::Decided(decision) => decision.action.clone(),
+            Step::Resolve => panic!("its address is known"),
+        }
+    }
+
+    #[test]
+    fn claimed_name_and_address_both_count_and_the_first_rule_decides() {
+        let mut builder = Builder::new(Action::Proxy);
+        let mut rule = |to: &Action, resolves: bool, network: Option<&str>, name: Option<&str>| {
+            let origin = Origin {
+                file: Path::new("").into(),
+                line: 0,
+            };
+            let mut rule = Rule::new(to.clone(), origin);
+            rule.resolves = resolves;
+            builder.rule(rule);
+            if let Some(network) = network {
+                builder.network(network.parse().unwrap());
+            }
+            if let Some(name) = name {
+                builder.domain(Kind::Suffix, name).unwrap();
+            }
+        };
+        rule(&Action::Block, true, Some("10.0.0.0/8"), None);
+        rule(&Action::Direct, true, None, Some("direct.test"));
+        rule(&Action::Block, false, Some("192.0.2.0/24"), None);
+        let engine = builder.build().unwrap();
+        assert!(engine.has_names());
+        let claimed = |name, ip: &str| action(&engine, Host::Claimed(name, ip.parse().unwrap()));
+        assert_eq!(claimed("a.direct.test", "203.0.113.1"), Action::Direct);
+        // A name that lies does not open what its address closes.
+        assert_eq!(claimed("a.direct.test", "10.0.0.1"), Action::Block);
+        assert_eq!(claimed("a.direct.test", "192.0.2.1"), Action::Direct);
+        assert_eq!(claimed("other.test", "192.0.2.1"), Action::Block);
+        assert_eq!(claimed("other.test", "203.0.113.1"), Action::Proxy);
+        assert!(!Builder::new(Action::Proxy).build().unwrap().has_names());
     }
 }

@@ -118,12 +118,12 @@ impl Entry {
     pub fn covers(&self, host: Host<'_>, addresses: &[IpAddr]) -> bool {
         let contains = |network: &IpNet, ip: &IpAddr| network.contains(&ip.to_canonical());
         match (self, host) {
-            (Self::Network(network), Host::Ip(ip)) => contains(network, &ip),
+            (Self::Network(network), Host::Ip(ip) | Host::Claimed(_, ip)) => contains(network, &ip),
             (Self::Network(network), Host::Domain(_)) => {
                 addresses.iter().any(|ip| contains(network, ip))
             }
             (_, Host::Ip(_)) => false,
-            (entry, Host::Domain(name)) => {
+            (entry, Host::Domain(name) | Host::Claimed(name, _)) => {
                 let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
                 match entry {
                     Self::Domain(kind, rule) => {

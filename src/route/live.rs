@@ -1,6 +1,7 @@
 //! Rules in use, which are read again when their files change.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::source::{Loaded, Source, SourceError};
@@ -12,6 +13,7 @@ pub struct Live {
     source: Source,
     current: RwLock<Arc<Loaded>>,
     seen: Mutex<Seen>,
+    version: AtomicU64,
 }
 
 /// Versions of all files.
@@ -43,6 +45,7 @@ impl Live {
                 read: versions.clone(),
                 found: versions,
             }),
+            version: AtomicU64::new(0),
         })
     }
 
@@ -56,6 +59,12 @@ impl Live {
     #[must_use]
     pub fn current(&self) -> Arc<Loaded> {
         Arc::clone(&read(&self.current))
+    }
+
+    /// Changes after each time that they were read again.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Whether a file has changed since it was read, and rests: it is as the last call found it.
@@ -78,6 +87,7 @@ impl Live {
         lock(&self.seen).read = versions;
         let loaded = self.source.load()?;
         *write(&self.current) = Arc::new(loaded);
+        self.version.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }

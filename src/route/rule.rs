@@ -41,6 +41,8 @@ pub enum Network {
     Tcp,
     /// Datagrams.
     Udp,
+    /// Nothing yet: somebody asks for a name. Rules for one of the above do not hold.
+    Name,
 }
 
 /// Where a rule was written.
@@ -116,6 +118,8 @@ pub enum Host<'a> {
     Domain(&'a str),
     /// An address.
     Ip(IpAddr),
+    /// An address, and the name that the client's first bytes give for it. Rules may match either; nothing is resolved.
+    Claimed(&'a str, IpAddr),
 }
 
 impl<'a> Host<'a> {

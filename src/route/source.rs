@@ -348,6 +348,13 @@ impl Loaded {
         last
     }
 
+    /// Whether a rule looks at names.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        let mut engines = [&self.rules, &self.acl].into_iter().flatten();
+        engines.any(Engine::has_names)
+    }
+
     fn is_own(&self, engine: &Engine) -> bool {
         self.rules
             .as_ref()

@@ -5,14 +5,17 @@
 //!
 //! - [`Query`] is what a client asks. [`Query::encode`] makes the query for a name server.
 //! - [`answers`] tells whether a message is the answer to a query.
-//! - [`Answer`] (`answer.rs`) is an answer that can be kept, and given to each client that asks the same.
+//! - [`Answer`] (`answer.rs`) is an answer that can be kept, and given to each client that asks the same; `made.rs`: those
+//!   that no name server has given.
 
 mod answer;
+mod made;
 
 #[cfg(test)]
 mod tests;
 
 pub use answer::Answer;
+pub use made::Denial;
 
 /// Bytes of the header.
 const HEADER: usize = 12;
@@ -41,9 +44,16 @@ const FORMERR: u16 = 1;
 const SERVFAIL: u16 = 2;
 const NXDOMAIN: u16 = 3;
 const NOTIMP: u16 = 4;
+const REFUSED: u16 = 5;
 /// The extended part of BADVERS, which is 16.
 const BADVERS_EXTENDED: u8 = 1;
 
+/// The type of records with an IPv4 address.
+pub const TYPE_A: u16 = 1;
+/// The type of records with an IPv6 address.
+pub const TYPE_AAAA: u16 = 28;
+/// The class of the internet.
+pub const CLASS_IN: u16 = 1;
 const TYPE_SOA: u16 = 6;
 const TYPE_OPT: u16 = 41;
 /// Transfers of zones, which are many messages.

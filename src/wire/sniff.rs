@@ -1,8 +1,8 @@
 //! The name of the host that a client's first bytes are for: the server name of a TLS ClientHello (RFC 8446 §4.1.2,
 //! RFC 6066 §3), or the `Host` of a request of HTTP/1.1 (RFC 9112 §3.2).
 
-/// The most bytes that are looked at; a name that comes later is not found.
-pub const MAX_SNIFFED: usize = 4096;
+use crate::limits::MAX_SNIFFED;
+
 /// Bytes of the longest method of HTTP that is recognized.
 const MAX_METHOD: usize = 16;
 

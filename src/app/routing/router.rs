@@ -93,7 +93,14 @@ impl Rules {
 
     fn stream_query<'a>(&'a self, request: &'a Request) -> Query<'a> {
         let user = request.user.as_ref().map(|user| &*user.name);
-        self.query(request.target.as_ref(), Network::Tcp, user)
+        let query = self.query(request.target.as_ref(), Network::Tcp, user);
+        match (query.host, &request.claimed) {
+            (Host::Ip(ip), Some(name)) => Query {
+                host: Host::Claimed(name, ip),
+                ..query
+            },
+            _ => query,
+        }
     }
 
     /// Those of a name's addresses that go direct by themselves.
@@ -152,7 +159,7 @@ impl Router {
         let Some(rules) = &self.rules else {
             return match network {
                 Network::Tcp => self.servers.way(None, None),
-                Network::Udp => self.servers.packet_way(target),
+                Network::Udp | Network::Name => self.servers.packet_way(target),
             };
         };
         let query = rules.query(target.as_ref(), network, user);
@@ -172,7 +179,7 @@ impl Router {
         };
         let server = servers.and_then(|servers| match network {
             Network::Tcp => servers.way(None, None).server,
-            Network::Udp => servers.packet_way(target).server,
+            Network::Udp | Network::Name => servers.packet_way(target).server,
         });
         failed::Way {
             server,
@@ -222,7 +229,8 @@ impl Outbound for Router {
         };
         let query = rules.stream_query(request);
         let (way, addresses) = rules.decide(&query, &request.target).await?;
-        tracing::debug!(target = %request.target, ?way, "routed");
+        let name = request.claimed.as_deref();
+        tracing::debug!(target = %request.target, name, ?way, "routed");
         match way {
             Way::Proxy => self.servers.connect(request).await,
             Way::Block => Err(Error::Blocked("target")),

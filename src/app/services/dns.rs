@@ -1,19 +1,20 @@
 //! The `dns` locals of `ssr local`.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::builder::Builder;
 use super::local::LocalSockets;
 use super::sockets::{incoming, outgoing};
 use crate::app::worker::{Job, Phase, Shared};
-use crate::config::{DnsLocal, Local};
+use crate::config::{Config, DnsLocal, Local};
 use crate::inbound::dns::{Decide, Dns, Route, Settings, Upstream};
 use crate::net::udp::Socket;
 use crate::net::{SocketOptions, UdpOptions};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::Servers;
+use crate::route::{Action, Host, Live, Network, Query, Step};
 use crate::wire::Address;
 
 /// Answers in the cache where the config does not say; as many as names in the other one.
@@ -31,9 +32,14 @@ impl Builder<'_> {
                 let servers = servers.clone();
                 Upstream::new(at.clone(), servers, settings.streams, timeouts, counters)
             }),
-            decide: self.decide(settings),
+            decide: self.decide(local),
             cache: self.config.dns_cache_size.unwrap_or(ANSWERS),
         });
+        self.serve_dns(dns, sockets, servers);
+    }
+
+    /// Serves the clients of a `dns` or `fake-dns` local.
+    pub(super) fn serve_dns(&mut self, dns: Dns, sockets: LocalSockets, servers: &Servers) {
         if let Some((_, udp)) = sockets.udp {
             let options = UdpOptions {
                 longest: None,
@@ -71,28 +77,66 @@ impl Builder<'_> {
             .with_datagrams(at, options)
     }
 
-    /// The way of each name: through the server, except for the names of the servers themselves, and of proxies before them.
-    fn decide(&self, settings: &DnsLocal) -> Decide {
-        if settings.remote.is_none() {
-            return Box::new(|_| Route::Local);
-        }
-        let addresses = self.config.servers.iter().flat_map(|server| {
-            let proxies = server.proxies.iter().map(|proxy| &proxy.address);
-            proxies.chain([&server.address])
-        });
-        let names: HashSet<String> = addresses
-            .filter_map(|address| match address {
-                Address::Domain(name, _) => Some(name.to_ascii_lowercase()),
-                Address::Ip(_) => None,
-            })
-            .collect();
-        Box::new(move |name| {
-            if names.contains(name) {
-                Route::Local
-            } else {
-                Route::Remote
-            }
+    /// The way of each name: as the rules say, but names of the servers themselves, and of proxies before them, are asked
+    /// directly.
+    fn decide(&self, local: &Local) -> Box<dyn Decide> {
+        Box::new(Ways {
+            own: own_names(self.config),
+            rules: local.rules.clone(),
+            local: local.address.to_string().into(),
         })
+    }
+}
+
+/// The names that `ssr local` itself has to resolve before it can go through a server.
+pub(super) fn own_names(config: &Config) -> HashSet<String> {
+    let addresses = config.servers.iter().flat_map(|server| {
+        let proxies = server.proxies.iter().map(|proxy| &proxy.address);
+        proxies.chain([&server.address])
+    });
+    let names = addresses.filter_map(|address| match address {
+        Address::Domain(name, _) => Some(name.trim_end_matches('.').to_ascii_lowercase()),
+        Address::Ip(_) => None,
+    });
+    names.collect()
+}
+
+/// The ways of names.
+struct Ways {
+    own: HashSet<String>,
+    rules: Option<Arc<Live>>,
+    /// The address of the listener, as rules name it.
+    local: Box<str>,
+}
+
+impl Decide for Ways {
+    fn route(&self, name: &str, addresses: Option<&[IpAddr]>) -> Option<Route> {
+        if self.own.contains(name) {
+            return Some(Route::Local);
+        }
+        let Some(rules) = &self.rules else {
+            return Some(Route::Remote);
+        };
+        let query = Query {
+            host: Host::Domain(name),
+            // Which port it is for is not known.
+            port: 0,
+            network: Network::Name,
+            user: None,
+            local: Some(&self.local),
+        };
+        match rules.current().decide(&query, addresses) {
+            Step::Decided(decision) => Some(match decision.action {
+                Action::Direct => Route::Local,
+                Action::Proxy | Action::Server(_) => Route::Remote,
+                Action::Block => Route::Blocked,
+            }),
+            Step::Resolve => None,
+        }
+    }
+
+    fn version(&self) -> u64 {
+        self.rules.as_ref().map_or(0, |rules| rules.version())
     }
 }
 

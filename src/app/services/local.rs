@@ -54,6 +54,7 @@ impl Builder<'_> {
             .iter()
             .flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
         self.note_wildcards(addresses.flatten());
+        self.prepare_fakes();
         for local in &self.config.locals {
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.address, local.mode.name());
@@ -67,6 +68,7 @@ impl Builder<'_> {
                     self.http(local, sockets, &router);
                 }
                 Protocol::Dns => self.dns(local, sockets, &servers),
+                Protocol::FakeDns => self.fake_dns(local, sockets, &servers),
                 Protocol::Tunnel => {
                     let router = self.router(local, &servers, &plugins)?;
                     self.tunnel(local, sockets, &router);

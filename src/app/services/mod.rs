@@ -2,6 +2,7 @@
 //!
 //! - `local.rs`: the ways into `ssr local`, by `protocol`; the servers it uses; the links of its reverse tunnels.
 //! - `dns.rs`: the name servers of `dns` locals, and the way to each.
+//! - `fake_dns.rs`: `fake-dns` locals, and the files of their names.
 //! - `redir.rs`: the way in that the firewall redirects to.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
@@ -13,6 +14,7 @@
 
 mod builder;
 mod dns;
+mod fake_dns;
 mod forwards;
 mod local;
 mod plugins;

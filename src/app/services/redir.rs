@@ -10,13 +10,20 @@ use crate::app::routing::Router;
 use crate::config::{Local, TcpRedir};
 use crate::inbound::redir::packets::RedirPackets;
 use crate::inbound::redir::{Guard, Method, Redirected};
+use crate::inbound::sniff::Sniff;
 use crate::net::{self, TransparentUdp, listener};
 use crate::wire::Address;
 
 impl Builder<'_> {
     pub(super) fn redir(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
         if let Some((address, udp)) = sockets.udp {
-            let relay = self.relay(RedirPackets(self.guard(address)), router.clone());
+            let relay = self.relay(
+                RedirPackets {
+                    guard: self.guard(address),
+                    fakes: self.fakes.clone(),
+                },
+                router.clone(),
+            );
             let options = net::UdpOptions {
                 // Programs are on this machine or near it: no datagram is too long.
                 longest: None,
@@ -35,6 +42,7 @@ impl Builder<'_> {
                 },
                 guard: self.guard(sockets.address),
                 fakes: self.fakes.clone(),
+                sniff: sniff(local),
             };
             let idle = self.config.timeouts.idle;
             self.serve_tcp(listeners, inbound, router.clone(), idle, None);
@@ -80,4 +88,18 @@ impl Builder<'_> {
             ..self.group(address, &self.config.socket)
         }
     }
+}
+
+/// How a listener looks for names: as the config says, or where rules ask for names.
+pub(super) fn sniff(local: &Local) -> Option<Sniff> {
+    let live = local.rules.clone();
+    let is_wanted: Box<dyn Fn() -> bool + Send + Sync> = match (local.sniff.wanted, live) {
+        (Some(true), _) => Box::new(|| true),
+        (None, Some(live)) => Box::new(move || live.current().has_names()),
+        (Some(false), _) | (None, None) => return None,
+    };
+    Some(Sniff {
+        is_wanted,
+        overrides: local.sniff.overrides,
+    })
 }

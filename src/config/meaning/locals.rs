@@ -7,8 +7,10 @@ use crate::wire::address::Address;
 
 use super::context::{Context, filled, host_address, key_at, refuse_same_address};
 use super::dns_local;
+use super::fake_dns;
 use super::model::{Local, Mode, Protocol, TcpRedir};
 use super::rules;
+use super::sniff;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
 
@@ -64,6 +66,7 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
             .map(|(_, address, transport)| (key_at(at, "local_port"), address, transport))
     });
     refuse_same_address(listeners, cx);
+    fake_dns::refuse_conflicts(&found, cx);
     found.into_iter().map(|(_, local)| local).collect()
 }
 
@@ -141,17 +144,19 @@ fn local(
         acl: rules::acl_file(entry.acl.as_deref(), at),
         rules: None,
         dns: (protocol == Protocol::Dns).then(|| dns_local::name_servers(entry, at, cx)),
+        fake_dns: (protocol == Protocol::FakeDns).then(|| fake_dns::fake_dns(entry, at, cx)),
         target: match protocol {
             Protocol::Tunnel => Some(tunnel_target(entry, at, cx)?),
             _ => None,
         },
         tcp_redir: tcp_redir(entry, at, cx),
+        sniff: sniff::sniff(protocol, entry, at, cx),
     })
 }
 
 const fn default_port(protocol: Protocol) -> Number<u16> {
     Number(match protocol {
-        Protocol::Dns => dns_local::PORT,
+        Protocol::Dns | Protocol::FakeDns => dns_local::PORT,
         _ => DEFAULT_PORT,
     })
 }
@@ -165,7 +170,7 @@ fn local_mode(
     cx: &mut Context<'_>,
 ) -> Mode {
     let path = key_at(at, "mode");
-    let default = if protocol == Protocol::Dns {
+    let default = if matches!(protocol, Protocol::Dns | Protocol::FakeDns) {
         Mode::TCP_AND_UDP
     } else {
         mode
@@ -188,9 +193,10 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
         Some("mixed") => Some(Protocol::Mixed),
         Some("http") => Some(Protocol::Http),
         Some("dns") => Some(Protocol::Dns),
+        Some("fake-dns") => Some(Protocol::FakeDns),
         Some("tunnel") => Some(Protocol::Tunnel),
         Some("redir") => Some(Protocol::Redir),
-        Some(later @ ("tun" | "fake-dns")) => {
+        Some(later @ "tun") => {
             let message = format!("`{later}`: not yet in this version of ssr");
             cx.report.error_hint(
                 &path,

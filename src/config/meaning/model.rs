@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::ways_in::{DnsLocal, TcpRedir};
+pub use super::ways_in::{DnsLocal, FakeDns, Sniff, TcpRedir};
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
@@ -306,10 +306,14 @@ pub struct Local {
     pub rules: Option<Arc<Live>>,
     /// The name servers of [`Protocol::Dns`].
     pub dns: Option<DnsLocal>,
+    /// The networks of [`Protocol::FakeDns`].
+    pub fake_dns: Option<FakeDns>,
     /// The target of a [`Protocol::Tunnel`], which always has one; `None` for the others.
     pub target: Option<Address>,
     /// How the firewall passes TCP to a [`Protocol::Redir`]. UDP always comes by TPROXY.
     pub tcp_redir: TcpRedir,
+    /// Whether a [`Protocol::Redir`] looks for names in what programs send.
+    pub sniff: Sniff,
 }
 
 impl Local {
@@ -353,6 +357,8 @@ pub enum Protocol {
     Http,
     /// DNS.
     Dns,
+    /// DNS with addresses that stand for their names.
+    FakeDns,
     /// One target for every client, through the server.
     Tunnel,
     /// What the firewall redirects, to where it was sent.
@@ -367,6 +373,7 @@ impl Protocol {
             Self::Mixed => "mixed",
             Self::Http => "http",
             Self::Dns => "dns",
+            Self::FakeDns => "fake-dns",
             Self::Tunnel => "tunnel",
             Self::Redir => "redir",
         }

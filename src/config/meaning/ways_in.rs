@@ -1,7 +1,9 @@
 //! What single ways into `ssr local` need beside their listener.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use crate::dns::fake;
 use crate::wire::address::Address;
 
 /// How the firewall passes TCP connections on.
@@ -14,6 +16,15 @@ pub enum TcpRedir {
     Tproxy,
 }
 
+/// Whether the names in TLS and HTTP are looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sniff {
+    /// Whether they are; `None`: if rules ask for names.
+    pub wanted: Option<bool>,
+    /// Whether a connection goes to the name, and not to the address that the program meant.
+    pub overrides: bool,
+}
+
 /// The name servers of a `dns` local.
 #[derive(Clone, Debug)]
 pub struct DnsLocal {
@@ -23,4 +34,13 @@ pub struct DnsLocal {
     pub remote: Option<Address>,
     /// The most connections to each that are kept; at least one.
     pub streams: usize,
+}
+
+/// The networks of a `fake-dns` local, and where its names are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeDns {
+    /// What it hands out.
+    pub names: fake::Settings,
+    /// The file that keeps names over a restart, or a directory for it.
+    pub file: PathBuf,
 }

@@ -17,6 +17,7 @@ mod rules;
 mod transport;
 mod udp_over_tcp;
 mod values;
+mod ways_in;
 
 use std::path::Path;
 

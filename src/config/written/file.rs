@@ -190,12 +190,19 @@ pub(crate) struct Local {
     pub(crate) forward_port: Option<Number<u16>>,
     pub(crate) tcp_redir: Option<String>,
     pub(crate) udp_redir: Option<String>,
+    pub(crate) sniff: Option<bool>,
+    pub(crate) sniff_override_destination: Option<bool>,
     // of `dns`
     pub(crate) local_dns_address: Option<String>,
     pub(crate) local_dns_port: Option<Number<u16>>,
     pub(crate) remote_dns_address: Option<String>,
     pub(crate) remote_dns_port: Option<Number<u16>>,
     pub(crate) client_cache_size: Option<Number<u64>>,
+    // of `fake-dns`
+    pub(crate) fake_dns_record_expire_duration: Option<Number<u64>>,
+    pub(crate) fake_dns_ipv4_network: Option<String>,
+    pub(crate) fake_dns_ipv6_network: Option<String>,
+    pub(crate) fake_dns_database_path: Option<String>,
 }
 
 /// An entry of `rules`.

@@ -153,10 +153,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Fate::Silent,
         &[
             // For protocols other than SOCKS, which are refused.
-            "fake_dns_database_path",
-            "fake_dns_ipv4_network",
-            "fake_dns_ipv6_network",
-            "fake_dns_record_expire_duration",
             "tun_device_fd_from_path",
             "tun_interface_address",
             "tun_interface_destination",

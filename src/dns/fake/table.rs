@@ -7,8 +7,19 @@ use std::sync::Arc;
 use ipnet::{Ipv4Net, Ipv6Net};
 use lru::LruCache;
 
-use super::{Meaning, Saved};
+use super::saved::Saved;
 use crate::limits::MAX_FAKE_NAMES;
+
+/// What an address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A real address.
+    Real,
+    /// A fake address, and the name that it stands for: in lower case, without a final dot.
+    Name(Arc<str>),
+    /// A fake address that stands for no name, or no longer.
+    Unknown,
+}
 
 /// Names by address and addresses by name. An address is its place in the network.
 pub(super) struct Table {

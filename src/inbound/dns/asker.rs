@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::limits::MAX_UDP_ANSWER;
+use crate::limits::{MAX_QUERY, MAX_UDP_ANSWER};
 use crate::net::udp::{Batch, Path, Socket};
-use crate::wire::dns::{self, Answer, PLAIN_SIZE, Query};
+use crate::wire::dns::{self, Answer, PLAIN_SIZE, Query, Refusal};
 
 /// Bytes of the largest answer in a stream.
 const MAX_STREAM_ANSWER: usize = 65_535;
@@ -97,6 +97,17 @@ impl Back {
 fn datagram_limit(query: &Query<'_>) -> usize {
     let said = query.edns.map_or(PLAIN_SIZE, |edns| edns.size);
     usize::from(said.clamp(PLAIN_SIZE, MAX_UDP_ANSWER))
+}
+
+/// Reads a query; `None`: it is refused, and `out` is the answer, or empty.
+pub(super) fn parse<'a>(message: &'a [u8], out: &mut Vec<u8>) -> Option<Query<'a>> {
+    out.clear();
+    let query = match Query::parse(message) {
+        Ok(_) if message.len() > MAX_QUERY => Err(Refusal::Malformed),
+        parsed => parsed,
+    };
+    let refused = |refusal: Refusal| out.extend(refusal.encode(message).unwrap_or_default());
+    query.map_err(refused).ok()
 }
 
 /// Appends `answer` to `out`.

@@ -70,6 +70,12 @@ impl Cache {
         }
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
     fn remove(&mut self, key: &[u8]) {
         if let Some(entry) = self.entries.pop(key) {
             self.bytes -= cost(key, &entry.answer);

@@ -1,17 +1,20 @@
 //! Answers queries from the cache, or by one of the name servers.
 
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use super::asker::{Asker, Back, encode};
+use super::asker::{Asker, Back, encode, parse};
 use super::cache::Cache;
 use super::pending::Pending;
 use super::upstream::Upstream;
-use crate::limits::{MAX_ANSWER_CACHE, MAX_QUERIES, MAX_QUERY};
+use crate::limits::{MAX_ANSWER_CACHE, MAX_QUERIES};
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
-use crate::wire::dns::{Answer, Query, Refusal};
+use crate::wire::dns::{Answer, Denial, Query, TYPE_A, TYPE_AAAA};
 
 /// Which name server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +23,21 @@ pub enum Route {
     Local,
     /// The one that is asked through the server.
     Remote,
+    /// None: the name is refused.
+    Blocked,
 }
 
-/// Chooses the way of a name, which is in lower case and without a final dot.
-pub type Decide = Box<dyn Fn(&str) -> Route + Send + Sync>;
+/// Chooses the ways of names.
+pub trait Decide: Send + Sync {
+    /// The way of a name, which is in lower case and without a final dot; `None`: its addresses decide. `addresses` are
+    /// those that the direct name server gives it.
+    fn route(&self, name: &str, addresses: Option<&[IpAddr]>) -> Option<Route>;
+
+    /// Changes when the ways of names may have changed: then no earlier answer is used any more.
+    fn version(&self) -> u64 {
+        0
+    }
+}
 
 /// What a forwarder needs.
 pub struct Settings {
@@ -32,7 +46,7 @@ pub struct Settings {
     /// The name server that is asked through the server. Without one of the two, the other is asked for all names.
     pub remote: Option<Upstream>,
     /// Chooses between them.
-    pub decide: Decide,
+    pub decide: Box<dyn Decide>,
     /// The most answers in the cache.
     pub cache: usize,
 }
@@ -46,6 +60,8 @@ pub(super) struct Forwarder {
 
 struct Shared {
     settings: Settings,
+    /// The version of the ways that the answers in the cache are of.
+    version: AtomicU64,
     cache: Mutex<Cache>,
     pending: Mutex<Pending>,
 }
@@ -63,6 +79,7 @@ impl Forwarder {
         let cache = Cache::new(settings.cache, MAX_ANSWER_CACHE);
         Self {
             shared: Arc::new(Shared {
+                version: AtomicU64::new(settings.decide.version()),
                 settings,
                 cache: Mutex::new(cache),
                 pending: Mutex::new(Pending::new()),
@@ -74,18 +91,10 @@ impl Forwarder {
     /// Answers `message` into `scratch` and returns `true`, or keeps `back` for an answer that comes later, or never.
     pub(super) fn ask(&self, message: &[u8], back: Back, scratch: &mut Scratch) -> bool {
         let Scratch { key, out } = scratch;
-        out.clear();
-        let query = match Query::parse(message) {
-            Ok(_) if message.len() > MAX_QUERY => Err(Refusal::Malformed),
-            parsed => parsed,
+        let Some(query) = parse(message, out) else {
+            return !out.is_empty();
         };
-        let query = match query {
-            Ok(query) => query,
-            Err(refusal) => {
-                out.extend(refusal.encode(message).unwrap_or_default());
-                return !out.is_empty();
-            }
-        };
+        self.shared.forget_if_changed();
         query.key(key);
         let is_private = query.is_private();
         if is_private {
@@ -136,26 +145,68 @@ impl Shared {
         true
     }
 
+    /// Forgets all answers if the ways of names have changed.
+    fn forget_if_changed(&self) {
+        let version = self.settings.decide.version();
+        if self.version.swap(version, Relaxed) != version {
+            lock(&self.cache).clear();
+        }
+    }
+
     /// Asks the name server that the rules choose.
     async fn ask(&self, query: &Query<'_>) -> Answer {
         let name = query.question.text();
+        let asks_addresses = matches!(query.question.kind, TYPE_A | TYPE_AAAA);
+        let (route, answer) = match self.settings.decide.route(&name, None) {
+            Some(route) => (route, self.ask_by(route, query).await),
+            None if asks_addresses => self.ask_both(&name, query).await,
+            // Other records have no addresses that could decide, and what is not known to go direct does not.
+            None => (Route::Remote, self.ask_by(Route::Remote, query).await),
+        };
+        let (kind, answered) = (query.question.kind, answer.is_some());
+        tracing::debug!(name, kind, ?route, answered, "asked for a name");
+        answer.unwrap_or_else(|| Answer::failure(query))
+    }
+
+    /// Asks one name server; without it, the other one.
+    async fn ask_by(&self, route: Route, query: &Query<'_>) -> Option<Answer> {
         let Settings { local, remote, .. } = &self.settings;
-        let (first, other) = match (self.settings.decide)(&name) {
+        let (first, other) = match route {
             Route::Local => (local, remote),
             Route::Remote => (remote, local),
+            Route::Blocked => return Some(Answer::denied(query, Denial::Blocked)),
         };
-        let answer = match first.as_ref().or(other.as_ref()) {
-            Some(upstream) => upstream.ask(query).await,
-            None => None,
+        first.as_ref().or(other.as_ref())?.ask(query).await
+    }
+
+    /// Asks both name servers at once. The addresses from the direct one decide whose answer is taken.
+    async fn ask_both(&self, name: &str, query: &Query<'_>) -> (Route, Option<Answer>) {
+        let Settings { local, remote, .. } = &self.settings;
+        let asked = local.as_ref().zip(remote.as_ref());
+        let mut remote = pin!(self.ask_by(Route::Remote, query));
+        let mut came = None;
+        let answer = match asked {
+            None => remote.as_mut().await,
+            Some((local, _)) => {
+                let mut local = pin!(local.ask(query));
+                loop {
+                    tokio::select! {
+                        answer = &mut local => break answer,
+                        answer = &mut remote, if came.is_none() => came = Some(answer),
+                    }
+                }
+            }
         };
-        let answered = answer.is_some();
-        tracing::debug!(
-            name,
-            kind = query.question.kind,
-            answered,
-            "asked a name server"
-        );
-        answer.unwrap_or_else(|| Answer::failure(query))
+        let addresses: Vec<IpAddr> = answer.iter().flat_map(Answer::addresses).collect();
+        let route = self.settings.decide.route(name, Some(&addresses));
+        let route = route.unwrap_or(Route::Remote);
+        let answer = match (route, came) {
+            (Route::Blocked, _) => self.ask_by(route, query).await,
+            (Route::Remote, Some(came)) => came,
+            (Route::Remote, None) if asked.is_some() => remote.await,
+            _ => answer,
+        };
+        (route, answer)
     }
 }
 

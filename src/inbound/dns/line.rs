@@ -250,6 +250,7 @@ impl Inbound for To {
             trusted: false,
             peer,
             user: None,
+            claimed: None,
         }))
     }
 }

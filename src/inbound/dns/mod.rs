@@ -8,17 +8,20 @@
 //! - `forwarder.rs`: the way of a query.
 //! - `cache.rs`: answers by what was asked, in bounded memory.
 //! - `pending.rs`: the queries under way; equal ones are asked once.
+//! - `fake.rs`: answers with fake addresses instead.
 //! - `asker.rs`: who waits, and how long an answer may be.
 //! - `upstream.rs`: two attempts, with id, port and case of the name chosen at random.
 //! - `line.rs`: streams to a name server, through whichever outbound.
 
 mod asker;
 mod cache;
+mod fake;
 mod forwarder;
 mod line;
 mod pending;
 mod upstream;
 
+pub use fake::Fake;
 pub use forwarder::{Decide, Route, Settings};
 pub use upstream::Upstream;
 
@@ -46,13 +49,35 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// A `dns` local.
 #[derive(Clone)]
-pub struct Dns(Arc<Forwarder>);
+pub struct Dns(Arc<Answers>);
+
+/// Where the answers come from.
+enum Answers {
+    Forwarder(Forwarder),
+    Fake(Fake),
+}
+
+impl Answers {
+    /// Answers `message` into `scratch` and returns `true`, or keeps `back` for an answer that comes later, or never.
+    fn ask(&self, message: &[u8], back: Back, scratch: &mut Scratch) -> bool {
+        match self {
+            Self::Forwarder(forwarder) => forwarder.ask(message, back, scratch),
+            Self::Fake(fake) => fake.ask(message, &back, &mut scratch.out),
+        }
+    }
+}
 
 impl Dns {
     /// Answers by these settings.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Forwarder::new(settings)))
+        Self(Arc::new(Answers::Forwarder(Forwarder::new(settings))))
+    }
+
+    /// Answers with fake addresses.
+    #[must_use]
+    pub fn faking(fake: Fake) -> Self {
+        Self(Arc::new(Answers::Fake(fake)))
     }
 
     /// Answers the queries that come to `socket`.

@@ -179,6 +179,7 @@ impl Inbound for Opening {
             trusted: false,
             peer,
             user: self.2.clone(),
+            claimed: None,
         }))
     }
 }

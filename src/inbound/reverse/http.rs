@@ -80,6 +80,7 @@ impl Inbound for HttpVisitors {
             trusted: true,
             peer,
             user: None,
+            claimed: None,
         }))
     }
 }

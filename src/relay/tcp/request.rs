@@ -65,6 +65,8 @@ pub struct Request {
     pub peer: SocketAddr,
     /// The user whose credentials the client gave.
     pub user: Option<Arc<User>>,
+    /// The name that the client's first bytes give for the target's address. Rules look at it; it is not connected to.
+    pub claimed: Option<Box<str>>,
 }
 
 impl Request {
@@ -78,6 +80,7 @@ impl Request {
             trusted: true,
             peer,
             user: None,
+            claimed: None,
         }
     }
 

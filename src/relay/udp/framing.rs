@@ -22,6 +22,9 @@ pub enum Encoder {
     Bare,
     /// The address and the data: for a [socket that answers from that address](crate::net::udp::transparent), and in memory.
     Addressed,
+    /// The same with this one address for all, as bytes: the client knows no other. A datagram from another port of the
+    /// target is nothing that it expects.
+    From(Box<[u8]>),
 }
 
 impl Encoder {
@@ -41,6 +44,15 @@ impl Encoder {
             Self::Addressed => {
                 let len = address.len() + data.len();
                 batch.push(path, len, |room| write(room, &[address, data]))
+            }
+            Self::From(only) => {
+                let port = |address: &[u8]| address.last_chunk::<2>().copied();
+                if !address.is_empty() && port(address) != port(only) {
+                    return Err(wire::Error::SessionMismatch);
+                }
+                batch.push(path, only.len() + data.len(), |room| {
+                    write(room, &[only, data])
+                })
             }
             Self::Socks => {
                 let prefix = &socks::UDP_PREFIX;

@@ -205,9 +205,15 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             None => self.inbound.open(&mut session, &mut header, datagram)?,
         };
         let trusted = matches!(opened, Opened::Fixed(..));
-        let fixed_target = trusted || matches!(opened, Opened::Connected(..));
-        let room;
+        let is_only = matches!(opened, Opened::Connected(..) | Opened::Named(..));
+        let fixed_target = trusted || is_only;
+        let (named, room);
         let (target, address, data) = match opened {
+            Opened::Named(target, data) => {
+                named = target;
+                room = Encoded::of(&named)?;
+                (named.as_ref(), room.bytes(), datagram.get(data))
+            }
             Opened::Fixed(target, data) => {
                 room = Encoded::of(target)?;
                 (target.as_ref(), room.bytes(), datagram.get(data))

@@ -17,6 +17,8 @@ use crate::wire::{self, Address, AddressRef};
 pub enum ClientKey {
     /// The client's address.
     Address(SocketAddr),
+    /// The client's address, and the fake address that all datagrams of the association are for.
+    Fake(SocketAddr, SocketAddr),
     /// The client's session id (SIP022 §3.2.1) and the index of its user.
     Session(u64, Option<usize>),
 }
@@ -30,6 +32,8 @@ pub enum Opened<'a> {
     /// The data for a fixed target stand here. The target is trusted and gets them as they are. Without a server on the
     /// way, only its own replies go back; a server says where a reply comes from, but a target by name has no address here.
     Fixed(&'a Address, Range<usize>),
+    /// The data for a target that the client meant by a fake address. It is the only target of the association.
+    Named(Address, Range<usize>),
 }
 
 /// The client of an in-memory socket, which a stream has made known.

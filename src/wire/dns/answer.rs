@@ -1,17 +1,16 @@
 //! An answer that is kept and given to several clients.
 
+use std::net::IpAddr;
+
 use super::{
-    AD, CD, HEADER, Header, NXDOMAIN, OPT, OPTION_ERROR, QR, Query, RA, RCODE, RD, SERVFAIL, TC,
-    TYPE_ANY, TYPE_SOA, keep, put_header, put_opt, question, records, u16_at, u32_at,
+    AD, CD, CLASS_IN, HEADER, Header, NXDOMAIN, OPT, OPTION_ERROR, QR, Query, RA, RCODE, RD,
+    SERVFAIL, TC, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_SOA, keep, put_header, put_opt, question,
+    records, u16_at, u32_at,
 };
 
 /// The longest that an answer is kept, and that a denial is (RFC 2308 §5), in seconds.
 const LONGEST: u32 = 86_400;
 const LONGEST_DENIAL: u32 = 10_800;
-/// How long a failure is kept, in seconds (RFC 9520 §3.2).
-const FAILURE: u32 = 1;
-/// The extended error "no reachable authority" (RFC 8914 §4.23).
-const UNREACHABLE: [u8; 6] = [0, 15, 0, 2, 0, 22];
 
 /// An answer without what belongs to one client: the id, the case of the name, the OPT record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,23 +95,38 @@ impl Answer {
         })
     }
 
-    /// The answer to `query` when no name server has answered.
-    #[must_use]
-    pub fn failure(query: &Query<'_>) -> Self {
-        let mut message = query.bare();
-        message.truncate(HEADER + query.question.name.len() + 4);
-        let question_end = message.len();
-        let mut header = Vec::with_capacity(HEADER);
-        put_header(&mut header, 0, QR | SERVFAIL, [1, 0, 0, 0]);
-        message.splice(..HEADER, header);
+    /// An answer of our own.
+    pub(super) fn from_parts(
+        message: Vec<u8>,
+        ttls: Vec<u16>,
+        question_end: usize,
+        lifetime: Option<u32>,
+        options: &[u8],
+    ) -> Self {
         Self {
             message: message.into(),
-            ttls: Box::default(),
+            ttls: ttls.into(),
             question_end,
-            lifetime: Some(FAILURE),
+            lifetime,
             extended: 0,
-            options: UNREACHABLE.into(),
+            options: options.into(),
         }
+    }
+
+    /// The addresses in it.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let header = Header::parse(&self.message);
+        let counts = header.map_or([0; 4], |header| header.counts);
+        let records = records(&self.message, counts, self.question_end);
+        let answers = records.flatten().take_while(|record| record.section == 0);
+        answers.filter_map(|record| {
+            let data = self.message.get(record.data.clone())?;
+            match (record.class, record.kind) {
+                (CLASS_IN, TYPE_A) => Some(<[u8; 4]>::try_from(data).ok()?.into()),
+                (CLASS_IN, TYPE_AAAA) => Some(<[u8; 16]>::try_from(data).ok()?.into()),
+                _ => None,
+            }
+        })
     }
 
     /// How long it may be kept, in seconds; `None`: not at all.
