@@ -269,6 +269,59 @@ pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     }
 }
 
+/// What the system knows of a TCP connection (`TCP_INFO` of tcp(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// The smoothed round trip.
+    pub round_trip: Duration,
+    /// Bytes of payload in a full segment that we send.
+    pub segment: u32,
+    /// The MTU of the path as far as the system knows it, in bytes.
+    pub path_mtu: u32,
+    /// Segments that were sent again.
+    pub retransmitted: u32,
+    /// Bytes that the peer has acknowledged; a connection's own SYN counts as one.
+    pub acknowledged: u64,
+    /// Segments with payload that were sent, those that were sent again included.
+    pub sent: u32,
+}
+
+/// Asks for the state of a connection. What an older system does not know is 0.
+pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
+    use std::os::fd::AsRawFd;
+    const SIZE: usize = 256;
+    let mut bytes = [0_u8; SIZE];
+    let mut len = libc::socklen_t::try_from(SIZE).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed. The system writes at most `len` bytes to `bytes` and
+    // the number of them to `len`; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            bytes.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The layout is that of `struct tcp_info` of linux/tcp.h, to which fields are only added at the end.
+    let word = |at: usize| {
+        let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
+        word.map_or(0, |word| u32::from_ne_bytes(*word))
+    };
+    let long = bytes.get(120..).and_then(<[u8]>::first_chunk);
+    Ok(TcpInfo {
+        segment: word(16),
+        path_mtu: word(60),
+        round_trip: Duration::from_micros(word(68).into()),
+        retransmitted: word(100),
+        acknowledged: long.map_or(0, |long| u64::from_ne_bytes(*long)),
+        sent: word(156),
+    })
+}
+
 /// How long the system has been suspended since it started.
 pub(super) fn suspended() -> Duration {
     read_clock(libc::CLOCK_BOOTTIME).saturating_sub(read_clock(libc::CLOCK_MONOTONIC))

@@ -44,6 +44,7 @@ pub mod ws;
 
 pub use clock::{FAREWELL, unix_now};
 pub use error::Error;
+pub use linux::TcpInfo;
 pub use options::{SocketOptions, TransparentUdp, UdpOptions};
 pub use stream::{Parked, Stream};
 

@@ -27,6 +27,8 @@ pub struct SocketOptions {
     pub bind_addresses: Vec<IpAddr>,
     /// `SO_BINDTODEVICE` of outgoing sockets.
     pub bind_interface: Option<String>,
+    /// The longest segment of TCP in bytes, in both directions (`TCP_MAXSEG`).
+    pub max_segment: Option<u32>,
     /// Options of UDP sockets.
     pub udp: UdpOptions,
 }
@@ -85,6 +87,9 @@ impl SocketOptions {
         } else if first == SpeaksFirst::Us {
             // If the system refuses, the handshake takes one more segment.
             let _ = linux::set_acknowledge_with_data(&socket);
+        }
+        if let Some(bytes) = self.max_segment {
+            socket.set_tcp_mss(bytes)?;
         }
         self.apply_basics(&SockRef::from(&socket))?;
         Ok(socket)

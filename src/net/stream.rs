@@ -20,6 +20,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::linux::TcpInfo;
 use super::pipe::state::PipeStream;
 use super::pool::Buffer;
 use super::redirect;
@@ -363,6 +364,17 @@ impl Stream {
             Kind::Parked(stream) => linux::unacknowledged(stream).ok(),
             Kind::Pipe(_) => None,
             Kind::Layer(layer) => lock(layer).inner().unacknowledged(),
+        }
+    }
+
+    /// What the system knows of the connection. `None`: there is no socket, or it does not say.
+    #[must_use]
+    pub fn tcp_info(&self) -> Option<TcpInfo> {
+        match &self.0 {
+            Kind::Tcp(stream) => linux::tcp_info(stream).ok(),
+            Kind::Parked(stream) => linux::tcp_info(stream).ok(),
+            Kind::Pipe(_) => None,
+            Kind::Layer(layer) => lock(layer).inner().tcp_info(),
         }
     }
 

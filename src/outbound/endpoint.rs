@@ -36,7 +36,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Those of [`Dialer::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
-    pub(super) async fn dial(&self, first: SpeaksFirst) -> Result<Stream, Error> {
+    pub async fn dial(&self, first: SpeaksFirst) -> Result<Stream, Error> {
         if let Some(plugin) = &self.stream_plugin {
             let entrance = Address::Ip(plugin.address());
             return self.dialer.dial(&entrance, true, first).await;
@@ -55,7 +55,8 @@ impl Endpoint {
     }
 
     /// Where datagrams to the server go.
-    pub(super) fn packet_address(&self) -> Address {
+    #[must_use]
+    pub fn packet_address(&self) -> Address {
         let plugin = self.packet_plugin.as_ref();
         plugin.map_or_else(
             || self.address.clone(),
@@ -64,7 +65,8 @@ impl Endpoint {
     }
 
     /// Makes `stream`, a connection to this server, the upstream leg of a relay to `target`.
-    pub(super) fn leg(&self, stream: Stream, target: AddressRef<'_>) -> Leg {
+    #[must_use]
+    pub fn leg(&self, stream: Stream, target: AddressRef<'_>) -> Leg {
         let salt = Salt::new(self.credentials.method(), rand::random());
         Leg {
             stream,

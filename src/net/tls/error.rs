@@ -56,9 +56,64 @@ impl Error {
 )]
 pub(super) struct WrongKey(pub(super) String);
 
+/// What is wrong with the peer, where that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It does not speak TLS.
+    NotTls,
+    /// Its certificate is for another name.
+    Name,
+    /// Its certificate has expired.
+    Expired,
+    /// Its certificate is not valid yet.
+    NotYetValid,
+    /// Its certificate is not of a trusted authority.
+    Untrusted,
+    /// Its public key is not one that was pinned.
+    Pin,
+}
+
+impl Problem {
+    fn of(error: &rustls::Error) -> Option<Self> {
+        use rustls::Error as E;
+        use rustls::{CertificateError as C, InvalidMessage as M};
+        Some(match error {
+            E::InvalidMessage(M::InvalidContentType | M::UnknownProtocolVersion) => Self::NotTls,
+            E::InvalidCertificate(error) => match error {
+                C::Expired | C::ExpiredContext { .. } => Self::Expired,
+                C::NotValidYet | C::NotValidYetContext { .. } => Self::NotYetValid,
+                C::NotValidForName | C::NotValidForNameContext { .. } => Self::Name,
+                C::UnknownIssuer | C::BadSignature => Self::Untrusted,
+                C::Other(OtherError(error)) if error.is::<WrongKey>() => Self::Pin,
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// An error of a session, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Failure {
+    text: String,
+    problem: Option<Problem>,
+}
+
 /// An error of a session, as one of the stream.
 pub(super) fn invalid(error: &rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, describe(error))
+    let failure = Failure {
+        text: describe(error),
+        problem: Problem::of(error),
+    };
+    io::Error::new(io::ErrorKind::InvalidData, failure)
+}
+
+/// What an error of a TLS stream says of the peer.
+#[must_use]
+pub fn problem(error: &io::Error) -> Option<Problem> {
+    let failure = error.get_ref()?.downcast_ref::<Failure>()?;
+    failure.problem
 }
 
 /// An error of rustls in words.

@@ -16,8 +16,8 @@ use std::task::{Context, Poll, ready};
 use rustls::crypto::CryptoProvider;
 
 pub use client::{Client, Trust};
-pub use error::Error;
-pub use server::{Pem, Server};
+pub use error::{Error, Problem, problem};
+pub use server::{Pem, Server, Validity, validity};
 use session::{Session, Step, Task, Verdict, Work};
 
 use super::pool::{Buffer, Size};

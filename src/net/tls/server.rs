@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ProducesTickets, UnbufferedServerConnection};
 
 use super::error::{describe, malformed};
@@ -90,6 +90,48 @@ pub(super) fn certificates(
         ));
     }
     Ok(found)
+}
+
+/// Whether a time is within the dates of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// It is.
+    Valid,
+    /// It is after them.
+    Expired,
+    /// It is before them.
+    NotYet,
+}
+
+/// Compares the dates of the first certificate of `cert` with a time in Unix seconds.
+///
+/// # Errors
+/// [`Error`], when it is no certificate.
+pub fn validity(cert: &Pem, time: u64) -> Result<Validity, Error> {
+    let chain = certificates("cert", cert)?;
+    let wrong = || Error::Content {
+        key: "cert",
+        place: cert.place(),
+        problem: "the first certificate is malformed or of an unsupported kind".to_owned(),
+    };
+    let first = chain.first().ok_or_else(wrong)?;
+    let first = webpki::EndEntityCert::try_from(first).map_err(|_| wrong())?;
+    let provider = provider();
+    // Without an authority this always fails; the dates are compared first.
+    let compared = first.verify_for_usage(
+        provider.signature_verification_algorithms.all,
+        &[],
+        &[],
+        UnixTime::since_unix_epoch(Duration::from_secs(time)),
+        webpki::KeyUsage::server_auth(),
+        None,
+        None,
+    );
+    Ok(match compared.map(drop) {
+        Err(webpki::Error::CertExpired { .. }) => Validity::Expired,
+        Err(webpki::Error::CertNotValidYet { .. }) => Validity::NotYet,
+        _ => Validity::Valid,
+    })
 }
 
 /// The server's side of TLS.
