@@ -5,12 +5,14 @@
 //! - `daemon`: running in the background.
 //! - `url`, `import`, `check`, `genkey`, `pages`: commands that print something and end.
 //! - `why`: asks a running process.
+//! - `doctor`: prints what is found wrong.
 //! - `hint`: what a terminal shows of `ssr local`.
 
 pub(crate) mod acl;
 pub(crate) mod check;
 pub(crate) mod command;
 pub(crate) mod daemon;
+pub(crate) mod doctor;
 pub(crate) mod genkey;
 pub(crate) mod hint;
 pub(crate) mod import;

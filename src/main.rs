@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Server(args) => start(Role::Server, args.request()),
         Command::Forward(args) => start(Role::Forward, args.request()),
         Command::Check(args) => cli::check::check(&args),
+        Command::Doctor(args) => args.run(),
         Command::Genkey(args) => cli::genkey::genkey(&args),
         Command::Url(command) => command.run(),
         Command::Import(args) => args.run(),

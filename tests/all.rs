@@ -26,6 +26,8 @@ mod dns_local;
 mod dns_rules;
 mod docs;
 mod docs_examples;
+mod doctor;
+mod doctor_faults;
 mod failover;
 mod fairness;
 mod fake_dns;

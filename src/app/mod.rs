@@ -5,6 +5,7 @@
 //! - `reverse/`: reverse tunnels.
 //! - `routing/`: rules at work: what goes where, and who may come.
 //! - [`explain`]: says which rule decides.
+//! - [`doctor`]: tries what a config says, and names the fault.
 //! - [`redir_rules`]: the firewall rules for `redir` listeners.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
@@ -13,6 +14,7 @@
 //!
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
+pub mod doctor;
 mod error;
 pub mod explain;
 mod fd_limit;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use super::acl::AclArgs;
 use super::check::CheckArgs;
+use super::doctor::DoctorArgs;
 use super::genkey::GenkeyArgs;
 use super::import::ImportArgs;
 use super::pages::CompletionsArgs;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Forward(Box<ForwardArgs>),
     /// Check a config: print what it would run, or every error in it
     Check(CheckArgs),
+    /// Try what a config says, step by step, and say what is wrong and what to do
+    Doctor(DoctorArgs),
     /// Generate a key or password
     Genkey(GenkeyArgs),
     /// Ask what the rules and ACL files of a config do

@@ -213,9 +213,9 @@ impl Builder<'_> {
         }
     }
 
-    /// A server that clients are sent through.
-    fn upstream(&self, server: &Server, plugin: &Entrances) -> Result<shadowsocks::Server, Error> {
-        let endpoint = Endpoint {
+    /// A server as it is reached.
+    pub(super) fn endpoint(&self, server: &Server, plugin: &Entrances) -> Result<Endpoint, Error> {
+        Ok(Endpoint {
             address: server.address.clone(),
             credentials: Credentials::new(
                 server.method,
@@ -226,7 +226,16 @@ impl Builder<'_> {
             transport: transport::client(server)?,
             stream_plugin: plugin.streams.clone(),
             packet_plugin: plugin.packets.clone(),
-        };
+        })
+    }
+
+    /// A server that clients are sent through.
+    pub(super) fn upstream(
+        &self,
+        server: &Server,
+        plugin: &Entrances,
+    ) -> Result<shadowsocks::Server, Error> {
+        let endpoint = self.endpoint(server, plugin)?;
         let transport = server.transport.as_ref();
         let inside = transport.is_some_and(|transport| transport.udp_inside);
         let carried = match server.udp_over_tcp {

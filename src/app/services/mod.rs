@@ -10,6 +10,7 @@
 //! - `proxies.rs`: proxies on the way.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
 //! - `sockets.rs`: listening sockets, and the options of all sockets.
+//! - `single.rs`: single parts of these services, for `ssr doctor`.
 //! - `builder.rs`: what all of these share.
 
 mod builder;
@@ -21,6 +22,7 @@ mod plugins;
 mod proxies;
 mod redir;
 mod server;
+pub(super) mod single;
 mod sockets;
 mod transport;
 

@@ -104,6 +104,7 @@ pub(super) fn outgoing(options: &config::SocketOptions, to_server: bool) -> Sock
             .chain(options.bind_address_other)
             .collect(),
         bind_interface: options.bind_interface.clone(),
+        max_segment: None,
         udp: net::UdpOptions {
             fragment: options
                 .outbound_udp_allow_fragmentation

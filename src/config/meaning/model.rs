@@ -143,6 +143,8 @@ pub struct Server {
     pub method: Method,
     /// The keys that the password stands for.
     pub keys: Keys,
+    /// The password as it is written, from which `ssr doctor` makes the keys of other methods.
+    pub password: Option<Secret>,
     /// Which of TCP and UDP it serves.
     pub mode: Mode,
     /// Users behind identity headers (SIP023); server only, names and keys are unique.

@@ -213,6 +213,7 @@ fn entry_servers(
     let mut found = Vec::new();
     for (port, path, secret) in secrets {
         let addresses = addresses(entry, at, port, cx);
+        let password = secret.clone();
         let keys = method.and_then(|method| keys::keys(entry, method, &path, secret, cx));
         let (Some(method), Some(keys)) = (method, keys) else {
             continue;
@@ -229,6 +230,7 @@ fn entry_servers(
                 address,
                 method,
                 keys: keys.clone(),
+                password: password.clone(),
                 mode,
                 users: users.clone(),
                 warm,
