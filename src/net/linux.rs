@@ -280,6 +280,8 @@ pub struct TcpInfo {
     pub path_mtu: u32,
     /// Segments that were sent again.
     pub retransmitted: u32,
+    /// Those of them that had arrived before, as the peer says (RFC 2883).
+    pub needless: u32,
     /// Bytes that the peer has acknowledged; a connection's own SYN counts as one.
     pub acknowledged: u64,
     /// Segments with payload that were sent, those that were sent again included.
@@ -317,6 +319,7 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
         path_mtu: word(60),
         round_trip: Duration::from_micros(word(68).into()),
         retransmitted: word(100),
+        needless: word(216),
         acknowledged: long.map_or(0, |long| u64::from_ne_bytes(*long)),
         sent: word(156),
     })

@@ -153,10 +153,11 @@ async fn segments(cx: &Context<'_>, subject: &Subject<'_>) -> Tally {
     let Some(after) = talk.stream.tcp_info() else {
         return Tally::default();
     };
-    let lost = after.retransmitted.saturating_sub(before.retransmitted);
+    let again = after.retransmitted.saturating_sub(before.retransmitted);
+    let lost = again.saturating_sub(after.needless.saturating_sub(before.needless));
     let sent = after.sent.saturating_sub(before.sent);
     Tally {
-        sent: u64::from(sent.saturating_sub(lost)),
+        sent: u64::from(sent.saturating_sub(again)),
         lost: u64::from(lost.min(sent)),
     }
 }
