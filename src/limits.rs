@@ -108,6 +108,22 @@ pub const MAX_KERNEL_PIPES: usize = 16384 * 4096 / KERNEL_PIPE;
 pub const MAX_MUX_STREAMS: usize = 128;
 /// Bytes that wait in one of these streams.
 pub const MUX_WINDOW: usize = 256 * 1024;
+/// Streams of one session of sing-box's `multiplex`; a further one is reset.
+pub const MAX_MULTIPLEX_STREAMS: usize = 256;
+/// Bytes that a stream of yamux or h2mux may send before its reader takes them; yamux prescribes as many.
+pub const MULTIPLEX_WINDOW: u32 = 256 * 1024;
+/// Unread bytes of all streams of a session of smux, which has no windows. At this limit the session is not read.
+pub const SMUX_WINDOW: usize = 4 << 20;
+/// How long a session of smux waits at this limit for the stream with the most unread bytes, before it resets it.
+pub const SMUX_STALL: Duration = Duration::from_secs(30);
+/// Bytes of a multiplexed stream that wait for the session.
+pub const MULTIPLEX_BUFFER: usize = 64 * 1024;
+/// Streams of a session that wait to be opened at once.
+pub const MAX_MULTIPLEX_OPENING: usize = 64;
+/// Sessions to one server that `ssr local` keeps; a further stream fails.
+pub const MAX_MULTIPLEX_SESSIONS: usize = 1024;
+/// How long `ssr local` keeps a session without streams.
+pub const MULTIPLEX_IDLE: Duration = Duration::from_secs(25);
 /// Bytes of a plain HTTP request or response that wait in the process, in each direction of one connection.
 pub const HTTP_WINDOW: usize = 128 * 1024;
 /// Spare connections to one server.

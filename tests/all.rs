@@ -47,6 +47,8 @@ mod interop_rust;
 mod leaks;
 mod lifecycle;
 mod link;
+mod multiplex;
+mod multiplex_sing_box;
 mod names;
 mod options;
 mod outbound_proxy;

@@ -10,6 +10,7 @@
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `handshakes.rs`: connections that are still in their handshake.
+//! - `places.rs`: the places of many streams in one connection.
 //! - `privileges.rs`: becomes another user once the ports are bound.
 //!
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
@@ -20,6 +21,7 @@ pub mod explain;
 mod fd_limit;
 mod handshakes;
 pub mod log;
+mod places;
 mod privileges;
 pub mod redir_rules;
 mod reverse;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handshakes::{Handshakes, ListenerId, Permit};
+use super::places::Places;
 use crate::net::udp::Socket;
 use crate::net::{Stream, UdpOptions, transport, ws};
 use crate::relay::failed::{Network, Noted};
@@ -258,8 +259,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
     }
 
     /// Serves the mux.cool streams of one WebSocket. The WebSocket is in its handshake until the handshake of one stream has
-    /// succeeded. From then on each stream counts as a connection. The first uses the WebSocket's own permit; a stream for
-    /// which there is none is closed, since waiting would hold up all the others (mux.cool has no windows).
+    /// succeeded. From then on each stream counts as a connection.
     async fn serve_mux(
         self: &Arc<Self>,
         streams: Box<ws::mux::Server>,
@@ -268,24 +268,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         deadline: Instant,
     ) {
         let succeeded = Arc::new(Notify::new());
-        let own = Arc::new(Semaphore::new(1));
+        let places = Places::new(&self.connections);
         let serve = |stream| {
             let (port, succeeded) = (Arc::clone(self), Arc::clone(&succeeded));
-            let own = Arc::clone(&own);
+            let places = places.clone();
             async move {
-                let (room, no_room) = (OnceLock::new(), Notify::new());
-                let ready = || {
-                    succeeded.notify_one();
-                    let other = |_| Arc::clone(&port.connections).try_acquire_owned();
-                    match own.try_acquire_owned().or_else(other) {
-                        Ok(permit) => drop(room.set(permit)),
-                        Err(_) => no_room.notify_one(),
-                    }
-                };
-                tokio::select! {
-                    () = port.service.serve(stream, peer, ready) => {}
-                    () = no_room.notified() => tracing::debug!(%peer, "a stream was closed: `limits.connections` is reached"),
-                }
+                let ready = || succeeded.notify_one();
+                places.serve(&port.service, stream, peer, ready).await;
             }
         };
         let mut running = pin!(streams.run(serve));

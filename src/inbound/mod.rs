@@ -9,6 +9,7 @@
 //! - [`redir`]: what the firewall redirects to `ssr local`; [`sniff`]: the names that it is for.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`stream_datagrams`]: those of them who send datagrams in streams.
+//! - [`multiplex`]: streams that such clients multiplex, as sing-box does.
 //! - [`reverse`]: visitors of reverse tunnels.
 
 pub mod dns;
@@ -16,6 +17,7 @@ pub mod forward;
 pub mod http;
 pub mod login;
 pub mod mixed;
+pub mod multiplex;
 pub mod redir;
 pub mod reverse;
 pub mod shadowsocks;

@@ -9,6 +9,7 @@
 //! - [`splice`]: moves bytes from socket to socket inside the kernel.
 //! - [`redirect`]: what the firewall has redirected to this process.
 //! - [`ws`]: WebSocket over a stream, beginning with the upgrade, and mux.cool inside it.
+//! - [`multiplex`]: many streams in one, as sing-box has them.
 //! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`plugin`]: programs between TCP and Shadowsocks (SIP003).
 //! - [`pool`]: buffers that are held only while data moves.
@@ -27,6 +28,7 @@ pub mod file_version;
 pub mod handshake;
 mod linux;
 pub mod listener;
+pub mod multiplex;
 pub mod options;
 pub mod pipe;
 pub mod plugin;

@@ -243,7 +243,7 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> Outbound
         match reserved {
             Reserved::Packets => self.packets,
             Reserved::UdpOverTcp(_) => true,
-            Reserved::Link => false,
+            Reserved::Link | Reserved::Multiplex => false,
         }
     }
 

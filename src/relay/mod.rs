@@ -5,6 +5,7 @@
 //! - [`link`]: many streams over one: reverse tunnels.
 //! - [`counters`]: counts what happens.
 //! - [`failed`]: the last streams and associations that failed.
+//! - [`plain`]: an encrypted stream as a stream of its payload.
 //!
 //! They share the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
 //! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`) and errors.
@@ -17,6 +18,7 @@ pub mod failed;
 mod idle;
 mod leg;
 pub mod link;
+pub mod plain;
 mod sealed;
 mod sizing;
 pub mod tcp;

@@ -98,6 +98,9 @@ pub enum Error {
     /// The mux.cool frame is invalid.
     #[error("mux.cool: {0}")]
     Mux(#[from] mux::FrameError),
+    /// The head, a frame or a response of a multiplexed session is invalid.
+    #[error("multiplex: {0}")]
+    Multiplex(&'static str),
 }
 
 impl Error {
@@ -134,6 +137,7 @@ impl Error {
             Self::TunnelV0 => "tunnel_v0",
             Self::WebSocket(_) => "websocket",
             Self::Mux(_) => "mux",
+            Self::Multiplex(_) => "multiplex",
         }
     }
 }

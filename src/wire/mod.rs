@@ -8,6 +8,7 @@
 //! | [`ss`] | the Shadowsocks protocols: streams, packets, identity headers |
 //! | [`http`] | the HTTP upgrade to WebSocket, and responses to other requests |
 //! | [`websocket`] | WebSocket frames that carry a byte stream |
+//! | [`multiplex`] | sing-box's `multiplex`: the heads of sessions and streams, padding, smux |
 //! | [`mux`] | mux.cool frames, in which v2ray-plugin carries several streams |
 //! | [`http_connect`] | HTTP CONNECT, as a client of a proxy speaks it |
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
@@ -37,6 +38,7 @@ pub mod http;
 pub mod http_connect;
 pub mod http_proxy;
 pub mod http_rewrite;
+pub mod multiplex;
 pub mod mux;
 pub mod peer_protocol;
 pub mod proxy_protocol;

@@ -2,7 +2,7 @@
 //!
 //! None of the names can be resolved, so a server that does not know one refuses the request.
 
-use super::{AddressRef, reverse, udp_over_stream, udp_over_tcp};
+use super::{AddressRef, multiplex, reverse, udp_over_stream, udp_over_tcp};
 
 /// What a reserved target asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Reserved {
     Packets,
     /// UDP over TCP, as sing-box and mihomo speak it.
     UdpOverTcp(udp_over_tcp::Version),
+    /// A session of `multiplex`, as sing-box and mihomo speak it.
+    Multiplex,
 }
 
 impl Reserved {
@@ -26,6 +28,7 @@ impl Reserved {
         match port {
             reverse::PORT if is(reverse::HOST) => return Some(Self::Link),
             udp_over_stream::PORT if is(udp_over_stream::NAME) => return Some(Self::Packets),
+            multiplex::PORT if is(multiplex::HOST) => return Some(Self::Multiplex),
             _ => {}
         }
         // Clients send any port with these names.
@@ -38,6 +41,7 @@ impl Reserved {
         match self {
             Self::Link => "the target is reserved for reverse tunnels",
             Self::Packets | Self::UdpOverTcp(_) => "the target is reserved for UDP over streams",
+            Self::Multiplex => "the target is reserved for multiplexed sessions",
         }
     }
 }
@@ -66,6 +70,8 @@ mod tests {
                 Some(Reserved::UdpOverTcp(Version::V2)),
             ),
             ("sp.v3.udp-over-tcp.arpa", 0, None),
+            ("sp.mux.sing-box.arpa", 444, Some(Reserved::Multiplex)),
+            ("sp.mux.sing-box.arpa", 443, None),
             ("example.com", 9015, None),
         ];
         for (name, port, expected) in cases {

@@ -4,6 +4,7 @@
 //! - `dns.rs`: the name servers of `dns` locals, and the way to each.
 //! - `fake_dns.rs`: `fake-dns` locals, and the files of their names.
 //! - `redir.rs`: the way in that the firewall redirects to.
+//! - `multiplex.rs`: sessions of sing-box's `multiplex` on a server.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `plugins.rs`: plugins that are programs.
@@ -18,6 +19,7 @@ mod dns;
 mod fake_dns;
 mod forwards;
 mod local;
+mod multiplex;
 mod plugins;
 mod proxies;
 mod redir;

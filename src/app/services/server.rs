@@ -4,6 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
+use super::multiplex::{self, Sessions};
 use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
@@ -25,6 +26,10 @@ impl Builder<'_> {
     /// Builds every entry of `servers`, and the server of reverse tunnels.
     pub(super) async fn servers(&mut self) -> Result<(), Error> {
         let reverse_server = self.reverse_server();
+        let (draining, job) = multiplex::draining();
+        if let Some(jobs) = self.jobs.first_mut() {
+            jobs.push(job);
+        }
         self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
@@ -53,13 +58,20 @@ impl Builder<'_> {
             });
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
+                let sessions = Sessions {
+                    outbound: direct.clone(),
+                    timeouts: self.timeouts(idle),
+                    counters: Arc::clone(self.counters),
+                    connections: Arc::clone(&self.connections),
+                    draining: draining.clone(),
+                };
                 let inbound = Shadowsocks {
                     accounts,
                     next_hops,
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
                     users,
                     drain_timeout: self.config.timeouts.handshake,
-                    reserved: reserved(&reverse_server),
+                    reserved: reserved(&reverse_server, sessions),
                 };
                 let inbound = guarded(inbound, server);
                 let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
@@ -117,8 +129,9 @@ fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
 
 /// Passes the streams of reserved targets to what serves them: links to the server of reverse tunnels, with the names of
 /// their users.
-fn reserved(reverse: &Arc<ReverseServer>) -> ReservedJobs {
+fn reserved(reverse: &Arc<ReverseServer>, sessions: Sessions<Direct>) -> ReservedJobs {
     let reverse = Arc::clone(reverse);
+    let sessions = Arc::new(sessions);
     Box::new(move |what, leg, peer, user| match what {
         Reserved::Link => {
             let user = user.map(|user| user.name.to_string());
@@ -128,6 +141,7 @@ fn reserved(reverse: &Arc<ReverseServer>) -> ReservedJobs {
         Reserved::Packets | Reserved::UdpOverTcp(_) => {
             Box::pin(ready(Err(relay::Error::NotOffered(what.refusal()))))
         }
+        Reserved::Multiplex => Box::pin(Arc::clone(&sessions).serve(leg, peer, user)),
     })
 }
 

@@ -50,6 +50,8 @@ pub(super) struct State {
     writer: Option<Waker>,
     /// The pipe's task.
     owner: Option<Waker>,
+    /// Whether the pipe's task is to be woken by the next read.
+    watches_reader: bool,
     /// How each side has ended its direction.
     pipe: Direction,
     user: Direction,
@@ -75,6 +77,7 @@ impl State {
             reader: None,
             writer: None,
             owner: None,
+            watches_reader: false,
             pipe: Direction::Active,
             user: Direction::Active,
             pipe_dropped: false,
@@ -127,7 +130,8 @@ fn consumed(mut state: MutexGuard<'_, State>, count: usize) {
     let before = state.credit;
     state.credit += count;
     let threshold = state.credit_threshold();
-    let reached = before < threshold && state.credit >= threshold;
+    let reached = before < threshold && state.credit >= threshold
+        || std::mem::take(&mut state.watches_reader);
     let owner = state.owner.take_if(|_| reached);
     drop(state);
     wake([owner]);
@@ -185,6 +189,13 @@ impl Pipe {
     /// what has happened before.
     pub fn watch(&self, cx: &Context<'_>) {
         store_waker(&mut lock(&self.0).owner, cx);
+    }
+
+    /// As [`Pipe::watch`], and the next read of the stream's user wakes the task too.
+    pub fn watch_reader(&self, cx: &Context<'_>) {
+        let mut state = lock(&self.0);
+        store_waker(&mut state.owner, cx);
+        state.watches_reader = true;
     }
 
     /// Bytes to be taken.

@@ -161,7 +161,12 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             // A client that does not take the answer is gone anyway.
             Some(reply) => {
                 let answer = reply.failure(error);
-                let _ = timeout(self.timeouts.half_close, stream.write_all(&answer)).await;
+                let told = async {
+                    stream.write_all(&answer).await?;
+                    // Without it, the end of a multiplexed stream could overtake the answer.
+                    stream.shutdown().await
+                };
+                let _ = timeout(self.timeouts.half_close, told).await;
             }
             None => stream.reset_on_close(),
         }
