@@ -3,7 +3,7 @@
 
 use std::future::pending;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,7 +187,8 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> DirectWithP
                     let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
                 }
                 Carried::Datagrams(version) => {
-                    let served = serve_datagrams(relay, pipe, version, user, idle).await;
+                    let client = (peer, user);
+                    let served = serve_datagrams(relay, pipe, version, client, idle).await;
                     if let Err(error) = served {
                         let status = error.status();
                         tracing::debug!(%peer, status, %error, "a stream of UDP over TCP is invalid");
@@ -204,7 +205,7 @@ async fn serve_datagrams<I: PacketInbound<Batch: From<StreamClient>>, O: PacketO
     relay: Arc<Relay<I, O>>,
     pipe: Pipe,
     version: Version,
-    user: Option<Arc<User>>,
+    (client, user): (SocketAddr, Option<Arc<User>>),
     idle: Duration,
 ) -> Result<(), wire::Error> {
     let frames = match version {
@@ -215,17 +216,18 @@ async fn serve_datagrams<I: PacketInbound<Batch: From<StreamClient>>, O: PacketO
             Err(_) => return Err(wire::Error::Truncated),
         },
     };
-    let client = StreamClient {
-        user,
-        connected: matches!(frames, Frames::Connected(_)),
-    };
+    let connected = matches!(frames, Frames::Connected(_));
+    let batch = StreamClient { user, connected };
     let framing = Framing::Datagrams {
         frames,
         request: false,
     };
     let (server, socket) = Socket::pair();
+    // The association is known by the address inside the process.
+    let peer = server.peer();
+    tracing::debug!(%client, peer = peer.map(tracing::field::display), connected, "a stream of UDP over TCP began");
     let exchanged = async move { exchange(pipe, &socket, framing, idle).await };
-    let served = relay.serve_client(Arc::new(server), client.into());
+    let served = relay.serve_client(Arc::new(server), batch.into());
     match tokio::join!(exchanged, served).0 {
         Closed::Invalid(error) => Err(error),
         Closed::Stream | Closed::Socket | Closed::Idle => Ok(()),

@@ -142,7 +142,8 @@ pub(super) async fn search(cx: &Context<'_>, server: &Server, plugin: &Running) 
         return None;
     }
     let endpoint = cx.endpoint(server, plugin).ok()?;
-    let inside = server.transport.as_ref().is_some_and(|one| one.udp_inside);
+    let inside = server.udp_over_tcp.is_some()
+        || server.transport.as_ref().is_some_and(|one| one.udp_inside);
     let is_direct = endpoint.packet_plugin.is_none() && endpoint.dialer.proxies.is_none();
     if server.mode.udp && is_direct && !inside {
         let found = by_datagrams(cx, &endpoint).await;
