@@ -68,5 +68,6 @@ mod transport_tls;
 mod transport_ws;
 mod tunnel;
 mod udp_over_tcp;
+mod unix_sockets;
 mod warm;
 mod why;

@@ -1,5 +1,7 @@
 //! Why the process cannot run.
 
+use std::path::PathBuf;
+
 use crate::config::Endpoint;
 use crate::dns;
 use crate::net::tls;
@@ -31,6 +33,26 @@ pub(super) enum Error {
         name: String,
         /// The error of the resolver.
         source: dns::Error,
+    },
+    /// It is not possible to listen at a path.
+    #[error("cannot listen at {}: {source}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is in the way.
+        source: std::io::Error,
+    },
+    /// The service manager passed no such socket.
+    #[error(
+        "{key}: systemd passed no {kind} socket named `{name}`; set FileDescriptorName= in the socket unit"
+    )]
+    NotPassed {
+        /// The key of the config.
+        key: &'static str,
+        /// `stream` or `datagram`.
+        kind: &'static str,
+        /// The name in the config.
+        name: String,
     },
     /// There is no user of this name.
     #[error("user: there is no user `{name}` on this machine")]

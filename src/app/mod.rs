@@ -42,6 +42,7 @@ use crate::control::answer::{Facts, Socket};
 use crate::control::why;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
+use crate::net::passed::Passed;
 use crate::net::pool;
 use crate::net::tasks::Tasks;
 use crate::relay::Counters;
@@ -67,6 +68,8 @@ pub fn run(config: &Config, running: impl FnOnce()) -> ExitCode {
 }
 
 fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
+    // First of all: later, other files could have the numbers of these sockets.
+    let passed = Passed::to_this_process();
     let user = config.user.as_deref().map(privileges::find).transpose()?;
     let capacity = fd_limit::Capacity::of(&config.limits, fd_limit::raise(config.nofile));
     if config.limits.memory_mib > 0 {
@@ -84,8 +87,12 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let (jobs, plugins) = control.block_on(services::build(
-        config, capacity, workers, &resolver, &counters,
+    let services::Built {
+        jobs,
+        plugins,
+        files,
+    } = control.block_on(services::build(
+        config, capacity, workers, &resolver, &counters, passed,
     ))?;
     let owner = user
         .as_ref()
@@ -134,6 +141,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     ));
     threads.join();
     control.block_on(plugins.end());
+    drop(files);
     report(&resolver, &counters);
     Ok(())
 }

@@ -107,7 +107,11 @@ impl Way {
         };
         let shares_v4 = |port: u16| {
             let wildcard = Address::Ip((Ipv4Addr::UNSPECIFIED, port).into());
-            config.socket.ipv6_only || config.locals.iter().any(|local| local.address == wildcard)
+            config.socket.ipv6_only
+                || config
+                    .locals
+                    .iter()
+                    .any(|local| local.address.address() == Some(&wildcard))
         };
         let way = |listener: SocketAddr, is_udp, is_tproxy| Self {
             listener,
@@ -118,12 +122,15 @@ impl Way {
             v6: listener.is_ipv6(),
         };
         let mut ways = Vec::new();
+        let Some(place) = local.address.address() else {
+            return Ok(ways);
+        };
         if local.mode.tcp {
             let is_tproxy = local.tcp_redir == TcpRedir::Tproxy;
-            ways.push(way(listener(&local.address)?, false, is_tproxy));
+            ways.push(way(listener(place)?, false, is_tproxy));
         }
         if local.mode.udp {
-            let address = local.udp_address.as_ref().unwrap_or(&local.address);
+            let address = local.udp_address.as_ref().unwrap_or(place);
             ways.push(way(listener(address)?, true, true));
         }
         Ok(ways)

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -16,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handshakes::{Handshakes, ListenerId, Permit};
 use super::places::Places;
+use crate::net::listener::{Acceptor, Listener};
 use crate::net::udp::Socket;
 use crate::net::{Stream, UdpOptions, transport, ws};
 use crate::relay::failed::{Network, Noted};
@@ -130,17 +130,13 @@ pub(super) struct ListenerService<I, O> {
 
 impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<I, O> {
     /// The job that serves `listener`.
-    pub(super) fn job(self: &Arc<Self>, listener: std::net::TcpListener) -> Job {
+    pub(super) fn job(self: &Arc<Self>, listener: Listener) -> Job {
         let port = Arc::clone(self);
         Box::new(move |shared| Box::pin(port.serve(listener, shared)))
     }
 
-    pub(super) async fn serve(
-        self: Arc<Self>,
-        listener: std::net::TcpListener,
-        mut shared: Shared,
-    ) {
-        let listener = match TcpListener::from_std(listener) {
+    pub(super) async fn serve(self: Arc<Self>, listener: Listener, mut shared: Shared) {
+        let listener = match Acceptor::new(listener) {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::error!(%error, "cannot use a listening socket");
@@ -191,8 +187,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
     /// clients must not hold room that others need. Cancel safe: an accepted socket stays in `next`.
     async fn accept(
         &self,
-        listener: &TcpListener,
-        next: &mut Option<(TcpStream, SocketAddr)>,
+        listener: &Acceptor,
+        next: &mut Option<(Stream, SocketAddr)>,
     ) -> io::Result<Accepted> {
         loop {
             if next.is_none() {
@@ -207,7 +203,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 .await
                 .map_err(io::Error::other)?;
             if let Some((stream, peer)) = next.take() {
-                return Ok((Stream::new(stream), peer, room));
+                return Ok((stream, peer, room));
             }
         }
     }

@@ -31,7 +31,7 @@ fn text(local: &Local) -> Option<String> {
     if !local.mode.tcp {
         return None;
     }
-    let (host, port) = match &local.address {
+    let (host, port) = match local.address.address()? {
         Address::Ip(ip) if ip.ip().is_unspecified() => ("127.0.0.1".to_owned(), ip.port()),
         Address::Ip(ip) => (ip.ip().to_string(), ip.port()),
         Address::Domain(name, port) => (name.to_string(), *port),

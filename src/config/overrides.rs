@@ -30,7 +30,15 @@ const SERVER_KEYS: [&str; 15] = [
 ];
 
 /// Keys that describe a listener of `ssr local`: one given by flags replaces all of them.
-const LOCAL_KEYS: [&str; 4] = ["locals", "local_address", "local_port", "protocol"];
+const LOCAL_KEYS: [&str; 7] = [
+    "locals",
+    "local_address",
+    "local_port",
+    "local_socket_mode",
+    "systemd_tcp_socket_name",
+    "systemd_udp_socket_name",
+    "protocol",
+];
 
 /// The values of the flags. No `Debug`: there may be passwords in it.
 #[derive(Default)]
@@ -219,7 +227,13 @@ fn listen_as(protocol: &str, document: &mut Document) {
     };
     let mut local = Map::new();
     local.insert("protocol".to_owned(), protocol.into());
-    for key in ["local_address", "local_port"] {
+    for key in [
+        "local_address",
+        "local_port",
+        "local_socket_mode",
+        "systemd_tcp_socket_name",
+        "systemd_udp_socket_name",
+    ] {
         local.extend(take(key).map(|value| (key.to_owned(), value)));
     }
     let target = take("tunnel_address");

@@ -314,7 +314,10 @@ fn write_local(local: &Local, out: &mut String) -> fmt::Result {
 }
 
 fn is_loopback(local: &Local) -> bool {
-    match &local.address {
+    let Some(address) = local.address.address() else {
+        return true;
+    };
+    match address {
         crate::wire::address::Address::Ip(ip) => ip.ip().is_loopback(),
         crate::wire::address::Address::Domain(name, _) => name.eq_ignore_ascii_case("localhost"),
     }

@@ -6,7 +6,8 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -365,6 +366,26 @@ pub(super) fn route_events() -> io::Result<AsyncFd<OwnedFd>> {
     bind(&socket, &SocketAddrNetlink::new(0, groups))?;
     // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
+const FIRST_PASSED: RawFd = 3;
+
+/// Takes the `count` descriptors that the service manager has passed to this process, up to the first that is not open.
+/// They are taken once: a second call returns nothing.
+pub(super) fn take_passed(count: usize) -> Vec<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Relaxed) {
+        return Vec::new();
+    }
+    let take = |fd| {
+        // SAFETY: the call changes one flag of a descriptor; for a number that is not open it fails.
+        let is_open = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+        // SAFETY: it is open. The service manager says by LISTEN_PID that it has opened it for this process, before the
+        // process began: so nothing else here owns it, and the flag above makes sure that it is taken once.
+        is_open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    (FIRST_PASSED..).take(count).map_while(take).collect()
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::{Error, SocketOptions, linux};
+use super::stream::UNIX_ADDRESS;
+use super::{Error, SocketOptions, Stream, linux};
 
 use crate::limits::BACKLOG;
 
@@ -21,6 +23,85 @@ pub struct Group {
     pub share: bool,
     /// Whether they take what the firewall passes to them, whatever its destination (TPROXY).
     pub transparent: bool,
+}
+
+/// A listening socket for streams, which no reactor has yet.
+#[derive(Debug)]
+pub enum Listener {
+    /// Of TCP.
+    Tcp(TcpListener),
+    /// At a path.
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl Listener {
+    /// The address of TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// `count` handles of the same socket, each for one worker.
+    pub(super) fn share(self, count: usize) -> io::Result<Vec<Self>> {
+        let copy = |listener: &Self| {
+            Ok::<_, io::Error>(match listener {
+                Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+                Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+            })
+        };
+        let mut all = (1..count)
+            .map(|_| copy(&self))
+            .collect::<io::Result<Vec<_>>>()?;
+        all.push(self);
+        Ok(all)
+    }
+}
+
+/// A [`Listener`] on the reactor of this thread.
+#[derive(Debug)]
+pub enum Acceptor {
+    /// Of TCP.
+    Tcp(tokio::net::TcpListener),
+    /// At a path.
+    Unix(tokio::net::UnixListener),
+}
+
+impl Acceptor {
+    /// Registers a listener, which must be non-blocking.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Listener::Unix(listener) => Self::Unix(tokio::net::UnixListener::from_std(listener)?),
+        })
+    }
+
+    /// Waits for a connection. Returns the address of its client too; for a unix stream, [`UNIX_ADDRESS`]. Cancel safe.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::new(stream), peer))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::unix(stream), UNIX_ADDRESS))
+            }
+        }
+    }
 }
 
 /// Binds `count` TCP listeners to `address`. With port 0 all get the same free port.
@@ -72,18 +153,23 @@ pub fn udp(
             Some(Protocol::UDP),
         )?;
         prepare(&socket, address, group, shared)?;
-        let buffers = SocketOptions {
-            send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
-            recv_buffer: options.recv_buffer.or(Some(UDP_BUFFER)),
-            ..SocketOptions::default()
-        };
-        buffers.apply_buffers(&SockRef::from(&socket))?;
+        fill_buffers(&socket, options)?;
         if group.transparent {
             linux::set_receive_destination(&socket, address.is_ipv6())?;
         }
         Ok(socket)
     };
     bind_group("udp", address, count, group.share, bind)
+}
+
+/// Gives a socket for datagrams its buffers.
+pub(super) fn fill_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    let buffers = SocketOptions {
+        send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
+        recv_buffer: options.recv_buffer.or(Some(UDP_BUFFER)),
+        ..SocketOptions::default()
+    };
+    buffers.apply_buffers(&SockRef::from(socket))
 }
 
 /// Binds `count` sockets to one address. `SO_REUSEPORT` alone would let a second `ssr` share the port silently. So the

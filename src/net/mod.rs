@@ -3,6 +3,8 @@
 //! - [`options`]: options of sockets.
 //! - [`changes`]: notices that the network has changed, or that the machine has slept.
 //! - [`listener`]: one listening socket for each worker; a second process on the same address is refused.
+//! - [`unix`]: listening at a path.
+//! - [`passed`]: listening sockets that the service manager passes.
 //! - [`dial`]: connects to one of several addresses, with the families raced (RFC 8305).
 //! - [`stream`]: a byte stream, read and written in vectors: TCP, a layer over it, or the end of a pipe.
 //! - [`pipe`]: a stream in memory; its other end is held by a link, a multiplexer or an exchange of packets.
@@ -30,6 +32,7 @@ mod linux;
 pub mod listener;
 pub mod multiplex;
 pub mod options;
+pub mod passed;
 pub mod pipe;
 pub mod plugin;
 pub mod pool;
@@ -42,6 +45,7 @@ pub mod tasks;
 pub mod tls;
 pub mod transport;
 pub mod udp;
+pub mod unix;
 pub mod ws;
 
 pub use clock::{FAREWELL, unix_now};

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::linux::TcpInfo;
 use super::pipe::state::PipeStream;
@@ -27,12 +27,17 @@ use super::redirect;
 use super::sync::lock;
 use super::{linux, options};
 
+/// The address that stands for both ends of a unix stream: that of this machine, without a port.
+pub const UNIX_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// A connected stream.
 pub struct Stream(Kind);
 
 /// Every flow holds two of these: no variant may be larger than `Tcp`.
 enum Kind {
     Tcp(TcpStream),
+    /// A client on this machine.
+    Unix(UnixStream),
     /// TCP without a reactor: it can be read, not waited for.
     Parked(std::net::TcpStream),
     Pipe(PipeStream),
@@ -99,6 +104,7 @@ impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Tcp(stream) => stream.fmt(f),
+            Kind::Unix(stream) => stream.fmt(f),
             Kind::Parked(stream) => stream.fmt(f),
             Kind::Pipe(_) => f.write_str("Pipe"),
             Kind::Layer(_) => f.write_str("Layer"),
@@ -111,6 +117,12 @@ impl Stream {
     #[must_use]
     pub const fn new(stream: TcpStream) -> Self {
         Self(Kind::Tcp(stream))
+    }
+
+    /// Wraps a connected unix stream.
+    #[must_use]
+    pub const fn unix(stream: UnixStream) -> Self {
+        Self(Kind::Unix(stream))
     }
 
     /// Wraps one side of a pipe.
@@ -136,7 +148,7 @@ impl Stream {
     /// Takes the stream off its reactor. [`Parked::resume`] registers it with any reactor.
     ///
     /// # Errors
-    /// What the system says; `Unsupported` for a pipe, which has no reactor.
+    /// What the system says; `Unsupported` for a pipe, which has no reactor, and for a unix stream.
     pub fn park(mut self) -> io::Result<Parked> {
         self.0 = match self.0 {
             Kind::Tcp(stream) => Kind::Parked(stream.into_std()?),
@@ -150,7 +162,7 @@ impl Stream {
                 Kind::Layer(layer)
             }
             Kind::Parked(stream) => Kind::Parked(stream),
-            Kind::Pipe(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Kind::Unix(_) | Kind::Pipe(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Parked(self))
     }
@@ -173,6 +185,7 @@ impl Stream {
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.0 {
             Kind::Tcp(stream) => stream.poll_read_ready(cx),
+            Kind::Unix(stream) => stream.poll_read_ready(cx),
             Kind::Parked(_) => Poll::Ready(Err(parked())),
             Kind::Pipe(end) => end.poll_readable(cx),
             Kind::Layer(layer) => lock(layer).poll_readable(cx),
@@ -197,6 +210,15 @@ impl Stream {
     pub fn try_read(&self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match &self.0 {
             Kind::Tcp(stream) => {
+                let room = slots.iter().map(|slot| slot.len()).sum();
+                once(
+                    room,
+                    |interest, io| stream.try_io(interest, io),
+                    Interest::READABLE,
+                    || receive(stream, slots),
+                )
+            }
+            Kind::Unix(stream) => {
                 let room = slots.iter().map(|slot| slot.len()).sum();
                 once(
                     room,
@@ -271,7 +293,18 @@ impl Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &self.0 {
-            Kind::Tcp(stream) => write_tcp(stream, cx, parts),
+            Kind::Tcp(stream) => write_socket(
+                stream,
+                || stream.poll_write_ready(cx),
+                |interest, io| stream.try_io(interest, io),
+                parts,
+            ),
+            Kind::Unix(stream) => write_socket(
+                stream,
+                || stream.poll_write_ready(cx),
+                |interest, io| stream.try_io(interest, io),
+                parts,
+            ),
             Kind::Parked(_) => Poll::Ready(Err(parked())),
             Kind::Pipe(end) => end.poll_write(cx, parts),
             Kind::Layer(layer) => lock(layer).poll_write(cx, parts),
@@ -315,6 +348,9 @@ impl Stream {
             Kind::Tcp(stream) => {
                 Poll::Ready(SockRef::from(stream).shutdown(std::net::Shutdown::Write))
             }
+            Kind::Unix(stream) => {
+                Poll::Ready(SockRef::from(stream).shutdown(std::net::Shutdown::Write))
+            }
             Kind::Parked(_) => Poll::Ready(Err(parked())),
             Kind::Pipe(end) => {
                 end.shutdown();
@@ -338,6 +374,8 @@ impl Stream {
             // If this fails, the system has already given up the socket.
             Kind::Tcp(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
             Kind::Parked(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
+            // It has no reset.
+            Kind::Unix(_) => {}
             Kind::Pipe(end) => end.reset_on_close(),
             Kind::Layer(layer) => lock(layer).reset_on_close(),
         }
@@ -351,7 +389,7 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(stream) => options::keep_alive(&SockRef::from(stream), time),
             Kind::Parked(stream) => options::keep_alive(&SockRef::from(stream), time),
-            Kind::Pipe(_) => Ok(()),
+            Kind::Unix(_) | Kind::Pipe(_) => Ok(()),
             Kind::Layer(layer) => lock(layer).inner().keep_alive(time),
         }
     }
@@ -362,7 +400,7 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(stream) => linux::unacknowledged(stream).ok(),
             Kind::Parked(stream) => linux::unacknowledged(stream).ok(),
-            Kind::Pipe(_) => None,
+            Kind::Unix(_) | Kind::Pipe(_) => None,
             Kind::Layer(layer) => lock(layer).inner().unacknowledged(),
         }
     }
@@ -405,6 +443,7 @@ impl Stream {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
             Kind::Tcp(stream) => stream.local_addr(),
+            Kind::Unix(_) => Ok(UNIX_ADDRESS),
             Kind::Parked(stream) => stream.local_addr(),
             Kind::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
             Kind::Layer(layer) => lock(layer).inner().local_addr(),
@@ -431,6 +470,7 @@ impl Stream {
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
             Kind::Tcp(stream) => stream.peer_addr(),
+            Kind::Unix(_) => Ok(UNIX_ADDRESS),
             Kind::Parked(stream) => stream.peer_addr(),
             Kind::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
             Kind::Layer(layer) => lock(layer).inner().peer_addr(),
@@ -494,20 +534,16 @@ fn transmit(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     })
 }
 
-fn write_tcp(
-    stream: &TcpStream,
-    cx: &mut Context<'_>,
+fn write_socket(
+    socket: impl AsFd + Copy,
+    mut writable: impl FnMut() -> Poll<io::Result<()>>,
+    try_io: impl Fn(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
     parts: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
     let len = parts.iter().map(|part| part.len()).sum();
     loop {
-        ready!(stream.poll_write_ready(cx))?;
-        let result = once(
-            len,
-            |interest, io| stream.try_io(interest, io),
-            Interest::WRITABLE,
-            || transmit(stream, parts),
-        );
+        ready!(writable())?;
+        let result = once(len, &try_io, Interest::WRITABLE, || transmit(socket, parts));
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return Poll::Ready(result),

@@ -125,7 +125,7 @@ impl ReverseServer {
                     tasks.spawn(async move {
                         // The phase outlives the port's entry in the registry, so that visitors can finish.
                         let shared = Shared::under(new.phase.subscribe());
-                        port.serve(new.listener, shared).await;
+                        port.serve(new.listener.into(), shared).await;
                     });
                 }
             }
@@ -271,7 +271,7 @@ impl ServerLink {
         };
         let port = Arc::new(self.server.port(inbound, outbound));
         let shared = Shared::under(self.phase.subscribe());
-        self.tasks.spawn(port.serve(listener, shared));
+        self.tasks.spawn(port.serve(listener.into(), shared));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What the services of one process share.
 
 use std::collections::HashSet;
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,10 @@ use crate::app::worker::{Job, ListenerService, packets};
 use crate::config::{Config, ProxyHop};
 use crate::dns::Resolver;
 use crate::dns::fake::Fakes;
+use crate::net::listener::Listener;
+use crate::net::passed::Passed;
 use crate::net::plugin::Plugins;
+use crate::net::unix::SocketFile;
 use crate::net::{self, SocketOptions};
 use crate::outbound::dialer::Dialer;
 use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
@@ -36,6 +39,9 @@ pub(super) struct Builder<'a> {
     pub(super) plugins: Plugins,
     /// The names behind the addresses of `fake-dns` locals.
     pub(super) fakes: Fakes,
+    /// What the service manager has passed.
+    pub(super) passed: Passed,
+    pub(super) files: Vec<SocketFile>,
 }
 
 impl<'a> Builder<'a> {
@@ -57,6 +63,8 @@ impl<'a> Builder<'a> {
             jobs: (0..workers).map(|_| Vec::new()).collect(),
             plugins: Plugins::default(),
             fakes: Fakes::default(),
+            passed: Passed::default(),
+            files: Vec::new(),
         }
     }
 
@@ -83,10 +91,10 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Serves connections that come to `listeners`, one listener for each worker.
+    /// Serves connections that come to `listeners`, which the workers share out among them.
     pub(super) fn serve_tcp<I, O>(
         &mut self,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
         inbound: I,
         outbound: O,
         idle: Duration,
@@ -106,8 +114,8 @@ impl<'a> Builder<'a> {
             handshakes: Arc::clone(&self.handshakes),
             transport,
         });
-        for (jobs, listener) in self.jobs.iter_mut().zip(listeners) {
-            jobs.push(port.job(listener));
+        for (index, listener) in listeners.into_iter().enumerate() {
+            self.push(index, port.job(listener));
         }
     }
 
@@ -139,15 +147,23 @@ impl<'a> Builder<'a> {
         ))
     }
 
-    /// Serves datagrams that come to `sockets`, one socket for each worker.
+    /// Serves datagrams that come to `sockets`, which the workers share out among them.
     pub(super) fn serve_udp<I: PacketInbound, O: PacketOutbound>(
         &mut self,
         relay: &Arc<Relay<I, O>>,
         sockets: Vec<UdpSocket>,
         options: net::UdpOptions,
     ) {
-        for (jobs, socket) in self.jobs.iter_mut().zip(sockets) {
-            jobs.push(packets(Arc::clone(relay), socket, options));
+        for (index, socket) in sockets.into_iter().enumerate() {
+            self.push(index, packets(Arc::clone(relay), socket, options));
+        }
+    }
+
+    /// Gives a job to one of the workers in turn.
+    pub(super) fn push(&mut self, index: usize, job: Job) {
+        let workers = self.jobs.len().max(1);
+        if let Some(jobs) = self.jobs.get_mut(index % workers) {
+            jobs.push(job);
         }
     }
 }

@@ -45,11 +45,11 @@ impl Builder<'_> {
                 longest: None,
                 ..incoming(&self.config.socket).udp
             };
-            for (jobs, socket) in self.jobs.iter_mut().zip(udp) {
-                jobs.push(datagrams(dns.clone(), socket, options));
+            for (index, socket) in udp.into_iter().enumerate() {
+                self.push(index, datagrams(dns.clone(), socket, options));
             }
         }
-        if let Some(listeners) = sockets.tcp {
+        if let Some((_, listeners)) = sockets.tcp {
             let idle = self.config.timeouts.idle;
             self.serve_tcp(listeners, dns, servers.clone(), idle, None);
         }

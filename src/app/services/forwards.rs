@@ -1,6 +1,6 @@
 //! Forwards: ports whose connections or datagrams go to one target unchanged.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use super::builder::Builder;
 use super::sockets::{incoming, outgoing};
@@ -8,6 +8,7 @@ use crate::app::error::Error;
 use crate::config::{Endpoint, EndpointWs, Forward, Scheme};
 use crate::inbound::forward::WebSocketForward;
 use crate::inbound::forward::packets::ForwardPackets;
+use crate::net::listener::Listener;
 use crate::net::{tls, transport};
 use crate::outbound::direct::Direct;
 use crate::outbound::websocket::WebSocket;
@@ -61,7 +62,7 @@ impl Builder<'_> {
     fn forward_to(
         &mut self,
         target: &Endpoint,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
         inbound: impl Inbound + Send + 'static,
     ) -> Result<(), Error> {
         let idle = self.config.timeouts.idle;

@@ -1,6 +1,6 @@
 //! The services of `ssr local`.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
@@ -10,7 +10,7 @@ use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
 use crate::app::routing::{Router, Rules};
-use crate::config::{Credential, Local, Protocol, Server, TcpRedir};
+use crate::config::{Credential, Local, Place, Protocol, Server, TcpRedir};
 use crate::inbound::forward::packets::ForwardPackets;
 use crate::inbound::http::Http;
 use crate::inbound::http::upstream::Upstreams;
@@ -20,6 +20,9 @@ use crate::inbound::socks::packets::SocksPackets;
 use crate::inbound::socks::{Socks, UdpAssociate};
 use crate::inbound::udp_associate::Associations;
 use crate::net;
+use crate::net::listener::Listener;
+use crate::net::passed::Wanted;
+use crate::net::stream::UNIX_ADDRESS;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::shadowsocks::{self, Servers};
@@ -27,10 +30,12 @@ use crate::outbound::udp_over_stream::{Carried, UdpOverStream};
 use crate::relay::tcp::FixedTarget;
 use crate::wire::ss::Credentials;
 
-/// The sockets of one entry of `locals`: the address that they were bound to, and one socket for each worker.
+/// The sockets of one entry of `locals`, with the address of each half: for the workers to share out.
 pub(super) struct LocalSockets {
-    pub(super) address: SocketAddr,
-    pub(super) tcp: Option<Vec<TcpListener>>,
+    /// For the log.
+    pub(super) place: String,
+    /// At a path, the address is [`UNIX_ADDRESS`].
+    pub(super) tcp: Option<(SocketAddr, Vec<Listener>)>,
     pub(super) udp: Option<(SocketAddr, Vec<UdpSocket>)>,
 }
 
@@ -52,12 +57,12 @@ impl Builder<'_> {
             .config
             .locals
             .iter()
-            .flat_map(|local| [Some(&local.address), local.udp_address.as_ref()]);
+            .flat_map(|local| [local.address.address(), local.udp_address.as_ref()]);
         self.note_wildcards(addresses.flatten());
         self.prepare_fakes();
         for local in &self.config.locals {
             let sockets = self.bind_local(local).await?;
-            let (address, mode) = (sockets.address, local.mode.name());
+            let (address, mode) = (sockets.place.clone(), local.mode.name());
             match local.protocol {
                 Protocol::Socks | Protocol::Mixed => {
                     let router = self.router(local, &servers, &plugins)?;
@@ -84,32 +89,82 @@ impl Builder<'_> {
         Ok(())
     }
 
-    async fn bind_local(&self, local: &Local) -> Result<LocalSockets, Error> {
-        let options = &self.config.socket;
+    async fn bind_local(&mut self, local: &Local) -> Result<LocalSockets, Error> {
         let mut sockets = LocalSockets {
-            address: self.listen_address(&local.address).await?,
+            place: local.address.to_string(),
             tcp: None,
             udp: None,
         };
         if local.mode.tcp {
-            let (bound, listeners) = match (local.protocol, local.tcp_redir) {
-                (Protocol::Redir, TcpRedir::Tproxy) => self.bind_tproxy_tcp(sockets.address)?,
-                _ => self.bind_tcp(sockets.address, options)?,
-            };
-            sockets.address = bound;
-            sockets.tcp = Some(listeners);
+            let tcp = self.bind_local_tcp(local).await?;
+            if tcp.0 != UNIX_ADDRESS {
+                sockets.place = tcp.0.to_string();
+            }
+            sockets.tcp = Some(tcp);
         }
         if local.mode.udp {
-            let address = match &local.udp_address {
-                Some(other) => self.listen_address(other).await?,
-                None => sockets.address,
-            };
-            sockets.udp = Some(match local.protocol {
-                Protocol::Redir => self.bind_tproxy_udp(address)?,
-                _ => self.bind_udp(address, options)?,
-            });
+            let udp = self.bind_local_udp(local, &sockets).await?;
+            if sockets.tcp.is_none() {
+                sockets.place = udp.0.to_string();
+            }
+            sockets.udp = Some(udp);
         }
         Ok(sockets)
+    }
+
+    async fn bind_local_tcp(
+        &mut self,
+        local: &Local,
+    ) -> Result<(SocketAddr, Vec<Listener>), Error> {
+        if let Some(name) = &local.passed.tcp {
+            let passed = self.passed_streams(Wanted::Name(name))?;
+            let first = passed.first().ok_or_else(|| Error::NotPassed {
+                key: "systemd_tcp_socket_name",
+                kind: "stream",
+                name: name.clone(),
+            })?;
+            return Ok((first.address().unwrap_or(UNIX_ADDRESS), passed));
+        }
+        match &local.address {
+            Place::Path(path) => Ok((UNIX_ADDRESS, self.bind_path(path, local.socket_mode)?)),
+            Place::Address(address) => {
+                let address = self.listen_address(address).await?;
+                match (local.protocol, local.tcp_redir) {
+                    (Protocol::Redir, TcpRedir::Tproxy) => self.bind_tproxy_tcp(address),
+                    _ => self.bind_tcp(address, &self.config.socket),
+                }
+            }
+        }
+    }
+
+    /// The same for UDP, on the port of TCP unless the config has another address.
+    async fn bind_local_udp(
+        &self,
+        local: &Local,
+        sockets: &LocalSockets,
+    ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
+        if let Some(name) = &local.passed.udp {
+            let passed = self.passed_datagrams(Wanted::Name(name))?;
+            let first = passed.first().and_then(|first| first.local_addr().ok());
+            let address = first.ok_or_else(|| Error::NotPassed {
+                key: "systemd_udp_socket_name",
+                kind: "datagram",
+                name: name.clone(),
+            })?;
+            return Ok((address, passed));
+        }
+        let beside = sockets.tcp.as_ref().map(|(address, _)| *address);
+        let beside = beside.filter(|address| *address != UNIX_ADDRESS);
+        let address = match (&local.udp_address, beside, local.address.address()) {
+            (Some(other), ..) => self.listen_address(other).await?,
+            (None, Some(address), _) => address,
+            (None, None, Some(address)) => self.listen_address(address).await?,
+            (None, None, None) => UNIX_ADDRESS,
+        };
+        match local.protocol {
+            Protocol::Redir => self.bind_tproxy_udp(address),
+            _ => self.bind_udp(address, &self.config.socket),
+        }
     }
 
     fn socks(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
@@ -131,7 +186,7 @@ impl Builder<'_> {
                 close: Box::new(move |peer| relay.close(peer)),
             }
         });
-        if let Some(listeners) = sockets.tcp {
+        if let Some((_, listeners)) = sockets.tcp {
             let socks = Socks {
                 logins: logins(local.socks_logins()),
                 udp,
@@ -144,7 +199,7 @@ impl Builder<'_> {
     }
 
     fn http(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
-        if let Some(listeners) = sockets.tcp {
+        if let Some((_, listeners)) = sockets.tcp {
             let inbound = self.http_inbound(local, router);
             let idle = self.config.timeouts.idle;
             self.serve_tcp(listeners, inbound, router.clone(), idle, None);
@@ -207,7 +262,7 @@ impl Builder<'_> {
             };
             self.serve_udp(&relay, udp, options);
         }
-        if let Some(listeners) = sockets.tcp {
+        if let Some((_, listeners)) = sockets.tcp {
             let (fixed, idle) = (FixedTarget(target.clone()), self.config.timeouts.idle);
             self.serve_tcp(listeners, fixed, router.clone(), idle, None);
         }

@@ -37,23 +37,44 @@ use super::fd_limit::Capacity;
 use super::worker::Job;
 use crate::config::{Config, Role};
 use crate::dns::Resolver;
+use crate::net::passed::Passed;
 use crate::net::plugin::Plugins;
+use crate::net::unix::SocketFile;
 use crate::relay::Counters;
 
-/// Builds all services. Returns a list of jobs for each worker, and the plugins that run beside them.
+/// What the services of a process are.
+pub(super) struct Built {
+    /// A list of jobs for each worker.
+    pub(super) jobs: Vec<Vec<Job>>,
+    /// The programs that run beside them.
+    pub(super) plugins: Plugins,
+    /// The files of unix sockets, to be kept as long as the process serves.
+    pub(super) files: Vec<SocketFile>,
+}
+
+/// Builds all services. They listen on the sockets of `passed` that are theirs, and bind the others.
 pub(super) async fn build(
     config: &Config,
     capacity: Capacity,
     workers: usize,
     resolver: &Arc<Resolver>,
     counters: &Arc<Counters>,
-) -> Result<(Vec<Vec<Job>>, Plugins), Error> {
+    passed: Passed,
+) -> Result<Built, Error> {
     let mut builder = Builder::new(config, capacity, workers, resolver, counters);
+    builder.passed = passed;
     match config.role {
         Role::Local => builder.locals().await?,
         Role::Server => builder.servers().await?,
         Role::Forward => {}
     }
     builder.forwards().await?;
-    Ok((builder.jobs, builder.plugins))
+    for socket in builder.passed.close_rest() {
+        tracing::warn!("systemd passed a socket that the config has no use for: {socket}");
+    }
+    Ok(Built {
+        jobs: builder.jobs,
+        plugins: builder.plugins,
+        files: builder.files,
+    })
 }

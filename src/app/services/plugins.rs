@@ -4,8 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::builder::Builder;
+use super::sockets::incoming;
 use crate::app::error::Error;
 use crate::config::{self, Server};
+use crate::net::listener;
 use crate::net::plugin::{Entrance, Half, Plugin, Settings, free_address};
 use crate::wire::Address;
 
@@ -47,7 +49,9 @@ impl Builder<'_> {
         if let Some(config) = &server.plugin {
             // It binds the address later, and says less clearly why it cannot.
             if config.tcp {
-                drop(self.bind_tcp(public, &server.socket)?);
+                let (group, options) =
+                    (self.group(public, &server.socket), incoming(&server.socket));
+                drop(listener::tcp(public, 1, group, &options)?);
             }
             let inner = match config.udp {
                 true => free_address().map_err(Error::system("cannot find a free port"))?,

@@ -1,6 +1,6 @@
 //! `redir`: what the firewall redirects to `ssr local`.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use super::builder::Builder;
 use super::local::LocalSockets;
@@ -11,7 +11,8 @@ use crate::config::{Local, TcpRedir};
 use crate::inbound::redir::packets::RedirPackets;
 use crate::inbound::redir::{Guard, Method, Redirected};
 use crate::inbound::sniff::Sniff;
-use crate::net::{self, TransparentUdp, listener};
+use crate::net::listener::{self, Listener};
+use crate::net::{self, TransparentUdp};
 use crate::wire::Address;
 
 impl Builder<'_> {
@@ -34,13 +35,13 @@ impl Builder<'_> {
             };
             self.serve_udp(&relay, udp, options);
         }
-        if let Some(listeners) = sockets.tcp {
+        if let Some((address, listeners)) = sockets.tcp {
             let inbound = Redirected {
                 method: match local.tcp_redir {
                     TcpRedir::Redirect => Method::Redirect,
                     TcpRedir::Tproxy => Method::Tproxy,
                 },
-                guard: self.guard(sockets.address),
+                guard: self.guard(address),
                 fakes: self.fakes.clone(),
                 sniff: sniff(local),
             };
@@ -66,10 +67,10 @@ impl Builder<'_> {
     pub(super) fn bind_tproxy_tcp(
         &self,
         address: SocketAddr,
-    ) -> Result<(SocketAddr, Vec<TcpListener>), Error> {
+    ) -> Result<(SocketAddr, Vec<Listener>), Error> {
         let (group, options) = (self.tproxy(address), incoming(&self.config.socket));
         let listeners = listener::tcp(address, self.jobs.len(), group, &options)?;
-        Ok((address, listeners))
+        Ok((address, listeners.into_iter().map(Listener::from).collect()))
     }
 
     /// As [`Builder::bind_udp`], for datagrams to any address.

@@ -1,36 +1,82 @@
 //! Listening sockets, and the options of all sockets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 use super::builder::Builder;
 use crate::app::error::Error;
 use crate::config;
-use crate::net::{self, SocketOptions, listener};
+use crate::net::listener::{self, Listener};
+use crate::net::passed::Wanted;
+use crate::net::{self, SocketOptions, unix};
 use crate::wire::Address;
 
 impl Builder<'_> {
-    /// Binds a listener for each worker. Returns the address with the real port.
+    /// Listens on `address`: on the sockets there that the service manager has passed, else on a new one for each worker.
+    /// Returns the address with the real port.
     pub(super) fn bind_tcp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
-    ) -> Result<(SocketAddr, Vec<TcpListener>), Error> {
+    ) -> Result<(SocketAddr, Vec<Listener>), Error> {
+        let passed = self.passed_streams(Wanted::Address(address))?;
+        if !passed.is_empty() {
+            return Ok((address, passed));
+        }
         let (workers, group) = (self.jobs.len(), self.group(address, options));
         let listeners = listener::tcp(address, workers, group, &incoming(options))?;
-        let bound = listeners.first().and_then(|first| first.local_addr().ok());
+        let listeners: Vec<Listener> = listeners.into_iter().map(Listener::from).collect();
+        let bound = listeners.first().and_then(Listener::address);
         Ok((bound.unwrap_or(address), listeners))
     }
 
-    /// Binds a socket for each worker. Returns the address with the real port.
+    /// As [`Builder::bind_tcp`], for datagrams.
     pub(super) fn bind_udp(
         &self,
         address: SocketAddr,
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
+        let passed = self.passed_datagrams(Wanted::Address(address))?;
+        if !passed.is_empty() {
+            return Ok((address, passed));
+        }
         let (workers, group) = (self.jobs.len(), self.group(address, options));
         let sockets = listener::udp(address, workers, group, &incoming(options))?;
         let bound = sockets.first().and_then(|first| first.local_addr().ok());
         Ok((bound.unwrap_or(address), sockets))
+    }
+
+    /// Listens at a path, as [`Builder::bind_tcp`] does at an address.
+    pub(super) fn bind_path(
+        &mut self,
+        path: &Path,
+        mode: Option<u32>,
+    ) -> Result<Vec<Listener>, Error> {
+        let passed = self.passed_streams(Wanted::Path(path))?;
+        if !passed.is_empty() {
+            return Ok(passed);
+        }
+        let listening = unix::listen(path, mode, self.jobs.len());
+        let (listeners, file) = listening.map_err(|source| Error::Path {
+            path: path.to_owned(),
+            source,
+        })?;
+        self.files.push(file);
+        Ok(listeners)
+    }
+
+    /// The listeners for streams that the service manager has passed; none is no error.
+    pub(super) fn passed_streams(&self, wanted: Wanted<'_>) -> Result<Vec<Listener>, Error> {
+        let options = incoming(&self.config.socket);
+        let taken = self.passed.take_streams(wanted, self.jobs.len(), &options);
+        taken.map_err(Error::system("cannot use a socket that systemd passed"))
+    }
+
+    /// The sockets for datagrams that the service manager has passed; none is no error.
+    pub(super) fn passed_datagrams(&self, wanted: Wanted<'_>) -> Result<Vec<UdpSocket>, Error> {
+        let options = incoming(&self.config.socket);
+        let taken = self.passed.take_datagrams(wanted, &options);
+        taken.map_err(Error::system("cannot use a socket that systemd passed"))
     }
 
     pub(super) fn group(

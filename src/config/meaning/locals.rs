@@ -8,7 +8,8 @@ use crate::wire::address::Address;
 use super::context::{Context, filled, host_address, key_at, refuse_same_address};
 use super::dns_local;
 use super::fake_dns;
-use super::model::{Local, Mode, Protocol, TcpRedir};
+use super::listen::{self, listen};
+use super::model::{Local, Mode, Place, Protocol, TcpRedir};
 use super::rules;
 use super::sniff;
 use crate::config::written::file::{self, Top};
@@ -27,7 +28,10 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
     // `protocol` alone must not open a listener in addition to those of the list.
-    let shorthand = top.local_address.is_some() || top.local_port.is_some();
+    let shorthand = top.local_address.is_some()
+        || top.local_port.is_some()
+        || top.systemd_tcp_socket_name.is_some()
+        || top.systemd_udp_socket_name.is_some();
     if !shorthand && !listed.is_empty() && top.protocol.is_some() {
         cx.report.warn(
             "protocol",
@@ -38,6 +42,9 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
         let entry = file::Local {
             local_address: top.local_address.clone(),
             local_port: top.local_port,
+            local_socket_mode: top.local_socket_mode.clone(),
+            systemd_tcp_socket_name: top.systemd_tcp_socket_name.clone(),
+            systemd_udp_socket_name: top.systemd_udp_socket_name.clone(),
             protocol: top.protocol.clone(),
             ..file::Local::default()
         };
@@ -55,19 +62,41 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
             "every entry is disabled, so there is nothing to listen on",
         );
     }
-    let listeners = found.iter().flat_map(|(at, local)| {
-        let udp = local.udp_address.as_ref().unwrap_or(&local.address);
-        let uses = [
-            (local.mode.tcp, &local.address, "TCP"),
-            (local.mode.udp, udp, "UDP"),
-        ];
-        uses.into_iter()
-            .filter(|(used, ..)| *used)
-            .map(|(_, address, transport)| (key_at(at, "local_port"), address, transport))
-    });
-    refuse_same_address(listeners, cx);
+    refuse_same_place(&found, cx);
     fake_dns::refuse_conflicts(&found, cx);
     found.into_iter().map(|(_, local)| local).collect()
+}
+
+/// Reports listeners at one and the same address or path.
+fn refuse_same_place(found: &[(String, Local)], cx: &mut Context<'_>) {
+    let listeners = found.iter().flat_map(|(at, local)| {
+        let udp = local.udp_address.as_ref();
+        let udp = udp.or_else(|| local.address.address());
+        let uses = [
+            (
+                local.mode.tcp,
+                &local.passed.tcp,
+                local.address.address(),
+                "TCP",
+            ),
+            (local.mode.udp, &local.passed.udp, udp, "UDP"),
+        ];
+        uses.into_iter()
+            .filter(|(used, passed, ..)| *used && passed.is_none())
+            .filter_map(|(_, _, address, transport)| {
+                Some((key_at(at, "local_port"), address?, transport))
+            })
+    });
+    refuse_same_address(listeners, cx);
+    for (index, (at, local)) in found.iter().enumerate() {
+        let same = |(_, other): &&(String, Local)| other.address == local.address;
+        let before = found.iter().take(index).find(same);
+        if let (Place::Path(path), Some((first, _))) = (&local.address, before) {
+            let first = key_at(first, "local_address");
+            let message = format!("{} is already used by `{first}`", path.display());
+            cx.report.error(&key_at(at, "local_address"), message);
+        }
+    }
 }
 
 /// Keys of two programs of shadowsocks-libev. Through a link of their names, [`crate::config::Overrides::listen_as`] has
@@ -94,15 +123,7 @@ fn local(
     cx: &mut Context<'_>,
 ) -> Option<Local> {
     let protocol = protocol(entry.protocol.as_deref(), at, cx)?;
-    let address = listen(
-        (&key_at(at, "local_address"), entry.local_address.as_deref()),
-        (
-            &key_at(at, "local_port"),
-            entry.local_port.unwrap_or_else(|| default_port(protocol)),
-        ),
-        loopback,
-        cx,
-    )?;
+    let address = listen::place(entry, at, default_port(protocol), loopback, cx)?;
     let udp_address = match entry.local_udp_port {
         Some(port) => listen(
             (
@@ -123,12 +144,18 @@ fn local(
             None
         }
     };
+    let mut mode = local_mode(protocol, entry, at, mode, cx);
+    if address.address().is_none() {
+        mode = listen::mode_at(mode, protocol, entry, at, cx);
+    }
     Some(Local {
         protocol,
+        socket_mode: listen::socket_mode(entry, &address, at, cx),
+        passed: listen::passed(entry, protocol, mode, at, cx),
         address,
         udp_address,
         udp_associate_address: associate_address(entry, at, cx),
-        mode: local_mode(protocol, entry, at, mode, cx),
+        mode,
         auth: Vec::new(),
         auth_file: entry
             .socks5_auth_config_path
@@ -210,25 +237,6 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
                 .unknown(&path, "protocol", other, "use `socks`, `http` or `dns`");
             None
         }
-    }
-}
-
-/// An address to listen on; each argument has the path and the value of its key.
-fn listen(
-    host: (&str, Option<&str>),
-    port: (&str, Number<u16>),
-    loopback: IpAddr,
-    cx: &mut Context<'_>,
-) -> Option<Address> {
-    let Number(number) = port.1;
-    if number == 0 {
-        cx.report
-            .error_hint(port.0, "port 0 cannot be connected to", "use 1 to 65535");
-        return None;
-    }
-    match host.1.filter(|text| !text.is_empty()) {
-        None => Some(Address::Ip((loopback, number).into())),
-        Some(text) => host_address(host.0, text, Some(number), cx),
     }
 }
 

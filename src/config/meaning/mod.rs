@@ -9,6 +9,7 @@ mod endpoint_url;
 mod fake_dns;
 mod forwards;
 mod keys;
+mod listen;
 mod locals;
 mod logging;
 pub(super) mod model;

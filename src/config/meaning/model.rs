@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::ways_in::{DnsLocal, FakeDns, Sniff, TcpRedir};
+pub use super::ways_in::{DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir};
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
@@ -284,8 +284,12 @@ impl Mode {
 pub struct Local {
     /// Its protocol.
     pub protocol: Protocol,
-    /// The TCP address, and the UDP address too unless there is another.
-    pub address: Address,
+    /// Where it listens, by UDP too unless there is another address.
+    pub address: Place,
+    /// The permissions of the file, if it listens at a path; `None`: what the umask leaves.
+    pub socket_mode: Option<u32>,
+    /// The sockets that take the place of its own.
+    pub passed: PassedNames,
     /// The UDP address, if it is another one.
     pub udp_address: Option<Address>,
     /// The address in replies to UDP ASSOCIATE, where clients see another one than this machine does. Port 0 means the

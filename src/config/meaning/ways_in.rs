@@ -1,10 +1,48 @@
 //! What single ways into `ssr local` need beside their listener.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::dns::fake;
 use crate::wire::address::Address;
+
+/// Where a listener waits for its clients.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// At an address.
+    Address(Address),
+    /// At a path of the file system, for streams only.
+    Path(PathBuf),
+}
+
+impl Place {
+    /// The address, if it has one.
+    pub const fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Address(address) => Some(address),
+            Self::Path(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The names of sockets that the service manager passes; with a name, nothing is bound.
+#[derive(Clone, Debug, Default)]
+pub struct PassedNames {
+    /// Those for streams.
+    pub tcp: Option<String>,
+    /// Those for datagrams.
+    pub udp: Option<String>,
+}
 
 /// How the firewall passes TCP connections on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -129,7 +129,6 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
         ("manager_address", "\"127.0.0.1\""),
         ("online_config", "{\"config_url\": \"https://x\"}"),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
-        ("launchd_tcp_socket_name", "\"x\""),
     ] {
         let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);
         assert!(

@@ -11,6 +11,7 @@ mod dns_local;
 mod errors;
 mod flags;
 mod forwards;
+mod listen;
 mod on_the_way;
 mod references;
 mod rules;

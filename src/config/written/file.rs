@@ -41,6 +41,9 @@ pub(crate) struct Top {
     // shorthand for `locals[0]`
     pub(crate) local_address: Option<String>,
     pub(crate) local_port: Option<Number<u16>>,
+    pub(crate) local_socket_mode: Option<String>,
+    pub(crate) systemd_tcp_socket_name: Option<String>,
+    pub(crate) systemd_udp_socket_name: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) servers: Option<List<Server>>,
     pub(crate) locals: Option<List<Local>>,
@@ -177,6 +180,9 @@ pub(crate) struct User {
 pub(crate) struct Local {
     pub(crate) local_address: Option<String>,
     pub(crate) local_port: Option<Number<u16>>,
+    pub(crate) local_socket_mode: Option<String>,
+    pub(crate) systemd_tcp_socket_name: Option<String>,
+    pub(crate) systemd_udp_socket_name: Option<String>,
     pub(crate) local_udp_address: Option<String>,
     pub(crate) local_udp_port: Option<Number<u16>>,
     pub(crate) udp_associate_addr: Option<String>,

@@ -102,6 +102,8 @@ pub(crate) enum Fate {
     Unknown,
 }
 
+const LAUNCHD: &str = "launchd exists on macOS only: for sockets of systemd, use `systemd_tcp_socket_name` and `systemd_udp_socket_name`";
+
 /// Keys that are not fields of [`super::file`].
 const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (Kind::Top, Fate::Alias("servers"), &["shadowsocks"]),
@@ -112,17 +114,16 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (
         Kind::Top,
         Fate::Later,
-        &[
-            "admin",
-            "launchd_tcp_socket_name",
-            "launchd_udp_socket_name",
-            "manager_address",
-            "online_config",
-        ],
+        &["admin", "manager_address", "online_config"],
+    ),
+    (
+        Kind::Top,
+        Fate::Withdrawn(LAUNCHD),
+        &["launchd_tcp_socket_name", "launchd_udp_socket_name"],
     ),
     (
         Kind::Local,
-        Fate::Later,
+        Fate::Withdrawn(LAUNCHD),
         &["launchd_tcp_socket_name", "launchd_udp_socket_name"],
     ),
     (

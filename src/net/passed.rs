@@ -1,0 +1,245 @@
+//! Listening sockets that the service manager passes (socket activation, sd_listen_fds(3)).
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::listener::{Listener, fill_buffers};
+use super::sync::lock;
+use super::{SocketOptions, linux};
+
+/// The name of a socket that has none.
+const UNNAMED: &str = "unknown";
+
+/// The sockets that nobody has taken yet.
+#[derive(Debug, Default)]
+pub struct Passed(Mutex<Vec<PassedSocket>>);
+
+/// Which sockets are meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// Those with this name (`FileDescriptorName=`).
+    Name(&'a str),
+    /// Those at this address.
+    Address(SocketAddr),
+    /// Those at this path.
+    Path(&'a Path),
+}
+
+#[derive(Debug)]
+struct PassedSocket {
+    name: String,
+    socket: Socket,
+    place: Place,
+}
+
+/// What a socket is for.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    Unix(PathBuf),
+    /// Nothing that this process could use.
+    Other,
+}
+
+impl fmt::Display for PassedSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`, ", self.name)?;
+        match &self.place {
+            Place::Tcp(address) => write!(f, "TCP {address}"),
+            Place::Udp(address) => write!(f, "UDP {address}"),
+            Place::Unix(path) => write!(f, "{}", path.display()),
+            Place::Other => write!(f, "which listens neither to TCP, nor UDP, nor at a path"),
+        }
+    }
+}
+
+impl Passed {
+    /// Those that were passed to this process. To be called before anything else opens files.
+    #[must_use]
+    pub fn to_this_process() -> Self {
+        let names = names(|name| std::env::var(name).ok(), std::process::id());
+        let sockets = linux::take_passed(names.len())
+            .into_iter()
+            .map(Socket::from);
+        let passed = names
+            .into_iter()
+            .zip(sockets)
+            .map(|(name, socket)| PassedSocket {
+                name,
+                place: place(&socket).unwrap_or(Place::Other),
+                socket,
+            });
+        Self(Mutex::new(passed.collect()))
+    }
+
+    /// Takes the listeners for streams that are wanted, each once for every one of `workers`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn take_streams(
+        &self,
+        wanted: Wanted<'_>,
+        workers: usize,
+        options: &SocketOptions,
+    ) -> io::Result<Vec<Listener>> {
+        let mut all = Vec::new();
+        for PassedSocket { socket, place, .. } in self.take(wanted, Place::is_stream) {
+            socket.set_nonblocking(true)?;
+            let listener = if let Place::Unix(_) = place {
+                Listener::Unix(socket.into())
+            } else {
+                options.apply_listener(&SockRef::from(&socket))?;
+                Listener::Tcp(socket.into())
+            };
+            all.extend(listener.share(workers)?);
+        }
+        Ok(all)
+    }
+
+    /// Takes the sockets for datagrams that are wanted.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn take_datagrams(
+        &self,
+        wanted: Wanted<'_>,
+        options: &SocketOptions,
+    ) -> io::Result<Vec<UdpSocket>> {
+        let found = self.take(wanted, |place| !place.is_stream());
+        let prepare = |found: PassedSocket| {
+            found.socket.set_nonblocking(true)?;
+            fill_buffers(&found.socket, options)?;
+            Ok(found.socket.into())
+        };
+        found.into_iter().map(prepare).collect()
+    }
+
+    /// What nobody has taken, in words; it is closed.
+    pub fn close_rest(&self) -> Vec<String> {
+        let rest = std::mem::take(&mut *lock(&self.0));
+        rest.iter().map(PassedSocket::to_string).collect()
+    }
+
+    fn take(&self, wanted: Wanted<'_>, fits: impl Fn(&Place) -> bool) -> Vec<PassedSocket> {
+        lock(&self.0)
+            .extract_if(.., |one| fits(&one.place) && one.is(wanted))
+            .collect()
+    }
+}
+
+impl PassedSocket {
+    fn is(&self, wanted: Wanted<'_>) -> bool {
+        match (wanted, &self.place) {
+            (Wanted::Name(name), Place::Tcp(_) | Place::Udp(_) | Place::Unix(_)) => {
+                self.name == name
+            }
+            (Wanted::Address(wanted), Place::Tcp(address) | Place::Udp(address)) => {
+                wanted.port() == address.port()
+                    && wanted.ip().to_canonical() == address.ip().to_canonical()
+            }
+            (Wanted::Path(wanted), Place::Unix(path)) => wanted == path,
+            _ => false,
+        }
+    }
+}
+
+impl Place {
+    const fn is_stream(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+}
+
+/// The names of the sockets that were passed to the process `pid`; one for each socket.
+fn names(variable: impl Fn(&str) -> Option<String>, pid: u32) -> Vec<String> {
+    let number = |name| variable(name).and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(pid) {
+        return Vec::new();
+    }
+    // More descriptors a process cannot have.
+    let count = number("LISTEN_FDS").unwrap_or(0).min(1 << 20);
+    let given = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let mut given = given.split(':').filter(|name| !name.is_empty());
+    (0..count)
+        .map(|_| given.next().unwrap_or(UNNAMED).to_owned())
+        .collect()
+}
+
+fn place(socket: &Socket) -> io::Result<Place> {
+    let (kind, domain) = (socket.r#type()?, socket.domain()?);
+    let address = socket.local_addr()?;
+    let listens = kind == Type::STREAM && socket.is_listener()?;
+    Ok(match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) if listens => Place::Tcp(address),
+        (Some(address), _) if kind == Type::DGRAM => Place::Udp(address),
+        (_, Some(path)) if listens && domain == Domain::UNIX => Place::Unix(path.to_owned()),
+        _ => Place::Other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn names_of(pid: &str, count: &str, given: Option<&str>) -> Vec<String> {
+        let variable = |name: &str| match name {
+            "LISTEN_PID" => Some(pid.to_owned()),
+            "LISTEN_FDS" => Some(count.to_owned()),
+            _ => given.map(str::to_owned),
+        };
+        names(variable, 7)
+    }
+
+    #[test]
+    fn sockets_of_another_process_are_not_ours() {
+        assert_eq!(names_of("8", "2", None), [""; 0]);
+        assert_eq!(names_of("", "2", None), [""; 0]);
+        assert_eq!(names_of("7", "x", None), [""; 0]);
+        assert_eq!(names_of("7", "2", None), ["unknown", "unknown"]);
+        assert_eq!(names_of("7", "3", Some("a:b")), ["a", "b", "unknown"]);
+        assert_eq!(names_of("7", "1", Some("a:b")), ["a"]);
+    }
+
+    #[test]
+    fn sockets_are_taken_once_by_name_or_by_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let connected = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+        let (at, udp_at) = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+        let sockets = [
+            Socket::from(tcp),
+            Socket::from(udp),
+            Socket::from(unix),
+            Socket::from(connected),
+        ];
+        let passed = Passed(Mutex::new(Vec::from(sockets.map(|socket| PassedSocket {
+            name: "all".to_owned(),
+            place: place(&socket).unwrap(),
+            socket,
+        }))));
+        let options = SocketOptions::default();
+        let streams = |wanted| passed.take_streams(wanted, 2, &options).unwrap();
+        assert_eq!(streams(Wanted::Address(udp_at)).len(), 0);
+        assert_eq!(streams(Wanted::Address(at)).len(), 2);
+        assert_eq!(streams(Wanted::Address(at)).len(), 0);
+        assert_eq!(streams(Wanted::Path(&path)).len(), 2);
+        let udp = passed
+            .take_datagrams(Wanted::Name("all"), &options)
+            .unwrap();
+        assert_eq!(udp.first().unwrap().local_addr().unwrap(), udp_at);
+        let rest = passed.close_rest();
+        assert_eq!(
+            rest,
+            ["`all`, which listens neither to TCP, nor UDP, nor at a path"]
+        );
+    }
+}
