@@ -9,7 +9,7 @@ pub enum PeerProtocol {
     Socks5,
     /// SOCKS4 or SOCKS4a.
     Socks4,
-    /// HTTP: the upper-case first letter of a method.
+    /// HTTP: a method, which is a token (RFC 9110 §5.6.2, §9.1).
     Http,
     /// TLS: a handshake record.
     Tls,
@@ -24,11 +24,33 @@ impl PeerProtocol {
         match first {
             0x05 => Self::Socks5,
             0x04 => Self::Socks4,
-            b'A'..=b'Z' => Self::Http,
             0x16 => Self::Tls,
+            first if is_token(first) => Self::Http,
             _ => Self::Unknown,
         }
     }
+}
+
+/// Whether a token may have this character (RFC 9110 §5.6.2).
+pub(super) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 impl fmt::Display for PeerProtocol {

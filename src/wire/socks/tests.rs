@@ -273,7 +273,12 @@ fn tells_other_protocols_by_their_first_byte() {
         (b'P', PeerProtocol::Http),
         (0x16, PeerProtocol::Tls),
         (0x00, PeerProtocol::Unknown),
-        (b'g', PeerProtocol::Unknown),
+        (b'g', PeerProtocol::Http),
+        (b'!', PeerProtocol::Http),
+        (b'~', PeerProtocol::Http),
+        (b'"', PeerProtocol::Unknown),
+        (0x7f, PeerProtocol::Unknown),
+        (0xff, PeerProtocol::Unknown),
     ] {
         assert_eq!(PeerProtocol::of(first), protocol);
         let expected = if first == 5 {
