@@ -1,4 +1,4 @@
-//! `outbound_proxy`: SOCKS5 and HTTP proxies between `ssr local` and the server, and between `ssr server` and targets.
+//! `outbound_proxy`: SOCKS5, HTTP and Shadowsocks proxies between `ssr local` and the server, and between `ssr server` and targets.
 
 use std::{
     io::{self, Read, Write},
@@ -11,11 +11,16 @@ use std::{
 use crate::common::{
     eventually,
     matrix::{self, Targets},
-    peers::{Half, Pair, Program::Ssr, Spec, Start, base64},
-    process::{free_port, v4},
+    peers::{
+        Half, Pair,
+        Program::{self, Ssr},
+        Role, Spec, Start, base64,
+    },
+    process::{Process, free_port, v4},
     socks::{CONNECT, Socks},
     targets::TcpTarget,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -302,8 +307,147 @@ fn datagrams_go_through_a_socks5_proxy() {
     assert!(!targets.udp.saw(b"beside"));
 }
 
+/// A Shadowsocks server to pass, and its URL.
+fn hop(program: Program, method: &str) -> (Half, String) {
+    let spec = Spec::new(method);
+    let server = Start::server(program, &spec).flags(&["-v"]).run();
+    let login = base64(format!("{method}:{}", spec.password).as_bytes());
+    let url = format!("ss://{login}@{}", server.address);
+    (server, url)
+}
+
+/// Everything that a pair can do, through what stands between its halves.
+fn carries_all(pair: &Pair, targets: &Targets) {
+    matrix::echoes(&pair.socks(), &targets.echo.v4(), 3_000_000);
+    matrix::both_ways(&pair.socks(), targets, 1_000_000, 1_000_000);
+    matrix::half_close(&pair.socks(), targets, 100_000);
+    matrix::server_speaks_first(&pair.socks(), targets);
+    matrix::echoes_datagram(&pair.socks(), targets, 1000);
+    matrix::two_targets(&pair.socks(), targets);
+}
+
+#[test]
+fn chain_of_shadowsocks_servers_carries_streams_and_datagrams() {
+    let targets = Targets::start();
+    for (near, far) in [
+        ("2022-blake3-aes-128-gcm", "aes-256-gcm"),
+        ("chacha20-ietf-poly1305", "2022-blake3-chacha20-poly1305"),
+        ("none", "2022-blake3-aes-256-gcm"),
+    ] {
+        let ((one, first), (other, second)) = (hop(Ssr, near), hop(Ssr, far));
+        let pair = local_through(json!({"outbound_proxy": [first, second]}));
+        carries_all(&pair, &targets);
+        matrix::burst(&pair.socks(), &targets);
+        drop(pair);
+        for server in [one, other] {
+            eventually("it has carried both", || {
+                let log = server.process.log();
+                log.contains("association began") && log.contains("stream ended")
+            });
+        }
+    }
+}
+
+#[test]
+fn datagrams_go_through_several_proxies_of_both_kinds() {
+    let targets = Targets::start();
+    let (first, last) = (SocksProxy::start(), SocksProxy::start());
+    let (_server, url) = hop(Ssr, METHOD);
+    for chain in [
+        json!([first.url(LOGIN), last.url(LOGIN)]),
+        json!([first.url(LOGIN), url, last.url(LOGIN)]),
+        json!([url, first.url(LOGIN)]),
+    ] {
+        let pair = local_through(json!({"outbound_proxy": chain}));
+        carries_all(&pair, &targets);
+    }
+    // A relay that ends is asked for again.
+    let mut gone = SocksProxy::start();
+    let chain = json!([first.url(LOGIN), gone.url(LOGIN)]);
+    let pair = local_through(json!({"outbound_proxy": chain}));
+    matrix::echoes_datagram(&pair.socks(), &targets, 100);
+    gone.pair.half(Role::Local).process.signal(Signal::KILL);
+    let client = pair.socks().associate();
+    client.send(&targets.udp.target(), b"lost");
+    eventually("the loss is logged", || {
+        pair.local
+            .process
+            .log()
+            .contains("the proxy relays no datagrams")
+    });
+    assert!(!targets.udp.saw(b"lost"));
+}
+
+#[test]
+fn shadowsocks_proxies_mix_with_others_for_streams() {
+    let targets = Targets::start();
+    let (http, (_server, url)) = (HttpProxy::start(), hop(Ssr, METHOD));
+    for chain in [json!([http.url(LOGIN), url]), json!([url, http.url(LOGIN)])] {
+        let seen = http.targets().len();
+        let pair = local_through(json!({"outbound_proxy": chain, "mode": "tcp_only"}));
+        matrix::echoes(&pair.socks(), &targets.echo.v4(), 1_000_000);
+        matrix::server_speaks_first(&pair.socks(), &targets);
+        assert!(http.targets().len() > seen);
+    }
+    // Between a server and its targets.
+    let spec = Spec::new(METHOD);
+    let server = Start::server(Ssr, &spec).with(json!({"outbound_proxy": url, "mode": "tcp_only"}));
+    let pair = Pair::with(server, |at| Start::local(Ssr, &spec, at));
+    matrix::echoes(&pair.socks(), &targets.echo.name(), 1_000_000);
+    matrix::half_close(&pair.socks(), &targets, 100_000);
+}
+
+#[test]
+#[ignore = "needs peers: scripts/test"]
+fn servers_of_others_are_passed() {
+    let targets = Targets::start();
+    for method in ["aes-256-gcm", "chacha20-ietf-poly1305"] {
+        let (_server, url) = hop(Program::Libev, method);
+        let pair = local_through(json!({"outbound_proxy": url}));
+        carries_all(&pair, &targets);
+    }
+}
+
+#[test]
+#[ignore = "needs peers: scripts/test"]
+fn pproxy_is_passed() {
+    let python = std::env::var_os("SSR_PEER_PYTHON").expect("scripts/test sets SSR_PEER_PYTHON");
+    let (targets, ports) = (Targets::start(), [free_port(), free_port()]);
+    let urls = [
+        format!("ss://aes-256-gcm:hunter2@127.0.0.1:{}", ports[0]),
+        format!("socks5://127.0.0.1:{}", ports[1]),
+    ];
+    let mut command = std::process::Command::new(python);
+    command.args([
+        "-m", "pproxy", "-v", "-l", &urls[0], "-l", &urls[1], "-ul", &urls[0],
+    ]);
+    let mut pproxy = Process::spawn("pproxy", &mut command).unwrap();
+    pproxy.listening(&ports.map(v4)).unwrap();
+    let pair = local_through(json!({"outbound_proxy": urls[0]}));
+    matrix::echoes(&pair.socks(), &targets.echo.v4(), 1_000_000);
+    matrix::echoes_datagram(&pair.socks(), &targets, 1000);
+    let pair = local_through(json!({"outbound_proxy": urls, "mode": "tcp_only"}));
+    matrix::echoes(&pair.socks(), &targets.echo.v4(), 1_000_000);
+}
+
+/// The flag of `ssserver`, for `ssr local` too.
+#[test]
+fn flag_of_the_client_names_the_proxies() {
+    let (proxy, (_server, url)) = (HttpProxy::start(), hop(Ssr, METHOD));
+    let spec = Spec::new(METHOD);
+    let http = proxy.url(LOGIN);
+    let flags = ["--outbound-proxy", &url, "--outbound-proxy", &http];
+    let pair = Pair::with(Start::server(Ssr, &spec), |at| {
+        let local = Start::local(Ssr, &spec, at).with(json!({"mode": "tcp_only"}));
+        local.flags(&flags)
+    });
+    let targets = Targets::start();
+    matrix::echoes(&pair.socks(), &targets.echo.v4(), 1000);
+    assert_eq!(proxy.targets(), [pair.server.address.to_string()]);
+}
+
 /// TLS in front of `upstream`, with a certificate for `proxy.example`; returns its port and the certificate.
-fn tls_before(upstream: SocketAddr) -> (u16, String) {
+pub(crate) fn tls_before(upstream: SocketAddr) -> (u16, String) {
     use tokio_rustls::rustls::{
         ServerConfig,
         crypto::aws_lc_rs,

@@ -161,6 +161,9 @@ pub(crate) struct LocalArgs {
     /// Local address of outbound sockets
     #[arg(long, alias = "bind-addr", value_name = "IP")]
     outbound_bind_addr: Option<String>,
+    /// A proxy on the way to the server: socks5://, http://, https:// or ss:// URL; repeat it for a chain
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    outbound_proxy: Vec<String>,
     #[command(flatten)]
     listener: Listener,
     #[command(flatten)]
@@ -232,7 +235,8 @@ pub(crate) struct ServerArgs {
     /// Local address of outbound sockets
     #[arg(short = 'b', long, alias = "bind-addr", value_name = "IP")]
     outbound_bind_addr: Option<String>,
-    /// A proxy on the way to targets: socks5://, http:// or https://[USER:PASSWORD@]HOST:PORT; repeat it for a chain
+    /// A proxy on the way to targets: socks5://, http:// or https://[USER:PASSWORD@]HOST:PORT, or an ss:// URL; repeat it for a
+    /// chain
     #[arg(long, value_name = "URL")]
     outbound_proxy: Vec<String>,
     /// The address of a manager that counts traffic: HOST:PORT, or the path of a unix socket
@@ -289,6 +293,9 @@ impl LocalArgs {
             flags.local("protocol", protocol);
         }
         self.listener.apply(flags);
+        if !self.outbound_proxy.is_empty() {
+            flags.set("outbound_proxy", self.outbound_proxy, "--outbound-proxy");
+        }
         if let Some(address) = self.outbound_bind_addr {
             flags.set("outbound_bind_addr", address, "--outbound-bind-addr");
         }

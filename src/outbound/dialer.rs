@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::proxy_chain::{Chain, Hop, relay_at};
+use super::proxy_chain::{Chain, Hop, Protocol, is_nowhere, relay_at};
 use crate::dns::{Addresses, Resolver};
 use crate::net::dial::SpeaksFirst;
 use crate::net::{self, SocketOptions, Stream, dial, udp};
@@ -58,6 +58,16 @@ pub struct Dialer {
     pub proxies: Option<Arc<Chain>>,
     /// Refuses other addresses, after resolution; `None`: none.
     pub filter: Option<Filter>,
+}
+
+/// Where proxies relay datagrams.
+pub(super) struct Relays {
+    /// The nearest.
+    pub(super) first: SocketAddr,
+    /// All of them, the nearest first.
+    pub(super) places: Vec<Address>,
+    /// The streams of the SOCKS5 proxies among them: a relay ends with its stream.
+    pub(super) controls: Vec<Stream>,
 }
 
 impl Dialer {
@@ -167,24 +177,60 @@ impl Dialer {
         self.in_time(proxies.first(), connect).await
     }
 
-    /// Asks the proxy to relay datagrams. Returns the stream that holds the relay, and where the relay is.
+    /// Asks the proxies to relay datagrams.
     ///
     /// # Errors
-    /// [`Error::Proxy`], or [`Error::Connect`] if there is no proxy that relays datagrams.
-    pub(super) async fn associate(&self) -> Result<(Stream, SocketAddr), Error> {
-        let hop = self.proxies.as_ref().and_then(|all| all.packet_relay());
+    /// [`Error::Proxy`], or [`Error::Connect`] if a proxy relays no datagrams.
+    pub(super) async fn associate(&self) -> Result<Relays, Error> {
+        let hops = self.proxies.as_ref().and_then(|all| all.packet_relays());
+        let hops = hops.unwrap_or_default();
         let associate = async {
-            let (ip, stream) = self.dial_proxy(hop).await?;
-            let hop = hop.ok_or(Error::Connect(net::Error::NoAddress))?;
-            let anything = AddressRef::Ip((Ipv4Addr::UNSPECIFIED, 0).into());
-            let bound = hop.socks(&stream, Command::UdpAssociate, anything).await;
-            let bound = bound.map_err(hop.failed())?;
-            let bound = self.resolve(&bound, true).await;
-            let bound = bound
-                .ok_or_else(|| hop.failed()("names a relay that has no address".to_owned()))?;
-            Ok((stream, relay_at(bound, ip)))
+            let mut relays = Relays {
+                first: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+                places: Vec::new(),
+                controls: Vec::new(),
+            };
+            for (index, hop) in hops.iter().enumerate() {
+                let place = match &hop.protocol {
+                    Protocol::Socks5 => self.associate_one(index, hop, &mut relays).await?,
+                    _ => hop.address.clone(),
+                };
+                relays.places.push(place);
+            }
+            let first = relays.places.first();
+            let nearest = first.ok_or(Error::Connect(net::Error::NoAddress))?;
+            let resolved = self.resolve(nearest, true).await;
+            let resolved = resolved.ok_or(Error::Connect(net::Error::NoAddress))?;
+            relays.first = resolved;
+            Ok(relays)
         };
-        self.in_time(hop, associate).await
+        self.in_time(hops.first(), associate).await
+    }
+
+    /// Asks a SOCKS5 proxy, through those before it, for a relay. Returns where that is.
+    async fn associate_one(
+        &self,
+        index: usize,
+        hop: &Hop,
+        relays: &mut Relays,
+    ) -> Result<Address, Error> {
+        let proxies = self.proxies.as_ref();
+        let proxies = proxies.ok_or(Error::Connect(net::Error::NoAddress))?;
+        let (ip, stream) = self.dial_proxy(proxies.first()).await?;
+        let stream = proxies.pass_some(index, stream, hop.address.as_ref());
+        let stream = stream.await?;
+        let anything = AddressRef::Ip((Ipv4Addr::UNSPECIFIED, 0).into());
+        let bound = hop.socks(&stream, Command::UdpAssociate, anything).await;
+        let bound = bound.map_err(hop.failed())?;
+        relays.controls.push(stream);
+        Ok(match (bound, &hop.address) {
+            (Address::Ip(bound), _) if index == 0 => Address::Ip(relay_at(bound, ip)),
+            (Address::Ip(bound), Address::Ip(proxy)) => Address::Ip(relay_at(bound, proxy.ip())),
+            (Address::Ip(bound), Address::Domain(name, _)) if is_nowhere(bound) => {
+                Address::Domain(name.clone(), bound.port())
+            }
+            (bound, _) => bound,
+        })
     }
 
     /// Connects to a proxy. Returns its address too.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
+use super::request_leg;
 use crate::net::dial::SpeaksFirst;
 use crate::net::plugin::Entrance;
 use crate::net::{self, Stream, transport};
 use crate::relay::Error;
-use crate::relay::tcp::{First, Leg};
-use crate::wire::ss::stream::{Opener, Sealer};
-use crate::wire::ss::{Credentials, Salt};
+use crate::relay::tcp::Leg;
+use crate::wire::ss::Credentials;
 use crate::wire::{Address, AddressRef};
 
 /// One server: where it is, the keys it expects, and how to connect to it.
@@ -67,15 +67,6 @@ impl Endpoint {
     /// Makes `stream`, a connection to this server, the upstream leg of a relay to `target`.
     #[must_use]
     pub fn leg(&self, stream: Stream, target: AddressRef<'_>) -> Leg {
-        let salt = Salt::new(self.credentials.method(), rand::random());
-        Leg {
-            stream,
-            codec: Some((
-                Opener::response(&self.credentials, salt),
-                Sealer::request(&self.credentials, salt, target),
-            )),
-            first: First::Nothing,
-            others: None,
-        }
+        request_leg::leg(&self.credentials, stream, target)
     }
 }

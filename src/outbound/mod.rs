@@ -17,6 +17,7 @@ pub mod direct;
 pub mod endpoint;
 mod proxied_packets;
 pub mod proxy_chain;
+mod request_leg;
 pub mod reverse;
 pub mod shadowsocks;
 pub mod udp_over_stream;

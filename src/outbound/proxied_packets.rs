@@ -1,23 +1,25 @@
-//! Datagrams to a server through a SOCKS5 proxy (RFC 1928 §7).
+//! Datagrams to a server through proxies: SOCKS5 (RFC 1928 §7) and Shadowsocks.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
-use std::sync::Arc;
+use std::ops::Range;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::dialer::Dialer;
+use super::proxy_chain::Protocol;
+use crate::crypto::TAG_LEN;
 use crate::limits::MAX_UDP_STREAMS;
-use crate::net::Stream;
 use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
+use crate::net::{Stream, unix_now};
 use crate::relay::Error;
 use crate::wire::socks::{UDP_PREFIX, parse_udp_prefix};
-use crate::wire::{Address, AddressRef};
+use crate::wire::ss::packet::{ClientPackets, PacketSealer};
+use crate::wire::{self, Address, AddressRef};
 
 /// The pause before a proxy is asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -31,12 +33,12 @@ const NOWHERE: Path = Path {
     local: None,
 };
 
-/// The socket of a new association, whose datagrams one of `tasks` carries to `server` through the proxy of `dialer`.
+/// The socket of a new association, whose datagrams one of `tasks` carries to `server` through the proxies of `dialer`.
 pub(super) fn socket(dialer: &Dialer, server: &Address, tasks: &Tasks) -> io::Result<Socket> {
     let (association, carried) = Socket::pair();
     let carrier = Carrier {
         dialer: dialer.clone(),
-        head: head(server.as_ref()),
+        server: server.clone(),
     };
     tasks
         .try_spawn(MAX_UDP_STREAMS, carrier.run(carried))
@@ -44,38 +46,39 @@ pub(super) fn socket(dialer: &Dialer, server: &Address, tasks: &Tasks) -> io::Re
         .ok_or_else(|| io::Error::other("too many UDP associations through a proxy"))
 }
 
-/// What stands before each datagram to the proxy.
-fn head(server: AddressRef<'_>) -> Arc<[u8]> {
-    let mut address = [0; Address::MAX_LEN];
-    let len = server.encode(&mut address).unwrap_or(0);
-    let mut head = UDP_PREFIX.to_vec();
-    head.extend_from_slice(address.get(..len).unwrap_or_default());
-    head.into()
-}
-
 /// Carries the datagrams of one association.
 struct Carrier {
     dialer: Dialer,
-    head: Arc<[u8]>,
+    server: Address,
 }
 
 /// What ended an exchange.
 enum Closed {
     /// The association.
     Association,
-    /// The proxy ended its part, or the socket to it broke.
+    /// A proxy ended its part, or the socket to the first one broke.
     Proxy,
 }
 
+/// A way through the proxies.
+struct Passage {
+    socket: Socket,
+    /// Where the first proxy relays datagrams.
+    relay: SocketAddr,
+    /// What each proxy wants around a datagram, the nearest first.
+    wraps: Vec<Wrap>,
+    controls: Vec<Stream>,
+}
+
 impl Carrier {
-    /// Carries datagrams until the association ends; asks the proxy again when it has ended its part.
+    /// Carries datagrams until the association ends; asks the proxies again when one has ended its part.
     async fn run(self, association: Socket) {
-        // The proxy is asked only when a datagram waits. When the association is gone, this is an error.
+        // The proxies are asked only when a datagram waits. When the association is gone, this is an error.
         while association.readable().await.is_ok() {
             match Box::pin(self.associate()).await {
-                Ok((control, socket, relay)) => {
+                Ok(passage) => {
                     self.note(false);
-                    match self.exchange(&association, &control, &socket, relay).await {
+                    match passage.exchange(&association).await {
                         Closed::Association => return,
                         Closed::Proxy => {}
                     }
@@ -89,97 +92,110 @@ impl Carrier {
         }
     }
 
-    /// Notes whether the proxy failed. Returns whether that is new.
+    /// Notes whether a proxy failed. Returns whether that is new.
     fn note(&self, failed: bool) -> bool {
         let proxies = self.dialer.proxies.as_ref();
         proxies.is_some_and(|proxies| proxies.note_relay(failed))
     }
 
-    /// Asks the proxy for a relay. It lasts as long as the stream that is returned.
-    async fn associate(&self) -> Result<(Stream, Socket, SocketAddr), Error> {
-        let (control, bound) = self.dialer.associate().await?;
-        let socket = self.dialer.udp_socket().map_err(|source| Error::Proxy {
-            proxy: bound.to_string(),
-            reason: format!("cannot be sent datagrams: {source}"),
-        })?;
-        Ok((control, socket, bound))
-    }
-
-    /// Moves datagrams both ways.
-    async fn exchange(
-        &self,
-        association: &Socket,
-        control: &Stream,
-        socket: &Socket,
-        relay: SocketAddr,
-    ) -> Closed {
-        let mut ended = pin!(async {
-            // The proxy says nothing here, until it ends.
-            while matches!(control.read(&mut [0; 64]).await, Ok(1..)) {}
-        });
-        poll_fn(|cx| {
-            if ended.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Closed::Proxy);
-            }
-            if self.poll_up(cx, association, socket, relay).is_ready() {
-                return Poll::Ready(Closed::Association);
-            }
-            poll_down(cx, association, socket, relay).map(|()| Closed::Proxy)
+    /// Asks the proxies for their relays.
+    async fn associate(&self) -> Result<Passage, Error> {
+        let relays = self.dialer.associate().await?;
+        let failed = |reason: String| Error::Proxy {
+            proxy: relays.first.to_string(),
+            reason,
+        };
+        let socket = self.dialer.udp_socket();
+        let socket =
+            socket.map_err(|source| failed(format!("cannot be sent datagrams: {source}")))?;
+        let hops = self.dialer.proxies.as_ref();
+        let hops = hops.and_then(|all| all.packet_relays()).unwrap_or_default();
+        // Each proxy passes datagrams on to the relay of the next, the last to the server.
+        let next = relays.places.iter().skip(1).chain([&self.server]);
+        let wraps = hops.iter().zip(next);
+        let wraps = wraps.map(|(hop, next)| Wrap::new(&hop.protocol, next.as_ref()));
+        let wraps: Result<Vec<Wrap>, wire::Error> = wraps.collect();
+        Ok(Passage {
+            wraps: wraps.map_err(|error| failed(error.to_string()))?,
+            relay: relays.first,
+            controls: relays.controls,
+            socket,
         })
-        .await
     }
+}
 
-    /// Moves datagrams to the proxy; is ready when the association has ended.
-    fn poll_up(
-        &self,
-        cx: &mut Context<'_>,
-        association: &Socket,
-        socket: &Socket,
-        relay: SocketAddr,
-    ) -> Poll<()> {
+impl Passage {
+    /// Moves datagrams both ways.
+    async fn exchange(self, association: &Socket) -> Closed {
+        let Self {
+            socket,
+            relay,
+            mut wraps,
+            controls,
+        } = self;
         let path = Path {
             peer: relay,
             local: None,
         };
-        for _ in 0..TURN {
-            let mut batch = Batch::spare();
-            let received = association.poll_receive(cx, |mut received| {
-                for (datagram, _) in received.datagrams() {
-                    push(&mut batch, path, &[&self.head, datagram]);
-                    if batch.is_full() {
-                        socket.send(&mut batch);
-                    }
-                }
-                socket.send(&mut batch);
-            });
-            batch.keep();
-            match received {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
+        let mut buffers = (Vec::new(), Vec::new());
+        poll_fn(|cx| {
+            let ended = |control: &Stream| has_ended(control, cx);
+            if controls.iter().any(ended) {
+                return Poll::Ready(Closed::Proxy);
             }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+            let up = poll_moving(cx, association, &socket, |datagram, _, batch| {
+                if let Some(wrapped) = wrap(&mut wraps, datagram, &mut buffers) {
+                    push(batch, path, wrapped);
+                }
+            });
+            if up.is_ready() {
+                return Poll::Ready(Closed::Association);
+            }
+            let down = poll_moving(cx, &socket, association, |datagram, path, batch| {
+                if let (true, Some(body)) = (path.peer == relay, unwrap(&mut wraps, datagram)) {
+                    push(batch, NOWHERE, body);
+                }
+            });
+            down.map(|()| Closed::Proxy)
+        })
+        .await
     }
 }
 
-/// Moves datagrams from the proxy; is ready when the socket to it has broken.
-fn poll_down(
+/// Whether a proxy has ended its part; until then it says nothing on this stream.
+fn has_ended(control: &Stream, cx: &mut Context<'_>) -> bool {
+    let mut room = [0; 64];
+    for _ in 0..TURN {
+        if control.poll_readable(cx).is_pending() {
+            return false;
+        }
+        match control.try_read(&mut [IoSliceMut::new(&mut room)]) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return true,
+        }
+    }
+    cx.waker().wake_by_ref();
+    false
+}
+
+/// Moves datagrams from one socket to another as `each` makes them; is ready when the first has ended or broken.
+fn poll_moving(
     cx: &mut Context<'_>,
-    association: &Socket,
-    socket: &Socket,
-    relay: SocketAddr,
+    from: &Socket,
+    to: &Socket,
+    mut each: impl FnMut(&mut [u8], Path, &mut Batch),
 ) -> Poll<()> {
     for _ in 0..TURN {
         let mut batch = Batch::spare();
-        let received = socket.poll_receive(cx, |mut received| {
+        let received = from.poll_receive(cx, |mut received| {
             for (datagram, path) in received.datagrams() {
-                if let (true, Some(body)) = (path.peer == relay, body(datagram)) {
-                    push(&mut batch, NOWHERE, &[body]);
+                each(datagram, path, &mut batch);
+                if batch.is_full() {
+                    to.send(&mut batch);
                 }
             }
-            association.send(&mut batch);
+            to.send(&mut batch);
         });
         batch.keep();
         match received {
@@ -192,25 +208,109 @@ fn poll_down(
     Poll::Pending
 }
 
-/// What is inside a datagram of the proxy; `None` for a fragment or anything invalid.
-fn body(datagram: &[u8]) -> Option<&[u8]> {
-    let (fragment, start) = parse_udp_prefix(datagram).ok()?;
-    let rest = datagram.get(start..).filter(|_| fragment == 0)?;
-    let (_, len) = AddressRef::parse(rest).ok()??;
-    rest.get(len..)
-}
-
-fn push(batch: &mut Batch, path: Path, parts: &[&[u8]]) {
-    let len = parts.iter().map(|part| part.len()).sum();
-    // The parts always fit into the room of their length.
-    let _ = batch.push(path, len, |mut room| {
-        for part in parts {
-            let (front, rest) = room.split_at_mut_checked(part.len()).ok_or(())?;
-            front.copy_from_slice(part);
-            room = rest;
-        }
+fn push(batch: &mut Batch, path: Path, datagram: &[u8]) {
+    // It always fits into the room of its length.
+    let _ = batch.push(path, datagram.len(), |room| {
+        room.copy_from_slice(datagram);
         Ok::<_, ()>(())
     });
+}
+
+/// What a proxy wants around a datagram.
+enum Wrap {
+    /// A SOCKS5 proxy: this before it.
+    Socks(Vec<u8>),
+    /// A Shadowsocks server: this address before it, and both sealed.
+    Shadowsocks {
+        address: Vec<u8>,
+        sealer: PacketSealer,
+        opener: Box<ClientPackets>,
+    },
+}
+
+impl Wrap {
+    /// What makes the proxy pass a datagram on to `next`.
+    fn new(protocol: &Protocol, next: AddressRef<'_>) -> Result<Self, wire::Error> {
+        let mut address = [0; Address::MAX_LEN];
+        let len = next.encode(&mut address).unwrap_or(0);
+        let address = address.get(..len).unwrap_or_default();
+        let Protocol::Shadowsocks(credentials) = protocol else {
+            return Ok(Self::Socks([&UDP_PREFIX, address].concat()));
+        };
+        let session = rand::random();
+        Ok(Self::Shadowsocks {
+            address: address.to_vec(),
+            sealer: PacketSealer::client(credentials, session)?,
+            opener: Box::new(ClientPackets::new(credentials, session)),
+        })
+    }
+
+    /// Makes `to` what the proxy wants of `datagram`; `None`: a session has no packet ids left.
+    fn wrap(&mut self, datagram: &[u8], to: &mut Vec<u8>) -> Option<()> {
+        to.clear();
+        match self {
+            Self::Socks(head) => {
+                to.extend_from_slice(head);
+                to.extend_from_slice(datagram);
+            }
+            Self::Shadowsocks {
+                address, sealer, ..
+            } => {
+                sealer.prepare(rand::random);
+                to.resize(sealer.headroom(), 0);
+                let start = to.len();
+                to.extend_from_slice(address);
+                to.extend_from_slice(datagram);
+                let body = start..to.len();
+                let tag = if sealer.is_plain() { 0 } else { TAG_LEN };
+                to.resize(body.end + tag, 0);
+                sealer.seal(to, body, unix_now(), rand::random).ok()?;
+            }
+        }
+        Some(())
+    }
+
+    /// What is inside a datagram of the proxy; `None` for a fragment or anything invalid.
+    fn unwrap(&mut self, datagram: &mut [u8]) -> Option<Range<usize>> {
+        let inside = match self {
+            Self::Socks(_) => {
+                let (fragment, start) = parse_udp_prefix(datagram).ok()?;
+                if fragment != 0 {
+                    return None;
+                }
+                start..datagram.len()
+            }
+            Self::Shadowsocks { opener, .. } => opener.open(datagram, None, unix_now()).ok()?,
+        };
+        let rest = datagram.get(inside.clone())?;
+        let (_, len) = AddressRef::parse(rest).ok()??;
+        (len <= rest.len()).then_some(inside.start + len..inside.end)
+    }
+}
+
+/// Wraps a datagram for all proxies, the farthest first.
+fn wrap<'a>(
+    wraps: &mut [Wrap],
+    datagram: &'a [u8],
+    buffers: &'a mut (Vec<u8>, Vec<u8>),
+) -> Option<&'a [u8]> {
+    let (done, spare) = buffers;
+    done.clear();
+    done.extend_from_slice(datagram);
+    for one in wraps.iter_mut().rev() {
+        one.wrap(done, spare)?;
+        std::mem::swap(done, spare);
+    }
+    Some(done)
+}
+
+/// Takes a datagram out of what all proxies have put around it, the nearest first.
+fn unwrap<'a>(wraps: &mut [Wrap], mut datagram: &'a mut [u8]) -> Option<&'a [u8]> {
+    for one in wraps {
+        let inside = one.unwrap(datagram)?;
+        datagram = datagram.get_mut(inside)?;
+    }
+    Some(datagram)
 }
 
 #[cfg(test)]
@@ -220,11 +320,13 @@ mod tests {
 
     #[test]
     fn body_of_whole_datagrams_alone_is_taken() {
-        let mut datagram = head(AddressRef::Domain("a", 1)).to_vec();
-        datagram.extend_from_slice(b"data");
-        assert_eq!(body(&datagram), Some(&b"data"[..]));
-        assert_eq!(body(datagram.get(..5).unwrap()), None);
-        *datagram.get_mut(2).unwrap() = 1;
-        assert_eq!(body(&datagram), None, "a fragment");
+        let mut wraps = [Wrap::new(&Protocol::Socks5, AddressRef::Domain("a", 1)).unwrap()];
+        let mut buffers = (Vec::new(), Vec::new());
+        let sent = wrap(&mut wraps, b"data", &mut buffers).unwrap().to_vec();
+        assert_eq!(unwrap(&mut wraps, &mut sent.clone()), Some(&b"data"[..]));
+        assert_eq!(unwrap(&mut wraps, sent.clone().get_mut(..5).unwrap()), None);
+        let mut fragment = sent;
+        *fragment.get_mut(2).unwrap() = 1;
+        assert_eq!(unwrap(&mut wraps, &mut fragment), None);
     }
 }

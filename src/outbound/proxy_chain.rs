@@ -1,19 +1,21 @@
 //! Proxies between us and a target (`outbound_proxy`): each connects to the next, the last to the target.
 //!
-//! Nothing is read behind the last answer of a proxy, so the stream to the target is the socket itself (or TLS over it).
+//! Nothing is read after the last answer of a proxy, so the stream to the target is the socket itself (or TLS over it).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::request_leg;
 use crate::limits::MAX_CONNECT_RESPONSE;
 use crate::net::{Stream, tls};
 use crate::relay::Error;
+use crate::relay::layer::Sealed;
 use crate::wire::socks::{
     AuthMethod, AuthStatus, Command, Credentials, Greeting, MethodSelection, Reply, Request,
     Response,
 };
-use crate::wire::{Address, AddressRef, http_connect, socks};
+use crate::wire::{Address, AddressRef, http_connect, socks, ss};
 
 /// Bytes of the longest message to a SOCKS5 proxy: its login.
 const MAX_MESSAGE: usize = 3 + 2 * 255;
@@ -36,6 +38,8 @@ pub enum Protocol {
     Socks5,
     /// HTTP CONNECT, inside TLS or bare.
     Http(Option<tls::Client>),
+    /// Shadowsocks.
+    Shadowsocks(Box<ss::Credentials>),
 }
 
 /// A user name and a password, each of at most 255 bytes.
@@ -74,12 +78,13 @@ impl Chain {
         self.hops.first()
     }
 
-    /// The only proxy, if it can relay datagrams.
-    pub(super) fn packet_relay(&self) -> Option<&Hop> {
-        match &*self.hops {
-            [only] if matches!(only.protocol, Protocol::Socks5) => Some(only),
-            _ => None,
-        }
+    /// All proxies, if each of them can relay datagrams.
+    pub(super) fn packet_relays(&self) -> Option<&[Hop]> {
+        let relays = |hop: &Hop| match hop.protocol {
+            Protocol::Socks5 | Protocol::Shadowsocks(_) => true,
+            Protocol::Http(_) => false,
+        };
+        self.hops.iter().all(relays).then_some(&*self.hops)
     }
 
     /// Notes whether a request for a relay of datagrams failed. Returns whether that is new.
@@ -93,10 +98,23 @@ impl Chain {
     /// [`Error::Proxy`].
     pub(super) async fn pass(
         &self,
+        stream: Stream,
+        target: AddressRef<'_>,
+    ) -> Result<Stream, Error> {
+        self.pass_some(self.hops.len(), stream, target).await
+    }
+
+    /// As [`Chain::pass`], through the first `count` proxies only.
+    ///
+    /// # Errors
+    /// [`Error::Proxy`].
+    pub(super) async fn pass_some(
+        &self,
+        count: usize,
         mut stream: Stream,
         target: AddressRef<'_>,
     ) -> Result<Stream, Error> {
-        let mut hops = self.hops.iter().peekable();
+        let mut hops = self.hops.iter().take(count).peekable();
         while let Some(hop) = hops.next() {
             let next = hops.peek().map_or(target, |next| next.address.as_ref());
             stream = hop.connect(stream, next).await?;
@@ -114,7 +132,7 @@ impl Hop {
         }
     }
 
-    /// Asks the proxy behind `stream` to connect to `target`.
+    /// Asks the proxy at the other end of `stream` to connect to `target`.
     async fn connect(&self, stream: Stream, target: AddressRef<'_>) -> Result<Stream, Error> {
         let connected = match &self.protocol {
             Protocol::Socks5 => {
@@ -122,6 +140,11 @@ impl Hop {
                 agreed.map(|_bound| stream)
             }
             Protocol::Http(tls) => self.http(stream, tls.as_ref(), target).await,
+            // It answers nothing: the header goes out with the first bytes for the target.
+            Protocol::Shadowsocks(credentials) => {
+                let sealed = Sealed::over(request_leg::leg(credentials, stream, target));
+                sealed.ok_or_else(|| "has no keys".to_owned())
+            }
         };
         connected.map_err(self.failed())
     }
@@ -213,7 +236,7 @@ fn filled(message: &[u8], len: Option<usize>) -> &[u8] {
     len.and_then(|len| message.get(..len)).unwrap_or_default()
 }
 
-/// How many bytes of a SOCKS5 response can be read at once without reading behind its end.
+/// How many bytes of a SOCKS5 response can be read at once without reading beyond its end.
 fn missing_of_response(bytes: &[u8]) -> usize {
     // Version, reply, reserved, address type, and the first byte of the address.
     let whole = match bytes {
@@ -275,10 +298,13 @@ fn in_words(reply: Reply) -> &'static str {
 
 /// The address to send to, where a proxy names none.
 pub(super) fn relay_at(bound: SocketAddr, proxy: IpAddr) -> SocketAddr {
-    let is_unspecified = bound.ip().to_canonical() == IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        || bound.ip().is_unspecified();
-    let ip = if is_unspecified { proxy } else { bound.ip() };
+    let ip = if is_nowhere(bound) { proxy } else { bound.ip() };
     SocketAddr::new(ip.to_canonical(), bound.port())
+}
+
+/// Whether a proxy names no address.
+pub(super) fn is_nowhere(bound: SocketAddr) -> bool {
+    bound.ip().to_canonical() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) || bound.ip().is_unspecified()
 }
 
 #[cfg(test)]

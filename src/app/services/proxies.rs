@@ -6,6 +6,7 @@ use crate::app::error::Error;
 use crate::config::{ProxyHop, ProxyScheme};
 use crate::net::tls;
 use crate::outbound::proxy_chain::{Chain, Hop, Login, Protocol};
+use crate::wire::ss::Credentials;
 
 /// The proxies of the config as the outbounds use them.
 pub(super) fn chain(proxies: &[ProxyHop]) -> Result<Option<Arc<Chain>>, Error> {
@@ -22,10 +23,15 @@ fn hop(config: &ProxyHop) -> Result<Hop, Error> {
         user: user.clone(),
         password: password.expose().to_owned(),
     });
-    let protocol = match config.scheme {
-        ProxyScheme::Socks5 => Protocol::Socks5,
-        ProxyScheme::Http => Protocol::Http(None),
-        ProxyScheme::Https => {
+    let shadowsocks = config
+        .shadowsocks
+        .as_ref()
+        .map(|(method, keys)| Credentials::new(*method, keys.identity.clone(), keys.key.clone()));
+    let protocol = match (config.scheme, shadowsocks) {
+        (_, Some(credentials)) => Protocol::Shadowsocks(Box::new(credentials)),
+        (ProxyScheme::Http, _) => Protocol::Http(None),
+        (ProxyScheme::Socks5 | ProxyScheme::Shadowsocks, _) => Protocol::Socks5,
+        (ProxyScheme::Https, _) => {
             let client = tls::Client::new(&config.server_name(), &config.trust).map_err(error)?;
             Protocol::Http(Some(client))
         }

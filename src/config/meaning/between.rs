@@ -1,8 +1,11 @@
 //! What stands between `ssr` and the network, in the config as meant: plugins that are programs, and proxies.
 
 use crate::config::secret::Secret;
+use crate::crypto::Method;
 use crate::net::tls::Trust;
 use crate::wire::address::Address;
+
+use super::model::Keys;
 
 /// A plugin that is a program (SIP003). At least one of `tcp` and `udp` is set.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct ProxyHop {
     pub server_name: Option<String>,
     /// Which certificates are accepted, if the scheme is `https`.
     pub trust: Trust,
+    /// The method and the keys, if the scheme is `ss`.
+    pub shadowsocks: Option<(Method, Keys)>,
 }
 
 /// The protocol of a [`ProxyHop`].
@@ -45,6 +50,8 @@ pub enum ProxyScheme {
     Http,
     /// HTTP CONNECT over TLS.
     Https,
+    /// Shadowsocks.
+    Shadowsocks,
 }
 
 impl ProxyScheme {
@@ -54,6 +61,7 @@ impl ProxyScheme {
             Self::Socks5 => "socks5",
             Self::Http => "http",
             Self::Https => "https",
+            Self::Shadowsocks => "ss",
         }
     }
 }

@@ -63,6 +63,19 @@ pub(super) fn keys(
     chain(method, path, secret.expose(), cx)
 }
 
+/// The keys of a client from a password, whatever role reads the config.
+pub(super) fn of_client(
+    method: Method,
+    path: &str,
+    secret: Secret,
+    cx: &mut Context<'_>,
+) -> Option<Keys> {
+    let role = std::mem::replace(&mut cx.role, Role::Local);
+    let keys = keys(&file::Server::default(), method, path, Some(secret), cx);
+    cx.role = role;
+    keys
+}
+
 /// One key, or the chain `iPSK:…:uPSK` (SIP023).
 fn chain(method: Method, path: &str, text: &str, cx: &mut Context<'_>) -> Option<Keys> {
     let parts: Vec<&str> = text.split(':').collect();

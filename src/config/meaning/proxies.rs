@@ -2,23 +2,23 @@
 
 use std::path::PathBuf;
 
-use crate::crypto::base64;
+use crate::crypto::{Method, base64};
 use crate::net::tls::{self, Pem, Trust};
 use crate::wire::address::Address;
 
 use super::between::{Plugin, ProxyHop, ProxyScheme};
 use super::context::{Context, key_at};
+use super::keys;
 use super::model::Mode;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
-use crate::config::url::percent;
+use crate::config::url::{ServerUrl, UrlError, percent};
 use crate::config::written::file;
 use crate::config::written::scalar::Strings;
 use crate::limits::MAX_PROXIES;
 
 /// What a URL looks like.
-const EXAMPLE: &str =
-    "write `socks5://127.0.0.1:1080`, `http://user:password@proxy.example:8080` or `https://…`";
+const EXAMPLE: &str = "write `socks5://127.0.0.1:1080`, `http://user:password@proxy.example:8080`, `https://…` or `ss://…`";
 
 /// The proxies of the entry at `at`: its own, else those of the top level.
 pub(super) fn proxies(
@@ -50,7 +50,11 @@ pub(super) fn chain(written: Option<&Strings>, path: &str, cx: &mut Context<'_>)
         if text.is_empty() && !list.array {
             continue;
         }
-        match hop(text, &at) {
+        let hop = match server_url(text) {
+            Some(url) => server(url, &at, cx),
+            None => hop(text, &at),
+        };
+        match hop {
             Ok(hop) => {
                 try_tls(&hop, cx);
                 hops.push(hop);
@@ -78,7 +82,7 @@ pub(super) fn mode(
         let message = match cx.role {
             Role::Server => "datagrams to targets cannot go through a proxy",
             Role::Local | Role::Forward => {
-                "datagrams cannot go through these proxies: they can through one SOCKS5 proxy"
+                "datagrams cannot go through these proxies: they can through `socks5` and `ss`"
             }
         };
         cx.report
@@ -90,8 +94,9 @@ pub(super) fn mode(
 
 /// Whether datagrams can go through `proxies`.
 fn carry_datagrams(proxies: &[ProxyHop], role: Role) -> bool {
-    let is_one = matches!(proxies, [only] if only.scheme == ProxyScheme::Socks5);
-    is_one && role == Role::Local
+    let relays =
+        |hop: &ProxyHop| matches!(hop.scheme, ProxyScheme::Socks5 | ProxyScheme::Shadowsocks);
+    role == Role::Local && proxies.iter().all(relays)
 }
 
 /// Refuses a plugin whose connections would not go through the proxies.
@@ -105,6 +110,45 @@ pub(super) fn refuse_plugin(proxies: &[ProxyHop], plugin: Option<&Plugin>, cx: &
     }
 }
 
+/// The parts of an `ss://` URL; `None`: it has another scheme.
+fn server_url(text: &str) -> Option<Result<ServerUrl, UrlError>> {
+    match text.parse() {
+        Err(UrlError::Scheme) => None,
+        parsed => Some(parsed),
+    }
+}
+
+/// A Shadowsocks server on the way.
+fn server(
+    url: Result<ServerUrl, UrlError>,
+    at: &str,
+    cx: &mut Context<'_>,
+) -> Result<ProxyHop, String> {
+    let url = url.map_err(|error| error.to_string())?;
+    if url.plugin.is_some() {
+        return Err("an `ss` proxy on the way cannot have a plugin".to_owned());
+    }
+    if url.address.port() == 0 {
+        return Err("the URL has no valid host and port".to_owned());
+    }
+    let method = url.method.parse::<Method>();
+    let method =
+        method.map_err(|_| "the URL has an unknown method, or one that is refused here")?;
+    let keys = keys::of_client(method, at, url.password, cx);
+    Ok(ProxyHop {
+        at: at.to_owned(),
+        scheme: ProxyScheme::Shadowsocks,
+        address: url.address,
+        login: None,
+        server_name: None,
+        trust: Trust::default(),
+        shadowsocks: Some((
+            method,
+            keys.ok_or("the password of the URL is no key of its method")?,
+        )),
+    })
+}
+
 /// Reads one URL. Messages do not quote it: there may be a password in it.
 fn hop(text: &str, at: &str) -> Result<ProxyHop, String> {
     let text = text.trim();
@@ -113,9 +157,6 @@ fn hop(text: &str, at: &str) -> Result<ProxyHop, String> {
         "socks5" | "socks5h" => ProxyScheme::Socks5,
         "http" => ProxyScheme::Http,
         "https" => ProxyScheme::Https,
-        "ss" => {
-            return Err("an `ss` proxy on the way is not yet in this version of ssr".to_owned());
-        }
         _ => return Err("the URL has an unknown scheme".to_owned()),
     };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -134,6 +175,7 @@ fn hop(text: &str, at: &str) -> Result<ProxyHop, String> {
         login,
         server_name: None,
         trust: Trust::default(),
+        shadowsocks: None,
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         option(&mut hop, pair)?;
@@ -164,6 +206,7 @@ fn address(scheme: ProxyScheme, host: &str) -> Result<Address, String> {
         (false, ProxyScheme::Socks5) => format!("{host}:1080"),
         (false, ProxyScheme::Http) => format!("{host}:80"),
         (false, ProxyScheme::Https) => format!("{host}:443"),
+        (false, ProxyScheme::Shadowsocks) => format!("{host}:8388"),
     };
     match whole.parse::<Address>() {
         Ok(address) if address.port() != 0 => Ok(address),
@@ -238,7 +281,6 @@ mod tests {
         for (text, part) in [
             ("127.0.0.1:1080", "scheme"),
             ("ftp://secret@a:1", "unknown scheme"),
-            ("ss://secret@a:1", "not yet"),
             ("socks5://u:secret%zz@a:1", "percent"),
             ("socks5://:secret@a:1", "user name"),
             ("socks5://u:secret@a:99999", "host and port"),

@@ -118,13 +118,57 @@ fn proxies_are_those_of_the_entry_else_of_the_top() {
 }
 
 #[test]
+fn server_on_the_way_is_a_url_of_its_own() {
+    let key = KEY
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D");
+    let modern = format!("ss://2022-blake3-aes-256-gcm:{key}@a.example:1#name");
+    // `aes-128-gcm:test`, without a port.
+    let old = "ss://YWVzLTEyOC1nY206dGVzdA@[::1]";
+    for role in [Role::Local, Role::Server] {
+        let config = read(
+            &with(&format!(
+                r#""mode": "tcp_only", "outbound_proxy": ["{modern}", "socks5://b", "{old}"]"#
+            )),
+            role,
+        );
+        let hops = &config.servers[0].proxies;
+        let names: Vec<String> = hops.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            names,
+            ["ss://a.example:1", "socks5://b:1080", "ss://[::1]:8388"]
+        );
+        assert!(hops[0].shadowsocks.is_some() && hops[1].shadowsocks.is_none());
+    }
+    let config = local(&with(&format!(
+        r#""outbound_proxy": ["{modern}", "socks5://b"]"#
+    )));
+    assert!(config.servers[0].mode.udp);
+    for (url, words) in [
+        ("ss://hunter2@a:1", "neither `method:password`"),
+        ("ss://rc4-md5:hunter2@a:1", "unknown method"),
+        (
+            "ss://2022-blake3-aes-256-gcm:hunter2@a:1",
+            "no key of its method",
+        ),
+        ("ss://aes-128-gcm:hunter2@a:0", "host and port"),
+        ("ss://aes-128-gcm:hunter2@a:1/?plugin=x", "a plugin"),
+    ] {
+        let found = failure(&with(&format!(r#""outbound_proxy": "{url}""#)), Role::Local);
+        assert!(found.contains(words), "{url}: {found}");
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+}
+
+#[test]
 fn datagrams_go_through_a_proxy_or_not_at_all() {
     for (role, proxies, words) in [
-        (Role::Local, r#""http://a""#, "one SOCKS5 proxy"),
+        (Role::Local, r#""http://a""#, "through `socks5` and `ss`"),
         (
             Role::Local,
-            r#"["socks5://a", "socks5://b"]"#,
-            "one SOCKS5 proxy",
+            r#"["socks5://a", "https://b"]"#,
+            "through `socks5` and `ss`",
         ),
         (Role::Server, r#""socks5://a""#, "datagrams to targets"),
     ] {
