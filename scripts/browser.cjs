@@ -92,7 +92,7 @@ function upgrade(request, socket) {
   });
 }
 
-async function main(port) {
+async function main(port, scheme) {
   const server = await serve();
   const browser = await chromium.launch({
     executablePath,
@@ -104,7 +104,7 @@ async function main(port) {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
-      `--proxy-server=socks5://127.0.0.1:${port}`,
+      `--proxy-server=${scheme}://127.0.0.1:${port}`,
       "--proxy-bypass-list=<-loopback>", // loopback, too, goes by the proxy
     ],
   });
@@ -139,7 +139,7 @@ async function main(port) {
   }
 }
 
-main(Number(process.argv[2])).catch((error) => {
+main(Number(process.argv[2]), process.argv[3] || "socks5").catch((error) => {
   console.error(error);
   process.exit(1);
 });

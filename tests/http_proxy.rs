@@ -7,6 +7,7 @@ use crate::common::{
     socks::{Socks, dial},
     targets::TcpTarget,
 };
+use crate::outbound_proxy::tls_before;
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -102,6 +103,56 @@ fn one_port_speaks_every_protocol() {
             .arg(&name);
         let wget = run(&mut wget);
         assert_eq!(wget.stdout, b"hello", "{wget:?}");
+    }
+}
+
+#[test]
+fn clients_reach_https_by_every_protocol() {
+    let pair = pair(json!({}), json!({}));
+    let origin = origin();
+    let (port, _) = tls_before(v4(origin.port()));
+    let proxy = pair.local.address.to_string();
+    let url = format!("https://127.0.0.1:{port}/hello");
+    for scheme in ["http", "socks4", "socks4a", "socks5", "socks5h"] {
+        let at = format!("{scheme}://{proxy}");
+        let mut curl = Command::new("curl");
+        let output = run(curl.args(["-sSk", "-m", "20", "-x", &at, &url]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.stdout, b"hello", "{scheme}: {stderr}");
+    }
+    let mut wget = Command::new("wget");
+    wget.args([
+        "-q",
+        "-T",
+        "20",
+        "-t",
+        "1",
+        "--no-check-certificate",
+        "-O",
+        "-",
+        "-e",
+    ])
+    .arg(format!("https_proxy=http://{proxy}"))
+    .arg(&url);
+    let wget = run(&mut wget);
+    assert_eq!(wget.stdout, b"hello", "{wget:?}");
+}
+
+#[test]
+fn any_method_is_told_apart_from_socks() {
+    let pair = pair(json!({"protocol": "mixed"}), json!({}));
+    let target = origin();
+    for method in ["get", "m-search", "!x", "~", "9", "`a|b^c"] {
+        let request = get(&target, "/head").replacen("GET", method, 1);
+        let answer = client(&pair).ask(&request).text();
+        assert!(answer.starts_with(&format!("{method} /head ")), "{answer}");
+    }
+    for first in [b"(x\r\n", b"\xff\0\0\0", b"\x16\x03\x01\0"] {
+        let mut stream = dial(pair.local.address);
+        stream.write_all(first).unwrap();
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer);
+        assert_eq!(answer, b"");
     }
 }
 
