@@ -12,7 +12,6 @@ use std::{
     process::Command,
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
 };
 
 use crate::common::{
@@ -342,7 +341,6 @@ fn flood_of_names_that_wait_for_their_addresses_is_bounded() {
     eventually("the rest is dropped", || {
         local.process.log().contains("status=\"no_resources\"") || {
             local.process.signal(rustix::process::Signal::USR1);
-            thread::sleep(Duration::from_millis(50));
             local.process.log().contains("failed.no_resources")
         }
     });

@@ -8,7 +8,7 @@ use super::pool::{Buffer, Size};
 use super::{FAREWELL, Stream};
 use crate::limits::{MAX_REJECTED_BYTES, MAX_UNREAD};
 
-/// Reads the messages of a handshake. Bytes behind the last one are kept: see [`Reader::into_unread`].
+/// Reads the messages of a handshake. Bytes after the last one are kept: see [`Reader::into_unread`].
 pub struct Reader<'a> {
     stream: &'a Stream,
     unread: Vec<u8>,
@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The bytes behind the last message.
+    /// The bytes after the last message.
     #[must_use]
     pub fn into_unread(self) -> Vec<u8> {
         self.unread

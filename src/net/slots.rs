@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
-/// Copies `from` into `slots`, behind the `skip` bytes that they hold already; returns how many bytes fitted.
+/// Copies `from` into `slots`, after the `skip` bytes that they hold already; returns how many bytes fitted.
 pub fn scatter(from: &[u8], slots: &mut [IoSliceMut<'_>], mut skip: usize) -> usize {
     let mut done = 0;
     for slot in slots {
@@ -18,7 +18,7 @@ pub fn scatter(from: &[u8], slots: &mut [IoSliceMut<'_>], mut skip: usize) -> us
     done
 }
 
-/// Copies `parts` into `to`, one behind the other; returns how many bytes fitted.
+/// Copies `parts` into `to`, one after the other; returns how many bytes fitted.
 pub fn gather(parts: &[IoSlice<'_>], to: &mut [u8]) -> usize {
     let mut done = 0;
     for part in parts {

@@ -18,7 +18,7 @@ impl Tasks {
         self.pruned().spawn(task);
     }
 
-    /// Spawns a task on the runtime behind `handle`.
+    /// Spawns a task on the runtime of `handle`.
     pub fn spawn_on(&self, task: impl Future<Output = ()> + Send + 'static, handle: &Handle) {
         self.pruned().spawn_on(task, handle);
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::udp::carry;
+use super::udp::relay_visitor;
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
@@ -268,7 +268,7 @@ impl ClientLink {
         let link = self.handle.clone();
         self.flows.insert(id, sender);
         self.tasks
-            .spawn(carry(dialer, target, visitor, link, queue, idle));
+            .spawn(relay_visitor(dialer, target, visitor, link, queue, idle));
     }
 
     fn datagram(&mut self, id: u64, payload: &[u8]) {

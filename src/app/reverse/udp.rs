@@ -129,7 +129,7 @@ impl Drop for Flow {
 
 /// The client's side of a flow: moves datagrams between its queue and a socket of its own, until nothing has moved for
 /// `idle` or the server has ended the flow.
-pub(super) async fn carry(
+pub(super) async fn relay_visitor(
     dialer: Dialer,
     target: Address,
     visitor: Visitor,

@@ -30,6 +30,21 @@ pub(super) struct Entry {
     pub(super) disabled: bool,
 }
 
+impl Entry {
+    /// The server in `object`, whose keys have the names of shadowsocks-rust.
+    pub(super) fn of(object: &Map<String, Value>) -> Self {
+        Self {
+            host: text(object, "server"),
+            port: number(object, "server_port"),
+            method: text(object, "method"),
+            password: text(object, "password"),
+            plugin: filled(text(object, "plugin")),
+            plugin_opts: filled(text(object, "plugin_opts")),
+            ..Self::default()
+        }
+    }
+}
+
 impl Found {
     /// Adds a server, or says why it cannot be used.
     pub(super) fn add(&mut self, at: &str, entry: Entry) {

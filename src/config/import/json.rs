@@ -82,15 +82,10 @@ fn server(entry: &Map<String, Value>, at: &str, ignored: &[&str], found: &mut Fo
         at,
         Entry {
             name,
-            host: text(entry, "server"),
-            port: number(entry, "server_port"),
-            method: text(entry, "method"),
-            password: text(entry, "password"),
-            plugin: filled(text(entry, "plugin")),
-            plugin_opts: filled(text(entry, "plugin_opts")),
             mode,
             udp_over_tcp: None,
             disabled: is_on(entry, "disabled"),
+            ..Entry::of(entry)
         },
     );
 }

@@ -34,19 +34,13 @@ pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
         found.leave_out_keys(&at, outbound, &known);
         let entry = Entry {
             name,
-            host: text(outbound, "server"),
-            port: number(outbound, "server_port"),
-            method: text(outbound, "method"),
-            password: text(outbound, "password"),
-            plugin: filled(text(outbound, "plugin")),
-            plugin_opts: filled(text(outbound, "plugin_opts")),
             mode: match text(outbound, "network").as_str() {
                 "tcp" => Some("tcp_only"),
                 "udp" => Some("udp_only"),
                 _ => None,
             },
             udp_over_tcp: udp_over_tcp(outbound.get("udp_over_tcp")),
-            disabled: false,
+            ..Entry::of(outbound)
         };
         found.add(&at, entry);
     }

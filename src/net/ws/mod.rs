@@ -477,7 +477,7 @@ impl Layer for WebSocket {
 }
 
 impl Drop for WebSocket {
-    /// Sends the waiting frames and a Close, as far as the socket takes them. Unread bytes, such as a Ping behind the
+    /// Sends the waiting frames and a Close, as far as the socket takes them. Unread bytes, such as a Ping after the
     /// peer's end, are read now: otherwise Linux would close by a reset, and the peer could lose our last bytes.
     fn drop(&mut self) {
         if self.reset || self.rest > 0 {

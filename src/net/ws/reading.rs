@@ -152,18 +152,18 @@ impl WebSocket {
             IoSliceMut::new(room.get_mut(..most).unwrap_or_default()),
         ])?;
         let first = count.min(lead.len());
-        let behind = count - first;
+        let after = count - first;
         let lead = lead.get_mut(..first).unwrap_or_default();
         let early = self.decode(lead)?;
         if early > 0 {
             // The header was shorter than guessed: its array holds payload.
-            room.copy_within(..behind, early);
+            room.copy_within(..after, early);
             if let (Some(to), Some(from)) = (room.get_mut(..early), lead.get(..early)) {
                 to.copy_from_slice(from);
             }
         }
-        let payload = self.decode(room.get_mut(early..early + behind).unwrap_or_default())?;
-        let late = behind - payload;
+        let payload = self.decode(room.get_mut(early..early + after).unwrap_or_default())?;
+        let late = after - payload;
         if payload > 0 && late <= MAX_LEAD - self.lead {
             self.lead += late;
         }

@@ -40,11 +40,11 @@ pub async fn connect(stream: Stream, endpoint: &Endpoint, mux: bool) -> Result<S
             Err(HandshakeError::End) => Err(Error::UpgradeIo(io::ErrorKind::UnexpectedEof.into())),
         }
     };
-    let mut behind = timeout(UPGRADE_TIMEOUT, agreed)
+    let mut rest = timeout(UPGRADE_TIMEOUT, agreed)
         .await
         .unwrap_or_else(|_| Err(Error::UpgradeIo(io::ErrorKind::TimedOut.into())))?;
     let mut ws = WebSocket::new(stream, Role::Client, mux.then(SingleStream::client));
-    ws.feed(&mut behind).map_err(Error::UpgradeIo)?;
+    ws.feed(&mut rest).map_err(Error::UpgradeIo)?;
     Ok(Stream::layered(ws))
 }
 
@@ -76,15 +76,12 @@ pub async fn handshake(
     peer: Peer<'_>,
     deadline: Instant,
 ) -> io::Result<(Streams, IpAddr)> {
-    let UpgradeRequest {
-        upgrade,
-        mut behind,
-    } = read_request(&stream, endpoint, deadline).await?;
+    let UpgradeRequest { upgrade, mut rest } = read_request(&stream, endpoint, deadline).await?;
     let client = upgrade.client(peer.ip, peer.is_trusted);
     let begin = async {
         stream.write_all(upgrade.response().as_bytes()).await?;
         let mut ws = WebSocket::new(stream, Role::Server, None);
-        ws.feed(&mut behind)?;
+        ws.feed(&mut rest)?;
         loop {
             match detect(&ws.ahead) {
                 Some(Kind::Bare) => {
@@ -111,7 +108,8 @@ pub async fn handshake(
 /// A client's valid request, not answered yet.
 pub struct UpgradeRequest {
     upgrade: http::Upgrade,
-    behind: Vec<u8>,
+    /// What the client has sent after it.
+    rest: Vec<u8>,
 }
 
 impl UpgradeRequest {
@@ -127,7 +125,7 @@ impl UpgradeRequest {
     /// `InvalidData` when the client has already sent something else than frames.
     pub fn begin(mut self, stream: Stream) -> io::Result<Stream> {
         let mut ws = WebSocket::new(stream, Role::Server, None);
-        ws.feed(&mut self.behind)?;
+        ws.feed(&mut self.rest)?;
         Ok(Stream::layered(ws))
     }
 }
@@ -157,7 +155,7 @@ pub async fn read_request(
     match timeout_at(deadline, request).await {
         Ok(Ok(upgrade)) => Ok(UpgradeRequest {
             upgrade,
-            behind: reader.into_unread(),
+            rest: reader.into_unread(),
         }),
         Ok(Err(HandshakeError::Invalid(refusal))) => {
             reject(stream, refusal.page(unix_now()).as_bytes()).await;
