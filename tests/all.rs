@@ -60,6 +60,7 @@ mod reverse;
 mod reverse_links;
 mod rules;
 mod rules_files;
+mod shipped_configs;
 mod socket_options;
 mod socks;
 mod transport_mux;

@@ -155,7 +155,6 @@ fn ss_local_without_flags_finds_the_config_of_libev() {
     }
 }
 
-/// Until `tunnel` is a protocol of `locals`, it is refused by its name.
 #[test]
 fn ss_tunnel_leads_to_its_target() {
     let (links, server, local) = (Links::new(), free_port(), free_port());
@@ -169,6 +168,41 @@ fn ss_tunnel_leads_to_its_target() {
     let mut answer = [0; 7];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"through");
+}
+
+#[test]
+fn method_of_libev_needs_no_name() {
+    let (links, server, local) = (Links::new(), free_port(), free_port());
+    let both = format!("-s 127.0.0.1 -p {server} -k correct -u");
+    let _server = links.run("ss-server", &both);
+    let named = format!("{both} -l {local} -m chacha20-ietf-poly1305");
+    let _local = links.run("ss-local", &named);
+    carries_both(v4(local));
+}
+
+/// The flags in what `program --help` of shadowsocks-libev prints: `-s` and `--fast-open`.
+fn flags_of(help: &str) -> Vec<String> {
+    let lines = help.lines().map(str::trim_start);
+    let starts = lines.filter(|line| line.starts_with('-') || line.starts_with("[-"));
+    let words = starts.flat_map(|line| line.split([' ', '[', ']', ',', '<']));
+    let flags = words.filter(|word| word.starts_with('-') && word.len() > 1);
+    flags.map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs peers: scripts/test"]
+fn every_flag_that_libev_names_is_in_our_help() {
+    let links = Links::new();
+    for name in ["ss-local", "ss-server", "ss-tunnel", "ss-redir"] {
+        let theirs = Command::new(name).arg("-h").output().unwrap();
+        let flags = flags_of(&String::from_utf8_lossy(&theirs.stdout));
+        assert!(flags.len() > 20, "{name}: {theirs:?}");
+        let (_, ours, _) = links.output(name, "--help");
+        let ours = flags_of(&ours);
+        for flag in flags {
+            assert!(ours.contains(&flag), "{name} {flag}: {ours:?}");
+        }
+    }
 }
 
 #[test]
@@ -233,9 +267,18 @@ fn flags_of_what_does_not_exist_yet_are_refused_plainly() {
             "--online-config-url: not yet",
         ),
         ("sslocal", "--vpn", "--vpn: only the Android app"),
+        (
+            "ssurl",
+            "-o ssconf://a.example/key",
+            "--outline: ssr does not fetch keys",
+        ),
         ("sslocal", "--log-config x", "--log-config: log4rs"),
     ] {
-        let (code, _, error) = links.output(name, &format!("{server} {flags}"));
+        let line = match name {
+            "ssurl" => flags.to_owned(),
+            _ => format!("{server} {flags}"),
+        };
+        let (code, _, error) = links.output(name, &line);
         assert!(matches!(code, Some(64 | 78)), "{name} {flags}: {error}");
         assert!(error.contains(message), "{error}");
     }

@@ -327,6 +327,40 @@ fn redirect_carries_streams_and_tproxy_datagrams_over_link() {
 
 #[test]
 #[ignore = "needs root: namespaces and their firewalls"]
+fn ss_redir_takes_what_the_firewall_redirects_over_link() {
+    let entry = json!({"protocol": "redir", "local_address": "::", "local_port": 1081});
+    let mut scene = Scene::new(&entry, &json!({"outbound_fwmark": 255}));
+    scene.load_rules();
+    // In place of ours, with the flags of libev. The rules let out what has the mark, so the file sets that.
+    scene.local.signal(rustix::process::Signal::KILL);
+    scene.local.wait(DEADLINE);
+    let link = scene.config.path().join("ss-redir");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssr"), &link).unwrap();
+    let file = scene.config.path().join("mark");
+    fs::write(&file, r#"{"outbound_fwmark": 255}"#).unwrap();
+    let spec = Spec::new(METHOD);
+    let mut command = Command::new(link);
+    command
+        .args([
+            "-s",
+            &emulated::B.to_string(),
+            "-p",
+            "8388",
+            "-b",
+            "::",
+            "-l",
+            "1081",
+        ])
+        .args(["-m", METHOD, "-k", &spec.password, "-u", "-c"])
+        .arg(file);
+    scene.link.a.place(&mut command).unwrap();
+    let mut redir = Process::spawn("ss-redir", &mut command).unwrap();
+    redir.running().unwrap();
+    scene.carries_everything();
+}
+
+#[test]
+#[ignore = "needs root: namespaces and their firewalls"]
 fn queries_for_the_server_are_not_redirected_over_link() {
     let entry = json!({"protocol": "redir", "local_address": "::", "local_port": 1081});
     let more = json!({"outbound_fwmark": 255, "server": "proxy.example", "dns": TARGETS[0]});

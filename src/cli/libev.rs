@@ -8,6 +8,9 @@ use ssr::config::{Mode, Overrides};
 use super::request::{Daemon, Request, Source};
 use super::roles::host_and_port;
 
+/// The method of shadowsocks-libev where none is given.
+const METHOD: &str = "chacha20-ietf-poly1305";
+
 /// The flags that ss-local, ss-server, ss-tunnel and ss-redir share.
 #[derive(Args)]
 pub(super) struct Libev {
@@ -29,7 +32,7 @@ pub(super) struct Libev {
     /// The key in base64, instead of a password
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// The encryption method
+    /// The encryption method [default: chacha20-ietf-poly1305]
     #[arg(short = 'm', value_name = "METHOD")]
     method: Option<String>,
     /// Run in the background once it serves, and write the process id to this file
@@ -156,6 +159,7 @@ impl Libev {
             return Err("-A: one-time authentication was withdrawn in 2017".to_owned());
         }
         let mut flags = Overrides::default();
+        flags.default_method(METHOD);
         self.server(&mut flags);
         self.switches(&mut flags);
         self.values(&mut flags);

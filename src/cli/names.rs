@@ -126,7 +126,9 @@ impl Invocation {
             "ssmanager" | "ss-manager" => {
                 Self::Missing("ssr has no manager: `ssr server` serves all users of one config")
             }
-            "ss-nat" => Self::Missing("ssr has no ss-nat: the firewall rules are yours to set"),
+            "ss-nat" => {
+                Self::Missing("ssr has no ss-nat: `ssr redir-rules` prints rules for the firewall")
+            }
             _ => Self::Command(Cli::try_parse_from(line)?.command),
         })
     }

@@ -113,6 +113,42 @@ fn every_flag_of_shadowsocks_rust_is_known() {
 }
 
 #[test]
+fn no_flag_of_shadowsocks_rust_is_an_unknown_argument() {
+    let common = "config acl dns dns-cache-size tcp-no-delay no-delay tcp-fast-open fast-open tcp-keep-alive \
+        tcp-multipath mptcp udp-timeout udp-max-associations inbound-send-buffer-size inbound-recv-buffer-size \
+        outbound-send-buffer-size outbound-recv-buffer-size outbound-bind-addr bind-addr outbound-bind-interface \
+        outbound-fwmark outbound-user-cookie log-without-time log-config nofile daemonize daemonize-pid user \
+        single-threaded worker-threads plugin plugin-opts plugin-mode timeout server-addr password encrypt-method \
+        outbound-proxy version help";
+    let local = "local-addr protocol udp-bind-addr udp-associate-addr server-url forward-addr tcp-redir udp-redir \
+        local-dns-addr remote-dns-addr tun-interface-name tun-interface-address tun-interface-destination \
+        tun-device-fd-from-path fake-dns-record-expire-duration fake-dns-ipv4-network fake-dns-ipv6-network \
+        fake-dns-database-path online-config-url online-config-update-interval online-config-allowed-plugin \
+        stat-path stat-addr vpn dns-addr";
+    let server = "manager-addr manager-address";
+    let url = "encode decode qrcode outline";
+    for (name, flags) in [
+        ("sslocal", format!("{common} {local}")),
+        ("ssserver", format!("{common} {server}")),
+        ("ssurl", url.to_owned()),
+    ] {
+        let short = match name {
+            "ssurl" => "-e -d -c -o",
+            "sslocal" => "-c -6 -v -n -d -a -m -u -U -s -k -b -f -V -h",
+            _ => "-c -6 -v -n -d -a -m -u -U -s -k -b -V -h",
+        };
+        let long = flags.split_whitespace().map(|flag| format!("--{flag}"));
+        for flag in long.chain(short.split(' ').map(str::to_owned)) {
+            let line = [OsString::from(name), OsString::from(&flag)];
+            let unknown = Invocation::parse(&line)
+                .err()
+                .is_some_and(|error| error.kind() == clap::error::ErrorKind::UnknownArgument);
+            assert!(!unknown, "{name} {flag}");
+        }
+    }
+}
+
+#[test]
 fn every_flag_of_shadowsocks_libev_is_known() {
     let all = "-s a -s b -p 1 -l 2 -b 127.0.0.1 -k p --password q --key r -m m -f x -t 9 -c y -i lo -a nobody -n 99 -u -U -6 -v \
         --fast-open --reuse-port --no-delay --mptcp --mtu 1400 --acl z --plugin o --plugin-opts p";

@@ -109,7 +109,9 @@ impl SsurlArgs {
     /// `ssurl`.
     pub(crate) fn run(&self) -> ExitCode {
         if self.outline.is_some() {
-            return usage_error("--outline: not yet in this version of ssr");
+            return usage_error(
+                "--outline: ssr does not fetch keys: use `curl https://HOST/PATH | ssr import -` with the rest of the ssconf URL",
+            );
         }
         match (&self.encode, &self.decode) {
             (Some(path), _) => encode(path, None, self.qrcode),

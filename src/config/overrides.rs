@@ -48,6 +48,7 @@ pub struct Overrides {
     local: Map<String, Value>,
     mode: Option<(&'static str, &'static str)>,
     default_mode: Option<&'static str>,
+    default_method: Option<&'static str>,
     listen_as: Option<&'static str>,
     forwards: Vec<Value>,
     rest: Vec<(&'static str, Value, &'static str)>,
@@ -100,6 +101,11 @@ impl Overrides {
     /// The mode where neither a flag nor the file has one.
     pub fn default_mode(&mut self, mode: &'static str) {
         self.default_mode = Some(mode);
+    }
+
+    /// The method of the server at the top level where neither a flag nor the file has one.
+    pub fn default_method(&mut self, method: &'static str) {
+        self.default_method = Some(method);
     }
 
     /// The protocol of the listener that the top level describes: `tunnel` for ss-tunnel, `redir` for ss-redir.
@@ -164,6 +170,13 @@ impl Overrides {
                 document.forget("servers", "timeout");
             }
             document.set(path, value.clone(), flag);
+        }
+        let is_blank = |key| document.value.get(key).is_none_or(Value::is_null);
+        if let Some(method) = self.default_method
+            && is_blank("method")
+            && !is_blank("server")
+        {
+            document.set("method", method.into(), "method");
         }
         if let Some(protocol) = self.listen_as {
             listen_as(protocol, document);
