@@ -185,7 +185,8 @@ fn flags_of(help: &str) -> Vec<String> {
     let lines = help.lines().map(str::trim_start);
     let starts = lines.filter(|line| line.starts_with('-') || line.starts_with("[-"));
     let words = starts.flat_map(|line| line.split([' ', '[', ']', ',', '<']));
-    let flags = words.filter(|word| word.starts_with('-') && word.len() > 1);
+    let flags = words.map(|word| word.trim_end_matches('.'));
+    let flags = flags.filter(|word| word.starts_with('-') && word.len() > 1);
     flags.map(str::to_owned).collect()
 }
 

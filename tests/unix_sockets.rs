@@ -274,7 +274,7 @@ fn sockets_that_systemd_passes_are_used_by_address_and_by_name() {
         echoes(socks(path, CONNECT, &echo.v4()).0, 100_000);
     }
     let log = local.log();
-    let spare = "systemd passed a socket that the config has no use for: `spare`, TCP";
+    let spare = "systemd passed a socket that the config has no use for socket=`spare`, TCP";
     assert!(log.contains(spare), "{log}");
     assert_eq!(log.matches("no use for").count(), 1, "{log}");
     local.signal(Signal::TERM);

@@ -37,7 +37,7 @@ pub struct Stream(Kind);
 enum Kind {
     Tcp(TcpStream),
     /// A client on this machine.
-    Unix(UnixStream),
+    Unix(Box<UnixStream>),
     /// TCP without a reactor: it can be read, not waited for.
     Parked(std::net::TcpStream),
     Pipe(PipeStream),
@@ -121,8 +121,8 @@ impl Stream {
 
     /// Wraps a connected unix stream.
     #[must_use]
-    pub const fn unix(stream: UnixStream) -> Self {
-        Self(Kind::Unix(stream))
+    pub fn unix(stream: UnixStream) -> Self {
+        Self(Kind::Unix(Box::new(stream)))
     }
 
     /// Wraps one side of a pipe.
@@ -224,7 +224,7 @@ impl Stream {
                     room,
                     |interest, io| stream.try_io(interest, io),
                     Interest::READABLE,
-                    || receive(stream, slots),
+                    || receive(stream.as_ref(), slots),
                 )
             }
             Kind::Parked(stream) => receive(stream, slots),
@@ -300,7 +300,7 @@ impl Stream {
                 parts,
             ),
             Kind::Unix(stream) => write_socket(
-                stream,
+                stream.as_ref(),
                 || stream.poll_write_ready(cx),
                 |interest, io| stream.try_io(interest, io),
                 parts,
@@ -349,7 +349,7 @@ impl Stream {
                 Poll::Ready(SockRef::from(stream).shutdown(std::net::Shutdown::Write))
             }
             Kind::Unix(stream) => {
-                Poll::Ready(SockRef::from(stream).shutdown(std::net::Shutdown::Write))
+                Poll::Ready(SockRef::from(stream.as_ref()).shutdown(std::net::Shutdown::Write))
             }
             Kind::Parked(_) => Poll::Ready(Err(parked())),
             Kind::Pipe(end) => {

@@ -10,18 +10,24 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::listener::Listener;
 use crate::limits::BACKLOG;
 
+type Id = (u64, u64, i64, i64);
+
+fn id(file: &fs::Metadata) -> Id {
+    (file.dev(), file.ino(), file.mtime(), file.mtime_nsec())
+}
+
 /// The file of a socket. Dropping it removes the file, unless another socket is there by then.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Its device and number.
-    id: (u64, u64),
+    /// Its device, its number, and when it was made: a number is used again.
+    id: Id,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+        if found.is_ok_and(|found| id(&found) == self.id) {
             // After a change of user it may stay; the next start removes it.
             let _ = fs::remove_file(&self.path);
         }
@@ -51,7 +57,7 @@ pub fn listen(
     let found = fs::symlink_metadata(path)?;
     let file = SocketFile {
         path: path.to_owned(),
-        id: (found.dev(), found.ino()),
+        id: id(&found),
     };
     // Nobody can connect before `listen`.
     if let Some(mode) = mode {

@@ -70,7 +70,7 @@ pub(super) async fn build(
     }
     builder.forwards().await?;
     for socket in builder.passed.close_rest() {
-        tracing::warn!("systemd passed a socket that the config has no use for: {socket}");
+        tracing::warn!(%socket, "systemd passed a socket that the config has no use for");
     }
     Ok(Built {
         jobs: builder.jobs,

@@ -201,7 +201,10 @@ fn wrong_proxies_are_refused_without_quoting_them() {
     for (proxies, words) in [
         (r#""socks5://u:secret@a:x""#, "host and port"),
         (r#"["socks5://a", "ss://secret@a:1"]"#, "outbound_proxy[1]"),
-        (r#"["socks5://a", "ss://secret@a:1"]"#, "not yet"),
+        (
+            r#"["socks5://a", "ss://secret@a:1"]"#,
+            "neither `method:password`",
+        ),
         (r#"{"secret": 1}"#, "a string or an array of strings"),
         (
             r#"["http://a","http://a","http://a","http://a","http://a","http://a","http://a","http://a","http://a"]"#,
