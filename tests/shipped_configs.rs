@@ -82,11 +82,15 @@ set -eu
 ip link set lo up
 ssr=$1 config=$2 flags=$3
 shift 3
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+pids=
+trap 'kill $pids' EXIT
 "$ssr" server -c "$config" &
+pids="$pids $!"
 "$ssr" local -c "$config" $flags &
+pids="$pids $!"
 cd "$(dirname "$config")"
 python3 -m http.server --bind 127.0.0.1 8000 >/dev/null 2>&1 &
+pids="$pids $!"
 for proxy in "$@"; do
     [ "$(curl -sS -m 20 --retry 30 --retry-delay 1 --retry-all-errors -x "$proxy" http://127.0.0.1:8000/page)" = "the page" ]
 done
