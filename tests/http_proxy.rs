@@ -134,8 +134,7 @@ fn clients_reach_https_by_every_protocol() {
     ])
     .arg(format!("https_proxy=http://{proxy}"))
     .arg(&url);
-    let wget = run(&mut wget);
-    assert_eq!(wget.stdout, b"hello", "{wget:?}");
+    assert_eq!(run(&mut wget).stdout, b"hello");
 }
 
 #[test]

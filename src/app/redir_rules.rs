@@ -107,11 +107,8 @@ impl Way {
         };
         let shares_v4 = |port: u16| {
             let wildcard = Address::Ip((Ipv4Addr::UNSPECIFIED, port).into());
-            config.socket.ipv6_only
-                || config
-                    .locals
-                    .iter()
-                    .any(|local| local.address.address() == Some(&wildcard))
+            let mut all = config.locals.iter().map(|local| local.address.address());
+            config.socket.ipv6_only || all.any(|address| address == Some(&wildcard))
         };
         let way = |listener: SocketAddr, is_udp, is_tproxy| Self {
             listener,
@@ -130,8 +127,8 @@ impl Way {
             ways.push(way(listener(place)?, false, is_tproxy));
         }
         if local.mode.udp {
-            let address = local.udp_address.as_ref().unwrap_or(place);
-            ways.push(way(listener(address)?, true, true));
+            let udp = local.udp_address.as_ref().unwrap_or(place);
+            ways.push(way(listener(udp)?, true, true));
         }
         Ok(ways)
     }

@@ -32,8 +32,9 @@ pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
     AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward, Keys,
-    Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation, Scheme, Server, Service,
-    Sink, Sniff, SocketOptions, TcpRedir, Timeouts, Tls, Transport, User, WebSocket, Writer,
+    Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,
+    Scheme, Server, Service, Sink, Sniff, SocketOptions, TcpRedir, Timeouts, Tls, Transport, User,
+    WebSocket, Writer,
 };
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};

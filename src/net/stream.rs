@@ -411,7 +411,7 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(stream) => linux::tcp_info(stream).ok(),
             Kind::Parked(stream) => linux::tcp_info(stream).ok(),
-            Kind::Pipe(_) => None,
+            Kind::Unix(_) | Kind::Pipe(_) => None,
             Kind::Layer(layer) => lock(layer).inner().tcp_info(),
         }
     }

@@ -58,7 +58,7 @@ pub(super) fn leaks(cx: &Context<'_>) -> Vec<Verdict> {
 }
 
 fn is_open(local: &Local) -> bool {
-    let Address::Ip(address) = &local.address else {
+    let Some(Address::Ip(address)) = local.address.address() else {
         return false;
     };
     let is_reachable = |ip: IpAddr| !ip.to_canonical().is_loopback();

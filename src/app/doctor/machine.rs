@@ -87,11 +87,13 @@ fn places(config: &config::Config) -> Vec<Place<'_>> {
         });
     };
     for local in &config.locals {
-        if local.mode.tcp {
-            add(&local.address, false, &config.socket);
+        let place = local.address.address();
+        // A path, and what systemd passes, is not tried here.
+        if let (true, None, Some(address)) = (local.mode.tcp, &local.passed.tcp, place) {
+            add(address, false, &config.socket);
         }
-        if local.mode.udp {
-            let address = local.udp_address.as_ref().unwrap_or(&local.address);
+        let udp = local.udp_address.as_ref().or(place);
+        if let (true, None, Some(address)) = (local.mode.udp, &local.passed.udp, udp) {
             add(address, true, &config.socket);
         }
     }

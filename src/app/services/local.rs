@@ -126,7 +126,7 @@ impl Builder<'_> {
             return Ok((first.address().unwrap_or(UNIX_ADDRESS), passed));
         }
         match &local.address {
-            Place::Path(path) => Ok((UNIX_ADDRESS, self.bind_path(path, local.socket_mode)?)),
+            Place::Path(path, mode) => Ok((UNIX_ADDRESS, self.bind_path(path, *mode)?)),
             Place::Address(address) => {
                 let address = self.listen_address(address).await?;
                 match (local.protocol, local.tcp_redir) {

@@ -100,7 +100,8 @@ impl<'a> Parts<'a> {
     ) -> Result<SocketAddr, Error> {
         let mut builder = self.builder();
         let all = self.config.servers.iter().map(|server| &server.address);
-        let locals = self.config.locals.iter().map(|local| &local.address);
+        let locals = self.config.locals.iter();
+        let locals = locals.filter_map(|local| local.address.address());
         builder.note_wildcards(all.chain(locals));
         let address = builder.listen_address(address).await?;
         match is_udp {

@@ -26,6 +26,10 @@ pub(super) fn place(
     let Some(path) = host.and_then(path_of) else {
         let port_at = key_at(at, "local_port");
         let port = entry.local_port.unwrap_or(port);
+        if entry.local_socket_mode.is_some() {
+            let message = "no effect: `local_address` is not a path";
+            cx.report.warn(&key_at(at, "local_socket_mode"), message);
+        }
         return listen((&host_at, host), (&port_at, port), loopback, cx).map(Place::Address);
     };
     if path.len() > MAX_PATH {
@@ -38,7 +42,7 @@ pub(super) fn place(
         let message = "no effect: `local_address` is the path of a socket";
         cx.report.warn(&key_at(at, "local_port"), message);
     }
-    Some(Place::Path(PathBuf::from(path)))
+    Some(Place::Path(PathBuf::from(path), socket_mode(entry, at, cx)))
 }
 
 /// The path of a socket, if `address` is one: `/run/ssr.sock`, `./ssr.sock`, or either after `unix://`.
@@ -100,18 +104,9 @@ pub(super) fn mode_at(
 }
 
 /// `local_socket_mode`: the permissions of the file of a socket, an octal number.
-pub(super) fn socket_mode(
-    entry: &file::Local,
-    place: &Place,
-    at: &str,
-    cx: &mut Context<'_>,
-) -> Option<u32> {
+fn socket_mode(entry: &file::Local, at: &str, cx: &mut Context<'_>) -> Option<u32> {
     let path = key_at(at, "local_socket_mode");
     let text = filled(entry.local_socket_mode.as_deref())?;
-    if place.address().is_some() {
-        cx.report
-            .warn(&path, "no effect: `local_address` is not a path");
-    }
     match u32::from_str_radix(&text, 8) {
         Ok(mode @ 0..=0o777) => Some(mode),
         _ => {

@@ -89,9 +89,10 @@ fn refuse_same_place(found: &[(String, Local)], cx: &mut Context<'_>) {
     });
     refuse_same_address(listeners, cx);
     for (index, (at, local)) in found.iter().enumerate() {
-        let same = |(_, other): &&(String, Local)| other.address == local.address;
+        let shown = local.address.to_string();
+        let same = |(_, other): &&(String, Local)| other.address.to_string() == shown;
         let before = found.iter().take(index).find(same);
-        if let (Place::Path(path), Some((first, _))) = (&local.address, before) {
+        if let (Place::Path(path, _), Some((first, _))) = (&local.address, before) {
             let first = key_at(first, "local_address");
             let message = format!("{} is already used by `{first}`", path.display());
             cx.report.error(&key_at(at, "local_address"), message);
@@ -150,7 +151,6 @@ fn local(
     }
     Some(Local {
         protocol,
-        socket_mode: listen::socket_mode(entry, &address, at, cx),
         passed: listen::passed(entry, protocol, mode, at, cx),
         address,
         udp_address,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::ways_in::{DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir};
+pub use super::ways_in::{Credential, DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir};
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
@@ -286,12 +286,10 @@ pub struct Local {
     pub protocol: Protocol,
     /// Where it listens, by UDP too unless there is another address.
     pub address: Place,
-    /// The permissions of the file, if it listens at a path; `None`: what the umask leaves.
-    pub socket_mode: Option<u32>,
-    /// The sockets that take the place of its own.
-    pub passed: PassedNames,
     /// The UDP address, if it is another one.
     pub udp_address: Option<Address>,
+    /// The sockets that take the place of its own.
+    pub passed: PassedNames,
     /// The address in replies to UDP ASSOCIATE, where clients see another one than this machine does. Port 0 means the
     /// port that is bound.
     pub udp_associate_address: Option<Address>,
@@ -341,15 +339,6 @@ impl Local {
             &self.http_auth
         }
     }
-}
-
-/// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
-#[derive(Clone, Debug)]
-pub struct Credential {
-    /// The user name (UNAME).
-    pub user: String,
-    /// The password (PASSWD).
-    pub password: Secret,
 }
 
 /// The protocol of a [`Local`].

@@ -4,16 +4,26 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::config::secret::Secret;
 use crate::dns::fake;
 use crate::wire::address::Address;
+
+/// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The user name (UNAME).
+    pub user: String,
+    /// The password (PASSWD).
+    pub password: Secret,
+}
 
 /// Where a listener waits for its clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// At an address.
     Address(Address),
-    /// At a path of the file system, for streams only.
-    Path(PathBuf),
+    /// At a path of the file system, for streams only; with the permissions of the file, `None`: what the umask leaves.
+    Path(PathBuf, Option<u32>),
 }
 
 impl Place {
@@ -21,7 +31,7 @@ impl Place {
     pub const fn address(&self) -> Option<&Address> {
         match self {
             Self::Address(address) => Some(address),
-            Self::Path(_) => None,
+            Self::Path(..) => None,
         }
     }
 }
@@ -30,7 +40,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path, _) => path.display().fmt(f),
         }
     }
 }

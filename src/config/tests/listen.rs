@@ -10,9 +10,9 @@ fn path_is_a_place_to_listen_without_udp() {
             "\"local_address\": \"{path}\", \"local_socket_mode\": \"0660\""
         )));
         let local = &config.locals[0];
-        assert_eq!(local.address, Place::Path("/run/ssr.sock".into()));
+        let place = Place::Path("/run/ssr.sock".into(), Some(0o660));
+        assert_eq!(local.address, place);
         assert_eq!(local.mode, Mode::TCP_ONLY);
-        assert_eq!(local.socket_mode, Some(0o660));
     }
     let config = local(&with(
         "\"locals\": [{\"local_address\": \"/s\", \"local_udp_port\": 5}]",
