@@ -1,11 +1,9 @@
 //! What stands between `ssr` and the network, in the config as meant: plugins that are programs, and proxies.
 
 use crate::config::secret::Secret;
-use crate::crypto::Method;
+use crate::crypto::{Key, Method};
 use crate::net::tls::Trust;
 use crate::wire::address::Address;
-
-use super::model::Keys;
 
 /// A plugin that is a program (SIP003). At least one of `tcp` and `udp` is set.
 #[derive(Clone, Debug)]
@@ -20,6 +18,15 @@ pub struct Plugin {
     pub tcp: bool,
     /// Whether datagrams go through it.
     pub udp: bool,
+}
+
+/// The keys of one server. On the server itself, `identity` is empty.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Identity keys (iPSKs) for the servers on the way, outermost first (SIP023).
+    pub identity: Vec<Key>,
+    /// The key that the traffic is encrypted with.
+    pub key: Key,
 }
 
 /// A proxy on the way (`outbound_proxy`).

@@ -18,6 +18,7 @@ use crate::route::Live;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 
+pub use super::between::Keys;
 use super::between::{Plugin, ProxyHop};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
@@ -221,15 +222,6 @@ pub struct WebSocket {
     pub mux: bool,
     /// The networks whose `X-Forwarded-For` the server believes.
     pub trusted_proxies: Vec<Network>,
-}
-
-/// The keys of one server. On the server itself, `identity` is empty.
-#[derive(Clone, Debug)]
-pub struct Keys {
-    /// Identity keys (iPSKs) for the servers on the way, outermost first (SIP023).
-    pub identity: Vec<Key>,
-    /// The key that the traffic is encrypted with.
-    pub key: Key,
 }
 
 /// A user of a server, or another server behind it.
