@@ -32,6 +32,7 @@
 //! | Where is a client told it is connected before the dial succeeds? | `connect` in `relay/tcp/service.rs` |
 //! | What does a new way in touch? | its file in `inbound/`; `Protocol` in `config/meaning/model.rs`, its parser in `config/meaning/locals.rs`; one line of the `match` in `app/services/local.rs`; `docs/config.md` |
 //! | What does a new way out touch? | its file in `outbound/`, and the role in `app/services/` that uses it |
+//! | Where does an address get its name back? | names in TLS and HTTP: `inbound/sniff.rs`; fake addresses: `dns/fake.rs` |
 //! | Where is a UDP association (of an address, or of a session id of AEAD-2022) evicted? | `relay/udp/table.rs` |
 //! | Where is a replay refused? | `inbound/shadowsocks/replay.rs`; packets of AEAD-2022 in `wire/ss/packet/session.rs`, by `crypto/window.rs` |
 //! | What limits the memory of a visitor, a client, the process? | `limits.rs`, `relay/link/limits.rs` |

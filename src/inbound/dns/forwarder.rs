@@ -148,8 +148,10 @@ impl Shared {
     /// Forgets all answers if the ways of names have changed.
     fn forget_if_changed(&self) {
         let version = self.settings.decide.version();
-        if self.version.swap(version, Relaxed) != version {
+        // Nearly always it is the same, and reading costs the other workers nothing.
+        if self.version.load(Relaxed) != version {
             lock(&self.cache).clear();
+            self.version.store(version, Relaxed);
         }
     }
 
@@ -224,8 +226,10 @@ impl Asking {
         let Ok(query) = Query::parse(&self.message) else {
             return;
         };
+        let version = self.shared.settings.decide.version();
         let answer = Arc::new(self.shared.ask(&query).await);
-        if !self.is_private {
+        let is_valid = self.shared.settings.decide.version() == version;
+        if !self.is_private && is_valid {
             lock(&self.shared.cache).store(&self.key, &answer, Instant::now());
         }
         let askers = lock(&self.shared.pending).finish(&self.key, self.id);
