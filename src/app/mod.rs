@@ -35,7 +35,7 @@ use std::time::Instant;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
 use crate::control::answer::{Facts, Socket};
@@ -103,10 +103,13 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         privileges::assume(user)?;
     }
     let watching = Tasks::default();
-    let rules = config.live_rules();
-    if !rules.is_empty() {
-        watching.spawn_on(routing::watch(rules), control.handle());
-    }
+    let hangup = Arc::new(Notify::new());
+    let watched = routing::Watched {
+        all: config.live_rules(),
+        reload: routing::Reload::of(config).map(Arc::new),
+        hangup: Arc::clone(&hangup),
+    };
+    watching.spawn_on(routing::watch(watched), control.handle());
     match asked {
         Ok(socket) => {
             let facts = Facts {
@@ -138,6 +141,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         (drained, drain),
         &resolver,
         &counters,
+        &hangup,
     ));
     threads.join();
     control.block_on(plugins.end());
@@ -188,6 +192,7 @@ async fn supervise(
     (drained, mut drain): Drain,
     resolver: &Resolver,
     counters: &Counters,
+    hung_up: &Notify,
 ) {
     let Signals {
         mut interrupt,
@@ -203,7 +208,7 @@ async fn supervise(
                 report(resolver, counters);
                 why::log(&counters.failed);
             }
-            _ = hangup.recv() => tracing::warn!("SIGHUP: this version cannot reload its config; nothing was changed"),
+            _ = hangup.recv() => hung_up.notify_one(),
         }
     }
     tracing::info!(

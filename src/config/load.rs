@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::meaning::model::{Config, Credential};
 use super::overrides::Overrides;
 use super::parse::translate;
+use super::reread::Reread;
 use super::role::Role;
 use super::secret::Secret;
 use super::text::diagnostic::{Diagnostic, Severity};
@@ -47,6 +48,7 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
     .map_err(name)?;
     config.file = path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
     config.warnings = name(std::mem::take(&mut config.warnings));
+    config.reread = path.map(|path| Reread::new(path, role, flags));
     let mut found = Vec::new();
     for local in &mut config.locals {
         if let Some(path) = &local.auth_file {

@@ -16,6 +16,7 @@ mod load;
 mod meaning;
 mod overrides;
 mod parse;
+mod reread;
 mod role;
 mod secret;
 mod share;
@@ -38,6 +39,7 @@ pub use self::meaning::model::{
 };
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};
+pub use self::reread::Reread;
 pub use self::role::Role;
 pub use self::secret::Secret;
 pub use self::share::{Shared, share};

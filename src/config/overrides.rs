@@ -41,7 +41,7 @@ const LOCAL_KEYS: [&str; 7] = [
 ];
 
 /// The values of the flags. No `Debug`: there may be passwords in it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Overrides {
     server: Option<Map<String, Value>>,
     server_flag: &'static str,

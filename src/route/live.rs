@@ -10,7 +10,7 @@ use crate::net::sync::{lock, read, write};
 
 /// Rules in use.
 pub struct Live {
-    source: Source,
+    source: RwLock<Arc<Source>>,
     current: RwLock<Arc<Loaded>>,
     seen: Mutex<Seen>,
     version: AtomicU64,
@@ -26,7 +26,7 @@ struct Seen {
 
 impl std::fmt::Debug for Live {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Live").field(&self.source).finish()
+        f.debug_tuple("Live").field(&self.source()).finish()
     }
 }
 
@@ -39,7 +39,7 @@ impl Live {
         let versions = versions(&source);
         let loaded = source.load()?;
         Ok(Self {
-            source,
+            source: RwLock::new(Arc::new(source)),
             current: RwLock::new(Arc::new(loaded)),
             seen: Mutex::new(Seen {
                 read: versions.clone(),
@@ -51,8 +51,21 @@ impl Live {
 
     /// Where the rules come from.
     #[must_use]
-    pub const fn source(&self) -> &Source {
-        &self.source
+    pub fn source(&self) -> Arc<Source> {
+        Arc::clone(&read(&self.source))
+    }
+
+    /// Takes over the rules of `other`, which has read them.
+    pub fn replace(&self, other: &Self) {
+        let seen = {
+            let seen = lock(&other.seen);
+            (seen.read.clone(), seen.found.clone())
+        };
+        let (source, current) = (other.source(), other.current());
+        let mut own = lock(&self.seen);
+        (own.read, own.found) = seen;
+        *write(&self.source) = source;
+        *write(&self.current) = current;
     }
 
     /// The rules as they are now.
@@ -70,7 +83,7 @@ impl Live {
     /// Whether a file has changed since it was read, and rests: it is as the last call found it.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        let found = versions(&self.source);
+        let found = versions(&self.source());
         let mut seen = lock(&self.seen);
         let rests = found == seen.found;
         let changed = found != seen.read;
@@ -83,9 +96,9 @@ impl Live {
     /// # Errors
     /// Those of [`Source::load`].
     pub fn reload(&self) -> Result<(), SourceError> {
-        let versions = versions(&self.source);
-        lock(&self.seen).read = versions;
-        let loaded = self.source.load()?;
+        let source = self.source();
+        lock(&self.seen).read = versions(&source);
+        let loaded = source.load()?;
         *write(&self.current) = Arc::new(loaded);
         self.version.fetch_add(1, Ordering::Release);
         Ok(())

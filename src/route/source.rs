@@ -99,6 +99,17 @@ pub struct Loaded {
 }
 
 impl Source {
+    /// The same without rules and files.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self {
+            side: self.side,
+            rules: Arc::default(),
+            geoip: None,
+            acl: None,
+        }
+    }
+
     /// The files that the rules are read from.
     #[must_use]
     pub fn files(&self) -> Vec<&Path> {

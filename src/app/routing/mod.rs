@@ -2,12 +2,15 @@
 //!
 //! - `router.rs`: the outbound of `ssr local`: direct, through servers, or refused.
 //! - `guard.rs`: the rules of `ssr server` about its targets and its clients.
-//! - `watch.rs`: reads rules again when their files change.
+//! - `reload.rs`: reads the rules of the config again.
+//! - `watch.rs`: does so when files change, or on SIGHUP.
 
 mod guard;
+mod reload;
 mod router;
 mod watch;
 
 pub(super) use guard::{Guard, filter};
+pub(super) use reload::{Reload, names};
 pub(super) use router::{Router, Rules};
-pub(super) use watch::watch;
+pub(super) use watch::{Watched, watch};

@@ -9,7 +9,7 @@ use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
-use crate::app::routing::{Router, Rules};
+use crate::app::routing::{Router, Rules, names};
 use crate::config::{Credential, Local, Place, Protocol, Server, TcpRedir};
 use crate::inbound::forward::packets::ForwardPackets;
 use crate::inbound::http::Http;
@@ -217,25 +217,19 @@ impl Builder<'_> {
         }
     }
 
-    /// Where the requests of a listener go. `plugins` are those of the servers of the config, in their order.
-    fn router(
-        &self,
-        local: &Local,
-        servers: &Servers,
-        plugins: &[Entrances],
-    ) -> Result<Router, Error> {
+    /// Where the requests of a listener go. `servers` are those of the config, in their order.
+    fn router(&self, local: &Local, servers: &Servers, _: &[Entrances]) -> Result<Router, Error> {
         let Some(live) = &local.rules else {
             return Ok(Router::through(servers.clone()));
         };
-        let mut named = Vec::new();
-        for name in live.source().servers() {
-            let all = self.config.servers.iter().zip(plugins);
-            let meant = all.filter(|(server, _)| server.is_named(name));
-            let meant = meant.map(|(server, plugin)| self.upstream(server, plugin));
-            named.push((
-                Arc::clone(name),
-                Servers::new(meant.collect::<Result<_, _>>()?),
-            ));
+        // All that rules may name: they can change while they are in use.
+        let mut named: Vec<(Arc<str>, Servers)> = Vec::new();
+        let all = &self.config.servers;
+        for name in all.iter().flat_map(|server| names(&server.name)) {
+            if !named.iter().any(|(known, _)| **known == *name) {
+                let is_meant = |place: usize| all.get(place).is_some_and(|one| one.is_named(name));
+                named.push((name.into(), servers.only(is_meant)));
+            }
         }
         let direct = Dialer {
             // It is for what the clients of the server may reach.

@@ -20,6 +20,7 @@ use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 
 pub use super::between::Keys;
 use super::between::{Plugin, ProxyHop};
+use crate::config::reread::Reread;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::text::diagnostic::Diagnostic;
@@ -69,6 +70,8 @@ pub struct Config {
     pub balancer: Option<Balancer>,
     /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
+    /// Reads the file again; `None`: there is no file.
+    pub reread: Option<Reread>,
 }
 
 impl Config {

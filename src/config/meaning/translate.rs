@@ -68,6 +68,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         balancer: balancer::balancer(top, cx),
         warnings: Vec::new(),
         file: None,
+        reread: None,
     }
 }
 
