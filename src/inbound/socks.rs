@@ -88,7 +88,7 @@ impl Socks {
                 }));
             }
             (Command::UdpAssociate, Some(udp)) => {
-                let hold = udp.hold(stream, peer, target.port());
+                let hold = udp.hold(stream, peer, target.port(), user);
                 return Ok(Handshake::Job(Box::pin(hold)));
             }
             (Command::UdpAssociate, None) => "UDP ASSOCIATE is off: `mode` is `tcp_only`",
@@ -237,12 +237,17 @@ fn code_of(error: &Error) -> Code {
 
 impl UdpAssociate {
     /// Answers UDP ASSOCIATE and holds the association until the client's connection ends (RFC 1928 §7).
-    async fn hold(&self, stream: Stream, peer: SocketAddr, announced: u16) -> Result<(), Error> {
+    async fn hold(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        announced: u16,
+        user: Option<Arc<User>>,
+    ) -> Result<(), Error> {
+        let ip = peer.ip().to_canonical();
         let _ticket = self
             .associations
-            .open(peer.ip().to_canonical(), announced, |peer| {
-                (self.close)(peer)
-            });
+            .open(ip, announced, user, |peer| (self.close)(peer));
         let local = stream
             .local_addr()
             .map_err(Error::io(Side::Client))?

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::net::sync::lock;
+use crate::relay::User;
 
 /// The open UDP ASSOCIATE connections of one listening address. Each admits one client address: the first that sends a
 /// datagram and has no association yet.
@@ -15,10 +16,21 @@ pub struct Associations(Mutex<Table>);
 struct Table {
     next: u64,
     /// The association of each client address.
-    bound: HashMap<SocketAddr, u64>,
-    /// Associations without a datagram yet, oldest first: the number, and the port that the client announced or 0.
-    waiting: HashMap<IpAddr, Vec<(u64, u16)>>,
+    bound: HashMap<SocketAddr, (u64, Admitted)>,
+    /// Associations without a datagram yet, oldest first.
+    waiting: HashMap<IpAddr, Vec<Waiting>>,
 }
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    /// The port that the client announced, or 0.
+    port: u16,
+    user: Admitted,
+}
+
+/// The user of a client that may send datagrams, if it has logged in.
+pub type Admitted = Option<Arc<User>>;
 
 impl Associations {
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -32,12 +44,14 @@ impl Associations {
         self: &Arc<Self>,
         ip: IpAddr,
         port: u16,
+        user: Admitted,
         ended: F,
     ) -> Ticket<F> {
         let mut table = self.table();
         table.next += 1;
         let number = table.next;
-        table.waiting.entry(ip).or_default().push((number, port));
+        let waiting = Waiting { number, port, user };
+        table.waiting.entry(ip).or_default().push(waiting);
         Ticket {
             associations: Arc::clone(self),
             ip,
@@ -46,34 +60,31 @@ impl Associations {
         }
     }
 
-    /// Whether a datagram from `peer` belongs to an open association.
-    pub fn admits(&self, peer: SocketAddr) -> bool {
+    /// Whose open association a datagram from `peer` belongs to; `None`: to none.
+    pub fn admit(&self, peer: SocketAddr) -> Option<Admitted> {
         let mut table = self.table();
-        if table.bound.contains_key(&peer) {
-            return true;
+        if let Some((_, user)) = table.bound.get(&peer) {
+            return Some(user.clone());
         }
-        let Some(waiting) = table.waiting.get_mut(&peer.ip()) else {
-            return false;
-        };
+        let waiting = table.waiting.get_mut(&peer.ip())?;
         // The association that announced this port, else the newest that announced none, else the newest.
         let index = waiting
             .iter()
-            .rposition(|(_, port)| *port == peer.port())
-            .or_else(|| waiting.iter().rposition(|(_, port)| *port == 0))
-            .or_else(|| waiting.len().checked_sub(1));
-        let Some(index) = index else { return false };
-        let (number, _) = waiting.remove(index);
+            .rposition(|one| one.port == peer.port())
+            .or_else(|| waiting.iter().rposition(|one| one.port == 0))
+            .or_else(|| waiting.len().checked_sub(1))?;
+        let Waiting { number, user, .. } = waiting.remove(index);
         if waiting.is_empty() {
             table.waiting.remove(&peer.ip());
         }
-        table.bound.insert(peer, number);
-        true
+        table.bound.insert(peer, (number, user.clone()));
+        Some(user)
     }
 
     fn close(&self, ip: IpAddr, number: u64) -> Option<SocketAddr> {
         let mut table = self.table();
         if let Some(waiting) = table.waiting.get_mut(&ip) {
-            waiting.retain(|(other, _)| *other != number);
+            waiting.retain(|other| other.number != number);
             if waiting.is_empty() {
                 table.waiting.remove(&ip);
             }
@@ -81,7 +92,7 @@ impl Associations {
         let peer = table
             .bound
             .iter()
-            .find(|(_, other)| **other == number)
+            .find(|(_, (other, _))| *other == number)
             .map(|(peer, _)| *peer)?;
         table.bound.remove(&peer);
         Some(peer)
@@ -119,17 +130,17 @@ mod tests {
     #[test]
     fn stranger_is_not_admitted() {
         let associations = Arc::new(Associations::default());
-        let _open = associations.open(peer(0).ip(), 0, |_| {});
-        assert!(!associations.admits(([10, 0, 0, 2], 5).into()));
+        let _open = associations.open(peer(0).ip(), 0, None, |_| {});
+        assert!(!associations.admit(([10, 0, 0, 2], 5).into()).is_some());
     }
 
     #[test]
     fn one_association_stands_for_one_client_address() {
         let associations = Arc::new(Associations::default());
-        let _open = associations.open(peer(0).ip(), 0, |_| {});
-        assert!(associations.admits(peer(5)));
-        assert!(associations.admits(peer(5)));
-        assert!(!associations.admits(peer(6)));
+        let _open = associations.open(peer(0).ip(), 0, None, |_| {});
+        assert!(associations.admit(peer(5)).is_some());
+        assert!(associations.admit(peer(5)).is_some());
+        assert!(!associations.admit(peer(6)).is_some());
     }
 
     #[test]
@@ -137,9 +148,9 @@ mod tests {
         let associations = Arc::new(Associations::default());
         let mut ended = Vec::new();
         {
-            let first = associations.open(peer(0).ip(), 7, |peer| ended.push(peer));
-            let _second = associations.open(peer(0).ip(), 0, |_| {});
-            assert!(associations.admits(peer(7)));
+            let first = associations.open(peer(0).ip(), 7, None, |peer| ended.push(peer));
+            let _second = associations.open(peer(0).ip(), 0, None, |_| {});
+            assert!(associations.admit(peer(7)).is_some());
             drop(first);
         }
         assert_eq!(ended, [peer(7)]);
@@ -148,10 +159,10 @@ mod tests {
     #[test]
     fn association_ends_with_its_ticket() {
         let associations = Arc::new(Associations::default());
-        let open = associations.open(peer(0).ip(), 0, |_| {});
-        assert!(associations.admits(peer(5)));
+        let open = associations.open(peer(0).ip(), 0, None, |_| {});
+        assert!(associations.admit(peer(5)).is_some());
         drop(open);
-        assert!(!associations.admits(peer(5)));
+        assert!(!associations.admit(peer(5)).is_some());
         assert!(associations.table().bound.is_empty() && associations.table().waiting.is_empty());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -15,6 +16,9 @@ use super::linux;
 const MAX_LINKS: usize = 256;
 /// Bytes of messages that are read at once; the kernel sends at most this many.
 const ROOM: usize = 32 * 1024;
+
+/// A suspension that is longer than this, in milliseconds, counts: what was connected before may be dead.
+const SLEPT: u64 = 1000;
 
 // Types of messages (linux/rtnetlink.h).
 const NEW_LINK: u16 = 16;
@@ -130,6 +134,35 @@ pub fn suspended() -> Duration {
     linux::suspended()
 }
 
+/// Notices that the machine has slept, by the time that it was suspended.
+#[derive(Debug)]
+pub struct Sleep {
+    /// The suspended time at the last look, in milliseconds.
+    known: AtomicU64,
+}
+
+impl Sleep {
+    /// Knows that the system has been suspended for this long.
+    #[must_use]
+    pub fn new(suspended: Duration) -> Self {
+        Self {
+            known: AtomicU64::new(millis(suspended)),
+        }
+    }
+
+    /// Whether the machine has slept since the last look, now that it has been suspended for this long. Of several that
+    /// look at the same time, one is told.
+    pub fn has_slept(&self, suspended: Duration) -> bool {
+        let suspended = millis(suspended);
+        let known = self.known.load(Relaxed);
+        suspended > known.saturating_add(SLEPT) && self.known.swap(suspended, Relaxed) < suspended
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +208,20 @@ mod tests {
             links.note(&link(number, 1));
         }
         assert_eq!(links.0.len(), MAX_LINKS);
+    }
+
+    #[test]
+    fn sleep_is_noticed_once_and_the_clocks_may_drift() {
+        let at = Duration::from_millis;
+        let sleep = Sleep::new(at(5000));
+        // Both clocks are read one after the other, and corrected.
+        for suspended in [5000, 4999, 5001, 5900, 6000] {
+            assert!(!sleep.has_slept(at(suspended)), "{suspended}");
+        }
+        assert!(sleep.has_slept(at(30_000)));
+        assert!(!sleep.has_slept(at(30_000)));
+        assert!(!sleep.has_slept(at(30_900)));
+        assert!(sleep.has_slept(at(32_000)), "short ones too");
     }
 
     #[tokio::test]

@@ -288,10 +288,20 @@ impl Dialer {
 
     /// The address for datagrams to `target`, if it is known without a query.
     pub(super) fn locate(&self, target: AddressRef<'_>, trusted: bool) -> Destination {
+        self.locate_for(None, target, trusted)
+    }
+
+    /// As [`Dialer::locate`], for a user.
+    pub(super) fn locate_for(
+        &self,
+        user: Option<&str>,
+        target: AddressRef<'_>,
+        trusted: bool,
+    ) -> Destination {
         let found = match target {
-            AddressRef::Ip(address) => self.choose(&[address.ip()], target, trusted),
+            AddressRef::Ip(address) => self.choose(user, &[address.ip()], target, trusted),
             AddressRef::Domain(name, _) => match self.resolver.cached(name) {
-                Some(Ok(addresses)) => self.choose(&addresses, target, trusted),
+                Some(Ok(addresses)) => self.choose(user, &addresses, target, trusted),
                 Some(Err(_)) => return Destination::Unresolvable,
                 None => return Destination::Unresolved,
             },
@@ -301,8 +311,18 @@ impl Dialer {
 
     /// The address for datagrams to `target`, by a query if need be.
     pub async fn resolve(&self, target: &Address, trusted: bool) -> Option<SocketAddr> {
+        self.resolve_for(None, target, trusted).await
+    }
+
+    /// As [`Dialer::resolve`], for a user.
+    pub(super) async fn resolve_for(
+        &self,
+        user: Option<&str>,
+        target: &Address,
+        trusted: bool,
+    ) -> Option<SocketAddr> {
         let addresses = self.addresses(target).await.ok()?;
-        self.choose(&addresses, target.as_ref(), trusted)
+        self.choose(user, &addresses, target.as_ref(), trusted)
     }
 
     /// The addresses of `target`, if they are known without a query.
@@ -357,6 +377,7 @@ impl Dialer {
     /// The first of the addresses of `target` that datagrams may be sent to.
     fn choose(
         &self,
+        user: Option<&str>,
         addresses: &[IpAddr],
         target: AddressRef<'_>,
         trusted: bool,
@@ -365,7 +386,7 @@ impl Dialer {
             target,
             ip,
             is_udp: true,
-            user: None,
+            user,
         };
         addresses
             .iter()

@@ -46,6 +46,7 @@ impl PacketOutbound for Direct {
             } else {
                 Decoder::Bare
             },
+            check: None,
         })
     }
 
@@ -59,5 +60,18 @@ impl PacketOutbound for Direct {
 
     fn packet_way(&self, target: &Address) -> Way {
         self.0.way(Some(target), None, true)
+    }
+
+    fn locate_for(&self, user: Option<&str>, target: AddressRef<'_>, trusted: bool) -> Destination {
+        self.0.locate_for(user, target, trusted)
+    }
+
+    async fn resolve_for(
+        &self,
+        user: Option<&str>,
+        target: &Address,
+        trusted: bool,
+    ) -> Option<SocketAddr> {
+        self.0.resolve_for(user, target, trusted).await
     }
 }

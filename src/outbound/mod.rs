@@ -8,7 +8,7 @@
 //! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
 //! - [`warm`]: spare connections to a server.
 //! - [`udp_over_stream`]: datagrams inside streams to a server.
-//! - [`shadowsocks`]: picks one of several servers and goes through it.
+//! - [`shadowsocks`]: picks one of several servers and goes through it; `server.rs`: one of them.
 //! - [`reverse`]: through a reverse tunnel, and from its end to the target.
 
 pub mod balancer;
@@ -19,6 +19,7 @@ mod proxied_packets;
 pub mod proxy_chain;
 mod request_leg;
 pub mod reverse;
+mod server;
 pub mod shadowsocks;
 pub mod udp_over_stream;
 pub mod warm;

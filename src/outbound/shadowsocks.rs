@@ -3,121 +3,53 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::balancer::Balancer;
-use super::balancer::health::{Fault, Health};
-use super::balancer::probe::{self, Activity, Probed};
+use super::balancer::health::Health;
+use super::balancer::probe::{self, Activity, Ask, Kind, Probe, Probed};
 use super::balancer::race::race;
-use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash};
-use super::endpoint::Endpoint;
-use super::proxied_packets;
-use super::udp_over_stream::{Carried, UdpOverStream};
-use super::warm::{Warm, WarmPolicy};
+use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash, ranking};
+use super::server::{AskPackets, AskStreams};
+pub use super::server::{Server, Weights};
 use crate::limits::MAX_TRIED_SERVERS;
-use crate::net::changes::{Changes, suspended};
-use crate::net::dial::SpeaksFirst;
+use crate::net::changes::{Changes, Sleep, suspended};
 use crate::net::tasks::Tasks;
 use crate::net::{self, Stream};
 use crate::relay::Error;
 use crate::relay::failed::Way;
 use crate::relay::tcp::{Failure, Leg, NextLeg, Others, Outbound, Request};
-use crate::relay::udp::framing::{Decoder, Encoder};
-use crate::relay::udp::{Destination, PacketOutbound, Upstream};
-use crate::wire::ss::packet::{ClientPackets, PacketSealer};
+use crate::relay::udp::{Destination, PacketOutbound, ServerCheck, Upstream};
 use crate::wire::{Address, AddressRef};
 
 /// The pause between two looks at the changes of the network, which come in groups.
 const CHANGES_PAUSE: Duration = Duration::from_millis(200);
-/// A suspension that is longer than this, in milliseconds, counts: what was connected before may be dead.
-const SLEPT: u64 = 1000;
+/// How long a spare connection of the only server may take to answer, if what was sent on it is acknowledged.
+const SPARE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How much a server is preferred, from 0 (only if no other has more) to 1; `None`: it does not offer this at all.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weights {
-    /// For streams.
-    pub tcp: Option<f64>,
-    /// For datagrams.
-    pub udp: Option<f64>,
+fn shared(servers: Vec<Server>) -> Vec<Arc<Server>> {
+    servers.into_iter().map(Arc::new).collect()
 }
 
-/// One server, its spare connections, and what is known of it.
-pub struct Server {
-    endpoint: Arc<Endpoint>,
-    weights: Weights,
-    /// Set if datagrams go inside streams; `None`: they go as UDP.
-    over_stream: Option<UdpOverStream>,
-    warm: Warm,
-    health: Arc<Health>,
+/// The server of an association.
+struct PacketServer {
+    servers: Servers,
+    place: usize,
 }
 
-impl Server {
-    /// A server that has not failed yet.
-    #[must_use]
-    pub fn new(
-        endpoint: Endpoint,
-        weights: Weights,
-        over_stream: Option<UdpOverStream>,
-        warm: WarmPolicy,
-    ) -> Self {
-        Self {
-            endpoint: Arc::new(endpoint),
-            weights,
-            over_stream,
-            warm: Warm::new(warm),
-            health: Arc::default(),
-        }
-    }
-
-    /// Takes a spare connection, or opens one. Refills the spares for later requests.
-    async fn connection(&self) -> Result<Stream, Error> {
-        if let Some(stream) = self.warm.take() {
-            self.warm.refill(&self.endpoint);
-            return Ok(stream);
-        }
-        let begun = Instant::now();
-        // The request header goes out at once, or after the short wait for first bytes.
-        let dialled = self.endpoint.dial(SpeaksFirst::Us).await;
-        let server = &self.endpoint.address;
-        match &dialled {
-            Ok(_) => {
-                let time = begun.elapsed();
-                if self.health.connect(time) {
-                    tracing::info!(%server, "server can be reached again");
-                }
-                self.warm.note_dial(time);
-                self.warm.refill(&self.endpoint);
-            }
-            Err(error) => self.unreachable(error),
-        }
-        dialled
-    }
-
-    fn unreachable(&self, error: &dyn std::fmt::Display) {
-        if self.health.fail(Fault::Unreachable) {
-            let server = &self.endpoint.address;
-            tracing::warn!(%server, %error, "server cannot be reached");
-        }
-    }
-
-    /// It could be connected to, and did not answer what another server did.
-    fn unanswered(&self, failure: &Failure) {
-        if self.health.fail(Fault::Unanswered) {
-            let server = &self.endpoint.address;
-            tracing::warn!(%server, reason = %failure, "server did not answer what another server answered");
-        }
-        self.warm.clear();
-    }
-
-    fn answered(&self, after: Option<Duration>) {
-        if self.health.answer(after) {
-            let server = &self.endpoint.address;
-            tracing::info!(%server, "server answers again");
-        }
+impl ServerCheck for PacketServer {
+    fn has_failed(&self) -> bool {
+        let inner = &self.servers.0;
+        inner.packet_activity.note();
+        let avoids = |place: &usize| {
+            let server = inner.servers.get(*place);
+            server.is_none_or(|server| inner.avoids(server, Kind::Udp))
+        };
+        avoids(&self.place) && !inner.udp.iter().all(avoids)
     }
 }
 
@@ -126,18 +58,19 @@ impl Server {
 pub struct Servers(Arc<Inner>);
 
 struct Inner {
-    servers: Vec<Server>,
+    servers: Vec<Arc<Server>>,
     /// Indexes of the servers for streams, and of those for datagrams, the heaviest first.
     tcp: Vec<usize>,
     udp: Vec<usize>,
     strategy: Strategy,
-    /// Whether probes find out that a server works again.
+    /// Whether probes find out that a server works again, for streams and for datagrams.
     probed: bool,
+    packets_probed: bool,
     activity: Arc<Activity>,
+    packet_activity: Arc<Activity>,
     /// Requests so far.
     turn: AtomicUsize,
-    /// How long the machine had slept at the last request, in milliseconds.
-    slept: AtomicU64,
+    sleep: Sleep,
     /// They carry packets over streams, probe, and watch the network.
     tasks: Tasks,
 }
@@ -147,49 +80,88 @@ impl Servers {
     /// connection fails.
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
-        Self::build(servers, Strategy::Weight, false)
+        let servers = Self::build(shared(servers), Strategy::Weight, None);
+        servers.watch_network();
+        servers
     }
 
     /// Servers by the strategy of `balancer`. Where it has probes, call it inside a runtime, which then runs them.
     #[must_use]
     pub fn balanced(servers: Vec<Server>, balancer: Balancer) -> Self {
         let Balancer { strategy, probe } = balancer;
-        let servers = Self::build(servers, strategy, probe.is_some());
-        if let Some(probe) = probe
-            && servers.0.probed
-        {
-            let inner = &servers.0;
-            let probed = inner.tcp.iter().filter_map(|place| {
-                let server = inner.servers.get(*place)?;
-                Some(Probed {
-                    endpoint: Arc::clone(&server.endpoint),
-                    health: Arc::clone(&server.health),
-                    weight: server.weights.tcp?,
-                })
-            });
-            let run = probe::run(probe, probed.collect(), Arc::clone(&inner.activity));
-            inner.tasks.spawn(run);
+        let servers = Self::build(shared(servers), strategy, probe.as_ref());
+        if let Some(probe) = probe {
+            servers.probe(&Arc::new(probe));
         }
+        servers.watch_network();
         servers
     }
 
-    fn build(servers: Vec<Server>, strategy: Strategy, probes: bool) -> Self {
+    /// Those at some places of the config, by weight. What is known of a server is shared with this.
+    #[must_use]
+    pub fn only(&self, meant: impl Fn(usize) -> bool) -> Self {
+        let servers = self.0.servers.iter().enumerate();
+        let meant = servers.filter(|(place, _)| meant(*place));
+        let servers = meant.map(|(_, server)| Arc::clone(server)).collect();
+        Self::build(servers, Strategy::Weight, None)
+    }
+
+    fn build(servers: Vec<Arc<Server>>, strategy: Strategy, probe: Option<&Probe>) -> Self {
         let tcp = ranking(servers.iter().map(|server| server.weights.tcp));
-        let inner = Inner {
+        let udp = ranking(servers.iter().map(|server| server.weights.udp));
+        let probes_packets = probe.is_some_and(|probe| probe.name_server.is_some());
+        Self(Arc::new(Inner {
             // With one server there is nothing to choose.
-            probed: probes && tcp.len() > 1,
+            probed: probe.is_some() && tcp.len() > 1,
+            packets_probed: probes_packets && udp.len() > 1,
             tcp,
-            udp: ranking(servers.iter().map(|server| server.weights.udp)),
+            udp,
             servers,
             strategy,
             activity: Arc::default(),
+            packet_activity: Arc::default(),
             turn: AtomicUsize::new(0),
-            slept: AtomicU64::new(millis(suspended())),
+            sleep: Sleep::new(suspended()),
             tasks: Tasks::default(),
-        };
-        let servers = Self(Arc::new(inner));
-        servers.watch_network();
-        servers
+        }))
+    }
+
+    /// Probes the servers, on the runtime that this is called on.
+    fn probe(&self, probe: &Arc<Probe>) {
+        let inner = &self.0;
+        for (kind, wanted, ranked, activity) in [
+            (Kind::Tcp, inner.probed, &inner.tcp, &inner.activity),
+            (
+                Kind::Udp,
+                inner.packets_probed,
+                &inner.udp,
+                &inner.packet_activity,
+            ),
+        ] {
+            if !wanted {
+                continue;
+            }
+            let probed = ranked.iter().filter_map(|place| {
+                let server = inner.servers.get(*place)?;
+                let ask: Arc<dyn Ask> = match kind {
+                    Kind::Tcp => Arc::new(AskStreams(Arc::clone(server))),
+                    Kind::Udp => Arc::new(AskPackets(Arc::clone(server), Tasks::default())),
+                };
+                Some(Probed {
+                    address: server.endpoint.address.clone(),
+                    ask,
+                    health: Arc::clone(server.health(kind)),
+                    weight: server.weight(kind)?,
+                })
+            });
+            let run = probe::run(
+                kind,
+                Arc::clone(probe),
+                probed.collect(),
+                Arc::clone(activity),
+            );
+            inner.tasks.spawn(run);
+        }
     }
 
     /// Reacts to changes of the network, on the runtime that this is called on.
@@ -207,6 +179,7 @@ impl Servers {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.renew();
                 drop(inner);
+                // What follows within this time is taken for one change, at the end of it.
                 sleep(CHANGES_PAUSE).await;
             }
         });
@@ -219,43 +192,43 @@ impl Inner {
         tracing::debug!("the network has changed: spare connections are made anew");
         for server in &self.servers {
             server.health.forgive();
+            server.packet_health.forgive();
             server.warm.renew(&server.endpoint);
         }
         if self.probed {
             self.activity.probe_now();
         }
+        if self.packets_probed {
+            self.packet_activity.probe_now();
+        }
     }
 
     /// To be called for each request.
-    fn note_request(&self) {
-        self.activity.note();
-        let slept = millis(suspended());
-        let before = self.slept.load(Relaxed);
-        if slept > before.saturating_add(SLEPT) && self.slept.swap(slept, Relaxed) < slept {
+    fn note_request(&self, activity: &Activity) {
+        activity.note();
+        if self.sleep.has_slept(suspended()) {
             self.renew();
         }
     }
 
-    /// The places of a ranking in the order in which they are tried: by the strategy, with those that failed last.
-    fn order(
-        &self,
-        ranking: &[usize],
-        key: Key,
-        weight: impl Fn(&Server) -> Option<f64>,
-    ) -> Vec<usize> {
+    /// The places of the servers in the order in which they are tried: by the strategy, with those that failed last.
+    fn order(&self, kind: Kind, key: Key) -> Vec<usize> {
+        let ranking = match kind {
+            Kind::Tcp => &self.tcp,
+            Kind::Udp => &self.udp,
+        };
         let candidate = |place: &usize| {
             let server = self.servers.get(*place)?;
-            let health = &server.health;
             let candidate = Candidate {
                 place: *place,
-                weight: weight(server).unwrap_or_default(),
-                streams: health.streams(),
+                weight: server.weight(kind).unwrap_or_default(),
+                streams: server.health.streams(),
                 score: match self.strategy {
-                    Strategy::Latency => health.score(),
+                    Strategy::Latency => server.health(kind).score(),
                     _ => 0.0,
                 },
             };
-            Some((candidate, health.is_avoided(self.probed)))
+            Some((candidate, self.avoids(server, kind)))
         };
         let (avoided, working): (Vec<_>, Vec<_>) = ranking
             .iter()
@@ -268,6 +241,15 @@ impl Inner {
             order.extend(group.into_iter().map(|one| one.place));
         }
         order
+    }
+
+    /// Whether a server comes after the others. Without probes for datagrams, a server that fails for streams fails for them.
+    fn avoids(&self, server: &Server, kind: Kind) -> bool {
+        match kind {
+            Kind::Udp if self.packets_probed => server.packet_health.is_avoided(true),
+            Kind::Udp if server.weights.tcp.is_none() => false,
+            Kind::Tcp | Kind::Udp => server.health.is_avoided(self.probed),
+        }
     }
 
     /// The key of a request, by what the strategy looks at.
@@ -305,14 +287,16 @@ impl Inner {
         }
     }
 
-    /// Connects to the first server that answers, but for those in `tried`. Returns its place too.
-    async fn dial(&self, key: Key, tried: &[usize]) -> Result<(usize, Stream), Error> {
+    /// Connects to the first server that answers, but for those in `tried`. Returns its place, and whether the
+    /// connection was a spare.
+    async fn dial(&self, key: Key, tried: &[usize]) -> Result<(usize, Stream, bool), Error> {
         let nowhere = || Error::Connect(net::Error::NoAddress);
         if let ([only], []) = (&self.tcp[..], tried) {
             let server = self.servers.get(*only).ok_or_else(nowhere)?;
-            return Ok((*only, server.connection().await?));
+            let (stream, is_spare) = server.connection().await?;
+            return Ok((*only, stream, is_spare));
         }
-        let mut places = self.order(&self.tcp, key, |server| server.weights.tcp);
+        let mut places = self.order(Kind::Tcp, key);
         places.retain(|place| !tried.contains(place));
         let patience = |place: usize| {
             let server = self.servers.get(place);
@@ -328,26 +312,9 @@ impl Inner {
                 server.unreachable(&"no answer yet, and another server has answered");
             }
         }
-        Ok((won.place, won.stream))
+        let (stream, is_spare) = won.stream;
+        Ok((won.place, stream, is_spare))
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Indexes of the servers that have a weight, the heaviest first. Servers of weight 0 are left out unless there are no
-/// others, even if the others fail: a 0 means this in shadowsocks-rust.
-fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
-    let mut ranked: Vec<(usize, f64)> = weights
-        .enumerate()
-        .filter_map(|(place, weight)| Some((place, weight?)))
-        .collect();
-    if ranked.iter().any(|(_, weight)| *weight > 0.0) {
-        ranked.retain(|(_, weight)| *weight > 0.0);
-    }
-    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    ranked.into_iter().map(|(place, _)| place).collect()
 }
 
 impl Outbound for Servers {
@@ -363,10 +330,7 @@ impl Outbound for Servers {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let (inner, target) = (&self.0, request.target.as_ref());
-        inner.note_request();
-        if inner.tcp.len() == 1 {
-            return self.reach(target).await;
-        }
+        inner.note_request(&inner.activity);
         let key = inner.key(Some(request.peer), Some(target));
         self.choose(key, target, Vec::new()).await
     }
@@ -383,7 +347,7 @@ impl Servers {
     /// The error of the last server that was tried.
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let inner = &self.0;
-        let (place, stream) = inner.dial(inner.key(None, Some(target)), &[]).await?;
+        let (place, stream, _) = inner.dial(inner.key(None, Some(target)), &[]).await?;
         let server = inner.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
         Ok(server.endpoint.leg(stream, target))
@@ -396,18 +360,36 @@ impl Servers {
         target: AddressRef<'_>,
         tried: Vec<usize>,
     ) -> Result<Leg, Error> {
-        let (place, stream) = self.0.dial(key, &tried).await?;
+        let (place, stream, is_spare) = self.0.dial(key, &tried).await?;
+        let is_only = self.0.tcp.len() == 1;
         let server = self.0.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
-        let mut leg = server.endpoint.leg(stream, target);
-        server.health.begin_stream();
+        let leg = server.endpoint.leg(stream, target);
+        if is_only && !is_spare {
+            return Ok(leg);
+        }
+        Ok(self.chosen(leg, (place, is_only && is_spare), key, tried))
+    }
+
+    /// Makes a leg know the other servers; or, if it is the spare of the only one, that a fresh connection may work.
+    fn chosen(
+        &self,
+        mut leg: Leg,
+        (place, is_only_spare): (usize, bool),
+        key: Key,
+        tried: Vec<usize>,
+    ) -> Leg {
+        if let Some(server) = self.0.servers.get(place) {
+            server.health.begin_stream();
+        }
         leg.others = Some(Box::new(Chosen {
             servers: self.clone(),
             place,
+            is_only_spare,
             key,
             tried,
         }));
-        Ok(leg)
+        leg
     }
 }
 
@@ -415,6 +397,8 @@ impl Servers {
 struct Chosen {
     servers: Servers,
     place: usize,
+    /// There is no other server, and the connection was a spare, which may have died without a trace.
+    is_only_spare: bool,
     key: Key,
     /// The places of those that were tried before.
     tried: Vec<usize>,
@@ -422,7 +406,7 @@ struct Chosen {
 
 impl Chosen {
     fn server(&self) -> Option<&Server> {
-        self.servers.0.servers.get(self.place)
+        self.servers.0.servers.get(self.place).map(Arc::as_ref)
     }
 
     fn time(&self, of: impl Fn(&Health) -> Duration) -> Duration {
@@ -437,6 +421,10 @@ impl Others for Chosen {
     }
 
     fn answered_within(&self) -> Duration {
+        if self.is_only_spare {
+            // The server is asked again, which helps only if the connection is dead.
+            return SPARE_PATIENCE;
+        }
         self.time(Health::answered_within)
     }
 
@@ -447,8 +435,10 @@ impl Others for Chosen {
     }
 
     fn failed(&self, failure: &Failure) {
-        if let Some(server) = self.server() {
-            server.unanswered(failure);
+        match self.server() {
+            Some(server) if self.is_only_spare => server.warm.clear(),
+            Some(server) => server.unanswered(failure),
+            None => {}
         }
     }
 
@@ -460,8 +450,16 @@ impl Others for Chosen {
         let mut tried = self.tried.clone();
         tried.push(self.place);
         Box::pin(async move {
+            let nowhere = || Error::Connect(net::Error::NoAddress);
+            if self.is_only_spare {
+                let server = self.server().ok_or_else(nowhere)?;
+                let leg = server.endpoint.leg(server.open().await?, target.as_ref());
+                return Ok(self
+                    .servers
+                    .chosen(leg, (self.place, false), self.key, tried));
+            }
             if tried.len() >= MAX_TRIED_SERVERS {
-                return Err(Error::Connect(net::Error::NoAddress));
+                return Err(nowhere());
             }
             self.servers.choose(self.key, target.as_ref(), tried).await
         })
@@ -479,41 +477,19 @@ impl Drop for Chosen {
 impl PacketOutbound for Servers {
     fn associate(&self, source: SocketAddr, _: bool) -> io::Result<Upstream> {
         let inner = &self.0;
-        inner.note_request();
+        inner.note_request(&inner.packet_activity);
         let key = inner.key(Some(source), None);
-        let order = inner.order(&inner.udp, key, |server| server.weights.udp);
+        let order = inner.order(Kind::Udp, key);
         let server = order
             .first()
             .and_then(|place| inner.servers.get(*place))
             .ok_or(io::ErrorKind::NotConnected)?;
-        let endpoint = &server.endpoint;
-        let session = rand::random();
-        let socket = match &server.over_stream {
-            None if endpoint.dialer.proxies.is_some() => {
-                proxied_packets::socket(&endpoint.dialer, &endpoint.address, &self.0.tasks)?
-            }
-            None => endpoint.dialer.udp_socket()?,
-            Some(settings) => settings.socket(endpoint, &self.0.tasks)?,
-        };
-        let peer = socket.peer().map(Address::Ip);
-        let credentials = &endpoint.credentials;
-        let carried = server.over_stream.as_ref().map(|settings| settings.carried);
-        let (encoder, decoder) = match carried {
-            // The stream is sealed, and what is in it is not.
-            Some(Carried::Datagrams(_)) => (Encoder::Addressed, Decoder::Addressed),
-            Some(Carried::Packets) | None => {
-                let sealer =
-                    PacketSealer::client(credentials, session).map_err(io::Error::other)?;
-                let opener = ClientPackets::new(credentials, session);
-                (Encoder::Seal(sealer), Decoder::Open(Box::new(opener)))
-            }
-        };
-        Ok(Upstream {
-            server: Some(peer.unwrap_or_else(|| endpoint.packet_address())),
-            socket,
-            encoder,
-            decoder,
-        })
+        let mut upstream = server.packets(&inner.tasks)?;
+        if let (Some(place), 2..) = (order.first().copied(), inner.udp.len()) {
+            let servers = self.clone();
+            upstream.check = Some(Arc::new(PacketServer { servers, place }));
+        }
+        Ok(upstream)
     }
 
     fn locate(&self, server: AddressRef<'_>, _: bool) -> Destination {
@@ -530,25 +506,5 @@ impl PacketOutbound for Servers {
 
     fn packet_way(&self, _: &Address) -> Way {
         self.0.way(&self.0.udp)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn server_of_weight_zero_replaces_no_other() {
-        let cases: [(&[Option<f64>], &[usize]); 3] = [
-            (
-                &[Some(0.0), Some(0.2), None, Some(1.0), Some(0.2)],
-                &[3, 1, 4],
-            ),
-            (&[Some(0.0), None, Some(0.0)], &[0, 2]),
-            (&[None], &[]),
-        ];
-        for (weights, ranked) in cases {
-            assert_eq!(ranking(weights.iter().copied()), ranked, "{weights:?}");
-        }
     }
 }

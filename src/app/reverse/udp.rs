@@ -90,6 +90,7 @@ impl PacketOutbound for Public {
             socket,
             encoder: Encoder::Bare,
             decoder: Decoder::PassOn,
+            check: None,
         })
     }
 

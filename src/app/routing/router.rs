@@ -271,10 +271,19 @@ impl PacketOutbound for Router {
     }
 
     fn route(&self, target: AddressRef<'_>, addresses: Option<&[IpAddr]>) -> Route {
+        self.route_for(None, target, addresses)
+    }
+
+    fn route_for(
+        &self,
+        user: Option<&str>,
+        target: AddressRef<'_>,
+        addresses: Option<&[IpAddr]>,
+    ) -> Route {
         let Some(rules) = &self.rules else {
             return Route::Upstream(PROXY, None);
         };
-        let query = rules.query(target, Network::Udp, None);
+        let query = rules.query(target, Network::Udp, user);
         let known;
         let (way, seen) = match rules.way(&query, None) {
             Some(way) => (way, None),

@@ -1,5 +1,6 @@
 //! `balancer`: how `ssr local` chooses among several servers.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::context::Context;
@@ -13,6 +14,8 @@ use crate::wire::address::Address;
 /// The target that shadowsocks-rust probes.
 const PROBE_HOST: &str = "detectportal.firefox.com";
 const PROBE_PATH: &str = "/success.txt";
+/// The name server that shadowsocks-rust asks.
+const NAME_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), 53);
 
 /// `balancer`; `None`: servers are chosen by their weights, and there are no probes.
 pub(super) fn balancer(top: &Top, cx: &mut Context<'_>) -> Option<Balancer> {
@@ -43,6 +46,7 @@ pub(super) fn balancer(top: &Top, cx: &mut Context<'_>) -> Option<Balancer> {
         probe: target.map(|(target, path)| Probe {
             target,
             path,
+            name_server: name_server(written.probe_udp.as_ref(), cx),
             longest,
             interval,
             best_interval,
@@ -90,6 +94,25 @@ fn strategy(written: &file::Balancer, cx: &mut Context<'_>) -> Strategy {
             .warn("balancer.hash_by", "no effect: the strategy is not `hash`");
     }
     strategy
+}
+
+/// The name server that is asked for datagrams; `None`: no probes of datagrams.
+fn name_server(written: Option<&ProbeTarget>, cx: &mut Context<'_>) -> Option<Address> {
+    match written {
+        None | Some(ProbeTarget::Switch(true)) => Some(Address::Ip(NAME_SERVER)),
+        Some(ProbeTarget::Switch(false)) => None,
+        Some(ProbeTarget::Target(text)) => match text.parse::<Address>() {
+            Ok(address) if address.port() > 0 => Some(address),
+            _ => {
+                cx.report.error_hint(
+                    "balancer.probe_udp",
+                    "not a name server",
+                    "write `HOST:PORT`, as `8.8.8.8:53`",
+                );
+                None
+            }
+        },
+    }
 }
 
 /// The target of probes and the path there; `None`: no probes.

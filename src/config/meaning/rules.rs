@@ -324,13 +324,6 @@ fn travels(entry: &file::Rule, at: &str, cx: &mut Context<'_>) -> Option<Network
 fn users(entry: &file::Rule, at: &str, cx: &mut Context<'_>) -> Vec<Box<str>> {
     let path = key_at(at, "user");
     let found = values(entry.user.as_ref(), &path, cx);
-    if !found.is_empty() && entry.network.as_deref() != Some("tcp") {
-        cx.report.error_hint(
-            &path,
-            "the user of a datagram is not known, so the rule would not hold for UDP",
-            "add `\"network\": \"tcp\"`",
-        );
-    }
     found.into_iter().map(|(_, text)| text.into()).collect()
 }
 

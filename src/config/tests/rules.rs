@@ -48,10 +48,6 @@ fn wrong_rules_are_named_with_their_place() {
             "rules[0].network: unknown network `icmp`",
         ),
         (
-            r#"{"user": "bob", "to": "block"}"#,
-            "rules[0].user: the user of a datagram is not known",
-        ),
-        (
             r#"{"local": "127.0.0.1:1", "to": "block"}"#,
             "rules[0].local: no listener has the address `127.0.0.1:1` (use `127.0.0.1:1080`)",
         ),

@@ -358,6 +358,7 @@ pub(crate) struct Balancer {
     pub(crate) strategy: Option<String>,
     pub(crate) hash_by: Option<String>,
     pub(crate) probe: Option<ProbeTarget>,
+    pub(crate) probe_udp: Option<ProbeTarget>,
 }
 
 /// `reverse`.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::inbound::udp_associate::Associations;
+use crate::inbound::udp_associate::{Admitted, Associations};
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
 use crate::wire::{self, socks};
@@ -13,8 +13,8 @@ pub struct SocksPackets(pub Option<Arc<Associations>>);
 
 impl PacketInbound for SocksPackets {
     type Batch = ();
-    /// Where the address begins.
-    type Header = usize;
+    /// Where the address begins, and the user.
+    type Header = (usize, Admitted);
     type Session = ();
 
     fn identify(
@@ -22,27 +22,32 @@ impl PacketInbound for SocksPackets {
         (): &mut (),
         datagram: &mut [u8],
         peer: SocketAddr,
-    ) -> Result<(ClientKey, usize), wire::Error> {
-        if self.0.as_ref().is_some_and(|open| !open.admits(peer)) {
-            return Err(wire::Error::NotAssociated);
-        }
+    ) -> Result<(ClientKey, Self::Header), wire::Error> {
+        let user = match &self.0 {
+            Some(open) => open.admit(peer).ok_or(wire::Error::NotAssociated)?,
+            None => None,
+        };
         let (fragment, start) = socks::parse_udp_prefix(datagram)?;
         if fragment != 0 {
             return Err(wire::Error::Fragmented);
         }
-        Ok((ClientKey::Address(peer), start))
+        Ok((ClientKey::Address(peer), (start, user)))
     }
 
     fn open(
         &self,
         (): &mut (),
-        start: &mut usize,
+        (start, _): &mut Self::Header,
         datagram: &mut [u8],
     ) -> Result<Opened<'_>, wire::Error> {
         Ok(Opened::Addressed(*start..datagram.len()))
     }
 
-    fn encoder(&self, _: &usize) -> Result<Encoder, wire::Error> {
+    fn user(&self, (_, user): &Self::Header) -> Admitted {
+        user.clone()
+    }
+
+    fn encoder(&self, _: &Self::Header) -> Result<Encoder, wire::Error> {
         Ok(Encoder::Socks)
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! - [`strategy`]: the order in which servers are tried.
 //! - [`health`]: what is known of a server: failures, times, connections, results of probes.
-//! - [`probe`]: tries the servers by real requests, while the proxy is used.
+//! - [`probe`]: tries the servers by real requests, while the proxy is used; `packet_probe.rs`: for datagrams.
 //! - [`race`]: connects to one server after the other without waiting for those that do not answer.
 
 pub mod health;
+pub(crate) mod packet_probe;
 pub mod probe;
 pub mod race;
 pub mod strategy;

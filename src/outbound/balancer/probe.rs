@@ -1,6 +1,8 @@
 //! Tries the servers by real requests: HTTP through each server, to a target that answers shortly.
 
+use std::future::Future;
 use std::io::IoSliceMut;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -32,6 +34,8 @@ pub struct Probe {
     pub target: Address,
     /// What is requested of it.
     pub path: String,
+    /// The name server that is asked through servers for datagrams; `None`: they are not probed.
+    pub name_server: Option<Address>,
     /// The time that a probe may take.
     pub longest: Duration,
     /// The time between two probes of a server.
@@ -43,12 +47,49 @@ pub struct Probe {
 /// A server that is probed.
 #[derive(Clone)]
 pub struct Probed {
-    /// The server.
-    pub endpoint: Arc<Endpoint>,
+    /// Its address, for the log.
+    pub address: Address,
+    /// Asks through it.
+    pub ask: Arc<dyn Ask>,
     /// What is known of it.
     pub health: Arc<Health>,
     /// Its weight.
     pub weight: f64,
+}
+
+/// Makes a request through one server.
+pub trait Ask: Send + Sync {
+    /// Whether there is an answer.
+    fn ask<'a>(&'a self, probe: &'a Probe) -> Asked<'a>;
+}
+
+/// What [`Ask::ask`] returns: why there was no answer, if there was none.
+pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+
+/// What is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The key of the config that names the target.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Tcp => "balancer.probe",
+            Self::Udp => "balancer.probe_udp",
+        }
+    }
 }
 
 /// When the proxy was last used.
@@ -95,8 +136,7 @@ impl Activity {
 }
 
 /// Probes `servers` for as long as the proxy is used.
-pub async fn run(probe: Probe, servers: Vec<Probed>, activity: Arc<Activity>) {
-    let probe = Arc::new(probe);
+pub async fn run(kind: Kind, probe: Arc<Probe>, servers: Vec<Probed>, activity: Arc<Activity>) {
     let mut all_at = Instant::now();
     let mut passes = true;
     loop {
@@ -107,9 +147,9 @@ pub async fn run(probe: Probe, servers: Vec<Probed>, activity: Arc<Activity>) {
         let now = Instant::now();
         if now >= all_at {
             all_at = now + probe.interval;
-            passes = round(&probe, &servers, passes).await;
+            passes = round(kind, &probe, &servers, passes).await;
         } else if let Some(best) = best(&servers) {
-            round(&probe, &[best], true).await;
+            round(kind, &probe, &[best], true).await;
         }
         let best_at = probe.best_interval.map(|interval| now + interval);
         let next = best_at.map_or(all_at, |at| at.min(all_at));
@@ -130,7 +170,7 @@ fn best(servers: &[Probed]) -> Option<Probed> {
 }
 
 /// Probes `servers` once. Returns whether one of them has passed; `passed`: whether one did the last time.
-async fn round(probe: &Arc<Probe>, servers: &[Probed], passed: bool) -> bool {
+async fn round(kind: Kind, probe: &Arc<Probe>, servers: &[Probed], passed: bool) -> bool {
     let mut waiting = servers.iter().enumerate();
     let mut running = JoinSet::new();
     let mut results = Vec::new();
@@ -138,8 +178,8 @@ async fn round(probe: &Arc<Probe>, servers: &[Probed], passed: bool) -> bool {
         while running.len() < MAX_PROBES
             && let Some((index, server)) = waiting.next()
         {
-            let (probe, endpoint) = (Arc::clone(probe), Arc::clone(&server.endpoint));
-            running.spawn(async move { (index, probe.ask(&endpoint).await) });
+            let (probe, asking) = (Arc::clone(probe), Arc::clone(&server.ask));
+            running.spawn(async move { (index, probe.ask(&*asking).await) });
         }
         match running.join_next().await {
             Some(Ok(result)) => results.push(result),
@@ -150,15 +190,19 @@ async fn round(probe: &Arc<Probe>, servers: &[Probed], passed: bool) -> bool {
     let passes = results.iter().any(|(_, result)| result.is_ok());
     for (index, result) in results {
         if let Some(server) = servers.get(index) {
-            server.note(result, probe.longest, passes && servers.len() > 1);
+            server.note(kind, result, probe.longest, passes && servers.len() > 1);
         }
     }
     if servers.len() > 1 && passes != passed {
-        let target = &probe.target;
+        let (network, key) = (kind.name(), kind.key());
         if passes {
-            tracing::info!(%target, "servers pass the probe again");
+            tracing::info!(network, "servers pass the probe again");
         } else {
-            tracing::warn!(%target, "no server passes the probe: all are down, or the target of `balancer.probe` is");
+            tracing::warn!(
+                network,
+                target_key = key,
+                "no server passes the probe: all are down, or its target is"
+            );
         }
     }
     passes
@@ -166,39 +210,45 @@ async fn round(probe: &Arc<Probe>, servers: &[Probed], passed: bool) -> bool {
 
 impl Probed {
     /// Notes a result. A failure counts only if another server has passed: else the target may be down.
-    fn note(&self, result: Result<Duration, String>, longest: Duration, other_passes: bool) {
-        let server = &self.endpoint.address;
+    fn note(
+        &self,
+        kind: Kind,
+        result: Result<Duration, String>,
+        longest: Duration,
+        other_passes: bool,
+    ) {
+        let (server, network) = (&self.address, kind.name());
         self.health
             .note_probe(result.as_ref().ok().copied(), longest);
         match result {
             Ok(time) => {
                 if self.health.work() {
                     let latency_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                    tracing::info!(%server, latency_ms, "server passes the probe");
+                    tracing::info!(%server, network, latency_ms, "server passes the probe");
                 }
             }
             Err(error) if other_passes => {
                 if self.health.fail(Fault::Probe) {
-                    tracing::warn!(%server, %error, "server fails the probe: others are used");
+                    tracing::warn!(%server, network, %error, "server fails the probe: others are used");
                 }
             }
-            Err(error) => tracing::debug!(%server, %error, "server fails the probe"),
+            Err(error) => tracing::debug!(%server, network, %error, "server fails the probe"),
         }
     }
 }
 
 impl Probe {
     /// Makes one request through the server. Returns how long it took, or why there was no answer.
-    async fn ask(&self, server: &Arc<Endpoint>) -> Result<Duration, String> {
+    async fn ask(&self, server: &dyn Ask) -> Result<Duration, String> {
         let begun = Instant::now();
-        match timeout(self.longest, self.request(server)).await {
+        match timeout(self.longest, server.ask(self)).await {
             Ok(Ok(())) => Ok(begun.elapsed()),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(format!("no answer within {} s", self.longest.as_secs())),
         }
     }
 
-    async fn request(&self, server: &Endpoint) -> Result<(), String> {
+    pub(crate) async fn request(&self, server: &Endpoint) -> Result<(), String> {
         let text = |error: Error| error.to_string();
         let stream = server.dial(SpeaksFirst::Us).await.map_err(text)?;
         let mut leg = server.leg(stream, self.target.as_ref());

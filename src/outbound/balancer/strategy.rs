@@ -104,6 +104,21 @@ pub fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// Indexes of the servers that have a weight, the heaviest first. Servers of weight 0 are left out unless there are no
+/// others, even if the others fail: a 0 means this in shadowsocks-rust.
+#[must_use]
+pub fn ranking(weights: impl Iterator<Item = Option<f64>>) -> Vec<usize> {
+    let mut ranked: Vec<(usize, f64)> = weights
+        .enumerate()
+        .filter_map(|(place, weight)| Some((place, weight?)))
+        .collect();
+    if ranked.iter().any(|(_, weight)| *weight > 0.0) {
+        ranked.retain(|(_, weight)| *weight > 0.0);
+    }
+    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    ranked.into_iter().map(|(place, _)| place).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests")]
@@ -161,5 +176,20 @@ mod tests {
             counts.iter().all(|count| (900..1100).contains(count)),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn server_of_weight_zero_replaces_no_other() {
+        let cases: [(&[Option<f64>], &[usize]); 3] = [
+            (
+                &[Some(0.0), Some(0.2), None, Some(1.0), Some(0.2)],
+                &[3, 1, 4],
+            ),
+            (&[Some(0.0), None, Some(0.0)], &[0, 2]),
+            (&[None], &[]),
+        ];
+        for (weights, ranked) in cases {
+            assert_eq!(ranking(weights.iter().copied()), ranked, "{weights:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use super::framing::{Decoder, Encoder};
-use super::sides::{ClientKey, Opened, PacketInbound, Upstream};
+use super::sides::{ClientKey, Opened, PacketInbound, ServerCheck, Upstream};
 use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::User;
@@ -30,6 +30,7 @@ pub(super) struct Association<S> {
     pub(super) server: Option<Address>,
     /// Whether all datagrams go to one place, and replies come from there.
     pub(super) is_pinned: bool,
+    check: Option<Arc<dyn ServerCheck>>,
     client: Mutex<Client<S>>,
     outgoing: Mutex<Outgoing>,
     /// The number of datagrams that kept the association alive.
@@ -75,6 +76,7 @@ impl<S> Association<S> {
             upstream: upstream.socket,
             is_pinned: upstream.server.is_some() || matches!(upstream.decoder, Decoder::PassOn),
             server: upstream.server,
+            check: upstream.check,
             client: Mutex::new(Client {
                 session,
                 path,
@@ -134,6 +136,16 @@ impl<S> Association<S> {
     /// The address that the last datagram was sent to.
     pub(super) fn sent_to(&self) -> Option<SocketAddr> {
         lock(&self.outgoing).sent_to
+    }
+
+    /// The name of its user.
+    pub(super) fn user_name(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.name)
+    }
+
+    /// Whether its server has failed and another one has not.
+    pub(super) fn has_failed(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.has_failed())
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -26,5 +26,6 @@ mod table;
 
 pub use relay::Relay;
 pub use sides::{
-    ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, StreamClient, Upstream,
+    ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, ServerCheck,
+    StreamClient, Upstream,
 };

@@ -225,7 +225,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         };
         let mut destination = None;
         if has_routes {
-            match self.outbound.route(target, addresses) {
+            let user = self.inbound.user(&header);
+            let user = user.as_ref().map(|user| &*user.name);
+            match self.outbound.route_for(user, target, addresses) {
                 Route::Upstream(upstream, address) => {
                     key.upstream = upstream;
                     destination = address;
@@ -314,17 +316,26 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     ) -> Destination {
         match &association.server {
             Some(server) => self.outbound.locate(server.as_ref(), true),
-            None => self.outbound.locate(target, trusted),
+            None => {
+                let user = association.user_name();
+                self.outbound.locate_for(user, target, trusted)
+            }
         }
     }
 
     /// Finds the association of a client, which mostly is that of the datagram before.
     fn find(&self, work: &WorkOf<I>, key: Key) -> Option<Arc<Association<I::Session>>> {
         let current = work.current.as_ref();
-        current
+        let found = current
             .filter(|current| current.key == key && !current.is_closed())
             .cloned()
-            .or_else(|| self.table.find(key))
+            .or_else(|| self.table.find(key))?;
+        if found.has_failed() {
+            tracing::debug!("association moves to another server");
+            found.close();
+            return None;
+        }
+        Some(found)
     }
 
     /// Begins an association for a client whose first datagram has been opened.
@@ -424,13 +435,12 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             self.counters.fail(wire::Error::NoResources.status());
             return;
         };
-        let resolved = self.outbound.resolve(&waiting.target, waiting.trusted);
+        let user = waiting.association.user_name();
+        let (target, trusted) = (&waiting.target, waiting.trusted);
+        let resolved = self.outbound.resolve_for(user, target, trusted);
         let Some(peer) = resolved.await else {
             // The answer is in the cache now.
-            let error = match self
-                .outbound
-                .locate(waiting.target.as_ref(), waiting.trusted)
-            {
+            let error = match self.outbound.locate_for(user, target.as_ref(), trusted) {
                 Destination::Denied => wire::Error::Denied,
                 _ => wire::Error::Unresolvable,
             };

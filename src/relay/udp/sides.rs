@@ -112,6 +112,16 @@ pub trait PacketOutbound: Send + Sync + 'static {
         Route::Upstream(0, None)
     }
 
+    /// As [`Self::route`], for a user.
+    fn route_for(
+        &self,
+        _user: Option<&str>,
+        target: AddressRef<'_>,
+        addresses: Option<&[IpAddr]>,
+    ) -> Route {
+        self.route(target, addresses)
+    }
+
     /// The addresses of a target whose route is [`Route::Unresolved`]; empty: there are none.
     fn addresses(&self, _target: &Address) -> impl Future<Output = Arc<[IpAddr]>> + Send {
         std::future::ready(Arc::default())
@@ -138,6 +148,26 @@ pub trait PacketOutbound: Send + Sync + 'static {
         Way::default()
     }
 
+    /// As [`Self::locate`], for a user.
+    fn locate_for(
+        &self,
+        _user: Option<&str>,
+        target: AddressRef<'_>,
+        trusted: bool,
+    ) -> Destination {
+        self.locate(target, trusted)
+    }
+
+    /// As [`Self::resolve`], for a user.
+    fn resolve_for(
+        &self,
+        _user: Option<&str>,
+        target: &Address,
+        trusted: bool,
+    ) -> impl Future<Output = Option<SocketAddr>> + Send {
+        self.resolve(target, trusted)
+    }
+
     /// The address of a datagram for `target`; `None`: it has none, or none that is allowed.
     fn resolve(
         &self,
@@ -156,6 +186,14 @@ pub struct Upstream {
     pub encoder: Encoder,
     /// Decodes what comes in.
     pub decoder: Decoder,
+    /// Whether it still works, where there is another way; `None`: there is none.
+    pub check: Option<Arc<dyn ServerCheck>>,
+}
+
+/// Knows whether one of several servers works.
+pub trait ServerCheck: Send + Sync {
+    /// Whether it has failed and another one has not: then the client's next datagram begins an association there.
+    fn has_failed(&self) -> bool;
 }
 
 /// Which of its client's upstreams a datagram takes.

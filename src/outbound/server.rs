@@ -1,0 +1,196 @@
+//! One of the servers that requests go through: how it is reached, and what is known of it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::balancer::health::{Fault, Health};
+use super::balancer::packet_probe;
+use super::balancer::probe::{Ask, Asked, Kind, Probe};
+use super::endpoint::Endpoint;
+use super::proxied_packets;
+use super::udp_over_stream::{Carried, UdpOverStream};
+use super::warm::{Warm, WarmPolicy};
+use crate::net::Stream;
+use crate::net::dial::SpeaksFirst;
+use crate::net::tasks::Tasks;
+use crate::relay::Error;
+use crate::relay::tcp::Failure;
+use crate::relay::udp::Upstream;
+use crate::relay::udp::framing::{Decoder, Encoder};
+use crate::wire::Address;
+use crate::wire::ss::packet::{ClientPackets, PacketSealer};
+
+/// How much a server is preferred, from 0 (only if no other has more) to 1; `None`: it does not offer this at all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights {
+    /// For streams.
+    pub tcp: Option<f64>,
+    /// For datagrams.
+    pub udp: Option<f64>,
+}
+
+/// One server, its spare connections, and what is known of it.
+pub struct Server {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) weights: Weights,
+    /// Set if datagrams go inside streams; `None`: they go as UDP.
+    over_stream: Option<UdpOverStream>,
+    pub(super) warm: Warm,
+    pub(super) health: Arc<Health>,
+    /// The same for datagrams, by probes alone.
+    pub(super) packet_health: Arc<Health>,
+}
+
+impl Server {
+    /// A server that has not failed yet.
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        weights: Weights,
+        over_stream: Option<UdpOverStream>,
+        warm: WarmPolicy,
+    ) -> Self {
+        Self {
+            endpoint: Arc::new(endpoint),
+            weights,
+            over_stream,
+            warm: Warm::new(warm),
+            health: Arc::default(),
+            packet_health: Arc::default(),
+        }
+    }
+
+    /// Opens the way of a new association, whose packets `tasks` carry if they go inside streams.
+    pub(super) fn packets(&self, tasks: &Tasks) -> io::Result<Upstream> {
+        let endpoint = &self.endpoint;
+        let session = rand::random();
+        let socket = match &self.over_stream {
+            None if endpoint.dialer.proxies.is_some() => {
+                proxied_packets::socket(&endpoint.dialer, &endpoint.address, tasks)?
+            }
+            None => endpoint.dialer.udp_socket()?,
+            Some(settings) => settings.socket(endpoint, tasks)?,
+        };
+        let peer = socket.peer().map(Address::Ip);
+        let credentials = &endpoint.credentials;
+        let carried = self.over_stream.as_ref().map(|settings| settings.carried);
+        let (encoder, decoder) = match carried {
+            // The stream is sealed, and what is in it is not.
+            Some(Carried::Datagrams(_)) => (Encoder::Addressed, Decoder::Addressed),
+            Some(Carried::Packets) | None => {
+                let sealer =
+                    PacketSealer::client(credentials, session).map_err(io::Error::other)?;
+                let opener = ClientPackets::new(credentials, session);
+                (Encoder::Seal(sealer), Decoder::Open(Box::new(opener)))
+            }
+        };
+        Ok(Upstream {
+            server: Some(peer.unwrap_or_else(|| endpoint.packet_address())),
+            socket,
+            encoder,
+            decoder,
+            check: None,
+        })
+    }
+
+    /// Takes a spare connection, or opens one. Refills the spares for later requests. Returns whether it was a spare.
+    pub(super) async fn connection(&self) -> Result<(Stream, bool), Error> {
+        if let Some(stream) = self.warm.take() {
+            self.warm.refill(&self.endpoint);
+            return Ok((stream, true));
+        }
+        Ok((self.open().await?, false))
+    }
+
+    /// Opens a connection.
+    pub(super) async fn open(&self) -> Result<Stream, Error> {
+        let begun = Instant::now();
+        // The request header goes out at once, or after the short wait for first bytes.
+        let dialled = self.endpoint.dial(SpeaksFirst::Us).await;
+        let server = &self.endpoint.address;
+        match &dialled {
+            Ok(_) => {
+                let time = begun.elapsed();
+                if self.health.connect(time) {
+                    tracing::info!(%server, "server can be reached again");
+                }
+                self.warm.note_dial(time);
+                self.warm.refill(&self.endpoint);
+            }
+            Err(error) => self.unreachable(error),
+        }
+        dialled
+    }
+
+    pub(super) fn unreachable(&self, error: &dyn std::fmt::Display) {
+        if self.health.fail(Fault::Unreachable) {
+            let server = &self.endpoint.address;
+            tracing::warn!(%server, %error, "server cannot be reached");
+        }
+    }
+
+    /// It could be connected to, and did not answer what another server did.
+    pub(super) fn unanswered(&self, failure: &Failure) {
+        if self.health.fail(Fault::Unanswered) {
+            let server = &self.endpoint.address;
+            tracing::warn!(%server, reason = %failure, "server did not answer what another server answered");
+        }
+        self.warm.clear();
+    }
+
+    pub(super) fn answered(&self, after: Option<Duration>) {
+        if self.health.answer(after) {
+            let server = &self.endpoint.address;
+            tracing::info!(%server, "server answers again");
+        }
+    }
+}
+
+impl Server {
+    /// What is known of it.
+    pub(super) const fn health(&self, kind: Kind) -> &Arc<Health> {
+        match kind {
+            Kind::Tcp => &self.health,
+            Kind::Udp => &self.packet_health,
+        }
+    }
+
+    pub(super) const fn weight(&self, kind: Kind) -> Option<f64> {
+        match kind {
+            Kind::Tcp => self.weights.tcp,
+            Kind::Udp => self.weights.udp,
+        }
+    }
+}
+
+/// Probes a server for streams.
+pub(super) struct AskStreams(pub(super) Arc<Server>);
+
+impl Ask for AskStreams {
+    fn ask<'a>(&'a self, probe: &'a Probe) -> Asked<'a> {
+        Box::pin(probe.request(&self.0.endpoint))
+    }
+}
+
+/// Probes a server for datagrams. The tasks carry them if they go inside streams.
+pub(super) struct AskPackets(pub(super) Arc<Server>, pub(super) Tasks);
+
+impl Ask for AskPackets {
+    fn ask<'a>(&'a self, probe: &'a Probe) -> Asked<'a> {
+        Box::pin(async {
+            let target = probe.name_server.as_ref();
+            let target = target.ok_or("nothing to ask")?;
+            let upstream = self.0.packets(&self.1).map_err(|error| error.to_string())?;
+            let dialer = &self.0.endpoint.dialer;
+            let at = match &upstream.server {
+                Some(server) => dialer.resolve(server, true).await,
+                None => None,
+            };
+            let at = at.ok_or("its name has no address")?;
+            packet_probe::ask(upstream, at, target.as_ref(), probe.longest).await
+        })
+    }
+}
