@@ -131,7 +131,7 @@ mod tests {
     fn stranger_is_not_admitted() {
         let associations = Arc::new(Associations::default());
         let _open = associations.open(peer(0).ip(), 0, None, |_| {});
-        assert!(!associations.admit(([10, 0, 0, 2], 5).into()).is_some());
+        assert!(associations.admit(([10, 0, 0, 2], 5).into()).is_none());
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         let _open = associations.open(peer(0).ip(), 0, None, |_| {});
         assert!(associations.admit(peer(5)).is_some());
         assert!(associations.admit(peer(5)).is_some());
-        assert!(!associations.admit(peer(6)).is_some());
+        assert!(associations.admit(peer(6)).is_none());
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
         let open = associations.open(peer(0).ip(), 0, None, |_| {});
         assert!(associations.admit(peer(5)).is_some());
         drop(open);
-        assert!(!associations.admit(peer(5)).is_some());
+        assert!(associations.admit(peer(5)).is_none());
         assert!(associations.table().bound.is_empty() && associations.table().waiting.is_empty());
     }
 }

@@ -11,6 +11,9 @@ use crate::route::Live;
 /// What rules belong to: a listener of `ssr local`, or a server of `ssr server`.
 type Owner = (String, Option<Arc<Live>>);
 
+/// Rules in use, and those that replace them.
+type Change<'a> = (&'a Arc<Live>, Arc<Live>);
+
 /// Knows the config file, and which of its parts use rules.
 pub(in crate::app) struct Reload {
     reread: Reread,
@@ -73,10 +76,10 @@ impl Reload {
     }
 
     /// The rules to be replaced, and those that replace them.
-    fn changes(&self, new: &[Owner]) -> Result<Vec<(&Arc<Live>, Arc<Live>)>, Vec<String>> {
+    fn changes(&self, new: &[Owner]) -> Result<Vec<Change<'_>>, Vec<String>> {
         let file = self.path().display();
         let mut problems = Vec::new();
-        let mut changes: Vec<(&Arc<Live>, Arc<Live>)> = Vec::new();
+        let mut changes: Vec<Change<'_>> = Vec::new();
         for (name, old) in &self.owners {
             let found = new.iter().find(|(other, _)| other == name);
             let (old, new) = match (old, found) {
