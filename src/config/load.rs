@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -17,6 +18,7 @@ use super::text::document::Document;
 use super::text::reporter::strict;
 
 use crate::limits::MAX_CONFIG_SIZE;
+use crate::route::Live;
 
 /// Reads the config at `path` for `role`, overridden by `flags`, and every file that it names. Without a path, only the
 /// flags count.
@@ -67,6 +69,21 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
     match found.is_empty() {
         true => Ok(config),
         false => Err(found),
+    }
+}
+
+impl Config {
+    /// All rules in use, each once.
+    pub fn live_rules(&self) -> Vec<Arc<Live>> {
+        let locals = self.locals.iter().filter_map(|local| local.rules.as_ref());
+        let servers = self.servers.iter().filter_map(|one| one.rules.as_ref());
+        let mut all: Vec<Arc<Live>> = Vec::new();
+        for live in locals.chain(servers) {
+            if !all.iter().any(|known| Arc::ptr_eq(known, live)) {
+                all.push(Arc::clone(live));
+            }
+        }
+        all
     }
 }
 

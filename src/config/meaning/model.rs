@@ -74,21 +74,6 @@ pub struct Config {
     pub reread: Option<Reread>,
 }
 
-impl Config {
-    /// All rules in use, each once.
-    pub fn live_rules(&self) -> Vec<Arc<Live>> {
-        let locals = self.locals.iter().filter_map(|local| local.rules.as_ref());
-        let servers = self.servers.iter().filter_map(|one| one.rules.as_ref());
-        let mut all: Vec<Arc<Live>> = Vec::new();
-        for live in locals.chain(servers) {
-            if !all.iter().any(|known| Arc::ptr_eq(known, live)) {
-                all.push(Arc::clone(live));
-            }
-        }
-        all
-    }
-}
-
 /// Reverse tunnels: the services of a client, and what a server allows.
 #[derive(Clone, Debug)]
 pub struct Reverse {
