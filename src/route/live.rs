@@ -66,6 +66,7 @@ impl Live {
         (own.read, own.found) = seen;
         *write(&self.source) = source;
         *write(&self.current) = current;
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// The rules as they are now.
