@@ -26,9 +26,10 @@ fn multiplex(protocol: &str, padding: bool) -> Value {
     }})
 }
 
-/// What sing-box cannot do with its own server either: it ends a multiplexed stream in both directions at once.
+/// What sing-box cannot do with its own server either: it ends a multiplexed stream in both directions at once, and cuts long
+/// datagrams.
 fn is_possible(name: &str) -> bool {
-    name.starts_with("tcp") && !name.contains("half-close")
+    !name.contains("half-close") && !["udp: full cone", "udp: 30000 bytes"].contains(&name)
 }
 
 fn carries(socks: &Socks) {

@@ -7,10 +7,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::Stream;
 use crate::net::handshake::{HandshakeError, Reader};
-use crate::relay::tcp::{Handshake, Inbound, Leg, Reply, Request};
+use crate::relay::tcp::{Handshake, Inbound, Leg, Reply, Request, Reserved};
 use crate::relay::{Error, Side, User};
 use crate::wire::multiplex::{self, BRUTAL, Carries};
-use crate::wire::{Address, AddressRef};
+use crate::wire::{Address, AddressRef, udp_over_tcp};
 
 /// What a client of sing-box shows to its user when it asks for TCP Brutal.
 const NO_BRUTAL: &str =
@@ -54,9 +54,19 @@ impl Inbound for MultiplexStreams {
             let _ = timeout_at(deadline, told).await;
             return Err(Error::NotOffered("TCP Brutal is not supported"));
         }
-        if carries != Carries::Bytes {
-            return Err(self.refuse(&stream, deadline).await);
+        if Reserved::of(target.as_ref()) == Some(Reserved::Multiplex) {
+            return Err(Error::NotOffered("a session inside a session"));
         }
+        let (target, ahead) = match carries {
+            Carries::Bytes => (target, ahead),
+            // The outbound takes streams of datagrams by this target, with a request as in UDP over TCP.
+            Carries::Datagrams | Carries::Addressed => {
+                let connect = carries == Carries::Datagrams;
+                let request = udp_over_tcp::request(connect, target.as_ref());
+                let session = Address::Domain(multiplex::HOST.into(), multiplex::PORT);
+                (session, [request, ahead].concat())
+            }
+        };
         let request = self.request(Leg::ahead(stream, ahead), target, peer);
         Ok(Handshake::Request(request))
     }
@@ -73,18 +83,6 @@ impl MultiplexStreams {
             user: self.user.clone(),
             claimed: None,
         }
-    }
-
-    /// Refuses a stream of datagrams.
-    async fn refuse(&self, stream: &Stream, deadline: Instant) -> Error {
-        const NO_UDP: &str = "UDP is not offered in multiplexed sessions of this server";
-        let answer = multiplex::refusal(NO_UDP);
-        let told = async {
-            stream.write_all(&answer).await?;
-            stream.shutdown().await
-        };
-        let _ = timeout_at(deadline, told).await;
-        Error::NotOffered(NO_UDP)
     }
 }
 

@@ -79,7 +79,9 @@ impl Server {
         let carried = self.over_stream.as_ref().map(|settings| settings.carried);
         let (encoder, decoder) = match carried {
             // The stream is sealed, and what is in it is not.
-            Some(Carried::Datagrams(_)) => (Encoder::Addressed, Decoder::Addressed),
+            Some(Carried::Datagrams(_) | Carried::Multiplexed) => {
+                (Encoder::Addressed, Decoder::Addressed)
+            }
             Some(Carried::Packets) | None => {
                 let sealer =
                     PacketSealer::client(credentials, session).map_err(io::Error::other)?;

@@ -24,7 +24,7 @@ use crate::relay::{Counters, Error, User};
 use crate::wire::reserved::Reserved;
 use crate::wire::udp_over_stream::{NAME, PORT};
 use crate::wire::udp_over_tcp::{Frames, Version};
-use crate::wire::{self, Address};
+use crate::wire::{self, Address, multiplex};
 
 /// The pause before a stream that broke is replaced.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub enum Carried {
     Packets,
     /// Datagrams as they are, by this version of UDP over TCP.
     Datagrams(Version),
+    /// Datagrams of a stream in a session of sing-box's `multiplex`, behind a request as in version 2.
+    Multiplexed,
 }
 
 impl Carried {
@@ -47,6 +49,7 @@ impl Carried {
             Self::Packets => Address::Domain(NAME.into(), PORT),
             // As sing-box has it; servers do not look at the port.
             Self::Datagrams(version) => Address::Domain(version.target().into(), 0),
+            Self::Multiplexed => Address::Domain(multiplex::HOST.into(), multiplex::PORT),
         }
     }
 
@@ -57,6 +60,10 @@ impl Carried {
             Self::Datagrams(version) => Framing::Datagrams {
                 frames: Frames::Addressed,
                 request: matches!(version, Version::V2),
+            },
+            Self::Multiplexed => Framing::Datagrams {
+                frames: Frames::Socks,
+                request: true,
             },
         }
     }
@@ -186,9 +193,9 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> DirectWithP
                         async move { exchange(pipe, &client, Framing::Packets, idle).await };
                     let _ = tokio::join!(exchanged, relay.serve(Arc::new(server)));
                 }
-                Carried::Datagrams(version) => {
+                Carried::Datagrams(_) | Carried::Multiplexed => {
                     let client = (peer, user);
-                    let served = serve_datagrams(relay, pipe, version, client, idle).await;
+                    let served = serve_datagrams(relay, pipe, carried, client, idle).await;
                     if let Err(error) = served {
                         let status = error.status();
                         tracing::debug!(%peer, status, %error, "a stream of UDP over TCP is invalid");
@@ -204,17 +211,21 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> DirectWithP
 async fn serve_datagrams<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound>(
     relay: Arc<Relay<I, O>>,
     pipe: Pipe,
-    version: Version,
+    carried: Carried,
     (client, user): (SocketAddr, Option<Arc<User>>),
     idle: Duration,
 ) -> Result<(), wire::Error> {
-    let frames = match version {
-        Version::V1 => Frames::Addressed,
+    let frames = match carried {
+        Carried::Datagrams(Version::V1) => Frames::Addressed,
         // Dropping the pipe resets the stream.
-        Version::V2 => match timeout(idle, read_request(&pipe)).await {
+        _ => match timeout(idle, read_request(&pipe)).await {
             Ok(request) => request?,
             Err(_) => return Err(wire::Error::Truncated),
         },
+    };
+    let frames = match frames {
+        Frames::Addressed if carried == Carried::Multiplexed => Frames::Socks,
+        frames => frames,
     };
     let connected = matches!(frames, Frames::Connected(_));
     let batch = StreamClient { user, connected };
@@ -244,8 +255,9 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> Outbound
     fn offers(&self, reserved: Reserved) -> bool {
         match reserved {
             Reserved::Packets => self.packets,
-            Reserved::UdpOverTcp(_) => true,
-            Reserved::Link | Reserved::Multiplex => false,
+            // Only streams of datagrams inside a session come here: the inbound takes sessions themselves.
+            Reserved::UdpOverTcp(_) | Reserved::Multiplex => true,
+            Reserved::Link => false,
         }
     }
 
@@ -253,6 +265,7 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> Outbound
         let carried = match request.reserved() {
             Some(Reserved::Packets) => Carried::Packets,
             Some(Reserved::UdpOverTcp(version)) => Carried::Datagrams(version),
+            Some(Reserved::Multiplex) => Carried::Multiplexed,
             _ => return self.direct.connect(request).await,
         };
         let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);

@@ -103,11 +103,23 @@ pub fn write_request(datagram: &[u8], out: &mut [u8]) -> Option<usize> {
     Some(1 + len)
 }
 
+/// The request for `target`.
+#[must_use]
+pub fn request(connect: bool, target: AddressRef<'_>) -> Vec<u8> {
+    let mut room = [0; Address::MAX_LEN];
+    let len = target.encode(&mut room).unwrap_or(0);
+    let mut bytes = vec![u8::from(connect)];
+    bytes.extend_from_slice(room.get(..len).unwrap_or_default());
+    bytes
+}
+
 /// What stands in the frames of a stream beside the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frames {
     /// An address in each.
     Addressed,
+    /// The same, with the address types of SOCKS: streams in sessions of [`multiplex`](crate::wire::multiplex).
+    Socks,
     /// Nothing: all data is for this target, which stands here as in SOCKS.
     Connected(Box<[u8]>),
 }
@@ -127,7 +139,7 @@ impl Frames {
     pub fn write(&self, datagram: &[u8], out: &mut [u8]) -> Option<usize> {
         let (address, data) = match self {
             Self::Connected(_) => (&[][..], datagram),
-            Self::Addressed => {
+            Self::Addressed | Self::Socks => {
                 let (_, len) = AddressRef::parse(datagram).ok()??;
                 datagram.split_at_checked(len)?
             }
@@ -136,7 +148,7 @@ impl Frames {
         let out = out.get_mut(..address.len() + LENGTH + data.len())?;
         let (front, rest) = out.split_at_mut_checked(address.len())?;
         front.copy_from_slice(address);
-        if let Some(kind) = front.first_mut() {
+        if let (Self::Addressed, Some(kind)) = (self, front.first_mut()) {
             let ours = TYPES.iter().position(|socks| socks == kind)?;
             *kind = u8::try_from(ours).ok()?;
         }
@@ -155,7 +167,7 @@ impl Frames {
             return Ok(None);
         };
         let skipped = match self {
-            Self::Addressed => kind.len() + address.len(),
+            Self::Addressed | Self::Socks => kind.len() + address.len(),
             Self::Connected(_) => 0,
         };
         let rest = bytes.get(skipped..).unwrap_or_default();
@@ -173,6 +185,10 @@ impl Frames {
     fn address<'a>(&'a self, bytes: &'a [u8]) -> Result<Option<AddressParts<'a>>, Error> {
         if let Self::Connected(target) = self {
             return Ok(target.split_at_checked(1));
+        }
+        if *self == Self::Socks {
+            let address = AddressRef::parse(bytes)?.and_then(|(_, len)| bytes.get(..len));
+            return Ok(address.and_then(|address| address.split_at_checked(1)));
         }
         let Some((&kind, rest)) = bytes.split_first() else {
             return Ok(None);

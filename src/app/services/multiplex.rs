@@ -18,7 +18,12 @@ use crate::wire::multiplex::Head;
 
 /// Serves the sessions of one server's clients. Each stream in them is an ordinary request of the client's user.
 pub(super) struct Sessions<O> {
-    pub(super) outbound: O,
+    outbound: Arc<O>,
+    settings: Settings,
+}
+
+/// What the sessions of one server share.
+pub(super) struct Settings {
     pub(super) timeouts: Timeouts,
     pub(super) counters: Arc<Counters>,
     pub(super) connections: Arc<Semaphore>,
@@ -26,7 +31,14 @@ pub(super) struct Sessions<O> {
     pub(super) draining: watch::Receiver<bool>,
 }
 
-impl<O: Outbound + Clone + Send + Sync + 'static> Sessions<O> {
+impl<O: Outbound + Send + 'static> Sessions<O> {
+    pub(super) fn new(outbound: O, settings: Settings) -> Self {
+        Self {
+            outbound: Arc::new(outbound),
+            settings,
+        }
+    }
+
     /// Serves a session to its end.
     pub(super) async fn serve(
         self: Arc<Self>,
@@ -35,22 +47,22 @@ impl<O: Outbound + Clone + Send + Sync + 'static> Sessions<O> {
         user: Option<Arc<User>>,
     ) -> Result<(), Error> {
         let stream = plain(leg);
-        let head = timeout(self.timeouts.handshake, read_head(&stream)).await;
+        let head = timeout(self.settings.timeouts.handshake, read_head(&stream)).await;
         let head = head.map_err(|_| Error::HandshakeTimeout)??;
         let name = user.as_ref().map(|user| &*user.name);
         tracing::debug!(%peer, user = name, protocol = head.protocol.name(), padding = head.padding, "multiplex: session is up");
         let service = Arc::new(Service {
             inbound: MultiplexStreams { user },
-            outbound: self.outbound.clone(),
-            timeouts: self.timeouts,
-            counters: Arc::clone(&self.counters),
+            outbound: Arc::clone(&self.outbound),
+            timeouts: self.settings.timeouts,
+            counters: Arc::clone(&self.settings.counters),
         });
-        let places = Places::new(&self.connections);
+        let places = Places::new(&self.settings.connections);
         let serve = |stream| {
             let (service, places) = (Arc::clone(&service), places.clone());
             async move { places.serve(&service, stream, peer, || ()).await }
         };
-        let (idle, draining) = (self.timeouts.idle, self.draining.clone());
+        let (idle, draining) = (self.settings.timeouts.idle, self.settings.draining.clone());
         let served = Box::pin(multiplex::serve(stream, head, idle, draining, serve));
         served.await.map_err(Error::io(Side::Client))
     }

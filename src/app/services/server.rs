@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
-use super::multiplex::{self, Sessions};
+use super::multiplex::{self, Sessions, Settings};
 use super::sockets::{incoming, outgoing};
 use super::transport;
 use crate::app::error::Error;
@@ -19,7 +19,7 @@ use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::relay;
-use crate::relay::tcp::Reserved;
+use crate::relay::tcp::{Outbound, Reserved};
 use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
@@ -58,12 +58,20 @@ impl Builder<'_> {
             });
             if server.mode.tcp {
                 let idle = server.idle.unwrap_or(self.config.timeouts.idle);
-                let sessions = Sessions {
-                    outbound: direct.clone(),
+                let sessions = Settings {
                     timeouts: self.timeouts(idle),
                     counters: Arc::clone(self.counters),
                     connections: Arc::clone(&self.connections),
                     draining: draining.clone(),
+                };
+                let idle_udp = self.config.udp_timeout;
+                let reserved = match &relay {
+                    Some(relay) => {
+                        let (direct, relay) = (direct.clone(), Arc::clone(relay));
+                        let outbound = DirectWithPackets::new(direct, relay, false, idle_udp);
+                        reserved(&reverse_server, Sessions::new(outbound, sessions))
+                    }
+                    None => reserved(&reverse_server, Sessions::new(direct.clone(), sessions)),
                 };
                 let inbound = Shadowsocks {
                     accounts,
@@ -71,7 +79,7 @@ impl Builder<'_> {
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
                     users,
                     drain_timeout: self.config.timeouts.handshake,
-                    reserved: reserved(&reverse_server, sessions),
+                    reserved,
                 };
                 let inbound = guarded(inbound, server);
                 let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
@@ -81,7 +89,7 @@ impl Builder<'_> {
                 let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
                 match &relay {
                     Some(relay) => {
-                        let (relay, idle_udp) = (Arc::clone(relay), self.config.udp_timeout);
+                        let relay = Arc::clone(relay);
                         let outbound = DirectWithPackets::new(direct, relay, is_ws, idle_udp);
                         self.serve_tcp(listeners, inbound, outbound, idle, transport);
                     }
@@ -129,7 +137,10 @@ fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
 
 /// Passes the streams of reserved targets to what serves them: links to the server of reverse tunnels, with the names of
 /// their users.
-fn reserved(reverse: &Arc<ReverseServer>, sessions: Sessions<Direct>) -> ReservedJobs {
+fn reserved<O: Outbound + Send + 'static>(
+    reverse: &Arc<ReverseServer>,
+    sessions: Sessions<O>,
+) -> ReservedJobs {
     let reverse = Arc::clone(reverse);
     let sessions = Arc::new(sessions);
     Box::new(move |what, leg, peer, user| match what {

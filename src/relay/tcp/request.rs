@@ -146,6 +146,24 @@ pub trait Outbound: Sync {
     }
 }
 
+impl<O: Outbound + Send> Outbound for Arc<O> {
+    fn may_confirm_early(&self, request: &Request) -> bool {
+        (**self).may_confirm_early(request)
+    }
+
+    fn offers(&self, reserved: Reserved) -> bool {
+        (**self).offers(reserved)
+    }
+
+    fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send {
+        (**self).connect(request)
+    }
+
+    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
+        (**self).way(target, user)
+    }
+}
+
 /// Requests the same target for every client, without a handshake.
 pub struct FixedTarget(pub Address);
 

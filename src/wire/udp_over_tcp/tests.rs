@@ -78,6 +78,17 @@ fn types_of_addresses_are_those_of_the_protocol() {
 }
 
 #[test]
+fn frames_of_multiplexed_streams_have_the_addresses_of_socks() {
+    for (address, _) in addresses() {
+        let sent = datagram(address, b"x");
+        let framed = frame(&Frames::Socks, &sent);
+        assert_eq!(framed[0], sent[0], "{address}");
+        let (back, used) = read(&Frames::Socks, &framed).unwrap();
+        assert_eq!((back, used), (sent, framed.len()));
+    }
+}
+
+#[test]
 fn connected_datagrams_get_the_address_of_the_target() {
     for (target, _) in addresses() {
         let frames = Frames::connected(target).unwrap();
@@ -92,9 +103,10 @@ fn connected_datagrams_get_the_address_of_the_target() {
 #[test]
 fn cut_frames_and_requests_wait_for_more() {
     let target = AddressRef::Domain("a.example", 1);
-    for frames in [Frames::Addressed, Frames::connected(target).unwrap()] {
+    let connected = Frames::connected(target).unwrap();
+    for frames in [Frames::Addressed, Frames::Socks, connected] {
         let sent = match frames {
-            Frames::Addressed => datagram(target, b"data"),
+            Frames::Addressed | Frames::Socks => datagram(target, b"data"),
             Frames::Connected(_) => b"data".to_vec(),
         };
         let framed = frame(&frames, &sent);
