@@ -225,7 +225,11 @@ impl Scene {
         eventually("the capture sees the mark", || count() > before);
         let log = self.capture.log();
         let server = emulated::B.to_string();
-        let packets = log.lines().filter_map(|line| line.strip_prefix("packet "));
+        // The last line may not be complete yet.
+        let complete = log.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        let packets = complete
+            .lines()
+            .filter_map(|line| line.strip_prefix("packet "));
         let is_leak = |line: &&str| {
             let fields: Vec<_> = line.split(' ').collect();
             let [protocol, to, port] = fields[..] else {
