@@ -42,12 +42,10 @@ pub(super) struct LocalSockets {
 impl Builder<'_> {
     /// Builds every entry of `locals`, and the links of `reverse`.
     pub(super) async fn locals(&mut self) -> Result<(), Error> {
-        let mut plugins = Vec::new();
         let mut upstreams = Vec::new();
         for server in &self.config.servers {
             let plugin = self.client_plugin(server).await?;
             upstreams.push(self.upstream(server, &plugin)?);
-            plugins.push(plugin);
         }
         let servers = match &self.config.balancer {
             Some(balancer) => Servers::balanced(upstreams, balancer.clone()),
@@ -65,21 +63,21 @@ impl Builder<'_> {
             let (address, mode) = (sockets.place.clone(), local.mode.name());
             match local.protocol {
                 Protocol::Socks | Protocol::Mixed => {
-                    let router = self.router(local, &servers, &plugins)?;
+                    let router = self.router(local, &servers);
                     self.socks(local, sockets, &router);
                 }
                 Protocol::Http => {
-                    let router = self.router(local, &servers, &plugins)?;
+                    let router = self.router(local, &servers);
                     self.http(local, sockets, &router);
                 }
                 Protocol::Dns => self.dns(local, sockets, &servers),
                 Protocol::FakeDns => self.fake_dns(local, sockets, &servers),
                 Protocol::Tunnel => {
-                    let router = self.router(local, &servers, &plugins)?;
+                    let router = self.router(local, &servers);
                     self.tunnel(local, sockets, &router);
                 }
                 Protocol::Redir => {
-                    let router = self.router(local, &servers, &plugins)?;
+                    let router = self.router(local, &servers);
                     self.redir(local, sockets, &router);
                 }
             }
@@ -218,9 +216,9 @@ impl Builder<'_> {
     }
 
     /// Where the requests of a listener go. `servers` are those of the config, in their order.
-    fn router(&self, local: &Local, servers: &Servers, _: &[Entrances]) -> Result<Router, Error> {
+    fn router(&self, local: &Local, servers: &Servers) -> Router {
         let Some(live) = &local.rules else {
-            return Ok(Router::through(servers.clone()));
+            return Router::through(servers.clone());
         };
         // All that rules may name: they can change while they are in use.
         let mut named: Vec<(Arc<str>, Servers)> = Vec::new();
@@ -242,7 +240,7 @@ impl Builder<'_> {
             direct,
             named,
         };
-        Ok(Router::by_rules(servers.clone(), rules))
+        Router::by_rules(servers.clone(), rules)
     }
 
     fn tunnel(&mut self, local: &Local, sockets: LocalSockets, router: &Router) {
