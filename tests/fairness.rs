@@ -1,4 +1,4 @@
-//! Who has to wait for whom: flows of bulk and others of the same worker, connections above the limit.
+//! Which flows wait: bulk flows beside interactive ones of the same worker, and connections above the limit.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};

@@ -15,7 +15,7 @@ const STRANGERS: usize = 200;
 /// Handshakes for which 64 files are enough.
 const HANDSHAKES: usize = 6;
 
-/// A pair whose half in `role` may open so many files, and that half.
+/// A pair whose half in `role` may open `limit` files, and that half.
 fn with_files<'a>(role: Role, limit: &'a [&'a str]) -> Pair {
     let spec = Spec::new(METHOD);
     let limited = |start: Start<'a>, of| {

@@ -1,5 +1,5 @@
 //! What an idle connection costs: ten thousand of them through the pair, held and then used. Where the system lets no
-//! process have the files for so many, several pairs share them at the same time.
+//! process have the files for that many, several pairs share them at the same time.
 
 #![allow(
     clippy::unwrap_used,

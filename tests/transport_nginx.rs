@@ -37,7 +37,7 @@ fn pair_works_through_nginx() {
     let targets = Targets::start();
     for mux in [false, true] {
         let mut client = certificate.client(Kind { tls: true, mux });
-        // nginx has no way for datagrams beside the WebSocket.
+        // nginx carries no datagrams beside the WebSocket.
         client["transport"]["udp_over"] = json!("ws");
         client["mode"] = json!("tcp_and_udp");
         let local = Start::local(Ssr, &spec, nginx.address).with(client).run();

@@ -332,7 +332,7 @@ fn changed_certificate_is_taken_over_under_load() {
         }
         eventually("load runs", || rounds.load(SeqCst) > 20);
         fs::write(first.directory.path().join("cert.pem"), "broken").unwrap();
-        eventually("the broken one is complained of", || {
+        eventually("the broken one is reported", || {
             server
                 .process
                 .log()

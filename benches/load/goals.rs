@@ -58,7 +58,8 @@ pub(crate) const STALLED: &str = "lost beside a stalled one %";
 pub(crate) fn goals(workload: &str, figure: &str) -> Vec<Goal> {
     use Goal::{Above, AtMost, Below, NoLossOr};
     use Proxy::{
-        Direct, Haproxy, Libev, Noise, Plugin, Rathole, Rust, Socat, SsrOverTcp, Unencrypted,
+        Direct, Dnsmasq, Haproxy, Libev, Noise, Plain, Plugin, Rathole, Rust, SingBox, Socat,
+        Unencrypted,
     };
     let (task, method) = workload
         .split_once('/')
@@ -87,7 +88,7 @@ pub(crate) fn goals(workload: &str, figure: &str) -> Vec<Goal> {
         }
         (_, _, "Gbit/s") if task.starts_with("ws-bulk-") => vec![Above(3.0, Plugin)],
         (_, _, "CPU s/GiB") if task.starts_with("ws-bulk-") => vec![Below(0.33, Plugin)],
-        ("ws-connections", _, "conn/s") => vec![Above(0.7, SsrOverTcp)],
+        ("ws-connections", _, "conn/s") => vec![Above(0.7, Plain)],
         ("ws-round-trip", _, "p50 us") => vec![Below(0.5, Plugin)],
         (_, _, "Gbit/s") if task.starts_with("reverse-bulk-") => {
             vec![Above(0.85, Rathole), Above(2.0, Noise)]
@@ -101,6 +102,20 @@ pub(crate) fn goals(workload: &str, figure: &str) -> Vec<Goal> {
             vec![Below(1.0, Haproxy), Below(1.0, Socat)]
         }
         ("forward-connections", _, "CPU us/conn") => vec![Below(1.1, Haproxy), Below(1.0, Socat)],
+        ("http-connect", _, "CPU us/conn") | ("http-requests", _, "CPU us/request") => {
+            vec![Below(1.05, Plain)]
+        }
+        (_, _, "CPU s/GiB" | "CPU us/conn") if task.starts_with("redir-") => {
+            vec![Below(0.6, Rust)]
+        }
+        (_, _, "Gbit/s" | "datagrams/s") if task.starts_with("tun-") => {
+            vec![Above(1.5, Rust), Above(1.5, SingBox)]
+        }
+        (_, _, "CPU s/GiB" | "CPU us/datagram") if task.starts_with("tun-") => {
+            vec![Below(0.6, Rust), Below(0.6, SingBox)]
+        }
+        ("dns-cached", _, "queries/s") => vec![Above(1.0, Dnsmasq)],
+        ("rules-0" | "rules-10000" | "rules-1000000", _, "conn/s") => vec![Above(0.97, Plain)],
         // The allocations of timers that tick meanwhile are not those of a chunk.
         ("allocations", _, "per chunk down" | "per chunk up" | "per datagram") => {
             vec![AtMost(0.001)]

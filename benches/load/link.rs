@@ -130,6 +130,24 @@ impl Namespace {
         Ok(file)
     }
 
+    /// A new namespace that a pair of devices connects with this one: this is at [`A`], the new one at [`B`].
+    ///
+    /// # Errors
+    ///
+    /// The process may not create one.
+    pub(crate) fn neighbour(&self) -> io::Result<Self> {
+        let far = Self::loopback()?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), far.0.as_raw_fd());
+        self.ip(&format!(
+            "link add near0 type veth peer name far0 netns {path}"
+        ))?;
+        self.ip(&format!("addr add {A}/24 dev near0"))?;
+        self.ip("link set near0 up")?;
+        far.ip(&format!("addr add {B}/24 dev far0"))?;
+        far.ip("link set far0 up")?;
+        Ok(far)
+    }
+
     fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }

@@ -12,11 +12,12 @@ use crate::name_server::NameServer;
 use crate::process::file_limit;
 use crate::proxy::Proxy;
 use crate::result::Result;
+use crate::route::Route;
 use crate::running::{Running, Setup};
-use crate::scenario::{DEFAULT, Scenario};
+use crate::scenario::{DEFAULT, Scenario, WayIn};
 use crate::start;
 use crate::targets::Targets;
-use crate::workloads::{allocations, link, names, system_calls, tcp, udp};
+use crate::workloads::{allocations, dns, http, link, names, system_calls, tcp, udp};
 
 /// A row of the plan.
 pub(crate) struct Workload {
@@ -40,6 +41,8 @@ enum Task {
     Datagrams { size: usize },
     UdpSources { rate: usize },
     Names,
+    HttpRequests,
+    CachedNames,
     Start,
     Size,
     SystemCalls,
@@ -86,7 +89,7 @@ const OVER_LINK: &[Proxy] = &[
     Proxy::Direct,
 ];
 /// Those that speak WebSocket, and `ssr` without it for comparison.
-const WEB_SOCKET: &[Proxy] = &[Proxy::Ssr, Proxy::Plugin, Proxy::SsrOverTcp];
+const WEB_SOCKET: &[Proxy] = &[Proxy::Ssr, Proxy::Plugin, Proxy::Plain];
 /// Those that make reverse tunnels; `ssr` and `noise` encrypt theirs.
 const REVERSE: &[Proxy] = &[Proxy::Ssr, Proxy::Rathole, Proxy::Noise];
 const REVERSE_OVER_LINK: &[Proxy] = &[Proxy::Ssr, Proxy::Rathole, Proxy::Noise, Proxy::Direct];
@@ -101,6 +104,17 @@ const FORWARDERS: &[Proxy] = &[
 /// Forwarders that do not start a process for each connection.
 const LIGHT_FORWARDERS: &[Proxy] = &[Proxy::Ssr, Proxy::Haproxy, Proxy::Splicing];
 
+/// Those with ways in beside SOCKS5, and `ssr` with SOCKS5 for comparison.
+const WAYS_IN: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::SingBox, Proxy::Plain];
+/// The same where what SOCKS5 costs says nothing.
+const KERNEL_WAYS_IN: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::SingBox];
+const NAME_SERVERS: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::SingBox, Proxy::Dnsmasq];
+/// Those with rules, and `ssr` without.
+const WITH_RULES: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::Plain];
+
+/// Where the targets are if the way to them is not by SOCKS.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+
 /// UDP sources at once.
 const SOURCES: usize = 2000;
 
@@ -114,6 +128,8 @@ pub(crate) fn workloads() -> Vec<Workload> {
     plan.web_socket();
     plan.reverse();
     plan.forward();
+    plan.ways_in();
+    plan.rules();
     plan.0
 }
 
@@ -212,7 +228,7 @@ impl Plan {
         }
         add("connections", Task::Connections, WEB_SOCKET);
         add("round-trip", Task::RoundTrip, WEB_SOCKET);
-        add("idle", Task::Idle, &[Proxy::Ssr, Proxy::SsrOverTcp]);
+        add("idle", Task::Idle, &[Proxy::Ssr, Proxy::Plain]);
     }
 
     fn reverse(&mut self) {
@@ -253,6 +269,43 @@ impl Plan {
     }
 }
 
+impl Plan {
+    fn ways_in(&mut self) {
+        let mut add = |name: &str, task, way, proxies| {
+            self.add(name, task, Scenario::WayIn(way), proxies);
+        };
+        let down = |streams| Task::Bulk { up: false, streams };
+        add("http-connect", Task::Connections, WayIn::Http, WAYS_IN);
+        add("http-requests", Task::HttpRequests, WayIn::Http, WAYS_IN);
+        let redir = WayIn::Redir;
+        add("redir-bulk-down-1", down(1), redir, KERNEL_WAYS_IN);
+        add("redir-bulk-down-8", down(8), redir, KERNEL_WAYS_IN);
+        add(
+            "redir-connections",
+            Task::Connections,
+            redir,
+            KERNEL_WAYS_IN,
+        );
+        let tun = WayIn::Tun;
+        add("tun-bulk-down-1", down(1), tun, KERNEL_WAYS_IN);
+        let up = Task::Bulk {
+            up: true,
+            streams: 1,
+        };
+        add("tun-bulk-up-1", up, tun, KERNEL_WAYS_IN);
+        let datagrams = Task::Datagrams { size: 1200 };
+        add("tun-udp-1200", datagrams, tun, KERNEL_WAYS_IN);
+        add("dns-cached", Task::CachedNames, WayIn::Dns, NAME_SERVERS);
+    }
+
+    fn rules(&mut self) {
+        for count in [0, 10_000, 1_000_000] {
+            let name = format!("rules-{count}");
+            self.add(&name, Task::Connections, Scenario::Rules(count), WITH_RULES);
+        }
+    }
+}
+
 impl Workload {
     /// Whether it gives the same figures every time: then one round is enough.
     pub(crate) fn is_exact(&self) -> bool {
@@ -289,18 +342,53 @@ impl Workload {
         // What closed connections leave behind for a minute slows down whoever comes next: with tens of thousands of
         // ports in TIME_WAIT every connect is a search. A network namespace for each run takes them along.
         match Namespace::loopback() {
-            Ok(own) => Ok(own.run(|| {
-                self.on_loopback(cx, proxy)
-                    .map_err(|error| error.to_string())
-            })??),
-            Err(_) => self.on_loopback(cx, proxy),
+            Ok(own) => {
+                let far = self.far(&own)?;
+                Ok(own.run(|| {
+                    self.on_loopback(cx, proxy, far.as_ref())
+                        .map_err(|error| error.to_string())
+                })??)
+            }
+            Err(_) if self.is_elsewhere() => Err("needs root".into()),
+            Err(_) => self.on_loopback(cx, proxy, None),
         }
     }
 
-    fn on_loopback(&self, cx: &Context<'_>, proxy: Proxy) -> Result<Figures> {
-        let targets = &Targets::start(Ipv4Addr::LOCALHOST, None)?;
+    /// Whether the targets have an address of their own.
+    fn is_elsewhere(&self) -> bool {
+        matches!(self.scenario, Scenario::WayIn(WayIn::Redir | WayIn::Tun))
+    }
+
+    /// Gives the targets their address. Packets for a device must lead to another namespace.
+    fn far(&self, own: &Namespace) -> Result<Option<Namespace>> {
+        let at = format!("addr add {ELSEWHERE}/32 dev lo");
+        Ok(match self.scenario {
+            Scenario::WayIn(WayIn::Redir) => {
+                own.ip(&at)?;
+                None
+            }
+            Scenario::WayIn(WayIn::Tun) => {
+                let far = own.neighbour()?;
+                far.ip(&at)?;
+                Some(far)
+            }
+            _ => None,
+        })
+    }
+
+    fn on_loopback(
+        &self,
+        cx: &Context<'_>,
+        proxy: Proxy,
+        far: Option<&Namespace>,
+    ) -> Result<Figures> {
+        let address = match self.is_elsewhere() {
+            true => ELSEWHERE,
+            false => Ipv4Addr::LOCALHOST,
+        };
+        let targets = &Targets::start(address, far)?;
         let name_server = match self.task {
-            Task::Names => Some(NameServer::start()?),
+            Task::Names | Task::CachedNames => Some(NameServer::start()?),
             _ => None,
         };
         let setup = Setup {
@@ -315,12 +403,16 @@ impl Workload {
             ],
             name_server: name_server.as_ref().map(|server| server.address),
             link: None,
+            far,
             counted: matches!(self.task, Task::Allocations),
             directory: &cx.directory(proxy),
         };
         let mut running = start::start(cx.programs, &setup)?;
         let figures = match &name_server {
-            Some(server) => names::names(&running, targets, server, cx.span()),
+            Some(server) => match running.route {
+                Route::NameServer(at) => dns::cached(&running, at, server, cx.span()),
+                _ => names::names(&running, targets, server, cx.span()),
+            },
             None => self.measure(cx, targets, setup.directory, &running),
         };
         running.check()?;
@@ -338,6 +430,7 @@ impl Workload {
         match self.task {
             Task::Bulk { up, streams } => tcp::bulk(running, targets, up, streams, span),
             Task::Connections => tcp::connect_request_response(running, targets, span),
+            Task::HttpRequests => http::requests(running, targets, span),
             Task::RoundTrip => tcp::round_trip(running, targets, span),
             Task::RoundTripBesideBulk => tcp::beside_bulk(running, targets, span, tcp::round_trip),
             Task::PageBesideBulk => tcp::beside_bulk(running, targets, span, tcp::page),

@@ -17,16 +17,18 @@ pub(crate) enum Role {
 pub(crate) struct Programs {
     ssr: PathBuf,
     rust: PathBuf,
+    sing_box: PathBuf,
 }
 
 impl Programs {
-    /// From `SSR_BIN` and `SSR_PEER_RUST_DIR`, which scripts/bench sets.
+    /// From `SSR_BIN`, `SSR_PEER_RUST_DIR` and `SSR_PEER_SING_BOX`, which scripts/bench sets.
     pub(crate) fn find() -> Self {
         let path =
             |name, or| std::env::var_os(name).map_or_else(|| PathBuf::from(or), PathBuf::from);
         Self {
             ssr: path("SSR_BIN", "target/release/ssr"),
             rust: path("SSR_PEER_RUST_DIR", "target/peers/bin"),
+            sing_box: path("SSR_PEER_SING_BOX", "target/peers/venv/bin/sing-box"),
         }
     }
 
@@ -42,13 +44,15 @@ impl Programs {
     /// The program of a role.
     pub(crate) fn program(&self, proxy: Proxy, role: Role) -> PathBuf {
         match (proxy, role) {
-            (Proxy::Ssr | Proxy::Unencrypted | Proxy::SsrOverTcp, _) => self.ssr.clone(),
+            (Proxy::Ssr | Proxy::Unencrypted | Proxy::Plain, _) => self.ssr.clone(),
             (Proxy::Rust | Proxy::Plugin, Role::Local) => self.rust.join("sslocal"),
             (Proxy::Rust | Proxy::Plugin, Role::Server) => self.rust.join("ssserver"),
             (Proxy::Libev, Role::Local) => "/usr/bin/ss-local".into(),
             (Proxy::Libev, Role::Server) => "/usr/bin/ss-server".into(),
             (Proxy::Haproxy | Proxy::Splicing, _) => "/usr/sbin/haproxy".into(),
             (Proxy::Socat, _) => "/usr/bin/socat".into(),
+            (Proxy::SingBox, _) => self.sing_box.clone(),
+            (Proxy::Dnsmasq, _) => "/usr/sbin/dnsmasq".into(),
             (Proxy::Rathole | Proxy::Noise, _) => self.rathole(),
             (Proxy::Direct, _) => PathBuf::new(),
         }
@@ -73,6 +77,7 @@ impl Programs {
             Proxy::Haproxy => "-v",
             Proxy::Socat => "-V",
             Proxy::Libev => "-h",
+            Proxy::SingBox => "version",
             _ => "--version",
         };
         let output = Command::new(self.program(proxy, Role::Local))

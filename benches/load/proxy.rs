@@ -21,12 +21,16 @@ pub(crate) enum Proxy {
     Splicing,
     /// shadowsocks-rust with v2ray-plugin, `mux=0`; WebSocket only.
     Plugin,
-    /// `ssr` over TCP, to compare with `ssr` over WebSocket.
-    SsrOverTcp,
+    /// `ssr` with SOCKS5 over TCP and no rules: what to compare a transport, a way in, or rules with.
+    Plain,
+    /// sing-box; ways in only.
+    SingBox,
+    /// dnsmasq; cached names only.
+    Dnsmasq,
 }
 
 impl Proxy {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Ssr,
         Self::Rust,
         Self::Libev,
@@ -38,7 +42,9 @@ impl Proxy {
         Self::Socat,
         Self::Splicing,
         Self::Plugin,
-        Self::SsrOverTcp,
+        Self::Plain,
+        Self::SingBox,
+        Self::Dnsmasq,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -54,7 +60,9 @@ impl Proxy {
             Self::Socat => "socat",
             Self::Splicing => "splicing",
             Self::Plugin => "plugin",
-            Self::SsrOverTcp => "tcp",
+            Self::Plain => "plain",
+            Self::SingBox => "sing-box",
+            Self::Dnsmasq => "dnsmasq",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Ways from a client to a target: directly, by SOCKS5 (RFC 1928), or by a forward to a fixed target.
+//! Ways from a client to a target: directly, by SOCKS5 (RFC 1928), by HTTP (RFC 9110 §9.3.6), or by a forward to a fixed
+//! target.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
@@ -13,6 +14,10 @@ pub(crate) enum Route {
     Direct,
     /// Through the SOCKS5 port of a local proxy.
     Socks(SocketAddr),
+    /// Through the port of an HTTP proxy.
+    Http(SocketAddr),
+    /// A name server, which carries no connections.
+    NameServer(SocketAddr),
     /// Through a port for each target: target and port.
     Forward(Vec<(SocketAddr, SocketAddr)>),
 }
@@ -39,11 +44,17 @@ impl Route {
                 handshake(&mut stream, 1, target)?;
                 return Ok(stream);
             }
+            (Self::Http(proxy), Target::Address(address)) => {
+                let mut stream = dial(*proxy)?;
+                connect_request(&mut stream, *address)?;
+                return Ok(stream);
+            }
             (Self::Direct, Target::Address(address)) => *address,
             (Self::Forward(ports), Target::Address(address)) => {
                 let port = ports.iter().find(|(from, _)| from == address);
                 port.ok_or_else(|| other("no forward to this target"))?.1
             }
+            (Self::NameServer(_), _) => return Err(other("a name server carries no connections")),
             (_, Target::Name(..)) => return Err(other("only a SOCKS proxy resolves names")),
         };
         dial(address)
@@ -57,7 +68,9 @@ impl Route {
     ) -> io::Result<(SocketAddr, Vec<u8>, Option<TcpStream>)> {
         match self {
             Self::Direct => Ok((target, Vec::new(), None)),
-            Self::Forward(_) => Err(other("forwards carry no datagrams here")),
+            Self::Forward(_) | Self::Http(_) | Self::NameServer(_) => {
+                Err(other("this way carries no datagrams"))
+            }
             Self::Socks(proxy) => {
                 let mut stream = dial(*proxy)?;
                 let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -85,6 +98,27 @@ fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// Asks an HTTP proxy for a tunnel to `target` and reads the head of its answer.
+fn connect_request(stream: &mut TcpStream, target: SocketAddr) -> io::Result<()> {
+    write!(
+        stream,
+        "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"
+    )?;
+    let mut head = Vec::new();
+    let mut part = [0; 512];
+    while !head.ends_with(b"\r\n\r\n") {
+        // The target is silent until it is asked, so nothing follows the head.
+        match stream.read(&mut part)? {
+            0 => return Err(other("the proxy closed the connection")),
+            length => head.extend(part.get(..length).unwrap_or_default()),
+        }
+    }
+    match head.get(9..12) {
+        Some(b"200") => Ok(()),
+        _ => Err(other("the proxy refused the tunnel")),
+    }
 }
 
 /// Sends `command`, step by step as browsers do, and returns the bound address.

@@ -226,6 +226,8 @@ fn about(programs: &Programs) -> Map<String, Value> {
         Proxy::Haproxy,
         Proxy::Rathole,
         Proxy::Socat,
+        Proxy::SingBox,
+        Proxy::Dnsmasq,
     ] {
         about.insert(proxy.name().to_owned(), json!(programs.version(proxy)));
     }

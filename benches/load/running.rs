@@ -22,6 +22,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) targets: &'a [SocketAddr],
     pub(crate) name_server: Option<SocketAddr>,
     pub(crate) link: Option<&'a Link>,
+    /// Where the server runs, if not where its client does.
+    pub(crate) far: Option<&'a Namespace>,
     /// Whether to run under the counting allocator: `ssr` only.
     pub(crate) counted: bool,
     /// Holds config files and logs.

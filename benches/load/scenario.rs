@@ -13,6 +13,23 @@ pub(crate) enum Scenario {
     Reverse,
     /// Port forwarding: one process, neither SOCKS nor encryption.
     Forward,
+    /// Shadowsocks with [`DEFAULT`], and a client that does not use SOCKS5.
+    WayIn(WayIn),
+    /// Shadowsocks with [`DEFAULT`] and an ACL of this many names.
+    Rules(usize),
+}
+
+/// How a client reaches `ssr local`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WayIn {
+    /// An HTTP proxy.
+    Http,
+    /// Connections that nftables redirects.
+    Redir,
+    /// A network device.
+    Tun,
+    /// A name server.
+    Dns,
 }
 
 /// The method of every row whose name shows none.
@@ -26,7 +43,9 @@ impl Scenario {
     pub(crate) fn method(self) -> Method {
         match self {
             Self::Shadowsocks(method) => method,
-            Self::WebSocket | Self::Reverse | Self::Forward => DEFAULT,
+            Self::WebSocket | Self::Reverse | Self::Forward | Self::WayIn(_) | Self::Rules(_) => {
+                DEFAULT
+            }
         }
     }
 }

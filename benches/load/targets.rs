@@ -21,6 +21,8 @@ use crate::result::Result;
 const THREADS: usize = 64;
 /// Bytes of a request: how many to answer (big-endian `u64`), and padding.
 pub(crate) const REQUEST: usize = 128;
+/// Bytes of the body of a response of HTTP.
+pub(crate) const PAGE: usize = 512;
 /// Connections accepted between two sweeps for those that have ended.
 const SWEEP: usize = 500;
 /// Bytes of the payload that is sent again and again without being copied into the kernel.
@@ -37,6 +39,8 @@ pub(crate) struct Targets {
     pub(crate) echo: SocketAddr,
     /// Answers requests of [`REQUEST`] bytes.
     pub(crate) respond: SocketAddr,
+    /// Answers requests of HTTP/1.1 with [`PAGE`] bytes and keeps the connection.
+    pub(crate) http: SocketAddr,
     /// Speaks first.
     pub(crate) banner: SocketAddr,
     /// Echoes the first bytes of each of very many connections.
@@ -71,6 +75,7 @@ impl Targets {
             sink: port("sink")?,
             echo: port("echo")?,
             respond: port("respond")?,
+            http: port("http")?,
             banner: port("banner")?,
             hold: port("hold")?,
             udp: port("udp")?,
@@ -91,6 +96,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         "sink": serve(address, |stream| drain(&stream, |_| {}))?,
         "echo": serve(address, echo)?,
         "respond": serve(address, respond)?,
+        "http": serve(address, http)?,
         "banner": serve(address, banner)?,
         "hold": hold(address)?,
         "udp": udp.local_addr()?,
@@ -190,6 +196,24 @@ fn respond(mut stream: TcpStream) -> io::Result<()> {
             let part = left.min(bytes.len());
             stream.write_all(bytes.get(..part).unwrap_or_default())?;
             left -= part;
+        }
+    }
+}
+
+fn http(mut stream: TcpStream) -> io::Result<()> {
+    let mut response = format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE}\r\n\r\n").into_bytes();
+    response.extend([b'p'; PAGE]);
+    let mut head = Vec::new();
+    let mut part = [0; 2048];
+    loop {
+        match stream.read(&mut part)? {
+            0 => return Ok(()),
+            length => head.extend(part.get(..length).unwrap_or_default()),
+        }
+        // Clients send one request at a time, without a body.
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            stream.write_all(&response)?;
         }
     }
 }

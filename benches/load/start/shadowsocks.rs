@@ -1,5 +1,6 @@
 //! Local and server as their users start them, with the same config file where they can read one; or two haproxy hops.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -102,10 +103,7 @@ fn command(programs: &Programs, setup: &Setup<'_>, role: Role, config: &Path) ->
         return Ok(command);
     }
     let mut command = Command::new(programs.program(setup.proxy, role));
-    if matches!(
-        setup.proxy,
-        Proxy::Ssr | Proxy::Unencrypted | Proxy::SsrOverTcp
-    ) {
+    if matches!(setup.proxy, Proxy::Ssr | Proxy::Unencrypted | Proxy::Plain) {
         command.arg(name);
     }
     command.arg("-c").arg(config);
@@ -146,10 +144,27 @@ fn config(setup: &Setup<'_>, role: Role, local: SocketAddr, server: SocketAddr) 
             Role::Server => json!("server;mux=0"),
         };
     }
+    if let (Scenario::Rules(count), true) = (
+        setup.scenario,
+        role == Role::Local && setup.proxy != Proxy::Plain,
+    ) {
+        config["acl"] = json!(acl(setup.directory, count)?);
+    }
     let path = setup.directory.join(match role {
         Role::Local => "local.json",
         Role::Server => "server.json",
     });
     fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+/// An ACL of `count` names, none of which a workload uses.
+fn acl(directory: &Path, count: usize) -> Result<PathBuf> {
+    let path = directory.join("names.acl");
+    let mut text = "[proxy_all]\n[bypass_list]\n".to_owned();
+    for number in 0..count {
+        writeln!(text, "||host{number}.example")?;
+    }
+    fs::write(&path, text)?;
     Ok(path)
 }

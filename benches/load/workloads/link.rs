@@ -62,6 +62,7 @@ impl Site {
             targets: &[targets.respond, targets.source, targets.banner],
             name_server: None,
             link: Some(&link),
+            far: None,
             counted: false,
             directory: &cx.directory(proxy),
         };
@@ -181,6 +182,7 @@ pub(crate) fn reverse(cx: &Context<'_>, proxy: Proxy, time: Duration) -> Result<
             targets: &[targets.source],
             name_server: None,
             link: Some(&link),
+            far: None,
             counted: false,
             directory: &cx.directory(proxy),
         },

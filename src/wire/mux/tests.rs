@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What of v2ray-plugin's New is before the data.
+/// The bytes before the data in a New frame of v2ray-plugin.
 const V2RAY: &[u8] = &[
     0, 12, 0, 1, 1, 1, 1, 0, 0, 1, 127, 0, 0, 1, 0, 3, b'a', b'b', b'c',
 ];
