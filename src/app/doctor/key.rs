@@ -331,6 +331,7 @@ mod tests {
             fits(&of_2017),
             [
                 "aes-128-gcm",
+                "aes-192-gcm",
                 "aes-256-gcm",
                 "chacha20-ietf-poly1305",
                 "xchacha20-ietf-poly1305"
