@@ -22,6 +22,7 @@ mod emulated;
 
 mod browser;
 mod cli;
+mod combinations;
 mod dns_local;
 mod dns_rules;
 mod docs;

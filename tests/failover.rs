@@ -23,13 +23,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-const METHOD: &str = "2022-blake3-aes-256-gcm";
+pub(crate) const METHOD: &str = "2022-blake3-aes-256-gcm";
 /// The last byte of the address that the first server has; the next one has the next.
-const FIRST: u8 = 2;
-const SECOND: u8 = 3;
+pub(crate) const FIRST: u8 = 2;
+pub(crate) const SECOND: u8 = 3;
 
 /// The server whose connections come from `127.0.0.NUMBER`.
-fn server(number: u8, password: &str) -> Half {
+pub(crate) fn server(number: u8, password: &str) -> Half {
     let spec = Spec {
         method: METHOD.to_owned(),
         password: password.to_owned(),
@@ -39,11 +39,11 @@ fn server(number: u8, password: &str) -> Half {
         .run()
 }
 
-fn good(number: u8) -> Half {
+pub(crate) fn good(number: u8) -> Half {
     server(number, &password(METHOD, 1))
 }
 
-fn entry(address: SocketAddr) -> Value {
+pub(crate) fn entry(address: SocketAddr) -> Value {
     json!({
         "server": address.ip().to_string(), "server_port": address.port(), "method": METHOD,
         "password": password(METHOD, 1), "warm_connections": 0,
@@ -51,7 +51,7 @@ fn entry(address: SocketAddr) -> Value {
 }
 
 /// The local half for servers at these addresses, with more keys at the top level.
-fn local(servers: &[SocketAddr], more: Value) -> Half {
+pub(crate) fn local(servers: &[SocketAddr], more: Value) -> Half {
     let entries: Vec<_> = servers.iter().map(|address| entry(*address)).collect();
     Start::local(Program::Ssr, &Spec::new(METHOD), servers[0])
         .with(json!({"servers": entries, "mode": "tcp_only"}))
@@ -60,7 +60,7 @@ fn local(servers: &[SocketAddr], more: Value) -> Half {
 }
 
 /// Answers every ClientHello by the last byte of the address that it came from.
-fn who() -> TcpTarget {
+pub(crate) fn who() -> TcpTarget {
     TcpTarget::serve(|mut stream| {
         let IpAddr::V4(from) = stream.peer_addr().unwrap().ip() else {
             return;
@@ -81,7 +81,7 @@ fn hello() -> Vec<u8> {
 }
 
 /// Sends a ClientHello to `target`. Returns the stream and which server it went through.
-fn ask(proxy: SocketAddr, target: &Target) -> Result<(TcpStream, u8), String> {
+pub(crate) fn ask(proxy: SocketAddr, target: &Target) -> Result<(TcpStream, u8), String> {
     let step = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let mut stream = TcpStream::connect(proxy).map_err(step("connect"))?;
     stream.set_read_timeout(Some(DEADLINE / 2)).unwrap();
@@ -102,7 +102,7 @@ fn ask(proxy: SocketAddr, target: &Target) -> Result<(TcpStream, u8), String> {
 }
 
 /// The numbers of the servers that `count` requests went through.
-fn used(proxy: SocketAddr, target: &Target, count: usize) -> Vec<u8> {
+pub(crate) fn used(proxy: SocketAddr, target: &Target, count: usize) -> Vec<u8> {
     (0..count)
         .map(|_| ask(proxy, target).map(|(_, number)| number).unwrap())
         .collect()
@@ -110,7 +110,11 @@ fn used(proxy: SocketAddr, target: &Target, count: usize) -> Vec<u8> {
 
 /// Makes 20 requests a second for four seconds, and calls `fail` after the first. None may fail. Returns through which
 /// servers the last ten went, and the longest time that a request took.
-fn under_load(proxy: SocketAddr, target: &Target, fail: impl FnOnce()) -> (Vec<u8>, Duration) {
+pub(crate) fn under_load(
+    proxy: SocketAddr,
+    target: &Target,
+    fail: impl FnOnce(),
+) -> (Vec<u8>, Duration) {
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let mut fail = Some(fail);
@@ -173,7 +177,7 @@ fn no_request_fails_when_a_server_is_silent() {
 }
 
 /// Accepts nothing: its queue is full, so that the system drops further SYNs. The streams fill it.
-fn black_hole() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
+pub(crate) fn black_hole() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&v4(0).into()).unwrap();
     socket.listen(0).unwrap();

@@ -26,7 +26,7 @@ use tempfile::TempDir;
 const METHOD: &str = "aes-256-gcm";
 
 /// A plugin of SIP003u without a protocol of its own: it passes on streams and datagrams.
-const RELAY: &str = r#"#!/usr/bin/env python3
+pub(crate) const RELAY: &str = r#"#!/usr/bin/env python3
 import asyncio, os, signal, sys
 print("relay begins", sys.argv[1:], file=sys.stderr, flush=True)
 signal.signal(signal.SIGTERM, lambda *_: (print("relay ends", flush=True), os._exit(0)))
@@ -72,7 +72,7 @@ asyncio.run(main())
 "#;
 
 /// Writes a program, and returns its path.
-fn program(directory: &Path, name: &str, text: &str) -> String {
+pub(crate) fn program(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -95,7 +95,7 @@ fn through_relay(mode: &str) -> (Pair, TempDir) {
 }
 
 /// The processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<i32> {
+pub(crate) fn children(parent: u32) -> Vec<i32> {
     let all = fs::read_dir("/proc").unwrap();
     let pids = all.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| {

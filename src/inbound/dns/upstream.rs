@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::line::{Lines, To};
 use crate::limits::{MAX_FORGERIES, MAX_UDP_ANSWER, QUERY_TIMEOUT};
@@ -20,6 +20,10 @@ use crate::wire::dns::{Answer, Match, Query, answers, is_truncated};
 
 /// How long the first attempt waits before the second begins.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
+/// Attempts in all: those that end early, because a stream broke, are made again.
+const ATTEMPTS: u32 = 4;
+/// The pause before each attempt after the second. A server that ends may accept connections a moment longer.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long the right answer may come after one whose name has another case.
 const GRACE: Duration = Duration::from_millis(200);
 /// Bytes that are read of an answer.
@@ -96,7 +100,14 @@ impl Upstream {
 
     async fn attempts(&self, query: &Query<'_>) -> Option<Answer> {
         let edns = Some(MAX_UDP_ANSWER);
-        for (limit, again) in [(FIRST_ATTEMPT, false), (QUERY_TIMEOUT, true)] {
+        for number in 0..ATTEMPTS {
+            let (limit, again) = match number {
+                0 => (FIRST_ATTEMPT, false),
+                _ => (QUERY_TIMEOUT, true),
+            };
+            if number > 1 {
+                sleep(PAUSE).await;
+            }
             let Some(answer) = self.attempt(query, edns, limit, again).await else {
                 continue;
             };
