@@ -120,6 +120,8 @@ pub const SMUX_STALL: Duration = Duration::from_secs(30);
 pub const MULTIPLEX_BUFFER: usize = 64 * 1024;
 /// Streams of a session that wait to be opened at once.
 pub const MAX_MULTIPLEX_OPENING: usize = 64;
+/// Sessions of `multiplex` with one server.
+pub const MAX_MULTIPLEX_SESSIONS: usize = 64;
 /// How long the client's side of a session lives without streams.
 pub const MULTIPLEX_IDLE: Duration = Duration::from_secs(25);
 /// Bytes of a plain HTTP request or response that wait in the process, in each direction of one connection.

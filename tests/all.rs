@@ -50,6 +50,7 @@ mod leaks;
 mod lifecycle;
 mod link;
 mod multiplex;
+mod multiplex_local;
 mod multiplex_sing_box;
 mod names;
 mod network_change;

@@ -30,7 +30,7 @@ mod tests;
 
 pub use self::import::{ImportError, Imported, import};
 pub use self::load::{default_path, libev_places, load, lookup_places};
-pub use self::meaning::between::{Plugin, ProxyHop, ProxyScheme};
+pub use self::meaning::between::{Multiplex, Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
     AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward, Keys,
     Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,

@@ -90,6 +90,9 @@ impl Config {
         if let Some(version) = server.udp_over_tcp {
             write!(out, ", UDP over TCP version {}", version.number())?;
         }
+        if let Some(multiplex) = &server.multiplex {
+            write!(out, ", multiplexed by {}", multiplex.head.protocol.name())?;
+        }
         if let Some(plugin) = &server.plugin {
             write!(out, ", through the plugin {}", plugin.program)?;
         }
@@ -211,7 +214,11 @@ impl Config {
         if let (Some(_), Role::Local) = (&transport.tls, self.role) {
             write!(out, ", TLS for {}", transport.server_name(&server.address))?;
         }
-        if server.mode.udp && self.role == Role::Local && server.udp_over_tcp.is_none() {
+        if server.mode.udp
+            && self.role == Role::Local
+            && server.udp_over_tcp.is_none()
+            && server.multiplex.is_none()
+        {
             let way = if transport.udp_inside {
                 "through it"
             } else {

@@ -49,6 +49,12 @@ pub enum Error {
         /// What went wrong.
         source: io::Error,
     },
+    /// Another request has tried to open the session that this one was to use.
+    #[error("no session of `multiplex`: {0}")]
+    Session(String),
+    /// The server did not open a stream in a session.
+    #[error("no stream in the session of `multiplex`: {0}")]
+    SessionStream(io::Error),
     /// The name of a target has no address that may be used.
     #[error("the name has no usable address")]
     NoAddress,

@@ -8,15 +8,19 @@
 //! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
 //! - [`warm`]: spare connections to a server.
 //! - [`udp_over_stream`]: datagrams inside streams to a server.
-//! - [`shadowsocks`]: picks one of several servers and goes through it; `server.rs`: one of them.
+//! - [`multiplex`]: the sessions of sing-box's `multiplex` with a server, and streams in them.
+//! - [`shadowsocks`]: picks one of several servers and goes through it; `server.rs`: one of them;
+//!   `reach.rs`: connects to it.
 //! - [`reverse`]: through a reverse tunnel, and from its end to the target.
 
 pub mod balancer;
 pub mod dialer;
 pub mod direct;
 pub mod endpoint;
+pub mod multiplex;
 mod proxied_packets;
 pub mod proxy_chain;
+mod reach;
 mod request_leg;
 pub mod reverse;
 mod server;

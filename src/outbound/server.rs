@@ -4,24 +4,23 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::balancer::health::{Fault, Health};
 use super::balancer::packet_probe;
 use super::balancer::probe::{Ask, Asked, Kind, Probe};
 use super::endpoint::Endpoint;
+use super::multiplex::{self, Opened, Sessions};
 use super::proxied_packets;
+use super::reach;
 use super::udp_over_stream::{Carried, UdpOverStream};
 use super::warm::{Warm, WarmPolicy};
 use crate::net::Stream;
-use crate::net::dial::SpeaksFirst;
 use crate::net::tasks::Tasks;
 use crate::relay::Error;
-use crate::relay::tcp::Failure;
+use crate::relay::tcp::{Failure, Leg};
 use crate::relay::udp::Upstream;
 use crate::relay::udp::framing::{Decoder, Encoder};
-use crate::wire::Address;
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
+use crate::wire::{Address, AddressRef};
 
 /// How much a server is preferred, from 0 (only if no other has more) to 1; `None`: it does not offer this at all.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +37,8 @@ pub struct Server {
     pub(super) weights: Weights,
     /// Set if datagrams go inside streams; `None`: they go as UDP.
     over_stream: Option<UdpOverStream>,
+    /// The sessions that streams go in; `None`: each stream has a connection.
+    pub(super) sessions: Option<Arc<Sessions>>,
     pub(super) warm: Warm,
     pub(super) health: Arc<Health>,
     /// The same for datagrams, by probes alone.
@@ -57,10 +58,19 @@ impl Server {
             endpoint: Arc::new(endpoint),
             weights,
             over_stream,
+            sessions: None,
             warm: Warm::new(warm),
             health: Arc::default(),
             packet_health: Arc::default(),
         }
+    }
+
+    /// The same, whose streams share sessions of `multiplex`.
+    #[must_use]
+    pub fn multiplexed(mut self, settings: multiplex::Settings) -> Self {
+        let (endpoint, health) = (Arc::clone(&self.endpoint), Arc::clone(&self.health));
+        self.sessions = Some(Arc::new(Sessions::new(settings, endpoint, health)));
+        self
     }
 
     /// Opens the way of a new association, whose packets `tasks` carry if they go inside streams.
@@ -72,7 +82,7 @@ impl Server {
                 proxied_packets::socket(&endpoint.dialer, &endpoint.address, tasks)?
             }
             None => endpoint.dialer.udp_socket()?,
-            Some(settings) => settings.socket(endpoint, tasks)?,
+            Some(settings) => settings.socket(endpoint, self.sessions.as_ref(), tasks)?,
         };
         let peer = socket.peer().map(Address::Ip);
         let credentials = &endpoint.credentials;
@@ -109,29 +119,28 @@ impl Server {
 
     /// Opens a connection.
     pub(super) async fn open(&self) -> Result<Stream, Error> {
-        let begun = Instant::now();
-        // The request header goes out at once, or after the short wait for first bytes.
-        let dialled = self.endpoint.dial(SpeaksFirst::Us).await;
-        let server = &self.endpoint.address;
-        match &dialled {
-            Ok(_) => {
-                let time = begun.elapsed();
-                if self.health.connect(time) {
-                    tracing::info!(%server, "server can be reached again");
-                }
-                self.warm.note_dial(time);
-                self.warm.refill(&self.endpoint);
+        let (stream, time) = reach::dial(&self.endpoint, &self.health).await?;
+        self.warm.note_dial(time);
+        self.warm.refill(&self.endpoint);
+        Ok(stream)
+    }
+
+    /// Opens what a request needs: a stream in a session, if streams share sessions and `shared` is set.
+    pub(super) async fn way_in(&self, shared: bool) -> Result<WayIn, Error> {
+        match &self.sessions {
+            Some(sessions) if shared => {
+                let opened = sessions.open().await?;
+                Ok(WayIn::Shared(Arc::clone(sessions), opened))
             }
-            Err(error) => self.unreachable(error),
+            _ => {
+                let (stream, is_spare) = self.connection().await?;
+                Ok(WayIn::Own(stream, is_spare))
+            }
         }
-        dialled
     }
 
     pub(super) fn unreachable(&self, error: &dyn std::fmt::Display) {
-        if self.health.fail(Fault::Unreachable) {
-            let server = &self.endpoint.address;
-            tracing::warn!(%server, %error, "server cannot be reached");
-        }
+        reach::unreachable(&self.endpoint, &self.health, error);
     }
 
     /// It could be connected to, and did not answer what another server did.
@@ -147,6 +156,28 @@ impl Server {
         if self.health.answer(after) {
             let server = &self.endpoint.address;
             tracing::info!(%server, "server answers again");
+        }
+    }
+}
+
+/// A way to a server for one request.
+pub(super) enum WayIn {
+    /// A connection, and whether it was a spare.
+    Own(Stream, bool),
+    /// A stream in a session.
+    Shared(Arc<Sessions>, Opened),
+}
+
+impl WayIn {
+    pub(super) const fn is_spare(&self) -> bool {
+        matches!(self, Self::Own(_, true))
+    }
+
+    /// The leg to `target`, which is behind `server`.
+    pub(super) fn leg(self, server: &Server, target: AddressRef<'_>) -> Leg {
+        match self {
+            Self::Own(stream, _) => server.endpoint.leg(stream, target),
+            Self::Shared(sessions, opened) => sessions.leg(opened, target),
         }
     }
 }

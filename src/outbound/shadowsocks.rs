@@ -14,12 +14,12 @@ use super::balancer::health::Health;
 use super::balancer::probe::{self, Activity, Ask, Kind, Probe, Probed};
 use super::balancer::race::race;
 use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash, ranking};
-use super::server::{AskPackets, AskStreams};
+use super::server::{AskPackets, AskStreams, WayIn};
 pub use super::server::{Server, Weights};
 use crate::limits::MAX_TRIED_SERVERS;
+use crate::net;
 use crate::net::changes::{Changes, Sleep, suspended};
 use crate::net::tasks::Tasks;
-use crate::net::{self, Stream};
 use crate::relay::Error;
 use crate::relay::failed::Way;
 use crate::relay::tcp::{Failure, Leg, NextLeg, Others, Outbound, Request};
@@ -194,6 +194,9 @@ impl Inner {
             server.health.forgive();
             server.packet_health.forgive();
             server.warm.renew(&server.endpoint);
+            if let Some(sessions) = &server.sessions {
+                sessions.retire();
+            }
         }
         if self.probed {
             self.activity.probe_now();
@@ -287,14 +290,13 @@ impl Inner {
         }
     }
 
-    /// Connects to the first server that answers, but for those in `tried`. Returns its place, and whether the
-    /// connection was a spare.
-    async fn dial(&self, key: Key, tried: &[usize]) -> Result<(usize, Stream, bool), Error> {
+    /// Connects to the first server that answers, but for those in `tried`, and returns its place. `shared`: by a stream in
+    /// a session, where a server has sessions.
+    async fn dial(&self, key: Key, tried: &[usize], shared: bool) -> Result<(usize, WayIn), Error> {
         let nowhere = || Error::Connect(net::Error::NoAddress);
         if let ([only], []) = (&self.tcp[..], tried) {
             let server = self.servers.get(*only).ok_or_else(nowhere)?;
-            let (stream, is_spare) = server.connection().await?;
-            return Ok((*only, stream, is_spare));
+            return Ok((*only, server.way_in(shared).await?));
         }
         let mut places = self.order(Kind::Tcp, key);
         places.retain(|place| !tried.contains(place));
@@ -304,7 +306,7 @@ impl Inner {
         };
         let dial = |place: usize| async move {
             let server = self.servers.get(place).ok_or_else(nowhere)?;
-            server.connection().await
+            server.way_in(shared).await
         };
         let won = race(places, patience, dial).await?;
         for place in won.unanswered {
@@ -312,8 +314,7 @@ impl Inner {
                 server.unreachable(&"no answer yet, and another server has answered");
             }
         }
-        let (stream, is_spare) = won.stream;
-        Ok((won.place, stream, is_spare))
+        Ok((won.place, won.stream))
     }
 }
 
@@ -341,16 +342,17 @@ impl Outbound for Servers {
 }
 
 impl Servers {
-    /// Opens a stream to `target` through the first server that can be reached.
+    /// Opens a stream to `target` through the first server that can be reached, on a connection of its own.
     ///
     /// # Errors
     /// The error of the last server that was tried.
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let inner = &self.0;
-        let (place, stream, _) = inner.dial(inner.key(None, Some(target)), &[]).await?;
+        let key = inner.key(None, Some(target));
+        let (place, way) = inner.dial(key, &[], false).await?;
         let server = inner.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
-        Ok(server.endpoint.leg(stream, target))
+        Ok(way.leg(server, target))
     }
 
     /// The same, through a server that is not in `tried`; the leg knows the others.
@@ -360,11 +362,12 @@ impl Servers {
         target: AddressRef<'_>,
         tried: Vec<usize>,
     ) -> Result<Leg, Error> {
-        let (place, stream, is_spare) = self.0.dial(key, &tried).await?;
-        let is_only = self.0.tcp.len() == 1;
+        // A second attempt has a connection of its own: it does not depend on a session that others use.
+        let (place, way) = self.0.dial(key, &tried, tried.is_empty()).await?;
+        let (is_only, is_spare) = (self.0.tcp.len() == 1, way.is_spare());
         let server = self.0.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
-        let leg = server.endpoint.leg(stream, target);
+        let leg = way.leg(server, target);
         if is_only && !is_spare {
             return Ok(leg);
         }

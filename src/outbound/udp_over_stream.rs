@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::endpoint::Endpoint;
+use super::multiplex::Sessions;
 use crate::limits::{MAX_UDP_STREAMS, UDP_STREAM_BUFFER, UDP_STREAM_WINDOW};
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::{Pipe, pair};
@@ -38,7 +39,7 @@ pub enum Carried {
     Packets,
     /// Datagrams as they are, by this version of UDP over TCP.
     Datagrams(Version),
-    /// Datagrams of a stream in a session of sing-box's `multiplex`, behind a request as in version 2.
+    /// Datagrams of a stream in a session of sing-box's `multiplex`.
     Multiplexed,
 }
 
@@ -61,6 +62,7 @@ impl Carried {
                 frames: Frames::Addressed,
                 request: matches!(version, Version::V2),
             },
+            // The request is that of a stream in a session.
             Self::Multiplexed => Framing::Datagrams {
                 frames: Frames::Socks,
                 request: true,
@@ -83,11 +85,18 @@ pub struct UdpOverStream {
 }
 
 impl UdpOverStream {
-    /// The socket of a new association, whose datagrams one of `tasks` carries to the server at `endpoint`.
-    pub(super) fn socket(&self, endpoint: &Arc<Endpoint>, tasks: &Tasks) -> io::Result<Socket> {
+    /// The socket of a new association, whose datagrams one of `tasks` carries to the server at `endpoint`; in `sessions`
+    /// if streams share them.
+    pub(super) fn socket(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        sessions: Option<&Arc<Sessions>>,
+        tasks: &Tasks,
+    ) -> io::Result<Socket> {
         let (association, carried) = Socket::pair();
         let carrier = Carrier {
             endpoint: Arc::clone(endpoint),
+            sessions: sessions.map(Arc::clone),
             settings: self.clone(),
         };
         tasks
@@ -100,6 +109,7 @@ impl UdpOverStream {
 /// Carries the datagrams of one association.
 struct Carrier {
     endpoint: Arc<Endpoint>,
+    sessions: Option<Arc<Sessions>>,
     settings: UdpOverStream,
 }
 
@@ -145,6 +155,10 @@ impl Outbound for Carrier {
     }
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
+        if let Some(sessions) = &self.sessions {
+            let opened = sessions.open().await?;
+            return Ok(sessions.packet_leg(opened));
+        }
         let stream = self.endpoint.dial(SpeaksFirst::Us).await?;
         Ok(self.endpoint.leg(stream, request.target.as_ref()))
     }

@@ -67,7 +67,7 @@ pub fn parse_response(bytes: &[u8]) -> Result<Option<((), usize)>, ConnectError>
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
     /// Feeds `text` as a reader does that reads no more than [`missing`]; returns the result and what was read.

@@ -143,6 +143,7 @@ pub(super) async fn search(cx: &Context<'_>, server: &Server, plugin: &Running) 
     }
     let endpoint = cx.endpoint(server, plugin).ok()?;
     let inside = server.udp_over_tcp.is_some()
+        || server.multiplex.is_some()
         || server.transport.as_ref().is_some_and(|one| one.udp_inside);
     let is_direct = endpoint.packet_plugin.is_none() && endpoint.dialer.proxies.is_none();
     if server.mode.udp && is_direct && !inside {

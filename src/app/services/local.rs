@@ -25,6 +25,7 @@ use crate::net::passed::Wanted;
 use crate::net::stream::UNIX_ADDRESS;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
+use crate::outbound::multiplex;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::{Carried, UdpOverStream};
 use crate::relay::tcp::FixedTarget;
@@ -285,9 +286,10 @@ impl Builder<'_> {
         let endpoint = self.endpoint(server, plugin)?;
         let transport = server.transport.as_ref();
         let inside = transport.is_some_and(|transport| transport.udp_inside);
-        let carried = match server.udp_over_tcp {
-            Some(version) => Some(Carried::Datagrams(version)),
-            None => inside.then_some(Carried::Packets),
+        let carried = match (server.udp_over_tcp, server.multiplex) {
+            (Some(version), _) => Some(Carried::Datagrams(version)),
+            (None, Some(_)) => Some(Carried::Multiplexed),
+            (None, None) => inside.then_some(Carried::Packets),
         };
         let over_stream = carried.map(|carried| UdpOverStream {
             carried,
@@ -295,12 +297,17 @@ impl Builder<'_> {
             idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
         });
-        Ok(shadowsocks::Server::new(
-            endpoint,
-            server.weights,
-            over_stream,
-            server.warm,
-        ))
+        let upstream = shadowsocks::Server::new(endpoint, server.weights, over_stream, server.warm);
+        let Some(multiplex) = server.multiplex else {
+            return Ok(upstream);
+        };
+        let timeouts = self.timeouts(self.config.timeouts.idle);
+        Ok(upstream.multiplexed(multiplex::Settings {
+            head: multiplex.head,
+            sharing: multiplex.sharing,
+            first_payload_wait: timeouts.first_payload_wait,
+            keep_alive: timeouts.keep_alive,
+        }))
     }
 
     /// Offers the services of `reverse` to the server. Each worker runs its share of the links.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::ImportError;
-use super::found::{Entry, Found, filled, is_on, number, text};
+use super::found::{Entry, Found, filled, is_on, multiplex, number, text};
 
 /// Parses YAML.
 ///
@@ -54,6 +54,7 @@ fn one(proxy: &Map<String, Value>, at: &str, found: &mut Found) {
         "plugin-opts",
         "udp-over-tcp",
         "udp-over-tcp-version",
+        "smux",
     ];
     found.leave_out_keys(at, proxy, &known);
     let empty = Map::new();
@@ -75,6 +76,10 @@ fn one(proxy: &Map<String, Value>, at: &str, found: &mut Found) {
             return;
         }
     };
+    let keys = proxy.get("smux").and_then(Value::as_object);
+    let multiplex = keys
+        .filter(|_| !is_on(proxy, "udp-over-tcp"))
+        .and_then(|keys| multiplex(keys, |key| key.replace('_', "-"), at, found));
     let entry = Entry {
         name,
         host: text(proxy, "server"),
@@ -88,6 +93,7 @@ fn one(proxy: &Map<String, Value>, at: &str, found: &mut Found) {
         // Its servers take both versions.
         udp_over_tcp: is_on(proxy, "udp-over-tcp")
             .then(|| number(proxy, "udp-over-tcp-version").unwrap_or(2)),
+        multiplex,
         disabled: false,
     };
     found.add(at, entry);

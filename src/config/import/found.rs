@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) mode: Option<&'static str>,
     /// The version of UDP over TCP.
     pub(super) udp_over_tcp: Option<u64>,
+    /// `multiplex`, with the keys of sing-box.
+    pub(super) multiplex: Option<Value>,
     pub(super) disabled: bool,
 }
 
@@ -78,6 +80,9 @@ impl Found {
         if let Some(version) = entry.udp_over_tcp {
             set("udp_over_tcp", json!({"enabled": true, "version": version}));
         }
+        if let Some(multiplex) = entry.multiplex {
+            set("multiplex", multiplex);
+        }
         if let Some(plugin) = entry.plugin.filter(|plugin| !plugin.is_empty()) {
             set("plugin", plugin.into());
             set("plugin_opts", entry.plugin_opts.into());
@@ -106,6 +111,36 @@ impl Found {
             }
         }
     }
+}
+
+/// `multiplex` as in `keys`, whose names are those of sing-box as `spelled`. What it has beside is left out.
+pub(super) fn multiplex(
+    keys: &Map<String, Value>,
+    spelled: impl Fn(&str) -> String,
+    at: &str,
+    found: &mut Found,
+) -> Option<Value> {
+    const KEYS: [&str; 6] = [
+        "enabled",
+        "protocol",
+        "max_connections",
+        "min_streams",
+        "max_streams",
+        "padding",
+    ];
+    if !is_on(keys, "enabled") {
+        return None;
+    }
+    let spelt = KEYS.map(spelled);
+    let known: Vec<&str> = spelt.iter().map(String::as_str).collect();
+    found.leave_out_keys(&format!("{at}: multiplex"), keys, &known);
+    let mut kept = Map::new();
+    for (key, theirs) in KEYS.iter().zip(&spelt) {
+        if let Some(value) = keys.get(theirs).filter(|value| !is_blank(value)) {
+            kept.insert((*key).to_owned(), value.clone());
+        }
+    }
+    Some(Value::Object(kept))
 }
 
 /// The text of a key; numbers too, as passwords and ports are written.

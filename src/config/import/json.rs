@@ -84,6 +84,7 @@ fn server(entry: &Map<String, Value>, at: &str, ignored: &[&str], found: &mut Fo
             name,
             mode,
             udp_over_tcp: None,
+            multiplex: None,
             disabled: is_on(entry, "disabled"),
             ..Entry::of(entry)
         },

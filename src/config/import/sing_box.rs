@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::found::{Entry, Found, filled, is_on, number, text};
+use super::found::{Entry, Found, filled, is_on, multiplex, number, text};
 
 pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
     let outbounds = top.get("outbounds").and_then(Value::as_array);
@@ -30,8 +30,16 @@ pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
             "plugin_opts",
             "network",
             "udp_over_tcp",
+            "multiplex",
         ];
         found.leave_out_keys(&at, outbound, &known);
+        let udp_over_tcp = udp_over_tcp(outbound.get("udp_over_tcp"));
+        let keys = outbound.get("multiplex").and_then(Value::as_object);
+        let multiplex = match (keys, udp_over_tcp) {
+            (Some(keys), None) => multiplex(keys, |key| key.to_owned(), &at, found),
+            // sing-box does not multiplex then.
+            _ => None,
+        };
         let entry = Entry {
             name,
             mode: match text(outbound, "network").as_str() {
@@ -39,7 +47,8 @@ pub(super) fn read(top: &Map<String, Value>, found: &mut Found) {
                 "udp" => Some("udp_only"),
                 _ => None,
             },
-            udp_over_tcp: udp_over_tcp(outbound.get("udp_over_tcp")),
+            udp_over_tcp,
+            multiplex,
             ..Entry::of(outbound)
         };
         found.add(&at, entry);

@@ -118,7 +118,7 @@ proxies:
       host: cdn.example
       path: "/a;b"
       skip-cert-verify: true
-  - {name: http, type: ss, server: 192.0.2.2, port: 80, cipher: aes-128-gcm, password: p, plugin: obfs, plugin-opts: {mode: http, host: bing.com}}
+  - {name: http, type: ss, server: 192.0.2.2, port: 80, cipher: aes-128-gcm, password: p, smux: {enabled: true, protocol: yamux, max-streams: 16}, plugin: obfs, plugin-opts: {mode: http, host: bing.com}}
   - {name: shadow, type: ss, server: 192.0.2.3, port: 80, cipher: aes-128-gcm, password: p, plugin: shadow-tls}
   - {name: t, type: trojan, server: 192.0.2.4, port: 443, password: p}
 proxy-groups:
@@ -136,7 +136,7 @@ rules:
                 "password": "12345", "mode": "tcp_only", "plugin": "v2ray-plugin",
                 "plugin_opts": "tls;host=cdn.example;path=/a\\;b"}),
             json!({"remarks": "http", "server": "192.0.2.2", "server_port": 80, "method": "aes-128-gcm", "password": "p",
-                "mode": "tcp_only", "plugin": "obfs-local", "plugin_opts": "obfs=http;obfs-host=bing.com"}),
+                "mode": "tcp_only", "multiplex": {"enabled": true, "protocol": "yamux", "max_streams": 16}, "plugin": "obfs-local", "plugin_opts": "obfs=http;obfs-host=bing.com"}),
         ]
     );
     for part in [
@@ -159,7 +159,7 @@ fn outbounds_of_sing_box_are_read() {
     let (found, left_out) = servers(
         r#"{"log": {"level": "info"}, "outbounds": [
             {"type": "shadowsocks", "tag": "ss", "server": "192.0.2.1", "server_port": 1080, "method": "2022-blake3-aes-128-gcm",
-             "password": "8JCsPssfgS8tiRwiMlhARg==", "network": "tcp", "multiplex": {"enabled": true}},
+             "password": "8JCsPssfgS8tiRwiMlhARg==", "network": "tcp", "multiplex": {"enabled": true, "protocol": "smux", "max_connections": 4, "brutal": {"enabled": true}}},
             {"type": "shadowsocks", "tag": "uot", "server": "192.0.2.2", "server_port": 1080, "method": "aes-128-gcm",
              "password": "p", "udp_over_tcp": true},
             {"type": "direct", "tag": "direct"}]}"#,
@@ -168,7 +168,8 @@ fn outbounds_of_sing_box_are_read() {
         found,
         [
             json!({"remarks": "ss", "server": "192.0.2.1", "server_port": 1080, "method": "2022-blake3-aes-128-gcm",
-            "password": "8JCsPssfgS8tiRwiMlhARg==", "mode": "tcp_only"}),
+            "password": "8JCsPssfgS8tiRwiMlhARg==", "mode": "tcp_only",
+            "multiplex": {"enabled": true, "protocol": "smux", "max_connections": 4}}),
             json!({"remarks": "uot", "server": "192.0.2.2", "server_port": 1080, "method": "aes-128-gcm", "password": "p",
             "udp_over_tcp": {"enabled": true, "version": 2}})
         ]
@@ -176,7 +177,7 @@ fn outbounds_of_sing_box_are_read() {
     assert_eq!(
         left_out,
         [
-            "outbound 1: `multiplex`",
+            "outbound 1: multiplex: `brutal`",
             "outbound 3 (direct): of type `direct`, not `shadowsocks`",
             "`log`"
         ]
@@ -243,7 +244,6 @@ fn no_key_of_another_client_looks_like_a_misspelling() {
         "proxy-groups",
         "outbounds",
         "inbounds",
-        "multiplex",
         "tag",
         "type",
         "network",

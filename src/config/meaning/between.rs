@@ -3,7 +3,9 @@
 use crate::config::secret::Secret;
 use crate::crypto::{Key, Method};
 use crate::net::tls::Trust;
+use crate::outbound::multiplex::Sharing;
 use crate::wire::address::Address;
+use crate::wire::multiplex::Head;
 
 /// A plugin that is a program (SIP003). At least one of `tcp` and `udp` is set.
 #[derive(Clone, Debug)]
@@ -18,6 +20,15 @@ pub struct Plugin {
     pub tcp: bool,
     /// Whether datagrams go through it.
     pub udp: bool,
+}
+
+/// How streams are multiplexed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Multiplex {
+    /// The multiplexer, and whether it pads.
+    pub head: Head,
+    /// When another session is opened.
+    pub sharing: Sharing,
 }
 
 /// The keys of one server. On the server itself, `identity` is empty.

@@ -13,6 +13,7 @@ mod listen;
 mod locals;
 mod logging;
 pub(super) mod model;
+mod multiplex;
 mod options;
 mod plugin;
 mod program;

@@ -19,7 +19,7 @@ use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 
 pub use super::between::Keys;
-use super::between::{Plugin, ProxyHop};
+use super::between::{Multiplex, Plugin, ProxyHop};
 use crate::config::reread::Reread;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
@@ -150,6 +150,8 @@ pub struct Server {
     pub transport: Option<Transport>,
     /// The version of UDP over TCP by which `ssr local` sends datagrams; `None`: it does not.
     pub udp_over_tcp: Option<udp_over_tcp::Version>,
+    /// How `ssr local` multiplexes its streams; `None`: it does not.
+    pub multiplex: Option<Multiplex>,
     /// The program between the network and Shadowsocks; `None`: none.
     pub plugin: Option<Plugin>,
     /// The proxies between `ssr local` and the server, or between `ssr server` and targets, the nearest first.

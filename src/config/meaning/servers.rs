@@ -9,7 +9,7 @@ use crate::wire::address::Address;
 use super::between::ProxyHop;
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, options, program, proxies, rules, transport, udp_over_tcp};
+use super::{keys, multiplex, options, program, proxies, rules, transport, udp_over_tcp};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -116,6 +116,7 @@ fn top_entry(top: &Top) -> file::Server {
         warm_connections: top.warm_connections,
         transport: top.transport.clone(),
         udp_over_tcp: top.udp_over_tcp.clone(),
+        multiplex: top.multiplex.clone(),
         plugin: top.plugin.clone(),
         plugin_opts: top.plugin_opts.clone(),
         plugin_args: top.plugin_args.clone(),
@@ -173,8 +174,9 @@ fn entry_servers(
     let proxies = proxies::proxies(entry, at, defaults.proxies, cx);
     let transport = transport::transport(entry, at, cx);
     let udp_over_tcp = udp_over_tcp::version(entry, at, transport.as_ref(), mode, cx);
+    let multiplex = multiplex::multiplex(entry, at, transport.as_ref(), mode, cx);
     let inside = transport.as_ref().is_some_and(|layers| layers.udp_inside);
-    let mode = if inside || udp_over_tcp.is_some() {
+    let mode = if inside || udp_over_tcp.is_some() || multiplex.is_some() {
         mode
     } else {
         proxies::mode(
@@ -191,7 +193,11 @@ fn entry_servers(
         tcp: mode.tcp.then_some(tcp),
         udp: mode.udp.then_some(udp),
     };
-    let warm = warm(entry, at, cx);
+    let warm = match multiplex {
+        // Sessions take their place.
+        Some(_) => WarmPolicy::Count(0),
+        None => warm(entry, at, cx),
+    };
     let acl = rules::acl_file(entry.acl.as_deref(), at);
     let socket = options::socket_of(entry, at, defaults.socket, cx);
     let idle = match at {
@@ -239,6 +245,7 @@ fn entry_servers(
                 idle,
                 transport: transport.clone(),
                 udp_over_tcp,
+                multiplex,
                 plugin: plugin.clone(),
                 proxies: proxies.clone(),
                 acl: acl.clone(),

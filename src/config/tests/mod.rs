@@ -12,6 +12,7 @@ mod errors;
 mod flags;
 mod forwards;
 mod listen;
+mod multiplex;
 mod on_the_way;
 mod references;
 mod rules;

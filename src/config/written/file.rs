@@ -83,6 +83,7 @@ pub(crate) struct Top {
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
     pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,
+    pub(crate) multiplex: Option<Multiplex>,
     pub(crate) plugin: Option<String>,
     pub(crate) plugin_opts: Option<String>,
     pub(crate) plugin_args: Option<Value>,
@@ -126,6 +127,7 @@ pub(crate) struct Server {
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
     pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,
+    pub(crate) multiplex: Option<Multiplex>,
     pub(crate) acl: Option<String>,
 }
 
@@ -150,6 +152,19 @@ pub(crate) struct Transport {
 pub(crate) struct UdpOverTcp {
     pub(crate) enabled: Option<bool>,
     pub(crate) version: Option<Number<u64>>,
+}
+
+/// `multiplex`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Multiplex {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) max_connections: Option<Number<u64>>,
+    pub(crate) min_streams: Option<Number<u64>>,
+    pub(crate) max_streams: Option<Number<u64>>,
+    pub(crate) padding: Option<bool>,
+    pub(crate) brutal: Option<Value>,
 }
 
 /// `tls` of a transport, or of an endpoint of a forward.

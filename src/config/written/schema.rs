@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     Allows,
     Transport,
     UdpOverTcp,
+    Multiplex,
     Tls,
     Servers,
     Users,
@@ -241,6 +242,7 @@ const KINDS: &[(Kind, &str, &str)] = &[
     ),
     (Kind::Transport, "transport", "in `transport`"),
     (Kind::UdpOverTcp, "udp_over_tcp", "in `udp_over_tcp`"),
+    (Kind::Multiplex, "multiplex", "in `multiplex`"),
     (
         Kind::Tls,
         "tls",
@@ -297,6 +299,7 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Reverse, "allow") => Kind::Allows,
         (Kind::Top | Kind::Server, "transport") => Kind::Transport,
         (Kind::Top | Kind::Server, "udp_over_tcp") => Kind::UdpOverTcp,
+        (Kind::Top | Kind::Server, "multiplex") => Kind::Multiplex,
         _ => Kind::Free,
     }
 }
@@ -401,6 +404,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::Allow => fields_of::<file::Allow>(),
         Kind::Transport => fields_of::<file::Transport>(),
         Kind::UdpOverTcp => fields_of::<file::UdpOverTcp>(),
+        Kind::Multiplex => fields_of::<file::Multiplex>(),
         Kind::Tls => fields_of::<file::Tls>(),
         Kind::Servers
         | Kind::Users

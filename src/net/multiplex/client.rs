@@ -53,8 +53,12 @@ impl Drop for Token {
 }
 
 impl Client {
-    /// Begins a session on `stream`, on which `head` has been sent. The future runs it to its end.
-    pub fn start(stream: Stream, head: Head) -> (Self, impl Future<Output = ()> + Send) {
+    /// Begins a session on `stream`, on which `head` has been sent. The future runs it to its end, and
+    /// fails if it breaks.
+    pub fn start(
+        stream: Stream,
+        head: Head,
+    ) -> (Self, impl Future<Output = io::Result<()>> + Send) {
         let (requests, queue) = mpsc::channel(MAX_MULTIPLEX_OPENING);
         let shared = Arc::new(Shared {
             streams: AtomicUsize::new(0),
@@ -120,7 +124,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn run(mut self) -> io::Result<()> {
         let mut timer = pin!(sleep(MULTIPLEX_IDLE));
         let ended = poll_fn(|cx| {
             let moved = self.poll(cx);
@@ -131,14 +135,12 @@ impl Driver {
         });
         let ended = ended.await;
         self.shared.closed.store(true, Relaxed);
-        match ended {
+        if ended.is_ok() {
             // A server that does not take the end is gone anyway.
-            Ok(()) => {
-                let closed = poll_fn(|cx| self.session.poll_close(cx));
-                let _ = timeout(FAREWELL, closed).await;
-            }
-            Err(error) => tracing::debug!(%error, "a multiplexed session ended"),
+            let closed = poll_fn(|cx| self.session.poll_close(cx));
+            let _ = timeout(FAREWELL, closed).await;
         }
+        ended
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

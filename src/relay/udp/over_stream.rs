@@ -12,9 +12,9 @@ use crate::net::pipe::{Pipe, PushError, Taken};
 use crate::net::pool::{Buffer, Size};
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::idle::IdleTimer;
-use crate::wire;
 use crate::wire::udp_over_stream::{HEAD, head, next};
 use crate::wire::udp_over_tcp::{Frames, MAX_REQUEST, Request, write_request};
+use crate::wire::{self, AddressRef, multiplex};
 
 /// Batches, or pieces of the stream, that are moved before other tasks get their turn.
 const TURN: usize = 4;
@@ -64,10 +64,15 @@ impl Framing {
                 Some(HEAD + datagram.len())
             }
             Self::Datagrams { frames, request } => {
-                let start = if *request {
-                    write_request(datagram, out)?
-                } else {
-                    0
+                let start = match (request, frames) {
+                    (false, _) => 0,
+                    (true, Frames::Socks) => {
+                        let (target, _) = AddressRef::parse(datagram).ok()??;
+                        let request = multiplex::Carries::Addressed.encode(target);
+                        out.get_mut(..request.len())?.copy_from_slice(&request);
+                        request.len()
+                    }
+                    (true, _) => write_request(datagram, out)?,
                 };
                 let frame = frames.write(datagram, out.get_mut(start..)?)?;
                 Some(start + frame)
