@@ -6,6 +6,7 @@
 //! - `url`, `import`, `check`, `genkey`, `pages`: commands that print something and end.
 //! - `why`: asks a running process.
 //! - `doctor`: prints what is found wrong.
+//! - `progress`: how far a download is, on a terminal.
 //! - `hint`: what a terminal shows of `ssr local`.
 
 pub(crate) mod acl;
@@ -21,6 +22,7 @@ pub(crate) mod names;
 mod nowhere;
 pub(crate) mod output;
 pub(crate) mod pages;
+pub(crate) mod progress;
 pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;

@@ -140,6 +140,19 @@ pub const PROBES_KEPT: usize = 67;
 /// Probes that run at once.
 pub const MAX_PROBES: usize = 16;
 
+// Downloads.
+
+/// How long a download may take.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Redirects that a download follows.
+pub const MAX_REDIRECTS: u32 = 5;
+/// Bytes of a list of servers that is downloaded.
+pub const MAX_SUBSCRIPTION: u64 = 4 << 20;
+/// Servers of such a list.
+pub const MAX_SUBSCRIBED_SERVERS: usize = 1024;
+/// Plugins that run for such a list at once, those of servers that were in it before included.
+pub const MAX_SUBSCRIBED_PLUGINS: usize = 16;
+
 // What failed, and who asks.
 
 /// Streams and associations that failed and are kept for `ssr why`, of each kind: clients' that got no answer, clients' that

@@ -68,6 +68,7 @@ mod rules_reload;
 mod shipped_configs;
 mod socket_options;
 mod socks;
+mod subscription;
 mod transport_mux;
 mod transport_nginx;
 mod transport_tls;

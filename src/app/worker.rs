@@ -64,6 +64,11 @@ impl Shared {
         Self { phase, drained }
     }
 
+    /// For what has nothing more to finish, and goes on until others have.
+    pub(super) fn without_drain(self) -> Self {
+        Self::under(self.phase)
+    }
+
     /// Waits until the process has reached `phase`.
     pub(super) async fn reached(&mut self, phase: Phase) {
         // If the main thread is gone, every phase has been reached.

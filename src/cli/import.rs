@@ -8,13 +8,15 @@ use std::process::ExitCode;
 use clap::{Args, ValueHint};
 use ssr::config::{self, ImportError};
 use ssr::limits::MAX_CONFIG_SIZE;
+use ssr::net::fetch::{Shown, fetch, has_scheme};
 use zeroize::Zeroizing;
 
 use super::output::{DATA, UNAVAILABLE, print, print_error};
+use super::progress::Progress;
 
 #[derive(Args)]
 pub(crate) struct ImportArgs {
-    /// An ss:// link, a file, or `-` for standard input: links (one per line), SIP008, gui-config.json of
+    /// An ss:// link, an https:// URL that is downloaded, a file, or `-` for standard input: links (one per line), SIP008, gui-config.json of
     /// shadowsocks-windows, profiles of shadowsocks-android, Clash (YAML), sing-box
     #[arg(value_name = "FILE|URL|-", value_hint = ValueHint::FilePath)]
     source: String,
@@ -65,8 +67,9 @@ impl ImportArgs {
     fn read(&self) -> Result<Zeroizing<String>, String> {
         match self.source.as_str() {
             link if link.starts_with("ss://") => Ok(Zeroizing::new(link.to_owned())),
+            url if has_scheme(url, "https://") || has_scheme(url, "http://") => download(url),
             url if url.contains("://") => Err(
-                "a URL of another scheme than ss:// is not fetched: use `curl URL | ssr import -`"
+                "a URL of another scheme than ss:// and https:// is not fetched: use `curl URL | ssr import -`"
                     .to_owned(),
             ),
             "-" => text(io::stdin()),
@@ -77,6 +80,24 @@ impl ImportArgs {
         }
         .map_err(|error| error.to_string())
     }
+}
+
+/// Downloads a document, and shows on a terminal how far that is.
+fn download(url: &str) -> Result<Zeroizing<String>, String> {
+    let at = Shown(url);
+    if has_scheme(url, "http://") {
+        print_error(&format!(
+            "warning: {at} is not https: anybody on the way can read the passwords and change the servers"
+        ));
+    }
+    let progress = Progress::download(&at.to_string());
+    let fetched = fetch(url, MAX_CONFIG_SIZE, |done, all| progress.set(done, all));
+    drop(progress);
+    let document = fetched.map_err(|error| format!("{at}: {error}"))?;
+    let document = String::from_utf8(document);
+    document
+        .map(Zeroizing::new)
+        .map_err(|_| format!("{at}: the document is not UTF-8 text"))
 }
 
 fn text(from: impl Read) -> Result<Zeroizing<String>, String> {

@@ -14,6 +14,7 @@
 mod import;
 mod load;
 mod meaning;
+mod online;
 mod overrides;
 mod parse;
 mod reread;
@@ -30,13 +31,14 @@ mod tests;
 
 pub use self::import::{ImportError, Imported, import};
 pub use self::load::{default_path, libev_places, load, lookup_places};
-pub use self::meaning::between::{Multiplex, Plugin, ProxyHop, ProxyScheme};
+pub use self::meaning::between::{Multiplex, OnlineConfig, Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
     AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward, Keys,
     Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,
     Scheme, Server, Service, Sink, Sniff, SocketOptions, TcpRedir, Timeouts, Tls, Transport, User,
     WebSocket, Writer,
 };
+pub use self::online::{OnlineError, OnlineServer, online_servers};
 pub use self::overrides::Overrides;
 pub use self::parse::{parse, parse_with};
 pub use self::reread::Reread;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::crypto::Family;
 use crate::dns;
 use crate::dns::fake::networks;
+use crate::net::fetch::Shown;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse;
 
@@ -31,6 +32,13 @@ impl Config {
         }
         for server in &self.servers {
             self.write_server(server, out)?;
+        }
+        if let Some(online) = &self.online {
+            let (url, seconds) = (Shown(online.url.expose()), online.interval.as_secs());
+            writeln!(
+                out,
+                "  servers     also those of {url}, downloaded every {seconds} s"
+            )?;
         }
         self.write_balancer(out)?;
         for forward in &self.forwards {

@@ -20,12 +20,14 @@
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
 //! - [`udp`]: datagrams in batches.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
+//! - [`fetch`]: downloads a document.
 //! - [`file_version`]: notices that a file has changed.
 
 pub mod changes;
 mod clock;
 pub mod dial;
 mod error;
+pub mod fetch;
 pub mod file_version;
 pub mod handshake;
 mod linux;

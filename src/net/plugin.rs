@@ -344,6 +344,12 @@ impl Plugins {
         self.tasks.spawn(plugin.run(self.stop.subscribe()));
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// Ends all plugins.
     pub async fn end(mut self) {
         self.stop.send_replace(true);

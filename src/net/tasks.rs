@@ -33,6 +33,11 @@ impl Tasks {
         (tasks.len() < limit).then(|| tasks.spawn(task))
     }
 
+    /// Aborts all of them.
+    pub fn abort(&self) {
+        lock(&self.0).abort_all();
+    }
+
     fn pruned(&self) -> MutexGuard<'_, JoinSet<()>> {
         let mut tasks = lock(&self.0);
         while tasks.try_join_next().is_some() {}

@@ -11,9 +11,11 @@
 //! - [`multiplex`]: the sessions of sing-box's `multiplex` with a server, and streams in them.
 //! - [`shadowsocks`]: picks one of several servers and goes through it; `server.rs`: one of them;
 //!   `reach.rs`: connects to it.
+//! - [`current`]: servers that can be replaced while they are in use.
 //! - [`reverse`]: through a reverse tunnel, and from its end to the target.
 
 pub mod balancer;
+pub mod current;
 pub mod dialer;
 pub mod direct;
 pub mod endpoint;

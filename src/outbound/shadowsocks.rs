@@ -71,8 +71,10 @@ struct Inner {
     /// Requests so far.
     turn: AtomicUsize,
     sleep: Sleep,
-    /// They carry packets over streams, probe, and watch the network.
+    /// They carry packets over streams.
     tasks: Tasks,
+    /// They probe, and watch the network, until other servers are used.
+    background: Tasks,
 }
 
 impl Servers {
@@ -80,16 +82,23 @@ impl Servers {
     /// connection fails.
     #[must_use]
     pub fn new(servers: Vec<Server>) -> Self {
-        let servers = Self::build(shared(servers), Strategy::Weight, None);
-        servers.watch_network();
-        servers
+        Self::of(shared(servers), None)
     }
 
     /// Servers by the strategy of `balancer`. Where it has probes, call it inside a runtime, which then runs them.
     #[must_use]
     pub fn balanced(servers: Vec<Server>, balancer: Balancer) -> Self {
-        let Balancer { strategy, probe } = balancer;
-        let servers = Self::build(shared(servers), strategy, probe.as_ref());
+        Self::of(shared(servers), Some(balancer))
+    }
+
+    /// The same, of servers that may be in use already: what is known of them is kept.
+    #[must_use]
+    pub fn of(servers: Vec<Arc<Server>>, balancer: Option<Balancer>) -> Self {
+        let (strategy, probe) = match balancer {
+            Some(Balancer { strategy, probe }) => (strategy, probe),
+            None => (Strategy::Weight, None),
+        };
+        let servers = Self::build(servers, strategy, probe.as_ref());
         if let Some(probe) = probe {
             servers.probe(&Arc::new(probe));
         }
@@ -104,6 +113,20 @@ impl Servers {
         let meant = servers.filter(|(place, _)| meant(*place));
         let servers = meant.map(|(_, server)| Arc::clone(server)).collect();
         Self::build(servers, Strategy::Weight, None)
+    }
+
+    /// Whether `name` is the name of one of them.
+    #[must_use]
+    pub fn has_name(&self, name: &str) -> bool {
+        let mut addresses = self.0.servers.iter().map(|one| &one.endpoint.address);
+        addresses.any(
+            |address| matches!(address, Address::Domain(own, _) if own.eq_ignore_ascii_case(name)),
+        )
+    }
+
+    /// Other servers are used from now on: these are not probed any more. What goes through them goes on.
+    pub(super) fn retire(&self) {
+        self.0.background.abort();
     }
 
     fn build(servers: Vec<Arc<Server>>, strategy: Strategy, probe: Option<&Probe>) -> Self {
@@ -123,6 +146,7 @@ impl Servers {
             turn: AtomicUsize::new(0),
             sleep: Sleep::new(suspended()),
             tasks: Tasks::default(),
+            background: Tasks::default(),
         }))
     }
 
@@ -160,7 +184,7 @@ impl Servers {
                 probed.collect(),
                 Arc::clone(activity),
             );
-            inner.tasks.spawn(run);
+            inner.background.spawn(run);
         }
     }
 
@@ -170,7 +194,7 @@ impl Servers {
             return;
         }
         let weak = Arc::downgrade(&self.0);
-        self.0.tasks.spawn(async move {
+        self.0.background.spawn(async move {
             // Without it, dead connections are noticed when they are used.
             let Ok(mut changes) = Changes::listen() else {
                 return;
@@ -293,6 +317,11 @@ impl Inner {
     /// Connects to the first server that answers, but for those in `tried`, and returns its place. `shared`: by a stream in
     /// a session, where a server has sessions.
     async fn dial(&self, key: Key, tried: &[usize], shared: bool) -> Result<(usize, WayIn), Error> {
+        if self.servers.is_empty() {
+            return Err(Error::NotOffered(
+                "no server is known yet; the log says why `online_config` has brought none",
+            ));
+        }
         let nowhere = || Error::Connect(net::Error::NoAddress);
         if let ([only], []) = (&self.tcp[..], tried) {
             let server = self.servers.get(*only).ok_or_else(nowhere)?;

@@ -14,9 +14,9 @@ use super::udp::relay_visitor;
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
+use crate::outbound::current::Current;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::reverse::ReverseTarget;
-use crate::outbound::shadowsocks::Servers;
 use crate::relay::Counters;
 use crate::relay::link::limits::{FLOW_QUEUE, MAX_FLOWS, MAX_STREAMS};
 use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings, Visitor};
@@ -40,7 +40,7 @@ pub(in crate::app) struct ReverseClient {
 pub(in crate::app) struct ClientSettings {
     pub(in crate::app) services: Vec<Service>,
     pub(in crate::app) heartbeat: Duration,
-    pub(in crate::app) servers: Servers,
+    pub(in crate::app) servers: Current,
     pub(in crate::app) dialer: Dialer,
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::outbound::current::Current;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::Servers;
@@ -27,7 +28,7 @@ const FIRST_NAMED: u16 = 2;
 /// The outbound of one listener of `ssr local`.
 #[derive(Clone)]
 pub(in crate::app) struct Router {
-    servers: Servers,
+    servers: Current,
     rules: Option<Arc<Rules>>,
 }
 
@@ -139,7 +140,7 @@ impl Rules {
 
 impl Router {
     /// Everything goes through `servers`.
-    pub(in crate::app) const fn through(servers: Servers) -> Self {
+    pub(in crate::app) const fn through(servers: Current) -> Self {
         Self {
             servers,
             rules: None,
@@ -147,7 +148,7 @@ impl Router {
     }
 
     /// Requests go where `rules` say; `servers` are those for `proxy`.
-    pub(in crate::app) fn by_rules(servers: Servers, rules: Rules) -> Self {
+    pub(in crate::app) fn by_rules(servers: Current, rules: Rules) -> Self {
         Self {
             servers,
             rules: Some(Arc::new(rules)),
@@ -169,11 +170,11 @@ impl Router {
         let way = way.or_else(|| Some((rules.way(&query, Some(seen))?, Some(seen))));
         let (way, seen) = way.unwrap_or((Way::Block, None));
         let (servers, decision) = match way {
-            Way::Proxy => (Some(&self.servers), "proxy"),
+            Way::Proxy => (Some(self.servers.now()), "proxy"),
             Way::Direct => (None, "direct"),
             Way::Block => (None, "block"),
             Way::Named(place) => match rules.named.get(place) {
-                Some((name, servers)) => (Some(servers), &**name),
+                Some((name, servers)) => (Some(servers.clone()), &**name),
                 None => (None, "block"),
             },
         };
@@ -189,14 +190,14 @@ impl Router {
     }
 
     /// The servers of an upstream of datagrams; `None`: it is the direct one.
-    fn servers_of(&self, upstream: u16) -> Option<&Servers> {
+    fn servers_of(&self, upstream: u16) -> Option<Servers> {
         match upstream {
-            PROXY => Some(&self.servers),
+            PROXY => Some(self.servers.now()),
             DIRECT => None,
             other => {
                 let named = usize::from(other.saturating_sub(FIRST_NAMED));
                 let named = self.rules.as_ref()?.named.get(named);
-                named.map(|(_, servers)| servers)
+                named.map(|(_, servers)| servers.clone())
             }
         }
     }

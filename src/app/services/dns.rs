@@ -12,8 +12,8 @@ use crate::config::{Config, DnsLocal, Local};
 use crate::inbound::dns::{Decide, Dns, Route, Settings, Upstream};
 use crate::net::udp::Socket;
 use crate::net::{SocketOptions, UdpOptions};
+use crate::outbound::current::Current;
 use crate::outbound::direct::Direct;
-use crate::outbound::shadowsocks::Servers;
 use crate::route::{Action, Host, Live, Network, Query, Step};
 use crate::wire::Address;
 
@@ -22,7 +22,7 @@ const ANSWERS: usize = 4096;
 
 impl Builder<'_> {
     /// Serves an entry of `locals` whose protocol is `dns`.
-    pub(super) fn dns(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    pub(super) fn dns(&mut self, local: &Local, sockets: LocalSockets, servers: &Current) {
         let Some(settings) = &local.dns else { return };
         let dns = Dns::new(Settings {
             local: settings.local.map(|at| self.direct_dns(at, settings)),
@@ -32,14 +32,14 @@ impl Builder<'_> {
                 let servers = servers.clone();
                 Upstream::new(at.clone(), servers, settings.streams, timeouts, counters)
             }),
-            decide: self.decide(local),
+            decide: self.decide(local, servers),
             cache: self.config.dns_cache_size.unwrap_or(ANSWERS),
         });
         self.serve_dns(dns, sockets, servers);
     }
 
     /// Serves the clients of a `dns` or `fake-dns` local.
-    pub(super) fn serve_dns(&mut self, dns: Dns, sockets: LocalSockets, servers: &Servers) {
+    pub(super) fn serve_dns(&mut self, dns: Dns, sockets: LocalSockets, servers: &Current) {
         if let Some((_, udp)) = sockets.udp {
             let options = UdpOptions {
                 longest: None,
@@ -79,9 +79,10 @@ impl Builder<'_> {
 
     /// The way of each name: as the rules say, but names of the servers themselves, and of proxies before them, are asked
     /// directly.
-    fn decide(&self, local: &Local) -> Box<dyn Decide> {
+    fn decide(&self, local: &Local, servers: &Current) -> Box<dyn Decide> {
         Box::new(Ways {
             own: own_names(self.config),
+            listed: self.config.online.is_some().then(|| servers.clone()),
             rules: local.rules.clone(),
             local: local.address.to_string().into(),
         })
@@ -104,6 +105,8 @@ pub(super) fn own_names(config: &Config) -> HashSet<String> {
 /// The ways of names.
 struct Ways {
     own: HashSet<String>,
+    /// Servers whose names change.
+    listed: Option<Current>,
     rules: Option<Arc<Live>>,
     /// The address of the listener, as rules name it.
     local: Box<str>,
@@ -111,7 +114,8 @@ struct Ways {
 
 impl Decide for Ways {
     fn route(&self, name: &str, addresses: Option<&[IpAddr]>) -> Option<Route> {
-        if self.own.contains(name) {
+        let listed = self.listed.as_ref();
+        if self.own.contains(name) || listed.is_some_and(|servers| servers.now().has_name(name)) {
             return Some(Route::Local);
         }
         let Some(rules) = &self.rules else {

@@ -19,7 +19,7 @@ use crate::dns::fake::{Damage, FakeNames, Fakes, Saved, decode, encode};
 use crate::inbound::dns::{Dns, Fake};
 use crate::limits::MAX_FAKE_NAMES;
 use crate::net::unix_now;
-use crate::outbound::shadowsocks::Servers;
+use crate::outbound::current::Current;
 
 /// How long names wait until they are saved together.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ impl Builder<'_> {
     }
 
     /// Serves an entry of `locals` whose protocol is `fake-dns`.
-    pub(super) fn fake_dns(&mut self, local: &Local, sockets: LocalSockets, servers: &Servers) {
+    pub(super) fn fake_dns(&mut self, local: &Local, sockets: LocalSockets, servers: &Current) {
         let Some(settings) = &local.fake_dns else {
             return;
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::builder::{Builder, user};
 use super::plugins::Entrances;
 use super::sockets::{incoming, outgoing};
+use super::subscription::{Parts, Subscription};
 use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
@@ -23,6 +24,7 @@ use crate::net;
 use crate::net::listener::Listener;
 use crate::net::passed::Wanted;
 use crate::net::stream::UNIX_ADDRESS;
+use crate::outbound::current::Current;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::endpoint::Endpoint;
 use crate::outbound::multiplex;
@@ -46,12 +48,12 @@ impl Builder<'_> {
         let mut upstreams = Vec::new();
         for server in &self.config.servers {
             let plugin = self.client_plugin(server).await?;
-            upstreams.push(self.upstream(server, &plugin)?);
+            upstreams.push(Arc::new(self.upstream(server, &plugin)?));
         }
-        let servers = match &self.config.balancer {
-            Some(balancer) => Servers::balanced(upstreams, balancer.clone()),
-            None => Servers::new(upstreams),
-        };
+        let own = upstreams.clone();
+        let servers = Servers::of(upstreams, self.config.balancer.clone());
+        let servers = Current::from(servers);
+        self.subscribe(own, &servers).await;
         let addresses = self
             .config
             .locals
@@ -86,6 +88,22 @@ impl Builder<'_> {
         }
         self.offer(&servers);
         Ok(())
+    }
+
+    /// Has the servers of `online_config` used too.
+    async fn subscribe(&mut self, own: Vec<Arc<shadowsocks::Server>>, current: &Current) {
+        let Some(online) = self.config.online.clone() else {
+            return;
+        };
+        let parts = Parts {
+            config: Arc::new(self.config.clone()),
+            resolver: Arc::clone(self.resolver),
+            counters: Arc::clone(self.counters),
+        };
+        let subscription = Subscription::new(online, parts, own, current.clone()).await;
+        if let Some(jobs) = self.jobs.first_mut() {
+            jobs.push(subscription.job());
+        }
     }
 
     async fn bind_local(&mut self, local: &Local) -> Result<LocalSockets, Error> {
@@ -217,7 +235,7 @@ impl Builder<'_> {
     }
 
     /// Where the requests of a listener go. `servers` are those of the config, in their order.
-    fn router(&self, local: &Local, servers: &Servers) -> Router {
+    fn router(&self, local: &Local, servers: &Current) -> Router {
         let Some(live) = &local.rules else {
             return Router::through(servers.clone());
         };
@@ -227,7 +245,7 @@ impl Builder<'_> {
         for name in all.iter().flat_map(|server| names(&server.name)) {
             if !named.iter().any(|(known, _)| **known == *name) {
                 let is_meant = |place: usize| all.get(place).is_some_and(|one| one.is_named(name));
-                named.push((name.into(), servers.only(is_meant)));
+                named.push((name.into(), servers.now().only(is_meant)));
             }
         }
         let direct = Dialer {
@@ -311,7 +329,7 @@ impl Builder<'_> {
     }
 
     /// Offers the services of `reverse` to the server. Each worker runs its share of the links.
-    fn offer(&mut self, servers: &Servers) {
+    fn offer(&mut self, servers: &Current) {
         let reverse = &self.config.reverse;
         if reverse.services.is_empty() {
             return;

@@ -8,6 +8,7 @@
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `plugins.rs`: plugins that are programs.
+//! - `subscription.rs`: servers of a list that is downloaded.
 //! - `proxies.rs`: proxies on the way.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
 //! - `sockets.rs`: listening sockets, and the options of all sockets.
@@ -26,6 +27,7 @@ mod redir;
 mod server;
 pub(super) mod single;
 mod sockets;
+mod subscription;
 mod transport;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What stands between `ssr` and the network, in the config as meant: plugins that are programs, and proxies.
 
+use std::time::Duration;
+
 use crate::config::secret::Secret;
 use crate::crypto::{Key, Method};
 use crate::net::tls::Trust;
@@ -101,4 +103,17 @@ impl std::fmt::Display for ProxyHop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}://{}", self.scheme.name(), self.address)
     }
+}
+
+/// `online_config`: a list of servers on the web (SIP008).
+#[derive(Clone, Debug)]
+pub struct OnlineConfig {
+    /// Its URL, which often is a secret.
+    pub url: Secret,
+    /// The time between two downloads.
+    pub interval: Duration,
+    /// The plugins that its servers may have.
+    pub allowed_plugins: Vec<String>,
+    /// `outbound_proxy` of the top level, which holds for its servers too.
+    pub outbound_proxy: Vec<Secret>,
 }

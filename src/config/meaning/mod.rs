@@ -14,6 +14,7 @@ mod locals;
 mod logging;
 pub(super) mod model;
 mod multiplex;
+mod online;
 mod options;
 mod plugin;
 mod program;

@@ -19,7 +19,7 @@ use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 
 pub use super::between::Keys;
-use super::between::{Multiplex, Plugin, ProxyHop};
+use super::between::{Multiplex, OnlineConfig, Plugin, ProxyHop};
 use crate::config::reread::Reread;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
@@ -68,6 +68,8 @@ pub struct Config {
     pub reverse: Reverse,
     /// How `ssr local` chooses among several servers; `None`: by their weights, without probes.
     pub balancer: Option<Balancer>,
+    /// The list of servers on the web, beside [`Config::servers`]; `None`: there is none.
+    pub online: Option<OnlineConfig>,
     /// The warnings that the file gave.
     pub warnings: Vec<Diagnostic>,
     /// Reads the file again; `None`: there is no file.

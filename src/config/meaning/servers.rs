@@ -70,7 +70,10 @@ pub(super) fn servers(
             found.extend(entry_servers(entry, &at, &defaults, &[], cx));
         }
     }
-    if !shorthand && listed.iter().all(|entry| entry.disabled == Some(true)) {
+    let online = top.online_config.as_ref();
+    let subscribes =
+        cx.role == Role::Local && online.is_some_and(|online| online.config_url.is_some());
+    if !shorthand && !subscribes && listed.iter().all(|entry| entry.disabled == Some(true)) {
         let message = if listed.is_empty() {
             "no servers"
         } else {

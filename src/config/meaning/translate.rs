@@ -13,6 +13,7 @@ use super::forwards;
 use super::locals;
 use super::logging;
 use super::model::{Config, Mode, ReplayPolicy};
+use super::online;
 use super::options;
 use super::reverse;
 use super::rules;
@@ -66,6 +67,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         first_payload_wait: first_payload_wait(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         balancer: balancer::balancer(top, cx),
+        online: online::online(top, cx),
         warnings: Vec::new(),
         file: None,
         reread: None,

@@ -127,7 +127,6 @@ fn a_key_given_twice_is_an_error() {
 fn features_to_come_are_refused_unless_they_ask_for_nothing() {
     for (key, value) in [
         ("manager_address", "\"127.0.0.1\""),
-        ("online_config", "{\"config_url\": \"https://x\"}"),
         ("admin", "{\"address\": \"127.0.0.1:9080\"}"),
     ] {
         let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);

@@ -35,7 +35,7 @@ fn an_error_in_a_flag_names_the_flag() {
         "--encrypt-method: ",
         "--dns: ",
         "--local-addr: `tun`: not yet",
-        "--online-config-url: not yet",
+        "--online-config-url: not a URL that can be downloaded",
     ] {
         assert!(found.contains(part), "no {part:?} in\n{found}");
     }

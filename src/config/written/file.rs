@@ -78,6 +78,7 @@ pub(crate) struct Top {
     pub(crate) timeouts: Option<Timeouts>,
     pub(crate) limits: Option<Limits>,
     pub(crate) balancer: Option<Switch<Balancer>>,
+    pub(crate) online_config: Option<Online>,
     pub(crate) workers: Option<Number<u64>>,
     pub(crate) deny_private: Option<bool>,
     pub(crate) warm_connections: Option<WarmPolicy>,
@@ -374,6 +375,15 @@ pub(crate) struct Balancer {
     pub(crate) hash_by: Option<String>,
     pub(crate) probe: Option<ProbeTarget>,
     pub(crate) probe_udp: Option<ProbeTarget>,
+}
+
+/// `online_config`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Online {
+    pub(crate) config_url: Option<Secret>,
+    pub(crate) update_interval: Option<Number<u64>>,
+    pub(crate) allowed_plugins: Option<Vec<String>>,
 }
 
 /// `reverse`.

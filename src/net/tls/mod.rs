@@ -33,7 +33,7 @@ const GATHER: usize = 2048;
 /// The only protocol that is offered, so that a CDN cannot choose another.
 const ALPN: &[u8] = b"http/1.1";
 
-fn provider() -> Arc<CryptoProvider> {
+pub(in crate::net) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
