@@ -58,6 +58,14 @@ pub const UDP_STREAM_WINDOW: usize = 512 * 1024;
 pub const UDP_STREAM_BUFFER: usize = 128 * 1024;
 /// Sockets from which one worker of a `redir` listener answers, one for each address that answers came from.
 pub const MAX_REPLY_SOCKETS: usize = 256;
+/// Connections that programs have open through one tun device; the one that was silent for the longest time makes room.
+pub const MAX_TUN_CONNECTIONS: usize = 32_768;
+/// Connections through one tun device that are being opened, or have ended; the oldest makes room.
+pub const MAX_TUN_OPENING: usize = 4096;
+/// Datagrams that come through one tun device in fragments, and are not complete; the oldest makes room.
+pub const MAX_TUN_FRAGMENTED: usize = 64;
+/// Clients whose name server is remembered, where a tun device sends queries to another one.
+pub const MAX_TUN_QUERIES: usize = 4096;
 
 // Names.
 

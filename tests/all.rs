@@ -73,6 +73,7 @@ mod transport_mux;
 mod transport_nginx;
 mod transport_tls;
 mod transport_ws;
+mod tun;
 mod tunnel;
 mod udp_over_tcp;
 mod unix_sockets;

@@ -38,13 +38,18 @@ pub(crate) struct Scene {
     pub(crate) local: Process,
     _server: Process,
     pub(crate) config: TempDir,
-    lan: Link,
+    pub(crate) lan: Link,
     pub(crate) link: Link,
 }
 
 impl Scene {
     /// With this entry of `locals`, or these, and more keys at the top level.
     pub(crate) fn new(entry: &Value, more: &Value) -> Self {
+        Self::with(entry, more, |_| ())
+    }
+
+    /// The same, and this done at the gateway before `ssr local` starts.
+    pub(crate) fn with(entry: &Value, more: &Value, prepare: impl FnOnce(&Namespace)) -> Self {
         let shape = Shape {
             delay: Duration::from_millis(1),
             loss: 0.0,
@@ -99,6 +104,7 @@ impl Scene {
         }
         fs::write(config.path().join("server"), keys.to_string()).unwrap();
         let server = start("server", &config, &link.b);
+        prepare(&link.a);
         keys["locals"] = match entry {
             Value::Array(_) => entry.clone(),
             one => json!([one]),
@@ -146,7 +152,7 @@ impl Scene {
     }
 
     /// Streams and datagrams go through the server, from both machines and over both IP versions.
-    fn carries_everything(&self) {
+    pub(crate) fn carries_everything(&self) {
         for (name, place) in [("gateway", &self.link.a), ("lan", &self.lan.a)] {
             for target in TARGETS {
                 let target: IpAddr = target.parse().unwrap();
@@ -259,7 +265,7 @@ fn serve(mut stream: TcpStream) {
 }
 
 /// A stream to `target` comes from `seen` there, and carries bytes both ways.
-fn echoes_stream(target: IpAddr, seen: IpAddr) {
+pub(crate) fn echoes_stream(target: IpAddr, seen: IpAddr) {
     let mut stream = TcpStream::connect_timeout(&(target, PORT).into(), DEADLINE).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     assert_eq!(
@@ -283,7 +289,7 @@ fn echoes_stream(target: IpAddr, seen: IpAddr) {
 }
 
 /// Datagrams to `target` come from `seen` there. Each is answered from where it was sent to, and from another port.
-fn echoes_datagrams(target: IpAddr, seen: IpAddr) {
+pub(crate) fn echoes_datagrams(target: IpAddr, seen: IpAddr) {
     let any: IpAddr = match target {
         IpAddr::V4(_) => "0.0.0.0".parse().unwrap(),
         IpAddr::V6(_) => "::".parse().unwrap(),

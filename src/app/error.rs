@@ -54,6 +54,19 @@ pub(super) enum Error {
         /// The name in the config.
         name: String,
     },
+    /// A tun device cannot be used.
+    #[error("tun device {name}: {what}: {source}")]
+    Tun {
+        /// Its name, or what leads to it.
+        name: String,
+        /// What failed.
+        what: &'static str,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+    /// What leads into a tun device cannot be set.
+    #[error(transparent)]
+    Routes(#[from] crate::net::tun::routes::Error),
     /// There is no user of this name.
     #[error("user: there is no user `{name}` on this machine")]
     NoUser {

@@ -50,7 +50,7 @@ fn listeners(config: &Config) -> Vec<(String, Option<Arc<Live>>)> {
         Role::Local => {
             let locals = config.locals.iter();
             locals
-                .map(|local| (local.address.to_string(), local.rules.clone()))
+                .map(|local| (local.place(), local.rules.clone()))
                 .collect()
         }
         Role::Server | Role::Forward => {

@@ -45,6 +45,7 @@ use crate::limits::DRAIN_TIME;
 use crate::net::passed::Passed;
 use crate::net::pool;
 use crate::net::tasks::Tasks;
+use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
 use error::Error;
 use worker::{Phase, Threads};
@@ -87,11 +88,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let services::Built {
-        jobs,
-        plugins,
-        files,
-    } = control.block_on(services::build(
+    let services = control.block_on(services::build(
         config, capacity, workers, &resolver, &counters, passed,
     ))?;
     let owner = user
@@ -122,10 +119,13 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         }
         Err(error) => tracing::info!(%error, "no socket for ssr why"),
     }
+    if let Some(routes) = &services.routes {
+        control.block_on(routes.set())?;
+    }
     let (phase, phases) = watch::channel(Phase::Run);
     let (drained, drain) = mpsc::channel(1);
     // This sender keeps the process running even if it serves only datagrams, which have no flows to wait for.
-    let threads = Threads::start(jobs, phases, drained.clone())
+    let threads = Threads::start(services.jobs, phases, drained.clone())
         .map_err(Error::system("cannot start a worker"))?;
     tracing::info!(
         role = config.role.name(),
@@ -142,10 +142,14 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         &resolver,
         &counters,
         &hangup,
+        services.routes.as_ref(),
     ));
     threads.join();
-    control.block_on(plugins.end());
-    drop(files);
+    if let Some(routes) = &services.routes {
+        control.block_on(routes.take_back());
+    }
+    control.block_on(services.plugins.end());
+    drop(services.files);
     report(&resolver, &counters);
     Ok(())
 }
@@ -193,6 +197,7 @@ async fn supervise(
     resolver: &Resolver,
     counters: &Counters,
     hung_up: &Notify,
+    routes: Option<&AutoRoute>,
 ) {
     let Signals {
         mut interrupt,
@@ -216,6 +221,9 @@ async fn supervise(
         "stopping: no new connections are accepted; open ones may finish"
     );
     drop(drained);
+    if let Some(routes) = routes {
+        routes.release().await;
+    }
     phase.send_replace(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}

@@ -10,7 +10,9 @@ use crate::net::fetch::Shown;
 use crate::wire::proxy_protocol::Version;
 use crate::wire::reverse;
 
-use super::meaning::model::{Config, Local, Protocol, ReplayPolicy, Server, TcpRedir};
+use super::meaning::model::{
+    Config, Local, Protocol, ReplayPolicy, Server, TcpRedir, TunDevice, TunLocal,
+};
 use super::role::Role;
 
 /// How many users are listed by name.
@@ -261,13 +263,14 @@ impl Config {
                 && local.http_auth_file.is_none()
                 && !is_loopback(local)
                 && local.protocol != Protocol::Redir
+                && local.protocol != Protocol::Tun
         };
         for local in self.locals.iter().filter(open) {
             let why = match local.protocol {
                 Protocol::Http => "there is no `http_auth_config_path`",
                 Protocol::Socks | Protocol::Mixed => "there is no `socks5_auth_config_path`",
                 Protocol::Dns | Protocol::FakeDns => "DNS has no logins",
-                Protocol::Tunnel | Protocol::Redir => "it has no logins",
+                Protocol::Tunnel | Protocol::Redir | Protocol::Tun => "it has no logins",
             };
             writeln!(
                 out,
@@ -279,7 +282,41 @@ impl Config {
     }
 }
 
+fn write_tun(local: &Local, tun: &TunLocal, out: &mut String) -> fmt::Result {
+    match &tun.device {
+        TunDevice::Named(Some(name)) => write!(out, "  listen      {name}")?,
+        TunDevice::Named(None) => write!(out, "  listen      a new device")?,
+        TunDevice::Descriptor(fd) => write!(out, "  listen      the device of descriptor {fd}")?,
+        TunDevice::FromPath(path) => {
+            write!(
+                out,
+                "  listen      a device that comes through {}",
+                path.display()
+            )?;
+        }
+    }
+    write!(out, ", {}, tun", local.mode.name())?;
+    for ends in &tun.ends {
+        write!(out, ", {}/{}", ends.own, ends.prefix)?;
+    }
+    if let Some(mtu) = tun.mtu {
+        write!(out, ", MTU {mtu}")?;
+    }
+    if let Some(dns) = tun.dns {
+        write!(out, ", queries to {dns}")?;
+    }
+    let routed = if tun.auto_route {
+        ", takes the traffic of this machine"
+    } else {
+        ""
+    };
+    writeln!(out, "{routed}")
+}
+
 fn write_local(local: &Local, out: &mut String) -> fmt::Result {
+    if let Some(tun) = &local.tun {
+        return write_tun(local, tun, out);
+    }
     write!(
         out,
         "  listen      {} {}, {}",

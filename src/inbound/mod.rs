@@ -7,6 +7,7 @@
 //! - [`dns`]: programs that ask `ssr local` for names.
 //! - [`forward`]: clients of a port that has one target.
 //! - [`redir`]: what the firewall redirects to `ssr local`; [`sniff`]: the names that it is for.
+//! - [`tun`]: what programs open through a tun device.
 //! - [`shadowsocks`]: clients of `ssr server`, and strangers who pretend to be clients.
 //! - [`stream_datagrams`]: those of them who send datagrams in streams.
 //! - [`multiplex`]: streams that such clients multiplex, as sing-box does.
@@ -25,4 +26,5 @@ pub mod sniff;
 pub mod socks;
 pub mod socks4;
 pub mod stream_datagrams;
+pub mod tun;
 pub mod udp_associate;

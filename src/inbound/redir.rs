@@ -36,37 +36,35 @@ pub struct Redirected {
     pub sniff: Option<Sniff>,
 }
 
-impl Redirected {
-    /// The request of a program that wants to reach `destination`. If a name is looked for, a few bytes are read.
-    async fn request(
-        &self,
-        stream: Stream,
-        peer: SocketAddr,
-        destination: SocketAddr,
-    ) -> Result<Request, Error> {
-        let Ok(target) = self.fakes.target(destination) else {
-            stream.reset_on_close();
-            return Err(Error::NoName(destination));
-        };
-        let mut request = Request {
-            trusted: false,
-            ..Request::chosen(stream, peer, target)
-        };
-        if let (Some(sniff), Address::Ip(_)) = (&self.sniff, &request.target)
-            && (sniff.is_wanted)()
-        {
-            let found = sniff::name(&request.leg.stream).await;
-            let (name, ahead) = found.map_err(Error::io(Side::Client))?;
-            request.leg = Leg::ahead(request.leg.stream, ahead);
-            match name {
-                Some(name) if sniff.overrides => {
-                    request.target = Address::Domain(name, destination.port());
-                }
-                name => request.claimed = name,
+/// The request of a program that wants to reach `destination`. If a name is looked for, a few bytes are read.
+pub(super) async fn request(
+    (fakes, sniff): (&Fakes, Option<&Sniff>),
+    stream: Stream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+) -> Result<Request, Error> {
+    let Ok(target) = fakes.target(destination) else {
+        stream.reset_on_close();
+        return Err(Error::NoName(destination));
+    };
+    let mut request = Request {
+        trusted: false,
+        ..Request::chosen(stream, peer, target)
+    };
+    if let (Some(sniff), Address::Ip(_)) = (sniff, &request.target)
+        && (sniff.is_wanted)()
+    {
+        let found = sniff::name(&request.leg.stream).await;
+        let (name, ahead) = found.map_err(Error::io(Side::Client))?;
+        request.leg = Leg::ahead(request.leg.stream, ahead);
+        match name {
+            Some(name) if sniff.overrides => {
+                request.target = Address::Domain(name, destination.port());
             }
+            name => request.claimed = name,
         }
-        Ok(request)
     }
+    Ok(request)
 }
 
 impl Inbound for Redirected {
@@ -90,7 +88,8 @@ impl Inbound for Redirected {
             stream.reset_on_close();
             return Err(Error::NotOffered(reason));
         }
-        let request = self.request(stream, peer, destination).await?;
+        let names = (&self.fakes, self.sniff.as_ref());
+        let request = request(names, stream, peer, destination).await?;
         Ok(Handshake::Request(request))
     }
 }
@@ -106,7 +105,11 @@ pub struct Guard {
 
 impl Guard {
     /// Why traffic from `peer` to `destination` must not be relayed; `None`: it may be.
-    fn refusal(&self, peer: SocketAddr, destination: SocketAddr) -> Option<&'static str> {
+    pub(super) fn refusal(
+        &self,
+        peer: SocketAddr,
+        destination: SocketAddr,
+    ) -> Option<&'static str> {
         if destination.port() == self.listener.port() && self.listens_at(destination.ip()) {
             return Some(
                 "its destination is this listener itself: only what a firewall redirects may come here",

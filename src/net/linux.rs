@@ -326,6 +326,29 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     })
 }
 
+/// The tun device behind a file descriptor.
+pub(super) fn tun_device(fd: OwnedFd) -> io::Result<tun_rs::SyncDevice> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor is open and becomes the device's own. Whether it is that of a tun device without a header of
+    // offload is checked there. Its framing (`IFF_NO_PI`) cannot be asked for: the documentation requires it, and otherwise
+    // packets are refused as malformed.
+    unsafe { tun_rs::SyncDevice::from_fd(fd.into_raw_fd()) }
+}
+
+/// A file descriptor that this process was started with, for our own use. Programs that we start do not get it.
+pub(super) fn inherited(fd: i32) -> io::Result<OwnedFd> {
+    use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+    use std::os::fd::BorrowedFd;
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is borrowed for two system calls, which say if it is not open; nothing else in this process closes it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let own = fcntl_dupfd_cloexec(borrowed, 3)?;
+    fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
+    Ok(own)
+}
+
 /// How long the system has been suspended since it started.
 pub(super) fn suspended() -> Duration {
     read_clock(libc::CLOCK_BOOTTIME).saturating_sub(read_clock(libc::CLOCK_MONOTONIC))

@@ -18,6 +18,7 @@
 //! - [`slots`]: copies between contiguous bytes and the slots of vectored calls.
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
+//! - [`tun`]: network interfaces whose packets we are given.
 //! - [`udp`]: datagrams in batches.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 //! - [`fetch`]: downloads a document.
@@ -46,6 +47,7 @@ pub mod sync;
 pub mod tasks;
 pub mod tls;
 pub mod transport;
+pub mod tun;
 pub mod udp;
 pub mod unix;
 pub mod ws;

@@ -4,6 +4,7 @@
 mod batch;
 mod memory;
 pub mod transparent;
+mod tun;
 
 pub use batch::{Batch, MAX_DATAGRAM, Path};
 pub use memory::Sender;
@@ -32,6 +33,7 @@ enum Kind {
     Kernel(Kernel),
     Memory(Memory),
     Transparent(Box<Transparent>),
+    Tun(Box<tun::Tun>),
 }
 
 /// A UDP socket.
@@ -72,6 +74,17 @@ impl Socket {
         })
     }
 
+    /// The datagrams that programs send through a tun device; on the reactor of this thread.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn tun(tun: super::tun::Tun) -> io::Result<Self> {
+        Ok(Self {
+            kind: Kind::Tun(Box::new(tun::Tun::new(tun)?)),
+            longest: MAX_DATAGRAM,
+        })
+    }
+
     /// Two sockets inside the process: what one sends, the other receives, whatever the address.
     #[must_use]
     pub fn pair() -> (Self, Self) {
@@ -91,7 +104,7 @@ impl Socket {
     #[must_use]
     pub const fn peer(&self) -> Option<SocketAddr> {
         match &self.kind {
-            Kind::Kernel(_) | Kind::Transparent(_) => None,
+            Kind::Kernel(_) | Kind::Transparent(_) | Kind::Tun(_) => None,
             Kind::Memory(memory) => Some(memory.peer),
         }
     }
@@ -116,6 +129,7 @@ impl Socket {
             Kind::Kernel(kernel) => kernel.io.poll_recv_ready(cx),
             Kind::Memory(memory) => memory.poll_ready(cx),
             Kind::Transparent(transparent) => transparent.poll_ready(cx),
+            Kind::Tun(tun) => tun.poll_ready(cx),
         }
     }
 
@@ -138,6 +152,7 @@ impl Socket {
                     Kind::Kernel(kernel) => kernel.receive(buffer, &mut metas)?,
                     Kind::Memory(memory) => memory.receive(buffer, &mut metas),
                     Kind::Transparent(transparent) => transparent.receive(buffer, &mut metas)?,
+                    Kind::Tun(tun) => tun.receive(buffer, &mut metas)?,
                 };
                 take(Received {
                     buffer,
@@ -160,6 +175,7 @@ impl Socket {
             Kind::Kernel(kernel) => kernel.send(batch, self.longest),
             Kind::Memory(memory) => memory.send(batch),
             Kind::Transparent(transparent) => transparent.send(batch),
+            Kind::Tun(tun) => tun.send(batch),
         };
         batch.clear();
         lost
@@ -298,7 +314,7 @@ mod tests {
     fn io(socket: &Socket) -> &tokio::net::UdpSocket {
         match &socket.kind {
             Kind::Kernel(kernel) => &kernel.io,
-            Kind::Memory(_) | Kind::Transparent(_) => unreachable!(),
+            Kind::Memory(_) | Kind::Transparent(_) | Kind::Tun(_) => unreachable!(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The sessions of sing-box's `multiplex` with one server, and streams in them.
 //!
-//! A request takes the session with the fewest streams, or opens another one ([`Settings::wants_another`]). Those that come
+//! A request takes the session with the fewest streams, or opens another one (`Settings::wants_another`). Those that come
 //! while a session is being opened wait for it. A session that has ended is forgotten; its streams break.
 
 mod stream;

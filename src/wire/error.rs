@@ -92,6 +92,12 @@ pub enum Error {
     /// The peer speaks the first protocol of port-proxy.
     #[error("port-proxy's first protocol is not supported: it has no authentication")]
     TunnelV0,
+    /// The headers of the IP packet, or a checksum in them, are invalid.
+    #[error("the headers of the IP packet, or a checksum in them, are invalid")]
+    IpHeader,
+    /// The IP packet is a fragment of a longer one.
+    #[error("the IP packet is a fragment of a longer one")]
+    IpFragment,
     /// The WebSocket frame violates RFC 6455.
     #[error("WebSocket: {0}")]
     WebSocket(#[from] websocket::FrameError),
@@ -135,6 +141,8 @@ impl Error {
             Self::FrameContent => "frame_content",
             Self::FrameUnexpected => "frame_unexpected",
             Self::TunnelV0 => "tunnel_v0",
+            Self::IpHeader => "ip_header",
+            Self::IpFragment => "ip_fragment",
             Self::WebSocket(_) => "websocket",
             Self::Mux(_) => "mux",
             Self::Multiplex(_) => "multiplex",

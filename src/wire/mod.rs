@@ -14,6 +14,7 @@
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
+//! | [`ip`] | IP packets of a tun device, with TCP, UDP and ICMP |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
 //! | [`reserved`] | the targets by which a client asks the server for a service of its own |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
@@ -38,6 +39,7 @@ pub mod http;
 pub mod http_connect;
 pub mod http_proxy;
 pub mod http_rewrite;
+pub mod ip;
 pub mod multiplex;
 pub mod mux;
 pub mod peer_protocol;

@@ -19,6 +19,7 @@ use crate::dns::fake::Fakes;
 use crate::net::listener::Listener;
 use crate::net::passed::Passed;
 use crate::net::plugin::Plugins;
+use crate::net::tun::routes::AutoRoute;
 use crate::net::unix::SocketFile;
 use crate::net::{self, SocketOptions};
 use crate::outbound::dialer::Dialer;
@@ -37,6 +38,8 @@ pub(super) struct Builder<'a> {
     pub(super) ipv4_wildcards: HashSet<u16>,
     pub(super) jobs: Vec<Vec<Job>>,
     pub(super) plugins: Plugins,
+    /// What leads the traffic of this machine into a tun device.
+    pub(super) routes: Option<AutoRoute>,
     /// The names behind the addresses of `fake-dns` locals.
     pub(super) fakes: Fakes,
     /// What the service manager has passed.
@@ -62,6 +65,7 @@ impl<'a> Builder<'a> {
             ipv4_wildcards: HashSet::new(),
             jobs: (0..workers).map(|_| Vec::new()).collect(),
             plugins: Plugins::default(),
+            routes: None,
             fakes: Fakes::default(),
             passed: Passed::default(),
             files: Vec::new(),

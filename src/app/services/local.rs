@@ -62,6 +62,11 @@ impl Builder<'_> {
         self.note_wildcards(addresses.flatten());
         self.prepare_fakes();
         for local in &self.config.locals {
+            if let Some(settings) = &local.tun {
+                let router = self.router(local, &servers);
+                self.tun(local, settings, &router).await?;
+                continue;
+            }
             let sockets = self.bind_local(local).await?;
             let (address, mode) = (sockets.place.clone(), local.mode.name());
             match local.protocol {
@@ -83,6 +88,8 @@ impl Builder<'_> {
                     let router = self.router(local, &servers);
                     self.redir(local, sockets, &router);
                 }
+                // Above.
+                Protocol::Tun => {}
             }
             tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         }
@@ -235,7 +242,7 @@ impl Builder<'_> {
     }
 
     /// Where the requests of a listener go. `servers` are those of the config, in their order.
-    fn router(&self, local: &Local, servers: &Current) -> Router {
+    pub(super) fn router(&self, local: &Local, servers: &Current) -> Router {
         let Some(live) = &local.rules else {
             return Router::through(servers.clone());
         };
@@ -255,7 +262,7 @@ impl Builder<'_> {
         };
         let rules = Rules {
             live: Arc::clone(live),
-            local: local.address.to_string().into(),
+            local: local.place().into(),
             direct,
             named,
         };

@@ -5,6 +5,7 @@
 //! - `fake_dns.rs`: `fake-dns` locals, and the files of their names.
 //! - `redir.rs`: the way in that the firewall redirects to.
 //! - `multiplex.rs`: sessions of sing-box's `multiplex` on a server.
+//! - `tun.rs`: tun devices, and what leads into them.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
 //! - `plugins.rs`: plugins that are programs.
@@ -29,6 +30,7 @@ pub(super) mod single;
 mod sockets;
 mod subscription;
 mod transport;
+mod tun;
 
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ use crate::config::{Config, Role};
 use crate::dns::Resolver;
 use crate::net::passed::Passed;
 use crate::net::plugin::Plugins;
+use crate::net::tun::routes::AutoRoute;
 use crate::net::unix::SocketFile;
 use crate::relay::Counters;
 
@@ -52,6 +55,8 @@ pub(super) struct Built {
     pub(super) plugins: Plugins,
     /// The files of unix sockets, to be kept as long as the process serves.
     pub(super) files: Vec<SocketFile>,
+    /// What leads the traffic of this machine into a tun device, once the jobs run.
+    pub(super) routes: Option<AutoRoute>,
 }
 
 /// Builds all services. They listen on the sockets of `passed` that are theirs, and bind the others.
@@ -78,5 +83,6 @@ pub(super) async fn build(
         jobs: builder.jobs,
         plugins: builder.plugins,
         files: builder.files,
+        routes: builder.routes,
     })
 }

@@ -50,7 +50,7 @@ impl Builder<'_> {
         }
     }
 
-    fn guard(&self, listener: SocketAddr) -> Guard {
+    pub(super) fn guard(&self, listener: SocketAddr) -> Guard {
         let servers = self.config.servers.iter();
         Guard {
             listener,

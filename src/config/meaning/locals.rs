@@ -12,6 +12,7 @@ use super::listen::{self, listen};
 use super::model::{Local, Mode, Place, Protocol, TcpRedir};
 use super::rules;
 use super::sniff;
+use super::tun;
 use crate::config::written::file::{self, Top};
 use crate::config::written::scalar::Number;
 
@@ -69,7 +70,9 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
 
 /// Reports listeners at one and the same address or path.
 fn refuse_same_place(found: &[(String, Local)], cx: &mut Context<'_>) {
-    let listeners = found.iter().flat_map(|(at, local)| {
+    // A device has its own address, and chooses its ports.
+    let ports = found.iter().filter(|(_, local)| local.tun.is_none());
+    let listeners = ports.flat_map(|(at, local)| {
         let udp = local.udp_address.as_ref();
         let udp = udp.or_else(|| local.address.address());
         let uses = [
@@ -178,6 +181,10 @@ fn local(
         },
         tcp_redir: tcp_redir(entry, at, cx),
         sniff: sniff::sniff(protocol, entry, at, cx),
+        tun: match protocol {
+            Protocol::Tun => Some(tun::tun(entry, at, cx)?),
+            _ => None,
+        },
     })
 }
 
@@ -223,15 +230,7 @@ fn protocol(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Option<Pro
         Some("fake-dns") => Some(Protocol::FakeDns),
         Some("tunnel") => Some(Protocol::Tunnel),
         Some("redir") => Some(Protocol::Redir),
-        Some(later @ "tun") => {
-            let message = format!("`{later}`: not yet in this version of ssr");
-            cx.report.error_hint(
-                &path,
-                message,
-                "add `\"disabled\": true` to keep the entry for later",
-            );
-            None
-        }
+        Some("tun") => Some(Protocol::Tun),
         Some(other) => {
             cx.report
                 .unknown(&path, "protocol", other, "use `socks`, `http` or `dns`");

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::ways_in::{Credential, DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir};
+pub use super::ways_in::{
+    Credential, DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir, TunDevice, TunLocal,
+};
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
@@ -302,27 +304,8 @@ pub struct Local {
     pub tcp_redir: TcpRedir,
     /// Whether a [`Protocol::Redir`] looks for names in what programs send.
     pub sniff: Sniff,
-}
-
-impl Local {
-    /// The users that may log in by SOCKS5. Where only `http_auth` is set, they are those: a login that another protocol on
-    /// the same port does without would keep nobody out.
-    pub fn socks_logins(&self) -> &[Credential] {
-        if self.auth.is_empty() {
-            &self.http_auth
-        } else {
-            &self.auth
-        }
-    }
-
-    /// The users that may log in by HTTP, as [`Local::socks_logins`].
-    pub fn http_logins(&self) -> &[Credential] {
-        if self.http_auth.is_empty() {
-            &self.auth
-        } else {
-            &self.http_auth
-        }
-    }
+    /// The device of [`Protocol::Tun`], which always has one.
+    pub tun: Option<TunLocal>,
 }
 
 /// The protocol of a [`Local`].
@@ -342,6 +325,8 @@ pub enum Protocol {
     Tunnel,
     /// What the firewall redirects, to where it was sent.
     Redir,
+    /// The packets of a network interface.
+    Tun,
 }
 
 impl Protocol {
@@ -355,6 +340,7 @@ impl Protocol {
             Self::FakeDns => "fake-dns",
             Self::Tunnel => "tunnel",
             Self::Redir => "redir",
+            Self::Tun => "tun",
         }
     }
 }

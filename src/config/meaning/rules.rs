@@ -337,11 +337,11 @@ fn listeners(
 ) -> Vec<Box<str>> {
     let mut found = Vec::new();
     for (path, text) in values(entry.local.as_ref(), &key_at(at, "local"), cx) {
-        let known = locals.iter().any(|local| local.address.to_string() == text);
+        let known = locals.iter().any(|local| local.place() == text);
         if cx.role == Role::Local && !known {
             let all: Vec<String> = locals
                 .iter()
-                .map(|local| format!("`{}`", local.address))
+                .map(|local| format!("`{}`", local.place()))
                 .collect();
             cx.report.error_hint(
                 &path,

@@ -18,7 +18,7 @@ pub(super) fn sniff(
             entry.sniff_override_destination,
         ),
     ];
-    if protocol != Protocol::Redir {
+    if !matches!(protocol, Protocol::Redir | Protocol::Tun) {
         for (key, written) in keys {
             if written == Some(true) {
                 let message = format!("no effect: clients of `{}` say names", protocol.name());

@@ -18,6 +18,7 @@ use super::options;
 use super::reverse;
 use super::rules;
 use super::servers;
+use super::tun;
 use crate::config::role::Role;
 use crate::config::written::file::Top;
 use crate::config::written::scalar::Number;
@@ -28,7 +29,8 @@ const SESSION_FLOOR: Duration = Duration::from_secs(60);
 /// Translates the whole file. If it reports an error, the result must not run.
 pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
-    let socket = options::socket(top, cx);
+    let mut socket = options::socket(top, cx);
+    socket.fwmark = socket.fwmark.or_else(|| tun::mark(top, cx.role));
     let forwards = forwards::forwards(top, cx);
     let mut servers = match cx.role {
         Role::Local | Role::Server => servers::servers(top, mode, &socket, cx),
@@ -38,6 +40,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         Role::Local => locals::locals(top, mode, cx),
         Role::Server | Role::Forward => Vec::new(),
     };
+    tun::check(top, &servers, &locals, &socket, cx);
     rules::attach(top, &mut servers, &mut locals, cx);
     let modern = servers
         .iter()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::secret::Secret;
 use crate::dns::fake;
+use crate::net::tun::Ends;
 use crate::wire::address::Address;
 
 /// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
@@ -91,4 +92,32 @@ pub struct FakeDns {
     pub names: fake::Settings,
     /// The file that keeps names over a restart, or a directory for it.
     pub file: PathBuf,
+}
+
+/// The device of a `tun` local.
+#[derive(Clone, Debug)]
+pub struct TunLocal {
+    /// Which one.
+    pub device: TunDevice,
+    /// Its addresses, at most one of each IP version; empty: those that it has.
+    pub ends: Vec<Ends>,
+    /// Whether these are our choice: that of IPv6 is left out where the system has no IPv6.
+    pub is_default: bool,
+    /// Its MTU; `None`: that which it has.
+    pub mtu: Option<u32>,
+    /// Whether the traffic of the machine is led into it.
+    pub auto_route: bool,
+    /// Where queries go, whatever name server programs ask.
+    pub dns: Option<SocketAddr>,
+}
+
+/// A tun device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunDevice {
+    /// Of this name; `None`: the system chooses one.
+    Named(Option<String>),
+    /// Behind this file descriptor, with which the process was started.
+    Descriptor(i32),
+    /// Behind a file descriptor that comes through this unix socket.
+    FromPath(PathBuf),
 }

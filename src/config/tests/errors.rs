@@ -145,20 +145,6 @@ fn features_to_come_are_refused_unless_they_ask_for_nothing() {
 }
 
 #[test]
-fn protocols_to_come_are_refused_for_local_only() {
-    let with_tun = |more: &str| with(&format!("\"locals\": [{{\"protocol\": \"tun\"{more}"));
-    let text = with_tun(", \"local_port\": 1}]");
-    let found = failure(&text, Role::Local);
-    assert!(found.contains("locals[0].protocol: "), "{found}");
-    assert!(
-        found.contains("`tun`: not yet in this version of ssr"),
-        "{found}"
-    );
-    server(&text);
-    local(&with_tun(", \"disabled\": true}, {}]"));
-}
-
-#[test]
 fn a_disabled_entry_may_ask_for_anything() {
     let config = local(
         r#"{"servers": [

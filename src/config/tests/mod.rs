@@ -17,6 +17,7 @@ mod on_the_way;
 mod references;
 mod rules;
 mod transport;
+mod tun;
 mod udp_over_tcp;
 mod values;
 mod ways_in;

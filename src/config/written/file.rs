@@ -225,6 +225,14 @@ pub(crate) struct Local {
     pub(crate) fake_dns_ipv4_network: Option<String>,
     pub(crate) fake_dns_ipv6_network: Option<String>,
     pub(crate) fake_dns_database_path: Option<String>,
+    // of `tun`
+    pub(crate) tun_interface_name: Option<String>,
+    pub(crate) tun_interface_address: Option<Strings>,
+    pub(crate) tun_interface_destination: Option<String>,
+    pub(crate) tun_device_fd: Option<Number<u32>>,
+    pub(crate) tun_device_fd_from_path: Option<String>,
+    pub(crate) mtu: Option<Number<u64>>,
+    pub(crate) auto_route: Option<bool>,
 }
 
 /// An entry of `rules`.

@@ -148,17 +148,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         ],
     ),
     (
-        Kind::Local,
-        Fate::Silent,
-        &[
-            // For protocols other than SOCKS, which are refused.
-            "tun_device_fd_from_path",
-            "tun_interface_address",
-            "tun_interface_destination",
-            "tun_interface_name",
-        ],
-    ),
-    (
         Kind::Top,
         Fate::NoEffect("ssr logs to standard error or to `log.writers`"),
         &["use_syslog"],

@@ -149,7 +149,7 @@ impl Transparent {
 }
 
 /// Whether `source` can be the address of one other machine.
-fn may_answer(source: SocketAddr) -> bool {
+pub(super) fn may_answer(source: SocketAddr) -> bool {
     let is_broadcast = match source.ip() {
         IpAddr::V4(ip) => ip.is_broadcast(),
         IpAddr::V6(_) => false,
@@ -163,7 +163,7 @@ fn may_answer(source: SocketAddr) -> bool {
 }
 
 /// Writes the head of a datagram for `destination`.
-fn write_head(chunk: &mut [u8], destination: SocketAddr) -> Option<()> {
+pub(super) fn write_head(chunk: &mut [u8], destination: SocketAddr) -> Option<()> {
     let address = AddressRef::Ip(destination);
     let start = HEAD.checked_sub(address.encoded_len())?;
     *chunk.first_mut()? = u8::try_from(start).ok()?;
