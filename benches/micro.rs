@@ -15,6 +15,9 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use lru::LruCache;
 use ssr::crypto::{Aead, Key, LANES, Method, SaltPool, TAG_LEN, Window};
+use ssr::route::acl::Acl;
+use ssr::route::engine::{Engine, Step};
+use ssr::route::rule::{Action, Host, Network, Query};
 use ssr::wire::Address;
 use ssr::wire::ss::packet::{PacketSealer, ServerPackets};
 use ssr::wire::ss::request::{Progress, Request, RequestOpener};
@@ -38,6 +41,10 @@ const FRESH: Fresh<'static> = Fresh {
 };
 /// Salts and clients of a busy server.
 const MANY: usize = 10_000;
+
+/// Tells what each allocates, too.
+#[global_allocator]
+static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
 
 fn main() {
     divan::main();
@@ -265,5 +272,56 @@ fn look_up_client(bencher: Bencher<'_, '_>) {
         number = number.wrapping_mul(5).wrapping_add(1);
         let mut table = table.lock().expect("one thread");
         table.get(&client(black_box(number))).cloned()
+    });
+}
+
+/// Names in a list of rules.
+const NAMES: [usize; 3] = [10_000, 100_000, 1_000_000];
+
+/// An ACL file of `count` names.
+fn acl(count: usize) -> String {
+    use std::fmt::Write as _;
+    let mut text = "[proxy_all]\n[bypass_list]\n".to_owned();
+    for number in 0..count {
+        writeln!(text, "||host{number}.example").expect("a string");
+    }
+    text
+}
+
+fn rules(text: &str) -> Engine {
+    let acl = Acl::parse("names.acl".as_ref(), text);
+    acl.local().expect("the names are well formed")
+}
+
+/// Reads the file, which is in memory, and builds the engine.
+#[divan::bench(args = NAMES, sample_count = 5, sample_size = 1)]
+fn rules_load(bencher: Bencher<'_, '_>, count: usize) {
+    let text = acl(count);
+    bencher.bench_local(|| rules(black_box(&text)));
+}
+
+/// A rule for the name of a request; a third of the names have none.
+#[divan::bench(args = NAMES)]
+fn rules_match(bencher: Bencher<'_, '_>, count: usize) {
+    let engine = rules(&acl(count));
+    let names: Vec<String> = (0..count / 2)
+        .map(|number| format!("www.host{}.example", number * 3))
+        .collect();
+    let mut number: usize = 0;
+    bencher.bench_local(|| {
+        // Not in order: the names of requests are not either.
+        number = (number + 7919) % names.len();
+        let host = names.get(number).map_or("", String::as_str);
+        let query = Query {
+            host: Host::of_name(host),
+            port: 443,
+            network: Network::Tcp,
+            user: None,
+            local: None,
+        };
+        match engine.decide(black_box(&query), Some(&[])) {
+            Step::Decided(decision) => *decision.action == Action::Direct,
+            Step::Resolve => false,
+        }
     });
 }
