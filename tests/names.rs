@@ -264,8 +264,8 @@ fn flags_of_what_does_not_exist_yet_are_refused_plainly() {
         ),
         (
             "sslocal",
-            "--online-config-url https://x",
-            "--online-config-url: not yet",
+            "--online-config-url x",
+            "--online-config-url: not a URL that can be downloaded",
         ),
         ("sslocal", "--vpn", "--vpn: only the Android app"),
         (
