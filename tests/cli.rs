@@ -272,7 +272,9 @@ fn a_terminal_says_where_to_point_a_browser_and_a_log_does_not() {
     ] {
         assert!(shown.contains(&part), "{shown}");
     }
-    drop(terminal);
+    // `script` ends what runs in it, which SIGHUP would not end.
+    terminal.signal(rustix::process::Signal::TERM);
+    terminal.wait(crate::common::DEADLINE);
 
     let other = free_port().to_string();
     let mut piped = ssr(&["local", "-s", "127.0.0.1:1", "-m", "aes-256-gcm", "-k", "x"]);
