@@ -10,7 +10,7 @@ use super::request_leg;
 use crate::limits::MAX_CONNECT_RESPONSE;
 use crate::net::{Stream, tls};
 use crate::relay::Error;
-use crate::relay::layer::Sealed;
+use crate::relay::plain::plain;
 use crate::wire::socks::{
     AuthMethod, AuthStatus, Command, Credentials, Greeting, MethodSelection, Reply, Request,
     Response,
@@ -142,8 +142,7 @@ impl Hop {
             Protocol::Http(tls) => self.http(stream, tls.as_ref(), target).await,
             // It answers nothing: the header goes out with the first bytes for the target.
             Protocol::Shadowsocks(credentials) => {
-                let sealed = Sealed::over(request_leg::leg(credentials, stream, target));
-                sealed.ok_or_else(|| "has no keys".to_owned())
+                Ok(plain(request_leg::leg(credentials, stream, target)))
             }
         };
         connected.map_err(self.failed())

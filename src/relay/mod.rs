@@ -3,7 +3,6 @@
 //! - [`tcp`]: serves one stream: handshake, dial, both directions until both have ended.
 //! - [`udp`]: serves one packet socket: associations, their sessions and the way back.
 //! - [`link`]: many streams over one: reverse tunnels.
-//! - [`layer`]: an encrypted stream as a layer, for a Shadowsocks server before another server.
 //! - [`counters`]: counts what happens.
 //! - [`failed`]: the last streams and associations that failed.
 //! - [`plain`]: an encrypted stream as a stream of its payload.
@@ -17,7 +16,6 @@ pub mod counters;
 mod error;
 pub mod failed;
 mod idle;
-pub mod layer;
 mod leg;
 pub mod link;
 pub mod plain;
