@@ -15,6 +15,7 @@
 //! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`plugin`]: programs between TCP and Shadowsocks (SIP003).
 //! - [`pool`]: buffers that are held only while data moves.
+//! - [`framed`]: a layer that cuts a stream into data, and makes frames of data.
 //! - [`slots`]: copies between contiguous bytes and the slots of vectored calls.
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
@@ -30,6 +31,7 @@ pub mod dial;
 mod error;
 pub mod fetch;
 pub mod file_version;
+pub mod framed;
 pub mod handshake;
 mod linux;
 pub mod listener;

@@ -1,15 +1,14 @@
 //! An encrypted stream as a stream of its payload, for what reads and writes streams and knows no encryption.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::task::{Context, Poll, ready};
 
 use super::leg::{First, Leg};
 use super::sealed::{self, StreamError, seal};
 use super::sizing::Sizing;
 use crate::net::Stream;
+use crate::net::framed::{Framed, Framing};
 use crate::net::pool::{Buffer, Size};
 use crate::net::slots::{gather, scatter};
-use crate::net::stream::Layer;
 use crate::wire::ss::stream::{Opener, Sealer};
 
 /// The payload of `leg`.
@@ -22,41 +21,30 @@ pub fn plain(leg: Leg) -> Stream {
         First::Opened(buffer) => Some(buffer),
         First::Nothing | First::Ahead(_) => None,
     };
-    Stream::layered(Sealed {
-        inner: leg.stream,
+    let sealed = Sealed {
         opener,
         sealer,
-        incoming,
         sizing: Sizing::up_to(Size::Medium),
-        ended: false,
-        outgoing: None,
-        taken: 0,
-    })
+    };
+    Framed::stream(leg.stream, sealed, incoming)
 }
 
+/// The chunks of a stream.
 struct Sealed {
-    inner: Stream,
     opener: Opener,
     sealer: Sealer,
-    /// Opened payload in `ready`, and what follows it.
-    incoming: Option<Buffer>,
     sizing: Sizing,
-    ended: bool,
-    /// Sealed bytes, in `raw`, that are not written yet.
-    outgoing: Option<Buffer>,
-    /// Bytes of the caller that `outgoing` is made of.
-    taken: usize,
 }
 
-impl Sealed {
-    /// Opens the next chunk, unless there is payload already. Returns whether there is any.
-    fn open(&mut self) -> io::Result<bool> {
-        let Some(buffer) = &mut self.incoming else {
+impl Framing for Sealed {
+    /// Opens the next chunk, unless there is payload already.
+    fn find(&mut self, incoming: &mut Option<Buffer>) -> io::Result<bool> {
+        let Some(buffer) = incoming else {
             return Ok(false);
         };
         while buffer.ready.is_empty() {
             if buffer.raw.is_empty() {
-                self.incoming = None;
+                *incoming = None;
                 return Ok(false);
             }
             let opened = sealed::open(buffer, Some(&mut self.opener)).map_err(invalid)?;
@@ -70,27 +58,18 @@ impl Sealed {
         Ok(true)
     }
 
-    /// Reads once.
-    fn fill(&mut self) -> io::Result<()> {
+    fn fill(&mut self, stream: &Stream, incoming: &mut Option<Buffer>) -> io::Result<bool> {
         let size = self.sizing.size();
         let opener = Some(&self.opener);
-        let read = sealed::read(
-            &self.inner,
-            &mut self.incoming,
-            opener,
-            size,
-            &mut self.sizing,
-        );
-        match read {
-            Ok(()) => Ok(()),
+        match sealed::read(stream, incoming, opener, size, &mut self.sizing) {
+            Ok(()) => Ok(true),
             Err(StreamError::End) => {
-                self.incoming = None;
-                self.ended = true;
-                Ok(())
+                *incoming = None;
+                Ok(false)
             }
             Err(StreamError::Io(error)) => {
                 if error.kind() == io::ErrorKind::WouldBlock {
-                    sealed::shrink(&mut self.incoming, opener);
+                    sealed::shrink(incoming, opener);
                 }
                 Err(error)
             }
@@ -100,7 +79,7 @@ impl Sealed {
     }
 
     /// Seals as many bytes of `parts` as a buffer holds.
-    fn seal(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    fn frame(&mut self, parts: &[IoSlice<'_>]) -> io::Result<Option<(Buffer, usize)>> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut plain = Buffer::take(Size::holding(total).unwrap_or(Size::Large));
         let (from, ..) = plain.parts();
@@ -110,6 +89,7 @@ impl Sealed {
         let size = Size::holding(count + count / 8 + 1024).unwrap_or(Size::Large);
         let mut buffer = Buffer::take(size);
         let (bytes, _, raw) = buffer.parts();
+        let mut taken = 0;
         while !rest.is_empty() {
             let room = bytes.get_mut(raw.end..).unwrap_or_default();
             let mut slots = [IoSliceMut::new(&mut [])];
@@ -122,91 +102,12 @@ impl Sealed {
             }
             raw.end += seal(&mut self.sealer, room, len).map_err(invalid)?;
             rest = rest.get(len..).unwrap_or_default();
-            self.taken += len;
+            taken += len;
         }
-        if self.taken == 0 {
+        if taken == 0 {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.outgoing = Some(buffer);
-        Ok(())
-    }
-
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(buffer) = &mut self.outgoing {
-            let (bytes, _, raw) = buffer.parts();
-            let rest = bytes.get_mut(raw.clone()).unwrap_or_default();
-            match ready!(self.inner.poll_write_mut(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => raw.start += count,
-            }
-            if raw.start >= raw.end {
-                self.outgoing = None;
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Layer for Sealed {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            if self.ended || self.open()? {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.inner.poll_readable(cx))?;
-            match self.fill() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                filled => filled?,
-            }
-        }
-    }
-
-    fn try_read(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        while !self.open()? {
-            if self.ended {
-                return Ok(0);
-            }
-            self.fill()?;
-        }
-        let Some(buffer) = &mut self.incoming else {
-            return Ok(0);
-        };
-        let Some(first) = buffer.ready.first().cloned() else {
-            return Ok(0);
-        };
-        let from = buffer.bytes().get(first.clone()).unwrap_or_default();
-        let count = scatter(from, slots, 0);
-        if count == first.len() {
-            buffer.ready.remove(0);
-        } else if let Some(first) = buffer.ready.first_mut() {
-            first.start += count;
-        }
-        Ok(count)
-    }
-
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.taken == 0 {
-            ready!(self.poll_sent(cx))?;
-            if parts.iter().all(|part| part.is_empty()) {
-                return Poll::Ready(Ok(0));
-            }
-            self.seal(parts)?;
-        }
-        ready!(self.poll_sent(cx))?;
-        Poll::Ready(Ok(std::mem::take(&mut self.taken)))
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_sent(cx))?;
-        self.inner.poll_shutdown(cx)
-    }
-
-    fn inner(&mut self) -> &mut Stream {
-        &mut self.inner
+        Ok(Some((buffer, taken)))
     }
 }
 
@@ -217,6 +118,8 @@ fn invalid(error: crate::wire::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::task::Poll;
+
     use super::*;
     use crate::crypto::{Key, Method};
     use crate::net::pipe;
