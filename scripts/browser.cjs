@@ -44,7 +44,7 @@ const routes = [
   [/^\/big$/, () => ["application/octet-stream", Buffer.alloc(BIG, 1)]],
 ];
 
-function serve() {
+function serve(address, port) {
   const server = http.createServer((request, response) => {
     if (request.url === "/upload") {
       let length = 0;
@@ -64,7 +64,7 @@ function serve() {
     response.writeHead(404).end();
   });
   server.on("upgrade", upgrade);
-  return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server)));
+  return new Promise((resolve) => server.listen(port, address, () => resolve(server)));
 }
 
 // RFC 6455, as far as an echo of short text messages needs it.
@@ -92,8 +92,8 @@ function upgrade(request, socket) {
   });
 }
 
-async function main(port, scheme) {
-  const server = await serve();
+// Renders the page at `url`, with `proxy` as Chromium's arguments.
+async function render(url, proxy) {
   const browser = await chromium.launch({
     executablePath,
     args: [
@@ -104,15 +104,13 @@ async function main(port, scheme) {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
-      `--proxy-server=${scheme}://127.0.0.1:${port}`,
-      "--proxy-bypass-list=<-loopback>", // loopback, too, goes by the proxy
+      ...proxy,
     ],
   });
   try {
     const tab = await browser.newPage();
     const failed = [];
     tab.on("requestfailed", (request) => failed.push(`${request.url()}: ${request.failure().errorText}`));
-    const url = `http://localhost:${server.address().port}/`;
     const started = Date.now();
     const response = await tab.goto(url, { timeout: 30000 });
     assert.strictEqual(response.status(), 200);
@@ -134,12 +132,36 @@ async function main(port, scheme) {
     console.log(`rendered in ${took} ms`);
   } finally {
     await browser.close();
+  }
+}
+
+async function throughProxy(port, scheme) {
+  const server = await serve("127.0.0.1", 0);
+  try {
+    await render(`http://localhost:${server.address().port}/`, [
+      `--proxy-server=${scheme}://127.0.0.1:${port}`,
+      "--proxy-bypass-list=<-loopback>", // loopback, too, goes by the proxy
+    ]);
+  } finally {
     server.closeAllConnections();
     server.close();
   }
 }
 
-main(Number(process.argv[2]), process.argv[3] || "socks5").catch((error) => {
+async function main(how, ...more) {
+  switch (how) {
+    case "serve":
+      await serve(more[0], Number(more[1]));
+      console.log("serving");
+      return;
+    case "direct":
+      return render(more[0], ["--no-proxy-server"]);
+    default:
+      return throughProxy(Number(how), more[0] || "socks5");
+  }
+}
+
+main(...process.argv.slice(2)).catch((error) => {
   console.error(error);
   process.exit(1);
 });

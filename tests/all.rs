@@ -74,6 +74,7 @@ mod transport_nginx;
 mod transport_tls;
 mod transport_ws;
 mod tun;
+mod tun_names;
 mod tunnel;
 mod udp_over_tcp;
 mod unix_sockets;

@@ -15,13 +15,14 @@ use crate::common::{
     process::{Process, v4},
     socks::{CONNECT, Socks, Target, dial},
 };
-use crate::emulated::{self, Link, Namespace, Shape};
+use crate::emulated::{self, Link, Namespace};
+use crate::redir::{ELSEWHERE, PORT, TARGETS, machines};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -31,11 +32,6 @@ use tempfile::TempDir;
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
 const SERVER_PORT: u16 = 8388;
-/// The addresses of the targets, on the far machine.
-const TARGETS: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
-const PORT: u16 = 7000;
-/// Where a target sends a second answer from.
-const ELSEWHERE: u16 = 7001;
 /// The second packet that the capture knows: to the server, so it is no leak.
 const MARK_PORT: u16 = 9;
 /// How long a target may stay silent before a datagram counts as lost.
@@ -69,48 +65,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let shape = Shape {
-            delay: Duration::from_millis(1),
-            loss: 0.0,
-            rate: 1e9,
-            queue: Duration::from_secs(1),
-            seed: 1,
-        };
-        let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
-        let near = (Ipv4Addr::new(10, 98, 0, 1), Ipv4Addr::new(10, 98, 0, 2));
-        let lan = link.extend(near.0, near.1, shape).unwrap();
-        let ip = |place: &Namespace, commands: &[&str]| {
-            for command in commands {
-                place.ip(command).unwrap();
-            }
-        };
-        ip(
-            &link.b,
-            &[
-                "-6 addr add fd00:99::2/64 dev link0 nodad",
-                "-6 route add fd00:98::/64 dev link0",
-                "route add 10.98.0.0/24 dev link0",
-                "addr add 198.51.100.7 dev lo",
-                "-6 addr add 2001:db8:7::7 dev lo",
-            ],
-        );
-        ip(
-            &link.a,
-            &[
-                "-6 addr add fd00:99::1/64 dev link0 nodad",
-                "-6 addr add fd00:98::2/64 dev link1 nodad",
-                "route add default dev link0",
-                "-6 route add default dev link0",
-            ],
-        );
-        ip(
-            &lan.a,
-            &[
-                "-6 addr add fd00:98::1/64 dev link1 nodad",
-                "route add default dev link1",
-                "-6 route add default dev link1",
-            ],
-        );
+        let (lan, link) = machines();
         let forward = || {
             for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                 fs::write(format!("/proc/sys/net/{key}"), "1").unwrap();

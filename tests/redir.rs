@@ -31,15 +31,63 @@ const METHOD: &str = "2022-blake3-aes-256-gcm";
 pub(crate) const TARGETS: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
 pub(crate) const PORT: u16 = 7000;
 /// Where the target sends a second answer from.
-const ELSEWHERE: u16 = 7001;
+pub(crate) const ELSEWHERE: u16 = 7001;
 
 /// The three machines, `ssr server` at the far one and `ssr local` at the gateway.
 pub(crate) struct Scene {
     pub(crate) local: Process,
-    _server: Process,
+    pub(crate) server: Process,
     pub(crate) config: TempDir,
     pub(crate) lan: Link,
     pub(crate) link: Link,
+}
+
+/// The three machines and their addresses and routes: the network of the first, and the link to the far one.
+pub(crate) fn machines() -> (Link, Link) {
+    let shape = Shape {
+        delay: Duration::from_millis(1),
+        loss: 0.0,
+        rate: 1e9,
+        queue: Duration::from_secs(1),
+        seed: 1,
+    };
+    let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
+    let near = (Ipv4Addr::new(10, 98, 0, 1), Ipv4Addr::new(10, 98, 0, 2));
+    let lan = link.extend(near.0, near.1, shape).unwrap();
+    let ip = |place: &Namespace, commands: &[&str]| {
+        for command in commands {
+            place.ip(command).unwrap();
+        }
+    };
+    ip(
+        &link.b,
+        &[
+            "-6 addr add fd00:99::2/64 dev link0 nodad",
+            "-6 route add fd00:98::/64 dev link0",
+            "route add 10.98.0.0/24 dev link0",
+        ],
+    );
+    for target in TARGETS {
+        ip(&link.b, &[&format!("addr add {target} dev lo")]);
+    }
+    ip(
+        &link.a,
+        &[
+            "-6 addr add fd00:99::1/64 dev link0 nodad",
+            "-6 addr add fd00:98::2/64 dev link1 nodad",
+            "route add default dev link0",
+            "-6 route add default dev link0",
+        ],
+    );
+    ip(
+        &lan.a,
+        &[
+            "-6 addr add fd00:98::1/64 dev link1 nodad",
+            "route add default dev link1",
+            "-6 route add default dev link1",
+        ],
+    );
+    (lan, link)
 }
 
 impl Scene {
@@ -50,49 +98,7 @@ impl Scene {
 
     /// The same, and this done at the gateway before `ssr local` starts.
     pub(crate) fn with(entry: &Value, more: &Value, prepare: impl FnOnce(&Namespace)) -> Self {
-        let shape = Shape {
-            delay: Duration::from_millis(1),
-            loss: 0.0,
-            rate: 1e9,
-            queue: Duration::from_secs(1),
-            seed: 1,
-        };
-        let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
-        let near = (Ipv4Addr::new(10, 98, 0, 1), Ipv4Addr::new(10, 98, 0, 2));
-        let lan = link.extend(near.0, near.1, shape).unwrap();
-        let ip = |place: &Namespace, commands: &[&str]| {
-            for command in commands {
-                place.ip(command).unwrap();
-            }
-        };
-        ip(
-            &link.b,
-            &[
-                "-6 addr add fd00:99::2/64 dev link0 nodad",
-                "-6 route add fd00:98::/64 dev link0",
-                "route add 10.98.0.0/24 dev link0",
-            ],
-        );
-        for target in TARGETS {
-            ip(&link.b, &[&format!("addr add {target} dev lo")]);
-        }
-        ip(
-            &link.a,
-            &[
-                "-6 addr add fd00:99::1/64 dev link0 nodad",
-                "-6 addr add fd00:98::2/64 dev link1 nodad",
-                "route add default dev link0",
-                "-6 route add default dev link0",
-            ],
-        );
-        ip(
-            &lan.a,
-            &[
-                "-6 addr add fd00:98::1/64 dev link1 nodad",
-                "route add default dev link1",
-                "-6 route add default dev link1",
-            ],
-        );
+        let (lan, link) = machines();
         link.b.run(targets).unwrap();
 
         let (config, spec) = (tempfile::tempdir().unwrap(), Spec::new(METHOD));
@@ -115,7 +121,7 @@ impl Scene {
         fs::write(config.path().join("local"), keys.to_string()).unwrap();
         Self {
             local: start("local", &config, &link.a),
-            _server: server,
+            server,
             config,
             lan,
             link,
@@ -169,7 +175,7 @@ impl Scene {
 }
 
 /// Starts `ssr` with the config of this role.
-fn start(role: &str, config: &TempDir, place: &Namespace) -> Process {
+pub(crate) fn start(role: &str, config: &TempDir, place: &Namespace) -> Process {
     let path = config.path().join(role);
     let mut command = peers::ssr(&[role, "-v", "-c", path.to_str().unwrap()]);
     command.current_dir(config.path());

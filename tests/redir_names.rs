@@ -81,7 +81,7 @@ pub(crate) fn curl(scene: &Scene, arguments: &[&str]) -> Result<String, i32> {
 }
 
 /// What the web server at `target` says to a client that asks it for `name`.
-fn asked(scene: &Scene, scheme: &str, name: &str, target: &str) -> Result<String, i32> {
+pub(crate) fn asked(scene: &Scene, scheme: &str, name: &str, target: &str) -> Result<String, i32> {
     let port = if scheme == "http" { 80 } else { 443 };
     let target = match target.contains(':') {
         true => format!("[{target}]"),
@@ -110,7 +110,7 @@ fn scene_of(entries: &Value, more: &Value) -> Scene {
 }
 
 /// Rules by name. None of the names exists, so nothing but the meant address can be connected to.
-fn rules() -> Value {
+pub(crate) fn rules() -> Value {
     json!({"rules": [
         {"domain_suffix": "direct.test", "to": "direct"},
         {"domain": "blocked.test", "to": "block"},
@@ -186,7 +186,7 @@ fn name_replaces_the_address_if_the_config_says_so_over_link() {
 }
 
 /// A name server at the first target: every name has that target's address.
-fn name_server() {
+pub(crate) fn name_server() {
     let socket = UdpSocket::bind((TARGETS[0].parse::<IpAddr>().unwrap(), 53)).unwrap();
     thread::spawn(move || {
         let mut buf = [0; 512];
@@ -206,7 +206,7 @@ fn name_server() {
 }
 
 /// The fake address of `name`, as a program at the gateway gets it.
-fn fake_address(scene: &Scene, name: &str, kind: &str) -> String {
+pub(crate) fn fake_address(scene: &Scene, name: &str, kind: &str) -> String {
     let mut command = Command::new("dig");
     command.args(["@127.0.0.1", "-p", "5353", "+short", name, kind]);
     scene.link.a.place(&mut command).unwrap();
@@ -215,7 +215,7 @@ fn fake_address(scene: &Scene, name: &str, kind: &str) -> String {
 }
 
 /// Datagrams to a fake address reach the name, and answers come from the fake address: others the socket would not take.
-fn echoes_from(fake: &str, seen: &str) {
+pub(crate) fn echoes_from(fake: &str, seen: &str) {
     let any = if fake.contains(':') {
         "[::]:0"
     } else {

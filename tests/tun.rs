@@ -20,11 +20,11 @@ use std::{
 /// An address that leads nowhere but into the device, and that nothing at the far end has.
 const NAME_SERVER: &str = "192.0.2.53";
 
-fn auto() -> Value {
+pub(crate) fn auto() -> Value {
     json!({"protocol": "tun", "tun_interface_name": "tun7", "auto_route": true})
 }
 
-fn target(index: usize) -> IpAddr {
+pub(crate) fn target(index: usize) -> IpAddr {
     TARGETS[index].parse().unwrap()
 }
 
@@ -244,16 +244,21 @@ fn killed_process_leaks_nothing_and_the_next_one_cleans_up_over_link() {
 fn passed_device(place: &Namespace, name: &str) -> tun_rs::SyncDevice {
     let builder = tun_rs::DeviceBuilder::new().name(name);
     let device = place.run(|| builder.build_sync().unwrap()).unwrap();
+    lead_into(place, name);
+    device
+}
+
+/// Gives a device addresses, and leads packets to the targets into it.
+pub(crate) fn lead_into(place: &Namespace, device: &str) {
     for command in [
-        format!("addr add 172.30.0.1/24 dev {name}"),
-        format!("-6 addr add fd00:30::1/64 dev {name} nodad"),
-        format!("link set {name} up"),
-        format!("route add {} dev {name}", TARGETS[0]),
-        format!("-6 route add {} dev {name}", TARGETS[1]),
+        format!("addr add 172.30.0.1/24 dev {device}"),
+        format!("-6 addr add fd00:30::1/64 dev {device} nodad"),
+        format!("link set {device} up"),
+        format!("route add {} dev {device}", TARGETS[0]),
+        format!("-6 route add {} dev {device}", TARGETS[1]),
     ] {
         place.ip(&command).unwrap();
     }
-    device
 }
 
 #[test]
@@ -280,13 +285,18 @@ fn device_that_comes_through_a_socket_is_served_over_link() {
             rustix::net::sendmsg(connected.unwrap(), &parts, &mut ancillary, flags).unwrap();
         });
     });
+    carries_all(&scene.link.a);
+}
+
+/// Streams, datagrams and echo requests go through the device.
+pub(crate) fn carries_all(gateway: &Namespace) {
     for index in [0, 1] {
         let carries = || {
             echoes_stream(target(index), target(index));
             echoes_datagrams(target(index), target(index));
             pings(target(index));
         };
-        scene.link.a.run(carries).unwrap();
+        gateway.run(carries).unwrap();
     }
 }
 

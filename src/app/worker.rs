@@ -26,8 +26,8 @@ use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Of consecutive failed accepts, the first and every hundredth are logged.
 const LOG_EVERY: u32 = 100;
-/// Tasks polled between two polls of the sockets. Interactive flows wait for the turns of bulk flows, so far fewer than
-/// tokio's 61.
+/// Tasks polled between two polls of the sockets. Interactive flows wait for the turns of bulk flows, so it is far
+/// below tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
 
 /// How long connections may stay in their handshake after the process has begun to drain. Clients' spare connections

@@ -35,12 +35,12 @@ pub fn host(bytes: &[u8]) -> Sniffed {
     }
 }
 
-/// Why there is no name.
+/// Why no name was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     /// The bytes end before it.
     Cut,
-    /// There is none.
+    /// These bytes are no request or ClientHello, or name no host.
     Other,
 }
 

@@ -121,7 +121,7 @@ pub(super) async fn udp(cx: &Context<'_>, subject: &Subject<'_>, known: &Known) 
         Err(error) => {
             return Verdict::Fault(Problem::new(
                 Code::UdpBlocked,
-                format!("there is no way for datagrams: {error}"),
+                format!("datagrams cannot be sent through the server: {error}"),
                 format!("server {}", subject.server.address),
                 "correct the server or `outbound_proxy` in the config, or set `mode` to \"tcp_only\"",
             ));

@@ -175,7 +175,7 @@ fn violations_are_named_and_answered() {
         assert_eq!(decoder.status(), Status::Failed(violation), "{bytes:x?}");
         let [high, low] = u16::to_be_bytes(code);
         assert_eq!(replies(&mut decoder), [0x88, 2, high, low], "{bytes:x?}");
-        // There is no way on.
+        // It decodes nothing after that.
         assert_eq!(decoder.decode(&mut [0x82, 1, 1]), 0);
     }
     let unmasked = read(Role::Server, &[0x82, 0x00], &[]).1;
