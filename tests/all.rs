@@ -51,6 +51,7 @@ mod lifecycle;
 mod link;
 mod multiplex;
 mod multiplex_local;
+mod multiplex_more;
 mod multiplex_sing_box;
 mod names;
 mod network_change;

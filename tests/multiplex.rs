@@ -25,12 +25,12 @@ fn frame(command: u8, stream: u32, data: &[u8]) -> Vec<u8> {
     [&[1, command], &len[..], &stream.to_le_bytes(), data].concat()
 }
 
-fn server(keys: serde_json::Value) -> Half {
+pub(crate) fn server(keys: serde_json::Value) -> Half {
     Start::server(Ssr, &Spec::new(METHOD)).with(keys).run()
 }
 
 /// A session of smux.
-struct Session {
+pub(crate) struct Session {
     stream: TcpStream,
 }
 
@@ -42,7 +42,7 @@ impl Session {
         Self { stream }
     }
 
-    fn smux(server: &Half) -> Self {
+    pub(crate) fn smux(server: &Half) -> Self {
         Self::raw(server, &[0, 0])
     }
 
@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Opens a stream to `target`.
-    fn open(&mut self, stream: u32, target: &Target, data: &[u8]) {
+    pub(crate) fn open(&mut self, stream: u32, target: &Target, data: &[u8]) {
         self.send(OPEN, stream, &[]);
         self.send(DATA, stream, &[&[0, 0], &target.0[..], data].concat());
     }
@@ -70,6 +70,17 @@ impl Session {
         self.stream.read_exact(&mut data).ok()?;
         let stream = u32::from_le_bytes(head[4..].try_into().unwrap());
         Some((head[1], stream, data))
+    }
+
+    /// The next data of `stream`. `None`: it has ended.
+    pub(crate) fn data(&mut self, stream: u32) -> Option<Vec<u8>> {
+        loop {
+            match self.next()? {
+                (DATA, id, data) if id == stream => return Some(data),
+                (END, id, _) if id == stream => return None,
+                _ => {}
+            }
+        }
     }
 
     /// What comes on `stream` before its end, which must be the next stream to end.

@@ -21,7 +21,7 @@ use std::{
 };
 
 const METHOD: &str = "2022-blake3-aes-128-gcm";
-const PROTOCOLS: [&str; 3] = ["smux", "yamux", "h2mux"];
+pub(crate) const PROTOCOLS: [&str; 3] = ["smux", "yamux", "h2mux"];
 
 fn server(spec: &Spec) -> Half {
     Start::server(Ssr, spec).run()
@@ -38,7 +38,7 @@ fn local(spec: &Spec, server: SocketAddr, protocol: &str, more: &Value) -> Half 
 }
 
 /// Passes connections on to `to`, and counts them.
-fn gate(to: SocketAddr) -> TcpTarget {
+pub(crate) fn gate(to: SocketAddr) -> TcpTarget {
     TcpTarget::serve(move |near| {
         let Ok(far) = TcpStream::connect(to) else {
             return;
@@ -54,12 +54,12 @@ fn gate(to: SocketAddr) -> TcpTarget {
     })
 }
 
-fn at(gate: &TcpTarget) -> SocketAddr {
+pub(crate) fn at(gate: &TcpTarget) -> SocketAddr {
     ([127, 0, 0, 1], gate.port()).into()
 }
 
 /// The end of a smux stream ends both directions.
-fn is_possible(protocol: &str, name: &str) -> bool {
+pub(crate) fn is_possible(protocol: &str, name: &str) -> bool {
     protocol != "smux" || !name.contains("half-close")
 }
 

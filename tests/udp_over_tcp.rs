@@ -16,8 +16,8 @@ use std::{
 };
 
 const METHODS: [&str; 2] = ["2022-blake3-aes-256-gcm", "aes-256-gcm"];
-const V1: &str = "sp.udp-over-tcp.arpa";
-const V2: &str = "sp.v2.udp-over-tcp.arpa";
+pub(crate) const V1: &str = "sp.udp-over-tcp.arpa";
+pub(crate) const V2: &str = "sp.v2.udp-over-tcp.arpa";
 
 fn is_udp(name: &str) -> bool {
     name.starts_with("udp")
@@ -239,7 +239,7 @@ fn open(server: &Half, name: &str) -> TcpStream {
 }
 
 /// A frame with an address.
-fn frame(target: &Target, data: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(target: &Target, data: &[u8]) -> Vec<u8> {
     let mut address = target.0.clone();
     address[0] = match address[0] {
         1 => 0,
@@ -255,7 +255,7 @@ fn bare(data: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes(), data].concat()
 }
 
-fn request(connect: u8, target: &Target) -> Vec<u8> {
+pub(crate) fn request(connect: u8, target: &Target) -> Vec<u8> {
     [&[connect], target.0.as_slice()].concat()
 }
 
