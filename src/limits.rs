@@ -179,6 +179,13 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process waits for such a command.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+// The log.
+
+/// How long lines of one kind that packets or strangers cause are counted after the first was logged.
+pub const SAMPLE_TIME: Duration = Duration::from_secs(60);
+/// Lines of one kind that are logged in this time: the first of as many sources or causes.
+pub const SAMPLED_LINES: usize = 8;
+
 // Rules.
 
 /// Rules of one config; a rule may have any number of destinations.

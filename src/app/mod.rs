@@ -44,6 +44,7 @@ use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
 use crate::net::passed::Passed;
 use crate::net::pool;
+use crate::net::sampled;
 use crate::net::tasks::Tasks;
 use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
@@ -107,6 +108,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         hangup: Arc::clone(&hangup),
     };
     watching.spawn_on(routing::watch(watched), control.handle());
+    watching.spawn_on(sampled::report_rest(), control.handle());
     match asked {
         Ok(socket) => {
             let facts = Facts {
@@ -236,6 +238,7 @@ async fn supervise(
 
 /// Logs the counters: at the end, and on SIGUSR1.
 fn report(resolver: &Resolver, counters: &Counters) {
+    sampled::report_all();
     tracing::info!("counters: {counters}");
     let dns = resolver.counters();
     tracing::info!(

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::net::Stream;
+use crate::net::sampled::{self, Source};
 use crate::relay::tcp::{Inbound, Outbound, Service};
 
 /// Each stream needs a place from when its handshake has succeeded. The first uses that of the connection.
@@ -44,7 +45,7 @@ impl Places {
         };
         tokio::select! {
             () = service.serve(stream, peer, ready) => {}
-            () = no_place.notified() => tracing::debug!(%peer, "a stream was closed: `limits.connections` is reached"),
+            () = no_place.notified() => sampled::debug!(by Source(peer.ip()), "a stream was closed: `limits.connections` is reached", %peer),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::handshakes::{Handshakes, ListenerId, Permit};
 use super::places::Places;
 use crate::net::listener::{Acceptor, Listener};
+use crate::net::sampled::{self, Source};
 use crate::net::udp::Socket;
 use crate::net::{Stream, UdpOptions, transport, ws};
 use crate::relay::failed::{Network, Noted};
@@ -24,8 +25,6 @@ use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
 /// How long to wait after a failed accept, when the system has no files or memory left for connections.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// Of consecutive failed accepts, the first and every hundredth are logged.
-const LOG_EVERY: u32 = 100;
 /// Tasks polled between two polls of the sockets. Interactive flows wait for the turns of bulk flows, so it is far
 /// below tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
@@ -151,7 +150,6 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         let mut flows = JoinSet::new();
         let id = self.handshakes.listener();
         let mut next = None;
-        let mut failures: u32 = 0;
         let mut first_timer = interval(FIRST_TIMER);
         first_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -161,15 +159,9 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 Some(_) = flows.join_next() => {}
                 _ = first_timer.tick(), if !flows.is_empty() => {}
                 accepted = self.accept(&listener, &mut next) => match accepted {
-                    Ok(accepted) => {
-                        failures = 0;
-                        self.spawn(&mut flows, accepted, id);
-                    }
+                    Ok(accepted) => self.spawn(&mut flows, accepted, id),
                     Err(error) => {
-                        if failures.is_multiple_of(LOG_EVERY) {
-                            tracing::warn!(%error, "cannot accept connections; trying again");
-                        }
-                        failures = failures.saturating_add(1);
+                        sampled::warn!("cannot accept connections; trying again", %error);
                         sleep(ACCEPT_BACKOFF).await;
                     }
                 },
@@ -254,7 +246,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 self.service.counters.fail("transport");
                 let noted = Noted::handshake(Network::Tcp, peer, "transport", &error);
                 self.service.counters.failed.note(&noted);
-                tracing::debug!(%peer, %error, "the transport's handshake failed");
+                sampled::debug!(by Source(peer.ip()), "the transport's handshake failed", %peer, %error);
             }
         }
     }
@@ -288,7 +280,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
             () = sleep_until(deadline) => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "the WebSocket of mux.cool streams broke");
+            sampled::debug!(by Source(peer.ip()), "the WebSocket of mux.cool streams broke", %peer, %error);
         }
     }
 }

@@ -21,6 +21,7 @@
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
 //! - [`tun`]: network interfaces whose packets we are given.
 //! - [`udp`]: datagrams in batches.
+//! - [`sampled`]: log lines that packets and strangers cause.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 //! - [`fetch`]: downloads a document.
 //! - [`file_version`]: notices that a file has changed.
@@ -42,6 +43,7 @@ pub mod pipe;
 pub mod plugin;
 pub mod pool;
 pub mod redirect;
+pub mod sampled;
 pub mod slots;
 pub mod splice;
 pub mod stream;

@@ -18,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 
-use super::{UdpOptions, linux};
+use super::{UdpOptions, linux, sampled};
 use memory::Memory;
 use transparent::Transparent;
 
@@ -198,7 +198,7 @@ impl Kernel {
         let mut from = 0;
         while let Some((run, next)) = batch.run(from, self.state.max_gso_segments()) {
             if run.segment > longest {
-                tracing::debug!(peer = %run.path.peer, bytes = run.segment, longest, "datagram not sent: longer than `udp_mtu`");
+                sampled::debug!("datagram not sent: longer than `udp_mtu`", peer = %run.path.peer, bytes = run.segment, longest);
                 lost += 1;
                 from += 1;
                 continue;
@@ -217,7 +217,7 @@ impl Kernel {
             // Not through the reactor, which does not know yet that a new socket is writable. Nothing waits for it here.
             let result = self.state.try_send(UdpSockRef::from(&self.io), &transmit);
             if let Err(error) = result {
-                tracing::debug!(peer = %run.path.peer, bytes = run.segment, %error, "datagram not sent");
+                sampled::debug!(by &error, "datagram not sent", peer = %run.path.peer, bytes = run.segment, %error);
                 lost += next - from;
             }
             from = next;

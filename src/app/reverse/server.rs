@@ -18,7 +18,7 @@ use crate::app::worker::{Job, ListenerService, Phase, Shared};
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
-use crate::net::{SocketOptions, udp};
+use crate::net::{SocketOptions, sampled, udp};
 use crate::outbound::reverse::{ViaLink, gone, visitors};
 use crate::relay::failed::Way;
 use crate::relay::link::limits::{MAX_NEW_HTTP_PORTS, MAX_SERVICES};
@@ -350,7 +350,7 @@ impl Host for ServerLink {
             }
             Event::Frame(Frame::Datagram { id, payload }) => self.flows.answer(id, payload),
             Event::Frame(Frame::ConnectResult { id, code, message }) if code != Code::OK => {
-                tracing::debug!(id, %peer, reason = message, "reverse: the client could not connect a visitor");
+                sampled::debug!("reverse: the client could not connect a visitor", id, %peer, reason = message);
             }
             Event::Closed { id } => self.flows.remove(id),
             Event::Frame(Frame::GoAway { message, .. }) => {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::app::worker::Phase;
 use crate::inbound::forward::packets::ForwardPackets;
 use crate::net::pool::{Buffer, Size};
+use crate::net::sampled;
 use crate::net::sync::lock;
 use crate::net::udp::{self, Sender, mapped};
 use crate::outbound::dialer::Dialer;
@@ -142,7 +143,7 @@ pub(super) async fn relay_visitor(
     let socket = match connect(&dialer, &target).await {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::info!(%target, %error, "reverse: cannot reach the target of a UDP visitor");
+            sampled::info!(by &target, "reverse: cannot reach the target of a UDP visitor", %target, %error);
             link.connect_result(id, Code::UNREACHABLE, error.to_string());
             return;
         }

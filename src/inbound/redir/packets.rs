@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Guard;
 use crate::dns::fake::Fakes;
+use crate::net::sampled;
 use crate::net::udp::transparent::{HEAD, address_start};
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
@@ -42,14 +43,14 @@ impl PacketInbound for RedirPackets {
             return Err(wire::Error::Truncated);
         };
         if let Some(reason) = self.guard.refusal(peer, destination) {
-            tracing::debug!(%peer, %destination, reason, "datagram refused");
+            sampled::debug!(by destination, "datagram refused", %peer, %destination, reason);
             return Err(wire::Error::Denied);
         }
         if self.fakes.is_empty() {
             return Ok((ClientKey::Address(peer), Meant::Address(start)));
         }
         let target = self.fakes.target(destination).map_err(|error| {
-            tracing::debug!(%peer, %error, "datagram refused");
+            sampled::debug!(by destination, "datagram refused", %peer, %error);
             wire::Error::NoName
         })?;
         Ok(match target {

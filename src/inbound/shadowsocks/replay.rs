@@ -11,6 +11,7 @@ use crate::crypto::{Family, Method, ReplayPolicy, SaltPool};
 use crate::limits::PACKET_SALTS;
 use crate::limits::SALT_LIFETIME;
 use crate::limits::STREAM_SALTS;
+use crate::net::sampled;
 use crate::net::sync::lock;
 use crate::wire::ss::Salt;
 use crate::wire::{self, ss::packet::has_sessions};
@@ -69,7 +70,7 @@ impl ReplayFilter {
         if self.policy == ReplayPolicy::Reject {
             return Err(wire::Error::Replayed);
         }
-        tracing::warn!(
+        sampled::warn!(
             "a salt was used twice: a replay, a duplicated packet, or a client with bad random numbers"
         );
         Ok(())

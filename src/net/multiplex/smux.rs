@@ -20,6 +20,7 @@ use crate::limits::{MAX_MULTIPLEX_STREAMS, MULTIPLEX_BUFFER, SMUX_STALL, SMUX_WI
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe, PushError, Taken};
 use crate::net::pool::{Buffer, Size};
+use crate::net::sampled;
 use crate::wire::multiplex::smux::{Decoder, Event, Frame, HEAD, MAX_DATA};
 
 /// Streams at which the session ends. Before that, each stream above our limit is reset.
@@ -124,7 +125,7 @@ impl Smux {
         let longest = self.streams.iter();
         let longest = longest.max_by_key(|(_, open)| open.pipe.unread());
         if let Some(id) = longest.map(|(id, _)| *id) {
-            tracing::debug!(id, unread, "a smux stream that is not read is reset");
+            sampled::debug!("a smux stream that is not read is reset", id, unread);
             if let Some(open) = self.streams.remove(&id) {
                 open.pipe.reset();
             }

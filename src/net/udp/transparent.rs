@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use super::batch::{Batch, MAX_DATAGRAM};
 use crate::limits::MAX_REPLY_SOCKETS;
 use crate::net::options::TransparentUdp;
+use crate::net::sampled;
 use crate::net::sync::lock;
 use crate::net::{linux, redirect};
 use crate::wire::AddressRef;
@@ -84,7 +85,7 @@ impl Transparent {
         while let Some((run, next)) = batch.run(from, 1) {
             let peer = run.path.peer;
             if let Err(error) = self.reply(&mut replies, peer, run.bytes) {
-                tracing::debug!(%peer, bytes = run.segment, %error, "datagram not sent");
+                sampled::debug!(by &error, "datagram not sent", %peer, bytes = run.segment, %error);
                 lost += 1;
             }
             from = next;

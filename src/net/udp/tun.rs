@@ -17,6 +17,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 use super::batch::{Batch, MAX_DATAGRAM};
 use super::transparent::{HEAD, may_answer, write_head};
 use crate::limits::MAX_TUN_QUERIES;
+use crate::net::sampled;
 use crate::net::sync::lock;
 use crate::net::tun::device::{Frame, MAX_FRAME, MAX_TOGETHER};
 use crate::net::tun::{self, Device, Fragments, Verdict, pieces};
@@ -104,7 +105,7 @@ impl Tun {
                     // Those that came before are to be used; the next call says it again.
                     Err(error) if turn > 0 => {
                         if error.kind() != io::ErrorKind::WouldBlock {
-                            tracing::debug!(%error, "a tun device cannot be read");
+                            sampled::debug!("a tun device cannot be read", %error);
                         }
                         break;
                     }
@@ -146,12 +147,12 @@ impl Tun {
             }
             Ok(Verdict::Drop | Verdict::Fragment(_)) => Ok(()),
             Err(error) => {
-                tracing::debug!(status = error.status(), %error, "packet of a tun device dropped");
+                sampled::debug!(by error.status(), "packet of a tun device dropped", status = error.status(), %error);
                 Ok(())
             }
         };
         if let Err(error) = written {
-            tracing::debug!(%error, "packet not written to a tun device");
+            sampled::debug!(by &error, "packet not written to a tun device", %error);
         }
         Ok(())
     }
@@ -199,7 +200,7 @@ impl Tun {
         while let Some((joined, next)) = self.joined(batch, from) {
             if let Err(error) = self.write(&joined) {
                 let peer = joined.peer;
-                tracing::debug!(%peer, %error, "datagram not sent");
+                sampled::debug!(by &error, "datagram not sent", %peer, %error);
                 lost += next - from;
             }
             from = next;

@@ -12,6 +12,7 @@ use super::record::{End, FlowRecord};
 use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
 use super::trial;
 use crate::net::Stream;
+use crate::net::sampled;
 use crate::relay::counters::Counters;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
@@ -154,7 +155,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
     async fn report(&self, request: &Request, error: &Error) {
         if request.trusted {
             let (peer, target) = (request.peer, &request.target);
-            tracing::warn!(%peer, %target, status = error.status(), %error, "cannot reach the target; closing the client's connection");
+            sampled::warn!(by target, "cannot reach the target; closing the client's connection", %peer, %target, status = error.status(), %error);
         }
         let stream = &request.leg.stream;
         match &request.reply {

@@ -17,6 +17,7 @@ use super::replies::Replies;
 use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route};
 use super::table::AssociationTable;
 use crate::limits::MAX_RESOLVING;
+use crate::net::sampled;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::Counters;
 use crate::relay::failed::{Network, Noted, Phase, Whose};
@@ -171,7 +172,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         {
             self.counters.fail(error.status());
             self.note(path.peer, target.as_deref(), error);
-            tracing::debug!(peer = %path.peer, status = error.status(), %error, "datagram dropped");
+            sampled::debug!(by error.status(), "datagram dropped", peer = %path.peer, status = error.status(), %error);
         }
     }
 
@@ -331,7 +332,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             .cloned()
             .or_else(|| self.table.find(key))?;
         if found.has_failed() {
-            tracing::debug!("association moves to another server");
+            sampled::debug!("association moves to another server");
             found.close();
             return None;
         }
@@ -352,7 +353,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             .outbound
             .associate_by(key.upstream, path.peer, fixed_target)
             .map_err(|error| {
-                tracing::warn!(%error, "cannot open a socket for a UDP association");
+                sampled::warn!("cannot open a socket for a UDP association", %error);
                 wire::Error::NoResources
             })?;
         let client = (key, self.inbound.user(header));
@@ -364,7 +365,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             return Err(wire::Error::Replayed);
         }
         self.counters.associations.fetch_add(1, Relaxed);
-        tracing::debug!(peer = %path.peer, "association began");
+        sampled::debug!(by path.peer, "association began", peer = %path.peer);
         work.started.push(Replies {
             association: Arc::clone(&association),
             decoder,
@@ -447,7 +448,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             self.counters.fail(error.status());
             let (client, _) = waiting.association.client();
             self.note(client.peer, Some(&waiting.target), error);
-            tracing::debug!(target = %waiting.target, status = error.status(), %error, "datagram dropped");
+            sampled::debug!(by error.status(), "datagram dropped", target = %waiting.target, status = error.status(), %error);
             return;
         };
         let (association, mut batch) = (&waiting.association, Batch::default());

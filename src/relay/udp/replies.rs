@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::association::Association;
 use super::framing::{Decoder, Encoder};
 use super::table::AssociationTable;
+use crate::net::sampled;
 use crate::net::udp::Batch;
 use crate::relay::counters::{Counters, Gauge};
 use crate::relay::failed::{Network, Noted, Phase, Times, Way, Whose};
@@ -51,7 +52,7 @@ impl<S> Replies<S> {
                     Err(error) => {
                         // To end here would forget which packets have been seen. If the socket stays broken, the
                         // association ends by its timeout.
-                        tracing::debug!(%error, "an association's socket failed");
+                        sampled::debug!("an association's socket failed", %error);
                         sleep(ERROR_PAUSE).await;
                     }
                 },
@@ -63,7 +64,8 @@ impl<S> Replies<S> {
             self.note_silence();
         }
         let user = association.user.as_ref().map(|user| &*user.name);
-        tracing::debug!(peer = %association.client().0.peer, user, "association ended");
+        let peer = association.client().0.peer;
+        sampled::debug!(by peer, "association ended", %peer, user);
     }
 
     /// Notes that nothing has come back from the server. Targets may well be silent.
@@ -119,7 +121,7 @@ impl<S> Replies<S> {
                     Err(error) => {
                         let status = error.status();
                         counters.fail(status);
-                        tracing::debug!(upstream = %from.peer, status, %error, "datagram dropped");
+                        sampled::debug!(by status, "datagram dropped", upstream = %from.peer, status, %error);
                     }
                 }
                 if batch.is_full() {
