@@ -11,7 +11,7 @@ use crate::emulated::{self, Link, Shape};
 use serde_json::json;
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -20,25 +20,38 @@ use std::{
 const METHOD: &str = "2022-blake3-aes-256-gcm";
 const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
 
-/// Asks for an echo. Returns whether it came.
-fn echoes() -> bool {
-    let exchange = || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(v4(1080))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.write_all(&[5, 1, 0])?;
-        stream.read_exact(&mut [0; 2])?;
-        stream.write_all(&request_bytes(CONNECT, &Target::from(TARGET)))?;
-        let mut reply = [0; 10];
-        stream.read_exact(&mut reply)?;
-        stream.write_all(b"hello")?;
-        stream.read_exact(&mut [0; 5])
-    };
-    exchange().is_ok()
+/// A connection through `ssr local` that has echoed.
+fn open() -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(v4(1080))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(&[5, 1, 0])?;
+    stream.read_exact(&mut [0; 2])?;
+    stream.write_all(&request_bytes(CONNECT, &Target::from(TARGET)))?;
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply)?;
+    echo(&mut stream)?;
+    Ok(stream)
 }
 
-#[test]
-#[ignore = "needs root: namespaces and a link between them"]
-fn first_request_after_the_link_is_back_takes_less_than_a_second_over_link() {
+fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"hello")?;
+    stream.read_exact(&mut [0; 5])
+}
+
+/// Asks for an echo. Returns whether it came.
+fn echoes() -> bool {
+    open().is_ok()
+}
+
+/// A laptop, a server with an echo behind a link, and `ssr` at both.
+struct Scene {
+    link: Link,
+    local: Process,
+    _server: Process,
+    _config: tempfile::TempDir,
+}
+
+fn scene() -> Scene {
     let shape = Shape {
         delay: Duration::from_millis(50),
         loss: 0.0,
@@ -76,8 +89,20 @@ fn first_request_after_the_link_is_back_takes_less_than_a_second_over_link() {
         process.running().unwrap();
         process
     };
-    let _server = start("server", &link.b);
+    let server = start("server", &link.b);
     let local = start("local", &link.a);
+    Scene {
+        link,
+        local,
+        _server: server,
+        _config: directory,
+    }
+}
+
+#[test]
+#[ignore = "needs root: namespaces and a link between them"]
+fn first_request_after_the_link_is_back_takes_less_than_a_second_over_link() {
+    let Scene { link, local, .. } = &scene();
     let changes = || local.log().matches("the network has changed").count();
     let request = || link.a.run(echoes).unwrap();
     assert!(request(), "before");
@@ -102,4 +127,40 @@ fn first_request_after_the_link_is_back_takes_less_than_a_second_over_link() {
         let time = begun.elapsed();
         assert!(time < Duration::from_secs(1), "round {round}: {time:?}");
     }
+}
+
+#[test]
+#[ignore = "needs root: namespaces and a link between them"]
+fn connections_from_an_address_that_is_gone_end_at_once_over_link() {
+    let Scene { link, local, .. } = &scene();
+    let mut flow = link.a.run(|| open().unwrap()).unwrap();
+    // The same address comes back: the connection goes on.
+    for command in [
+        "link set link0 down",
+        "addr flush dev link0",
+        "addr add 10.99.0.1/24 dev link0",
+        "link set link0 up",
+    ] {
+        link.a.ip(command).unwrap();
+    }
+    link.a.ip("route replace default dev link0").unwrap();
+    echo(&mut flow).unwrap();
+    // Another address comes: no packet reaches the old one any more.
+    link.a.ip("addr flush dev link0").unwrap();
+    link.a.ip("addr add 10.99.0.9/24 dev link0").unwrap();
+    let begun = Instant::now();
+    let ended = flow.read(&mut [0; 5]).map_err(|error| error.kind());
+    let time = begun.elapsed();
+    assert!(
+        matches!(ended, Ok(0) | Err(ErrorKind::ConnectionReset)),
+        "{ended:?}"
+    );
+    assert!(time < Duration::from_secs(2), "{time:?}");
+    eventually("the log says so", || {
+        local
+            .log()
+            .contains("connections from an address that is gone")
+    });
+    link.a.ip("route replace default dev link0").unwrap();
+    assert!(link.a.run(echoes).unwrap());
 }

@@ -25,6 +25,7 @@
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 //! - [`fetch`]: downloads a document.
 //! - [`file_version`]: notices that a file has changed.
+//! - [`netlink`], [`lost`]: the addresses of this machine; connections from those that it has lost.
 
 pub mod changes;
 mod clock;
@@ -36,7 +37,9 @@ pub mod framed;
 pub mod handshake;
 mod linux;
 pub mod listener;
+pub mod lost;
 pub mod multiplex;
+pub mod netlink;
 pub mod options;
 pub mod passed;
 pub mod pipe;

@@ -13,13 +13,13 @@ mod ends;
 mod fragments;
 pub mod handover;
 mod nat;
-mod netlink;
 pub mod routes;
+mod setup;
 mod stack;
 
 pub use ends::Ends;
 pub use nat::Flow;
-pub use netlink::{configure, ends_of};
+pub use setup::{configure, ends_of};
 pub use stack::Connections;
 
 use std::net::SocketAddr;

@@ -19,6 +19,7 @@ pub use super::server::{Server, Weights};
 use crate::limits::MAX_TRIED_SERVERS;
 use crate::net;
 use crate::net::changes::{Changes, Sleep, suspended};
+use crate::net::lost::OwnAddresses;
 use crate::net::tasks::Tasks;
 use crate::relay::Error;
 use crate::relay::failed::Way;
@@ -199,14 +200,31 @@ impl Servers {
             let Ok(mut changes) = Changes::listen() else {
                 return;
             };
+            let mut addresses = OwnAddresses::default();
+            end_lost(&mut addresses).await;
             while changes.next().await.is_ok() {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.renew();
                 drop(inner);
+                end_lost(&mut addresses).await;
                 // What follows within this time is taken for one change, at the end of it.
                 sleep(CHANGES_PAUSE).await;
             }
         });
+    }
+}
+
+/// Ends the connections from addresses that the machine has lost.
+async fn end_lost(addresses: &mut OwnAddresses) {
+    match addresses.look().await {
+        Ok(0) => {}
+        Ok(connections) => {
+            tracing::debug!(
+                connections,
+                "connections from an address that is gone were ended"
+            );
+        }
+        Err(error) => tracing::debug!(%error, "cannot look for connections from lost addresses"),
     }
 }
 

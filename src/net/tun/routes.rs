@@ -16,7 +16,7 @@ use rtnetlink::packet_route::rule::{
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 
 use super::ends::Ends;
-use super::netlink::{Netlink, error};
+use crate::net::netlink::{Netlink, error};
 
 /// The number of our table. It is free to choose, and the same for every process: the next one finds what this one left.
 pub const TABLE: u32 = 0x7374;

@@ -1,43 +1,16 @@
-//! The addresses of a device, by rtnetlink.
+//! Sets up a device, and finds the addresses of one that another program has set up (rtnetlink).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::device::Opened;
 use super::ends::Ends;
-use crate::net::tasks::Tasks;
-
-/// A connection to the kernel, until it is dropped.
-pub(super) struct Netlink {
-    pub(super) handle: Handle,
-    _connection: Tasks,
-}
-
-impl Netlink {
-    /// On the reactor of this thread.
-    pub(super) fn open() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        let tasks = Tasks::default();
-        tasks.spawn(connection);
-        Ok(Self {
-            handle,
-            _connection: tasks,
-        })
-    }
-}
-
-/// What the system said.
-pub(super) fn error(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other.to_string()),
-    }
-}
+use crate::net::netlink::{Netlink, error, own, peer};
 
 /// Gives a device its addresses and its MTU, and switches it on. Without `mtu` and for those addresses that it has, nothing
 /// changes.
@@ -94,17 +67,8 @@ pub async fn ends_of(device: &Opened) -> io::Result<Vec<Ends>> {
     let query = netlink.handle.address().get();
     let mut all = std::pin::pin!(query.set_link_index_filter(device.index).execute());
     while let Some(message) = all.try_next().await.map_err(error)? {
-        // `Local` is the own address where `Address` is that of the other end.
-        let mut own = None;
-        let mut peer = None;
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(ip) => own = Some(*ip),
-                AddressAttribute::Address(ip) => peer = Some(*ip),
-                _ => {}
-            }
-        }
-        let Some(ip) = own.or(peer).filter(|ip| !is_link_local(*ip)) else {
+        let peer = peer(&message.attributes);
+        let Some(ip) = own(&message.attributes).filter(|ip| !is_link_local(*ip)) else {
             continue;
         };
         let Ok(net) = IpNet::new(ip, message.header.prefix_len) else {
