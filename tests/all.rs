@@ -43,6 +43,7 @@ mod hostile_udp;
 mod http_proxy;
 mod http_proxy_bounds;
 mod http_proxy_oracle;
+mod http_visitors;
 mod interop_libev;
 mod interop_oracle;
 mod interop_rust;

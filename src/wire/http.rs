@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
+use super::http_strict::{is_token, trim, words};
 use crate::limits::MAX_HEAD;
 
 /// Maximum number of header fields.
@@ -84,7 +85,6 @@ pub fn request(endpoint: &Endpoint, nonce: [u8; NONCE_LEN]) -> Option<String> {
     let host = endpoint.host.as_deref().unwrap_or_default();
     let path = endpoint.path.as_str();
     let is_clean = |text: &str| !text.bytes().any(|byte| byte.is_ascii_control());
-    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
     let fields = &endpoint.fields;
     let clean = is_clean(path)
         && path.starts_with('/')
@@ -119,11 +119,6 @@ pub fn request(endpoint: &Endpoint, nonce: [u8; NONCE_LEN]) -> Option<String> {
     }
     head.push_str("\r\n");
     (head.len() <= MAX_HEAD).then_some(head)
-}
-
-/// Whether a byte can be part of a field name (RFC 9110 §5.6.2).
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Reads a client's request and returns it with the length of its head; `Ok(None)` if more bytes are needed.
@@ -201,7 +196,7 @@ impl<'a> Fields<'a> {
         fields
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
             .filter_map(|field| std::str::from_utf8(field.value).ok())
-            .map(str::trim)
+            .map(trim)
     }
 
     /// The value of a field that occurs exactly once.
@@ -213,8 +208,8 @@ impl<'a> Fields<'a> {
     /// Whether a field is a list that contains this word.
     fn has_token(&self, name: &'a str, token: &str) -> bool {
         self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|word| word.trim().eq_ignore_ascii_case(token))
+            .flat_map(words)
+            .any(|word| word.eq_ignore_ascii_case(token))
     }
 }
 
@@ -226,7 +221,7 @@ fn forwarded_for(fields: &Fields<'_>) -> Vec<IpAddr> {
         .rev()
         .flat_map(|value| value.rsplit(','))
         .map_while(|entry| {
-            let entry = entry.trim();
+            let entry = trim(entry);
             let bare = entry.trim_start_matches('[').trim_end_matches(']');
             let with_port = || entry.parse().map(|address: SocketAddr| address.ip());
             bare.parse().or_else(|_| with_port()).ok()

@@ -1,19 +1,29 @@
-//! Rewrites HTTP/1.1 requests that pass through a proxy (RFC 9112). It changes their heads, passes their bodies unchanged, and
-//! finds where each request ends.
+//! Rewrites HTTP/1.1 requests that pass through a proxy (RFC 9112). It writes their heads and the lines with the sizes of
+//! chunks anew, passes the rest of their bodies unchanged, and finds where each request ends.
 //!
 //! An ambiguous request is refused, since the server behind the proxy might read it differently: one with a length and a
-//! transfer coding, two lengths, an unknown transfer coding, two Hosts, or a malformed end of the body.
+//! transfer coding, two lengths, an unknown transfer coding, two Hosts, or a malformed end of the body. What follows a
+//! request with `Connection: close` is dropped, as the server does not read it.
 
+mod fields;
+
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use httparse::{EMPTY_HEADER, Status};
 
+use super::http_strict::{Malformed, chunk_size, trailers};
 use crate::limits::MAX_HEAD;
+use fields::{Fields, Framing, write_field};
 
 /// Maximum number of header lines.
 const MAX_HEADERS: usize = 100;
 /// Maximum length of the line with a chunk's size, in bytes.
 const MAX_SIZE_LINE: usize = 256;
+/// Maximum length of all lines with sizes of a body beyond [`PLAIN_SIZE_LINE`], in bytes.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+/// The longest line with a size alone.
+const PLAIN_SIZE_LINE: usize = 17;
 
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +37,12 @@ pub enum RewriteError {
     /// The request is for another Host than the first one of its connection.
     #[error("the request is for another Host than the first one of its connection")]
     OtherHost,
+}
+
+impl From<Malformed> for RewriteError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 impl RewriteError {
@@ -60,6 +76,10 @@ pub struct RequestRewriter {
     /// The Host of the first request, in lower case and without its port.
     host: Option<String>,
     count: u64,
+    /// No other request follows the current one.
+    is_last: bool,
+    /// Bytes of the body's lines with sizes beyond [`PLAIN_SIZE_LINE`].
+    extensions: usize,
     state: State,
     /// The beginning of a head, of a chunk's size line, or of the response to an upgrade.
     held: Vec<u8>,
@@ -82,6 +102,8 @@ enum State {
     Switching,
     /// The protocol has been upgraded: all bytes pass unchanged.
     Upgraded,
+    /// The last request of the connection has ended: all bytes are dropped.
+    Done,
     Broken(RewriteError),
 }
 
@@ -93,6 +115,8 @@ impl RequestRewriter {
             visitor,
             host: None,
             count: 0,
+            is_last: false,
+            extensions: 0,
             state: State::Head,
             held: Vec::new(),
         }
@@ -125,6 +149,7 @@ impl RequestRewriter {
             match self.state {
                 State::Broken(error) => return Err(error),
                 State::Switching => return Ok(used),
+                State::Done => return Ok(input.len()),
                 State::Upgraded => {
                     out.extend_from_slice(rest);
                     return Ok(input.len());
@@ -133,7 +158,7 @@ impl RequestRewriter {
                     let len = copy(rest, left, out);
                     used += len;
                     self.state = match left - len as u64 {
-                        0 => State::Head,
+                        0 => self.after_request(),
                         left => State::Body(left),
                     };
                 }
@@ -154,6 +179,14 @@ impl RequestRewriter {
         }
     }
 
+    const fn after_request(&self) -> State {
+        if self.is_last {
+            State::Done
+        } else {
+            State::Head
+        }
+    }
+
     /// Continues with a part that ends with a line.
     fn line(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, RewriteError> {
         let limit = match self.state {
@@ -163,8 +196,12 @@ impl RequestRewriter {
         };
         let before = self.held.len();
         let room = limit.saturating_sub(before);
-        self.held
-            .extend_from_slice(input.get(..room.min(input.len())).unwrap_or_default());
+        let fresh = input.get(..room.min(input.len())).unwrap_or_default();
+        self.held.extend_from_slice(fresh);
+        // A part that comes in many pieces is parsed when a line ends, not for each piece.
+        if before > 0 && self.held.len() < limit && !fresh.contains(&b'\n') {
+            return Ok(input.len());
+        }
         let held = std::mem::take(&mut self.held);
         let taken = match self.state {
             State::Size => self.size(&held, out)?,
@@ -183,18 +220,19 @@ impl RequestRewriter {
     }
 
     fn size(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
-        match httparse::parse_chunk_size(held).map_err(|_| RewriteError::Malformed)? {
-            Status::Partial => Ok(None),
-            Status::Complete((len, size)) => {
-                out.extend_from_slice(held.get(..len).unwrap_or_default());
-                self.state = if size == 0 {
-                    State::Trailers
-                } else {
-                    State::Chunk(size)
-                };
-                Ok(Some(len))
-            }
+        let Some((len, size)) = chunk_size(held)? else {
+            return Ok(None);
+        };
+        self.extensions += len.saturating_sub(PLAIN_SIZE_LINE);
+        if self.extensions > MAX_EXTENSIONS {
+            return Err(RewriteError::TooLong);
         }
+        let _ = write!(out, "{size:x}\r\n");
+        self.state = match size {
+            0 => State::Trailers,
+            size => State::Chunk(size),
+        };
+        Ok(Some(len))
     }
 
     fn chunk_end(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
@@ -210,16 +248,13 @@ impl RequestRewriter {
     }
 
     fn trailers(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
-        let mut headers = [EMPTY_HEADER; MAX_HEADERS];
-        match httparse::parse_headers(held, &mut headers).map_err(too_long_or_malformed)? {
-            Status::Partial => Ok(None),
-            Status::Complete((len, _)) => {
-                // Trailers are dropped: they could mislead a server that trusts its proxy.
-                out.extend_from_slice(b"\r\n");
-                self.state = State::Head;
-                Ok(Some(len))
-            }
+        let len = trailers(held)?;
+        if len.is_some() {
+            // Trailers are dropped: they could mislead a server that trusts its proxy.
+            out.extend_from_slice(b"\r\n");
+            self.state = self.after_request();
         }
+        Ok(len)
     }
 
     fn head(&mut self, held: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, RewriteError> {
@@ -234,65 +269,43 @@ impl RequestRewriter {
         else {
             return Err(RewriteError::Malformed);
         };
-        // Only the origin form and `OPTIONS *` are accepted: other forms could name another host than the field Host.
-        if method == "CONNECT" || !(path.starts_with('/') || path == "*") {
+        if !is_target(method, path) {
             return Err(RewriteError::Malformed);
         }
-        let framing = Framing::read(request.headers, version)?;
-        let host = bare_host(framing.host.ok_or(RewriteError::Malformed)?);
+        let fields = Fields::read(request.headers, version)?;
+        let host = bare_host(fields.host);
         match &self.host {
             Some(first) if *first != host => return Err(RewriteError::OtherHost),
             Some(_) => {}
             None => self.host = Some(host),
         }
-        // Only for the first request of a connection it is certain that the next response belongs to it.
-        let switches = framing.upgrade && self.count == 0 && framing.body == State::Head;
-        self.write_head(request.headers, (method, path, version), switches, out);
+        // Only for the first request of a connection it is certain that the next response belongs to it. A switch to
+        // another protocol, such as h2c, would let everything pass.
+        let switches = fields.asks_for_websocket
+            && method == "GET"
+            && self.count == 0
+            && fields.framing == Framing::Length(0);
+        let _ = write!(out, "{method} {path} HTTP/1.{version}\r\n");
+        fields.write(switches, out);
+        self.write_origin(out);
         self.count += 1;
-        self.state = if switches {
-            State::Switching
-        } else {
-            framing.body
+        self.is_last = !fields.persists;
+        self.extensions = 0;
+        self.state = match fields.framing {
+            _ if switches => State::Switching,
+            Framing::Length(0) => self.after_request(),
+            Framing::Length(length) => State::Body(length),
+            Framing::Chunked => State::Size,
         };
         Ok(Some(len))
     }
 
-    fn write_head(
-        &self,
-        headers: &[httparse::Header<'_>],
-        (method, path, version): (&str, &str, u8),
-        switches: bool,
-        out: &mut Vec<u8>,
-    ) {
-        out.extend_from_slice(format!("{method} {path} HTTP/1.{version}\r\n").as_bytes());
-        let mut put = |name: &str, value: &[u8]| {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        };
-        for header in headers {
-            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-            let ours = is("x-forwarded-for")
-                || is("x-forwarded-proto")
-                || is("x-forwarded-host")
-                || is("forwarded")
-                || is("x-real-ip");
-            if ours || (!switches && (is("upgrade") || is("http2-settings"))) {
-                continue;
-            }
-            if !switches && is("connection") {
-                put(header.name, &without_upgrade(header.value));
-                continue;
-            }
-            put(header.name, header.value);
-        }
-        put("X-Forwarded-For", self.visitor.to_string().as_bytes());
-        put("X-Forwarded-Proto", b"http");
-        put(
-            "X-Forwarded-Host",
-            self.host.as_deref().unwrap_or_default().as_bytes(),
-        );
+    /// Appends who came, and the end of the head.
+    fn write_origin(&self, out: &mut Vec<u8>) {
+        let host = self.host.as_deref().unwrap_or_default();
+        write_field("X-Forwarded-For", self.visitor.to_string().as_bytes(), out);
+        write_field("X-Forwarded-Proto", b"http", out);
+        write_field("X-Forwarded-Host", host.as_bytes(), out);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -313,71 +326,22 @@ impl RequestRewriter {
                 // Not a response that accepts the upgrade.
                 Ok(Status::Partial) | Err(_) => (0, 0),
             };
+            let is_websocket = |header: &httparse::Header<'_>| {
+                header.name.eq_ignore_ascii_case("upgrade")
+                    && header.value.eq_ignore_ascii_case(b"websocket")
+            };
             match code {
-                101 => self.state = State::Upgraded,
+                101 if answer.headers.iter().any(is_websocket) => self.state = State::Upgraded,
+                101 => self.state = State::Broken(RewriteError::Malformed),
                 100..200 => {
                     self.held.drain(..len);
                     continue;
                 }
-                _ => self.state = State::Head,
+                _ => self.state = self.after_request(),
             }
             self.held = Vec::new();
             return;
         }
-    }
-}
-
-/// What the header lines say about the end of a request.
-struct Framing<'a> {
-    host: Option<&'a str>,
-    upgrade: bool,
-    body: State,
-}
-
-impl<'a> Framing<'a> {
-    fn read(headers: &[httparse::Header<'a>], version: u8) -> Result<Self, RewriteError> {
-        let (mut host, mut length, mut chunked, mut upgrade) = (None, None, false, false);
-        for header in headers {
-            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-            let text = || std::str::from_utf8(header.value).map_err(|_| RewriteError::Malformed);
-            if is("host") {
-                once(&mut host, text()?.trim())?;
-            } else if is("content-length") {
-                let digits = text()?.trim();
-                if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-                    return Err(RewriteError::Malformed);
-                }
-                once(
-                    &mut length,
-                    digits.parse().map_err(|_| RewriteError::Malformed)?,
-                )?;
-            } else if is("transfer-encoding") {
-                if chunked || version == 0 || !text()?.trim().eq_ignore_ascii_case("chunked") {
-                    return Err(RewriteError::Malformed);
-                }
-                chunked = true;
-            } else if is("upgrade") {
-                upgrade = true;
-            }
-        }
-        let body = match (length, chunked) {
-            (Some(_), true) => return Err(RewriteError::Malformed),
-            (None, true) => State::Size,
-            (None | Some(0), false) => State::Head,
-            (Some(length), false) => State::Body(length),
-        };
-        Ok(Self {
-            host,
-            upgrade,
-            body,
-        })
-    }
-}
-
-fn once<T>(place: &mut Option<T>, value: T) -> Result<(), RewriteError> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(RewriteError::Malformed),
     }
 }
 
@@ -395,6 +359,16 @@ fn too_long_or_malformed(error: httparse::Error) -> RewriteError {
     }
 }
 
+/// Whether a request may have this target: only the origin form and `OPTIONS *` are accepted, since other forms could name
+/// another host than the field Host.
+fn is_target(method: &str, path: &str) -> bool {
+    let is_form = path.starts_with('/') || (path == "*" && method == "OPTIONS");
+    let read = path.parse::<http::Uri>();
+    let read = read.as_ref().ok().and_then(http::Uri::path_and_query);
+    // A fragment would not be read.
+    is_form && method != "CONNECT" && read.is_some_and(|read| read.as_str() == path)
+}
+
 /// `Example.COM:8080` -> `example.com`.
 fn bare_host(host: &str) -> String {
     let name = match host.rsplit_once(':') {
@@ -402,14 +376,6 @@ fn bare_host(host: &str) -> String {
         _ => host,
     };
     name.trim_end_matches('.').to_ascii_lowercase()
-}
-
-fn without_upgrade(value: &[u8]) -> Vec<u8> {
-    let tokens = value.split(|byte| *byte == b',').filter(|token| {
-        let token = token.trim_ascii();
-        !token.eq_ignore_ascii_case(b"upgrade") && !token.eq_ignore_ascii_case(b"http2-settings")
-    });
-    tokens.collect::<Vec<_>>().join(&b","[..])
 }
 
 #[cfg(test)]

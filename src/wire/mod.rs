@@ -12,6 +12,7 @@
 //! | [`mux`] | mux.cool frames, in which v2ray-plugin carries several streams |
 //! | [`http_connect`] | HTTP CONNECT, as a client of a proxy speaks it |
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
+//! | `http_strict` | the parts of HTTP in which parsers differ |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`ip`] | IP packets of a tun device, with TCP, UDP and ICMP |
@@ -39,6 +40,7 @@ pub mod http;
 pub mod http_connect;
 pub mod http_proxy;
 pub mod http_rewrite;
+mod http_strict;
 pub mod ip;
 pub mod multiplex;
 pub mod mux;

@@ -1,7 +1,6 @@
 //! Where a body ends (RFC 9112 §6, §7).
 
-use httparse::{EMPTY_HEADER, Status};
-
+use super::super::http_strict::{self, chunk_size};
 use super::error::Error;
 use super::fields::Fields;
 
@@ -53,13 +52,18 @@ impl Body {
     fn framed(fields: &Fields<'_>, version: u8) -> Result<Option<Self>, Error> {
         let mut length = None;
         for value in fields.all("content-length") {
-            if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+            if length
+                .replace(http_strict::content_length(value)?)
+                .is_some()
+            {
                 return Err(Error::Malformed);
             }
-            let value: u64 = value.parse().map_err(|_| Error::Malformed)?;
-            if length.replace(value).is_some() {
-                return Err(Error::Malformed);
-            }
+        }
+        if ["content-length", "transfer-encoding"]
+            .iter()
+            .any(|name| fields.has_unreadable(name))
+        {
+            return Err(Error::Malformed);
         }
         let mut codings = fields.all("transfer-encoding");
         match (codings.next(), codings.next(), length) {
@@ -164,7 +168,7 @@ impl Chunks {
         &mut self,
         rest: &[u8],
         limit: usize,
-        parse: impl Fn(&[u8]) -> Result<Option<(usize, T)>, Error>,
+        parse: impl Fn(&[u8]) -> Result<Option<(usize, T)>, http_strict::Malformed>,
     ) -> Result<Option<(usize, T)>, Error> {
         let before = self.line.len();
         let room = limit.saturating_sub(before).min(rest.len());
@@ -181,27 +185,6 @@ impl Chunks {
     }
 }
 
-fn chunk_size(line: &[u8]) -> Result<Option<(usize, u64)>, Error> {
-    // The parser takes no digits for 0, and a bare LF within an extension, which others take for the line's end.
-    if line.first().is_some_and(|digit| !digit.is_ascii_hexdigit()) {
-        return Err(Error::Malformed);
-    }
-    match httparse::parse_chunk_size(line).map_err(|_| Error::Malformed)? {
-        Status::Complete((len, size)) => {
-            let text = line.get(..len.saturating_sub(2)).unwrap_or_default();
-            if text.contains(&b'\n') {
-                return Err(Error::Malformed);
-            }
-            Ok(Some((len, size)))
-        }
-        Status::Partial => Ok(None),
-    }
-}
-
-fn trailers(lines: &[u8]) -> Result<Option<(usize, ())>, Error> {
-    let mut headers = [EMPTY_HEADER; 32];
-    match httparse::parse_headers(lines, &mut headers).map_err(|_| Error::Malformed)? {
-        Status::Complete((len, _)) => Ok(Some((len, ()))),
-        Status::Partial => Ok(None),
-    }
+fn trailers(lines: &[u8]) -> Result<Option<(usize, ())>, http_strict::Malformed> {
+    Ok(http_strict::trailers(lines)?.map(|len| (len, ())))
 }

@@ -1,5 +1,7 @@
 //! What is wrong with a message of a client or a server.
 
+use super::super::http_strict;
+
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -12,4 +14,10 @@ pub enum Error {
     /// The request is not addressed to a proxy.
     #[error("the request is not addressed to a proxy: its target is not an absolute http:// URL")]
     NotForProxy,
+}
+
+impl From<http_strict::Malformed> for Error {
+    fn from(_: http_strict::Malformed) -> Self {
+        Self::Malformed
+    }
 }

@@ -2,6 +2,8 @@
 
 use httparse::Header;
 
+use super::super::http_strict::{trim, words};
+
 /// Fields that are meant for the next hop only (RFC 9110 §7.6.1), with those that browsers still send to proxies.
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
@@ -26,14 +28,21 @@ impl<'a> Fields<'a> {
             .iter()
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
             .filter_map(|field| std::str::from_utf8(field.value).ok())
-            .map(str::trim)
+            .map(trim)
     }
 
     /// Whether a field is a list that contains this word.
     pub(super) fn has_token(&self, name: &'a str, token: &str) -> bool {
         self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|word| word.trim().eq_ignore_ascii_case(token))
+            .flat_map(words)
+            .any(|word| word.eq_ignore_ascii_case(token))
+    }
+
+    /// Whether a field with this name has a value that is not text.
+    pub(super) fn has_unreadable(&self, name: &str) -> bool {
+        self.0.iter().any(|field| {
+            field.name.eq_ignore_ascii_case(name) && std::str::from_utf8(field.value).is_err()
+        })
     }
 
     /// Whether the connection may be used for another message (RFC 9112 §9.3).

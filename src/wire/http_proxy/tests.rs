@@ -101,11 +101,15 @@ fn ambiguous_requests_are_refused() {
         "Content-Length: +1\r\n",
         "Content-Length: 99999999999999999999\r\n",
         "Content-Length:\r\n",
+        "Content-Length: 1\u{a0}\r\n",
+        "Transfer-Encoding: \u{a0}chunked\r\n",
         "A: b\r\n folded\r\n",
     ] {
         let refused = parse(&format!("POST http://a.example/ HTTP/1.1\r\n{fields}\r\n"));
         assert_eq!(refused, Err(Error::Malformed), "{fields}");
     }
+    let unreadable = b"POST http://a.example/ HTTP/1.1\r\nTransfer-Encoding: \xffchunked\r\n\r\n";
+    assert_eq!(Request::parse(unreadable), Err(Error::Malformed));
     assert_eq!(
         parse("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
         Err(Error::NotForProxy)
@@ -234,6 +238,9 @@ fn chunked_body_ends_after_its_trailers() {
         b"5\r\nhello\rX0\r\n\r\n",
         b"11111111111111111\r\n",
         b"5;a\nb\r\n",
+        b"5\nhello\r\n",
+        b"0\r\nA: b\n\r\n",
+        b"0\r\n\n",
     ] {
         for size in 1..=wrong.len() {
             assert_eq!(

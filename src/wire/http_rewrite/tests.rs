@@ -48,7 +48,7 @@ fn chunked_bodies_end_where_they_say() {
          5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
         &format!(
             "PUT / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n{FORWARDED}\
-             5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n{FORWARDED}"
+             5\r\nhello\r\na\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n{FORWARDED}"
         ),
     );
 }
@@ -63,6 +63,12 @@ fn what_can_be_read_in_two_ways_is_refused() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{a0}chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\u{a0}\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive,\u{a0}close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        "GET /#b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
@@ -79,6 +85,110 @@ fn what_can_be_read_in_two_ways_is_refused() {
     assert_eq!(passed(&many, 1000), Err(RewriteError::TooLong));
     let other = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n";
     assert_eq!(passed(other, 1000), Err(RewriteError::OtherHost));
+}
+
+#[test]
+fn malformed_chunks_are_refused() {
+    for body in [
+        "\r\n\r\n",
+        ";x\r\n\r\n",
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\u{a0}\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloX0\r\n\r\n",
+        "0\r\n\n",
+        "0\r\nA: b\n\n",
+    ] {
+        let request =
+            format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        for size in [1, 7, 1000] {
+            assert_eq!(
+                passed(&request, size),
+                Err(RewriteError::Malformed),
+                "{body:?}"
+            );
+        }
+    }
+    let extended = format!("1;{}\r\nx\r\n", "x".repeat(200)).repeat(100);
+    let request =
+        format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{extended}");
+    assert_eq!(passed(&request, 1000), Err(RewriteError::TooLong));
+}
+
+#[test]
+fn visitor_sets_nothing_that_a_proxy_sets() {
+    check(
+        "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, X-Forwarded-For, host, X-Hop\r\n\
+         X_Forwarded_For: 10.0.0.1\r\nX-Forwarded-Port: 1\r\nx.real.ip: 10.0.0.1\r\nX-Hop: 1\r\nTE: trailers\r\n\
+         Content_Length: 5\r\nTransfer_Encoding: chunked\r\nProxy: http://a\r\nProxy-Connection: close\r\n\
+         Upgrade: h2c\r\nHTTP2-Settings: x\r\nMy_Own: 1\r\n\r\n",
+        &format!(
+            "GET / HTTP/1.1\r\nHost: a.example\r\nMy_Own: 1\r\nConnection: keep-alive\r\n{FORWARDED}"
+        ),
+    );
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\n\r\n",
+        "a,".repeat(33)
+    );
+    assert_eq!(passed(&many, 1000), Err(RewriteError::Malformed));
+}
+
+#[test]
+fn nothing_follows_the_last_request() {
+    let next = "GET /b HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for (line, connection) in [
+        ("1.1\r\nConnection: close", "Connection: close\r\n"),
+        (
+            "1.1\r\nConnection: close, keep-alive",
+            "Connection: close\r\n",
+        ),
+        ("1.0", "Connection: close\r\n"),
+    ] {
+        let version = line.get(..3).unwrap();
+        let sent =
+            format!("POST / HTTP/{line}\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi{next}");
+        check(
+            &sent,
+            &format!(
+                "POST / HTTP/{version}\r\nHost: a.example\r\nContent-Length: 2\r\n{connection}{FORWARDED}hi"
+            ),
+        );
+    }
+    let kept = format!("GET / HTTP/1.0\r\nHost: a.example\r\nConnection: Keep-Alive\r\n\r\n{next}");
+    assert!(passed(&kept, 1000).unwrap().contains("GET /b"));
+}
+
+#[test]
+fn only_websocket_is_asked_for() {
+    for (method, fields) in [
+        ("GET", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket, h2c"),
+        (
+            "GET",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c",
+        ),
+        ("GET", "Upgrade: websocket"),
+        ("GET", "Connection: Upgrade, close\r\nUpgrade: websocket"),
+        ("POST", "Connection: Upgrade\r\nUpgrade: websocket"),
+    ] {
+        let (mut requests, mut out) = (requests(), Vec::new());
+        let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        requests.rewrite(request.as_bytes(), &mut out).unwrap();
+        assert!(!requests.awaits_response(), "{fields}");
+        let out = String::from_utf8(out).unwrap().to_lowercase();
+        assert!(!out.contains("upgrade") && !out.contains("http2-"), "{out}");
+    }
+}
+
+#[test]
+fn answer_that_switches_to_something_else_ends_the_requests() {
+    let (mut requests, mut out) = (requests(), Vec::new());
+    requests.rewrite(UPGRADE.as_bytes(), &mut out).unwrap();
+    requests.observe_response(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n");
+    assert_eq!(
+        requests.rewrite(b"PRI", &mut out),
+        Err(RewriteError::Malformed)
+    );
 }
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\n\
