@@ -185,6 +185,10 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const SAMPLE_TIME: Duration = Duration::from_secs(60);
 /// Lines of one kind that are logged in this time: the first of as many sources or causes.
 pub const SAMPLED_LINES: usize = 8;
+/// Bytes of lines that wait for one writer of the log; further lines are dropped, and counted.
+pub const MAX_LOG_WAITING: usize = 1 << 20;
+/// How long the end of the process waits until they are written.
+pub const LOG_FLUSH_TIME: Duration = Duration::from_secs(2);
 
 // Rules.
 

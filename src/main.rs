@@ -98,14 +98,20 @@ fn run(mut config: Config) -> ExitCode {
         print_error(&format!("error: cannot go to the background: {error}"));
         return UNAVAILABLE.into();
     }
-    if let Err(error) = ssr::app::log::init(&config.log) {
-        print_error(&format!("error: cannot open the log: {error}"));
-        return CONFIG.into();
-    }
-    let shown = config.clone();
-    ssr::app::run(&config, move || match background {
-        // The other end is gone: the terminal stays, and nothing is lost.
-        true => drop(daemon::detach()),
-        false => hint::show(&shown),
+    let log = match ssr::app::log::init(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            print_error(&format!("error: cannot open the log: {error}"));
+            return CONFIG.into();
+        }
+    };
+    ssr::app::run(&config, || {
+        // What was logged before comes first.
+        log.flush();
+        match background {
+            // The other end is gone: the terminal stays, and nothing is lost.
+            true => drop(daemon::detach()),
+            false => hint::show(&config),
+        }
     })
 }

@@ -50,6 +50,7 @@ mod interop_rust;
 mod leaks;
 mod lifecycle;
 mod link;
+mod log_blocked;
 mod multiplex;
 mod multiplex_local;
 mod multiplex_more;
