@@ -79,6 +79,7 @@ mod transport_ws;
 mod tun;
 mod tun_names;
 mod tunnel;
+mod udp_floods;
 mod udp_over_tcp;
 mod unix_sockets;
 mod warm;

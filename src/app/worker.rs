@@ -28,6 +28,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Tasks polled between two polls of the sockets. Interactive flows wait for the turns of bulk flows, so it is far
 /// below tokio's 61.
 const EVENT_INTERVAL: u32 = 3;
+/// Tasks polled between two looks for those that other workers have woken, such as associations that have made room. With
+/// tokio's 31, a busy worker would end one of them after 31 batches of datagrams.
+const REMOTE_INTERVAL: u32 = 3;
 
 /// How long connections may stay in their handshake after the process has begun to drain. Clients' spare connections
 /// stay silent and must not delay the end.
@@ -94,6 +97,7 @@ impl Threads {
             let reactor = runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
+                .global_queue_interval(REMOTE_INTERVAL)
                 .build()?;
             let shared = shared.clone();
             let thread = std::thread::Builder::new()

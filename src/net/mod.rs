@@ -1,6 +1,7 @@
 //! Floor 2: sockets. Listeners, dialing, streams and batches of datagrams. Nothing here knows a proxy protocol.
 //!
 //! - [`options`]: options of sockets.
+//! - [`alive`]: limits of what is alive.
 //! - [`changes`]: notices that the network has changed, or that the machine has slept.
 //! - [`listener`]: one listening socket for each worker; a second process on the same address is refused.
 //! - [`unix`]: listening at a path.
@@ -27,6 +28,7 @@
 //! - [`file_version`]: notices that a file has changed.
 //! - [`netlink`], [`lost`]: the addresses of this machine; connections from those that it has lost.
 
+pub mod alive;
 pub mod changes;
 mod clock;
 pub mod dial;

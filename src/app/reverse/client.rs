@@ -1,24 +1,23 @@
 //! The client: keeps links to the server and connects their visitors to the services.
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::udp::relay_visitor;
+use super::flows::{Flows, Way};
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
+use crate::net::tasks::Tasks;
 use crate::outbound::current::Current;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::reverse::ReverseTarget;
 use crate::relay::Counters;
-use crate::relay::link::limits::{FLOW_QUEUE, MAX_FLOWS, MAX_STREAMS};
+use crate::relay::link::limits::MAX_STREAMS;
 use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings, Visitor};
 use crate::relay::tcp::{FixedTarget, Service as StreamService, Timeouts};
 use crate::wire::AddressRef;
@@ -44,6 +43,8 @@ pub(in crate::app) struct ClientSettings {
     pub(in crate::app) dialer: Dialer,
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,
+    /// The most UDP flows of one link.
+    pub(in crate::app) flows: NonZeroUsize,
     pub(in crate::app) counters: Arc<Counters>,
 }
 
@@ -144,9 +145,8 @@ struct ClientLink {
     refused: Vec<usize>,
     retry_timer: Option<Pin<Box<Sleep>>>,
     backoff: Backoff,
-    /// UDP flows, and the queues of their tasks.
-    flows: HashMap<u64, mpsc::Sender<Box<[u8]>>>,
-    tasks: JoinSet<()>,
+    streams: Tasks,
+    flows: Flows,
 }
 
 /// The id of a service on a link.
@@ -170,8 +170,8 @@ impl ClientLink {
             refused: Vec::new(),
             retry_timer: None,
             backoff: Backoff::new(),
-            flows: HashMap::new(),
-            tasks: JoinSet::new(),
+            streams: Tasks::default(),
+            flows: Flows::new(handle, client.settings.flows),
         };
         for index in 0..client.settings.services.len() {
             link.register(index);
@@ -226,11 +226,7 @@ impl ClientLink {
         let Some(service) = self.service(visitor.service) else {
             return;
         };
-        if self.tasks.len() >= MAX_STREAMS {
-            let message = "the client has too many streams".to_owned();
-            self.handle.connect_result(visitor.id, Code::FULL, message);
-            return;
-        }
+        let id = visitor.id;
         let peer = visitor.source.as_ref().socket_addr();
         let inbound = FixedTarget(service.target.clone());
         let client = Arc::clone(&self.client);
@@ -246,42 +242,25 @@ impl ClientLink {
             timeouts: client.settings.timeouts,
             counters: Arc::clone(&client.settings.counters),
         };
-        self.tasks
-            .spawn(async move { service.serve(stream, peer, || {}).await });
+        let served = async move { service.serve(stream, peer, || {}).await };
+        if self.streams.try_spawn(MAX_STREAMS, served).is_none() {
+            let message = "the client has too many streams".to_owned();
+            self.handle.connect_result(id, Code::FULL, message);
+        }
     }
 
     /// Connects a visitor's flow of datagrams to the service.
-    fn connect_flow(&mut self, visitor: Visitor) {
+    fn connect_flow(&mut self, visitor: &Visitor) {
         let Some(service) = self.service(visitor.service) else {
             return;
         };
-        let id = visitor.id;
-        if self.flows.len() >= MAX_FLOWS {
-            let message = "the client has too many UDP flows".to_owned();
-            self.handle.connect_result(id, Code::FULL, message);
-            return;
-        }
-        let (sender, queue) = mpsc::channel(FLOW_QUEUE);
-        let target = service.target.clone();
         let settings = &self.client.settings;
-        let (dialer, idle) = (settings.dialer.clone(), settings.udp_idle);
-        let link = self.handle.clone();
-        self.flows.insert(id, sender);
-        self.tasks
-            .spawn(relay_visitor(dialer, target, visitor, link, queue, idle));
-    }
-
-    fn datagram(&mut self, id: u64, payload: &[u8]) {
-        if let Some(flow) = self.flows.get(&id) {
-            match flow.try_send(payload.into()) {
-                // A full queue drops datagrams, as a full socket does.
-                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
-                Err(mpsc::error::TrySendError::Closed(_)) => {
-                    self.flows.remove(&id);
-                    self.handle.reset(id);
-                }
-            }
-        }
+        let way = Way {
+            dialer: settings.dialer.clone(),
+            target: service.target.clone(),
+            idle: settings.udp_idle,
+        };
+        self.flows.begin(visitor, way);
     }
 }
 
@@ -296,12 +275,10 @@ impl Host for ClientLink {
             }) => self.register_result(service, code, bound, message),
             Event::Connect { visitor, stream } => match stream {
                 Some(stream) => self.connect(visitor, stream),
-                None => self.connect_flow(visitor),
+                None => self.connect_flow(&visitor),
             },
-            Event::Frame(Frame::Datagram { id, payload }) => self.datagram(id, payload),
-            Event::Closed { id } => {
-                self.flows.remove(&id);
-            }
+            Event::Frame(Frame::Datagram { id, payload }) => self.flows.datagram(id, payload),
+            Event::Closed { id } => self.flows.end(id),
             Event::Frame(Frame::GoAway {
                 code,
                 retry_ms,
@@ -316,13 +293,13 @@ impl Host for ClientLink {
                 );
                 self.retry_after = Duration::from_millis(retry_ms.into()).min(MAX_BACKOFF);
             }
-            Event::Stopping => self.flows.clear(),
+            Event::Stopping => self.flows.end_all(),
             Event::Frame(_) => {}
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {}
+        let _: (Poll<()>, Poll<()>) = (self.streams.poll_ended(cx), self.flows.poll_ended(cx));
         if let Some(timer) = &mut self.retry_timer
             && timer.as_mut().poll(cx).is_ready()
         {
@@ -334,7 +311,7 @@ impl Host for ClientLink {
     }
 
     fn is_busy(&self) -> bool {
-        !self.tasks.is_empty()
+        !self.streams.is_empty() || !self.flows.is_empty()
     }
 }
 

@@ -4,13 +4,14 @@
 //! - `registry.rs`: what is published, and by which links.
 //! - `server.rs`: the server and its side of each link.
 //! - `client.rs`: the client, its links and its side of each.
-//! - `udp.rs`: visitors of UDP services, on both sides.
+//! - `udp.rs`: visitors of UDP services, on the server; `flows.rs`: on the client.
 //!
 //! A public port belongs to the link that has registered it and closes with the link. Several links that publish one
 //! service have a socket each on the same port, and the system distributes visitors among them. Only HTTP ports are
 //! shared by links; they are served by a job of their own.
 
 mod client;
+mod flows;
 mod grants;
 mod registry;
 mod server;

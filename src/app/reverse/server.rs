@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
 
 use super::grants::{Grants, Refusal};
 use super::registry::Registry;
@@ -18,6 +17,7 @@ use crate::app::worker::{Job, ListenerService, Phase, Shared};
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
+use crate::net::tasks::Tasks;
 use crate::net::{SocketOptions, sampled, udp};
 use crate::outbound::reverse::{ViaLink, gone, visitors};
 use crate::relay::failed::Way;
@@ -84,7 +84,7 @@ impl ReverseServer {
             peer,
             services: HashMap::new(),
             flows: Arc::default(),
-            tasks: JoinSet::new(),
+            tasks: Tasks::default(),
         };
         lock(&self.registry).add_link(&handle);
         let settings = Settings {
@@ -108,11 +108,11 @@ impl ReverseServer {
         mut ports: mpsc::Receiver<NewHttpPort>,
         mut shared: Shared,
     ) {
-        let mut tasks = JoinSet::new();
+        let tasks = Tasks::default();
         loop {
             tokio::select! {
                 () = shared.reached(Phase::Drain) => break,
-                Some(_) = tasks.join_next() => {}
+                () = tasks.reap() => {}
                 Some(new) = ports.recv() => {
                     let server = Arc::clone(&self);
                     let bound = new.bound;
@@ -133,7 +133,7 @@ impl ReverseServer {
         lock(&self.registry).stop_links();
         tokio::select! {
             () = shared.reached(Phase::Stop) => {}
-            () = async { while tasks.join_next().await.is_some() {} } => {}
+            () = tasks.ended() => {}
         }
     }
 
@@ -188,7 +188,7 @@ struct ServerLink {
     flows: Arc<Flows>,
     /// The phase of its public ports, and their tasks.
     phase: watch::Sender<Phase>,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
 }
 
 impl Drop for ServerLink {
@@ -367,7 +367,7 @@ impl Host for ServerLink {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {}
+        let _: Poll<()> = self.tasks.poll_ended(cx);
     }
 
     fn is_busy(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Visitors that send datagrams. Each has a flow on the link.
+//! The server's side of visitors that send datagrams. Each has a flow on the link.
 
 use std::collections::HashMap;
 use std::io;
@@ -7,23 +7,18 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
 
 use crate::app::worker::Phase;
 use crate::inbound::forward::packets::ForwardPackets;
-use crate::net::pool::{Buffer, Size};
-use crate::net::sampled;
 use crate::net::sync::lock;
-use crate::net::udp::{self, Sender, mapped};
-use crate::outbound::dialer::Dialer;
+use crate::net::udp::{self, Sender};
 use crate::relay::Counters;
+use crate::relay::link::Handle;
 use crate::relay::link::limits::MAX_FLOWS;
-use crate::relay::link::{Handle, Visitor};
 use crate::relay::udp::framing::{Decoder, Encoder};
 use crate::relay::udp::{Destination, PacketOutbound, Relay, Upstream};
-use crate::wire::reverse::{Code, MAX_PAYLOAD};
+use crate::wire::reverse::MAX_PAYLOAD;
 use crate::wire::{Address, AddressRef};
 
 /// The senders to the visitors of a link's flows, by the flows' ids.
@@ -127,64 +122,4 @@ impl Drop for Flow {
         self.flows.remove(self.id);
         self.link.reset(self.id);
     }
-}
-
-/// The client's side of a flow: moves datagrams between its queue and a socket of its own, until nothing has moved for
-/// `idle` or the server has ended the flow.
-pub(super) async fn relay_visitor(
-    dialer: Dialer,
-    target: Address,
-    visitor: Visitor,
-    link: Handle,
-    mut queue: mpsc::Receiver<Box<[u8]>>,
-    idle: Duration,
-) {
-    let id = visitor.id;
-    let socket = match connect(&dialer, &target).await {
-        Ok(socket) => socket,
-        Err(error) => {
-            sampled::info!(by &target, "reverse: cannot reach the target of a UDP visitor", %target, %error);
-            link.connect_result(id, Code::UNREACHABLE, error.to_string());
-            return;
-        }
-    };
-    loop {
-        let moved = async {
-            tokio::select! {
-                _ = socket.readable() => {
-                    let mut buffer = Buffer::take(Size::Small);
-                    let (bytes, _, _) = buffer.parts();
-                    let received = socket.try_recv(bytes);
-                    if let Ok(len) = received && let Some(bytes) = bytes.get(..len).filter(|_| len <= MAX_PAYLOAD) {
-                        link.datagram(id, bytes);
-                    }
-                    true
-                }
-                datagram = queue.recv() => match datagram {
-                    Some(bytes) => {
-                        // If the target is down, ICMP makes this fail. The target may be up again for the next.
-                        let _ = socket.send(&bytes).await;
-                        true
-                    }
-                    None => false,
-                }
-            }
-        };
-        match timeout(idle, moved).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(_) => return link.reset(id),
-        }
-    }
-}
-
-async fn connect(dialer: &Dialer, target: &Address) -> io::Result<UdpSocket> {
-    let resolved = dialer.resolve(target, true).await;
-    let mut address = resolved.ok_or_else(|| io::Error::other("no usable address"))?;
-    let socket = UdpSocket::from_std(dialer.options.outgoing_udp()?.into())?;
-    if socket.local_addr()?.is_ipv6() {
-        address = mapped(address);
-    }
-    socket.connect(address).await?;
-    Ok(socket)
 }

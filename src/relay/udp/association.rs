@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::framing::{Decoder, Encoder};
 use super::sides::{ClientKey, Opened, PacketInbound, ServerCheck, Upstream};
+use crate::net::alive::Alive;
 use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::User;
@@ -37,6 +38,8 @@ pub(super) struct Association<S> {
     pub(super) activity: AtomicU64,
     closed: AtomicBool,
     closing: Notify,
+    /// It counts as long as its socket is open.
+    _alive: Alive,
 }
 
 struct Client<S> {
@@ -66,9 +69,9 @@ impl<S> Association<S> {
     pub(super) fn new(
         (key, user): (Key, Option<Arc<User>>),
         session: S,
-        path: Path,
-        socket: Arc<Socket>,
+        (path, socket): (Path, Arc<Socket>),
         upstream: Upstream,
+        alive: Alive,
     ) -> (Self, Decoder) {
         let association = Self {
             key,
@@ -89,6 +92,7 @@ impl<S> Association<S> {
             activity: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
+            _alive: alive,
         };
         (association, upstream.decoder)
     }

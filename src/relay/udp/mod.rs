@@ -29,3 +29,4 @@ pub use sides::{
     ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, ServerCheck,
     StreamClient, Upstream,
 };
+pub use table::{capacity_for, with_ending};

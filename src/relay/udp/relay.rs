@@ -9,15 +9,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 
 use super::association::{Association, Key};
 use super::framing::split;
 use super::replies::Replies;
 use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route};
-use super::table::AssociationTable;
+use super::table::{AssociationTable, with_ending};
 use crate::limits::MAX_RESOLVING;
+use crate::net::alive::Limit;
 use crate::net::sampled;
+use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::Counters;
 use crate::relay::failed::{Network, Noted, Phase, Whose};
@@ -28,6 +30,9 @@ pub struct Relay<I: PacketInbound, O> {
     inbound: I,
     outbound: O,
     table: Arc<AssociationTable<I::Session>>,
+    capacity: usize,
+    /// Associations whose sockets are open: also those that are evicted and have not ended yet.
+    alive: Limit,
     resolving: Semaphore,
     timeout: Duration,
     counters: Arc<Counters>,
@@ -47,6 +52,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             inbound,
             outbound,
             table: Arc::new(AssociationTable::new(capacity)),
+            capacity: capacity.get(),
+            alive: Limit::new(with_ending(capacity.get())),
             resolving: Semaphore::new(MAX_RESOLVING),
             timeout,
             counters,
@@ -66,10 +73,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     /// # Errors
     /// What the system says of the socket.
     pub async fn serve(self: Arc<Self>, socket: Arc<Socket>) -> io::Result<()> {
-        let mut replies = JoinSet::new();
-        self.receive(&socket, I::Batch::default(), &mut replies)
-            .await?;
-        while replies.join_next().await.is_some() {}
+        let replies = Tasks::default();
+        self.receive(&socket, I::Batch::default(), &replies).await?;
+        replies.ended().await;
         Ok(())
     }
 
@@ -83,13 +89,13 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         socket: Arc<Socket>,
         batch: I::Batch,
     ) -> io::Result<()> {
-        let mut replies = JoinSet::new();
-        let received = Arc::clone(&self).receive(&socket, batch, &mut replies);
+        let replies = Tasks::default();
+        let received = Arc::clone(&self).receive(&socket, batch, &replies);
         received.await?;
         if let Some(peer) = socket.peer() {
             self.close(peer);
         }
-        while replies.join_next().await.is_some() {}
+        replies.ended().await;
         Ok(())
     }
 
@@ -98,7 +104,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         self: Arc<Self>,
         socket: &Arc<Socket>,
         batch: I::Batch,
-        replies: &mut JoinSet<()>,
+        replies: &Tasks,
     ) -> io::Result<()> {
         let mut tasks = JoinSet::new();
         let mut work = WorkOf::<I> {
@@ -119,28 +125,51 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                     received => received?,
                 },
-                Some(ended) = tasks.join_next() => {
-                    let Ok(Some(decidable)) = ended else { continue };
-                    self.forward_decidable(&mut work, socket, decidable);
+                Some(first) = tasks.join_next() => {
+                    let mut ended = Some(first);
+                    while let Some(result) = ended {
+                        if let Ok(Some(decidable)) = result {
+                            self.forward_decidable(&mut work, socket, decidable);
+                        }
+                        ended = tasks.try_join_next();
+                    }
                 }
-                Some(_) = replies.join_next() => continue,
+                () = replies.reap() => {}
             }
             for started in work.started.drain(..) {
                 replies.spawn(started.run());
             }
-            for waiting in work.unresolved.drain(..) {
-                let relay = Arc::clone(&self);
-                tasks.spawn(async move {
-                    relay.send_when_resolved(waiting).await;
-                    None
-                });
-            }
-            for waiting in work.undecided.drain(..) {
-                tasks.spawn(Arc::clone(&self).find_addresses(waiting));
+            self.spawn_waiting(&mut work, &mut tasks);
+            if self.alive.count() > self.capacity {
+                // Those that have made room end now.
+                yield_now().await;
             }
         }
         while tasks.join_next().await.is_some() {}
         Ok(())
+    }
+
+    /// Starts tasks for the datagrams that wait for an address, as far as there may be more.
+    fn spawn_waiting(self: &Arc<Self>, work: &mut WorkOf<I>, tasks: &mut Waiting) {
+        let mut room = MAX_RESOLVING.saturating_sub(tasks.len());
+        let mut has_room = || {
+            let has_room = room > 0;
+            room = room.saturating_sub(1);
+            if !has_room {
+                self.counters.fail(wire::Error::NoResources.status());
+            }
+            has_room
+        };
+        for waiting in work.unresolved.drain(..).filter(|_| has_room()) {
+            let relay = Arc::clone(self);
+            tasks.spawn(async move {
+                relay.send_when_resolved(waiting).await;
+                None
+            });
+        }
+        for waiting in work.undecided.drain(..).filter(|_| has_room()) {
+            tasks.spawn(Arc::clone(self).find_addresses(waiting));
+        }
     }
 
     /// Forwards a datagram whose route was undecided, now that the addresses of its target are known.
@@ -349,6 +378,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         fixed_target: bool,
     ) -> Result<Arc<Association<I::Session>>, wire::Error> {
         let encoder = self.inbound.encoder(header)?;
+        let alive = self.alive.take(1).ok_or(wire::Error::NoResources)?;
         let upstream = self
             .outbound
             .associate_by(key.upstream, path.peer, fixed_target)
@@ -357,8 +387,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 wire::Error::NoResources
             })?;
         let client = (key, self.inbound.user(header));
+        let client_path = (path, Arc::clone(socket));
         let (association, decoder) =
-            Association::new(client, session, path, Arc::clone(socket), upstream);
+            Association::new(client, session, client_path, upstream, alive);
         let association = Arc::new(association);
         if !self.table.insert(&association) {
             // Another worker began the same session at this moment. Only its window knows what has been seen.
@@ -532,3 +563,6 @@ struct Undecided {
 
 /// The same, with the addresses.
 type Decidable = (Undecided, Arc<[IpAddr]>);
+
+/// The tasks of datagrams that wait for an address.
+type Waiting = JoinSet<Option<Decidable>>;

@@ -10,6 +10,27 @@ use super::association::Key;
 use super::sides::ClientKey;
 use crate::net::sync::lock;
 
+/// Sockets that a table of `capacity` associations may have open. One that is evicted has its socket until its task, perhaps on
+/// another worker, has ended; while very many are, new ones wait.
+#[must_use]
+pub const fn with_ending(capacity: usize) -> usize {
+    capacity.saturating_add(capacity / 4).saturating_add(ENDING)
+}
+
+/// The largest capacity for which so many sockets are enough.
+#[must_use]
+pub const fn capacity_for(sockets: usize) -> usize {
+    let few = sockets.saturating_sub(ENDING);
+    let capacity = few / 5 * 4 + few % 5;
+    if with_ending(capacity) > sockets && capacity > 0 {
+        return capacity - 1;
+    }
+    capacity
+}
+
+/// See [`with_ending`].
+const ENDING: usize = 8;
+
 /// Associations by their clients; all workers share it. It holds at most its capacity.
 pub(super) struct AssociationTable<S>(Mutex<LruCache<Key, Arc<Association<S>>>>);
 
@@ -64,5 +85,20 @@ impl<S> AssociationTable<S> {
 fn evict_least_recently_used<S>(table: &mut LruCache<Key, Arc<Association<S>>>) {
     if let Some((_, evicted)) = table.pop_lru() {
         evicted.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_is_the_largest_for_its_sockets() {
+        for sockets in ENDING..2000 {
+            let capacity = capacity_for(sockets);
+            assert!(with_ending(capacity) <= sockets, "{sockets}");
+            assert!(with_ending(capacity + 1) > sockets, "{sockets}");
+        }
+        assert_eq!((capacity_for(0), capacity_for(ENDING)), (0, 0));
     }
 }

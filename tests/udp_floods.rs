@@ -1,0 +1,135 @@
+//! Datagrams from very many sources: what they can make a process hold, and what they cannot take from others.
+
+use crate::common::{
+    DEADLINE, eventually,
+    forward::Forwarder,
+    process::{Process, free_port},
+    reverse::{client, open_server, published, service, services, with},
+    udp::UdpTarget,
+};
+use serde_json::json;
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// KiB that a process may hold, whatever strangers send to it.
+const BOUND: u64 = 64 << 10;
+/// KiB by which it may differ when the same is repeated.
+const FLAT: u64 = 6 << 10;
+/// Sources whose datagrams have to arrive before the memory is looked at.
+const SOURCES: u32 = 25_000;
+
+/// A target that counts what it gets, and answers nothing.
+struct Counter {
+    address: SocketAddr,
+    count: Arc<AtomicU32>,
+}
+
+impl Counter {
+    fn new() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let count = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&count);
+        thread::spawn(move || {
+            while socket.recv(&mut [0; 100]).is_ok_and(|len| len > 0) {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self { address, count }
+    }
+
+    fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let _ends = socket.send_to(&[], self.address);
+    }
+}
+
+/// Sends `count` datagrams of 20 bytes to `to`, each from another source.
+fn send(to: SocketAddr, count: u32) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..count {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % (120 * 250 * 250);
+        let [a, b, c] = [next / 62_500, next / 250 % 250, next % 250];
+        let [a, b, c] = [a, b, c].map(|part| u8::try_from(part).unwrap() + 1);
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 1 + a, b, c), 0)).unwrap();
+        let _lost = socket.send_to(&[7; 20], to);
+    }
+}
+
+/// Sends such datagrams until `target` has got [`SOURCES`] of them.
+fn flood(to: SocketAddr, target: &Counter) {
+    let (begun, before) = (Instant::now(), target.count());
+    while target.count() - before < SOURCES {
+        assert!(begun.elapsed() < 3 * DEADLINE, "they do not arrive");
+        send(to, 1000);
+        if begun.elapsed() > DEADLINE {
+            // A slow machine: it has more time for each.
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// What the processes hold, in KiB, and have held at most.
+fn memory<const N: usize>(processes: [&Process; N]) -> [(u64, u64); N] {
+    processes.map(|process| (process.memory_kib("VmRSS"), process.memory_kib("VmHWM")))
+}
+
+/// Floods `to` twice, and asserts that the `processes` hold a bounded amount, and not more than after the first time.
+fn stays_bounded<const N: usize>(to: SocketAddr, target: &Counter, processes: [&Process; N]) {
+    flood(to, target);
+    let first = memory(processes);
+    flood(to, target);
+    let second = memory(processes);
+    eprintln!("{first:?} {second:?}");
+    for ((before, _), (after, most)) in first.into_iter().zip(second) {
+        assert!(most <= BOUND, "{first:?} {second:?}");
+        assert!(after <= before + FLAT, "{first:?} {second:?}");
+    }
+}
+
+/// Whether a new source is answered.
+fn is_served(address: SocketAddr) -> bool {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    socket.send_to(b"anybody?", address).unwrap();
+    let mut answer = [0; 100];
+    matches!(socket.recv(&mut answer), Ok(8)) && answer.starts_with(b"anybody?")
+}
+
+#[test]
+fn flood_at_a_forward_is_bounded_and_flat() {
+    let target = Counter::new();
+    let to = format!("udp://{}", target.address);
+    let forwarder = Forwarder::start("udp", "", &to, &[]);
+    stays_bounded(forwarder.address, &target, [&forwarder.process]);
+}
+
+#[test]
+fn flood_at_a_reverse_port_is_bounded_and_flat() {
+    let (target, echo) = (Counter::new(), UdpTarget::echo());
+    let server = open_server();
+    let udp = |name, target: SocketAddr| {
+        let service = service(name, free_port(), target.port());
+        with(service, json!({"protocol": "udp"}))
+    };
+    let list = vec![udp("flooded", target.address), udp("echo", echo.address())];
+    let client = client(&server, services(list));
+    let (flooded, echo) = (published(&client, "flooded"), published(&client, "echo"));
+    stays_bounded(flooded, &target, [&server.process, &client.process]);
+    eventually("visitors of another service are served", || is_served(echo));
+}
