@@ -94,7 +94,10 @@ mod tests {
         for _ in 0..1000 {
             tasks.spawn(async {});
         }
-        tokio::task::yield_now().await;
+        for _ in 0..100 {
+            // Some of them run each time.
+            tokio::task::yield_now().await;
+        }
         poll_fn(|cx| {
             while pin!(consume_budget()).poll(cx).is_ready() {}
             let _: Poll<()> = tasks.poll_ended(cx);
