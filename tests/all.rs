@@ -68,6 +68,7 @@ mod reverse_links;
 mod rules;
 mod rules_files;
 mod rules_reload;
+mod said;
 mod shipped_configs;
 mod socket_options;
 mod socks;

@@ -18,7 +18,10 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -212,20 +215,31 @@ fn no_request_fails_because_of_a_server_with_another_key() {
 
 #[test]
 fn what_could_run_twice_is_sent_to_one_server_only() {
-    // It takes what it is sent, and closes.
-    let deaf = TcpTarget::serve(|mut stream| {
-        let _read = stream.read(&mut [0; 4096]);
+    // It passes on the first stream to a server. Later it takes what it is sent, and closes.
+    let behind = good(FIRST);
+    let (real, is_first) = (behind.address, Arc::new(AtomicBool::new(true)));
+    let deaf = TcpTarget::serve(move |mut stream| {
+        if !is_first.swap(false, Relaxed) {
+            let _read = stream.read(&mut [0; 4096]);
+            return;
+        }
+        let mut server = TcpStream::connect(real).unwrap();
+        let (mut from, mut to) = (stream.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || io::copy(&mut from, &mut to));
+        let _gone = io::copy(&mut server, &mut stream);
     });
     let second = good(SECOND);
     let first = SocketAddr::from(([127, 0, 0, 1], deaf.port()));
     let local = local(&[first, second.address], json!({}));
+    // A server that has answered may have done what it was asked for.
+    assert_eq!(used(local.address, &who().v4(), 1), [FIRST]);
     let target = TcpTarget::echo();
     let mut stream = local.socks().connect(&target.v4());
     stream.write_all(b"POST / HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _reset = stream.read_to_end(&mut answer);
     assert_eq!((answer.len(), target.accepted()), (0, 0));
-    assert_eq!(deaf.accepted(), 1);
+    assert_eq!(deaf.accepted(), 2);
 }
 
 /// Longer than what is kept of a request, and never finished.

@@ -247,9 +247,16 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 self.serve_mux(streams, peer, permit, deadline).await;
             }
             Err(error) => {
-                self.service.counters.fail("transport");
-                let noted = Noted::handshake(Network::Tcp, peer, "transport", &error);
-                self.service.counters.failed.note(&noted);
+                let status = match error.kind() {
+                    // A health check, perhaps.
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                        "handshake_end"
+                    }
+                    _ => "transport",
+                };
+                self.service.counters.fail(status);
+                let noted = Noted::handshake(Network::Tcp, peer, status, &error);
+                self.service.counters.note(&noted);
                 sampled::debug!(by Source(peer.ip()), "the transport's handshake failed", %peer, %error);
             }
         }

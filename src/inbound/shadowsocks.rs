@@ -19,6 +19,7 @@ use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake, unix_now};
 use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request, Reserved};
 use crate::relay::{Error, Side, User};
+use crate::wire::peer_protocol::PeerProtocol;
 use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
@@ -88,14 +89,15 @@ impl Inbound for Shadowsocks {
                     }
                 })
             }
-            Err(error @ Error::Wire { .. }) => {
+            Err(Error::Wire { source, .. }) => {
+                let error = self.explain(&reading, source);
                 drop(reading);
                 drain(&stream, deadline).await;
                 Err(error)
             }
             Err(error) => {
                 close(&stream).await;
-                Err(error)
+                Err(reading.explain(error))
             }
         }
     }
@@ -106,6 +108,20 @@ impl Inbound for Shadowsocks {
 }
 
 impl Shadowsocks {
+    /// What was wrong with a request, with what is known of who sent it. For the operator only.
+    fn explain(&self, reading: &Reading, source: wire::Error) -> Error {
+        let user = reading.opener.user();
+        if let Some(user) = user.and_then(|index| self.users.get(index)) {
+            let user = user.name.clone();
+            return Error::OfUser { user, source };
+        }
+        let other = PeerProtocol::surely(reading.raw());
+        Error::Wire {
+            side: Side::Client,
+            source: other.map_or(source, wire::Error::OtherProtocol),
+        }
+    }
+
     /// Seals the response to a client's stream.
     fn sealer(&self, opener: &RequestOpener) -> Sealer {
         let method = self.accounts.method();
@@ -166,6 +182,22 @@ impl Reading {
                     source: wire::Error::Truncated,
                 });
             }
+        }
+    }
+
+    /// What has come. Opening has changed some of it, but not the front.
+    fn raw(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| {
+            buffer.bytes().get(buffer.raw.clone()).unwrap_or_default()
+        })
+    }
+
+    /// An error of a client that sent nothing is no failure of its request.
+    fn explain(&self, error: Error) -> Error {
+        match (error, self.raw().len()) {
+            (error, 0) => error,
+            (Error::HandshakeTimeout | Error::HandshakeEnd, bytes) => Error::Incomplete { bytes },
+            (error, _) => error,
         }
     }
 

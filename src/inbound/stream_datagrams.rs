@@ -47,6 +47,8 @@ impl<I: PacketInbound> PacketInbound for WithStreams<I> {
     type Header = Header<I::Header>;
     type Session = I::Session;
 
+    const IS_REMOTE: bool = I::IS_REMOTE;
+
     fn prepare<'a>(&self, batch: &mut Self::Batch, datagrams: impl Iterator<Item = &'a [u8]>) {
         if let Batch::Packets(batch) = batch {
             self.0.prepare(batch, datagrams);

@@ -30,11 +30,19 @@ pub enum Error {
         /// The limit, in seconds.
         seconds: u64,
     },
+    /// The server can be connected to, and does not go on with TLS or WebSocket.
+    #[error(
+        "connected, but no answer to TLS or WebSocket within {seconds} s: does the server expect this `transport`?"
+    )]
+    TransportTimeout {
+        /// The limit, in seconds.
+        seconds: u64,
+    },
     /// The server refused the WebSocket upgrade.
     #[error("the WebSocket upgrade failed: {0}")]
     Upgrade(#[from] crate::wire::http::ResponseError),
     /// The connection broke during the upgrade, or the upgrade took too long.
-    #[error("the WebSocket upgrade failed: {0}")]
+    #[error("the WebSocket upgrade failed: {0}{hint}", hint = hint(.0))]
     UpgradeIo(#[source] io::Error),
     /// A path, host or header field of the config is not valid in an HTTP request.
     #[error(
@@ -42,7 +50,7 @@ pub enum Error {
     )]
     UpgradeRequest,
     /// The TLS handshake failed, or the server is not the right one.
-    #[error("the TLS handshake with {server} failed: {source}")]
+    #[error("the TLS handshake with {server} failed: {source}{hint}", hint = hint(source))]
     Tls {
         /// The name that the server was asked for.
         server: String,
@@ -58,6 +66,15 @@ pub enum Error {
     /// The name of a target has no address that may be used.
     #[error("the name has no usable address")]
     NoAddress,
+}
+
+/// What to look at when a server does not go on with a transport.
+fn hint(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{ConnectionReset, TimedOut, UnexpectedEof};
+    match error.kind() {
+        ConnectionReset | TimedOut | UnexpectedEof => "; does the server expect this `transport`?",
+        _ => "",
+    }
 }
 
 /// An IPv4-mapped IPv6 address as IPv4.

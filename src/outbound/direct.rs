@@ -47,6 +47,7 @@ impl PacketOutbound for Direct {
                 Decoder::Bare
             },
             check: None,
+            answers: None,
         })
     }
 

@@ -51,7 +51,7 @@ impl Endpoint {
         let limit = self.dialer.connect_timeout;
         let upgraded = timeout(limit, Box::pin(transport.upgrade(stream))).await;
         let seconds = limit.as_secs();
-        Ok(upgraded.unwrap_or(Err(net::Error::ConnectTimeout { seconds }))?)
+        Ok(upgraded.unwrap_or(Err(net::Error::TransportTimeout { seconds }))?)
     }
 
     /// Where datagrams to the server go.

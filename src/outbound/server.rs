@@ -1,24 +1,27 @@
 //! One of the servers that requests go through: how it is reached, and what is known of it.
 
+use std::future::ready;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::balancer::health::{Fault, Health};
 use super::balancer::packet_probe;
 use super::balancer::probe::{Ask, Asked, Kind, Probe};
+use super::balancer::silence::IN_A_ROW;
 use super::endpoint::Endpoint;
 use super::multiplex::{self, Opened, Sessions};
 use super::proxied_packets;
 use super::reach;
 use super::udp_over_stream::{Carried, UdpOverStream};
 use super::warm::{Warm, WarmPolicy};
-use crate::net::Stream;
 use crate::net::tasks::Tasks;
+use crate::net::{self, Stream, sampled};
 use crate::relay::Error;
-use crate::relay::tcp::{Failure, Leg};
-use crate::relay::udp::Upstream;
+use crate::relay::tcp::{Failure, Leg, NextLeg, Others};
 use crate::relay::udp::framing::{Decoder, Encoder};
+use crate::relay::udp::{Answers, Upstream};
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
 use crate::wire::{Address, AddressRef};
 
@@ -105,6 +108,10 @@ impl Server {
             encoder,
             decoder,
             check: None,
+            answers: Some(Arc::new(PacketAnswers {
+                endpoint: Arc::clone(endpoint),
+                health: Arc::clone(&self.packet_health),
+            })),
         })
     }
 
@@ -152,11 +159,104 @@ impl Server {
         self.warm.clear();
     }
 
+    /// It has not answered a request for `target`, and no other server has.
+    pub(super) fn silent(&self, failure: &Failure, target: &str) {
+        let (health, server) = (&self.health, &self.endpoint.address);
+        if matches!(failure, Failure::Reset) && health.has_answered() {
+            return no_answer(server, target, failure);
+        }
+        let noted = health.unanswered(target, 1);
+        if noted.has_failed {
+            self.warm.clear();
+        }
+        if let Some(requests) = noted.say {
+            tracing::warn!(reason = %failure, "no reply from {server} ({requests} requests): password, method, clock or transport may differ from the server's");
+        } else if health.has_answered() && matches!(failure, Failure::Closed) {
+            no_answer(server, target, failure);
+        }
+    }
+
     pub(super) fn answered(&self, after: Option<Duration>) {
         if self.health.answer(after) {
             let server = &self.endpoint.address;
             tracing::info!(%server, "server answers again");
         }
+    }
+}
+
+/// Says that a request got no answer through a server that works.
+fn no_answer(server: &Address, target: &str, failure: &Failure) {
+    sampled::info!(by server, "the server ended a request without an answer: it may not reach the target, or refuse it", %server, %target, reason = %failure);
+}
+
+/// Notes whether datagrams come back through a server.
+struct PacketAnswers {
+    endpoint: Arc<Endpoint>,
+    health: Arc<Health>,
+}
+
+impl Answers for PacketAnswers {
+    fn answered(&self) {
+        if self.health.packets_answered() {
+            let server = &self.endpoint.address;
+            tracing::info!(%server, "datagrams come back from the server again");
+        }
+    }
+
+    fn unanswered(&self, client: SocketAddr, datagrams: u64) {
+        let count = u32::try_from(datagrams).unwrap_or(u32::MAX);
+        if self.health.has_answered() && count < IN_A_ROW {
+            // They may have been lost, or their target is silent.
+            return;
+        }
+        let noted = self.health.unanswered(&client.to_string(), count);
+        if let Some(sent) = noted.say {
+            let server = &self.endpoint.address;
+            tracing::warn!(
+                "no datagram came back from {server} ({sent} sent): password, method or clock may differ from the server's, or UDP to it is blocked"
+            );
+        }
+    }
+}
+
+/// What knows the only server, for as long as a leg through it is used.
+pub(super) struct Only(pub(super) Arc<Server>);
+
+impl Others for Only {
+    fn acknowledged_within(&self) -> Duration {
+        self.0.health.acknowledged_within()
+    }
+
+    fn answered_within(&self) -> Duration {
+        self.0.health.answered_within()
+    }
+
+    fn answered(&self, after: Option<Duration>) {
+        self.0.answered(after);
+    }
+
+    fn failed(&self, failure: &Failure) {
+        self.0.unanswered(failure);
+    }
+
+    fn unanswered(&self, failure: &Failure, target: &str) {
+        self.0.silent(failure, target);
+    }
+
+    fn has_answered(&self) -> bool {
+        self.0.health.has_answered()
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.0.health.is_suspect()
+    }
+
+    fn is_only(&self) -> bool {
+        true
+    }
+
+    fn next<'a>(&'a self, _: &'a Address) -> NextLeg<'a> {
+        Box::pin(ready(Err(Error::Connect(net::Error::NoAddress))))
     }
 }
 

@@ -14,7 +14,7 @@ use super::balancer::health::Health;
 use super::balancer::probe::{self, Activity, Ask, Kind, Probe, Probed};
 use super::balancer::race::race;
 use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash, ranking};
-use super::server::{AskPackets, AskStreams, WayIn};
+use super::server::{AskPackets, AskStreams, Only, WayIn};
 pub use super::server::{Server, Weights};
 use crate::limits::MAX_TRIED_SERVERS;
 use crate::net;
@@ -292,6 +292,7 @@ impl Inner {
     fn avoids(&self, server: &Server, kind: Kind) -> bool {
         match kind {
             Kind::Udp if self.packets_probed => server.packet_health.is_avoided(true),
+            Kind::Udp if server.packet_health.is_avoided(false) => true,
             Kind::Udp if server.weights.tcp.is_none() => false,
             Kind::Tcp | Kind::Udp => server.health.is_avoided(self.probed),
         }
@@ -414,8 +415,9 @@ impl Servers {
         let (is_only, is_spare) = (self.0.tcp.len() == 1, way.is_spare());
         let server = self.0.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
-        let leg = way.leg(server, target);
+        let mut leg = way.leg(server, target);
         if is_only && !is_spare {
+            leg.others = Some(Box::new(Only(Arc::clone(server))));
             return Ok(leg);
         }
         Ok(self.chosen(leg, (place, is_only && is_spare), key, tried))
@@ -490,6 +492,25 @@ impl Others for Chosen {
             Some(server) => server.unanswered(failure),
             None => {}
         }
+    }
+
+    fn unanswered(&self, failure: &Failure, target: &str) {
+        if let Some(server) = self.server() {
+            server.silent(failure, target);
+        }
+    }
+
+    fn has_answered(&self) -> bool {
+        // Nothing is won by sending a request twice to the only server.
+        self.is_only_spare
+            || self
+                .server()
+                .is_none_or(|server| server.health.has_answered())
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.server()
+            .is_some_and(|server| server.health.is_suspect())
     }
 
     fn server(&self) -> Option<String> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::failed::FailedFlows;
+use super::failed::{FailedFlows, Noted, Whose};
+use super::strangers;
 use crate::net::sync::lock;
 
 /// The counters of a process. All but `streams_now` and `associations_now` only grow.
@@ -34,6 +35,14 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Notes a flow that failed, and says it in the log if it was a stranger's.
+    pub fn note(&self, noted: &Noted<'_>) {
+        if noted.whose == Whose::Stranger {
+            strangers::say(noted);
+        }
+        self.failed.note(noted);
+    }
+
     /// Counts a failure by its short name.
     pub fn fail(&self, status: &'static str) {
         *lock(&self.failures).entry(status).or_default() += 1;

@@ -41,6 +41,22 @@ pub enum Error {
         /// What was wrong.
         source: wire::Error,
     },
+    /// A client broke the protocol, and is known by its key all the same.
+    #[error("the client sent invalid data: {source}")]
+    OfUser {
+        /// The name of its user.
+        user: Box<str>,
+        /// What was wrong.
+        source: wire::Error,
+    },
+    /// The client sent something, and then too little for a request.
+    #[error(
+        "the client sent {bytes} bytes, which are no whole request: its method may be another one"
+    )]
+    Incomplete {
+        /// How many bytes came.
+        bytes: usize,
+    },
     /// A stream ended in the middle of a chunk.
     #[error("the {0} ended its stream in the middle of a chunk")]
     Cut(Side),
@@ -114,6 +130,15 @@ impl Error {
         move |source| Self::Io { side, source }
     }
 
+    /// The name of the user to blame, where only the error knows it.
+    #[must_use]
+    pub const fn user(&self) -> Option<&str> {
+        match self {
+            Self::OfUser { user, .. } => Some(user),
+            _ => None,
+        }
+    }
+
     /// A short name for a metric label or a log field.
     #[must_use]
     pub const fn status(&self) -> &'static str {
@@ -125,7 +150,8 @@ impl Error {
                 side: Side::Upstream,
                 ..
             } => "upstream_io",
-            Self::Wire { source, .. } => source.status(),
+            Self::Wire { source, .. } | Self::OfUser { source, .. } => source.status(),
+            Self::Incomplete { .. } => "incomplete",
             Self::Cut(_) => "cut",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HandshakeEnd => "handshake_end",

@@ -89,6 +89,7 @@ impl Phase {
                 _,
                 Error::Connect(
                     net::Error::Tls { .. }
+                    | net::Error::TransportTimeout { .. }
                     | net::Error::Upgrade(_)
                     | net::Error::UpgradeIo(_)
                     | net::Error::UpgradeRequest,

@@ -63,6 +63,14 @@ impl IdleTimer {
         self.idle_ticks >= TICKS
     }
 
+    /// Changes to a longer limit, which begins now.
+    pub(super) fn lengthen(&mut self, limit: Duration, sleep: Pin<&mut Sleep>) {
+        if limit > self.limit {
+            (self.limit, self.idle_ticks) = (limit, 0);
+            sleep.reset(Instant::now() + self.period());
+        }
+    }
+
     /// Changes to a shorter limit, which begins now.
     pub(super) fn shorten(&mut self, limit: Duration, sleep: Pin<&mut Sleep>) {
         if limit < self.limit {

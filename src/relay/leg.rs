@@ -1,6 +1,7 @@
 //! The two ends of a relay.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -63,6 +64,20 @@ pub trait Others: Send + Sync {
     /// The server has not answered a request that another one then answered.
     fn failed(&self, failure: &Failure);
 
+    /// A request for `target` has ended without an answer, and no other server has answered it.
+    fn unanswered(&self, failure: &Failure, target: &str);
+
+    /// Whether the server has ever answered anything. If not, its key may be another one: then it has done nothing.
+    fn has_answered(&self) -> bool;
+
+    /// Whether the server has failed so often that a client should not wait long for it.
+    fn is_suspect(&self) -> bool;
+
+    /// Whether there is no other way: the request is not tried again.
+    fn is_only(&self) -> bool {
+        false
+    }
+
     /// The server, for people.
     fn server(&self) -> Option<String> {
         None
@@ -78,12 +93,25 @@ pub trait Others: Send + Sync {
 /// What [`Others::next`] returns.
 pub type NextLeg<'a> = Pin<Box<dyn Future<Output = Result<Leg, Error>> + Send + 'a>>;
 
+impl Failure {
+    /// How a server failed whose connection broke.
+    pub(super) fn of_io(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            return Self::Reset;
+        }
+        Self::Broken(error.to_string())
+    }
+}
+
 /// How a server failed that could be connected to.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The connection ended before anything came back.
     #[error("it closed the connection without an answer")]
     Closed,
+    /// The same, by a reset: it may have understood the request.
+    #[error("it reset the connection without an answer")]
+    Reset,
     /// The connection broke, or what came back was wrong.
     #[error("{0}")]
     Broken(String),

@@ -8,7 +8,7 @@
 //! - [`plain`]: an encrypted stream as a stream of its payload.
 //!
 //! They share the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
-//! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`) and errors.
+//! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`), what is said of strangers (`strangers.rs`) and errors.
 //!
 //! Protocols are the business of the floor above, which passes in an inbound and an outbound.
 
@@ -21,6 +21,7 @@ pub mod link;
 pub mod plain;
 mod sealed;
 mod sizing;
+mod strangers;
 pub mod tcp;
 pub mod udp;
 

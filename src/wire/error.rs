@@ -31,13 +31,14 @@ pub enum Error {
     #[error("replay: this salt or packet was received before")]
     Replayed,
     /// The timestamp is too far from the current time (SIP022 §3.1.5).
-    #[error(
-        "the peer's clock differs from ours by {seconds} s, at most 30 s are allowed: set both clocks"
-    )]
+    #[error("the peer's clock is {}; at most 30 s are allowed: set both clocks", direction(*seconds))]
     TimestampSkew {
         /// How far the peer's clock is ahead of ours, in seconds; negative if it is behind.
         seconds: i64,
     },
+    /// What came is not Shadowsocks: the other side speaks through a transport that this side does not expect.
+    #[error("not Shadowsocks: {0}; `transport` may differ between the two sides")]
+    OtherProtocol(PeerProtocol),
     /// The header type belongs to the other direction: the stream or packet was sent back to its sender.
     #[error("header type {0:#04x} belongs to the other direction")]
     HeaderType(u8),
@@ -123,6 +124,7 @@ impl Error {
             Self::UnknownIdentity => "unknown_identity",
             Self::Replayed => "replayed",
             Self::TimestampSkew { .. } => "timestamp_skew",
+            Self::OtherProtocol(_) => "other_protocol",
             Self::HeaderType(_) => "header_type",
             Self::Padding => "padding",
             Self::ChunkLength => "chunk_length",
@@ -147,5 +149,15 @@ impl Error {
             Self::Mux(_) => "mux",
             Self::Multiplex(_) => "multiplex",
         }
+    }
+}
+
+/// How far a peer's clock is off, in words.
+fn direction(seconds: i64) -> String {
+    let by = seconds.unsigned_abs();
+    if seconds < 0 {
+        format!("{by} s behind ours")
+    } else {
+        format!("{by} s ahead of ours")
     }
 }

@@ -87,6 +87,7 @@ impl PacketOutbound for Public {
             encoder: Encoder::Bare,
             decoder: Decoder::PassOn,
             check: None,
+            answers: None,
         })
     }
 

@@ -99,6 +99,8 @@ impl<I: PacketInbound> PacketInbound for Guard<I> {
     type Header = I::Header;
     type Session = I::Session;
 
+    const IS_REMOTE: bool = I::IS_REMOTE;
+
     fn prepare<'a>(&self, batch: &mut I::Batch, datagrams: impl Iterator<Item = &'a [u8]>) {
         self.inner.prepare(batch, datagrams);
     }

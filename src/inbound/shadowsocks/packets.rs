@@ -44,6 +44,8 @@ impl PacketInbound for ShadowsocksPackets {
     /// Opens the client's packets; `None`: there was none yet, or they are passed on.
     type Session = Option<ServerPackets>;
 
+    const IS_REMOTE: bool = true;
+
     fn prepare<'a>(&self, batch: &mut Subkeys, datagrams: impl Iterator<Item = &'a [u8]>) {
         self.accounts.derive_subkeys(batch, datagrams);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::silence::{Silence, Unanswered};
 use crate::limits::PROBES_KEPT;
 use crate::net::sync::lock;
 
@@ -52,6 +53,7 @@ pub struct Health {
     dial_time: AtomicU64,
     answer_time: AtomicU64,
     probes: Mutex<Probes>,
+    silence: Silence,
 }
 
 /// The results of the last probes: how long each took, or `None` if it failed.
@@ -78,6 +80,7 @@ impl Default for Health {
                 score: 1.0,
                 median: None,
             }),
+            silence: Silence::default(),
         }
     }
 }
@@ -123,8 +126,35 @@ impl Health {
 
     /// Notes that the server works. Returns whether it had failed.
     pub fn work(&self) -> bool {
+        self.silence.end();
         self.penalty.store(0, Relaxed);
         self.failed.load(Relaxed) && self.failed.swap(false, Relaxed)
+    }
+
+    /// Notes `count` requests for `target` that the server has not answered.
+    pub fn unanswered(&self, target: &str, count: u32) -> Unanswered {
+        let noted = self.silence.note(target, count);
+        if noted.has_failed {
+            self.fail(Fault::Unanswered);
+        }
+        noted
+    }
+
+    /// Notes that a datagram has come back. Returns whether the server had failed because none did.
+    pub fn packets_answered(&self) -> bool {
+        self.silence.end() && self.work()
+    }
+
+    /// Whether the server has ever answered.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.silence.has_answered()
+    }
+
+    /// Whether the server has failed by not answering, and has never answered anything.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.has_failed() && self.unanswered.load(Relaxed) && !self.has_answered()
     }
 
     /// Notes that the server could be connected to. Returns whether it could not before.
@@ -145,6 +175,7 @@ impl Health {
     pub fn forgive(&self) {
         self.failed.store(false, Relaxed);
         self.penalty.store(0, Relaxed);
+        self.silence.forgive();
     }
 
     /// The time after which the next server is dialled beside this one.

@@ -2,6 +2,7 @@
 //!
 //! - [`strategy`]: the order in which servers are tried.
 //! - [`health`]: what is known of a server: failures, times, connections, results of probes.
+//! - [`silence`]: requests in a row that a server has not answered.
 //! - [`probe`]: tries the servers by real requests, while the proxy is used; `packet_probe.rs`: for datagrams.
 //! - [`race`]: connects to one server after the other without waiting for those that do not answer.
 
@@ -9,6 +10,7 @@ pub mod health;
 pub(crate) mod packet_probe;
 pub mod probe;
 pub mod race;
+pub mod silence;
 pub mod strategy;
 
 use strategy::Strategy;

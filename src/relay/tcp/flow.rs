@@ -14,11 +14,14 @@ use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};
 use crate::relay::idle::IdleTimer;
-use crate::relay::leg::{Leg, Others};
+use crate::relay::leg::{Failure, Leg, Others};
 
 /// The age at which a flow's upstream is given keepalive probes: shorter flows are not worth the system calls. Clients'
 /// sockets have inherited theirs from the listener.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// How long a client waits for the first answer of a server that has failed and never answered anything.
+const SUSPECT: Duration = Duration::from_secs(8);
 
 /// Payload bytes that were relayed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +52,8 @@ pub(super) struct Flow {
     ended_first: Option<Side>,
     /// Knows the server, and that the flow goes on.
     others: Option<Box<dyn Others>>,
+    /// It knows that something has come back.
+    told_answer: bool,
 }
 
 impl Flow {
@@ -82,6 +87,7 @@ impl Flow {
             turn: Turn::new(),
             ended_first: None,
             others: upstream.others,
+            told_answer: false,
         })
     }
 
@@ -93,10 +99,18 @@ impl Flow {
 
     /// Relays until both directions have ended, one side breaks, or nothing has moved for too long.
     pub(super) async fn relay(&mut self, timeouts: &Timeouts) -> Result<(), Box<Error>> {
+        let is_suspect = self
+            .others
+            .as_ref()
+            .is_some_and(|server| server.is_suspect());
+        let idle = match is_suspect {
+            true => SUSPECT.min(timeouts.idle),
+            false => timeouts.idle,
+        };
         let mut running = Running {
             flow: self,
             timeouts,
-            idle: IdleTimer::new(timeouts.idle),
+            idle: IdleTimer::new(idle),
             keep_alive: timeouts.keep_alive,
         };
         let settles = timeouts
@@ -123,6 +137,12 @@ impl Flow {
             }
         }
         self.turn.after(cx.waker(), self.moved() - before);
+        if !self.told_answer && self.down.moved() > 0 {
+            self.told_answer = true;
+            if let Some(server) = &self.others {
+                server.answered(None);
+            }
+        }
         Ok(ended)
     }
 
@@ -148,6 +168,13 @@ impl Flow {
             Some(Side::Upstream) if self.down.opens() => Unanswered::Server,
             Some(Side::Upstream) => Unanswered::Target,
             _ => Unanswered::Client,
+        }
+    }
+
+    /// Tells what knows the server that the flow has failed, if that was perhaps the server's fault.
+    pub(super) fn blame_server(&self, failure: Option<Failure>, target: Option<&str>) {
+        if let (Some(failure), Some(server)) = (failure, &self.others) {
+            server.unanswered(&failure, target.unwrap_or_default());
         }
     }
 
@@ -195,7 +222,11 @@ impl Running<'_> {
         mut tick: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Box<Error>>> {
         let (flow, idle) = (&mut *self.flow, &mut self.idle);
+        let had_answer = flow.told_answer;
         let ended = flow.turn(cx)?;
+        if ended == 0 && flow.told_answer && !had_answer {
+            idle.lengthen(self.timeouts.idle, tick.as_mut());
+        }
         match ended {
             2 => return Poll::Ready(Ok(())),
             1 => {

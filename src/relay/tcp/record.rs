@@ -12,10 +12,20 @@ use super::request::Outbound;
 use crate::relay::counters::{Counters, Gauge, User};
 use crate::relay::error::{Error, Side};
 use crate::relay::failed::{Network, Noted, Phase, Stage, Times, Whose};
+use crate::relay::leg::Failure;
 use crate::wire::Address;
 
 /// A client that ends its connection sooner than this has not waited for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a few bytes are that end before they can be opened.
+const NOT_THE_PROTOCOL: &str = "what it sent is not the protocol";
+
+/// The status of a stream that has not failed.
+const OK: &str = "ok";
+
+/// The status of a stream that took bytes from its client, and brought none back.
+const NO_ANSWER: &str = "no_answer";
 
 /// Why an orderly end is a failure.
 const fn reason(unanswered: Unanswered) -> &'static str {
@@ -120,6 +130,43 @@ impl<'a> End<'a> {
         }
     }
 
+    /// The user, where only the error knows it.
+    const fn user(&self) -> Option<&'a str> {
+        match self.cause {
+            Cause::Error(error) => error.user(),
+            Cause::Unanswered(_) => None,
+        }
+    }
+
+    /// How the server failed, if nothing came back through it.
+    fn failure_of_server(&self, relayed: Duration) -> Option<Failure> {
+        if self.answered || self.stage != Stage::Relay {
+            return None;
+        }
+        let waited = self.traffic.up > 0;
+        Some(match &self.cause {
+            Cause::Error(Error::Wire {
+                side: Side::Upstream,
+                source,
+            }) => Failure::Broken(source.to_string()),
+            Cause::Error(Error::Cut(Side::Upstream)) => Failure::Broken(NOT_THE_PROTOCOL.into()),
+            _ if !waited => return None,
+            Cause::Error(Error::Io {
+                side: Side::Upstream,
+                source,
+            }) => Failure::of_io(source),
+            Cause::Error(
+                Error::Idle { .. }
+                | Error::Io {
+                    side: Side::Client, ..
+                },
+            )
+            | Cause::Unanswered(Unanswered::Client) => Failure::Silent(relayed),
+            Cause::Unanswered(Unanswered::Server) => Failure::Closed,
+            Cause::Unanswered(Unanswered::Target) | Cause::Error(_) => return None,
+        })
+    }
+
     fn phase(&self) -> Phase {
         match self.cause {
             Cause::Error(error) => Phase::of(error, self.stage, self.answered),
@@ -130,7 +177,7 @@ impl<'a> End<'a> {
     const fn status(&self) -> &'static str {
         match self.cause {
             Cause::Error(error) => error.status(),
-            Cause::Unanswered(_) => "no_answer",
+            Cause::Unanswered(_) => NO_ANSWER,
         }
     }
 }
@@ -189,13 +236,19 @@ impl<'a> FlowRecord<'a> {
         }
     }
 
-    /// Notes a stream that has failed. Called only if it may have.
-    pub(super) fn note_failure(&self, outbound: &impl Outbound, mut end: End<'_>) {
+    /// Notes a stream that has failed. Called only if it may have. Returns how its server failed, if it did.
+    pub(super) fn note_failure(
+        &self,
+        outbound: &impl Outbound,
+        mut end: End<'_>,
+    ) -> Option<Failure> {
         let times = self.times();
-        if !end.is_failure(times.relay.unwrap_or_default()) {
-            return;
+        let relayed = times.relay.unwrap_or_default();
+        if !end.is_failure(relayed) {
+            return None;
         }
         let user = self.user.as_ref().map(|user| &*user.name);
+        let user = user.or_else(|| end.user());
         let target = self.target.as_deref();
         let address = target.and_then(|target| target.parse::<Address>().ok());
         let mut way = outbound.way(address.as_ref(), user);
@@ -207,7 +260,7 @@ impl<'a> FlowRecord<'a> {
             Stage::Connect | Stage::Relay => Whose::Client,
         };
         let reason;
-        self.counters.failed.note(&Noted {
+        self.counters.note(&Noted {
             whose,
             network: Network::Tcp,
             phase: end.phase(),
@@ -227,19 +280,25 @@ impl<'a> FlowRecord<'a> {
             up: end.traffic.up,
             down: end.traffic.down,
         });
+        end.failure_of_server(relayed)
     }
 
     pub(super) fn close(self, error: Option<&Error>, traffic: Traffic) {
         self.counters.bytes_up.fetch_add(traffic.up, Relaxed);
         self.counters.bytes_down.fetch_add(traffic.down, Relaxed);
-        if let Some(error) = error {
-            self.counters.fail(error.status());
+        let status = match error {
+            Some(error) => error.status(),
+            None if traffic.up > 0 && traffic.down == 0 => NO_ANSWER,
+            None => OK,
+        };
+        if status != OK {
+            self.counters.fail(status);
         }
         tracing::debug!(
             peer = %self.peer,
-            user = self.user.as_ref().map(|user| &*user.name),
+            user = self.user.as_ref().map(|user| &*user.name).or_else(|| error.and_then(Error::user)),
             target = self.target.as_deref().unwrap_or("-"),
-            status = error.map_or("ok", Error::status),
+            status,
             error = error.map(tracing::field::display),
             up_bytes = traffic.up,
             down_bytes = traffic.down,

@@ -11,8 +11,7 @@ use super::flow::{Flow, Traffic};
 use super::record::{End, FlowRecord};
 use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
 use super::trial;
-use crate::net::Stream;
-use crate::net::sampled;
+use crate::net::{Stream, sampled};
 use crate::relay::counters::Counters;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
@@ -58,7 +57,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                     let traffic = flow.traffic();
                     if error.is_some() || flow.is_unanswered() {
                         let end = End::of_flow(error.as_deref(), &flow);
-                        record.note_failure(&self.outbound, end);
+                        let failure = record.note_failure(&self.outbound, end);
+                        flow.blame_server(failure, record.target.as_deref());
                     }
                     if let Some(client) = flow.close(error.as_deref()) {
                         Box::pin(self.inbound.drain_and_close(client)).await;
@@ -144,7 +144,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             let (wait, stream) = (self.timeouts.first_payload_wait, &request.leg.stream);
             let _ = timeout(wait, stream.readable()).await;
         }
-        if upstream.others.is_some() {
+        let others = upstream.others.as_ref();
+        if others.is_some_and(|others| !others.is_only()) {
             // In a box: most services have one way only, and need no room for this.
             return Box::pin(trial::settle(request, upstream)).await;
         }
@@ -156,6 +157,11 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         if request.trusted {
             let (peer, target) = (request.peer, &request.target);
             sampled::warn!(by target, "cannot reach the target; closing the client's connection", %peer, %target, status = error.status(), %error);
+        } else if request.leg.codec.is_some() {
+            // The protocol of the client has no answer that would say it.
+            let user = request.user.as_ref().map(|user| &*user.name);
+            let (status, target) = (error.status(), &request.target);
+            sampled::info!(by status, "a client's request got no connection", network = "tcp", user, %target, status, %error);
         }
         let stream = &request.leg.stream;
         match &request.reply {

@@ -8,6 +8,8 @@
 //! - The client has sent a ClientHello without early data: another server is also asked when this one is silent for too
 //!   long. Then the first that answers wins.
 //! - The client has sent anything else: another server is asked only if nothing was acknowledged by this one.
+//! - If this server has never answered anything, it may not know the key, and then nothing has run: another one is also asked
+//!   when this one closes, and when it is silent if the request is one of HTTP that may run twice (GET, HEAD, OPTIONS).
 //!
 //! Until then what the client has sent is kept, up to 16 KiB. Then the flow goes on without a trace of this.
 
@@ -32,6 +34,8 @@ use crate::wire::ss::stream::{Opener, Sealer};
 
 /// How long a request without a first payload is watched: after that its flow shall hold no memory for this.
 const WATCHED: Duration = Duration::from_secs(10);
+/// The same for a server that has never answered: servers close the connections of those they do not know only after a time.
+const WATCHED_LONGER: Duration = Duration::from_secs(60);
 
 /// Sends the first payload of `request`, and waits until the upstream has answered or must be kept in any case. Returns
 /// the upstream that is to be used and the bytes of payload that have been sent on it.
@@ -108,16 +112,20 @@ impl Trial<'_> {
                             others.failed(&Failure::Dead(waited));
                             Ok(next)
                         }
-                        Err(_) => Err(silent(waited)),
+                        Err(_) => {
+                            let target = self.target.to_string();
+                            others.unanswered(&Failure::Dead(waited), &target);
+                            Err(silent(waited))
+                        }
                     };
                 }
                 Outcome::Broken(error) if !self.may_repeat(&attempt) => {
-                    return attempt.broken(error);
+                    return attempt.broken(error, self.target);
                 }
                 Outcome::Broken(error) => {
                     let Ok(mut next) = attempt.others.next(self.target).await.and_then(Attempt::of)
                     else {
-                        return attempt.broken(error);
+                        return attempt.broken(error, self.target);
                     };
                     outcome = match next.send(&self.sent).await {
                         Ok(()) => self.watch(&mut next).await,
@@ -125,6 +133,9 @@ impl Trial<'_> {
                     };
                     if next.has_answered() {
                         attempt.others.failed(&failure(&error));
+                    } else {
+                        let target = self.target.to_string();
+                        attempt.others.unanswered(&failure(&error), &target);
                     }
                     attempt = next;
                 }
@@ -134,7 +145,17 @@ impl Trial<'_> {
 
     /// Whether the request may be sent again although `attempt` has been sent it.
     fn may_repeat(&self, attempt: &Attempt) -> bool {
-        client_hello::look(&self.sent) != Hello::Other || attempt.is_unacknowledged()
+        self.look(attempt) != Hello::Other || attempt.is_unacknowledged()
+    }
+
+    /// What the client has sent, as far as `attempt` is concerned.
+    fn look(&self, attempt: &Attempt) -> Hello {
+        match client_hello::look(&self.sent) {
+            Hello::Other if attempt.others.has_answered() => Hello::Other,
+            Hello::Other if is_safe(&self.sent) => Hello::Whole,
+            Hello::Other => Hello::Unfinished,
+            hello => hello,
+        }
     }
 
     /// Takes what the client has sent and is not read yet. Returns whether there may be more to come for a trial.
@@ -158,7 +179,7 @@ impl Trial<'_> {
     async fn watch(&mut self, attempt: &mut Attempt) -> Outcome {
         let begun = Instant::now();
         loop {
-            let hello = client_hello::look(&self.sent);
+            let hello = self.look(attempt);
             let sent_at = attempt.sent_at;
             let acknowledged_by = sent_at.map(|at| at + attempt.others.acknowledged_within());
             let (deadline, dead_line) = match (acknowledged_by, hello) {
@@ -168,7 +189,10 @@ impl Trial<'_> {
                     let within = attempt.others.answered_within();
                     (sent_at.unwrap_or(begun) + within, false)
                 }
-                _ => (begun + WATCHED, false),
+                _ if self.sent.is_empty() || attempt.others.has_answered() => {
+                    (begun + WATCHED, false)
+                }
+                _ => (begun + WATCHED_LONGER, false),
             };
             tokio::select! {
                 biased;
@@ -245,7 +269,7 @@ impl Trial<'_> {
                 silent.others.failed(&Failure::Silent(waited));
                 Ok(other)
             }
-            (None, Some(error)) => silent.broken(error),
+            (None, Some(error)) => silent.broken(error, self.target),
             (None, None) => {
                 silent.note_answer();
                 Ok(silent)
@@ -411,11 +435,15 @@ impl Attempt {
     }
 
     /// The end of an attempt for which there is no other. A stream that ended is no error: the flow ends with it.
-    fn broken(self, error: StreamError) -> Result<Self, Error> {
-        match error {
-            StreamError::End => Ok(self),
-            error => Err(error.blame(Side::Upstream)),
+    fn broken(self, error: StreamError, target: &Address) -> Result<Self, Error> {
+        if matches!(error, StreamError::End) {
+            return Ok(self);
         }
+        if !self.has_answered() {
+            self.others
+                .unanswered(&failure(&error), &target.to_string());
+        }
+        Err(error.blame(Side::Upstream))
     }
 }
 
@@ -443,10 +471,16 @@ async fn read_answer(
     }
 }
 
+/// Whether `bytes` are a whole request of HTTP without a body that may run twice (RFC 9110 §9.2.1).
+fn is_safe(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 3] = [b"GET ", b"HEAD ", b"OPTIONS "];
+    METHODS.iter().any(|method| bytes.starts_with(method)) && bytes.ends_with(b"\r\n\r\n")
+}
+
 fn failure(error: &StreamError) -> Failure {
     match error {
         StreamError::End | StreamError::Cut => Failure::Closed,
-        StreamError::Io(error) => Failure::Broken(error.to_string()),
+        StreamError::Io(error) => Failure::of_io(error),
         StreamError::Wire(error) => Failure::Broken(error.to_string()),
     }
 }

@@ -26,7 +26,7 @@ mod table;
 
 pub use relay::Relay;
 pub use sides::{
-    ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, ServerCheck,
+    Answers, ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route, ServerCheck,
     StreamClient, Upstream,
 };
 pub use table::{capacity_for, with_ending};

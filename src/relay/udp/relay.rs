@@ -21,7 +21,7 @@ use crate::net::alive::Limit;
 use crate::net::sampled;
 use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
-use crate::relay::counters::Counters;
+use crate::relay::counters::{Counters, User};
 use crate::relay::failed::{Network, Noted, Phase, Whose};
 use crate::wire::{self, Address, AddressRef};
 
@@ -196,11 +196,14 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         path: Path,
         addresses: Option<&[IpAddr]>,
     ) {
-        if let Err(Dropped { error, target }) =
-            self.forward(work, socket, datagram, path, addresses)
+        if let Err(Dropped {
+            error,
+            target,
+            user,
+        }) = self.forward(work, socket, datagram, path, addresses)
         {
             self.counters.fail(error.status());
-            self.note(path.peer, target.as_deref(), error);
+            self.note(path.peer, target.as_deref(), user.as_deref(), error);
             sampled::debug!(by error.status(), "datagram dropped", peer = %path.peer, status = error.status(), %error);
         }
     }
@@ -230,10 +233,14 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let mut session = I::Session::default();
         let opened = match &known {
             Some(association) => {
-                association.open(&self.inbound, &mut header, datagram, path, socket)?
+                association.open(&self.inbound, &mut header, datagram, path, socket)
             }
-            None => self.inbound.open(&mut session, &mut header, datagram)?,
+            None => self.inbound.open(&mut session, &mut header, datagram),
         };
+        let opened = opened.map_err(|error| Dropped {
+            user: self.inbound.user(&header),
+            ..Dropped::from(error)
+        })?;
         let trusted = matches!(opened, Opened::Fixed(..));
         let is_only = matches!(opened, Opened::Connected(..) | Opened::Named(..));
         let fixed_target = trusted || is_only;
@@ -290,12 +297,25 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     }
 
     /// Notes a datagram that was dropped; without a target it was not understood.
-    fn note(&self, peer: SocketAddr, target: Option<&Address>, error: wire::Error) {
-        let handshake = Noted::handshake(Network::Udp, peer, error.status(), &error);
-        let Some(target) = target else {
-            return self.counters.failed.note(&handshake);
+    fn note(
+        &self,
+        peer: SocketAddr,
+        target: Option<&Address>,
+        user: Option<&User>,
+        error: wire::Error,
+    ) {
+        let handshake = Noted {
+            user: user.map(|user| &*user.name),
+            ..Noted::handshake(Network::Udp, peer, error.status(), &error)
         };
-        self.counters.failed.note(&Noted {
+        let Some(target) = target else {
+            return self.counters.note(&handshake);
+        };
+        if I::IS_REMOTE {
+            let (status, user) = (error.status(), handshake.user);
+            sampled::info!(by status, "a client's request got no connection", network = "udp", user, %target, status, %error);
+        }
+        self.counters.note(&Noted {
             whose: Whose::Client,
             phase: match error {
                 wire::Error::Blocked | wire::Error::Denied => Phase::Rule,
@@ -388,6 +408,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             })?;
         let client = (key, self.inbound.user(header));
         let client_path = (path, Arc::clone(socket));
+        let answers = upstream.answers.clone();
         let (association, decoder) =
             Association::new(client, session, client_path, upstream, alive);
         let association = Arc::new(association);
@@ -405,6 +426,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             counters: Arc::clone(&self.counters),
             timeout: self.timeout,
             answered: false,
+            answers,
         });
         Ok(association)
     }
@@ -478,7 +500,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             };
             self.counters.fail(error.status());
             let (client, _) = waiting.association.client();
-            self.note(client.peer, Some(&waiting.target), error);
+            self.note(client.peer, Some(&waiting.target), None, error);
             sampled::debug!(by error.status(), "datagram dropped", target = %waiting.target, status = error.status(), %error);
             return;
         };
@@ -510,13 +532,15 @@ impl Encoded {
 struct Dropped {
     error: wire::Error,
     target: Option<Box<Address>>,
+    /// Who sent it, where it is dropped before it is opened.
+    user: Option<Arc<User>>,
 }
 
 impl Dropped {
     fn of(target: AddressRef<'_>, error: wire::Error) -> Self {
         Self {
-            error,
             target: Some(Box::new(target.to_owned())),
+            ..Self::from(error)
         }
     }
 }
@@ -526,6 +550,7 @@ impl From<wire::Error> for Dropped {
         Self {
             error,
             target: None,
+            user: None,
         }
     }
 }

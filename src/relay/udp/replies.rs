@@ -1,6 +1,6 @@
 //! The way back: from an association's upstream to its client.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,16 +8,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::association::Association;
 use super::framing::{Decoder, Encoder};
+use super::sides::Answers;
 use super::table::AssociationTable;
 use crate::net::sampled;
 use crate::net::udp::Batch;
 use crate::relay::counters::{Counters, Gauge};
 use crate::relay::failed::{Network, Noted, Phase, Times, Way, Whose};
 use crate::relay::idle::IdleTimer;
+
+/// How long a server may take until something has come back.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long an association pauses after an error of its socket.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +37,8 @@ pub(super) struct Replies<S> {
     pub(super) timeout: Duration,
     /// Something has come back.
     pub(super) answered: bool,
+    /// Is told so, or that nothing has yet.
+    pub(super) answers: Option<Arc<dyn Answers>>,
 }
 
 impl<S> Replies<S> {
@@ -42,7 +48,8 @@ impl<S> Replies<S> {
         let _now = Gauge::new(&counters.associations_now);
         let association = Arc::clone(&self.association);
         let mut idle = IdleTimer::new(self.timeout);
-        let mut tick = pin!(sleep(idle.period()));
+        let mut tick = pin!(sleep(idle.period().min(PATIENCE)));
+        let mut patient = true;
         loop {
             tokio::select! {
                 received = poll_fn(|cx| self.poll(cx)) => match received {
@@ -57,7 +64,20 @@ impl<S> Replies<S> {
                     }
                 },
                 () = association.closed() => break,
-                _ = poll_fn(|cx| idle.poll(cx, tick.as_mut(), association.activity.load(Relaxed))) => break,
+                ended = poll_fn(|cx| {
+                    if patient {
+                        return tick.as_mut().poll(cx).map(|()| false);
+                    }
+                    let moved = association.activity.load(Relaxed);
+                    idle.poll(cx, tick.as_mut(), moved).map(|_| true)
+                }) => {
+                    if ended {
+                        break;
+                    }
+                    patient = false;
+                    self.tell();
+                    tick.as_mut().reset(Instant::now() + idle.period());
+                }
             }
         }
         if !self.answered {
@@ -68,13 +88,25 @@ impl<S> Replies<S> {
         sampled::debug!(by peer, "association ended", %peer, user);
     }
 
+    /// Tells whether something has come back.
+    fn tell(&mut self) {
+        if self.answered {
+            if let Some(answers) = self.answers.take() {
+                answers.answered();
+            }
+        } else if let Some(answers) = &self.answers {
+            let sent = self.association.activity.load(Relaxed);
+            answers.unanswered(self.association.client().0.peer, sent);
+        }
+    }
+
     /// Notes that nothing has come back from the server. Targets may well be silent.
     fn note_silence(&self) {
         let association = &self.association;
         let Some(server) = &association.server else {
             return;
         };
-        self.counters.failed.note(&Noted {
+        self.counters.note(&Noted {
             whose: Whose::Client,
             network: Network::Udp,
             phase: Phase::Reply,
@@ -99,7 +131,7 @@ impl<S> Replies<S> {
         let (association, counters) = (&self.association, &self.counters);
         let (decoder, encoder) = (&mut self.decoder, &mut self.encoder);
         let answered = &mut self.answered;
-        association.upstream.poll_receive(cx, |mut received| {
+        let result = association.upstream.poll_receive(cx, |mut received| {
             let (client, socket) = association.client();
             let mut batch = Batch::spare();
             let send = |batch: &mut Batch| {
@@ -132,7 +164,11 @@ impl<S> Replies<S> {
                 send(&mut batch);
             }
             batch.keep();
-        })
+        });
+        if self.answered && self.answers.is_some() {
+            self.tell();
+        }
+        result
     }
 }
 

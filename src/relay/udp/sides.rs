@@ -54,6 +54,9 @@ pub trait PacketInbound: Send + Sync + 'static {
     /// What an association remembers of its client's datagrams.
     type Session: Default + Send + 'static;
 
+    /// Whether the clients are at other machines, and the protocol has no answer that would say why one gets nothing.
+    const IS_REMOTE: bool = false;
+
     /// Prepares to open `datagrams`, which arrived together, in this order.
     fn prepare<'a>(&self, _: &mut Self::Batch, _: impl Iterator<Item = &'a [u8]>) {}
 
@@ -188,6 +191,17 @@ pub struct Upstream {
     pub decoder: Decoder,
     /// Whether it still works, where there is another way; `None`: there is none.
     pub check: Option<Arc<dyn ServerCheck>>,
+    /// Is told whether anything comes back; `None`: nobody wants to know.
+    pub answers: Option<Arc<dyn Answers>>,
+}
+
+/// Wants to know whether a server answers.
+pub trait Answers: Send + Sync {
+    /// The first datagram of an association has come back.
+    fn answered(&self);
+
+    /// So many datagrams of an association of `client` were sent, and none has come back for a while.
+    fn unanswered(&self, client: SocketAddr, datagrams: u64);
 }
 
 /// Knows whether one of several servers works.
