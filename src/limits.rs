@@ -106,7 +106,8 @@ pub const MAX_FAKE_NAMES: usize = 65_536;
 
 // Buffers and streams.
 
-/// Bytes of buffers in use above which flows get small buffers only, where the config does not set `memory_mib`.
+/// Bytes of buffers in use, where the config does not set `memory_mib`. From three quarters of it on, flows get small buffers
+/// only; when it is used up, tiny ones.
 pub const DEFAULT_BUDGET: usize = 256 << 20;
 /// Bytes of one kernel pipe; the system may grant less.
 pub const KERNEL_PIPE: usize = 256 * 1024;

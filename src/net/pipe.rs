@@ -12,11 +12,16 @@
 //! something to do after there was nothing, not for every piece.
 
 mod queue;
+mod room;
 pub(super) mod state;
 
+pub use room::Room;
 pub use state::{Pipe, PushError, Taken};
 
+use std::sync::Arc;
+
 use super::Stream;
+use room::Share;
 use state::PipeStream;
 
 /// Creates a pipe. `window` bounds the bytes on their way to the stream's reader. A writer to the stream waits when
@@ -24,7 +29,22 @@ use state::PipeStream;
 /// the largest buffer of the pool.
 #[must_use]
 pub fn pair(window: usize, capacity: usize) -> (Stream, Pipe) {
-    let (stream, pipe) = PipeStream::new(window, capacity);
+    let (stream, pipe) = PipeStream::new(window, capacity, None);
+    (Stream::piped(stream), pipe)
+}
+
+/// As [`pair`], of a pipe whose writer shares `room` with those of other pipes. At most `credit` bytes are on their way to the
+/// [`Pipe`], which [`Pipe::set_credit`] changes: they are those that can be sent on, so that they do not keep the room from
+/// the others. [`Stream::poll_room`] says how many bytes to write.
+#[must_use]
+pub fn pair_within(
+    room: &Arc<Room>,
+    window: usize,
+    capacity: usize,
+    credit: u64,
+) -> (Stream, Pipe) {
+    let share = Share::new(Arc::clone(room), credit);
+    let (stream, pipe) = PipeStream::new(window, capacity, Some(share));
     (Stream::piped(stream), pipe)
 }
 

@@ -16,6 +16,8 @@ use crate::limits::DEFAULT_BUDGET;
 /// Sizes of buffers. A flow starts with small ones and grows while its reads fill them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
+    /// The longest head of a stream and a little payload: what a flow gets when the budget is used up.
+    Tiny,
     /// One chunk as ssr seals it, and the longest head before it.
     Small,
     /// The longest chunk that SIP022 allows.
@@ -32,6 +34,7 @@ impl Size {
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
+            Self::Tiny => 4 * 1024,
             Self::Small => CHUNK_ROOM + 1024,
             Self::Medium => 80 * 1024,
             Self::Large => 32 * CHUNK_ROOM,
@@ -42,6 +45,7 @@ impl Size {
     #[must_use]
     pub const fn up(self) -> Self {
         match self {
+            Self::Tiny => Self::Small,
             Self::Small => Self::Medium,
             Self::Medium | Self::Large => Self::Large,
         }
@@ -50,13 +54,14 @@ impl Size {
     /// The smallest size that holds `bytes`; `None` if no size does.
     #[must_use]
     pub fn holding(bytes: usize) -> Option<Self> {
-        let sizes = [Self::Small, Self::Medium, Self::Large];
+        let sizes = [Self::Tiny, Self::Small, Self::Medium, Self::Large];
         sizes.into_iter().find(|size| bytes <= size.bytes())
     }
 
     /// Free buffers of this size that each worker keeps, and the shared pool as well.
     const fn spare(self) -> usize {
         match self {
+            Self::Tiny => 8,
             Self::Small => 64,
             Self::Medium => 24,
             Self::Large => 4,
@@ -71,11 +76,11 @@ struct Spare {
 }
 
 /// Free buffers by size.
-struct Pool([Vec<Spare>; 3]);
+struct Pool([Vec<Spare>; 4]);
 
 impl Pool {
     const fn new() -> Self {
-        Self([Vec::new(), Vec::new(), Vec::new()])
+        Self([const { Vec::new() }; 4])
     }
 
     fn take(&mut self, size: Size) -> Option<Spare> {
@@ -110,9 +115,28 @@ static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 static BUDGET: AtomicUsize = AtomicUsize::new(DEFAULT_BUDGET);
 
-/// Sets a bound on the bytes of buffers in use. When it is reached, flows get small buffers only.
+/// Sets a bound on the bytes of buffers in use. From three quarters of it on, flows get small buffers only; when it is
+/// reached, tiny ones.
 pub fn set_budget(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
+}
+
+/// The bound on the bytes of buffers in use.
+#[must_use]
+pub fn budget() -> usize {
+    BUDGET.load(Ordering::Relaxed)
+}
+
+/// What the budget leaves for one owner of buffers, who holds `held` bytes of those in use.
+#[must_use]
+pub fn left_for(held: usize) -> usize {
+    let others = IN_USE.load(Ordering::Relaxed).saturating_sub(held);
+    budget().saturating_sub(others)
+}
+
+/// Whether one more buffer of `size` keeps what is in use within `budget`.
+fn fits(size: Size, budget: usize) -> bool {
+    IN_USE.load(Ordering::Relaxed) + size.bytes() <= budget
 }
 
 /// Bytes in transit, and where in the buffer they are. Its memory returns to the worker's pool when it is dropped.
@@ -125,11 +149,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Whether the budget allows one more buffer of `size`. It always allows a small one.
+    /// Whether the budget allows one more buffer of `size`. It always allows a small one, and keeps a quarter for those.
     #[must_use]
     pub fn affords(size: Size) -> bool {
-        size == Size::Small
-            || IN_USE.load(Ordering::Relaxed) + size.bytes() <= BUDGET.load(Ordering::Relaxed)
+        size <= Size::Small || fits(size, budget() / 4 * 3)
+    }
+
+    /// As [`Buffer::affords`], for a flow that can do with a tiny buffer.
+    fn is_free(size: Size) -> bool {
+        Self::affords(size) && (size != Size::Small || fits(size, budget()))
     }
 
     /// Takes a buffer of `size`, or a small one when the budget is used up.
@@ -140,6 +168,14 @@ impl Buffer {
         } else {
             Size::Small
         })
+    }
+
+    /// As [`Buffer::take`] for a flow that can do with any size: a tiny buffer when the budget has no small one left.
+    #[must_use]
+    pub fn take_any(size: Size) -> Self {
+        let sizes = [size, Size::Small.min(size)];
+        let found = sizes.into_iter().find(|size| Self::is_free(*size));
+        Self::take_exact(found.unwrap_or(Size::Tiny))
     }
 
     /// Takes a buffer of exactly this size, for a chunk that needs it, whatever the budget.
@@ -195,7 +231,7 @@ impl Buffer {
         if self.raw.start + need > self.bytes.len() {
             self.compact();
         }
-        if size > self.size() && Self::affords(size) {
+        if size > self.size() && Self::is_free(size) {
             self = self.resized(size);
         }
         if need > self.bytes.len() {
@@ -258,7 +294,7 @@ mod tests {
     #[test]
     fn free_buffers_of_a_worker_are_bounded() {
         let bytes = |size: Size| size.spare() * size.bytes();
-        let all = bytes(Size::Small) + bytes(Size::Medium) + bytes(Size::Large);
+        let all = bytes(Size::Tiny) + bytes(Size::Small) + bytes(Size::Medium) + bytes(Size::Large);
         assert!(all <= 5 << 20, "{all}");
     }
 

@@ -259,6 +259,15 @@ impl Stream {
         }
     }
 
+    /// Waits until a pipe takes bytes, and returns how many are worth reading for it now: what is read beyond them waits with
+    /// its writer. Any other stream takes whatever there is.
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
+        match &self.0 {
+            Kind::Pipe(end) => end.poll_room(cx),
+            _ => Poll::Ready(usize::MAX),
+        }
+    }
+
     /// Whether a socket has bytes to read; they stay there. `false` for every other kind of stream.
     #[must_use]
     pub fn has_bytes(&self) -> bool {

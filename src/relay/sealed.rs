@@ -48,7 +48,7 @@ pub(super) fn read(
     // A bulk flow nearly always has the beginning of a chunk left over, and its buffer must grow all the same.
     let mut filled = buffer
         .take()
-        .unwrap_or_else(|| Buffer::take(size))
+        .unwrap_or_else(|| Buffer::take_any(size))
         .with_room(size, need(opener))
         .ok_or(StreamError::Wire(wire::Error::ChunkLength))?;
     let (bytes, _, raw) = filled.parts();

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use crate::net::pool::{Buffer, Size};
 
 /// A buffer of the user is kept if at least this fraction of it is bytes; otherwise its bytes are copied.
-const MIN_FILL: usize = 4;
+pub(super) const MIN_FILL: usize = 4;
+/// Bytes from which on a queue is that of a bulk flow that is worth large buffers.
+const MUCH: usize = 256 * 1024;
 
 /// A queue of bytes.
 #[derive(Default)]
@@ -13,6 +15,8 @@ pub(super) struct Queue {
     pub(super) parts: VecDeque<Buffer>,
     /// The number of bytes.
     pub(super) len: usize,
+    /// The bytes of all buffers.
+    pub(super) memory: usize,
 }
 
 impl Queue {
@@ -22,13 +26,15 @@ impl Queue {
         while !bytes.is_empty() {
             let last = self.parts.back_mut();
             let Some(last) = last.filter(|last| last.raw.end < last.bytes().len()) else {
-                // A flow that queues this much is a bulk flow.
                 let size = match self.parts.len() {
+                    0 if bytes.len() <= Size::Tiny.bytes() => Size::Tiny,
                     0 if bytes.len() <= Size::Small.bytes() => Size::Small,
-                    0 => Size::Medium,
+                    _ if self.memory < MUCH => Size::Medium,
                     _ => Size::Large,
                 };
-                self.parts.push_back(Buffer::take(size));
+                let buffer = Buffer::take_any(size);
+                self.memory += buffer.bytes().len();
+                self.parts.push_back(buffer);
                 continue;
             };
             let (room, _, raw) = last.parts();
@@ -57,6 +63,7 @@ impl Queue {
             if raw.start < raw.end {
                 break;
             }
+            self.memory -= bytes.len();
             self.parts.pop_front();
         }
         self.len -= done;
@@ -73,6 +80,7 @@ impl Queue {
             return Err(buffer);
         }
         self.len += range.len();
+        self.memory += buffer.bytes().len();
         buffer.ready.clear();
         buffer.raw = range;
         self.parts.push_back(buffer);
@@ -83,6 +91,7 @@ impl Queue {
     pub(super) fn take_buffer(&mut self) -> Option<Buffer> {
         let mut buffer = self.parts.pop_front()?;
         self.len -= buffer.raw.len();
+        self.memory -= buffer.bytes().len();
         let range = std::mem::replace(&mut buffer.raw, 0..0);
         buffer.ready.push(range);
         Some(buffer)

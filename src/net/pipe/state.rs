@@ -2,9 +2,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use super::queue::Queue;
+use super::queue::{MIN_FILL, Queue};
+use super::room::{Admission, Share};
 use crate::net::pool::Buffer;
 use crate::net::sync::lock;
 
@@ -43,6 +44,10 @@ pub(super) struct State {
     from_writer: Queue,
     window: usize,
     capacity: usize,
+    /// What the writer shares with those of other pipes.
+    share: Option<Share>,
+    /// Whether the writer waits until all it has written is taken.
+    waits_for_empty: bool,
     /// Bytes that the reader has consumed since [`Pipe::take_credit`].
     credit: usize,
     /// The user's tasks that wait for bytes and for room.
@@ -67,12 +72,14 @@ enum Direction {
 }
 
 impl State {
-    fn new(window: usize, capacity: usize) -> Self {
+    fn new(window: usize, capacity: usize, share: Option<Share>) -> Self {
         Self {
             to_reader: Queue::default(),
             from_writer: Queue::default(),
             window,
             capacity,
+            share,
+            waits_for_empty: false,
             credit: 0,
             reader: None,
             writer: None,
@@ -108,8 +115,85 @@ impl State {
     fn reset_by_pipe(&mut self) -> [Option<Waker>; 2] {
         self.pipe = Direction::Reset;
         self.to_reader.clear();
-        self.from_writer.clear();
+        self.clear_written();
         self.user_wakers()
+    }
+
+    /// Drops what was written and not taken; nothing more will be.
+    fn clear_written(&mut self) {
+        self.from_writer.clear();
+        self.share = None;
+    }
+
+    /// Waits until the writer may write, and returns how many bytes it should: more wait with it, or exceed the capacity.
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<usize> {
+        let len = self.from_writer.len;
+        self.waits_for_empty = false;
+        let room = match &mut self.share {
+            _ if len >= self.capacity => 0,
+            None => usize::MAX,
+            Some(share) => match share.peer_takes(len) {
+                0 => 0,
+                takes => match share.admit(len, cx.waker()) {
+                    Admission::Free => takes,
+                    Admission::Piece(count) => takes.min(count),
+                    Admission::Queued => 0,
+                    Admission::Later => {
+                        self.waits_for_empty = true;
+                        0
+                    }
+                },
+            },
+        };
+        if room == 0 {
+            store_waker(&mut self.writer, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(room)
+    }
+
+    /// As [`State::poll_room`]; a writer that has asked before need not ask again.
+    fn poll_admitted(&mut self, cx: &Context<'_>) -> Poll<usize> {
+        let len = self.from_writer.len;
+        if let Some(share) = &self.share
+            && len < self.capacity
+        {
+            let admitted = share.admitted().min(share.peer_takes(len));
+            if admitted > 0 {
+                return Poll::Ready(admitted);
+            }
+        }
+        self.poll_room(cx)
+    }
+
+    /// The writer has added to what was `before`. Returns the pipe's task, if it is to be woken.
+    fn written(&mut self, before: usize) -> Option<Waker> {
+        let after = self.from_writer.len;
+        if let Some(share) = &mut self.share
+            && after > before
+        {
+            share.hold(self.from_writer.memory);
+            share.written();
+        }
+        self.owner.take_if(|_| before == 0 && after > 0)
+    }
+
+    /// The pipe's task has taken `count` bytes. Returns the writer, if it is to be woken.
+    fn taken(&mut self, count: usize) -> Option<Waker> {
+        let len = self.from_writer.len;
+        // A blocked writer waits for half of the capacity, so that it is not woken for every few bytes.
+        let mut has_room = if self.waits_for_empty {
+            len == 0
+        } else {
+            len <= self.capacity / 2
+        };
+        if let Some(share) = &mut self.share {
+            let count = u64::try_from(count).unwrap_or(u64::MAX);
+            share.credit = share.credit.saturating_sub(count);
+            share.hold(self.from_writer.memory);
+            has_room &= share.peer_takes(len) > 0;
+        }
+        self.writer.take_if(|_| has_room)
     }
 }
 
@@ -177,9 +261,7 @@ impl Pipe {
             };
         }
         let count = state.from_writer.take(buf);
-        // A blocked writer waits for half of the capacity, so that it is not woken for every few bytes.
-        let has_room = state.from_writer.len <= state.capacity / 2;
-        let writer = state.writer.take_if(|_| has_room);
+        let writer = state.taken(count);
         drop(state);
         wake([writer]);
         Poll::Ready(Taken::Bytes(count))
@@ -211,10 +293,31 @@ impl Pipe {
         (state.credit >= state.credit_threshold()).then(|| std::mem::take(&mut state.credit))
     }
 
+    /// As [`Pipe::take_credit`], however few they are.
+    #[must_use]
+    pub fn take_all_credit(&self) -> usize {
+        std::mem::take(&mut lock(&self.0).credit)
+    }
+
     /// Bytes pushed and not yet read.
     #[must_use]
     pub fn unread(&self) -> usize {
         lock(&self.0).to_reader.len
+    }
+
+    /// Sets how many bytes the peer takes, those that wait among them, if the pipe has a [`Room`](super::Room).
+    pub fn set_credit(&self, credit: u64) {
+        let mut state = lock(&self.0);
+        let len = state.from_writer.len;
+        let Some(share) = &mut state.share else {
+            return;
+        };
+        let could_write = share.peer_takes(len) > 0;
+        share.credit = credit;
+        let can_write = share.peer_takes(len) > 0;
+        let writer = state.writer.take_if(|_| can_write && !could_write);
+        drop(state);
+        wake([writer]);
     }
 
     /// Enlarges the window; the peer needs as much additional credit.
@@ -252,7 +355,7 @@ impl Drop for Pipe {
         state.pipe_dropped = true;
         state.owner = None;
         let wakers = if state.pipe == Direction::Finished {
-            state.from_writer.clear();
+            state.clear_written();
             state.user_wakers()
         } else {
             state.reset_by_pipe()
@@ -264,14 +367,14 @@ impl Drop for Pipe {
 
 impl PipeStream {
     /// Creates a pipe.
-    pub(super) fn new(window: usize, capacity: usize) -> (Self, Pipe) {
-        let state = Arc::new(Mutex::new(State::new(window, capacity)));
+    pub(super) fn new(window: usize, capacity: usize, share: Option<Share>) -> (Self, Pipe) {
+        let state = Arc::new(Mutex::new(State::new(window, capacity, share)));
         (Self(Arc::clone(&state)), Pipe(state))
     }
 
     /// The stream of a pipe whose other side has been dropped.
     pub(in crate::net) fn broken() -> Self {
-        let mut state = State::new(0, 0);
+        let mut state = State::new(0, 0, None);
         (state.pipe, state.pipe_dropped) = (Direction::Reset, true);
         Self(Arc::new(Mutex::new(state)))
     }
@@ -320,19 +423,31 @@ impl PipeStream {
     ) -> Poll<io::Result<()>> {
         let mut state = lock(&self.0);
         state.check_writable()?;
-        if state.from_writer.len >= state.capacity {
-            store_waker(&mut state.writer, cx);
-            return Poll::Pending;
-        }
+        let most = ready!(state.poll_admitted(cx));
         let before = state.from_writer.len;
-        *buffer = buffer
-            .take()
-            .and_then(|buffer| state.from_writer.push_buffer(buffer).err());
-        let filled = before == 0 && state.from_writer.len > 0;
-        let owner = state.owner.take_if(|_| filled);
+        let is_short = state.share.as_ref().is_some_and(Share::is_short);
+        let is_too_much = |buffer: &mut Buffer| {
+            let count: usize = buffer.ready.iter().map(ExactSizeIterator::len).sum();
+            // Where room is short, a buffer is not kept for a few bytes.
+            count > most || is_short && count < buffer.bytes().len() / MIN_FILL
+        };
+        if let Some(given) = buffer.take_if(|buffer| !is_too_much(buffer)) {
+            *buffer = state.from_writer.push_buffer(given).err();
+        }
+        let owner = state.written(before);
         drop(state);
         wake([owner]);
         Poll::Ready(Ok(()))
+    }
+
+    /// As [`Stream::poll_room`](crate::net::Stream::poll_room).
+    pub(in crate::net) fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
+        let mut state = lock(&self.0);
+        if state.check_writable().is_err() {
+            // The write will say so.
+            return Poll::Ready(usize::MAX);
+        }
+        state.poll_room(cx)
     }
 
     pub(in crate::net) fn poll_write(
@@ -342,18 +457,18 @@ impl PipeStream {
     ) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.0);
         state.check_writable()?;
+        if parts.iter().all(|part| part.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
         let before = state.from_writer.len;
+        let mut room = ready!(state.poll_admitted(cx)).min(state.capacity - before);
         for part in parts {
-            let room = state.capacity.saturating_sub(state.from_writer.len);
             let len = part.len().min(room);
+            room -= len;
             state.from_writer.push(part.get(..len).unwrap_or_default());
         }
         let count = state.from_writer.len - before;
-        if count == 0 && parts.iter().any(|part| !part.is_empty()) {
-            store_waker(&mut state.writer, cx);
-            return Poll::Pending;
-        }
-        let owner = state.owner.take_if(|_| before == 0 && count > 0);
+        let owner = state.written(before);
         drop(state);
         wake([owner]);
         Poll::Ready(Ok(count))
@@ -388,7 +503,9 @@ impl Drop for PipeStream {
         }
         state.to_reader.clear();
         if state.user == Direction::Reset {
-            state.from_writer.clear();
+            state.clear_written();
+        } else if let Some(share) = &mut state.share {
+            share.abandon();
         }
         (state.reader, state.writer) = (None, None);
         let owner = state.owner.take();

@@ -350,3 +350,114 @@ fn writer_exceeds_the_capacity_by_less_than_a_buffer() {
     assert!(write(&stream, &[1]).is_pending());
     assert_eq!(pipe.waiting(), CAPACITY - 1 + Size::Large.bytes());
 }
+
+/// A room for four small buffers, and pipes in it whose peers take enough.
+fn shared() -> (Arc<Room>, Vec<(Stream, Pipe)>) {
+    let room = Room::new(4 * Size::Small.bytes(), 1, PIECE);
+    let pipes = (0..6).map(|_| pair_within(&room, WINDOW, CAPACITY, CREDIT));
+    let pipes = pipes.collect();
+    (room, pipes)
+}
+
+const PIECE: usize = 10_000;
+const CREDIT: u64 = 30_000;
+
+/// Writes `len` bytes as a relay does, in a small buffer, if there is room for them now.
+fn relay(stream: &Stream, waker: &Waker, len: usize) -> Option<usize> {
+    let cx = &mut Context::from_waker(waker);
+    let Poll::Ready(room) = stream.poll_room(cx) else {
+        return None;
+    };
+    let mut buffer = Some(Buffer::take_exact(Size::Small));
+    let len = len.min(room).min(Size::Small.bytes());
+    buffer.as_mut().unwrap().ready.push(0..len);
+    assert!(matches!(
+        stream.poll_give(cx, &mut buffer),
+        Poll::Ready(Ok(()))
+    ));
+    if let Some(buffer) = buffer {
+        assert!(
+            stream
+                .poll_write(cx, &[IoSlice::new(&buffer.bytes()[..len])])
+                .is_ready()
+        );
+    }
+    Some(len)
+}
+
+#[test]
+fn writers_share_a_room_and_wait_in_turn() {
+    let (room, mut pipes) = shared();
+    let wakes: Vec<Arc<Wakes>> = pipes.iter().map(|_| Arc::default()).collect();
+    let wakers: Vec<Waker> = wakes.iter().cloned().map(Waker::from).collect();
+    let take = |pipes: &[(Stream, Pipe)], index: usize| {
+        let mut bytes = vec![0; PIECE];
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert_eq!(
+            pipes[index].1.poll_take(cx, &mut bytes),
+            Poll::Ready(Taken::Bytes(PIECE))
+        );
+    };
+    // The first two use half of it; one of them waits until its pipe is empty.
+    assert_eq!(relay(&pipes[0].0, &wakers[0], PIECE), Some(PIECE));
+    assert_eq!(relay(&pipes[0].0, &wakers[0], PIECE), Some(PIECE));
+    assert_eq!(relay(&pipes[0].0, &wakers[0], PIECE), None);
+    // The next ones have a piece each, and then it is full.
+    assert_eq!(relay(&pipes[1].0, &wakers[1], 15_000), Some(PIECE));
+    assert_eq!(relay(&pipes[2].0, &wakers[2], 15_000), Some(PIECE));
+    for index in 3..6 {
+        assert_eq!(relay(&pipes[index].0, &wakers[index], 1), None, "{index}");
+    }
+    assert_eq!(room.held(), 4 * Size::Small.bytes());
+    // What is taken makes room for the first of those who wait, and not for one who comes later.
+    take(&pipes, 1);
+    let woken = |index: usize| wakes[index].count();
+    assert_eq!([3, 4, 5].map(woken), [1, 0, 0]);
+    assert_eq!(relay(&pipes[1].0, &wakers[1], 1), None);
+    assert_eq!(relay(&pipes[3].0, &wakers[3], PIECE), Some(PIECE));
+    // One who goes leaves its place to the next.
+    take(&pipes, 2);
+    assert!(woken(4) > 0);
+    pipes.remove(4);
+    assert!(woken(5) > 0);
+    assert_eq!(relay(&pipes[4].0, &wakers[5], PIECE), Some(PIECE));
+    pipes.clear();
+    assert_eq!(room.held(), 0);
+}
+
+#[test]
+fn what_the_peer_does_not_take_does_not_wait_in_a_room() {
+    let (room, pipes) = shared();
+    let (stream, pipe) = &pipes[0];
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let cx = &mut Context::from_waker(&waker);
+    let mut written = 0;
+    let mut bytes = vec![0; CREDIT as usize];
+    while let Some(count) = relay(stream, &waker, PIECE - 1) {
+        written += count;
+        // It is sent at once, and the peer does not read it.
+        assert!(
+            pipe.poll_take(&mut Context::from_waker(Waker::noop()), &mut bytes)
+                .is_ready()
+        );
+    }
+    assert_eq!((written as u64, room.held()), (CREDIT, 0));
+    assert!(stream.poll_room(cx).is_pending());
+    pipe.set_credit(7);
+    assert_eq!(wakes.count(), 1);
+    assert_eq!(stream.poll_room(cx), Poll::Ready(7));
+    // Nor does anybody wait for room behind it.
+    assert_eq!(relay(&pipes[1].0, &waker, 1), Some(1));
+}
+
+#[test]
+fn few_bytes_in_a_room_that_is_short_take_little_of_it() {
+    let (room, pipes) = shared();
+    for (stream, _) in &pipes[..2] {
+        assert_eq!(relay(stream, Waker::noop(), PIECE), Some(PIECE));
+    }
+    let before = room.held();
+    assert_eq!(relay(&pipes[2].0, Waker::noop(), 10), Some(10));
+    assert_eq!(room.held() - before, Size::Tiny.bytes());
+}

@@ -28,6 +28,12 @@ const FRAME_OVERHEAD: usize = size_of::<Box<[u8]>>();
 pub trait Sink {
     /// Bytes of a stream, within its window.
     fn data(&mut self, id: u64, bytes: &[u8]);
+    /// The peer takes this many bytes of a stream.
+    fn credit(&mut self, id: u64, bytes: u64);
+    /// Bytes of a stream that its reader has consumed, and that [`Core::consumed`] was not told of.
+    fn take_consumed(&mut self, id: u64) -> usize;
+    /// The receive window of a stream has grown.
+    fn grow(&mut self, id: u64, by: usize);
     /// A frame other than data, or [`Event::Closed`].
     fn event(&mut self, event: Event<'_>);
 }
@@ -93,8 +99,11 @@ pub struct Core {
     control_bytes: usize,
     pong: Option<u64>,
     datagrams: DatagramQueue,
-    /// Bytes received on open streams and not yet consumed.
+    /// Bytes received on open streams and not yet consumed, and the streams that have some.
     unread: u64,
+    unread_streams: u64,
+    /// The most that these may take.
+    most_unread: u64,
     /// Bytes by which the windows of open streams have grown.
     window_growth: u64,
     last_received: Duration,
@@ -132,6 +141,8 @@ impl Core {
             pong: None,
             datagrams: DatagramQueue::default(),
             unread: 0,
+            unread_streams: 0,
+            most_unread: MAX_LINK_WINDOW,
             window_growth: 0,
             last_received: now,
             last_ping: now,
@@ -147,6 +158,18 @@ impl Core {
         }));
         core.ping(now);
         core
+    }
+
+    /// Lets unread bytes take at most `most`, if that is less than [`MAX_LINK_WINDOW`].
+    pub fn limit_unread(&mut self, most: usize) {
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        self.most_unread = most.min(MAX_LINK_WINDOW);
+    }
+
+    /// Bytes of a stream that the peer takes now.
+    #[must_use]
+    pub fn send_credit(&self, id: u64) -> u64 {
+        self.streams.get(&id).map_or(0, |stream| stream.send_credit)
     }
 
     /// The number of open streams and flows.
@@ -285,7 +308,9 @@ impl Core {
         let Some(stream) = self.streams.remove(&id) else {
             return false;
         };
-        self.unread = self.unread.saturating_sub(stream.window.unread());
+        let unread = stream.window.unread();
+        self.unread = self.unread.saturating_sub(unread);
+        self.unread_streams -= u64::from(unread > 0);
         self.window_growth = self.window_growth.saturating_sub(stream.window.growth());
         true
     }
@@ -311,10 +336,12 @@ impl Core {
         };
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         let before = stream.window.unread();
-        let room = MAX_LINK_WINDOW.saturating_sub(self.window_growth);
+        let room = self.most_unread.saturating_sub(self.window_growth);
         let shortest = self.round_trip.shortest();
         let growth = stream.window.consume(now, count, shortest, room);
-        self.unread -= before - stream.window.unread();
+        let after = stream.window.unread();
+        self.unread -= before - after;
+        self.unread_streams -= u64::from(before > 0 && after == 0);
         self.window_growth += growth;
         if !stream.received_fin {
             let credit = u32::try_from(count + growth).unwrap_or(u32::MAX);

@@ -13,10 +13,10 @@ use super::carrier::{Incoming, Outgoing};
 use super::core::{Core, CoreError, Read, Sink, Source};
 use super::event::{Event, Host, Visitor};
 use super::handle::{Command, Handle, Inbox, Shared, StreamWaker};
-use super::limits::{INITIAL_WINDOW, MAX_ROUNDS, SEND_BUFFER};
+use super::limits::MAX_ROUNDS;
 use super::settings::{LinkRole, Settings};
-use crate::net::pipe::{self, Pipe, Taken};
-use crate::net::{FAREWELL, Stream};
+use crate::net::pipe::{Pipe, Taken};
+use crate::net::{FAREWELL, Stream, pool};
 use crate::relay::leg::{First, Leg};
 use crate::relay::sealed::StreamError;
 use crate::relay::{Error, Side};
@@ -99,6 +99,8 @@ impl From<StreamError> for LinkError {
 
 impl<'a, H: Host> Link<'a, H> {
     fn new(leg: Leg, settings: Settings, handle: &Handle, host: &'a mut H) -> Self {
+        let mut core = Core::new(settings.role, settings.heartbeat, Duration::ZERO);
+        core.limit_unread(pool::budget());
         let (opener, sealer) = leg.codec.unzip();
         let first = match leg.first {
             First::Opened(buffer) => Some(buffer),
@@ -110,7 +112,7 @@ impl<'a, H: Host> Link<'a, H> {
             stream: leg.stream,
             incoming: Incoming::new(opener, first),
             outgoing: Outgoing::new(sealer),
-            core: Core::new(settings.role, settings.heartbeat, Duration::ZERO),
+            core,
             local: Local {
                 shared: Arc::clone(&handle.0),
                 pipes: HashMap::new(),
@@ -276,6 +278,7 @@ impl<H: Host> Link<'_, H> {
                 if !self.core.connect(now, id, visitor.connect()) {
                     self.local.host.event(Event::Closed { id });
                 } else if let Some(pipe) = pipe {
+                    pipe.set_credit(self.core.send_credit(id));
                     self.local.insert(id, pipe);
                     self.poll_pipe(now, id);
                 }
@@ -410,7 +413,7 @@ impl<H: Host> Local<'_, H> {
             None => return self.refused.push(id),
             Some(Protocol::Udp) => None,
             Some(Protocol::Tcp | Protocol::Http) => {
-                let (stream, pipe) = pipe::pair(INITIAL_WINDOW as usize, SEND_BUFFER);
+                let (stream, pipe) = self.shared.pipe();
                 self.insert(id, pipe);
                 self.connected.push(id);
                 Some(stream)
@@ -429,6 +432,23 @@ impl<H: Host> Sink for Local<'_, H> {
             // The user has closed the stream. The window cannot be exceeded, since the core counts it too.
             self.pipes.remove(&id);
             self.broken.push(id);
+        }
+    }
+
+    fn credit(&mut self, id: u64, bytes: u64) {
+        if let Some((pipe, _)) = self.pipes.get(&id) {
+            pipe.set_credit(bytes);
+        }
+    }
+
+    fn take_consumed(&mut self, id: u64) -> usize {
+        let pipe = self.pipes.get(&id);
+        pipe.map_or(0, |(pipe, _)| pipe.take_all_credit())
+    }
+
+    fn grow(&mut self, id: u64, by: usize) {
+        if let Some((pipe, _)) = self.pipes.get(&id) {
+            pipe.grow_window(by);
         }
     }
 

@@ -8,20 +8,24 @@ use std::task::{Wake, Waker};
 use super::core::encode;
 use super::datagrams::DatagramQueue;
 use super::event::Visitor;
-use super::limits::{INITIAL_WINDOW, MAX_COMMANDS, SEND_BUFFER};
+use super::limits::{INITIAL_WINDOW, MAX_COMMANDS, MAX_LINK_SEND, MIN_LINK_SEND, SEND_BUFFER};
 use super::settings::LinkRole;
 use crate::net::Stream;
-use crate::net::pipe::{self, Pipe};
+use crate::net::pipe::{self, Pipe, Room};
 use crate::net::sync::lock;
 use crate::wire::Address;
-use crate::wire::reverse::{Code, Frame, Protocol, Register};
+use crate::wire::reverse::{Code, Frame, MAX_PAYLOAD, Protocol, Register};
 
 /// A handle to a link.
 #[derive(Clone)]
 pub struct Handle(pub(super) Arc<Shared>);
 
 /// What a link's task shares with its handles.
-pub(super) struct Shared(Mutex<State>);
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// What the streams' users have written and the link has not sent.
+    room: Arc<Room>,
+}
 
 struct State {
     next_id: u64,
@@ -80,12 +84,15 @@ impl Handle {
     /// The handle of a link that has not started yet.
     #[must_use]
     pub fn new(role: LinkRole) -> Self {
-        Self(Arc::new(Shared(Mutex::new(State {
-            next_id: role.first_id(),
-            closed: false,
-            inbox: Inbox::default(),
-            waker: None,
-        }))))
+        Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                next_id: role.first_id(),
+                closed: false,
+                inbox: Inbox::default(),
+                waker: None,
+            }),
+            room: Room::new(MAX_LINK_SEND, MIN_LINK_SEND, MAX_PAYLOAD),
+        }))
     }
 
     /// Asks the server to publish a service.
@@ -114,7 +121,7 @@ impl Handle {
     /// `None`: the link is closed, stopping or overloaded.
     #[must_use]
     pub fn connect(&self, service: u64, source: Address, destination: Address) -> Option<Stream> {
-        let (stream, pipe) = pipe::pair(INITIAL_WINDOW as usize, SEND_BUFFER);
+        let (stream, pipe) = self.0.pipe();
         self.0.connect(service, source, destination, Some(pipe))?;
         Some(stream)
     }
@@ -162,7 +169,7 @@ impl Handle {
     /// Whether the link is closed or takes no more visitors.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let state = lock(&self.0.0);
+        let state = lock(&self.0.state);
         state.closed || state.inbox.flags.stopping
     }
 
@@ -185,9 +192,15 @@ impl Inbox {
 }
 
 impl Shared {
+    /// The two sides of a stream. Until the peer's Hello arrives, its window is assumed to be as large as ours.
+    pub(super) fn pipe(&self) -> (Stream, Pipe) {
+        let window = INITIAL_WINDOW;
+        pipe::pair_within(&self.room, window as usize, SEND_BUFFER, window.into())
+    }
+
     /// Changes the state and wakes the link's task, unless the link is closed.
     fn update(&self, change: impl FnOnce(&mut State)) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if state.closed {
             return;
         }
@@ -233,7 +246,7 @@ impl Shared {
 
     /// Swaps what waits with `inbox`, which must be empty. If nothing waits, registers `waker`.
     pub(super) fn take(&self, waker: &Waker, inbox: &mut Inbox) -> bool {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         inbox.flags = state.inbox.flags;
         let waiting = &state.inbox;
         if waiting.commands.is_empty() && waiting.datagrams.is_empty() && waiting.ready.is_empty() {
@@ -249,7 +262,7 @@ impl Shared {
 
     /// Marks the link as closed and drops what waits.
     pub(super) fn close(&self) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.closed = true;
         state.waker = None;
         let inbox = std::mem::take(&mut state.inbox);

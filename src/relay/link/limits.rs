@@ -2,12 +2,14 @@
 //!
 //! What one visitor can make a side hold:
 //! - TCP: at most its receive window ([`INITIAL_WINDOW`], which grows to [`MAX_STREAM_WINDOW`] while it is fast) of
-//!   bytes that nobody has read, and [`SEND_BUFFER`] plus one buffer of the pool of bytes that wait for the link.
+//!   bytes that nobody has read, and [`SEND_BUFFER`] plus one buffer of the pool of bytes that wait for the link, as far
+//!   as its peer takes them.
 //! - UDP, on the client: at most [`FLOW_QUEUE`] datagrams that wait for its socket. On the server:
 //!   [`MAX_QUEUED`](crate::limits::MAX_QUEUED) replies of [`MAX_QUEUED_BYTES`](crate::limits::MAX_QUEUED_BYTES) together.
 //! - HTTP, on the server: beside what TCP holds, [`HTTP_READ`](crate::limits::HTTP_READ) bytes and what they are rewritten to.
 //!
-//! What all visitors of one link can make it hold: [`MAX_LINK_WINDOW`] of unread bytes, [`MAX_DATAGRAM_BYTES`] of
+//! What all visitors of one link can make it hold: [`MAX_LINK_WINDOW`] of unread bytes, [`MAX_LINK_SEND`] of bytes that wait
+//! for the link (of both no more than the config's `memory_mib`), [`MAX_DATAGRAM_BYTES`] of
 //! datagrams twice (in the queue of the [`Handle`](super::Handle) and in the link), [`MAX_CONTROL_BYTES`] of other
 //! frames and [`MAX_COMMANDS`] commands.
 //!
@@ -16,6 +18,8 @@
 
 use std::time::Duration;
 
+use crate::net::pool::Size;
+
 /// Bytes that a peer may send on a new stream. Enough for 100 Mbit/s over 20 ms before the window has grown.
 pub const INITIAL_WINDOW: u32 = 256 * 1024;
 /// The largest receive window of a stream, in bytes. Enough for 1 Gbit/s over 130 ms.
@@ -23,6 +27,13 @@ pub const MAX_STREAM_WINDOW: u64 = 16 << 20;
 /// The most unread bytes that a link holds, and the most by which all its windows together may grow, in bytes. Beyond
 /// it the stream with the most unread bytes is reset.
 pub const MAX_LINK_WINDOW: u64 = 64 << 20;
+/// The memory of an unread stream beside its bytes, as [`MAX_LINK_WINDOW`] counts it.
+pub const UNREAD_OVERHEAD: u64 = Size::Tiny.bytes() as u64;
+/// Bytes of buffers, of all streams of a link, that wait for it. From half of it on, each stream may have one frame waiting;
+/// beyond it, streams wait in turn and their bytes stay in the sockets.
+pub const MAX_LINK_SEND: usize = 32 << 20;
+/// Of these bytes, those that a link may hold whatever the other buffers of the process take.
+pub const MIN_LINK_SEND: usize = 1 << 20;
 /// Bytes that a stream's user may write before it waits for the link.
 pub const SEND_BUFFER: usize = 256 * 1024;
 /// Streams and flows that may exist at once on a link. Beyond it visitors are refused.

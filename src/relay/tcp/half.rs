@@ -184,7 +184,7 @@ impl Half {
                 }
             }
             if self.state == State::Read {
-                ready!(self.poll_read(cx, source)).map_err(|error| error.blame(from))?;
+                ready!(self.poll_read(cx, source, sink)).map_err(|error| error.blame(from))?;
             }
             if self.state == State::Write {
                 ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
@@ -233,6 +233,7 @@ impl Half {
         &mut self,
         cx: &mut Context<'_>,
         source: &Stream,
+        sink: &Stream,
     ) -> Poll<Result<(), StreamError>> {
         for _ in 0..MAX_READS {
             if self.buffer.is_none() && !self.head_due && self.ahead.is_empty() {
@@ -240,7 +241,12 @@ impl Half {
             }
             let read = match self.codec {
                 Codec::Open(_) => self.read_sealed(source),
-                Codec::Seal(_) | Codec::Copy => self.read_plain(source),
+                Codec::Seal(_) => self.read_plain(source, usize::MAX),
+                // Bytes for which a link has no room stay in the socket.
+                Codec::Copy => {
+                    let most = ready!(sink.poll_room(cx));
+                    self.read_plain(source, most)
+                }
             };
             match read {
                 Ok(Received::Payload) => {
@@ -270,8 +276,9 @@ impl Half {
         self.sizing.size().min(fairness::largest())
     }
 
-    /// Reads once, with one call, into the payload slots, and seals each where it stands.
-    fn read_plain(&mut self, source: &Stream) -> Result<Received, StreamError> {
+    /// Reads once, with one call, into the payload slots, and seals each where it stands. `most`: bytes that may be read
+    /// to be passed on unchanged.
+    fn read_plain(&mut self, source: &Stream, most: usize) -> Result<Received, StreamError> {
         if matches!(self.codec, Codec::Copy)
             && self.ahead.is_empty()
             && let Some(buffer) = source.take_buffer()
@@ -280,13 +287,15 @@ impl Half {
             self.buffer = Some(buffer);
             return Ok(Received::Payload);
         }
-        let size = self.next_size();
-        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take(size));
+        let size = self
+            .next_size()
+            .min(Size::holding(most).unwrap_or(Size::Large));
+        let mut buffer = self.buffer.take().unwrap_or_else(|| Buffer::take_any(size));
         let (bytes, ready, _) = buffer.parts();
         let (count, room) = {
             // A small buffer has one slot, which a cheaper call fills.
             let (mut one, mut many);
-            let slots: &mut [IoSliceMut<'_>] = if size == Size::Small {
+            let slots: &mut [IoSliceMut<'_>] = if size <= Size::Small {
                 one = [IoSliceMut::new(&mut [])];
                 &mut one
             } else {
@@ -296,8 +305,9 @@ impl Half {
             let used = match &self.codec {
                 Codec::Seal(sealer) => sealer.slots(bytes, slots),
                 Codec::Copy | Codec::Open(_) => {
+                    let len = bytes.len().min(most);
                     if let Some(slot) = slots.first_mut() {
-                        *slot = IoSliceMut::new(bytes);
+                        *slot = IoSliceMut::new(bytes.get_mut(..len).unwrap_or_default());
                     }
                     1
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Core, CoreError, Sink};
 use crate::relay::link::event::Event;
-use crate::relay::link::limits::{INITIAL_WINDOW, MAX_LINK_WINDOW, MAX_STREAMS};
+use crate::relay::link::limits::{INITIAL_WINDOW, MAX_STREAMS, UNREAD_OVERHEAD};
 use crate::relay::link::settings::LinkRole;
 use crate::wire::Error;
 use crate::wire::reverse::{Code, Connect, Frame, Hello, Item};
@@ -43,7 +43,7 @@ impl Core {
     fn item(&mut self, now: Duration, item: Item<'_>, sink: &mut impl Sink) -> Result<(), Error> {
         match (self.peer, item) {
             (None, Item::Frame(Frame::Hello(hello))) => {
-                self.hello(hello);
+                self.hello(hello, sink);
                 Ok(())
             }
             (
@@ -55,17 +55,18 @@ impl Core {
                 ),
             ) => Err(Error::TunnelV0),
             (None, _) => Err(Error::FrameUnexpected),
-            (Some(_), Item::Data { id, bytes }) => self.data(id, bytes, sink),
+            (Some(_), Item::Data { id, bytes }) => self.data(now, id, bytes, sink),
             (Some(_), Item::Frame(frame)) => self.frame(now, frame, sink),
         }
     }
 
-    fn hello(&mut self, hello: Hello) {
+    fn hello(&mut self, hello: Hello, sink: &mut impl Sink) {
         self.peer = Some(hello);
         // Streams opened before the Hello have assumed a window of the same size as ours.
-        for stream in self.streams.values_mut() {
+        for (id, stream) in &mut self.streams {
             let used = u64::from(INITIAL_WINDOW).saturating_sub(stream.send_credit);
             stream.send_credit = u64::from(hello.window).saturating_sub(used);
+            sink.credit(*id, stream.send_credit);
         }
     }
 
@@ -83,18 +84,29 @@ impl Core {
         }
     }
 
-    fn data(&mut self, id: u64, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Error> {
+    fn data(
+        &mut self,
+        now: Duration,
+        id: u64,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
         let Some(stream) = self.streams.get_mut(&id) else {
             return self.check_late(id);
         };
         let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let before = stream.window.unread();
         if stream.received_fin || !stream.window.receive(count) {
             self.reset(id);
             sink.event(Event::Frame(Frame::Reset { id }));
             return Ok(());
         }
         self.unread += count;
-        while self.unread > MAX_LINK_WINDOW {
+        self.unread_streams += u64::from(before == 0 && count > 0);
+        if self.holds_too_much() {
+            self.take_consumed(now, sink);
+        }
+        while self.holds_too_much() {
             let Some(fullest) = self.fullest() else { break };
             self.reset(fullest);
             sink.event(Event::Frame(Frame::Reset { id: fullest }));
@@ -104,6 +116,26 @@ impl Core {
         }
         sink.data(id, bytes);
         Ok(())
+    }
+
+    fn holds_too_much(&self) -> bool {
+        self.unread + self.unread_streams * UNREAD_OVERHEAD > self.most_unread
+    }
+
+    /// Counts what was read and was not worth a Window frame.
+    fn take_consumed(&mut self, now: Duration, sink: &mut impl Sink) {
+        let streams = self.streams.iter();
+        let unread: Vec<u64> = streams
+            .filter(|(_, stream)| stream.window.unread() > 0)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unread {
+            let count = sink.take_consumed(id);
+            if count > 0 {
+                let growth = self.consumed(now, id, count);
+                sink.grow(id, growth);
+            }
+        }
     }
 
     /// The stream with the most unread bytes, which is reset when the link is full. The others hold less, or have
@@ -137,6 +169,7 @@ impl Core {
             Frame::Window { id, credit } => match self.streams.get_mut(&id) {
                 Some(stream) => {
                     stream.send_credit = stream.send_credit.saturating_add(u64::from(credit));
+                    sink.credit(id, stream.send_credit);
                     if stream.has_data {
                         self.wake(id);
                     }
@@ -199,6 +232,7 @@ impl Core {
         }
         self.insert(now, id);
         sink.event(Event::Frame(Frame::Connect { id, connect }));
+        sink.credit(id, self.send_credit(id));
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::relay::link::limits::{MAX_DATAGRAMS, MAX_STREAM_WINDOW};
+use crate::relay::link::limits::{MAX_DATAGRAMS, MAX_STREAM_WINDOW, UNREAD_OVERHEAD};
 use crate::wire::AddressRef;
 
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -22,6 +22,9 @@ struct Ends {
     complete: bool,
     heard: Vec<u8>,
     unread: usize,
+    /// What was read and was not worth a Window frame.
+    consumed: usize,
+    credit: u64,
     finished: bool,
     reset: bool,
     closed: bool,
@@ -42,6 +45,17 @@ impl Sink for Local {
         stream.heard.extend_from_slice(bytes);
         stream.unread += bytes.len();
     }
+
+    fn credit(&mut self, id: u64, bytes: u64) {
+        self.streams.entry(id).or_default().credit = bytes;
+    }
+
+    fn take_consumed(&mut self, id: u64) -> usize {
+        let stream = self.streams.get_mut(&id).unwrap();
+        std::mem::take(&mut stream.consumed)
+    }
+
+    fn grow(&mut self, _: u64, _: usize) {}
 
     fn event(&mut self, event: Event<'_>) {
         match event {
@@ -337,7 +351,7 @@ fn more_than_the_window_resets_that_stream_alone() {
 #[test]
 fn full_link_resets_a_stream_that_is_backed_up() {
     let (mut server, mut client) = joined();
-    let stalled = MAX_LINK_WINDOW / u64::from(INITIAL_WINDOW);
+    let stalled = MAX_LINK_WINDOW / (u64::from(INITIAL_WINDOW) + UNREAD_OVERHEAD) + 1;
     let stalled: Vec<_> = (0..stalled).map(|number| 2 * number + 2).collect();
     let visitor = 2 * (stalled.len() as u64) + 2;
     for id in &stalled {
@@ -353,6 +367,36 @@ fn full_link_resets_a_stream_that_is_backed_up() {
     let was_reset = |id: &&u64| client.local.streams[id].reset;
     assert_eq!(stalled.iter().filter(was_reset).count(), 1);
     assert!(client.core.unread <= MAX_LINK_WINDOW);
+}
+
+#[test]
+fn streams_that_are_read_are_not_reset_because_there_are_many() {
+    let (mut server, mut client) = joined();
+    client.core.limit_unread(1 << 20);
+    let ids: Vec<u64> = (1..200).map(|number| 2 * number).collect();
+    for id in &ids {
+        if !server.local.streams.contains_key(id) {
+            server.open(Duration::ZERO, *id);
+        }
+        // Less than what is worth a Window frame.
+        server.say(*id, &[1; 10_000]);
+        deliver(&mut server, &mut client, Duration::ZERO);
+        let stream = client.local.streams.get_mut(id).unwrap();
+        stream.consumed += std::mem::take(&mut stream.unread);
+    }
+    assert!(ids.iter().all(|id| !client.local.streams[id].reset));
+    deliver(&mut client, &mut server, Duration::ZERO);
+    assert!(server.core.send_credit(ids[0]) == u64::from(INITIAL_WINDOW));
+    assert_eq!(
+        server.local.streams[&ids[0]].credit,
+        u64::from(INITIAL_WINDOW)
+    );
+    // One byte of each takes memory too.
+    for id in &ids {
+        server.say(*id, &[1]);
+        deliver(&mut server, &mut client, Duration::ZERO);
+    }
+    assert!(client.core.unread_streams * UNREAD_OVERHEAD <= 1 << 20);
 }
 
 #[test]

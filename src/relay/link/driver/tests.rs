@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
-use crate::relay::link::limits::MAX_COMMANDS;
+use crate::relay::link::limits::{INITIAL_WINDOW, MAX_COMMANDS};
 use crate::wire::reverse::Register;
 use crate::wire::{Address, AddressRef};
 
@@ -105,7 +105,7 @@ impl Ends {
         (visitor, self.client.local.host.streams.remove(0))
     }
 
-    /// The same; the visitor reads nothing, and the service has written until there is no room.
+    /// The same; the visitor reads nothing, and the service has written all that it may.
     async fn backed_up(&mut self) -> (Stream, Stream) {
         let (visitor, service) = self.asked().await;
         self.until(|ends| {
@@ -113,7 +113,7 @@ impl Ends {
             let pipes = ends.client.local.pipes.values();
             let waiting: usize = pipes.map(|(pipe, _)| pipe.waiting()).sum();
             let unread = ends.server.core.unread();
-            unread == u64::from(INITIAL_WINDOW) && waiting == SEND_BUFFER
+            unread == u64::from(INITIAL_WINDOW) && waiting == 0
         })
         .await;
         (visitor, service)

@@ -484,7 +484,7 @@ async fn idle_flow_holds_no_buffer_and_a_begun_chunk_the_smallest_that_fits() {
     run_until(&mut half, &source, &sink, |half| {
         half.buffer
             .as_ref()
-            .is_some_and(|buffer| buffer.size() == Size::Small)
+            .is_some_and(|buffer| buffer.size() == Size::Tiny)
     })
     .await;
     peer.write_all(&hand.2[whole + 7..whole + 100])
