@@ -59,6 +59,7 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
         source,
         flags,
         daemon,
+        strict,
     } = match request {
         Ok(request) => request,
         Err(message) => return usage_error(&message),
@@ -84,9 +85,13 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
         }
     };
     match config::load(path.as_deref(), role, &flags) {
+        Ok(config) if strict && !config.warnings.is_empty() => {
+            report(&config.warnings, true);
+            CONFIG.into()
+        }
         Ok(config) => run(config),
         Err(found) => {
-            report(&found, false);
+            report(&found, strict);
             CONFIG.into()
         }
     }

@@ -23,6 +23,8 @@ mod emulated;
 mod browser;
 mod cli;
 mod combinations;
+mod config_said;
+mod deploy_unit;
 mod dns_local;
 mod dns_rules;
 mod docs;

@@ -1,7 +1,7 @@
 //! The configs that shadowsocks-rust and shadowsocks-libev ship run unchanged, on both sides.
 
 use crate::common::process::Process;
-use std::{fs, process::Command, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration};
 
 /// A config: where it is from, its text, and what curl calls its listeners.
 struct Shipped {
@@ -109,6 +109,7 @@ fn configs_that_others_ship_run_unchanged_over_link() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.json");
         fs::write(&config, text).unwrap();
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(dir.path().join("page"), "the page").unwrap();
         let mut command = Command::new("unshare");
         command
@@ -153,6 +154,7 @@ fn configs_that_others_ship_pass_the_check() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.json");
         fs::write(&config, text).unwrap();
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
         for role in ["local", "server"] {
             if role == "local" && !local.is_empty() {
                 continue;

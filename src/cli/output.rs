@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ssr::config::{Diagnostic, Severity};
+use ssr::config::{Diagnostic, Severity, visible};
 
 /// `EX_USAGE` of sysexits.h: the command line is wrong.
 pub(crate) const USAGE: u8 = 64;
@@ -58,10 +58,15 @@ pub(crate) fn report(found: &[Diagnostic], strict: bool) {
 
 /// Prints a line on standard error. A failure has nowhere to be reported.
 pub(crate) fn print_error(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", *visible(line));
 }
 
 /// Prints text on standard output. It is not an error if the reader is gone (`| head`).
 pub(crate) fn print(text: &str) {
+    print_styled(&visible(text));
+}
+
+/// As [`print`], for text of ours that may control the terminal.
+pub(crate) fn print_styled(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -12,6 +12,8 @@ pub(crate) struct Request {
     pub(crate) flags: Overrides,
     /// Whether it runs in the background.
     pub(crate) daemon: Option<Daemon>,
+    /// Whether warnings of the config are errors.
+    pub(crate) strict: bool,
 }
 
 /// Where a config comes from.
@@ -32,6 +34,7 @@ impl Request {
             source: config.map_or(Source::Usual, Source::File),
             flags,
             daemon: None,
+            strict: false,
         }
     }
 }

@@ -124,6 +124,9 @@ pub(crate) struct General {
     /// Number of worker threads [default: one per core]
     #[arg(long, value_name = "COUNT")]
     worker_threads: Option<u64>,
+    /// Fail on warnings of the config too
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Args)]
@@ -347,7 +350,9 @@ impl ForwardArgs {
             }
         }
         self.general.apply(&mut flags);
-        Ok(Request::new(self.config, flags))
+        let mut request = Request::new(self.config, flags);
+        request.strict = self.general.strict;
+        Ok(request)
     }
 }
 
@@ -439,6 +444,7 @@ impl Common {
         }
         self.general.apply(&mut flags);
         let mut request = Request::new(self.config, flags);
+        request.strict = self.general.strict;
         self.daemon.apply(&mut request);
         Ok(request)
     }

@@ -10,7 +10,9 @@ use fast_qr::qr::{QRBuilder, QRCode};
 use ssr::config::{self, ServerUrl, Shared};
 use zeroize::Zeroizing;
 
-use super::output::{CONFIG, DATA, UNAVAILABLE, print, print_error, report, usage_error};
+use super::output::{
+    CONFIG, DATA, UNAVAILABLE, print, print_error, print_styled, report, usage_error,
+};
 
 #[derive(Subcommand)]
 pub(crate) enum UrlCommand {
@@ -187,7 +189,7 @@ fn decode(urls: &[String]) -> ExitCode {
 fn show(urls: &[Zeroizing<String>]) -> ExitCode {
     for url in urls {
         match qr(url) {
-            Ok(code) => print(&on_terminal(&code)),
+            Ok(code) => print_styled(&on_terminal(&code)),
             Err(code) => return code,
         }
     }

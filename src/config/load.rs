@@ -1,6 +1,7 @@
 //! The IO around [`super::parse::parse`]: finds the config, and reads it and the files that it names.
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
     let name = |mut found: Vec<Diagnostic>| {
         for finding in &mut found {
             finding.file = finding.file.take().or_else(|| {
-                path.filter(|_| finding.position.is_some())
+                // What is wrong with a flag begins with it, and is not in the file.
+                path.filter(|_| finding.position.is_some() || finding.path.is_empty())
                     .map(Path::to_path_buf)
             });
         }
@@ -50,6 +52,8 @@ pub fn load(path: Option<&Path>, role: Role, flags: &Overrides) -> Result<Config
     .map_err(name)?;
     config.file = path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
     config.warnings = name(std::mem::take(&mut config.warnings));
+    let exposed = path.and_then(|path| readable_by_all(path, &config));
+    config.warnings.extend(exposed);
     config.reread = path.map(|path| Reread::new(path, role, flags));
     let mut found = Vec::new();
     for local in &mut config.locals {
@@ -145,6 +149,14 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
             "too long for a config: the limit is {MAX_CONFIG_SIZE} bytes"
         )));
     }
+    if is_utf16(&bytes) {
+        let mut found = fail("the file is UTF-16 text, and a config is UTF-8".to_owned());
+        for finding in &mut found {
+            let hint = "save it as UTF-8: `iconv -f UTF-16 -t UTF-8 OLD > NEW`";
+            finding.hint = Some(hint.to_owned());
+        }
+        return Err(found);
+    }
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(error) => Err(fail(format!(
@@ -152,6 +164,27 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Vec<Diagnostic>> {
             error.valid_up_to()
         ))),
     }
+}
+
+/// Whether a text begins as in UTF-16: with its mark, or with a letter of ASCII in two bytes.
+fn is_utf16(bytes: &[u8]) -> bool {
+    matches!(
+        bytes,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, ..] | [1..=255, 0, ..]
+    )
+}
+
+/// A warning if everybody on this machine can read a config with passwords.
+fn readable_by_all(path: &Path, config: &Config) -> Option<Diagnostic> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    if mode & 0o004 == 0 || config.servers.is_empty() {
+        return None;
+    }
+    let message = "everybody on this machine can read this file, and it has passwords";
+    let mut finding = Diagnostic::new(Severity::Warning, "", message);
+    finding.file = Some(path.to_path_buf());
+    finding.hint = Some("`chmod o-r` it, and let the user that runs ssr read it".to_owned());
+    Some(finding)
 }
 
 /// `socks5_auth_config_path`: `{"password": {"users": [{"user_name": "…", "password": "…"}]}}`.

@@ -45,6 +45,6 @@ pub use self::reread::Reread;
 pub use self::role::Role;
 pub use self::secret::Secret;
 pub use self::share::{Shared, share};
-pub use self::text::diagnostic::{Diagnostic, Position, Severity, is_for_other_role};
+pub use self::text::diagnostic::{Diagnostic, Position, Severity, is_for_other_role, visible};
 pub use self::url::{ServerUrl, UrlError};
 pub use self::written::schema::documented_keys;

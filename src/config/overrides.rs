@@ -178,8 +178,14 @@ impl Overrides {
         {
             document.set("method", method.into(), "method");
         }
-        if let Some(protocol) = self.listen_as {
-            listen_as(protocol, document);
+        match self.listen_as {
+            Some(protocol) => listen_as(protocol, document),
+            // ss-local takes no notice of the keys of the others.
+            None if self.default_method.is_some() => {
+                document.set("tunnel_address", Value::Null, "ss-local");
+                document.set("tcp_tproxy", Value::Null, "ss-local");
+            }
+            None => {}
         }
     }
 

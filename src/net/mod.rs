@@ -26,6 +26,7 @@
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 //! - [`fetch`]: downloads a document.
 //! - [`file_version`]: notices that a file has changed.
+//! - [`own`]: whether an address is one of this machine's.
 //! - [`netlink`], [`lost`]: the addresses of this machine; connections from those that it has lost.
 
 pub mod alive;
@@ -43,6 +44,7 @@ pub mod lost;
 pub mod multiplex;
 pub mod netlink;
 pub mod options;
+pub mod own;
 pub mod passed;
 pub mod pipe;
 pub mod plugin;

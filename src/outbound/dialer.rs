@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::proxy_chain::{Chain, Hop, Protocol, is_nowhere, relay_at};
 use crate::dns::{Addresses, Resolver};
 use crate::net::dial::SpeaksFirst;
+use crate::net::own::is_own;
 use crate::net::{self, SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
 use crate::relay::failed::Way;
@@ -52,7 +53,7 @@ pub struct Dialer {
     pub options: SocketOptions,
     /// The time limit of one connection attempt, over all addresses.
     pub connect_timeout: Duration,
-    /// Refuses addresses of private networks, after resolution.
+    /// Refuses addresses of private networks and of this machine, after resolution.
     pub deny_private: bool,
     /// The proxies on the way; `None`: there are none.
     pub proxies: Option<Arc<Chain>>,
@@ -149,7 +150,7 @@ impl Dialer {
     }
 
     fn refuses(&self, candidate: &Candidate<'_>) -> Option<Error> {
-        if self.deny_private && is_private(candidate.ip) {
+        if self.deny_private && (is_private(candidate.ip) || is_own(embedded(candidate.ip))) {
             return Some(Error::Denied(candidate.ip));
         }
         let filter = self.filter.as_ref()?;
@@ -396,23 +397,23 @@ impl Dialer {
 }
 
 /// Whether `ip` is not on the public internet: loopback, private, link-local (which includes the metadata services of
-/// clouds), shared, multicast or unspecified.
+/// clouds), shared, of protocols or benchmarks, multicast or unspecified; or a way to such an address through a translator
+/// or tunnel.
 #[must_use]
 pub fn is_private(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
+    match embedded(ip) {
         IpAddr::V4(ip) => {
-            let shared = ip
-                .octets()
-                .first_chunk::<2>()
-                .is_some_and(|[a, b]| *a == 100 && (64..128).contains(b));
-            let this_network = ip.octets().first() == Some(&0);
+            let [first, second, third, _] = ip.octets();
             ip.is_loopback()
                 || ip.is_private()
                 || ip.is_link_local()
                 || ip.is_broadcast()
                 || ip.is_multicast()
-                || shared
-                || this_network
+                // This network, shared addresses (RFC 6598), protocol assignments (RFC 6890), benchmarks (RFC 2544).
+                || first == 0
+                || (first == 100 && (64..128).contains(&second))
+                || (first, second, third) == (192, 0, 0)
+                || (first == 198 && (18..20).contains(&second))
         }
         IpAddr::V6(ip) => {
             ip.is_loopback()
@@ -420,12 +421,25 @@ pub fn is_private(ip: IpAddr) -> bool {
                 || ip.is_multicast()
                 || ip.is_unique_local()
                 || ip.is_unicast_link_local()
-                // 64:ff9b::/96 embeds an IPv4 address (RFC 6052 §2.1).
-                || matches!(ip.segments(), [0x64, 0xff9b, 0, 0, 0, 0, a, b] if {
-                    let [[a, b], [c, d]] = [a.to_be_bytes(), b.to_be_bytes()];
-                    is_private(IpAddr::V4([a, b, c, d].into()))
-                })
+                // Translation within a site (RFC 8215), and 6to4, which contains the address of a router (RFC 3056).
+                || matches!(ip.segments(), [0x64, 0xff9b, 1, ..] | [0x2002, ..])
         }
+    }
+}
+
+/// The IPv4 address that an address leads to, or the address itself.
+fn embedded(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else {
+        return ip.to_canonical();
+    };
+    match v6.segments() {
+        // 64:ff9b::/96 (RFC 6052 §2.1), and ::/96, which is out of use (RFC 4291 §2.5.5.1).
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high @ 1..=u16::MAX, low] => {
+            let [a, b] = high.to_be_bytes();
+            let [c, d] = low.to_be_bytes();
+            IpAddr::V4([a, b, c, d].into())
+        }
+        _ => IpAddr::V6(v6),
     }
 }
 
@@ -437,12 +451,14 @@ mod tests {
     #[test]
     fn recognizes_private_addresses() {
         let private = "127.0.0.1 10.1.2.3 172.31.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 ::1 :: \
-            fe80::1 fd00::1 ff02::1 ::ffff:10.0.0.1 64:ff9b::a00:1";
+            fe80::1 fd00::1 ff02::1 ::ffff:10.0.0.1 64:ff9b::a00:1 64:ff9b:1::1 64:ff9b:1:2::808:808 2002:808:808::1 \
+            2002:7f00:1::1 198.18.0.1 198.19.255.255 192.0.0.1 192.0.0.171 64:ff9b::c612:1 ::ffff:198.18.0.1 ::10.0.0.1";
         for ip in private.split_whitespace() {
             assert!(is_private(ip.parse().unwrap()), "{ip}");
         }
-        let public = "1.1.1.1 100.128.0.1 172.32.0.1 2606:4700::1111 64:ff9b::808:808";
-        for ip in public.split(' ') {
+        let public = "1.1.1.1 100.128.0.1 172.32.0.1 2606:4700::1111 64:ff9b::808:808 198.17.255.255 198.20.0.1 192.0.1.1 \
+            64:ff9b:2::1 2003::1 ::8.8.8.8";
+        for ip in public.split_whitespace() {
             assert!(!is_private(ip.parse().unwrap()), "{ip}");
         }
     }

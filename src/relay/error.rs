@@ -92,7 +92,7 @@ pub enum Error {
         reason: String,
     },
     /// The config forbids the target.
-    #[error("{} is a private address, and `deny_private` is set", .0.to_canonical())]
+    #[error("{} is private or this machine's own, and `deny_private` is set", .0.to_canonical())]
     Denied(std::net::IpAddr),
     /// A rule of the config refuses the target or the client.
     #[error("a rule of the config refuses the {0}")]

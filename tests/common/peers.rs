@@ -5,7 +5,7 @@ use super::{
     socks::Socks,
 };
 use serde_json::{Map, Value, json};
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
 use tempfile::TempDir;
 
 /// Whose program.
@@ -212,6 +212,8 @@ impl<'a> Start<'a> {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("config.json");
             std::fs::write(&path, serde_json::to_vec_pretty(&config).unwrap()).unwrap();
+            // A config that everybody can read is warned of.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             let mut process = self.spawn(&path);
             // A connection that only looks would be a stranger of ours, whom a test with few places would count.
             let started = match self.program {

@@ -11,6 +11,11 @@ use crate::config::secret::Secret;
 use crate::config::written::file;
 use crate::config::written::scalar::Number;
 
+/// What stands for a key in the documents.
+const PLACEHOLDER: &str = "PASTE-YOUR-KEY-HERE";
+/// The key in `config.example.json`.
+const EXAMPLE: &str = "UkVQTEFDRSBNRTogc3NyIGdlbmtleSAtbSBNRVRIT0Q=";
+
 /// The keys that a password stands for; `path` is where the password was.
 pub(super) fn keys(
     entry: &file::Server,
@@ -30,7 +35,7 @@ pub(super) fn keys(
         && method.family() == Family::Aead2017
         && !path.starts_with("port_password")
     {
-        let ready = expand("key", ready, cx);
+        let ready = expand("key", ready, cx)?;
         let key = base64("key", method, ready.expose(), "", cx)?;
         return Some(Keys {
             identity: Vec::new(),
@@ -45,7 +50,7 @@ pub(super) fn keys(
         );
         return None;
     };
-    let secret = expand(path, &secret, cx);
+    let secret = expand(path, &secret, cx)?;
     if method.family() == Family::Aead2017 {
         if secret.expose().is_empty() {
             cx.report.warn_hint(
@@ -135,23 +140,37 @@ fn base64(
     }
 }
 
-/// Replaces `"${VAR}"` by the environment variable; the text stays as it is if there is none of that name.
-fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Secret {
+/// Replaces `"${VAR}"` by the environment variable, and names the keys that everybody knows; `None` after an error.
+fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Option<Secret> {
     let text = secret.expose();
-    let Some(name) = text
+    let variable = text
         .strip_prefix("${")
-        .and_then(|rest| rest.strip_suffix('}'))
-    else {
-        return secret.clone();
+        .and_then(|rest| rest.strip_suffix('}'));
+    let secret = match variable {
+        None => secret.clone(),
+        Some(name) => match (cx.env)(name) {
+            Some(value) => Secret::from(value),
+            None => {
+                let message = format!("there is no environment variable `{name}`");
+                let hint = "set it for ssr: `export` in a shell, `Environment=` or `EnvironmentFile=` in a unit";
+                cx.report.error_hint(path, message, hint);
+                return None;
+            }
+        },
     };
-    match (cx.env)(name) {
-        Some(value) => Secret::from(value),
-        None => {
-            let message =
-                format!("there is no environment variable `{name}`, so the text itself is used");
-            cx.report.warn(path, message);
-            secret.clone()
+    let hint = "`ssr genkey -m METHOD` prints a key of your own";
+    match secret.expose() {
+        PLACEHOLDER => {
+            let message = "this is the placeholder of the documents, and not a key";
+            cx.report.error_hint(path, message, hint);
+            None
         }
+        EXAMPLE => {
+            let message = "this is the key of config.example.json, which everybody knows";
+            cx.report.warn_hint(path, message, hint);
+            Some(secret)
+        }
+        _ => Some(secret),
     }
 }
 
@@ -220,7 +239,7 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
         }
         Some(secret) => {
             let secret = expand(&path, secret, cx);
-            base64(&path, method, secret.expose(), "", cx)
+            secret.and_then(|secret| base64(&path, method, secret.expose(), "", cx))
         }
     };
     let next_hop = match (&written.server, written.server_port) {

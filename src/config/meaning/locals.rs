@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use crate::outbound::dialer::is_private;
 use crate::wire::address::Address;
 
 use super::context::{Context, filled, host_address, key_at, refuse_same_address};
@@ -25,7 +26,7 @@ pub(super) fn locals(top: &Top, mode: Mode, cx: &mut Context<'_>) -> Vec<Local> 
         Some(true) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    warn_libev(top, cx);
+    refuse_libev(top, cx);
     let mut found = Vec::new();
     let listed = top.locals.as_deref().unwrap_or_default();
     // `protocol` alone must not open a listener in addition to those of the list.
@@ -103,18 +104,20 @@ fn refuse_same_place(found: &[(String, Local)], cx: &mut Context<'_>) {
     }
 }
 
-/// Keys of two programs of shadowsocks-libev. Through a link of their names, [`crate::config::Overrides::listen_as`] has
-/// taken the keys already.
-fn warn_libev(top: &Top, cx: &mut Context<'_>) {
+/// Refuses keys of two programs of shadowsocks-libev, whose files would be served by a SOCKS listener. Through links with
+/// names of libev, [`crate::config::Overrides`] has taken the keys already.
+fn refuse_libev(top: &Top, cx: &mut Context<'_>) {
     for (key, given, program) in [
         ("tunnel_address", top.tunnel_address.is_some(), "ss-tunnel"),
         ("tcp_tproxy", top.tcp_tproxy == Some(true), "ss-redir"),
     ] {
         if given {
-            let message = format!("no effect: it is for {program}");
-            let hint =
-                format!("run ssr through a link named {program}, or use an entry of `locals`");
-            cx.report.warn_hint(key, message, hint);
+            let message = format!("it is for {program}, and this would listen for SOCKS");
+            let protocol = program.trim_start_matches("ss-");
+            let hint = format!(
+                "run ssr through a link named {program}, or use an entry of `locals` with `\"protocol\": \"{protocol}\"`"
+            );
+            cx.report.error_hint(key, message, hint);
         }
     }
 }
@@ -152,6 +155,7 @@ fn local(
     if address.address().is_none() {
         mode = listen::mode_at(mode, protocol, entry, at, cx);
     }
+    warn_of_open_proxy(protocol, entry, &address, at, cx);
     Some(Local {
         protocol,
         passed: listen::passed(entry, protocol, mode, at, cx),
@@ -186,6 +190,30 @@ fn local(
             _ => None,
         },
     })
+}
+
+/// Warns of a proxy that anybody can use: at a public address or at all, without a login.
+fn warn_of_open_proxy(
+    protocol: Protocol,
+    entry: &file::Local,
+    address: &Place,
+    at: &str,
+    cx: &mut Context<'_>,
+) {
+    let is_proxy = matches!(protocol, Protocol::Socks | Protocol::Mixed | Protocol::Http);
+    let has_login = [&entry.socks5_auth_config_path, &entry.http_auth_config_path]
+        .into_iter()
+        .any(|path| path.as_deref().is_some_and(|path| !path.is_empty()));
+    let Some(Address::Ip(place)) = address.address().filter(|_| is_proxy && !has_login) else {
+        return;
+    };
+    if place.ip().is_unspecified() || !is_private(place.ip()) {
+        let message =
+            format!("anybody who reaches {place} can use this proxy: it asks for no login");
+        let hint = "listen on 127.0.0.1, or name users with `socks5_auth_config_path` (`http_auth_config_path` for HTTP)";
+        cx.report
+            .warn_hint(&key_at(at, "local_address"), message, hint);
+    }
 }
 
 const fn default_port(protocol: Protocol) -> Number<u16> {

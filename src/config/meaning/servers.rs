@@ -356,6 +356,18 @@ fn addresses(
         let Some(address) = address(at, &path, host, port, cx) else {
             continue;
         };
+        // In an array, the port beside is that of the hosts without one.
+        if let Some(port) = port
+            && port != address.port()
+            && !hosts.array
+        {
+            let message = format!(
+                "the address has port {} of its own, so `server_port` {port} has no effect",
+                address.port()
+            );
+            cx.report
+                .warn_hint(&path, message, "remove one of the two ports");
+        }
         addresses.push((path, address));
     }
     addresses

@@ -82,6 +82,9 @@ pub(super) fn try_files(
         (EndpointRole::Listen, None) => Ok(()),
         (EndpointRole::Target, _) => tls::Client::new(server_name, &tls.trust).map(drop),
     };
+    if tried.is_ok() {
+        warn_of_dates(tls, role, path_of, cx);
+    }
     if let Err(error) = tried {
         let key = error.key();
         let path = path_of(key);
@@ -91,6 +94,33 @@ pub(super) fn try_files(
         };
         cx.report.error(&path, message);
     }
+}
+
+/// Warns of a certificate that is out of its dates: a server's own, or the only one that a client trusts.
+fn warn_of_dates(
+    tls: &Tls,
+    role: EndpointRole,
+    path_of: &dyn Fn(&str) -> String,
+    cx: &mut Context<'_>,
+) {
+    let own = tls.identity.as_ref().map(|(cert, _)| cert);
+    let (key, pem) = match role {
+        EndpointRole::Listen => ("cert", own),
+        EndpointRole::Target => ("ca", tls.trust.ca.as_ref()),
+    };
+    let now = std::time::UNIX_EPOCH.elapsed();
+    let (Some(pem), Ok(now)) = (pem, now) else {
+        return;
+    };
+    let what = match tls::validity(pem, now.as_secs()) {
+        Ok(tls::Validity::Expired) => "has expired",
+        Ok(tls::Validity::NotYet) => "is not valid yet",
+        _ => return,
+    };
+    let message = format!("the certificate in {} {what}", pem.place());
+    let hint =
+        "get a new one, or set the clock (`openssl x509 -noout -dates -in FILE` prints its dates)";
+    cx.report.warn_hint(&path_of(key), message, hint);
 }
 
 /// `pin_sha256`: one or more, in an array or separated by commas.

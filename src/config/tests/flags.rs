@@ -204,13 +204,17 @@ fn the_user_is_read_from_file_and_flag() {
 }
 
 #[test]
-fn keys_of_libevs_other_programs_are_named_where_they_have_no_effect() {
+fn keys_of_libevs_other_programs_are_refused_but_by_libevs_ss_local() {
     let file = with(r#""tunnel_address": "a:1", "tcp_tproxy": true"#);
-    let found = shown(&parsed(&file, Role::Local, &Overrides::default()).warnings);
+    let found = shown(&parse_with(&file, Role::Local, &no_env, &Overrides::default()).unwrap_err());
     for part in [
-        "tunnel_address: no effect: it is for ss-tunnel",
-        "tcp_tproxy: ",
+        "tunnel_address: it is for ss-tunnel",
+        "tcp_tproxy: it is for ss-redir",
     ] {
         assert!(found.contains(part), "no {part:?} in\n{found}");
     }
+    let mut libev = Overrides::default();
+    libev.default_method("chacha20-ietf-poly1305");
+    let config = parsed(&file, Role::Local, &libev);
+    assert_eq!(shown(&config.warnings), "");
 }

@@ -135,10 +135,8 @@ fn environment_variables_stand_for_passwords() {
     assert_eq!(config.servers[0].keys.key.as_bytes(), key.as_bytes());
     assert_eq!(shown(&config.warnings), "");
 
-    let config = local(&text);
-    let literal = Key::from_password(Method::Aes256Gcm, b"${SECRET}");
-    assert_eq!(config.servers[0].keys.key.as_bytes(), literal.as_bytes());
-    assert!(shown(&config.warnings).contains("no environment variable `SECRET`"));
+    let found = parse(&text, Role::Local, &|_| None).unwrap_err();
+    assert!(shown(&found).contains("password: there is no environment variable `SECRET`"));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use zeroize::Zeroizing;
+
 use crate::limits::MAX_FINDINGS;
 
 /// The severity of a [`Diagnostic`].
@@ -63,23 +65,44 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.file, self.position) {
-            (Some(file), Some(at)) => {
-                write!(f, "{}:{}:{}: ", file.display(), at.line, at.column)?;
-            }
-            (None, Some(at)) => write!(f, "{}:{}: ", at.line, at.column)?,
-            (Some(file), None) => write!(f, "{}: ", file.display())?,
-            (None, None) => {}
+        // A line of the log or of a terminal, whatever the file has in its keys and values.
+        f.write_str(&visible(&self.text()).replace('\n', "\\n"))
+    }
+}
+
+impl Diagnostic {
+    fn text(&self) -> String {
+        let mut place = match &self.file {
+            Some(file) => format!("{}:", file.display()),
+            None => String::new(),
+        };
+        if let Some(at) = self.position {
+            place += &format!("{}:{}:", at.line, at.column);
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            place += &format!(" {}:", self.path);
         }
-        f.write_str(&self.message)?;
-        match &self.hint {
-            Some(hint) => write!(f, " ({hint})"),
-            None => Ok(()),
+        let mut text = format!("{place} {}", self.message);
+        if let Some(hint) = &self.hint {
+            text += &format!(" ({hint})");
+        }
+        text.trim_start().to_owned()
+    }
+}
+
+/// The text with characters escaped that control a terminal, or change the order of others: a config may have been written
+/// by somebody else. Ends of lines and tabs stay.
+pub fn visible(text: &str) -> Zeroizing<String> {
+    let mut shown = Zeroizing::new(String::with_capacity(text.len()));
+    for letter in text.chars() {
+        let reorders = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match letter {
+            '\n' | '\t' => shown.push(letter),
+            _ if letter.is_control() || reorders => shown.extend(letter.escape_default()),
+            _ => shown.push(letter),
         }
     }
+    shown
 }
 
 /// Whether every error in `found` only says that the file is for the other role.
