@@ -32,10 +32,19 @@ pub const MAX_STRANGER_BYTES: usize = 1 << 20;
 /// How long the salt of an AEAD-2022 stream is remembered. Its timestamp may be 30 s ahead and is accepted until it is
 /// 30 s old, and timestamps are whole seconds.
 pub const SALT_LIFETIME: Duration = Duration::from_secs(61);
-/// Salts of streams that a server remembers: about 10 MiB when full.
+/// What of these 30 s may have been on its way while a server started: an older timestamp than this is not accepted then.
+pub const IN_FLIGHT: Duration = Duration::from_secs(5);
+/// Salts of AEAD-2022 streams that a server remembers: only 30,000 connections a second fill it, with 68 MiB. A half of it is
+/// the most that fits into as much memory.
+pub const DATED_SALTS: usize = 2 * (7 << 18);
+/// Salts of AEAD-2017 streams that a server remembers, received and sent each: about 10 MiB when full.
 pub const STREAM_SALTS: usize = 1 << 18;
-/// Salts of packets that a server remembers: about 2.5 MiB when full.
+/// Salts of AEAD-2017 packets that a server remembers, received and sent each: about 2.5 MiB when full.
 pub const PACKET_SALTS: usize = 1 << 16;
+/// Salts of AEAD-2017 methods that a client remembers, of streams and packets, received and sent each: 1.25 MiB when full.
+pub const CLIENT_SALTS: usize = 1 << 15;
+/// Packet sessions of AEAD-2022 that have ended and are remembered for as long as salts are: about 2.6 MiB when full.
+pub const ENDED_SESSIONS: usize = 2 * (7 << 12);
 
 /// Bytes of a redirected connection in which the name of the host is looked for.
 pub const MAX_SNIFFED: usize = 4096;

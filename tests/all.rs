@@ -66,6 +66,7 @@ mod pair;
 mod plugins;
 mod redir;
 mod redir_names;
+mod replays;
 mod reverse;
 mod reverse_links;
 mod reverse_memory;

@@ -233,8 +233,10 @@ fn garbage_with_a_salt_does_not_burn_it() {
 
 #[test]
 fn a_clock_is_allowed_thirty_seconds() {
-    for method in NEW_METHODS {
-        let scene = Scene::new(method);
+    let scenes = NEW_METHODS.map(Scene::new);
+    // Before, a server refuses what is older than it is itself.
+    thread::sleep(Duration::from_secs(26));
+    for scene in scenes {
         let skewed = |by: i64| {
             // Early in a second, so that the server reads the same second.
             eventually("a second begins", || {

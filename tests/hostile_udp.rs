@@ -211,7 +211,7 @@ fn a_stale_or_foreign_packet_is_dropped() {
             packet.timestamp = now().checked_add_signed(by).unwrap();
             scene.refuses("a wrong clock", &scene.seal(&packet, b"stale"), b"stale");
         }
-        for (i, by) in [-25, 25].into_iter().enumerate() {
+        for (i, by) in [-4, 25].into_iter().enumerate() {
             let mut packet = Packet::new(8, 10 + i as u64);
             packet.timestamp = now().checked_add_signed(by).unwrap();
             scene.exchange(&packet, b"a little off");

@@ -1,8 +1,8 @@
 //! Salts seen before: a stream or an AEAD-2017 packet with one of them is a replay.
 
-use std::collections::HashSet;
-use std::mem;
 use std::time::Duration;
+
+use super::generations::Generations;
 
 /// The longest salt of any method.
 const MAX_SALT_LEN: usize = 32;
@@ -20,30 +20,35 @@ pub enum ReplayPolicy {
     Reject,
 }
 
-/// An exact set of salts, limited in number and optionally in age.
+/// An exact set of salts, limited in age, or in number, or in both.
 ///
 /// It is exact because no honest client may be refused (SIP022 §3.1.5), which a Bloom filter would do now and then.
 ///
-/// Salts are kept in two generations of `capacity / 2` salts each. New salts go to the young generation. When that is full,
-/// or as old as `keep`, it becomes the old generation, and the previous old one is forgotten. So:
-/// - the pool holds at most `capacity` salts, and always remembers the last `capacity / 2`;
-/// - it remembers a salt for at least `keep`, unless more than `capacity / 2` salts arrive within that time: then it
-///   forgets the oldest early, and [`SaltPool::forgotten_early`] counts how often. Insert only salts of authenticated
-///   streams, so that nobody without a key can cause this;
-/// - while salts keep arriving, it forgets a salt after twice `keep` at the latest.
+/// Salts are kept in two generations of at most `capacity / 2` salts each. So the pool holds at most `capacity` salts, and
+/// - with `keep`, it remembers a salt for at least that long, and for twice as long at most while salts keep arriving. Only if
+///   more than `capacity / 2` salts arrive within that time, it forgets the oldest early, and
+///   [`SaltPool::forgotten_early`] counts how often. Insert only salts of authenticated streams, so that nobody without a
+///   key can cause this;
+/// - without it, it always remembers the last `capacity / 2`.
+///
+/// Age is that of a monotonic clock. Where salts come with timestamps, none is accepted that is not later than those of the
+/// salts that were forgotten for their age: if the clock that timestamps are judged by is set back, a replay of an old stream
+/// is refused all the same.
 ///
 /// Only the last 16 bytes of a salt are kept. They are random (some clients begin their salts with a constant to look like
 /// another protocol), so two salts collide no sooner than salts of 16 bytes would.
 ///
 /// Memory grows with use, up to [`SaltPool::MAX_SALT_BYTES`] for each salt.
 #[derive(Debug)]
-pub struct SaltPool {
-    young: HashSet<Salt>,
-    old: HashSet<Salt>,
-    born: Duration,
-    keep: Option<Duration>,
-    generation: usize,
-    forgotten_early: u64,
+pub struct SaltPool(Generations<Salt, ()>);
+
+/// Why a salt is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaltRefusal {
+    /// It was seen before, or is longer than 32 bytes, which no salt is.
+    Known,
+    /// Its timestamp is no later than that of a salt that was forgotten, so it may have been seen before.
+    Forgotten,
 }
 
 /// The last bytes of a salt; a shorter one is padded with zeros.
@@ -72,14 +77,7 @@ impl SaltPool {
     /// timestamps are whole seconds. For AEAD-2017, which has no timestamps, it is `None`: only their number forgets salts.
     #[must_use]
     pub fn new(keep: Option<Duration>, capacity: usize) -> Self {
-        Self {
-            young: HashSet::new(),
-            old: HashSet::new(),
-            born: Duration::ZERO,
-            keep,
-            generation: (capacity / 2).max(1),
-            forgotten_early: 0,
-        }
+        Self(Generations::new(keep, capacity / 2))
     }
 
     /// Remembers a salt at the time `now` of a monotonic clock. Returns `false` if the salt is known already or longer than
@@ -88,32 +86,41 @@ impl SaltPool {
     /// Insert a salt only after its stream has been authenticated. Otherwise a stranger could use up a client's salt.
     #[must_use = "a salt that was seen before is a replay"]
     pub fn insert(&mut self, salt: &[u8], now: Duration) -> bool {
-        let Some(salt) = Salt::new(salt) else {
-            return false;
-        };
-        self.age(now);
-        if self.young.contains(&salt) || self.old.contains(&salt) {
-            return false;
+        self.admit(salt, None, now).is_ok()
+    }
+
+    /// The same for a salt with a timestamp.
+    ///
+    /// # Errors
+    /// Why the salt is refused.
+    pub fn admit(
+        &mut self,
+        salt: &[u8],
+        timestamp: Option<u64>,
+        now: Duration,
+    ) -> Result<(), SaltRefusal> {
+        let salt = Salt::new(salt).ok_or(SaltRefusal::Known)?;
+        self.0.age(now);
+        if self.0.get(&salt).is_some() {
+            return Err(SaltRefusal::Known);
         }
-        if self.young.len() >= self.generation {
-            if self.keep.is_some() && !self.old.is_empty() {
-                self.forgotten_early = self.forgotten_early.saturating_add(1);
-            }
-            self.rotate(now);
+        if timestamp.is_some() && timestamp <= self.0.forgotten() {
+            return Err(SaltRefusal::Forgotten);
         }
-        self.young.insert(salt)
+        self.0.insert(salt, (), timestamp, now);
+        Ok(())
     }
 
     /// Whether the salt is remembered: an early check before authentication. [`SaltPool::insert`] decides.
     #[must_use]
     pub fn contains(&self, salt: &[u8]) -> bool {
-        Salt::new(salt).is_some_and(|salt| self.young.contains(&salt) || self.old.contains(&salt))
+        Salt::new(salt).is_some_and(|salt| self.0.get(&salt).is_some())
     }
 
     /// Number of salts remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.0.len()
     }
 
     /// Whether no salt is remembered.
@@ -126,28 +133,7 @@ impl SaltPool {
     /// capacity is too small for the number of connections.
     #[must_use]
     pub const fn forgotten_early(&self) -> u64 {
-        self.forgotten_early
-    }
-
-    /// Rotates by time.
-    fn age(&mut self, now: Duration) {
-        let Some(keep) = self.keep else { return };
-        let age = now.saturating_sub(self.born);
-        if age < keep {
-            return;
-        }
-        self.rotate(now);
-        // Every salt of the generation that has just become old came before that was `keep` old.
-        if age >= keep.saturating_mul(2) {
-            self.old = HashSet::new();
-        }
-    }
-
-    fn rotate(&mut self, now: Duration) {
-        // The next generation is likely to be as large as this one; allocating it now avoids rehashing.
-        let next = HashSet::with_capacity(self.young.len());
-        self.old = mem::replace(&mut self.young, next);
-        self.born = now;
+        self.0.forgotten_early()
     }
 }
 
@@ -226,13 +212,30 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_set_back_does_not_make_old_salts_fresh() {
+        let mut pool = SaltPool::new(Some(KEEP), 100);
+        let mut admit =
+            |number, timestamp, now| pool.admit(&salt(number), Some(timestamp), at(now));
+        assert_eq!(admit(0, 1000, 0), Ok(()));
+        assert_eq!(admit(0, 1000, 59), Err(SaltRefusal::Known));
+        // Each comes 60 s after the one before, by both clocks.
+        assert_eq!(admit(1, 1060, 60), Ok(()));
+        assert_eq!(admit(2, 1120, 120), Ok(()));
+        // Then the clock is set back by two minutes, and a replay of the first would be in time again.
+        assert_eq!(admit(0, 1000, 121), Err(SaltRefusal::Forgotten));
+        assert_eq!(admit(3, 1001, 121), Ok(()), "an honest one");
+        assert_eq!(admit(1, 1060, 121), Err(SaltRefusal::Known));
+    }
+
+    #[test]
     fn takes_no_more_memory_than_stated() {
         // Just more than 7/8 of a power of two is the worst case.
         for generation in [57, 3585, 4096] {
             let mut pool = SaltPool::new(None, 2 * generation);
             assert!((0..2 * generation).all(|number| pool.insert(&salt(number), at(0))));
-            let buckets = |set: &HashSet<Salt>| (set.capacity() * 8 / 7).next_power_of_two();
-            let bytes = (buckets(&pool.young) + buckets(&pool.old)) * (KEPT_LEN + 1);
+            let buckets = |capacity: usize| (capacity * 8 / 7).next_power_of_two();
+            let buckets: usize = pool.0.capacities().into_iter().map(buckets).sum();
+            let bytes = buckets * (KEPT_LEN + 1);
             assert!(
                 bytes <= SaltPool::MAX_SALT_BYTES * 2 * generation,
                 "{bytes}"

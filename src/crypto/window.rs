@@ -26,6 +26,26 @@ impl Window {
         }
     }
 
+    /// A window that has seen all ids up to `greatest`.
+    #[must_use]
+    pub fn after(greatest: u64) -> Self {
+        let mut window = Self {
+            greatest,
+            ring: [u64::MAX; WORDS],
+        };
+        let (word, bit) = place(greatest);
+        if let Some(word) = window.ring.get_mut(word) {
+            *word = bit | (bit - 1);
+        }
+        window
+    }
+
+    /// The greatest id that was accepted, if any was.
+    #[must_use]
+    pub fn greatest(&self) -> Option<u64> {
+        (self.greatest > 0 || !self.is_fresh(0)).then_some(self.greatest)
+    }
+
     /// Whether [`Window::accept`] would accept the id.
     #[must_use]
     pub fn is_fresh(&self, id: u64) -> bool {
@@ -123,6 +143,22 @@ mod tests {
         assert!(!window.accept(8127));
         assert!(!window.accept(100_000 - 8128));
         assert!(window.accept(100_000 - 8127));
+    }
+
+    #[test]
+    fn a_window_after_an_id_takes_what_is_greater() {
+        for greatest in [0, 1, 63, 64, 1000, 8127, 8128, u64::MAX - 70] {
+            let mut window = Window::after(greatest);
+            assert_eq!(window.greatest(), Some(greatest));
+            for id in (0..=greatest.min(9000)).chain([greatest]) {
+                assert!(!window.is_fresh(id), "{id} of {greatest}");
+            }
+            for id in [greatest + 3, greatest + 1, greatest + 70, greatest + 69] {
+                assert!(window.accept(id), "{id} after {greatest}");
+                assert!(!window.accept(id));
+            }
+        }
+        assert_eq!(Window::new().greatest(), None);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! closed when the handshake timeout, which began with the connection, is over.
 
 pub mod packets;
-pub mod replay;
 
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
@@ -16,7 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::crypto::Family;
 use crate::limits::MAX_STRANGER_BYTES;
 use crate::net::pool::{Buffer, Size};
-use crate::net::{FAREWELL, Stream, handshake, unix_now};
+use crate::net::{FAREWELL, Stream, handshake};
+use crate::relay::replay::ReplayFilter;
 use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request, Reserved};
 use crate::relay::{Error, Side, User};
 use crate::wire::peer_protocol::PeerProtocol;
@@ -24,7 +24,6 @@ use crate::wire::ss::request::{Progress, RequestOpener};
 use crate::wire::ss::stream::{Opener, Sealer};
 use crate::wire::ss::{Accounts, Salt};
 use crate::wire::{self, Address};
-use replay::ReplayFilter;
 
 /// The Shadowsocks side of `ssr server`.
 pub struct Shadowsocks {
@@ -128,7 +127,7 @@ impl Shadowsocks {
         let salt = Salt::new(method, rand::random());
         if method.family() == Family::Aead2017 {
             // Under these methods an answer sent back to us would open as a request.
-            self.replays.remember(&salt);
+            self.replays.note_sent(&salt);
         }
         let request = opener.salt().unwrap_or(salt);
         Sealer::response(
@@ -240,9 +239,10 @@ impl Reading {
         let (bytes, ready, raw) = buffer.parts();
         loop {
             let read = bytes.get_mut(..raw.end).unwrap_or_default();
-            match self.opener.open(&inbound.accounts, read, unix_now())? {
+            let replays = &inbound.replays;
+            match self.opener.open(&inbound.accounts, read, replays.now())? {
                 Progress::NeedMore => return Ok(None),
-                Progress::Authenticated(salt) => inbound.replays.admit(&salt)?,
+                Progress::Authenticated(salt) => replays.admit(&salt, self.opener.timestamp())?,
                 Progress::Relay { user, salt, rest } => {
                     let next = inbound.next_hops.get(user).cloned().flatten();
                     ready.extend([salt, rest..raw.end]);

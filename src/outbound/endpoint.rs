@@ -10,6 +10,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::plugin::Entrance;
 use crate::net::{self, Stream, transport};
 use crate::relay::Error;
+use crate::relay::replay::ClientReplays;
 use crate::relay::tcp::Leg;
 use crate::wire::ss::Credentials;
 use crate::wire::{Address, AddressRef};
@@ -20,6 +21,8 @@ pub struct Endpoint {
     pub address: Address,
     /// Its method and keys.
     pub credentials: Credentials,
+    /// Refuses answers that are none to what was just sent.
+    pub replays: ClientReplays,
     /// Connects to it.
     pub dialer: Dialer,
     /// The layers between TCP and Shadowsocks; `None`: bare TCP.
@@ -67,6 +70,6 @@ impl Endpoint {
     /// Makes `stream`, a connection to this server, the upstream leg of a relay to `target`.
     #[must_use]
     pub fn leg(&self, stream: Stream, target: AddressRef<'_>) -> Leg {
-        request_leg::leg(&self.credentials, stream, target)
+        request_leg::leg((&self.credentials, &self.replays), stream, target)
     }
 }

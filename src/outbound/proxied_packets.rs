@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::net::{Stream, unix_now};
 use crate::relay::Error;
+use crate::relay::replay::{self, ReplayFilter};
 use crate::wire::socks::{UDP_PREFIX, parse_udp_prefix};
 use crate::wire::ss::packet::{ClientPackets, PacketSealer};
 use crate::wire::{self, Address, AddressRef};
@@ -225,6 +227,7 @@ enum Wrap {
         address: Vec<u8>,
         sealer: PacketSealer,
         opener: Box<ClientPackets>,
+        seen: Option<Arc<ReplayFilter>>,
     },
 }
 
@@ -234,14 +237,16 @@ impl Wrap {
         let mut address = [0; Address::MAX_LEN];
         let len = next.encode(&mut address).unwrap_or(0);
         let address = address.get(..len).unwrap_or_default();
-        let Protocol::Shadowsocks(credentials) = protocol else {
+        let Protocol::Shadowsocks(both) = protocol else {
             return Ok(Self::Socks([&UDP_PREFIX, address].concat()));
         };
+        let (credentials, replays) = &**both;
         let session = rand::random();
         Ok(Self::Shadowsocks {
             address: address.to_vec(),
             sealer: PacketSealer::client(credentials, session)?,
             opener: Box::new(ClientPackets::new(credentials, session)),
+            seen: replays.packets(credentials.method()),
         })
     }
 
@@ -254,9 +259,13 @@ impl Wrap {
                 to.extend_from_slice(datagram);
             }
             Self::Shadowsocks {
-                address, sealer, ..
+                address,
+                sealer,
+                seen,
+                ..
             } => {
-                sealer.prepare(rand::random);
+                let (method, seen) = (sealer.method(), seen.as_ref());
+                sealer.prepare(|| replay::salts(method, seen));
                 to.resize(sealer.headroom(), 0);
                 let start = to.len();
                 to.extend_from_slice(address);
@@ -264,7 +273,8 @@ impl Wrap {
                 let body = start..to.len();
                 let tag = if sealer.is_plain() { 0 } else { TAG_LEN };
                 to.resize(body.end + tag, 0);
-                sealer.seal(to, body, unix_now(), rand::random).ok()?;
+                let salt = || replay::salt(method, seen);
+                sealer.seal(to, body, unix_now(), salt).ok()?;
             }
         }
         Some(())
@@ -280,7 +290,13 @@ impl Wrap {
                 }
                 start..datagram.len()
             }
-            Self::Shadowsocks { opener, .. } => opener.open(datagram, None, unix_now()).ok()?,
+            Self::Shadowsocks { opener, seen, .. } => {
+                let inside = opener.open(datagram, None, unix_now()).ok()?;
+                if let Some(seen) = seen {
+                    seen.admit_packet(opener.method(), datagram).ok()?;
+                }
+                inside
+            }
         };
         let rest = datagram.get(inside.clone())?;
         let (_, len) = AddressRef::parse(rest).ok()??;

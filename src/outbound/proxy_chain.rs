@@ -11,6 +11,7 @@ use crate::limits::MAX_CONNECT_RESPONSE;
 use crate::net::{Stream, tls};
 use crate::relay::Error;
 use crate::relay::plain::plain;
+use crate::relay::replay::ClientReplays;
 use crate::wire::socks::{
     AuthMethod, AuthStatus, Command, Credentials, Greeting, MethodSelection, Reply, Request,
     Response,
@@ -39,7 +40,7 @@ pub enum Protocol {
     /// HTTP CONNECT, inside TLS or bare.
     Http(Option<tls::Client>),
     /// Shadowsocks.
-    Shadowsocks(Box<ss::Credentials>),
+    Shadowsocks(Box<(ss::Credentials, ClientReplays)>),
 }
 
 /// A user name and a password, each of at most 255 bytes.
@@ -141,8 +142,10 @@ impl Hop {
             }
             Protocol::Http(tls) => self.http(stream, tls.as_ref(), target).await,
             // It answers nothing: the header goes out with the first bytes for the target.
-            Protocol::Shadowsocks(credentials) => {
-                Ok(plain(request_leg::leg(credentials, stream, target)))
+            Protocol::Shadowsocks(both) => {
+                let (credentials, replays) = &**both;
+                let leg = request_leg::leg((credentials, replays), stream, target);
+                Ok(plain(leg))
             }
         };
         connected.map_err(self.failed())

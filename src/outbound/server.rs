@@ -98,8 +98,12 @@ impl Server {
             Some(Carried::Packets) | None => {
                 let sealer =
                     PacketSealer::client(credentials, session).map_err(io::Error::other)?;
-                let opener = ClientPackets::new(credentials, session);
-                (Encoder::Seal(sealer), Decoder::Open(Box::new(opener)))
+                let opener = Box::new(ClientPackets::new(credentials, session));
+                let seen = endpoint.replays.packets(credentials.method());
+                (
+                    Encoder::Seal(sealer, seen.clone()),
+                    Decoder::Open(opener, seen),
+                )
             }
         };
         Ok(Upstream {

@@ -6,6 +6,7 @@
 //! - [`counters`]: counts what happens.
 //! - [`failed`]: the last streams and associations that failed.
 //! - [`plain`]: an encrypted stream as a stream of its payload.
+//! - [`replay`]: refuses what was seen before.
 //!
 //! They share the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
 //! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`), what is said of strangers (`strangers.rs`) and errors.
@@ -19,6 +20,7 @@ mod idle;
 mod leg;
 pub mod link;
 pub mod plain;
+pub mod replay;
 mod sealed;
 mod sizing;
 mod strangers;

@@ -30,6 +30,12 @@ pub enum Error {
     /// The salt or packet has been received before.
     #[error("replay: this salt or packet was received before")]
     Replayed,
+    /// The timestamp is from a time whose salts and packets are not remembered: before this process, or before the clock was
+    /// set back.
+    #[error(
+        "this is from before the server started or its clock was set back: a replay, or the peer's clock is behind"
+    )]
+    Stale,
     /// The timestamp is too far from the current time (SIP022 §3.1.5).
     #[error("the peer's clock is {}; at most 30 s are allowed: set both clocks", direction(*seconds))]
     TimestampSkew {
@@ -123,6 +129,7 @@ impl Error {
             Self::Unauthenticated => "unauthenticated",
             Self::UnknownIdentity => "unknown_identity",
             Self::Replayed => "replayed",
+            Self::Stale => "stale",
             Self::TimestampSkew { .. } => "timestamp_skew",
             Self::OtherProtocol(_) => "other_protocol",
             Self::HeaderType(_) => "header_type",

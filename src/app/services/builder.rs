@@ -23,6 +23,7 @@ use crate::net::tun::routes::AutoRoute;
 use crate::net::unix::SocketFile;
 use crate::net::{self, SocketOptions};
 use crate::outbound::dialer::Dialer;
+use crate::relay::replay::ClientReplays;
 use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 use crate::relay::{Counters, User};
@@ -42,6 +43,8 @@ pub(super) struct Builder<'a> {
     pub(super) routes: Option<AutoRoute>,
     /// The names behind the addresses of `fake-dns` locals.
     pub(super) fakes: Fakes,
+    /// What was sent to servers and received from them.
+    pub(super) replays: ClientReplays,
     /// What the service manager has passed.
     pub(super) passed: Passed,
     pub(super) files: Vec<SocketFile>,
@@ -67,6 +70,7 @@ impl<'a> Builder<'a> {
             plugins: Plugins::default(),
             routes: None,
             fakes: Fakes::default(),
+            replays: ClientReplays::new(config.replay),
             passed: Passed::default(),
             files: Vec::new(),
         }
@@ -90,7 +94,7 @@ impl<'a> Builder<'a> {
         proxies: &[ProxyHop],
     ) -> Result<Dialer, Error> {
         Ok(Dialer {
-            proxies: chain(proxies)?,
+            proxies: chain(proxies, &self.replays)?,
             ..self.dialer(options)
         })
     }

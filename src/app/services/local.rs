@@ -297,6 +297,7 @@ impl Builder<'_> {
                 server.keys.identity.clone(),
                 server.keys.key.clone(),
             ),
+            replays: self.replays.clone(),
             dialer: self.dialer_through(outgoing(&server.socket, true), &server.proxies)?,
             transport: transport::client(server)?,
             stream_plugin: plugin.streams.clone(),

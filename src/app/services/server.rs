@@ -12,13 +12,13 @@ use crate::app::reverse::{Grants, ReverseServer, ServerSettings};
 use crate::app::routing::{Guard, filter};
 use crate::config::Server;
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
-use crate::inbound::shadowsocks::replay::ReplayFilter;
 use crate::inbound::shadowsocks::{ReservedJobs, Shadowsocks};
 use crate::inbound::stream_datagrams::WithStreams;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::relay;
+use crate::relay::replay::{ReplayFilter, SessionMemory};
 use crate::relay::tcp::{Outbound, Reserved};
 use crate::wire::ss::{Account, Accounts};
 
@@ -52,7 +52,8 @@ impl Builder<'_> {
                     accounts: Arc::clone(&accounts),
                     users: users.clone(),
                     next_hops: next_hops.clone(),
-                    replays: ReplayFilter::for_packets(server.method, self.config.replay),
+                    replays: Arc::new(ReplayFilter::for_packets(server.method, self.config.replay)),
+                    ended: SessionMemory::default(),
                 };
                 self.relay(WithStreams(guarded(inbound, server)), direct.clone())
             });

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::replay::ReplayFilter;
-use crate::crypto::Key;
-use crate::net::unix_now;
+use crate::crypto::ended::SessionKey;
+use crate::crypto::{Family, Key};
 use crate::relay::User;
+use crate::relay::replay::{ReplayFilter, SessionMemory};
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
-use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys};
-use crate::wire::ss::{Accounts, Salt};
+use crate::wire::ss::Accounts;
+use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys, has_sessions};
 use crate::wire::{self, Address};
 
 /// The packet side of `ssr server`.
@@ -22,7 +22,26 @@ pub struct ShadowsocksPackets {
     /// The next server of each relayed user, by its index among the accounts (SIP023).
     pub next_hops: Vec<Option<Address>>,
     /// Refuses packets without ids that were seen before.
-    pub replays: ReplayFilter,
+    pub replays: Arc<ReplayFilter>,
+    /// Refuses packets of sessions that have ended.
+    pub ended: SessionMemory,
+}
+
+/// Opens a client's packets, and remembers the session when it ends.
+pub struct ClientSession {
+    packets: ServerPackets,
+    /// `None` for methods without sessions.
+    ended: Option<(SessionMemory, SessionKey)>,
+}
+
+impl Drop for ClientSession {
+    fn drop(&mut self) {
+        if let (Some((memory, key)), Some((greatest, latest))) =
+            (&self.ended, self.packets.accepted())
+        {
+            memory.end(*key, greatest, latest);
+        }
+    }
 }
 
 /// The front of a packet, and the key that was prepared for it.
@@ -38,11 +57,29 @@ impl ShadowsocksPackets {
     }
 }
 
+impl ShadowsocksPackets {
+    /// Continues the session that `packets`, which has opened its first packet, may be.
+    fn resume(
+        &self,
+        packets: &mut ServerPackets,
+        found: &PacketHeader,
+    ) -> Result<Option<(SessionMemory, SessionKey)>, wire::Error> {
+        let (Some(id), Some((_, timestamp))) = (found.session, packets.accepted()) else {
+            return Ok(None);
+        };
+        let key = (id, found.user);
+        if let Some(greatest) = self.ended.begin(key, timestamp)? {
+            packets.resume(greatest, found)?;
+        }
+        Ok(Some((self.ended.clone(), key)))
+    }
+}
+
 impl PacketInbound for ShadowsocksPackets {
     type Batch = Subkeys;
     type Header = Header;
     /// Opens the client's packets; `None`: there was none yet, or they are passed on.
-    type Session = Option<ServerPackets>;
+    type Session = Option<ClientSession>;
 
     const IS_REMOTE: bool = true;
 
@@ -81,15 +118,21 @@ impl PacketInbound for ShadowsocksPackets {
                 .rewrite_for_next_server(datagram, &header.identified)?;
             return Ok(Opened::Fixed(next, packet));
         }
-        let packets = match session {
-            Some(packets) => packets,
-            none => none.insert(ServerPackets::new(&self.accounts, &header.identified)?),
-        };
         let subkey = header.subkey.take();
-        let body = packets.open(datagram, subkey, &header.identified, unix_now())?;
-        // The salt is in front of the body, where opening leaves it as it was.
-        if let Some(salt) = Salt::read(self.accounts.method(), datagram) {
-            self.replays.admit(&salt)?;
+        let (found, now) = (&header.identified, self.replays.now());
+        let body = match session {
+            Some(session) => session.packets.open(datagram, subkey, found, now)?,
+            none => {
+                let mut packets = ServerPackets::new(&self.accounts, found)?;
+                let body = packets.open(datagram, subkey, found, now)?;
+                let ended = self.resume(&mut packets, found)?;
+                *none = Some(ClientSession { packets, ended });
+                body
+            }
+        };
+        if !has_sessions(self.accounts.method()) {
+            self.replays
+                .admit_packet(self.accounts.method(), datagram)?;
         }
         Ok(Opened::Addressed(body))
     }
@@ -104,6 +147,9 @@ impl PacketInbound for ShadowsocksPackets {
         }
         let PacketHeader { session, user, .. } = header.identified;
         let peer = session.unwrap_or_default();
-        PacketSealer::server(&self.accounts, user, rand::random(), peer).map(Encoder::Seal)
+        let sealer = PacketSealer::server(&self.accounts, user, rand::random(), peer)?;
+        let is_old = self.accounts.method().family() == Family::Aead2017;
+        let sent = is_old.then(|| Arc::clone(&self.replays));
+        Ok(Encoder::Seal(sealer, sent))
     }
 }

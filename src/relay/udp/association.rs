@@ -47,6 +47,8 @@ struct Client<S> {
     path: Path,
     /// Our socket that the client uses.
     socket: Arc<Socket>,
+    /// The session has been given up, so nothing can be opened any more.
+    retired: bool,
 }
 
 impl<S> Client<S> {
@@ -84,6 +86,7 @@ impl<S> Association<S> {
                 session,
                 path,
                 socket,
+                retired: false,
             }),
             outgoing: Mutex::new(Outgoing {
                 encoder: upstream.encoder,
@@ -107,9 +110,24 @@ impl<S> Association<S> {
         socket: &Arc<Socket>,
     ) -> Result<Opened<'a>, wire::Error> {
         let mut client = lock(&self.client);
+        if client.retired {
+            // Only what comes after the session knows what it has seen.
+            return Err(wire::Error::Replayed);
+        }
         let opened = inbound.open(&mut client.session, header, datagram)?;
         client.moved(path, socket);
         Ok(opened)
+    }
+
+    /// Gives up the session, which remembers what it has seen. Call it before a client can begin another association, which
+    /// is when this one leaves the table.
+    pub(super) fn retire(&self)
+    where
+        S: Default,
+    {
+        let mut client = lock(&self.client);
+        client.retired = true;
+        client.session = S::default();
     }
 
     /// Notes where a datagram of the client came from, if the association was not needed to open it.

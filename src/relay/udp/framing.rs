@@ -5,10 +5,12 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::crypto::TAG_LEN;
 use crate::net::udp::{Batch, Path, Received};
 use crate::net::unix_now;
+use crate::relay::replay::{self, ReplayFilter};
 use crate::wire::ss::packet::{ClientPackets, PacketSealer, Subkeys};
 use crate::wire::{self, Address, AddressRef, socks};
 
@@ -16,8 +18,8 @@ use crate::wire::{self, Address, AddressRef, socks};
 pub enum Encoder {
     /// RSV and FRAG, the address, the data (RFC 1928 §7).
     Socks,
-    /// Address and data, sealed.
-    Seal(PacketSealer),
+    /// Address and data, sealed. The filter remembers the salts.
+    Seal(PacketSealer, Option<Arc<ReplayFilter>>),
     /// The data alone.
     Bare,
     /// The address and the data: for a [socket that answers from that address](crate::net::udp::transparent), and in memory.
@@ -59,8 +61,9 @@ impl Encoder {
                 let len = prefix.len() + address.len() + data.len();
                 batch.push(path, len, |room| write(room, &[prefix, address, data]))
             }
-            Self::Seal(sealer) => {
-                sealer.prepare(rand::random);
+            Self::Seal(sealer, sent) => {
+                let (method, sent) = (sealer.method(), sent.as_ref());
+                sealer.prepare(|| replay::salts(method, sent));
                 let start = sealer.headroom();
                 let body = start..start + address.len() + data.len();
                 let tag = if sealer.is_plain() { 0 } else { TAG_LEN };
@@ -69,7 +72,8 @@ impl Encoder {
                         room.get_mut(body.clone()).unwrap_or_default(),
                         &[address, data],
                     )?;
-                    sealer.seal(room, body, unix_now(), rand::random).map(drop)
+                    let salt = || replay::salt(method, sent);
+                    sealer.seal(room, body, unix_now(), salt).map(drop)
                 })
             }
         }
@@ -78,8 +82,8 @@ impl Encoder {
 
 /// Takes addresses and data out of what an upstream sends.
 pub enum Decoder {
-    /// Opens what a server has sealed.
-    Open(Box<ClientPackets>),
+    /// Opens what a server has sealed. The filter refuses what was seen before.
+    Open(Box<ClientPackets>, Option<Arc<ReplayFilter>>),
     /// The datagram is the data, and its sender the address.
     Bare,
     /// Passes the datagram on unopened, without an address.
@@ -103,7 +107,7 @@ impl Decoder {
         mut each: impl FnMut(Path, Result<(&[u8], &[u8]), wire::Error>),
     ) {
         SUBKEYS.with_borrow_mut(|subkeys| {
-            if let Self::Open(packets) = self {
+            if let Self::Open(packets, _) = self {
                 packets.derive_subkeys(subkeys, received.contents());
             }
             let from_anyone = self.proves_its_sender();
@@ -126,8 +130,14 @@ impl Decoder {
                         let body = split(packet);
                         each(from, body.map(|(_, address, data)| (address, data)));
                     }
-                    Self::Open(packets) => {
+                    Self::Open(packets, seen) => {
                         let body = packets.open(packet, subkey, unix_now());
+                        let body = body.and_then(|body| match seen {
+                            Some(seen) => {
+                                seen.admit_packet(packets.method(), packet).map(|()| body)
+                            }
+                            None => Ok(body),
+                        });
                         let body = body.map(|body| packet.get(body).unwrap_or_default());
                         each(
                             from,
@@ -143,7 +153,7 @@ impl Decoder {
     /// Whether it does not matter where a datagram comes from: it proves to be a reply, or anybody may reply.
     fn proves_its_sender(&self) -> bool {
         match self {
-            Self::Open(packets) => packets.authenticates_session(),
+            Self::Open(packets, _) => packets.authenticates_session(),
             Self::Bare | Self::Addressed => true,
             Self::PassOn => false,
         }

@@ -557,7 +557,7 @@ impl From<wire::Error> for Dropped {
 
 /// State of one batch of datagrams.
 #[derive(Default)]
-struct Work<B, S> {
+struct Work<B, S: Default> {
     inbound: B,
     /// The association that `outgoing` is for.
     current: Option<Arc<Association<S>>>,

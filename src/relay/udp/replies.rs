@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// The replies of one association.
-pub(super) struct Replies<S> {
+pub(super) struct Replies<S: Default> {
     pub(super) association: Arc<Association<S>>,
     pub(super) decoder: Decoder,
     pub(super) encoder: Encoder,
@@ -41,7 +41,7 @@ pub(super) struct Replies<S> {
     pub(super) answers: Option<Arc<dyn Answers>>,
 }
 
-impl<S> Replies<S> {
+impl<S: Default> Replies<S> {
     /// Sends replies until the association ends.
     pub(super) async fn run(mut self) {
         let counters = Arc::clone(&self.counters);
@@ -172,10 +172,10 @@ impl<S> Replies<S> {
     }
 }
 
-impl<S> Drop for Replies<S> {
+impl<S: Default> Drop for Replies<S> {
     /// An association without this task would take its client's datagrams and never answer.
     fn drop(&mut self) {
-        self.association.close();
         self.table.remove(&self.association);
+        self.association.close();
     }
 }

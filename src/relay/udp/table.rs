@@ -34,7 +34,7 @@ const ENDING: usize = 8;
 /// Associations by their clients; all workers share it. It holds at most its capacity.
 pub(super) struct AssociationTable<S>(Mutex<LruCache<Key, Arc<Association<S>>>>);
 
-impl<S> AssociationTable<S> {
+impl<S: Default> AssociationTable<S> {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
         Self(Mutex::new(LruCache::sparse(capacity)))
     }
@@ -57,7 +57,9 @@ impl<S> AssociationTable<S> {
         if found.is_none() && table.len() >= table.cap().get() {
             evict_least_recently_used(&mut table);
         }
-        table.put(new.key, Arc::clone(new));
+        if let Some(replaced) = table.put(new.key, Arc::clone(new)) {
+            replaced.retire();
+        }
         true
     }
 
@@ -67,6 +69,7 @@ impl<S> AssociationTable<S> {
         let found = table.peek(&association.key);
         if found.is_some_and(|found| Arc::ptr_eq(found, association)) {
             table.pop(&association.key);
+            association.retire();
         }
     }
 
@@ -75,6 +78,7 @@ impl<S> AssociationTable<S> {
         let mut table = lock(&self.0);
         for upstream in 0..upstreams {
             if let Some(association) = table.pop(&Key { client, upstream }) {
+                association.retire();
                 association.close();
             }
         }
@@ -82,8 +86,9 @@ impl<S> AssociationTable<S> {
 }
 
 /// Ends the association whose client has been silent for the longest time, to make room for a new one.
-fn evict_least_recently_used<S>(table: &mut LruCache<Key, Arc<Association<S>>>) {
+fn evict_least_recently_used<S: Default>(table: &mut LruCache<Key, Arc<Association<S>>>) {
     if let Some((_, evicted)) = table.pop_lru() {
+        evicted.retire();
         evicted.close();
     }
 }

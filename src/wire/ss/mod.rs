@@ -15,7 +15,7 @@ pub mod packet;
 pub mod request;
 pub mod stream;
 
-pub use header::{MAX_PADDING, MAX_TIME_SKEW};
+pub use header::{MAX_PADDING, MAX_TIME_SKEW, Now};
 pub use keys::{Account, Accounts, Credentials, Salt};
 
 #[cfg(test)]

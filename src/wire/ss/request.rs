@@ -7,7 +7,7 @@ use crate::wire::Error;
 use crate::wire::address::{Address, AddressRef};
 
 use super::bytes::read;
-use super::header::{MAX_PADDING, TYPE_CLIENT, check_time};
+use super::header::{MAX_PADDING, Now, TYPE_CLIENT, check_time};
 use super::keys::{Accounts, Salt};
 use super::stream::{Crypt, Opener, REQUEST_FIXED_LEN};
 
@@ -21,6 +21,7 @@ pub struct RequestOpener {
     used: usize,
     user: Option<usize>,
     salt: Option<Salt>,
+    timestamp: Option<u64>,
 }
 
 enum State {
@@ -85,6 +86,7 @@ impl RequestOpener {
             used: 0,
             user: None,
             salt: None,
+            timestamp: None,
         }
     }
 
@@ -100,6 +102,12 @@ impl RequestOpener {
         self.salt
     }
 
+    /// When the request was sealed, in Unix seconds, once authenticated; `None` for methods that do not say it.
+    #[must_use]
+    pub const fn timestamp(&self) -> Option<u64> {
+        self.timestamp
+    }
+
     /// Bytes that the buffer must contain before the next step can do anything.
     #[must_use]
     pub fn need(&self, accounts: &Accounts) -> usize {
@@ -111,7 +119,7 @@ impl RequestOpener {
         }
     }
 
-    /// Opens the next part; `buf` is everything received so far, `now` the time in Unix seconds.
+    /// Opens the next part; `buf` is everything received so far, `now` the time.
     ///
     /// # Errors
     /// What is wrong with the request; later calls return the same error. The peer must not be able to tell which it is.
@@ -119,14 +127,14 @@ impl RequestOpener {
         &mut self,
         accounts: &Accounts,
         buf: &mut [u8],
-        now: u64,
+        now: impl Into<Now>,
     ) -> Result<Progress, Error> {
         // An AEAD-2017 request may be complete with its first chunk: then nothing more is needed.
         if buf.len() < self.need(accounts) && !matches!(self.state, State::Address { .. }) {
             return Ok(Progress::NeedMore);
         }
         let progress = match std::mem::replace(&mut self.state, State::Done) {
-            State::Head => self.open_head(accounts, buf, now),
+            State::Head => self.open_head(accounts, buf, now.into()),
             State::Variable { crypt, len } => self.open_variable(crypt, len, buf),
             State::First { opener, plain } | State::Address { opener, plain } => {
                 self.open_address(opener, plain, buf)
@@ -141,7 +149,7 @@ impl RequestOpener {
         &mut self,
         accounts: &Accounts,
         buf: &mut [u8],
-        now: u64,
+        now: Now,
     ) -> Result<Progress, Error> {
         let salt = Salt::read(self.method, buf).ok_or(Error::Truncated)?;
         let salt_len = salt.as_slice().len();
@@ -156,7 +164,7 @@ impl RequestOpener {
                     .ok_or(Error::Unauthenticated)?;
                 let mut opener = Opener::chunks(self.method, Some(crypt));
                 let rest = buf.get_mut(salt_len..).ok_or(Error::Truncated)?;
-                let opened = opener.open(rest, || now)?;
+                let opened = opener.open(rest, || now.unix)?;
                 self.used += opened.used;
                 let plain = salt_len + opened.payload.start..salt_len + opened.payload.end;
                 self.state = State::First { opener, plain };
@@ -180,11 +188,12 @@ impl RequestOpener {
                 }
                 let mut crypt = Crypt::new(self.method, accounts.session_key(self.user), &salt)
                     .ok_or(Error::Unauthenticated)?;
-                let len = open_fixed(
+                let (timestamp, len) = open_fixed(
                     &mut crypt,
                     buf.get_mut(self.used..).ok_or(Error::Truncated)?,
                     now,
                 )?;
+                self.timestamp = Some(timestamp);
                 self.used += REQUEST_FIXED_LEN + TAG_LEN;
                 self.state = State::Variable { crypt, len };
             }
@@ -267,8 +276,8 @@ fn first_part_len(accounts: &Accounts) -> usize {
     }
 }
 
-/// Opens the fixed header of AEAD-2022 and returns the length of the variable one.
-fn open_fixed(crypt: &mut Crypt, buf: &mut [u8], now: u64) -> Result<usize, Error> {
+/// Opens the fixed header of AEAD-2022 and returns its timestamp and the length of the variable one.
+fn open_fixed(crypt: &mut Crypt, buf: &mut [u8], now: Now) -> Result<(u64, usize), Error> {
     let header = &*crypt.open(buf, REQUEST_FIXED_LEN)?;
     let ([kind], header) = read::<1>(header)?;
     let (time, header) = read::<8>(header)?;
@@ -276,6 +285,7 @@ fn open_fixed(crypt: &mut Crypt, buf: &mut [u8], now: u64) -> Result<usize, Erro
     if kind != TYPE_CLIENT {
         return Err(Error::HeaderType(kind));
     }
-    check_time(u64::from_be_bytes(time), now)?;
-    Ok(usize::from(u16::from_be_bytes(len)))
+    let timestamp = u64::from_be_bytes(time);
+    check_time(timestamp, now)?;
+    Ok((timestamp, usize::from(u16::from_be_bytes(len))))
 }

@@ -14,6 +14,7 @@
 //! write. The header of a request or response is a longer first lead.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::crypto::{Aead, Family, Key, Method, NonceCounter, TAG_LEN};
 use crate::wire::Error;
@@ -318,6 +319,15 @@ impl Sealer {
     }
 }
 
+/// Remembers salts, to refuse those that come again.
+pub trait SaltMemory: Send + Sync {
+    /// Remembers the salt of an authenticated stream.
+    ///
+    /// # Errors
+    /// [`Error::Replayed`] if it was seen before.
+    fn admit(&self, salt: &Salt) -> Result<(), Error>;
+}
+
 /// Decrypts one direction of a stream.
 pub struct Opener {
     crypt: Option<Crypt>,
@@ -340,6 +350,8 @@ struct PendingResponse {
     method: Method,
     key: Key,
     request_salt: Salt,
+    /// Refuses the responses to other requests, where the method does not do it.
+    seen: Option<Arc<dyn SaltMemory>>,
 }
 
 /// The result of [`Opener::open`].
@@ -362,6 +374,7 @@ impl Opener {
                 method,
                 key: credentials.key().clone(),
                 request_salt,
+                seen: None,
             })),
         };
         Self {
@@ -369,6 +382,17 @@ impl Opener {
             state,
             max_chunk: max_chunk(method),
         }
+    }
+
+    /// The same, for an AEAD-2017 method: `seen` is asked for the salt of the response.
+    #[must_use]
+    pub fn asking(mut self, seen: Arc<dyn SaltMemory>) -> Self {
+        if let State::Response(pending) = &mut self.state
+            && pending.method.family() == Family::Aead2017
+        {
+            pending.seen = Some(seen);
+        }
+        self
     }
 
     /// A direction whose header has been opened with `crypt`: chunks follow.
@@ -420,11 +444,12 @@ impl Opener {
     }
 
     fn open_next(&mut self, buf: &mut [u8], now: impl FnOnce() -> u64) -> Result<Opened, Error> {
-        let mut used = 0;
+        let (mut used, mut seen) = (0, None);
         if let State::Response(pending) = &self.state {
             if buf.len() < self.need() {
                 return Ok(Opened::default());
             }
+            seen = pending.seen.clone().zip(Salt::read(pending.method, buf));
             let (salt_len, crypt, payload) = open_response_head(pending, buf, now)?;
             (self.crypt, self.state, used) = (
                 Some(crypt),
@@ -433,6 +458,10 @@ impl Opener {
             );
         }
         let opened = self.open_chunk(buf.get_mut(used..).ok_or(Error::Truncated)?)?;
+        // The length of the first chunk has authenticated the salt.
+        if let Some((seen, salt)) = seen {
+            seen.admit(&salt)?;
+        }
         Ok(Opened {
             used: used + opened.used,
             payload: used + opened.payload.start..used + opened.payload.end,
@@ -507,7 +536,7 @@ fn open_response_head(
     if kind != TYPE_SERVER {
         return Err(Error::HeaderType(kind));
     }
-    check_time(u64::from_be_bytes(time), now())?;
+    check_time(u64::from_be_bytes(time), now().into())?;
     let (request_salt, length) = header.split_at_checked(salt_len).ok_or(Error::Truncated)?;
     if request_salt != pending.request_salt.as_slice() {
         return Err(Error::SaltMismatch);

@@ -23,6 +23,8 @@ pub struct ClientPackets {
     /// The server's sessions, newest first: after a restart a server has a new one, while packets of the old one may still
     /// arrive (SIP022 §3.2.4).
     servers: [Option<ServerSession>; 2],
+    /// The latest timestamp of the sessions that were replaced.
+    replaced: u64,
 }
 
 /// A session of the server.
@@ -45,7 +47,14 @@ impl ClientPackets {
             key,
             session,
             servers: [None, None],
+            replaced: 0,
         }
+    }
+
+    /// The method.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
     }
 
     /// Whether an opened packet is known to belong to this association. Without sessions, packets of other or former
@@ -91,16 +100,21 @@ impl ClientPackets {
             }),
         };
         let peer = Some(self.session);
-        let body = server.session.open(packet, &header, body, peer, now)?;
+        let body = server
+            .session
+            .open(packet, &header, body, peer, now.into())?;
         server.seen = now;
-        if new.is_some() {
+        if let Some(begun) = &new {
             let [_, oldest] = &self.servers;
-            if oldest
-                .as_ref()
-                .is_some_and(|oldest| oldest.seen.abs_diff(now) <= FORGET_AFTER)
-            {
+            let (seen, latest) = oldest.as_ref().map_or((None, 0), |oldest| {
+                (Some(oldest.seen), oldest.session.latest)
+            });
+            let is_alive = seen.is_some_and(|seen| seen.abs_diff(now) <= FORGET_AFTER);
+            // After a clock was set back, packets of a replaced session are in time again.
+            if is_alive || (self.replaced > 0 && begun.session.latest <= self.replaced) {
                 return Err(Error::Replayed);
             }
+            self.replaced = self.replaced.max(latest);
             self.servers.rotate_right(1);
             if let Some(newest) = self.servers.first_mut() {
                 *newest = new;

@@ -108,6 +108,12 @@ impl PacketSealer {
         Ok(Self { method, kind })
     }
 
+    /// The method.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
     /// Whether packets are not encrypted and have no tag.
     #[must_use]
     pub const fn is_plain(&self) -> bool {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::crypto::{Block, Key, Method};
 use crate::wire::Error;
 use crate::wire::ss::bytes::{read, write};
+use crate::wire::ss::header::Now;
 use crate::wire::ss::keys::{Accounts, has_sessions};
 
 use super::session::{HEADER_LEN, Session, ids, open_header, open_single};
@@ -125,6 +126,24 @@ impl ServerPackets {
         }
     }
 
+    /// The greatest packet id and the latest timestamp that the session has accepted, if it has accepted any.
+    #[must_use]
+    pub fn accepted(&self) -> Option<(u64, u64)> {
+        let session = self.session.as_ref()?;
+        Some((session.greatest()?, session.latest))
+    }
+
+    /// Makes the session, which began with `found`, the continuation of one that has accepted packets up to `greatest`.
+    ///
+    /// # Errors
+    /// [`Error::Replayed`] if `found` may be one of them.
+    pub fn resume(&mut self, greatest: u64, found: &PacketHeader) -> Result<(), Error> {
+        match &mut self.session {
+            Some(session) => session.resume(greatest, found.packet),
+            None => Ok(()),
+        }
+    }
+
     /// Opens and validates a packet; returns the position of its address and data. `subkey` is its key from [`Subkeys`], if
     /// there is one.
     ///
@@ -135,8 +154,9 @@ impl ServerPackets {
         packet: &mut [u8],
         subkey: Option<Key>,
         found: &PacketHeader,
-        now: u64,
+        now: impl Into<Now>,
     ) -> Result<Range<usize>, Error> {
+        let now = now.into();
         match &mut self.session {
             Some(session) => session.open(packet, &found.header, found.body.clone(), None, now),
             None => open_single(self.method, &self.key, packet, subkey),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::crypto::{Aead, Block, Family, Key, Method, Window};
 use crate::wire::Error;
 use crate::wire::ss::bytes::{read, split};
-use crate::wire::ss::header::{MAX_PADDING, TYPE_CLIENT, TYPE_SERVER, check_time};
+use crate::wire::ss::header::{MAX_PADDING, Now, TYPE_CLIENT, TYPE_SERVER, check_time};
 
 /// Bytes of the separate header of AEAD-2022 AES packets, which ChaCha packets have inside.
 pub(super) const HEADER_LEN: usize = 16;
@@ -17,6 +17,8 @@ pub(super) struct Session {
     /// `None` for ChaCha, whose packets are opened together with their header.
     aead: Option<Aead>,
     window: Window,
+    /// The latest timestamp of a packet, in Unix seconds.
+    pub(super) latest: u64,
 }
 
 impl Session {
@@ -27,12 +29,24 @@ impl Session {
                 .then(|| session_aead(method, key, id))
                 .transpose()?,
             window: Window::new(),
+            latest: 0,
         })
     }
 
     /// Marks a packet as received; fails if it had been received.
     pub(super) fn mark_received(&mut self, id: u64) -> Result<(), Error> {
         self.window.accept(id).then_some(()).ok_or(Error::Replayed)
+    }
+
+    /// The greatest id of a packet that was received, if any was.
+    pub(super) fn greatest(&self) -> Option<u64> {
+        self.window.greatest()
+    }
+
+    /// Makes this session, which has received the packet `id`, the continuation of one that had received `greatest`.
+    pub(super) fn resume(&mut self, greatest: u64, id: u64) -> Result<(), Error> {
+        self.window = Window::after(greatest);
+        self.mark_received(id)
     }
 
     /// Opens and validates the body at `body`, of a client or, with the client session `peer`, of a server. Returns the
@@ -43,7 +57,7 @@ impl Session {
         header: &[u8; HEADER_LEN],
         mut body: Range<usize>,
         peer: Option<u64>,
-        now: u64,
+        now: Now,
     ) -> Result<Range<usize>, Error> {
         let (_, id) = ids(header)?;
         // A cheap check before the packet is opened; the id is marked only afterwards.
@@ -58,8 +72,10 @@ impl Session {
             None => sealed,
         };
         body.end = body.start + opened.len();
-        body.start += open_body(opened, peer, now)?;
+        let (start, timestamp) = open_body(opened, peer, now)?;
+        body.start += start;
         self.mark_received(id)?;
+        self.latest = self.latest.max(timestamp);
         Ok(body)
     }
 }
@@ -117,8 +133,8 @@ pub(super) fn open_header(
     Ok((header, start..start + rest.len()))
 }
 
-/// Validates the header of a body and returns its length: the address follows.
-fn open_body(body: &[u8], peer: Option<u64>, now: u64) -> Result<usize, Error> {
+/// Validates the header of a body and returns its length and its timestamp: the address follows.
+fn open_body(body: &[u8], peer: Option<u64>, now: Now) -> Result<(usize, u64), Error> {
     let whole = body.len();
     let ([found], body) = read::<1>(body)?;
     let (time, mut body) = read::<8>(body)?;
@@ -126,7 +142,8 @@ fn open_body(body: &[u8], peer: Option<u64>, now: u64) -> Result<usize, Error> {
     if found != expected {
         return Err(Error::HeaderType(found));
     }
-    check_time(u64::from_be_bytes(time), now)?;
+    let timestamp = u64::from_be_bytes(time);
+    check_time(timestamp, now)?;
     if let Some(peer) = peer {
         let (session, rest) = read::<8>(body)?;
         if u64::from_be_bytes(session) != peer {
@@ -140,7 +157,7 @@ fn open_body(body: &[u8], peer: Option<u64>, now: u64) -> Result<usize, Error> {
         return Err(Error::Padding);
     }
     let body = body.get(padding..).ok_or(Error::Padding)?;
-    Ok(whole - body.len())
+    Ok((whole - body.len(), timestamp))
 }
 
 /// The session id and the packet id of a plain separate header.
