@@ -7,7 +7,7 @@
 //! | [`lanes`] | HKDF-SHA1 for eight salts at once |
 //! | [`aead`] | sealing and opening in place, and nonce counters |
 //! | [`block`] | the bare AES block of SIP022 packet headers and SIP023 identity headers |
-//! | [`generations`] | a map that forgets its oldest entries |
+//! | `generations` | a map that forgets its oldest entries |
 //! | [`salt_pool`] | replay protection of streams, and of AEAD-2017 packets |
 //! | [`window`] | replay protection of AEAD-2022 packets |
 //! | [`ended`] | the same, of sessions that have ended |
