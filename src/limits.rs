@@ -13,6 +13,8 @@ pub const CONNECTION_FILES: u64 = 2;
 pub const OWN_FILES: u64 = 32;
 /// Connections of one listening socket that wait in the kernel until they are accepted.
 pub const BACKLOG: i32 = 1024;
+/// How long nothing may have moved to or from a visitor that has sent something before it can lose its place to another.
+pub const VISITOR_SILENCE: Duration = Duration::from_secs(10);
 /// How long flows may continue after SIGTERM or SIGINT.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -124,6 +126,9 @@ pub const KERNEL_PIPE: usize = 256 * 1024;
 pub const MAX_KERNEL_PIPES: usize = 16384 * 4096 / KERNEL_PIPE;
 /// Streams of mux.cool in one WebSocket at once; clients of v2ray-plugin open no more.
 pub const MAX_MUX_STREAMS: usize = 128;
+/// Those of them that may have sent something while their client is not authenticated. The first counts with its WebSocket;
+/// of all others together, there are at most as many as handshakes.
+pub const MAX_STRANGER_STREAMS: usize = 4;
 /// Bytes that wait in one of these streams.
 pub const MUX_WINDOW: usize = 256 * 1024;
 /// Streams of one session of sing-box's `multiplex`; a further one is reset.

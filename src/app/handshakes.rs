@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use crate::net::sync::lock;
@@ -11,6 +12,8 @@ use crate::net::sync::lock;
 /// hold connections open do not keep others out.
 pub(super) struct Handshakes {
     limit: usize,
+    /// As many places again, for streams within connections in their handshake.
+    streams: Arc<Semaphore>,
     table: Mutex<Table>,
 }
 
@@ -37,10 +40,17 @@ pub(super) struct Permit {
 
 impl Handshakes {
     pub(super) fn new(limit: usize) -> Self {
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            limit: limit.max(1),
+            limit,
+            streams: Arc::new(Semaphore::new(limit)),
             table: Mutex::default(),
         }
+    }
+
+    /// The places of streams, other than the first, within connections that are in their handshake.
+    pub(super) fn streams(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.streams)
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {

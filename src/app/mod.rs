@@ -10,6 +10,7 @@
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `handshakes.rs`: connections that are still in their handshake.
+//! - `room.rs`: the places of connections; `visitors.rs`: those of visitors.
 //! - `places.rs`: the places of many streams in one connection.
 //! - `privileges.rs`: becomes another user once the ports are bound.
 //!
@@ -25,8 +26,10 @@ mod places;
 mod privileges;
 pub mod redir_rules;
 mod reverse;
+mod room;
 mod routing;
 mod services;
+mod visitors;
 mod worker;
 
 use std::process::ExitCode;
@@ -73,7 +76,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     // First of all: later, other files could have the numbers of these sockets.
     let passed = Passed::to_this_process();
     let user = config.user.as_deref().map(privileges::find).transpose()?;
-    let capacity = fd_limit::Capacity::of(&config.limits, fd_limit::raise(config.nofile));
+    let capacity = fd_limit::Capacity::of(config, fd_limit::raise(config.nofile));
     if config.limits.memory_mib > 0 {
         pool::set_budget(config.limits.memory_mib << 20);
     }
@@ -133,6 +136,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         role = config.role.name(),
         workers,
         connections = capacity.connections,
+        visitors = (capacity.visitors > 0).then_some(capacity.visitors),
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );

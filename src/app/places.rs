@@ -3,30 +3,58 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::room::{Place, Room};
 use crate::net::Stream;
 use crate::net::sampled::{self, Source};
 use crate::relay::tcp::{Inbound, Outbound, Service};
 
-/// Each stream needs a place from when its handshake has succeeded. The first uses that of the connection.
+/// Each stream needs a place. The first uses that of the connection.
 #[derive(Clone)]
 pub(super) struct Places {
     own: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    room: Room,
+}
+
+/// What a stream holds: the place of its connection, or one of its own.
+enum Held {
+    Own(#[allow(dead_code, reason = "it is dropped")] OwnedSemaphorePermit),
+    Other(#[allow(dead_code, reason = "it is dropped")] Place),
 }
 
 impl Places {
-    pub(super) fn new(connections: &Arc<Semaphore>) -> Self {
+    pub(super) fn new(room: &Room) -> Self {
         Self {
             own: Arc::new(Semaphore::new(1)),
-            connections: Arc::clone(connections),
+            room: room.clone(),
         }
     }
 
-    /// Serves a stream to its end, or closes it when there is no place: waiting could hold up the streams beside it. `ready`
-    /// is called when its handshake has succeeded.
+    fn take(&self) -> Option<Held> {
+        match Arc::clone(&self.own).try_acquire_owned() {
+            Ok(own) => Some(Held::Own(own)),
+            Err(_) => self.room.try_enter().map(Held::Other),
+        }
+    }
+
+    /// Serves a stream of an authenticated client to its end, or closes it when there is no place: waiting could hold up the
+    /// streams beside it. It needs the place before it has sent its request.
     pub(super) async fn serve<I: Inbound, O: Outbound>(
+        &self,
+        service: &Service<I, O>,
+        stream: Stream,
+        peer: SocketAddr,
+    ) {
+        match self.take() {
+            Some(_held) => service.serve(stream, peer, || ()).await,
+            None => refused(peer),
+        }
+    }
+
+    /// The same for a client that is not authenticated: the place is needed when the handshake has succeeded, and `ready` is
+    /// called then.
+    pub(super) async fn serve_stranger<I: Inbound, O: Outbound>(
         &self,
         service: &Service<I, O>,
         stream: Stream,
@@ -36,16 +64,18 @@ impl Places {
         let (place, no_place) = (OnceLock::new(), Notify::new());
         let ready = || {
             ready();
-            let own = Arc::clone(&self.own).try_acquire_owned();
-            let other = |_| Arc::clone(&self.connections).try_acquire_owned();
-            match own.or_else(other) {
-                Ok(permit) => drop(place.set(permit)),
-                Err(_) => no_place.notify_one(),
+            match self.take() {
+                Some(held) => drop(place.set(held)),
+                None => no_place.notify_one(),
             }
         };
         tokio::select! {
             () = service.serve(stream, peer, ready) => {}
-            () = no_place.notified() => sampled::debug!(by Source(peer.ip()), "a stream was closed: `limits.connections` is reached", %peer),
+            () = no_place.notified() => refused(peer),
         }
     }
+}
+
+fn refused(peer: SocketAddr) {
+    sampled::debug!(by Source(peer.ip()), "a stream was closed: `limits.connections` is reached", %peer);
 }

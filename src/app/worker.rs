@@ -9,12 +9,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handshakes::{Handshakes, ListenerId, Permit};
 use super::places::Places;
+use super::room::{Place, Room};
 use crate::net::listener::{Acceptor, Listener};
 use crate::net::sampled::{self, Source};
 use crate::net::udp::Socket;
@@ -130,7 +131,7 @@ impl Threads {
 /// What the connections of a TCP listener share.
 pub(super) struct ListenerService<I, O> {
     pub(super) service: Service<I, O>,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) room: Room,
     pub(super) handshakes: Arc<Handshakes>,
     /// The transport below the inbound's protocol.
     pub(super) transport: Option<transport::Server>,
@@ -184,7 +185,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         }
     }
 
-    /// Waits for a connection, and then until `limits.connections` has room for it. In this order, since a listener without
+    /// Waits for a connection, and then until there is a place for it. In this order, since a listener without
     /// clients must not hold room that others need. Cancel safe: an accepted socket stays in `next`.
     async fn accept(
         &self,
@@ -199,12 +200,9 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                     Err(error) => return Err(error),
                 }
             }
-            let room = Arc::clone(&self.connections)
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
+            let place = self.room.enter().await;
             if let Some((stream, peer)) = next.take() {
-                return Ok((stream, peer, room));
+                return Ok((stream, peer, place));
             }
         }
     }
@@ -215,15 +213,22 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         let port = Arc::clone(self);
         // In a box, which is freed before the flow begins: the task keeps no room for its contents.
         let parts = Box::new((accepted, permit));
+        let attached = parts.0.2.attachment();
         let flow = flows.spawn(async move {
-            let ((stream, peer, _room), permit) = unbox(parts);
+            let ((stream, peer, place), permit) = unbox(parts);
             match &port.transport {
-                None => port.service.serve(stream, peer, move || drop(permit)).await,
+                None => {
+                    let ready = place.when_ready(permit);
+                    port.service.serve(stream, peer, ready).await;
+                }
                 Some(transport) => {
                     Box::pin(port.serve_transport(transport, stream, peer, permit)).await;
                 }
             }
         });
+        if let Some(attachment) = attached {
+            attachment.attach(flow.clone());
+        }
         self.handshakes.attach(id, flow);
     }
 
@@ -263,7 +268,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
     }
 
     /// Serves the mux.cool streams of one WebSocket. The WebSocket is in its handshake until the handshake of one stream has
-    /// succeeded. From then on each stream counts as a connection.
+    /// succeeded: its client is authenticated then. From then on each stream counts as a connection.
     async fn serve_mux(
         self: &Arc<Self>,
         streams: Box<ws::mux::Server>,
@@ -271,17 +276,27 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         permit: Permit,
         deadline: Instant,
     ) {
+        let admission = Arc::new(ws::mux::Admission::new(self.handshakes.streams()));
         let succeeded = Arc::new(Notify::new());
-        let places = Places::new(&self.connections);
-        let serve = |stream| {
-            let (port, succeeded) = (Arc::clone(self), Arc::clone(&succeeded));
-            let places = places.clone();
+        let places = Places::new(&self.room);
+        let serve = |stream, admitted: ws::mux::Admitted| {
+            let (port, places) = (Arc::clone(self), places.clone());
+            let (admission, succeeded) = (Arc::clone(&admission), Arc::clone(&succeeded));
             async move {
-                let ready = || succeeded.notify_one();
-                places.serve(&port.service, stream, peer, ready).await;
+                if admitted.is_authenticated() {
+                    return places.serve(&port.service, stream, peer).await;
+                }
+                let ready = || {
+                    drop(admitted);
+                    admission.authenticate();
+                    succeeded.notify_one();
+                };
+                places
+                    .serve_stranger(&port.service, stream, peer, ready)
+                    .await;
             }
         };
-        let mut running = pin!(streams.run(serve));
+        let mut running = pin!(streams.run(&admission, serve));
         let ended = tokio::select! {
             ended = &mut running => ended,
             () = succeeded.notified() => {
@@ -296,8 +311,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
     }
 }
 
-/// A new connection, its peer, and its permit of `limits.connections`.
-type Accepted = (Stream, SocketAddr, OwnedSemaphorePermit);
+/// A new connection, its peer, and its place.
+type Accepted = (Stream, SocketAddr, Place);
 
 /// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
 #[allow(clippy::boxed_local, reason = "the box is to be freed here")]

@@ -68,9 +68,10 @@ impl Config {
         )?;
         writeln!(
             out,
-            "  limits      {} connections, {} handshakes, {} UDP associations, {} MiB of buffers",
+            "  limits      {} connections, {} handshakes, {} visitors, {} UDP associations, {} MiB of buffers",
             self.limits.connections,
             self.limits.handshakes,
+            self.limits.visitors,
             self.limits.udp_associations,
             self.limits.memory_mib,
         )?;

@@ -6,6 +6,8 @@
 //!   already decoded in a layer. Of a socket it may be wrong; [`Stream::try_read`] then returns `WouldBlock`.
 //! - The bytes that [`Stream::poll_write`] has taken are in the socket or the pipe: there is nothing to flush.
 
+mod piped;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -423,12 +425,6 @@ impl Stream {
             Kind::Unix(_) | Kind::Pipe(_) => None,
             Kind::Layer(layer) => lock(layer).inner().tcp_info(),
         }
-    }
-
-    /// Whether it is one side of a pipe.
-    #[must_use]
-    pub const fn is_pipe(&self) -> bool {
-        matches!(self.0, Kind::Pipe(_))
     }
 
     /// Whether it is a socket without layers, whose bytes the kernel can move by itself.

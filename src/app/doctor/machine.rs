@@ -39,7 +39,7 @@ pub(super) fn files(cx: &Context<'_>, running: Option<&Owner>) -> Verdict {
     match raise(config.nofile) {
         Some(limit) if limit_is_low(config, limit) => low(config, limit, "this shell"),
         Some(limit) => {
-            let connections = Capacity::of(&config.limits, Some(limit)).connections;
+            let connections = Capacity::of(config, Some(limit)).connections;
             Verdict::Ok(format!(
                 "up to {limit}, enough for {connections} connections"
             ))
@@ -49,13 +49,13 @@ pub(super) fn files(cx: &Context<'_>, running: Option<&Owner>) -> Verdict {
 }
 
 fn limit_is_low(config: &config::Config, limit: u64) -> bool {
-    let connections = Capacity::of(&config.limits, Some(limit)).connections;
+    let connections = Capacity::of(config, Some(limit)).connections;
     connections < FEW.min(config.limits.connections)
         || config.nofile.is_some_and(|wanted| wanted > limit)
 }
 
 fn low(config: &config::Config, limit: u64, place: &str) -> Verdict {
-    let connections = Capacity::of(&config.limits, Some(limit)).connections;
+    let connections = Capacity::of(config, Some(limit)).connections;
     let wanted = match config.nofile {
         Some(wanted) if wanted > limit => format!(" (`nofile` of the config asks for {wanted})"),
         _ => String::new(),

@@ -7,12 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::grants::{Grants, Refusal};
 use super::registry::Registry;
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
+use crate::app::room::Room;
+use crate::app::visitors::Visitors;
 use crate::app::worker::{Job, ListenerService, Phase, Shared};
 use crate::inbound::reverse::http::HttpVisitors;
 use crate::net::listener::{self, Group};
@@ -43,7 +45,7 @@ pub(in crate::app) struct ServerSettings {
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,
     pub(in crate::app) counters: Arc<Counters>,
-    pub(in crate::app) connections: Arc<Semaphore>,
+    pub(in crate::app) visitors: Arc<Visitors>,
     pub(in crate::app) handshakes: Arc<Handshakes>,
 }
 
@@ -145,7 +147,7 @@ impl ReverseServer {
                 timeouts: self.settings.timeouts,
                 counters: Arc::clone(&self.settings.counters),
             },
-            connections: Arc::clone(&self.settings.connections),
+            room: Room::Visitors(self.settings.visitors.port()),
             handshakes: Arc::clone(&self.settings.handshakes),
             transport: None,
         }

@@ -12,6 +12,8 @@ use super::proxies::chain;
 use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
+use crate::app::room::Room;
+use crate::app::visitors::Visitors;
 use crate::app::worker::{Job, ListenerService, packets};
 use crate::config::{Config, ProxyHop};
 use crate::dns::Resolver;
@@ -35,6 +37,10 @@ pub(super) struct Builder<'a> {
     pub(super) counters: &'a Arc<Counters>,
     pub(super) connections: Arc<Semaphore>,
     pub(super) handshakes: Arc<Handshakes>,
+    /// The visitors of reverse tunnels and the clients of `forwards`, ...
+    pub(super) visitors: Arc<Visitors>,
+    /// ... and those of them who are in their handshake.
+    pub(super) visitors_handshakes: Arc<Handshakes>,
     /// Ports that a service binds on the IPv4 wildcard: a service on the IPv6 wildcard must leave IPv4 alone there.
     pub(super) ipv4_wildcards: HashSet<u16>,
     pub(super) jobs: Vec<Vec<Job>>,
@@ -65,6 +71,8 @@ impl<'a> Builder<'a> {
             counters,
             connections: Arc::new(Semaphore::new(connections)),
             handshakes: Arc::new(Handshakes::new(capacity.handshakes)),
+            visitors: Visitors::new(capacity.visitors),
+            visitors_handshakes: Arc::new(Handshakes::new(capacity.visitors_handshakes)),
             ipv4_wildcards: HashSet::new(),
             jobs: (0..workers).map(|_| Vec::new()).collect(),
             plugins: Plugins::default(),
@@ -99,7 +107,12 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Serves connections that come to `listeners`, which the workers share out among them.
+    /// The places of users.
+    pub(super) fn users(&self) -> Room {
+        Room::Users(Arc::clone(&self.connections))
+    }
+
+    /// Serves connections of users that come to `listeners`, which the workers share out among them.
     pub(super) fn serve_tcp<I, O>(
         &mut self,
         listeners: Vec<Listener>,
@@ -111,17 +124,52 @@ impl<'a> Builder<'a> {
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = Arc::new(ListenerService {
-            service: Service {
-                inbound,
-                outbound,
-                timeouts: self.timeouts(idle),
-                counters: Arc::clone(self.counters),
-            },
-            connections: Arc::clone(&self.connections),
+        let service = self.service(inbound, outbound, idle);
+        let port = ListenerService {
+            service,
+            room: self.users(),
             handshakes: Arc::clone(&self.handshakes),
             transport,
-        });
+        };
+        self.listen(listeners, port);
+    }
+
+    /// The same for connections of visitors.
+    pub(super) fn serve_visitors<I, O>(
+        &mut self,
+        listeners: Vec<Listener>,
+        inbound: I,
+        outbound: O,
+        idle: Duration,
+    ) where
+        I: Inbound + Send + 'static,
+        O: Outbound + Send + 'static,
+    {
+        let service = self.service(inbound, outbound, idle);
+        let port = ListenerService {
+            service,
+            room: Room::Visitors(self.visitors.port()),
+            handshakes: Arc::clone(&self.visitors_handshakes),
+            transport: None,
+        };
+        self.listen(listeners, port);
+    }
+
+    fn service<I, O>(&self, inbound: I, outbound: O, idle: Duration) -> Service<I, O> {
+        Service {
+            inbound,
+            outbound,
+            timeouts: self.timeouts(idle),
+            counters: Arc::clone(self.counters),
+        }
+    }
+
+    fn listen<I, O>(&mut self, listeners: Vec<Listener>, port: ListenerService<I, O>)
+    where
+        I: Inbound + Send + 'static,
+        O: Outbound + Send + 'static,
+    {
+        let port = Arc::new(port);
         for (index, listener) in listeners.into_iter().enumerate() {
             self.push(index, port.job(listener));
         }

@@ -68,7 +68,7 @@ impl Builder<'_> {
         let idle = self.config.timeouts.idle;
         let dialer = self.dialer(outgoing(&self.config.socket, true));
         match &target.ws {
-            None => self.serve_tcp(listeners, inbound, Direct(dialer), idle, None),
+            None => self.serve_visitors(listeners, inbound, Direct(dialer), idle),
             Some(ws) => {
                 let outbound = WebSocket {
                     dialer,
@@ -77,7 +77,7 @@ impl Builder<'_> {
                         ws: Some((ws.request.clone(), false)),
                     },
                 };
-                self.serve_tcp(listeners, inbound, outbound, idle, None);
+                self.serve_visitors(listeners, inbound, outbound, idle);
             }
         }
         Ok(())

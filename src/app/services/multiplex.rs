@@ -4,10 +4,11 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::app::places::Places;
+use crate::app::room::Room;
 use crate::app::worker::{Job, Phase};
 use crate::inbound::multiplex::MultiplexStreams;
 use crate::net::{Stream, multiplex};
@@ -26,7 +27,7 @@ pub(super) struct Sessions<O> {
 pub(super) struct Settings {
     pub(super) timeouts: Timeouts,
     pub(super) counters: Arc<Counters>,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) room: Room,
     /// Whether sessions without streams are to end.
     pub(super) draining: watch::Receiver<bool>,
 }
@@ -57,10 +58,10 @@ impl<O: Outbound + Send + 'static> Sessions<O> {
             timeouts: self.settings.timeouts,
             counters: Arc::clone(&self.settings.counters),
         });
-        let places = Places::new(&self.settings.connections);
+        let places = Places::new(&self.settings.room);
         let serve = |stream| {
             let (service, places) = (Arc::clone(&service), places.clone());
-            async move { places.serve(&service, stream, peer, || ()).await }
+            async move { places.serve(&service, stream, peer).await }
         };
         let (idle, draining) = (self.settings.timeouts.idle, self.settings.draining.clone());
         let served = Box::pin(multiplex::serve(stream, head, idle, draining, serve));

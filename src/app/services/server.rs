@@ -62,7 +62,7 @@ impl Builder<'_> {
                 let sessions = Settings {
                     timeouts: self.timeouts(idle),
                     counters: Arc::clone(self.counters),
-                    connections: Arc::clone(&self.connections),
+                    room: self.users(),
                     draining: draining.clone(),
                 };
                 let idle_udp = self.config.udp_timeout;
@@ -117,8 +117,8 @@ impl Builder<'_> {
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
-            connections: Arc::clone(&self.connections),
-            handshakes: Arc::clone(&self.handshakes),
+            visitors: Arc::clone(&self.visitors),
+            handshakes: Arc::clone(&self.visitors_handshakes),
         };
         let (server, job) = ReverseServer::new(settings);
         if let Some(jobs) = self.jobs.first_mut() {

@@ -45,6 +45,8 @@ impl<'a> Parts<'a> {
         let capacity = Capacity {
             connections: 1,
             handshakes: 1,
+            visitors: 1,
+            visitors_handshakes: 1,
         };
         Builder::new(self.config, capacity, 1, &self.resolver, &self.counters)
     }

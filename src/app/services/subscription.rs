@@ -241,6 +241,8 @@ impl Subscription {
         let capacity = Capacity {
             connections: 1,
             handshakes: 1,
+            visitors: 1,
+            visitors_handshakes: 1,
         };
         let (resolver, counters) = (&parts.resolver, &parts.counters);
         let mut builder = Builder::new(&parts.config, capacity, 0, resolver, counters);

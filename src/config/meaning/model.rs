@@ -456,6 +456,8 @@ pub struct Limits {
     pub udp_associations: usize,
     /// Connections that have not authenticated yet; the oldest is closed.
     pub handshakes: usize,
+    /// Visitors of reverse tunnels and clients of `forwards`; the one that was silent for the longest time is closed.
+    pub visitors: usize,
     /// Memory for the buffers of flows, in MiB; above it, flows get small buffers only.
     pub memory_mib: usize,
 }

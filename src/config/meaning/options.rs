@@ -174,6 +174,7 @@ pub(super) fn limits(top: &Top, cx: &mut Context<'_>) -> Limits {
         connections: or("limits.connections", written.connections, 65_536),
         udp_associations: or(path, associations, 4_096),
         handshakes: or("limits.handshakes", written.handshakes, 4_096),
+        visitors: or("limits.visitors", written.visitors, 65_536),
         memory_mib: match written.memory_mib {
             None | Some(Number(0)) => limits::DEFAULT_BUDGET >> 20,
             Some(Number(mib)) => usize::try_from(mib).unwrap_or(usize::MAX),

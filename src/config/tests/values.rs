@@ -26,6 +26,7 @@ fn defaults_are_safe_and_bounded() {
         connections: 65_536,
         udp_associations: 4096,
         handshakes: 4096,
+        visitors: 65_536,
         memory_mib: 256,
     };
     assert_eq!(config.limits, limits);
@@ -44,7 +45,7 @@ fn defaults_are_safe_and_bounded() {
 fn keys_of_our_own_are_read() {
     let config = server(&with(
         r#""timeouts": {"handshake": 1, "connect": 2, "idle": 3, "half_close": 4}, "timeout": 99, "workers": 3,
-           "limits": {"connections": 5, "udp_associations": 6, "handshakes": 7, "memory_mib": 8},
+           "limits": {"connections": 5, "udp_associations": 6, "handshakes": 7, "visitors": 9, "memory_mib": 8},
            "deny_private": true, "first_payload_wait_ms": 0, "outbound_send_buffer_size": 4096"#,
     ));
     assert_eq!(
@@ -57,6 +58,7 @@ fn keys_of_our_own_are_read() {
         connections: 5,
         udp_associations: 6,
         handshakes: 7,
+        visitors: 9,
         memory_mib: 8,
     };
     assert_eq!(config.limits, limits);

@@ -368,6 +368,7 @@ pub(crate) struct Limits {
     pub(crate) connections: Option<Number<u64>>,
     pub(crate) udp_associations: Option<Number<u64>>,
     pub(crate) handshakes: Option<Number<u64>>,
+    pub(crate) visitors: Option<Number<u64>>,
     pub(crate) memory_mib: Option<Number<u64>>,
 }
 

@@ -62,6 +62,8 @@ pub(super) struct State {
     user: Direction,
     pipe_dropped: bool,
     user_dropped: bool,
+    /// The user has closed the stream before either side had ended its direction.
+    left_open: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl State {
             user: Direction::Active,
             pipe_dropped: false,
             user_dropped: false,
+            left_open: false,
         }
     }
 
@@ -347,6 +350,12 @@ impl Pipe {
     pub fn is_abandoned(&self) -> bool {
         lock(&self.0).user_dropped
     }
+
+    /// Whether the user has dropped the stream before either side had ended its direction.
+    #[must_use]
+    pub fn was_left_open(&self) -> bool {
+        lock(&self.0).left_open
+    }
 }
 
 impl Drop for Pipe {
@@ -383,6 +392,16 @@ impl PipeStream {
         let mut state = lock(&self.0);
         if state.to_reader.len > 0 || state.pipe != Direction::Active {
             return Poll::Ready(Ok(()));
+        }
+        store_waker(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// Ready when the pipe was reset.
+    pub(in crate::net) fn poll_reset(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.0);
+        if state.pipe == Direction::Reset {
+            return Poll::Ready(());
         }
         store_waker(&mut state.reader, cx);
         Poll::Pending
@@ -494,6 +513,7 @@ impl Drop for PipeStream {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
         state.user_dropped = true;
+        state.left_open = state.user == Direction::Active && state.pipe == Direction::Active;
         // As with a socket, unread bytes make the close a reset. Otherwise the peer, whose window they fill, might never
         // get to its own end.
         if state.to_reader.len > 0 {

@@ -7,8 +7,14 @@
 //! The frame End closes a stream in both directions. So two sides of ours end one direction by the WebSocket itself
 //! (see [`super`]), which is equivalent while there is one stream in it. A server that knows its client to be ours uses
 //! the single stream without this module; the streams of other clients go through pipes.
+//!
+//! A stream that has sent nothing costs its id only: it begins with its first bytes, if [`Admission`] lets it.
 
-use std::collections::BTreeMap;
+mod admission;
+
+pub use admission::{Admission, Admitted};
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Bound;
@@ -32,6 +38,8 @@ use crate::wire::mux::{Decoder, Event, Frame, MAX_DATA};
 const CAPACITY: usize = 128 * 1024;
 /// Buffer for one read of the WebSocket.
 const READ: Size = Size::Medium;
+/// The same while the client is not authenticated.
+const STRANGER_READ: Size = Size::Small;
 /// Unread bytes of a stream above which the WebSocket is not read: the next read still fits, beside the quarter of the
 /// window that may be read without being credited.
 const FULL: usize = MUX_WINDOW / 4 * 3 - READ.bytes();
@@ -44,7 +52,11 @@ const TURNS: usize = 8;
 pub struct Server {
     ws: WebSocket,
     decoder: Decoder,
+    /// Streams that are open and have sent nothing.
+    silent: BTreeSet<u16>,
     streams: BTreeMap<u16, Pipe>,
+    /// The first bytes of a stream that is not admitted yet. Nothing is read until it is.
+    held: Option<(u16, Vec<u8>)>,
     /// The stream that wrote last.
     last: u16,
     /// The frame that is being written: its stream and its data.
@@ -64,7 +76,9 @@ impl Server {
         Self {
             ws,
             decoder: Decoder::new(),
+            silent: BTreeSet::new(),
             streams: BTreeMap::new(),
+            held: None,
             last: 0,
             out: None,
             flushing: false,
@@ -74,30 +88,36 @@ impl Server {
         }
     }
 
-    /// Passes each stream to `serve`. Returns when the WebSocket has ended, or has had no streams for a while.
+    /// Passes each stream to `serve` when it has sent something and is admitted. Returns when the WebSocket has ended, or
+    /// has had no such streams for a while.
     ///
     /// # Errors
     /// An error of the connection, or `InvalidData` when the client broke the protocol. The streams then break too, and
     /// their tasks end before this returns.
-    pub async fn run<F>(mut self, serve: impl Fn(Stream) -> F) -> io::Result<()>
+    pub async fn run<F>(
+        mut self,
+        admission: &Admission,
+        serve: impl Fn(Stream, Admitted) -> F,
+    ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut tasks = JoinSet::new();
         let result = loop {
             tokio::select! {
-                next = poll_fn(|cx| self.poll_next(cx)) => match next {
-                    Ok(Some(stream)) => {
+                next = poll_fn(|cx| self.poll_next(cx, admission)) => match next {
+                    Ok(Some((stream, admitted))) => {
                         while tasks.try_join_next().is_some() {}
                         if tasks.len() >= MAX_MUX_STREAMS {
                             break Err(too_many());
                         }
-                        tasks.spawn(serve(stream));
+                        tasks.spawn(serve(stream, admitted));
                     }
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 },
                 Some(_) = tasks.join_next() => {}
+                () = admission.changed.notified() => {}
             }
         };
         if result.is_err() {
@@ -110,29 +130,49 @@ impl Server {
     }
 
     /// Moves bytes in both directions. Ready with a new stream, or with `None` at the end.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stream>>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        admission: &Admission,
+    ) -> Poll<io::Result<Option<Begun>>> {
         self.poll_out(cx)?;
+        if self.held.is_some()
+            && let Some(admitted) = admission.admit()
+            && let Some((id, data)) = self.held.take()
+        {
+            return Poll::Ready(self.begin(id, &data, admitted).map(Some));
+        }
         for _ in 0..TURNS {
             if self.closed {
                 return Poll::Ready(Ok(None));
             }
-            if self.is_full() {
+            if self.is_full(cx, admission) {
                 break;
             }
-            match self.poll_in(cx)? {
+            match self.poll_in(cx, admission)? {
                 Poll::Ready(Some(stream)) => return Poll::Ready(Ok(Some(stream))),
                 Poll::Ready(None) => {}
                 Poll::Pending => return self.poll_idle(cx),
             }
         }
-        if !self.is_full() {
+        if !self.is_full(cx, admission) {
             cx.waker().wake_by_ref();
         }
         self.poll_idle(cx)
     }
 
-    /// Whether the reader of a stream is too far behind.
-    fn is_full(&self) -> bool {
+    /// Whether the reader of a stream is too far behind, or a stream waits to be admitted. Until the client is
+    /// authenticated, every byte has to be read before others are: what a stranger sends stays in the socket.
+    fn is_full(&self, cx: &Context<'_>, admission: &Admission) -> bool {
+        if self.held.is_some() {
+            return true;
+        }
+        if !admission.is_authenticated() {
+            return self.streams.values().any(|pipe| {
+                pipe.watch_reader(cx);
+                pipe.unread() > 0 && !pipe.is_abandoned()
+            });
+        }
         self.streams.values().any(|pipe| {
             // mux.cool sends no credit: what was read is room again at once.
             let _ = pipe.take_credit();
@@ -141,12 +181,12 @@ impl Server {
     }
 
     /// Waits for the end of the time without streams.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Stream>>> {
-        if !self.streams.is_empty() || self.out.is_some() || self.flushing {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Begun>>> {
+        if !self.streams.is_empty() || self.held.is_some() || self.out.is_some() || self.flushing {
             self.idle = None;
             return Poll::Pending;
         }
-        if self.closes_after_stream {
+        if self.closes_after_stream && self.silent.is_empty() {
             return Poll::Ready(Ok(None));
         }
         let idle = self
@@ -159,18 +199,26 @@ impl Server {
     }
 
     /// Reads the WebSocket once and distributes the data; returns a new stream, if one was opened.
-    fn poll_in(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<Option<Stream>>> {
+    fn poll_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        admission: &Admission,
+    ) -> io::Result<Poll<Option<Begun>>> {
         let mut ahead = std::mem::take(&mut self.ws.ahead);
         if !ahead.is_empty() {
-            let (used, stream) = self.give(&ahead)?;
+            let (used, begun) = self.give(&ahead, admission)?;
             ahead.drain(..used);
             self.ws.ahead = ahead;
-            return Ok(Poll::Ready(stream));
+            return Ok(Poll::Ready(begun));
         }
         if self.ws.poll_readable(cx)?.is_pending() {
             return Ok(Poll::Pending);
         }
-        let mut buffer = Buffer::take(READ);
+        let size = match admission.is_authenticated() {
+            true => READ,
+            false => STRANGER_READ,
+        };
+        let mut buffer = Buffer::take(size);
         let (bytes, ..) = buffer.parts();
         let count = match self.ws.try_read(&mut [io::IoSliceMut::new(bytes)]) {
             Ok(count) => count,
@@ -188,16 +236,17 @@ impl Server {
             return Ok(Poll::Ready(None));
         }
         let read = bytes.get(..count).unwrap_or_default();
-        let (used, stream) = self.give(read)?;
+        let (used, begun) = self.give(read, admission)?;
         let rest = read.get(used..).unwrap_or_default();
         if !rest.is_empty() {
             self.ws.ahead = rest.to_vec();
         }
-        Ok(Poll::Ready(stream))
+        Ok(Poll::Ready(begun))
     }
 
-    /// Distributes `bytes` up to the first new stream; returns the bytes used, and that stream.
-    fn give(&mut self, bytes: &[u8]) -> io::Result<(usize, Option<Stream>)> {
+    /// Distributes `bytes` up to the first stream that begins or is held; returns the bytes used, and the stream that
+    /// begins.
+    fn give(&mut self, bytes: &[u8], admission: &Admission) -> io::Result<(usize, Option<Begun>)> {
         let mut at = 0;
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -205,29 +254,28 @@ impl Server {
             at += used;
             match event {
                 Event::New(id) => {
-                    if self.streams.len() >= MAX_MUX_STREAMS || self.streams.contains_key(&id) {
+                    let open = self.streams.len() + self.silent.len();
+                    let is_known = self.streams.contains_key(&id) || !self.silent.insert(id);
+                    if open >= MAX_MUX_STREAMS || is_known {
                         return Err(too_many());
                     }
                     // A client that counts from 0 opens one stream in each WebSocket and waits for its end.
                     self.closes_after_stream |= id == 0;
                     self.idle = None;
-                    let (stream, pipe) = pipe::pair(MUX_WINDOW, CAPACITY);
-                    self.streams.insert(id, pipe);
-                    return Ok((at, Some(stream)));
                 }
                 Event::Data(id) => {
-                    if let Some(pipe) = self.streams.get(&id) {
-                        let data = rest.get(..used).unwrap_or_default();
-                        match pipe.push(data) {
-                            // Data that nobody will read is dropped; the end of the stream is sent in its turn.
-                            Ok(()) | Err(pipe::PushError::Closed) => {}
-                            Err(pipe::PushError::WindowExceeded) => {
-                                return Err(io::ErrorKind::OutOfMemory.into());
-                            }
-                        }
+                    let data = rest.get(..used).unwrap_or_default();
+                    if self.silent.remove(&id) {
+                        let Some(admitted) = admission.admit() else {
+                            self.held = Some((id, data.to_vec()));
+                            return Ok((at, None));
+                        };
+                        return Ok((at, Some(self.begin(id, data, admitted)?)));
                     }
+                    self.push(id, data)?;
                 }
                 Event::End(id, error) => {
+                    self.silent.remove(&id);
                     if let Some(pipe) = self.streams.remove(&id)
                         && !error
                     {
@@ -238,6 +286,23 @@ impl Server {
             }
         }
         Ok((at, None))
+    }
+
+    /// Begins a stream with its first bytes.
+    fn begin(&mut self, id: u16, data: &[u8], admitted: Admitted) -> io::Result<Begun> {
+        let (stream, pipe) = pipe::pair(MUX_WINDOW, CAPACITY);
+        self.streams.insert(id, pipe);
+        self.push(id, data)?;
+        Ok((stream, admitted))
+    }
+
+    /// Passes on bytes of a stream.
+    fn push(&self, id: u16, data: &[u8]) -> io::Result<()> {
+        match self.streams.get(&id).map(|pipe| pipe.push(data)) {
+            // Data that nobody will read is dropped; the end of the stream is sent in its turn.
+            None | Some(Ok(()) | Err(pipe::PushError::Closed)) => Ok(()),
+            Some(Err(pipe::PushError::WindowExceeded)) => Err(io::ErrorKind::OutOfMemory.into()),
+        }
     }
 
     /// Writes the data of the streams, each in its turn, until the socket is full or nothing is left.
@@ -332,6 +397,9 @@ impl Server {
         Ok(Poll::Ready(()))
     }
 }
+
+/// A stream that begins, and its permit.
+type Begun = (Stream, Admitted);
 
 fn too_many() -> io::Error {
     io::Error::new(

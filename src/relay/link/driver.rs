@@ -311,6 +311,8 @@ impl<H: Host> Link<'_, H> {
             Poll::Pending => {}
             // Not through the core's turns: a stream that has sent its Fin gets no more of them.
             Poll::Ready(Taken::Reset) => self.reset(id),
+            // Its user is gone in the middle of it, so the other side has nobody to talk to.
+            Poll::Ready(Taken::End) if pipe.was_left_open() => self.reset(id),
             Poll::Ready(Taken::Bytes(_) | Taken::End) => self.core.wake(id),
         }
     }
@@ -490,8 +492,8 @@ impl<H: Host> Source for Local<'_, H> {
         match pipe.poll_take(&mut Context::from_waker(waker), out) {
             Poll::Pending => Read::Empty,
             Poll::Ready(Taken::Bytes(count)) => Read::Bytes(count),
-            Poll::Ready(Taken::End) => Read::End,
-            Poll::Ready(Taken::Reset) => {
+            Poll::Ready(Taken::End) if !pipe.was_left_open() => Read::End,
+            Poll::Ready(Taken::End | Taken::Reset) => {
                 self.pipes.remove(&id);
                 Read::Reset
             }

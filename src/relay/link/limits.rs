@@ -14,7 +14,7 @@
 //! frames and [`MAX_COMMANDS`] commands.
 //!
 //! Limits of the protocol itself (ids, payloads, messages) are in [`wire::reverse`](crate::wire::reverse); the number
-//! of visitors at public ports is that of all connections (`limits` in the config).
+//! of visitors at public ports is `limits.visitors` of the config.
 
 use std::time::Duration;
 

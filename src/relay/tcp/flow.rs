@@ -1,12 +1,15 @@
 //! Two connected legs and the bytes between them.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::activity::Activity;
 use super::fairness::Turn;
 use super::half::{Codec, Half};
 use super::request::Timeouts;
@@ -22,6 +25,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// How long a client waits for the first answer of a server that has failed and never answered anything.
 const SUSPECT: Duration = Duration::from_secs(8);
+
+/// How long the target of a visitor may take to send its first byte, if the visitor has ended and has sent none.
+const ENDED_SILENT: Duration = Duration::from_secs(3);
 
 /// Payload bytes that were relayed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +60,8 @@ pub(super) struct Flow {
     others: Option<Box<dyn Others>>,
     /// It knows that something has come back.
     told_answer: bool,
+    /// Where somebody wants to know what moves.
+    activity: Option<Arc<Activity>>,
 }
 
 impl Flow {
@@ -88,7 +96,13 @@ impl Flow {
             ended_first: None,
             others: upstream.others,
             told_answer: false,
+            activity: None,
         })
+    }
+
+    /// Notes there what moves.
+    pub(super) fn noting(self, activity: Option<Arc<Activity>>) -> Self {
+        Self { activity, ..self }
     }
 
     /// Counts payload that was sent upstream before the flow began.
@@ -136,7 +150,11 @@ impl Flow {
                 self.ended_first.get_or_insert(side);
             }
         }
-        self.turn.after(cx.waker(), self.moved() - before);
+        let moved = self.moved() - before;
+        self.turn.after(cx.waker(), moved);
+        if let Some(activity) = self.activity.as_ref().filter(|_| moved > 0) {
+            activity.note(self.up.moved() > 0);
+        }
         if !self.told_answer && self.down.moved() > 0 {
             self.told_answer = true;
             if let Some(server) = &self.others {
@@ -144,6 +162,26 @@ impl Flow {
             }
         }
         Ok(ended)
+    }
+
+    /// Fails if the side that has ended is gone altogether.
+    fn check_ended(&self, cx: &Context<'_>) -> Result<(), Error> {
+        let Some(side) = self.ended_first else {
+            return Ok(());
+        };
+        let stream = match side {
+            Side::Client => &self.client,
+            Side::Upstream => &self.upstream,
+        };
+        match stream.poll_reset(cx) {
+            Poll::Ready(()) => Err(Error::io(side)(ErrorKind::ConnectionReset.into())),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Whether this is all that a client did which others wait behind: it has sent nothing, and ended. It is probably gone.
+    fn has_only_ended(&self) -> bool {
+        self.activity.is_some() && self.ended_first == Some(Side::Client) && self.moved() == 0
     }
 
     fn moved(&self) -> u64 {
@@ -186,7 +224,12 @@ impl Flow {
     /// Closes both streams after [`Flow::relay`]. The stream of a client that broke the protocol is returned instead.
     pub(super) fn close(self: Box<Self>, error: Option<&Error>) -> Option<Stream> {
         match error {
-            None | Some(Error::Idle { .. }) => None,
+            None | Some(Error::Idle { .. }) => {
+                if self.has_only_ended() {
+                    self.upstream.reset_on_close();
+                }
+                None
+            }
             Some(
                 Error::Wire {
                     side: Side::Client, ..
@@ -230,11 +273,19 @@ impl Running<'_> {
         match ended {
             2 => return Poll::Ready(Ok(())),
             1 => {
+                flow.check_ended(cx)?;
                 // The idle limit is short now: no probes are needed, and the timer is for the limit alone.
                 if self.keep_alive.take().is_some() {
                     tick.as_mut().reset(Instant::now() + idle.period());
                 }
-                idle.shorten(self.timeouts.half_close, tick.as_mut());
+                let (half_close, is_silent) = (self.timeouts.half_close, flow.has_only_ended());
+                match is_silent {
+                    true => idle.shorten(half_close.min(ENDED_SILENT), tick.as_mut()),
+                    false => idle.shorten(half_close, tick.as_mut()),
+                }
+                if flow.activity.is_some() && !is_silent {
+                    idle.lengthen(half_close.min(self.timeouts.idle), tick.as_mut());
+                }
             }
             _ => {}
         }

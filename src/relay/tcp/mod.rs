@@ -7,11 +7,13 @@
 //! - [`Service`] (`service.rs`) goes this way, and counts and logs each stream at its end.
 //! - `request.rs`: what it needs from the floor above: [`Inbound`], [`Request`], [`Outbound`].
 //! - `record.rs`: what is counted, logged and noted of a stream at its end.
+//! - `activity.rs`: what a stream did last.
 //! - `flow.rs`: two connected legs, their timers and their end.
 //! - [`half`]: one direction, and in `splice.rs` its short way through the kernel.
 //! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
 //! - `fairness.rs`: in what order the flows of a worker take their turns.
 
+mod activity;
 mod fairness;
 mod flow;
 pub mod half;
@@ -23,5 +25,8 @@ mod trial;
 
 pub use super::leg::{Failure, First, Leg, NextLeg, Others};
 pub use crate::wire::reserved::Reserved;
-pub use request::{ClientJob, FixedTarget, Handshake, Inbound, Outbound, Reply, Request, Timeouts};
+pub use activity::{Activity, Last};
+pub use request::{
+    ClientJob, FixedTarget, Handshake, Inbound, Outbound, Ready, Reply, Request, Timeouts,
+};
 pub use service::Service;

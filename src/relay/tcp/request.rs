@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::activity::Activity;
 use crate::net::Stream;
 use crate::net::dial::SpeaksFirst;
 use crate::relay::counters::User;
@@ -17,6 +18,19 @@ use crate::relay::failed::Way;
 use crate::relay::leg::{First, Leg};
 use crate::wire::Address;
 use crate::wire::reserved::Reserved;
+
+/// What to do when a handshake has succeeded.
+pub trait Ready: Send {
+    /// Does it. What the stream does from then on is noted in the result, if there is one.
+    fn ready(self) -> Option<Arc<Activity>>;
+}
+
+impl<F: FnOnce() + Send> Ready for F {
+    fn ready(self) -> Option<Arc<Activity>> {
+        self();
+        None
+    }
+}
 
 /// Reads clients' handshakes.
 pub trait Inbound: Sync {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::fairness;
 use super::flow::{Flow, Traffic};
 use super::record::{End, FlowRecord};
-use super::request::{ClientJob, Handshake, Inbound, Outbound, Request, Timeouts};
+use super::request::{ClientJob, Handshake, Inbound, Outbound, Ready, Request, Timeouts};
 use super::trial;
 use crate::net::{Stream, sampled};
 use crate::relay::counters::Counters;
@@ -35,7 +35,7 @@ enum Established<'a> {
 }
 
 impl<I: Inbound, O: Outbound> Service<I, O> {
-    /// Serves the stream of `peer` to its end. `ready` is called when the handshake has succeeded.
+    /// Serves the stream of `peer` to its end. [`Ready::ready`] is called when the handshake has succeeded.
     ///
     /// An idle connection holds nothing but this future, so nothing is in it twice: an `async fn` would keep its arguments
     /// beside what they were moved into, and an error by value its room.
@@ -43,7 +43,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         &self,
         stream: Stream,
         peer: SocketAddr,
-        ready: impl FnOnce() + Send,
+        ready: impl Ready,
     ) -> impl Future<Output = ()> + Send {
         let record = FlowRecord::begin(peer, &self.counters);
         fairness::note_interactive();
@@ -85,25 +85,25 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         &'a self,
         stream: Stream,
         mut record: FlowRecord<'a>,
-        ready: impl FnOnce() + Send,
+        ready: impl Ready,
     ) -> (FlowRecord<'a>, Result<Established<'a>, Box<Error>>) {
         let deadline = Instant::now() + self.timeouts.handshake;
         let mut request = match self.inbound.handshake(stream, record.peer, deadline).await {
             Ok(Handshake::Request(request)) => request,
             Ok(Handshake::Job(job)) => {
-                ready();
+                ready.ready();
                 return (record, Ok(Established::Job(job)));
             }
             Err(error) => return (record, Err(error.into())),
         };
-        ready();
+        let activity = ready.ready();
         record.begin_connect();
         record.target = Some(request.target.to_string().into());
         record.user.clone_from(&request.user);
         let flow = match self.connect(&mut request).await {
             Ok((upstream, sent)) => {
                 let flow = Flow::new(request.leg, upstream);
-                flow.map(|flow| flow.after_trial(sent))
+                flow.map(|flow| flow.noting(activity).after_trial(sent))
             }
             Err(error) => {
                 self.report(&request, &error).await;

@@ -18,7 +18,7 @@ use super::*;
 use crate::net::stream::Layer;
 use crate::net::tests::{pattern, sockets, within};
 use crate::net::ws::Streams;
-use crate::net::ws::tests::{echo, echo_server, endpoint, serve};
+use crate::net::ws::tests::{echo, echo_server, endpoint, known, serve};
 use crate::wire::websocket::Role;
 
 /// A client that speaks mux.cool by hand, as v2ray-plugin does: many streams in a WebSocket, one after the other and at
@@ -173,21 +173,21 @@ async fn streams_that_are_still_served_count_after_their_end() {
             panic!("bare");
         };
         // As one that dials a target which does not answer.
-        let dial = move |stream| {
+        let dial = move |stream, _| {
             let wait = Arc::clone(&wait);
             async move {
                 let _ended = wait.acquire().await;
                 drop(stream);
             }
         };
-        server.run(dial).await
+        server.run(&known(), dial).await
     });
     let mut client = ByHand::new(near).await;
     for id in 1..=128 {
-        client.say(Frame::New { id, data: 0 }, &[]).await;
+        client.say(Frame::New { id, data: 1 }, b"x").await;
         client.say(Frame::End { id, error: false }, &[]).await;
     }
-    client.say(Frame::New { id: 129, data: 0 }, &[]).await;
+    client.say(Frame::New { id: 129, data: 1 }, b"x").await;
     let closed = within(client.0.read(&mut [0])).await;
     assert!(closed.is_err(), "not reset");
     go.close();
@@ -205,7 +205,7 @@ async fn stalled_reader_stops_the_websocket_and_nothing_is_lost() {
             panic!("bare");
         };
         server
-            .run(move |stream| {
+            .run(&known(), move |stream, _| {
                 let wait = Arc::clone(&wait);
                 async move {
                     wait.notified().await;
@@ -317,19 +317,22 @@ async fn end_of_a_stream_waits_behind_a_pong() {
     let mut server = Server::new(WebSocket::new(socket, Role::Server, None));
     let cx = &mut Context::from_waker(Waker::noop());
 
-    let mut new = vec![0x82, 0x80 | 14, 0, 0, 0, 0];
-    new.extend_from_slice(Frame::New { id: 1, data: 0 }.head().bytes());
+    let mut new = vec![0x82, 0x80 | 17, 0, 0, 0, 0];
+    new.extend_from_slice(Frame::New { id: 1, data: 1 }.head().bytes());
+    new.push(b'x');
     wire.lock().unwrap().incoming = new;
-    let Poll::Ready(Ok(Some(stream))) = server.poll_next(cx) else {
+    let admission = known();
+    let Poll::Ready(Ok(Some((stream, _)))) = server.poll_next(cx, &admission) else {
         panic!("no stream");
     };
+    stream.try_read(&mut [IoSliceMut::new(&mut [0])]).unwrap();
     wire.lock().unwrap().incoming = vec![0x89, 0x82, 0, 0, 0, 0, b'h', b'i'];
     wire.lock().unwrap().full = true;
-    assert!(server.poll_next(cx).is_pending());
+    assert!(server.poll_next(cx, &admission).is_pending());
     drop(stream);
-    assert!(server.poll_next(cx).is_pending());
+    assert!(server.poll_next(cx, &admission).is_pending());
     wire.lock().unwrap().full = false;
-    assert!(server.poll_next(cx).is_pending());
+    assert!(server.poll_next(cx, &admission).is_pending());
     let mut sent = vec![0x8a, 2, b'h', b'i', 0x82, 6];
     let end = Frame::End {
         id: 1,

@@ -1,0 +1,92 @@
+//! The places of connections: those of users, and those of visitors.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::handshakes::Permit;
+use super::visitors::{Attachment, Port, VisitorPlace};
+use crate::relay::tcp::{Activity, Ready};
+
+/// Whose places the connections of a listener take.
+#[derive(Clone)]
+pub(super) enum Room {
+    /// Those of users: `limits.connections`. A new connection waits for one to end.
+    Users(Arc<Semaphore>),
+    /// Those of visitors: `limits.visitors`. The one that was silent for the longest time makes room.
+    Visitors(Port),
+}
+
+/// One connection's place, to be dropped at its end.
+pub(super) enum Place {
+    User {
+        /// `None`: the process is ending.
+        _permit: Option<OwnedSemaphorePermit>,
+    },
+    Visitor(Box<VisitorPlace>),
+}
+
+impl Room {
+    /// Waits for a place. Cancel safe.
+    pub(super) async fn enter(&self) -> Place {
+        match self {
+            Self::Users(connections) => Place::User {
+                // A semaphore that is never closed.
+                _permit: Arc::clone(connections).acquire_owned().await.ok(),
+            },
+            Self::Visitors(port) => Place::Visitor(Box::new(port.enter().await)),
+        }
+    }
+
+    /// Takes a place if there is one.
+    pub(super) fn try_enter(&self) -> Option<Place> {
+        match self {
+            Self::Users(connections) => {
+                let permit = Arc::clone(connections).try_acquire_owned().ok()?;
+                Some(Place::User {
+                    _permit: Some(permit),
+                })
+            }
+            Self::Visitors(port) => port
+                .try_enter()
+                .map(|place| Place::Visitor(Box::new(place))),
+        }
+    }
+}
+
+impl Place {
+    /// What is to be told which task has this place.
+    pub(super) fn attachment(&self) -> Option<Attachment> {
+        match self {
+            Self::User { .. } => None,
+            Self::Visitor(place) => Some(place.attachment()),
+        }
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        match self {
+            Self::User { .. } => None,
+            Self::Visitor(place) => Some(place.activity()),
+        }
+    }
+
+    /// What is to be done when the handshake of its connection has succeeded.
+    pub(super) fn when_ready(&self, permit: Permit) -> impl Ready + use<> {
+        Started {
+            permit,
+            activity: self.activity(),
+        }
+    }
+}
+
+struct Started {
+    permit: Permit,
+    activity: Option<Arc<Activity>>,
+}
+
+impl Ready for Started {
+    fn ready(self) -> Option<Arc<Activity>> {
+        drop(self.permit);
+        self.activity
+    }
+}
