@@ -250,6 +250,23 @@ fn streams_of_a_session_are_connections() {
 }
 
 #[test]
+fn streams_that_have_not_sent_their_request_are_connections_too() {
+    let server = server(json!({"limits": {"connections": 3}}));
+    let echo = TcpTarget::echo();
+    let mut session = Session::smux(&server);
+    for stream in [3, 5, 7] {
+        session.send(OPEN, stream, &[]);
+    }
+    assert!(!session.echoes(9, &echo), "one too many");
+    session.send(END, 3, &[]);
+    let mut next = 9;
+    eventually("there is room again", || {
+        next += 2;
+        session.echoes(next, &echo)
+    });
+}
+
+#[test]
 fn what_waits_for_a_target_that_does_not_read_is_bounded() {
     let server = server(json!({}));
     let silent = TcpTarget::serve(|stream| {

@@ -28,25 +28,25 @@ fn message(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Opens a stream.
-fn new(id: u8) -> Vec<u8> {
+pub(crate) fn new(id: u8) -> Vec<u8> {
     message(&[0, 12, 0, id, NEW, 0, 1, 0, 0, 1, 127, 0, 0, 1])
 }
 
 /// Sends `data` on a stream.
-fn keep(id: u8, data: &[u8]) -> Vec<u8> {
+pub(crate) fn keep(id: u8, data: &[u8]) -> Vec<u8> {
     let len = u16::try_from(data.len()).unwrap().to_be_bytes();
     message(&[&[0, 4, 0, id, KEEP, 1], &len[..], data].concat())
 }
 
 /// A client that has many streams in one WebSocket.
-struct Client {
-    stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     /// What has come within messages.
     payload: Vec<u8>,
 }
 
 impl Client {
-    fn of(server: &Half) -> Self {
+    pub(crate) fn of(server: &Half) -> Self {
         Self {
             stream: upgraded(server),
             payload: Vec::new(),
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// The next frame of mux.cool: the id of its stream, its status, its data.
-    fn frame(&mut self) -> (u8, u8, Vec<u8>) {
+    pub(crate) fn frame(&mut self) -> (u8, u8, Vec<u8>) {
         let meta = self.take(2);
         let meta = self.take(usize::from(meta[1]));
         let data = if meta[3] & 1 == 1 {
