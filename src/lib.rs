@@ -36,6 +36,7 @@
 //! | Where is a UDP association (of an address, or of a session id of AEAD-2022) evicted? | `relay/udp/table.rs` |
 //! | Where is a replay refused? | `relay/replay.rs`; packets of AEAD-2022 in `wire/ss/packet/session.rs`, by `crypto/window.rs` |
 //! | Who makes room when all places are taken? | strangers: `app/handshakes.rs`; visitors: `app/visitors.rs`; streams before their client is authenticated: `net/ws/mux/admission.rs` |
+//! | Who says that a client was refused, or that a server does not answer? | `relay/strangers.rs`; `outbound/balancer/silence.rs`, told by `relay/tcp/record.rs` and `relay/udp/replies.rs` |
 //! | What limits the memory of a visitor, a client, the process? | `limits.rs`, `relay/link/limits.rs` |
 //! | Where is a TTL clamped? | `Cache::clamp_ttl` in `dns/cache.rs` |
 //! | Where does a counter by user go? | a field of `User` in `relay/counters.rs`, added to in `FlowRecord::close` in `relay/tcp/service.rs`; for UDP by `Association::user` in `relay/udp/replies.rs` and `relay.rs` |

@@ -133,7 +133,7 @@ impl Trial<'_> {
                     };
                     if next.has_answered() {
                         attempt.others.failed(&failure(&error));
-                    } else {
+                    } else if next.others.server() != attempt.others.server() {
                         let target = self.target.to_string();
                         attempt.others.unanswered(&failure(&error), &target);
                     }
