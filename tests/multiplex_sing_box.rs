@@ -5,6 +5,7 @@ use crate::common::{
     bytes::pattern,
     matrix::{self, Targets},
     peers::{Half, Program::Ssr, Spec, Start},
+    process::Process,
     sing_box::SingBox,
     socks::Socks,
     targets::TcpTarget,
@@ -12,6 +13,8 @@ use crate::common::{
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
+    net::TcpListener,
+    process::Command,
     sync::Barrier,
     thread,
     time::Duration,
@@ -158,4 +161,13 @@ fn targets_are_left_when_a_sing_box_client_is_killed() {
         end.recv_timeout(DEADLINE)
             .expect("the connection to the target ends");
     }
+}
+
+/// Otherwise every request to the program that was to be there would time out.
+#[test]
+fn program_of_another_on_its_port_is_not_taken_for_a_process() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let mut process = Process::spawn("sleep", Command::new("sleep").arg("1")).unwrap();
+    assert!(process.listening(&[address]).unwrap_err().contains("ended"));
 }

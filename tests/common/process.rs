@@ -1,6 +1,7 @@
 //! Child processes with their logs kept, and the ports they listen on.
 
 use std::{
+    fs,
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::process::CommandExt as _,
@@ -104,7 +105,8 @@ impl Process {
     pub fn listening(&mut self, addresses: &[SocketAddr]) -> Result<(), String> {
         let start = Instant::now();
         for address in addresses {
-            while TcpStream::connect_timeout(address, START).is_err() {
+            while TcpStream::connect_timeout(address, START).is_err() || !self.holds(address.port())
+            {
                 if let Some(status) = self.exited() {
                     return Err(format!(
                         "{} ended with {status}:\n{}",
@@ -123,6 +125,36 @@ impl Process {
             }
         }
         Ok(())
+    }
+
+    /// Whether it is this process, or one that it has started, that listens on a TCP port: where the port was taken in the
+    /// meantime, another program answers there until this one says so and ends.
+    fn holds(&self, port: u16) -> bool {
+        let id = self.child.id();
+        let listeners: Vec<String> = ["tcp", "tcp6"]
+            .iter()
+            .filter_map(|table| fs::read_to_string(format!("/proc/{id}/net/{table}")).ok())
+            .flat_map(|table| listeners(&table, port))
+            .collect();
+        let mut processes = fs::read_dir("/proc").unwrap().map_while(Result::ok);
+        processes.any(|process| {
+            let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+            // After the name: state, parent, group. Each process of ours has a group of its own.
+            let group = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split(' ').nth(3));
+            group == Some(id.to_string().as_str())
+                && fs::read_dir(process.path().join("fd")).is_ok_and(|files| {
+                    let mut files = files.map_while(Result::ok);
+                    files.any(|file| {
+                        let to = fs::read_link(file.path()).unwrap_or_default();
+                        listeners
+                            .iter()
+                            .any(|listener| to.as_os_str() == listener.as_str())
+                    })
+                })
+        })
     }
 
     /// Waits until `ssr` says that it runs: it has then all that it listens to, and nobody has connected to see.
@@ -177,6 +209,24 @@ impl Drop for Process {
             eprintln!("--- log of {} ---\n{}\n---", self.name, &log[from..]);
         }
     }
+}
+
+/// The files of those who listen on `port`, by a table of the system.
+fn listeners(table: &str, port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let ending = format!(":{port:04X}");
+    let lines = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found = lines.filter(|fields| {
+        fields
+            .get(1)
+            .is_some_and(|address| address.ends_with(&ending))
+            && fields.get(3) == Some(&LISTEN)
+    });
+    found
+        .filter_map(|fields| Some(format!("socket:[{}]", fields.get(9)?)))
+        .collect()
 }
 
 fn drain(mut pipe: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
