@@ -181,7 +181,7 @@ impl Process {
         } else {
             "smaps_rollup"
         };
-        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.id())).unwrap();
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.id())).unwrap();
         let line = text
             .lines()
             .find(|line| line.split(':').next() == Some(field))
@@ -191,7 +191,7 @@ impl Process {
 
     /// How many file descriptors it holds.
     pub fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.id()))
+        fs::read_dir(format!("/proc/{}/fd", self.id()))
             .unwrap()
             .count()
     }
