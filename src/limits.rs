@@ -11,6 +11,8 @@ use std::time::Duration;
 pub const CONNECTION_FILES: u64 = 2;
 /// Files that are kept for the process itself: listeners, reactors, the log, sockets to name servers.
 pub const OWN_FILES: u64 = 32;
+/// Public ports that the links of all clients have open.
+pub const MAX_PUBLIC_PORTS: usize = 4096;
 /// Connections of one listening socket that wait in the kernel until they are accepted.
 pub const BACKLOG: i32 = 1024;
 /// How long nothing may have moved to or from a visitor that has sent something before it can lose its place to another.

@@ -3,8 +3,12 @@
 use crate::common::{
     DEADLINE, eventually,
     forward::Forwarder,
+    matrix,
+    peers::{Half, Pair, Program, Spec, Start},
     process::{Process, free_port},
-    reverse::{client, open_server, published, service, services, with},
+    reverse::{METHOD, client, open_server, published, said, serves, service, services, with},
+    seal::{Packet, Sealing},
+    targets::TcpTarget,
     udp::UdpTarget,
 };
 use serde_json::json;
@@ -132,4 +136,85 @@ fn flood_at_a_reverse_port_is_bounded_and_flat() {
     let (flooded, echo) = (published(&client, "flooded"), published(&client, "echo"));
     stays_bounded(flooded, &target, [&server.process, &client.process]);
     eventually("visitors of another service are served", || is_served(echo));
+}
+
+/// Open files of a process in tests of too few.
+const FILES: usize = 256;
+/// Sessions, visitors or ports: far more than there are files for.
+const MANY: u64 = 400;
+
+/// Asserts that a half has files left, and that its log has a few lines about what it refused.
+fn has_files_and_little_to_say(half: &Half) {
+    let open = half.process.open_files();
+    assert!(open < FILES * 3 / 4, "{open} open files");
+    let log = half.process.log();
+    assert!(!log.contains("cannot accept"), "{log}");
+    let lines = log.lines().count();
+    assert!(lines < 40, "{lines} lines: {log}");
+}
+
+#[test]
+fn udp_sessions_leave_files_to_connections() {
+    let (spec, few) = (Spec::new(METHOD), json!({"nofile": FILES}));
+    let server = Start::server(Program::Ssr, &spec).with(few);
+    let pair = Pair::with(server, |at| Start::local(Program::Ssr, &spec, at));
+    let (udp, tcp) = (UdpTarget::echo(), TcpTarget::echo());
+    let (sealing, client) = (
+        Sealing::new(&spec),
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+    );
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    for session in 0..MANY {
+        let packet = sealing.seal_packet(&Packet::new(session, 0), &udp.target(), b"here");
+        eventually("the session is served", || {
+            client.send_to(&packet, pair.server.address).unwrap();
+            udp.seen().len() > usize::try_from(session).unwrap()
+        });
+    }
+    let streams: Vec<_> = (0..20).map(|_| pair.socks().connect(&tcp.v4())).collect();
+    matrix::echoes(&pair.socks(), &tcp.v4(), 100);
+    has_files_and_little_to_say(&pair.server);
+    drop(streams);
+}
+
+#[test]
+fn visitors_of_udp_services_leave_files_to_connections() {
+    let server = open_server();
+    let (udp, tcp) = (UdpTarget::echo(), TcpTarget::echo());
+    let list = vec![
+        with(
+            service("udp", free_port(), udp.address().port()),
+            json!({"protocol": "udp"}),
+        ),
+        service("tcp", free_port(), tcp.port()),
+    ];
+    let start = Start::local(Program::Ssr, &Spec::new(METHOD), server.address);
+    let client = start
+        .with(json!({"nofile": FILES, "reverse": services(list)}))
+        .run();
+    let (flooded, echo) = (published(&client, "udp"), published(&client, "tcp"));
+    for _ in 0..MANY / 20 {
+        send(flooded, 20);
+        eventually("a new visitor is served", || is_served(flooded));
+    }
+    assert!(serves(echo), "a visitor of another service is served");
+    has_files_and_little_to_say(&client);
+}
+
+#[test]
+fn public_ports_leave_files_to_connections() {
+    let (spec, tcp) = (Spec::new(METHOD), TcpTarget::echo());
+    let allow = json!({"allow": [{"bind": "127.0.0.1:1-65535"}]});
+    let server = Start::server(Program::Ssr, &spec)
+        .with(json!({"nofile": FILES, "reverse": allow}))
+        .run();
+    let list = (0..200).map(|number| service(&format!("s{number}"), 0, tcp.port()));
+    let client = client(&server, services(list.collect()));
+    let full = ["refused to publish", "as many public ports"];
+    eventually("further ports are refused", || said(&client, &full) > 0);
+    let local = Start::local(Program::Ssr, &spec, server.address).run();
+    matrix::echoes(&local.socks(), &tcp.v4(), 100);
+    let open = server.process.open_files();
+    assert!(open < FILES / 2, "{open} open files");
+    assert!(serves(published(&client, "s0")));
 }

@@ -4,7 +4,8 @@ use crate::config::{Config, Limits, Role};
 use crate::limits::CONNECTION_FILES;
 use crate::limits::OWN_FILES;
 
-/// One in this many files is reserved for UDP associations and spare connections.
+/// One in this many files is reserved for spare connections, answers to redirected datagrams and queries for names. UDP
+/// associations have a share of their own (`udp_share.rs`).
 const RESERVED_SHARE: u64 = 8;
 
 /// The number of clients that the process can serve.

@@ -9,6 +9,7 @@
 //! - [`redir_rules`]: the firewall rules for `redir` listeners.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
+//! - `udp_share.rs`: how many files datagrams and public ports may take.
 //! - `handshakes.rs`: connections that are still in their handshake.
 //! - `room.rs`: the places of connections; `visitors.rs`: those of visitors.
 //! - `places.rs`: the places of many streams in one connection.
@@ -29,6 +30,7 @@ mod reverse;
 mod room;
 mod routing;
 mod services;
+mod udp_share;
 mod visitors;
 mod worker;
 
@@ -52,6 +54,7 @@ use crate::net::tasks::Tasks;
 use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
 use error::Error;
+use udp_share::UdpShare;
 use worker::{Phase, Threads};
 
 /// Exit code of errors outside the config (`EX_UNAVAILABLE` of sysexits.h).
@@ -76,7 +79,9 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     // First of all: later, other files could have the numbers of these sockets.
     let passed = Passed::to_this_process();
     let user = config.user.as_deref().map(privileges::find).transpose()?;
-    let capacity = fd_limit::Capacity::of(config, fd_limit::raise(config.nofile));
+    let files = fd_limit::raise(config.nofile);
+    let share = UdpShare::of(config, files);
+    let capacity = fd_limit::Capacity::of(config, share.left(files));
     if config.limits.memory_mib > 0 {
         pool::set_budget(config.limits.memory_mib << 20);
     }
@@ -93,7 +98,12 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         count => count,
     };
     let services = control.block_on(services::build(
-        config, capacity, workers, &resolver, &counters, passed,
+        config,
+        (capacity, share),
+        workers,
+        &resolver,
+        &counters,
+        passed,
     ))?;
     let owner = user
         .as_ref()

@@ -7,6 +7,7 @@ use super::owners::{self, Owner};
 use super::report::{Code, Problem, Verdict};
 use crate::app::error::Error;
 use crate::app::fd_limit::{Capacity, raise};
+use crate::app::udp_share::UdpShare;
 use crate::config::{self, Role};
 use crate::net;
 use crate::wire::Address;
@@ -39,7 +40,7 @@ pub(super) fn files(cx: &Context<'_>, running: Option<&Owner>) -> Verdict {
     match raise(config.nofile) {
         Some(limit) if limit_is_low(config, limit) => low(config, limit, "this shell"),
         Some(limit) => {
-            let connections = Capacity::of(config, Some(limit)).connections;
+            let connections = connections(config, limit);
             Verdict::Ok(format!(
                 "up to {limit}, enough for {connections} connections"
             ))
@@ -48,14 +49,20 @@ pub(super) fn files(cx: &Context<'_>, running: Option<&Owner>) -> Verdict {
     }
 }
 
+/// Connections for which so many files are enough.
+fn connections(config: &config::Config, files: u64) -> usize {
+    let left = UdpShare::of(config, Some(files)).left(Some(files));
+    Capacity::of(config, left).connections
+}
+
 fn limit_is_low(config: &config::Config, limit: u64) -> bool {
-    let connections = Capacity::of(config, Some(limit)).connections;
+    let connections = connections(config, limit);
     connections < FEW.min(config.limits.connections)
         || config.nofile.is_some_and(|wanted| wanted > limit)
 }
 
 fn low(config: &config::Config, limit: u64, place: &str) -> Verdict {
-    let connections = Capacity::of(config, Some(limit)).connections;
+    let connections = connections(config, limit);
     let wanted = match config.nofile {
         Some(wanted) if wanted > limit => format!(" (`nofile` of the config asks for {wanted})"),
         _ => String::new(),

@@ -17,6 +17,7 @@ use crate::app::room::Room;
 use crate::app::visitors::Visitors;
 use crate::app::worker::{Job, ListenerService, Phase, Shared};
 use crate::inbound::reverse::http::HttpVisitors;
+use crate::net::alive::{Alive, Limit};
 use crate::net::listener::{self, Group};
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
@@ -44,6 +45,8 @@ pub(in crate::app) struct ServerSettings {
     pub(in crate::app) options: SocketOptions,
     pub(in crate::app) timeouts: Timeouts,
     pub(in crate::app) udp_idle: Duration,
+    /// Public ports of all links.
+    pub(in crate::app) ports: Limit,
     pub(in crate::app) counters: Arc<Counters>,
     pub(in crate::app) visitors: Arc<Visitors>,
     pub(in crate::app) handshakes: Arc<Handshakes>,
@@ -54,6 +57,7 @@ struct NewHttpPort {
     listener: std::net::TcpListener,
     bound: SocketAddr,
     phase: watch::Sender<Phase>,
+    place: Alive,
 }
 
 impl ReverseServer {
@@ -128,6 +132,7 @@ impl ReverseServer {
                         // The phase outlives the port's entry in the registry, so that visitors can finish.
                         let shared = Shared::under(new.phase.subscribe());
                         port.serve(new.listener.into(), shared).await;
+                        drop(new.place);
                     });
                 }
             }
@@ -210,7 +215,8 @@ impl ServerLink {
                 (Code::OK, bound, String::new())
             }
             Err((code, reason)) => {
-                tracing::warn!(name, protocol, %bind, user, %peer, reason, "reverse: refused to publish a client's service");
+                let key = format_args!("{user} {name}: {reason}");
+                sampled::warn!(by key, "reverse: refused to publish a client's service", name, protocol, %bind, user, %peer, reason);
                 (code, bind.socket_addr(), reason)
             }
         };
@@ -264,7 +270,17 @@ impl ServerLink {
         only(bound)
     }
 
+    /// A place for one more public port, to be kept as long as the port is open.
+    fn place(&self) -> Result<Alive, Refusal> {
+        let place = self.server.settings.ports.take(1);
+        place.ok_or_else(|| {
+            let reason = "the server has as many public ports as its open files allow";
+            (Code::FULL, reason.to_owned())
+        })
+    }
+
     fn open_tcp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {
+        let place = self.place()?;
         let listener = self.listen(address, share)?;
         let inbound = FixedTarget(address.into());
         let outbound = ViaLink {
@@ -273,11 +289,15 @@ impl ServerLink {
         };
         let port = Arc::new(self.server.port(inbound, outbound));
         let shared = Shared::under(self.phase.subscribe());
-        self.tasks.spawn(port.serve(listener.into(), shared));
+        self.tasks.spawn(async move {
+            port.serve(listener.into(), shared).await;
+            drop(place);
+        });
         Ok(())
     }
 
     fn open_udp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {
+        let place = self.place()?;
         let options = &self.server.settings.options;
         let bound = listener::udp(address, 1, group(share), options).map_err(bind_refusal)?;
         let socket = only(bound)?;
@@ -291,8 +311,10 @@ impl ServerLink {
         let settings = &self.server.settings;
         let (idle, counters) = (settings.udp_idle, Arc::clone(&settings.counters));
         let phase = self.phase.subscribe();
-        self.tasks
-            .spawn(public.serve(socket, idle, counters, phase));
+        self.tasks.spawn(async move {
+            public.serve(socket, idle, counters, phase).await;
+            drop(place);
+        });
         Ok(())
     }
 
@@ -306,12 +328,14 @@ impl ServerLink {
         if let Some(added) = registry.join_http_port(address, user, register) {
             return added;
         }
+        let place = self.place()?;
         let listener = self.listen(address, false)?;
         let phase = watch::Sender::new(Phase::Run);
         let new = NewHttpPort {
             listener,
             bound: address,
             phase: phase.clone(),
+            place,
         };
         let sent = self.server.new_http_ports.try_send(new);
         sent.map_err(|error| match error {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
 use crate::app::room::Room;
+use crate::app::udp_share::UdpShare;
 use crate::app::visitors::Visitors;
 use crate::app::worker::{Job, ListenerService, packets};
 use crate::config::{Config, ProxyHop};
@@ -41,6 +41,8 @@ pub(super) struct Builder<'a> {
     pub(super) visitors: Arc<Visitors>,
     /// ... and those of them who are in their handshake.
     pub(super) visitors_handshakes: Arc<Handshakes>,
+    /// The most UDP associations, UDP flows of reverse tunnels and public ports.
+    pub(super) share: UdpShare,
     /// Ports that a service binds on the IPv4 wildcard: a service on the IPv6 wildcard must leave IPv4 alone there.
     pub(super) ipv4_wildcards: HashSet<u16>,
     pub(super) jobs: Vec<Vec<Job>>,
@@ -73,6 +75,7 @@ impl<'a> Builder<'a> {
             handshakes: Arc::new(Handshakes::new(capacity.handshakes)),
             visitors: Visitors::new(capacity.visitors),
             visitors_handshakes: Arc::new(Handshakes::new(capacity.visitors_handshakes)),
+            share: UdpShare::of(config, None),
             ipv4_wildcards: HashSet::new(),
             jobs: (0..workers).map(|_| Vec::new()).collect(),
             plugins: Plugins::default(),
@@ -192,8 +195,7 @@ impl<'a> Builder<'a> {
         inbound: I,
         outbound: O,
     ) -> Arc<Relay<I, O>> {
-        let capacity =
-            NonZeroUsize::new(self.config.limits.udp_associations).unwrap_or(NonZeroUsize::MIN);
+        let capacity = self.share.associations;
         Arc::new(Relay::new(
             inbound,
             outbound,

@@ -1,7 +1,6 @@
 //! The services of `ssr local`.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::builder::{Builder, user};
@@ -31,7 +30,6 @@ use crate::outbound::endpoint::Endpoint;
 use crate::outbound::multiplex;
 use crate::outbound::shadowsocks::{self, Servers};
 use crate::outbound::udp_over_stream::{Carried, UdpOverStream};
-use crate::relay::link::limits::MAX_FLOWS;
 use crate::relay::tcp::FixedTarget;
 use crate::wire::ss::Credentials;
 
@@ -351,7 +349,7 @@ impl Builder<'_> {
             dialer: self.dialer(outgoing(&self.config.socket, false)),
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,
-            flows: NonZeroUsize::new(MAX_FLOWS).unwrap_or(NonZeroUsize::MIN),
+            flows: self.share.flows,
             counters: Arc::clone(self.counters),
         });
         let workers = self.jobs.len();

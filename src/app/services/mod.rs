@@ -38,6 +38,7 @@ use builder::Builder;
 
 use super::error::Error;
 use super::fd_limit::Capacity;
+use super::udp_share::UdpShare;
 use super::worker::Job;
 use crate::config::{Config, Role};
 use crate::dns::Resolver;
@@ -62,7 +63,7 @@ pub(super) struct Built {
 /// Builds all services. They listen on the sockets of `passed` that are theirs, and bind the others.
 pub(super) async fn build(
     config: &Config,
-    capacity: Capacity,
+    (capacity, share): (Capacity, UdpShare),
     workers: usize,
     resolver: &Arc<Resolver>,
     counters: &Arc<Counters>,
@@ -70,6 +71,7 @@ pub(super) async fn build(
 ) -> Result<Built, Error> {
     let mut builder = Builder::new(config, capacity, workers, resolver, counters);
     builder.passed = passed;
+    builder.share = share;
     match config.role {
         Role::Local => builder.locals().await?,
         Role::Server => builder.servers().await?,

@@ -14,6 +14,7 @@ use crate::config::Server;
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::{ReservedJobs, Shadowsocks};
 use crate::inbound::stream_datagrams::WithStreams;
+use crate::net::alive::Limit;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
@@ -116,6 +117,7 @@ impl Builder<'_> {
             options: incoming(&self.config.socket),
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,
+            ports: Limit::new(self.share.ports),
             counters: Arc::clone(self.counters),
             visitors: Arc::clone(&self.visitors),
             handshakes: Arc::clone(&self.visitors_handshakes),
