@@ -91,6 +91,7 @@ impl Scene {
         }
         let path = self.directory.path().join("config.json");
         fs::write(&path, config.to_string()).unwrap();
+        crate::common::process::make_private(&path);
         path
     }
 

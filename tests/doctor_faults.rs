@@ -83,6 +83,7 @@ fn write(directory: &TempDir, name: &str, changes: [&Value; 2]) -> String {
     }
     let path = directory.path().join(name);
     fs::write(&path, keys.to_string()).unwrap();
+    crate::common::process::make_private(&path);
     path.to_str().unwrap().to_owned()
 }
 

@@ -87,6 +87,7 @@ fn check_reads_the_files_and_says_which_line_is_wrong() {
             "{{\"server\": \"127.0.0.1\", \"server_port\": 8388, \"method\": \"aes-256-gcm\", \"password\": \"p\",\n{more}}}"
         );
         write(directory.path(), "config.json", &config);
+        crate::common::process::make_private(&directory.path().join("config.json"));
         let output = peers::ssr(&["check", "--role", "local", "-c", "config.json"])
             .current_dir(directory.path())
             .output()

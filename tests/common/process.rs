@@ -19,6 +19,12 @@ const START: Duration = Duration::from_secs(10);
 /// A log longer than this is no longer kept, only drained.
 const LOG_LIMIT: usize = 8 << 20;
 
+/// Lets only the owner read a config: one that everybody can read is warned of.
+pub fn make_private(config: &std::path::Path) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(config, mode).unwrap();
+}
+
 /// A running program. Dropping it kills it; dropping it in a failing test prints the end of its log.
 #[derive(Debug)]
 pub struct Process {
