@@ -1,12 +1,19 @@
 //! `protocol: fake-dns`, asked by `dig`: addresses that stand for names, and the file that keeps them.
 //! What `redir` does with them is in [`crate::redir_names`].
 
-use std::{collections::HashSet, fs, path::Path, process::Command};
+use std::{
+    collections::HashSet,
+    fs,
+    io::{Read as _, Write as _},
+    path::Path,
+    process::Command,
+};
 
 use crate::common::{
     eventually,
     peers::{Half, Program, Spec, Start},
     process::{free_port, v4},
+    socks::{Socks, Target, dial},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -76,6 +83,73 @@ fn names_get_addresses_of_the_networks() {
         assert!(answer.contains(&format!("status: {status}")), "{answer}");
         assert!(answer.contains("ANSWER: 0"), "{answer}");
     }
+}
+
+#[test]
+fn fake_address_is_its_name_for_socks_and_http_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = Spec::new(METHOD);
+    let server = Start::server(Program::Ssr, &spec).flags(&["-v"]).run();
+    let port = free_port();
+    let fake = json!({
+        "local_address": "127.0.0.1", "protocol": "fake-dns", "fake_dns_database_path": dir.path().join("names"),
+        "fake_dns_ipv4_network": "198.18.0.0/15",
+    });
+    let socks = json!({"local_address": "127.0.0.1", "local_port": port});
+    let local = Start::local(Program::Ssr, &spec, server.address)
+        .with(json!({"locals": [fake, socks]}))
+        .run();
+    let fake = |name: &str| -> std::net::IpAddr { short(&local, name).parse().unwrap() };
+    let proxy = Socks::new(v4(port));
+    let target = |name: &str| Target::from(std::net::SocketAddr::new(fake(name), 7));
+    let has_gone_to = |name: &str| {
+        eventually(name, || server.process.log().contains(&format!("{name}:7")));
+    };
+
+    let mut stream = proxy.connect(&target("socks5.invalid"));
+    stream.write_all(b"x").unwrap();
+    has_gone_to("socks5.invalid");
+
+    let ask = |request: &[u8]| {
+        let mut stream = dial(v4(port));
+        stream.write_all(request).unwrap();
+        stream
+    };
+    let connect = format!("CONNECT {}:7 HTTP/1.1\r\n\r\nx", fake("connect.invalid"));
+    let _connect = ask(connect.as_bytes());
+    has_gone_to("connect.invalid");
+    let get = format!(
+        "GET http://{}:7/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        fake("get.invalid")
+    );
+    let _get = ask(get.as_bytes());
+    has_gone_to("get.invalid");
+    let std::net::IpAddr::V4(socks4) = fake("socks4.invalid") else {
+        panic!("an A record")
+    };
+    let request = [&[4, 1, 0, 7][..], &socks4.octets(), &[0], b"x"].concat();
+    let _socks4 = ask(&request);
+    has_gone_to("socks4.invalid");
+
+    let association = proxy.associate();
+    let to = target("udp.invalid");
+    eventually("a datagram goes to its name", || {
+        association.send(&to, b"x");
+        server.process.log().contains("udp.invalid:7")
+    });
+
+    // Another address of the network stands for nothing.
+    let nameless = Target::from(std::net::SocketAddr::from(([198, 19, 255, 254], 7)));
+    assert_eq!(
+        proxy.request(1, &nameless).unwrap().1,
+        4,
+        "host unreachable"
+    );
+    let mut refused = ask(b"GET http://198.19.255.254:7/ HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut answer = String::new();
+    refused.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    assert!(answer.contains("resolve the name again"), "{answer}");
 }
 
 #[test]

@@ -191,6 +191,17 @@ impl Fakes {
         }))
     }
 
+    /// What a program wants that asks for `target`: the name that it stands for, or `target` itself.
+    ///
+    /// # Errors
+    /// As [`Fakes::target`].
+    pub fn meant(&self, target: Address) -> Result<Address, NoName> {
+        match target {
+            Address::Ip(address) if !self.is_empty() => self.target(address),
+            target => Ok(target),
+        }
+    }
+
     /// The name that `address` stands for; `None`: it is a real address.
     ///
     /// # Errors

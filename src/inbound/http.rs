@@ -60,7 +60,7 @@ impl<O: Outbound + Clone + Send + 'static> Http<O> {
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
         let mut reader = Reader::resume(&stream, unread);
-        let asked = requests::next(&stream, &mut reader, &self.logins);
+        let asked = requests::next(&stream, &mut reader, &self.logins, &self.upstreams.fakes);
         let asked = timeout_at(deadline, asked).await;
         let asked = asked.unwrap_or(Err(Error::HandshakeTimeout))?;
         let ahead = reader.into_unread();

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::http::Http;
 use super::socks::Socks;
 use super::socks4;
+use crate::dns::fake::NoName;
 use crate::net::Stream;
 use crate::net::handshake::{HandshakeError, Reader};
 use crate::relay::tcp::{Handshake, Inbound, Outbound};
@@ -43,7 +44,23 @@ impl<O: Outbound + Clone + Send + 'static> Inbound for Mixed<O> {
             PeerProtocol::Socks5 => self.socks.go_on(stream, unread, peer, deadline).await,
             PeerProtocol::Socks4 => {
                 let needs_login = !self.socks.logins.is_empty();
-                socks4::handshake(stream, unread, peer, deadline, needs_login).await
+                let asked = socks4::handshake(stream, unread, peer, deadline, needs_login).await?;
+                let Handshake::Request(mut request) = asked else {
+                    return Ok(asked);
+                };
+                match self.socks.fakes.meant(request.target.clone()) {
+                    Ok(target) => request.target = target,
+                    Err(NoName(address)) => {
+                        let error = Error::NoName(address);
+                        if let Some(reply) = &request.reply {
+                            let refusal = reply.failure(&error);
+                            let written = request.leg.stream.write_all(&refusal);
+                            written.await.map_err(Error::io(Side::Client))?;
+                        }
+                        return Err(error);
+                    }
+                }
+                Ok(Handshake::Request(request))
             }
             PeerProtocol::Http => self.http.go_on(stream, unread, peer, deadline).await,
             PeerProtocol::Tls | PeerProtocol::Unknown => Err(Error::Wire {

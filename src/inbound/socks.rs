@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::login::{Login, find};
 use super::udp_associate::Associations;
+use crate::dns::fake::{Fakes, NoName};
 use crate::net::handshake::{HandshakeError, Reader};
 use crate::net::{self, Stream};
 use crate::relay::tcp::{Handshake, Inbound, Leg, Reply, Request};
@@ -29,6 +30,8 @@ pub struct Socks {
     pub logins: Vec<Login>,
     /// The UDP side, if it is enabled.
     pub udp: Option<UdpAssociate>,
+    /// Names behind fake addresses.
+    pub fakes: Fakes,
 }
 
 /// The datagram socket of UDP ASSOCIATE.
@@ -77,6 +80,13 @@ impl Socks {
         } = requested;
         let reason = match (command, &self.udp) {
             (Command::Connect, _) => {
+                let target = match self.fakes.meant(target) {
+                    Ok(target) => target,
+                    Err(NoName(address)) => {
+                        answer(&stream, Code::HostUnreachable).await?;
+                        return Err(Error::NoName(address));
+                    }
+                };
                 return Ok(Handshake::Request(Request {
                     leg: Leg::ahead(stream, ahead),
                     target,

@@ -61,7 +61,14 @@ impl Builder<'_> {
         let names = self.fakes.all().iter();
         let mut names = names.filter(|names| *names.settings() == settings.names);
         let Some(names) = names.next() else { return };
-        let fake = Fake::new(Arc::clone(names), own_names(self.config));
+        let own = own_names(self.config);
+        // Servers of `online_config`, whose names change.
+        let listed = self.config.online.is_some().then(|| servers.clone());
+        let is_own = move |name: &str| {
+            let listed = listed.as_ref();
+            own.contains(name) || listed.is_some_and(|servers| servers.now().has_name(name))
+        };
+        let fake = Fake::new(Arc::clone(names), Box::new(is_own));
         self.serve_dns(Dns::faking(fake), sockets, servers);
     }
 }

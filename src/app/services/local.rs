@@ -106,6 +106,7 @@ impl Builder<'_> {
             config: Arc::new(self.config.clone()),
             resolver: Arc::clone(self.resolver),
             counters: Arc::clone(self.counters),
+            replays: self.replays.clone(),
         };
         let subscription = Subscription::new(online, parts, own, current.clone()).await;
         if let Some(jobs) = self.jobs.first_mut() {
@@ -196,7 +197,13 @@ impl Builder<'_> {
             let associations = Arc::new(Associations::default());
             // Without TCP, clients cannot request an association: then everybody may send.
             let admitted = local.mode.tcp.then(|| Arc::clone(&associations));
-            let relay = self.relay(SocksPackets(admitted), router.clone());
+            let relay = self.relay(
+                SocksPackets {
+                    admitted,
+                    fakes: self.fakes.clone(),
+                },
+                router.clone(),
+            );
             // Clients are on this machine or near it: no datagram is too long.
             let options = net::UdpOptions {
                 longest: None,
@@ -214,6 +221,7 @@ impl Builder<'_> {
             let socks = Socks {
                 logins: logins(local.socks_logins()),
                 udp,
+                fakes: self.fakes.clone(),
             };
             let http = self.http_inbound(local, router);
             let idle = self.config.timeouts.idle;
@@ -235,6 +243,7 @@ impl Builder<'_> {
             logins: logins(local.http_logins()),
             upstreams: Upstreams {
                 outbound: router.clone(),
+                fakes: self.fakes.clone(),
                 timeouts: self.timeouts(self.config.timeouts.idle),
                 counters: Arc::clone(self.counters),
             },

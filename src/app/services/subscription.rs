@@ -27,6 +27,7 @@ use crate::net::plugin::Plugins;
 use crate::outbound::current::Current;
 use crate::outbound::shadowsocks::{Server, Servers};
 use crate::relay::Counters;
+use crate::relay::replay::ClientReplays;
 
 /// The pause after a download that failed; it doubles up to the interval.
 const RETRY: Duration = Duration::from_secs(10);
@@ -38,6 +39,7 @@ pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) counters: Arc<Counters>,
+    pub(super) replays: ClientReplays,
 }
 
 /// The subscription of a process.
@@ -246,6 +248,7 @@ impl Subscription {
         };
         let (resolver, counters) = (&parts.resolver, &parts.counters);
         let mut builder = Builder::new(&parts.config, capacity, 0, resolver, counters);
+        builder.replays = parts.replays.clone();
         let mut servers = Vec::new();
         for server in &listed.servers {
             let plugin: Entrances = builder

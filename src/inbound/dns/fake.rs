@@ -1,6 +1,5 @@
 //! Answers with fake addresses, at once and without a name server.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -9,21 +8,23 @@ use crate::dns::fake::{FakeNames, Family, can_have_address};
 use crate::net::unix_now;
 use crate::wire::dns::{Answer, CLASS_IN, Denial, Query, TYPE_A, TYPE_AAAA};
 
+/// Whether a name, in lower case and without a final dot, gets no fake address, since this process has to connect to it.
+pub type IsOwn = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// What a `fake-dns` local answers.
 pub struct Fake {
     names: Arc<FakeNames>,
-    /// Names that get no fake address, since this process has to connect to them.
-    own: HashSet<String>,
+    is_own: IsOwn,
     is_full: AtomicBool,
 }
 
 impl Fake {
-    /// Answers with the addresses of `names`, but not for `own`, which are in lower case and without a final dot.
+    /// Answers with the addresses of `names`, but not for those that `is_own` knows.
     #[must_use]
-    pub const fn new(names: Arc<FakeNames>, own: HashSet<String>) -> Self {
+    pub const fn new(names: Arc<FakeNames>, is_own: IsOwn) -> Self {
         Self {
             names,
-            own,
+            is_own,
             is_full: AtomicBool::new(false),
         }
     }
@@ -40,7 +41,7 @@ impl Fake {
     /// The answer to `query`. Records without addresses exist for no name.
     fn answer(&self, query: &Query<'_>) -> Answer {
         let name = query.question.text();
-        if self.own.contains(&name) {
+        if (self.is_own)(&name) {
             return Answer::denied(query, Denial::Prohibited);
         }
         let family = match (query.question.class, query.question.kind) {

@@ -21,7 +21,7 @@ mod line;
 mod pending;
 mod upstream;
 
-pub use fake::Fake;
+pub use fake::{Fake, IsOwn};
 pub use forwarder::{Decide, Route, Settings};
 pub use upstream::Upstream;
 

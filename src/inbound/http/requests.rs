@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::pages::Page;
+use crate::dns::fake::{Fakes, NoName};
 use crate::inbound::login::{self, Login};
 use crate::net::Stream;
 use crate::net::handshake::{HandshakeError, Reader, reject};
@@ -25,6 +26,7 @@ pub(super) async fn next(
     stream: &Stream,
     reader: &mut Reader<'_>,
     logins: &[Login],
+    fakes: &Fakes,
 ) -> Result<Asked, Error> {
     loop {
         let request = read(stream, reader).await?;
@@ -32,6 +34,15 @@ pub(super) async fn next(
             credentials(&request).and_then(|(name, password)| login::find(logins, name, password));
         if user.is_some() || logins.is_empty() {
             let Request { target, kind, .. } = request;
+            let target = match fakes.meant(target) {
+                Ok(target) => target,
+                Err(NoName(address)) => {
+                    let error = Error::NoName(address);
+                    let is_head = matches!(&kind, Kind::Forward(forward) if forward.is_head);
+                    reject(stream, &Page::of_failure(&error).response(is_head, true)).await;
+                    return Err(error);
+                }
+            };
             return Ok(Asked { target, kind, user });
         }
         let (is_head, persists) = match &request.kind {

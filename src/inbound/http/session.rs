@@ -109,7 +109,12 @@ impl<'a, O: Outbound + Clone + Send + 'static> Session<'a, O> {
                 Ok(Err(HandshakeError::Invalid(error))) => return Err(error),
             }
         }
-        let asked = requests::next(&self.client, &mut reader, self.logins);
+        let asked = requests::next(
+            &self.client,
+            &mut reader,
+            self.logins,
+            &self.upstreams.fakes,
+        );
         let asked = timeout(timeouts.handshake, asked).await;
         let asked = asked.unwrap_or(Err(Error::HandshakeTimeout))?;
         self.ahead = reader.into_unread();

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::pages::Page;
+use crate::dns::fake::Fakes;
 use crate::limits::HTTP_WINDOW;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe};
@@ -25,6 +26,8 @@ use crate::wire::Address;
 pub struct Upstreams<O> {
     /// Connects to the targets.
     pub outbound: O,
+    /// Names behind fake addresses.
+    pub fakes: Fakes,
     /// How long each part of a connection's life may take.
     pub timeouts: Timeouts,
     /// Counts what happens.

@@ -24,7 +24,7 @@ pub enum Encoder {
     Bare,
     /// The address and the data: for a [socket that answers from that address](crate::net::udp::transparent), and in memory.
     Addressed,
-    /// The same with this one address for all, as bytes: the client knows no other. A datagram from another port of the
+    /// The same with these bytes before the data of all, which end with an address: the client knows no other. A datagram from another port of the
     /// target is nothing that it expects.
     From(Box<[u8]>),
 }
