@@ -57,7 +57,8 @@ pub const SNIFF_TIME: Duration = Duration::from_millis(200);
 
 // Datagrams.
 
-/// Datagrams of one listening address that wait until a name is resolved.
+/// Datagrams of one listening address that wait until a name is resolved; beyond it, the oldest one of the client with the
+/// most makes room.
 pub const MAX_RESOLVING: usize = 256;
 /// Datagrams that wait in a socket inside the process; more are dropped.
 pub const MAX_QUEUED: usize = 1024;
@@ -82,7 +83,8 @@ pub const MAX_TUN_QUERIES: usize = 4096;
 
 // Names.
 
-/// Names that are resolved at once. Each costs a task, two sockets and their buffers.
+/// Names that are resolved at once; beyond it, the oldest one of the client with the most fails. Each costs a task, two
+/// sockets and their buffers.
 pub const MAX_PENDING: usize = 1024;
 /// Name servers of one configuration.
 pub const MAX_NAME_SERVERS: usize = 16;

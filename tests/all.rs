@@ -58,6 +58,7 @@ mod multiplex;
 mod multiplex_local;
 mod multiplex_more;
 mod multiplex_sing_box;
+mod name_shares;
 mod names;
 mod network_change;
 mod options;

@@ -11,6 +11,7 @@ use super::answer::{Addresses, Answer, Error};
 use super::config::Config;
 
 use crate::limits::MAX_PENDING;
+use crate::net::shares::{Party, Shares};
 
 /// How long a failed query is remembered, and how long a refresh waits after one. RFC 9520 §3.2 requires at least 1 s;
 /// more than a few seconds would outlast most failures.
@@ -51,12 +52,27 @@ pub(super) enum Freshness {
 /// What a lookup must do after it found nothing in the cache.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Join<W> {
-    /// Query this name, then call [`Cache::store`] and [`Cache::release`] with it.
-    Start(W, Arc<str>),
+    /// Query this name, then call [`Cache::store`] and [`Cache::release`].
+    Start(Start<W>),
     /// Wait for the query of another lookup.
     Joined(W),
-    /// Give up: too many queries are under way.
-    Busy,
+}
+
+/// A query that begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Start<W> {
+    pub(super) waiter: W,
+    pub(super) place: Place,
+    /// The query that gives way to it: it is no longer registered.
+    pub(super) displaced: Option<W>,
+}
+
+/// The place of a query under way.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) name: Arc<str>,
+    party: Party,
+    number: u64,
 }
 
 struct Entry {
@@ -72,7 +88,9 @@ struct Entry {
 pub(super) struct Cache<W> {
     // `size` is enforced here: a bounded `LruCache` would allocate for the full size at once.
     entries: LruCache<Arc<str>, Entry>,
-    pending: HashMap<Arc<str>, W>,
+    /// Each with the number of its place.
+    pending: HashMap<Arc<str>, (W, u64)>,
+    places: Shares<Arc<str>>,
     size: usize,
     ttl_floor: Duration,
     ttl_ceiling: Duration,
@@ -87,6 +105,7 @@ impl<W: Clone> Cache<W> {
         Self {
             entries: LruCache::unbounded(),
             pending: HashMap::new(),
+            places: Shares::new(MAX_PENDING),
             size: config.cache_size,
             ttl_floor: config.ttl_floor.min(config.ttl_ceiling),
             ttl_ceiling: config.ttl_ceiling,
@@ -116,17 +135,26 @@ impl<W: Clone> Cache<W> {
         None
     }
 
-    /// Joins the query for `name` that is under way, or registers a new one that others can join with `waiter`'s result.
-    pub(super) fn join(&mut self, name: &str, waiter: impl FnOnce() -> W) -> Join<W> {
-        if let Some(waiter) = self.pending.get(name) {
+    /// Joins the query for `name` that is under way, or registers a new one of `party` that others can join with `waiter`'s
+    /// result. If too many are under way, the oldest one of the party that has the most gives way.
+    pub(super) fn join(&mut self, name: &str, party: Party, waiter: impl FnOnce() -> W) -> Join<W> {
+        if let Some((waiter, _)) = self.pending.get(name) {
             return Join::Joined(waiter.clone());
         }
-        if self.pending.len() >= MAX_PENDING {
-            return Join::Busy;
-        }
         let (name, waiter) = (Arc::<str>::from(name), waiter());
-        self.pending.insert(Arc::clone(&name), waiter.clone());
-        Join::Start(waiter, name)
+        let (number, displaced) = self.places.add(party.clone(), Arc::clone(&name));
+        let displaced = displaced.and_then(|name| self.pending.remove(&name));
+        let entry = (waiter.clone(), number);
+        self.pending.insert(Arc::clone(&name), entry);
+        Join::Start(Start {
+            waiter,
+            place: Place {
+                name,
+                party,
+                number,
+            },
+            displaced: displaced.map(|(waiter, _)| waiter),
+        })
     }
 
     /// Remembers the result of the query for `name`. A failure does not replace addresses that may still be served.
@@ -169,9 +197,12 @@ impl<W: Clone> Cache<W> {
         }
     }
 
-    /// Ends the query for `name`: the next lookup starts a new one.
-    pub(super) fn release(&mut self, name: &str) {
-        self.pending.remove(name);
+    /// Ends the query that has this place: the next lookup of its name starts a new one.
+    pub(super) fn release(&mut self, place: &Place) {
+        // One that gave way may have been replaced by another one for the same name.
+        if self.places.remove(&place.party, place.number).is_some() {
+            self.pending.remove(&place.name);
+        }
     }
 
     /// Forgets every answer. Queries under way can still be joined.
@@ -192,7 +223,12 @@ impl<W: Clone> Cache<W> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::cast_possible_truncation,
+        reason = "tests"
+    )]
 
     use std::net::{IpAddr, Ipv4Addr};
 
@@ -312,11 +348,12 @@ mod tests {
             cache.get("name", later).unwrap(),
             (found(1, 0).answer(), Freshness::Expired)
         );
-        assert!(matches!(cache.join("name", || 7), Join::Start(7, _)));
+        let begun = start(&mut cache, "name", 7);
+        assert_eq!(begun.waiter, 7);
         assert_eq!(cache.get("name", later).unwrap().1, Freshness::Stale);
 
         cache.store(&"name".into(), &found(2, 60), later);
-        cache.release("name");
+        cache.release(&begun.place);
         assert_eq!(
             cache.get("name", later).unwrap(),
             (found(2, 0).answer(), Freshness::Fresh)
@@ -364,21 +401,43 @@ mod tests {
     #[test]
     fn joins_a_query_until_it_is_released() {
         let mut cache = cache(8);
-        assert_eq!(cache.join("name", || 1), Join::Start(1, "name".into()));
-        assert_eq!(cache.join("name", || 2), Join::Joined(1));
-        cache.release("name");
-        assert_eq!(cache.join("name", || 3), Join::Start(3, "name".into()));
+        let begun = start(&mut cache, "name", 1);
+        assert_eq!(cache.join("name", other(), || 2), Join::Joined(1));
+        cache.release(&begun.place);
+        assert_eq!(start(&mut cache, "name", 3).waiter, 3);
     }
 
     #[test]
-    fn limits_the_queries_under_way() {
+    fn the_queries_under_way_are_limited_and_the_oldest_of_the_greediest_gives_way() {
         let mut cache = cache(8);
+        let mut first = None;
         for n in 0..MAX_PENDING {
-            assert!(matches!(cache.join(&n.to_string(), || 0), Join::Start(..)));
+            let begun = start(&mut cache, &n.to_string(), n as u32);
+            assert_eq!(begun.displaced, None);
+            first.get_or_insert(begun.place);
         }
-        assert_eq!(cache.join("one more", || 0), Join::Busy);
-        assert_eq!(cache.join("7", || 0), Join::Joined(0));
-        cache.release("7");
-        assert!(matches!(cache.join("one more", || 0), Join::Start(..)));
+        let Join::Start(modest) = cache.join("modest", other(), || 9000) else {
+            panic!("joined");
+        };
+        assert_eq!(modest.displaced, Some(0));
+        assert_eq!(start(&mut cache, "one more", 9001).displaced, Some(1));
+        assert_eq!(cache.pending.len(), MAX_PENDING);
+        // It has given way: another query for the name is not ended by its end.
+        let again = start(&mut cache, "0", 9002);
+        cache.release(&first.unwrap());
+        assert_eq!(cache.join("0", other(), || 0), Join::Joined(9002));
+        cache.release(&again.place);
+        assert_eq!(cache.join("modest", Party::Own, || 0), Join::Joined(9000));
+    }
+
+    fn other() -> Party {
+        Party::of(Some("other"), None)
+    }
+
+    fn start(cache: &mut Cache<u32>, name: &str, waiter: u32) -> Start<u32> {
+        match cache.join(name, Party::Own, || waiter) {
+            Join::Start(start) => start,
+            Join::Joined(waiter) => panic!("joined {waiter}"),
+        }
     }
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use hickory_resolver::TlsConfig;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Addresses, Answer, Error, arrange};
-use super::cache::{Cache, Freshness, Join, Outcome};
+use super::cache::{Cache, Freshness, Join, Outcome, Place, Start};
 use super::config::Config;
 use super::hosts::Hosts;
 use super::source::Source;
 use super::system::Stamp;
 use super::upstream::Upstream;
+use crate::net::shares::Party;
 use crate::net::sync::{lock, read, write};
 use crate::net::tasks::Tasks;
 
@@ -26,8 +27,17 @@ const MAX_NAME: usize = 253;
 /// The shortest time between two checks of the hosts file and resolv.conf for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Waits for the answer of a query; `None` until it has ended.
-type Waiter = watch::Receiver<Option<Answer>>;
+/// How often a lookup whose query gave way, although it is of another party, asks again.
+const MAX_REPEATED: usize = 2;
+
+/// Waits for the answer of a query.
+#[derive(Clone)]
+struct Waiter {
+    /// `None` until it has ended.
+    answer: watch::Receiver<Option<Answer>>,
+    /// Tells the query that it gives way to another one.
+    gives_way: Arc<Notify>,
+}
 
 /// Resolves names for all workers.
 ///
@@ -170,8 +180,8 @@ impl Resolver {
 
     /// Returns the answer for `name` if it is known without a query: IP addresses, the hosts file, `localhost`, the cache.
     ///
-    /// An answer past its TTL is returned too, and refreshed in the background. A hit in the hosts file or the cache
-    /// allocates nothing.
+    /// An answer past its TTL is returned too, and refreshed in the background, as a query of the program itself. A hit in the
+    /// hosts file or the cache allocates nothing.
     #[must_use]
     pub fn cached(&self, name: &str) -> Option<Answer> {
         let mut buffer = [0; MAX_NAME + 1];
@@ -183,7 +193,20 @@ impl Resolver {
         Some(self.hit(name, answer, freshness))
     }
 
-    /// Resolves `name` within [`Config::deadline`].
+    /// Resolves a name of the program's own, such as that of a server, within [`Config::deadline`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Resolver::lookup_for`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Resolver::lookup_for`].
+    pub async fn lookup(&self, name: &str) -> Answer {
+        self.lookup_for(name, &Party::Own).await
+    }
+
+    /// Resolves `name` within [`Config::deadline`], for `party`.
     ///
     /// A name without a final dot is looked up as getaddrinfo(3) does, with the search list if there is one. Case does not
     /// matter.
@@ -195,16 +218,25 @@ impl Resolver {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing: the query goes on for the cache and for the lookups that joined it.
-    pub async fn lookup(&self, name: &str) -> Answer {
+    pub async fn lookup_for(&self, name: &str, party: &Party) -> Answer {
         let deadline = Instant::now() + self.shared.config.deadline;
-        let mut waiter = match self.begin(name) {
-            Ok(waiter) => waiter,
-            Err(answer) => return answer,
-        };
-        match timeout_at(deadline, waiter.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Err(Error::Timeout)),
-            Ok(Err(_stopped)) => Err(Error::Unreachable("the resolver was stopped".into())),
-            Err(_late) => Err(Error::Timeout),
+        let mut left = MAX_REPEATED;
+        loop {
+            let (joined, mut waiter) = match self.begin(name, party) {
+                Ok(begun) => begun,
+                Err(answer) => return answer,
+            };
+            let ended = waiter.answer.wait_for(Option::is_some);
+            let answer = match timeout_at(deadline, ended).await {
+                Ok(Ok(answer)) => answer.clone().unwrap_or(Err(Error::Timeout)),
+                Ok(Err(_stopped)) => Err(Error::Unreachable("the resolver was stopped".into())),
+                Err(_late) => Err(Error::Timeout),
+            };
+            if answer != Err(Error::Busy) || !joined || left == 0 {
+                return answer;
+            }
+            // The query of another party gave way to a third one. This one has a place of its own.
+            left -= 1;
         }
     }
 
@@ -231,8 +263,8 @@ impl Resolver {
         }
     }
 
-    /// Answers at once (`Err`), or starts or joins a query and returns its waiter.
-    fn begin(&self, name: &str) -> Result<Waiter, Answer> {
+    /// Answers at once (`Err`), or starts or joins a query and returns its waiter, and whether it was joined.
+    fn begin(&self, name: &str, party: &Party) -> Result<(bool, Waiter), Answer> {
         let mut buffer = [0; MAX_NAME + 1];
         let name = self.normalize_or_answer(name, &mut buffer)?;
         let mut sender = None;
@@ -243,22 +275,19 @@ impl Resolver {
                 drop(cache);
                 return Err(self.hit(name, answer, freshness));
             }
-            cache.join(name, || waiter(&mut sender))
+            cache.join(name, party.clone(), || waiter(&mut sender))
         };
         let tally = &self.shared.tally;
         match joined {
             Join::Joined(waiter) => {
                 add_one(&tally.joined);
-                Ok(waiter)
+                Ok((true, waiter))
             }
-            Join::Start(waiter, name) => {
+            Join::Start(start) => {
                 add_one(&tally.misses);
-                self.query(name, sender);
-                Ok(waiter)
-            }
-            Join::Busy => {
-                add_one(&tally.failures);
-                Err(Err(Error::Busy))
+                let waiter = start.waiter.clone();
+                self.query(start, sender);
+                Ok((false, waiter))
             }
         }
     }
@@ -271,9 +300,11 @@ impl Resolver {
         }
         if freshness == Freshness::Expired {
             let mut sender = None;
-            let joined = lock(&self.shared.cache).join(name, || waiter(&mut sender));
-            if let Join::Start(_, name) = joined {
-                self.query(name, sender);
+            let mut cache = lock(&self.shared.cache);
+            let joined = cache.join(name, Party::Own, || waiter(&mut sender));
+            drop(cache);
+            if let Join::Start(start) = joined {
+                self.query(start, sender);
             }
         }
         answer
@@ -294,13 +325,17 @@ impl Resolver {
         Err(answer)
     }
 
-    /// Starts the query for `name`.
-    fn query(&self, name: Arc<str>, sender: Option<watch::Sender<Option<Answer>>>) {
+    /// Starts a query, and ends the one that gives way to it.
+    fn query(&self, start: Start<Waiter>, sender: Option<watch::Sender<Option<Answer>>>) {
+        if let Some(displaced) = start.displaced {
+            displaced.gives_way.notify_one();
+        }
         let Some(sender) = sender else { return };
         let query = Query {
             shared: Arc::clone(&self.shared),
-            name,
+            place: start.place,
             sender,
+            gives_way: start.waiter.gives_way,
         };
         self.spawn(Box::pin(query.run()));
     }
@@ -329,9 +364,12 @@ impl Resolver {
 
 /// Makes a waiter, and puts its other end into `sender`.
 fn waiter(sender: &mut Option<watch::Sender<Option<Answer>>>) -> Waiter {
-    let (other_end, waiter) = watch::channel(None);
+    let (other_end, answer) = watch::channel(None);
     *sender = Some(other_end);
-    waiter
+    Waiter {
+        answer,
+        gives_way: Arc::default(),
+    }
 }
 
 impl Shared {
@@ -388,18 +426,23 @@ fn normalize<'a>(name: &'a str, buffer: &'a mut [u8; MAX_NAME + 1]) -> Option<&'
 /// A query under way. Dropping it, even by abort or panic, lets the next lookup start a new one.
 struct Query {
     shared: Arc<Shared>,
-    name: Arc<str>,
+    place: Place,
     sender: watch::Sender<Option<Answer>>,
+    gives_way: Arc<Notify>,
 }
 
 impl Query {
     async fn run(self) {
         let deadline = Instant::now() + self.shared.config.deadline;
         let upstream = current(&self.shared.upstream);
-        let resolution = upstream.resolve(&self.name, |outcome| self.publish(&upstream, &outcome));
-        let outcome = timeout_at(deadline, resolution)
-            .await
-            .unwrap_or(Outcome::Failed(Error::Timeout));
+        let name = &*self.place.name;
+        let resolution = upstream.resolve(name, |outcome| self.publish(&upstream, &outcome));
+        let outcome = tokio::select! {
+            outcome = timeout_at(deadline, resolution) => {
+                outcome.unwrap_or(Outcome::Failed(Error::Timeout))
+            }
+            () = self.gives_way.notified() => Outcome::Failed(Error::Busy),
+        };
         let answered_early = self.sender.borrow().is_some();
         match outcome {
             // The early answer stands.
@@ -409,7 +452,7 @@ impl Query {
                 if *error == Error::Timeout {
                     add_one(&self.shared.tally.timeouts);
                 }
-                tracing::debug!(name = %self.name, %error, "cannot resolve a name");
+                tracing::debug!(name, %error, "cannot resolve a name");
             }
             Outcome::Absent { .. } => add_one(&self.shared.tally.negative),
             Outcome::Found { .. } => {}
@@ -419,9 +462,10 @@ impl Query {
 
     /// Stores `outcome` and wakes the waiters.
     fn publish(&self, upstream: &Arc<Upstream>, outcome: &Outcome) {
-        // After a change of networks, the answers of the old servers may be wrong.
-        if Arc::ptr_eq(upstream, &current(&self.shared.upstream)) {
-            lock(&self.shared.cache).store(&self.name, outcome, Instant::now());
+        // After a change of networks, the answers of the old servers may be wrong. One that gave way says nothing of its name.
+        let is_known = *outcome != Outcome::Failed(Error::Busy);
+        if is_known && Arc::ptr_eq(upstream, &current(&self.shared.upstream)) {
+            lock(&self.shared.cache).store(&self.place.name, outcome, Instant::now());
         }
         self.sender.send_replace(Some(outcome.answer()));
     }
@@ -429,7 +473,7 @@ impl Query {
 
 impl Drop for Query {
     fn drop(&mut self) {
-        lock(&self.shared.cache).release(&self.name);
+        lock(&self.shared.cache).release(&self.place);
     }
 }
 

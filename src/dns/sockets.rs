@@ -84,6 +84,8 @@ impl RuntimeProvider for Sockets {
             if let Some(mark) = mark {
                 SockRef::from(&socket).set_mark(mark)?;
             }
+            // The system reports to a connected socket that nobody listens there: the next server is asked at once.
+            socket.connect(server).await?;
             Ok(socket)
         })
     }

@@ -344,7 +344,8 @@ fn name_server(
     options.timeout = settings.deadline;
     options.attempts = 0;
     options.edns0 = true;
-    options.max_active_requests = 2 * MAX_PENDING;
+    // Two for each name, and as many again of those that have just given way.
+    options.max_active_requests = 4 * MAX_PENDING;
     let resolver = builder
         .build()
         .map_err(|error| Error::Source(format!("name server {ip}: {}", reason(&error))))?;

@@ -23,6 +23,7 @@
 //! - [`tun`]: network interfaces whose packets we are given.
 //! - [`udp`]: datagrams in batches.
 //! - [`sampled`]: log lines that packets and strangers cause.
+//! - [`shares`]: places that users share; the greediest gives way.
 //! - [`tasks`], [`sync`]: background tasks that end with their owner; locks.
 //! - [`fetch`]: downloads a document.
 //! - [`file_version`]: notices that a file has changed.
@@ -51,6 +52,7 @@ pub mod plugin;
 pub mod pool;
 pub mod redirect;
 pub mod sampled;
+pub mod shares;
 pub mod slots;
 pub mod splice;
 pub mod stream;

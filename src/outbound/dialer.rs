@@ -12,6 +12,7 @@ use super::proxy_chain::{Chain, Hop, Protocol, is_nowhere, relay_at};
 use crate::dns::{Addresses, Resolver};
 use crate::net::dial::SpeaksFirst;
 use crate::net::own::is_own;
+use crate::net::shares::Party;
 use crate::net::{self, SocketOptions, Stream, dial, udp};
 use crate::relay::Error;
 use crate::relay::failed::Way;
@@ -43,6 +44,21 @@ pub trait Gate: Send + Sync {
 
 /// The same, shared.
 pub type Filter = Arc<dyn Gate>;
+
+/// For whom a target is looked up and reached. The default is the program itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client<'a> {
+    /// The name of the user, if there is one.
+    pub user: Option<&'a str>,
+    /// Its address.
+    pub ip: Option<IpAddr>,
+}
+
+impl Client<'_> {
+    fn party(&self) -> Party {
+        Party::of(self.user, self.ip)
+    }
+}
 
 /// Opens sockets to names and addresses.
 #[derive(Clone)]
@@ -82,29 +98,30 @@ impl Dialer {
         trusted: bool,
         first: SpeaksFirst,
     ) -> Result<Stream, Error> {
-        self.dial_for(None, target, trusted, first).await
+        let own = Client::default();
+        self.dial_for(own, target, trusted, first).await
     }
 
-    /// As [`Dialer::dial`], for a user.
+    /// As [`Dialer::dial`], for a client.
     ///
     /// # Errors
     /// Those of [`Dialer::dial`], and [`Error::Blocked`].
     pub async fn dial_for(
         &self,
-        user: Option<&str>,
+        client: Client<'_>,
         target: &Address,
         trusted: bool,
         first: SpeaksFirst,
     ) -> Result<Stream, Error> {
         if let Some(proxies) = &self.proxies {
-            return Box::pin(self.dial_through(proxies, user, target, trusted)).await;
+            return Box::pin(self.dial_through(proxies, client, target, trusted)).await;
         }
-        let addresses = self.addresses(target).await?;
+        let addresses = self.addresses_for(client, target).await?;
         let port = target.port();
         if trusted || (!self.deny_private && self.filter.is_none()) {
             return self.connect(&addresses, port, first).await;
         }
-        let (allowed, refusal) = self.allowed(&addresses, user, target);
+        let (allowed, refusal) = self.allowed(&addresses, client.user, target);
         match refusal {
             Some(error) if allowed.is_empty() => Err(error),
             _ => self.connect(&allowed, port, first).await,
@@ -161,14 +178,14 @@ impl Dialer {
     async fn dial_through(
         &self,
         proxies: &Chain,
-        user: Option<&str>,
+        client: Client<'_>,
         target: &Address,
         trusted: bool,
     ) -> Result<Stream, Error> {
         let connect = async {
             let target = match target {
                 checked if !trusted && (self.deny_private || self.filter.is_some()) => {
-                    Address::Ip(self.allowed_address(user, checked).await?)
+                    Address::Ip(self.allowed_address(client, checked).await?)
                 }
                 other => other.clone(),
             };
@@ -270,11 +287,11 @@ impl Dialer {
     /// The first address of `target` that a stream may be opened to.
     async fn allowed_address(
         &self,
-        user: Option<&str>,
+        client: Client<'_>,
         target: &Address,
     ) -> Result<SocketAddr, Error> {
-        let addresses = self.addresses(target).await?;
-        let (allowed, refusal) = self.allowed(&addresses, user, target);
+        let addresses = self.addresses_for(client, target).await?;
+        let (allowed, refusal) = self.allowed(&addresses, client.user, target);
         match (allowed.first(), refusal) {
             (Some(ip), _) => Ok(SocketAddr::new(*ip, target.port())),
             (None, Some(error)) => Err(error),
@@ -312,18 +329,19 @@ impl Dialer {
 
     /// The address for datagrams to `target`, by a query if need be.
     pub async fn resolve(&self, target: &Address, trusted: bool) -> Option<SocketAddr> {
-        self.resolve_for(None, target, trusted).await
+        let own = Client::default();
+        self.resolve_for(own, target, trusted).await
     }
 
-    /// As [`Dialer::resolve`], for a user.
+    /// As [`Dialer::resolve`], for a client.
     pub(super) async fn resolve_for(
         &self,
-        user: Option<&str>,
+        client: Client<'_>,
         target: &Address,
         trusted: bool,
     ) -> Option<SocketAddr> {
-        let addresses = self.addresses(target).await.ok()?;
-        self.choose(user, &addresses, target.as_ref(), trusted)
+        let addresses = self.addresses_for(client, target).await.ok()?;
+        self.choose(client.user, &addresses, target.as_ref(), trusted)
     }
 
     /// The addresses of `target`, if they are known without a query.
@@ -361,13 +379,25 @@ impl Dialer {
     /// # Errors
     /// [`Error::Resolve`].
     pub async fn addresses(&self, target: &Address) -> Result<Addresses, Error> {
+        self.addresses_for(Client::default(), target).await
+    }
+
+    /// As [`Dialer::addresses`], for a client.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`].
+    pub async fn addresses_for(
+        &self,
+        client: Client<'_>,
+        target: &Address,
+    ) -> Result<Addresses, Error> {
         let name = match target {
             Address::Ip(address) => return Ok(Arc::new([address.ip()])),
             Address::Domain(name, _) => name,
         };
         let answer = match self.resolver.cached(name) {
             Some(answer) => answer,
-            None => self.resolver.lookup(name).await,
+            None => self.resolver.lookup_for(name, &client.party()).await,
         };
         answer.map_err(|error| Error::Resolve {
             name: name.to_string(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::dialer::Dialer;
+use super::dialer::{Client, Dialer};
 use crate::relay::Error;
 use crate::relay::failed::Way;
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -22,10 +22,13 @@ impl Outbound for Direct {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let first = request.speaks_first();
-        let user = request.user.as_ref().map(|user| &*user.name);
+        let client = Client {
+            user: request.user.as_ref().map(|user| &*user.name),
+            ip: Some(request.peer.ip()),
+        };
         let stream = self
             .0
-            .dial_for(user, &request.target, request.trusted, first)
+            .dial_for(client, &request.target, request.trusted, first)
             .await?;
         Ok(Leg::plain(stream))
     }
@@ -69,10 +72,13 @@ impl PacketOutbound for Direct {
 
     async fn resolve_for(
         &self,
-        user: Option<&str>,
+        (user, client): (Option<&str>, SocketAddr),
         target: &Address,
         trusted: bool,
     ) -> Option<SocketAddr> {
-        self.0.resolve_for(user, target, trusted).await
+        let ip = Some(client.ip());
+        self.0
+            .resolve_for(Client { user, ip }, target, trusted)
+            .await
     }
 }

@@ -237,6 +237,12 @@ fn respond(request: &Message, label: &str) -> Message {
             response.add_answer(record(&name, RData::CNAME(CNAME(target.clone()))));
             response.add_answer(record(&target, RData::A(A::new(192, 0, 2, 7))));
         }
+        (label, RecordType::A) if label.starts_with("here") => {
+            response.add_answer(record(&name, RData::A(A::new(127, 0, 0, 1))));
+        }
+        (label, RecordType::AAAA) if label.starts_with("here") => {
+            response.add_authority(denial);
+        }
         (_, RecordType::A) => {
             response.add_answer(record(&name, RData::A(A::new(192, 0, 2, 1))));
         }

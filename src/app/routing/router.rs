@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::outbound::current::Current;
-use crate::outbound::dialer::Dialer;
+use crate::outbound::dialer::{Client, Dialer};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::Servers;
 use crate::relay::tcp::{Leg, Outbound, Request};
@@ -118,12 +118,16 @@ impl Rules {
     async fn decide(
         &self,
         query: &Query<'_>,
-        target: &Address,
+        Request { target, peer, .. }: &Request,
     ) -> Result<(Way, Option<Vec<IpAddr>>), Error> {
         if let Some(way) = self.way(query, None) {
             return Ok((way, None));
         }
-        let found = self.direct.addresses(target).await;
+        let client = Client {
+            user: query.user,
+            ip: Some(peer.ip()),
+        };
+        let found = self.direct.addresses_for(client, target).await;
         let addresses = found.as_deref().unwrap_or_default();
         let way = self.way(query, Some(addresses)).unwrap_or(Way::Block);
         match (way, found) {
@@ -229,7 +233,7 @@ impl Outbound for Router {
             return self.servers.connect(request).await;
         };
         let query = rules.stream_query(request);
-        let (way, addresses) = rules.decide(&query, &request.target).await?;
+        let (way, addresses) = rules.decide(&query, request).await?;
         let name = request.claimed.as_deref();
         tracing::debug!(target = %request.target, name, ?way, "routed");
         match way {
@@ -244,7 +248,13 @@ impl Outbound for Router {
                 let (direct, target) = (&rules.direct, &request.target);
                 let stream = match addresses {
                     Some(addresses) => direct.connect(&addresses, target.port(), first).await?,
-                    None => direct.dial(target, true, first).await?,
+                    None => {
+                        let client = Client {
+                            user: query.user,
+                            ip: Some(request.peer.ip()),
+                        };
+                        direct.dial_for(client, target, true, first).await?
+                    }
                 };
                 Ok(Leg::plain(stream))
             }
@@ -313,11 +323,16 @@ impl PacketOutbound for Router {
         }
     }
 
-    async fn addresses(&self, target: &Address) -> Arc<[IpAddr]> {
+    async fn addresses(&self, client: SocketAddr, target: &Address) -> Arc<[IpAddr]> {
         let Some(rules) = &self.rules else {
             return Arc::default();
         };
-        rules.direct.addresses(target).await.unwrap_or_default()
+        let client = Client {
+            user: None,
+            ip: Some(client.ip()),
+        };
+        let found = rules.direct.addresses_for(client, target).await;
+        found.unwrap_or_default()
     }
 
     fn associate_by(

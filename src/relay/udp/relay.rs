@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, yield_now};
 
 use super::association::{Association, Key};
@@ -19,6 +18,7 @@ use super::table::{AssociationTable, with_ending};
 use crate::limits::MAX_RESOLVING;
 use crate::net::alive::Limit;
 use crate::net::sampled;
+use crate::net::shares::{Party, Places};
 use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::{Counters, User};
@@ -33,7 +33,8 @@ pub struct Relay<I: PacketInbound, O> {
     capacity: usize,
     /// Associations whose sockets are open: also those that are evicted and have not ended yet.
     alive: Limit,
-    resolving: Semaphore,
+    /// Of the datagrams that wait for a name.
+    resolving: Places,
     timeout: Duration,
     counters: Arc<Counters>,
 }
@@ -54,7 +55,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             table: Arc::new(AssociationTable::new(capacity)),
             capacity: capacity.get(),
             alive: Limit::new(with_ending(capacity.get())),
-            resolving: Semaphore::new(MAX_RESOLVING),
+            resolving: Places::new(MAX_RESOLVING),
             timeout,
             counters,
         }
@@ -349,11 +350,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
 
     /// Finds the addresses that decide about a datagram.
     async fn find_addresses(self: Arc<Self>, waiting: Undecided) -> Option<Decidable> {
-        let Ok(_permit) = self.resolving.try_acquire() else {
-            self.counters.fail(wire::Error::NoResources.status());
-            return None;
-        };
-        let addresses = self.outbound.addresses(&waiting.target).await;
+        let client = waiting.path.peer;
+        let addresses = self.outbound.addresses(client, &waiting.target);
+        let addresses = self.in_turn((None, client), addresses).await?;
         Some((waiting, addresses))
     }
 
@@ -483,16 +482,30 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         }
     }
 
+    /// Waits for a name; `None`: too many wait, and the datagram gave way to another one.
+    async fn in_turn<T>(
+        &self,
+        (user, client): (Option<&str>, SocketAddr),
+        found: impl Future<Output = T>,
+    ) -> Option<T> {
+        let party = Party::of(user, Some(client.ip()));
+        let found = self.resolving.hold(party, found).await;
+        if found.is_none() {
+            self.counters.fail(wire::Error::NoResources.status());
+        }
+        found
+    }
+
     /// Resolves the target of a datagram and sends it there.
     async fn send_when_resolved(self: Arc<Self>, waiting: Unresolved<I::Session>) {
-        let Ok(_permit) = self.resolving.try_acquire() else {
-            self.counters.fail(wire::Error::NoResources.status());
+        let user = waiting.association.user_name();
+        let client = (user, waiting.association.client().0.peer);
+        let (target, trusted) = (&waiting.target, waiting.trusted);
+        let resolved = self.outbound.resolve_for(client, target, trusted);
+        let Some(resolved) = self.in_turn(client, resolved).await else {
             return;
         };
-        let user = waiting.association.user_name();
-        let (target, trusted) = (&waiting.target, waiting.trusted);
-        let resolved = self.outbound.resolve_for(user, target, trusted);
-        let Some(peer) = resolved.await else {
+        let Some(peer) = resolved else {
             // The answer is in the cache now.
             let error = match self.outbound.locate_for(user, target.as_ref(), trusted) {
                 Destination::Denied => wire::Error::Denied,

@@ -125,8 +125,12 @@ pub trait PacketOutbound: Send + Sync + 'static {
         self.route(target, addresses)
     }
 
-    /// The addresses of a target whose route is [`Route::Unresolved`]; empty: there are none.
-    fn addresses(&self, _target: &Address) -> impl Future<Output = Arc<[IpAddr]>> + Send {
+    /// The addresses of a target of `client` whose route is [`Route::Unresolved`]; empty: there are none.
+    fn addresses(
+        &self,
+        _client: SocketAddr,
+        _target: &Address,
+    ) -> impl Future<Output = Arc<[IpAddr]>> + Send {
         std::future::ready(Arc::default())
     }
 
@@ -161,10 +165,10 @@ pub trait PacketOutbound: Send + Sync + 'static {
         self.locate(target, trusted)
     }
 
-    /// As [`Self::resolve`], for a user.
+    /// As [`Self::resolve`], for a client: its user, and its address.
     fn resolve_for(
         &self,
-        _user: Option<&str>,
+        _client: (Option<&str>, SocketAddr),
         target: &Address,
         trusted: bool,
     ) -> impl Future<Output = Option<SocketAddr>> + Send {

@@ -1,0 +1,168 @@
+//! Names that are resolved for many: no user takes the places of another one, and a name server that refuses delays nobody.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::matrix::Targets;
+use crate::common::name_server::NameServer;
+use crate::common::peers::{Half, Program, Spec, Start, password};
+use crate::common::socks::{CONNECT, Target, request_bytes};
+use crate::common::{ANSWER, eventually};
+
+const METHOD: &str = "2022-blake3-aes-128-gcm";
+
+/// A server with two users that asks `names`, and a local of each user.
+fn two_users(names: &Value) -> (Half, Half, Half) {
+    let spec = Spec::new(METHOD);
+    let (greedy, modest) = (password(METHOD, 71), password(METHOD, 72));
+    let users = json!([
+        {"name": "greedy", "password": greedy}, {"name": "modest", "password": modest},
+    ]);
+    let server = Start::server(Program::Ssr, &spec);
+    let server = server.with(json!({"users": users, "dns": names})).run();
+    let local = |key: &str| {
+        let spec = Spec {
+            method: METHOD.to_owned(),
+            password: format!("{}:{key}", spec.password),
+        };
+        Start::local(Program::Ssr, &spec, server.address).run()
+    };
+    let (greedy, modest) = (local(&greedy), local(&modest));
+    (server, greedy, modest)
+}
+
+/// Asks for a target and goes away: its name is being resolved.
+fn ask_and_leave(proxy: SocketAddr, target: &Target) {
+    let mut stream = TcpStream::connect(proxy).unwrap();
+    stream.set_read_timeout(Some(ANSWER)).unwrap();
+    stream.write_all(&[5, 1, 0]).unwrap();
+    stream.read_exact(&mut [0; 2]).unwrap();
+    stream.write_all(&request_bytes(CONNECT, target)).unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    stream.write_all(b"x").unwrap();
+}
+
+/// Whether an echo answers a stream through `proxy`.
+fn answers(proxy: &Half, target: &Target) -> bool {
+    let (mut stream, code, _) = proxy.socks().request(CONNECT, target).unwrap();
+    let mut answer = [0; 4];
+    code == 0 && stream.write_all(b"here").is_ok() && stream.read_exact(&mut answer).is_ok()
+}
+
+#[test]
+fn streams_of_one_user_to_dead_names_take_no_place_of_another() {
+    let (names, targets) = (NameServer::start(), Targets::start());
+    let (_server, greedy, modest) = two_users(&json!(names.address.to_string()));
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let port = targets.echo.port();
+    let results: Vec<bool> = thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    let number = asked.fetch_add(1, SeqCst);
+                    let target = Target::name(&format!("flood{number}.test"), port);
+                    ask_and_leave(greedy.address, &target);
+                }
+            });
+        }
+        // More names than places, which each keeps for five seconds.
+        eventually("the places are full", || names.asked_at_all() > 2 * 1024);
+        let results = (0..40)
+            .map(|number| {
+                let target = Target::name(&format!("here{number}.test"), port);
+                answers(&modest, &target)
+            })
+            .collect();
+        stop.store(true, SeqCst);
+        results
+    });
+    let failed = results.iter().filter(|answered| !**answered).count();
+    assert_eq!(failed, 0, "of 40, beside {} dead names", asked.load(SeqCst));
+}
+
+#[test]
+fn datagrams_of_one_user_to_dead_names_take_no_place_of_another() {
+    let (names, targets) = (NameServer::start(), Targets::start());
+    let (_server, greedy, modest) = two_users(&json!(names.address.to_string()));
+    let Targets { udp, .. } = &targets;
+    let port = udp.address().port();
+    let (greedy, modest) = (greedy.socks().associate(), modest.socks().associate());
+    // The first datagram begins the association.
+    let target = |number: usize| Target::name(&format!("here{number}.test"), port);
+    modest.exchange(&target(0), b"first");
+    // More than may wait: each does for five seconds.
+    for number in 0..600 {
+        let dead = Target::name(&format!("flood{number}.test"), port);
+        greedy.send(&dead, b"x");
+        if number % 50 == 49 {
+            let sent = number / 2;
+            eventually("they arrive", || names.asked_at_all() > sent);
+        }
+    }
+    for number in 1..=20 {
+        let data = format!("datagram {number}");
+        modest.send(&target(number), data.as_bytes());
+        let answer = modest.receive(ANSWER).map(|(_, data)| data);
+        assert_eq!(answer.as_deref(), Some(data.as_bytes()), "{number}");
+    }
+}
+
+/// The time until a request to a fresh name has ended, and whether it was answered.
+fn timed(local: &Half, target: &Target) -> (Duration, bool) {
+    let begun = Instant::now();
+    let answered = answers(local, target);
+    (begun.elapsed(), answered)
+}
+
+#[test]
+fn a_name_server_that_refuses_is_left_at_once() {
+    let (names, targets) = (NameServer::start(), Targets::start());
+    let port = targets.echo.port();
+    // A port where nobody listens, by UDP and by TCP.
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let dead = closed.local_addr().unwrap();
+    drop(closed);
+    let run = |dns: String| {
+        let spec = Spec::new(METHOD);
+        let server = Start::server(Program::Ssr, &spec).with(json!({"dns": dns}));
+        let server = server.run();
+        let local = Start::local(Program::Ssr, &spec, server.address).run();
+        (server, local)
+    };
+    let (_server, local) = run(dead.to_string());
+    let (time, answered) = timed(&local, &Target::name("alone.test", port));
+    assert!(!answered);
+    assert!(
+        time < Duration::from_millis(2500),
+        "{time:?} without another one"
+    );
+
+    // The next one is asked before the time after which a silent one is left. Each run begins anew.
+    let best = (0..5)
+        .map(|number| {
+            let (_server, local) = run(format!("{dead},{}", names.address));
+            let (time, answered) =
+                timed(&local, &Target::name(&format!("here{number}.test"), port));
+            assert!(answered);
+            time
+        })
+        .min();
+    assert!(best < Some(Duration::from_millis(350)), "{best:?}");
+}
+
+#[test]
+fn an_error_code_of_a_name_server_ends_a_lookup_at_once() {
+    let (names, targets) = (NameServer::start(), Targets::start());
+    let spec = Spec::new(METHOD);
+    let dns = json!({"dns": names.address.to_string()});
+    let server = Start::server(Program::Ssr, &spec).with(dns).run();
+    let local = Start::local(Program::Ssr, &spec, server.address).run();
+    let target = Target::name("refused.test", targets.echo.port());
+    let (time, answered) = timed(&local, &target);
+    assert!(!answered && time < Duration::from_millis(2500), "{time:?}");
+}
