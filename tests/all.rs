@@ -24,6 +24,7 @@ mod browser;
 mod cli;
 mod combinations;
 mod config_said;
+mod dead_server;
 mod deploy_unit;
 mod dns_local;
 mod dns_rules;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::dialer::Dialer;
 use super::request_leg;
@@ -47,12 +47,14 @@ impl Endpoint {
         let Some(transport) = &self.transport else {
             return self.dialer.dial(&self.address, true, first).await;
         };
+        // One time limit for both.
+        let limit = self.dialer.connect_timeout;
+        let deadline = Instant::now() + limit;
         let stream = self
             .dialer
             .dial(&self.address, true, SpeaksFirst::Us)
             .await?;
-        let limit = self.dialer.connect_timeout;
-        let upgraded = timeout(limit, Box::pin(transport.upgrade(stream))).await;
+        let upgraded = timeout_at(deadline, Box::pin(transport.upgrade(stream))).await;
         let seconds = limit.as_secs();
         Ok(upgraded.unwrap_or(Err(net::Error::TransportTimeout { seconds }))?)
     }

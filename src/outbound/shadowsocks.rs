@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::balancer::Balancer;
 use super::balancer::health::Health;
@@ -335,14 +335,20 @@ impl Inner {
 
     /// Connects to the first server that answers, but for those in `tried`, and returns its place. `shared`: by a stream in
     /// a session, where a server has sessions.
-    async fn dial(&self, key: Key, tried: &[usize], shared: bool) -> Result<(usize, WayIn), Error> {
+    /// Adds those that could not be connected to to `tried`. All takes no longer than one connection may.
+    async fn dial(
+        &self,
+        key: Key,
+        tried: &mut Vec<usize>,
+        shared: bool,
+    ) -> Result<(usize, WayIn), Error> {
         if self.servers.is_empty() {
             return Err(Error::NotOffered(
                 "no server is known yet; the log says why `online_config` has brought none",
             ));
         }
         let nowhere = || Error::Connect(net::Error::NoAddress);
-        if let ([only], []) = (&self.tcp[..], tried) {
+        if let ([only], []) = (&self.tcp[..], &tried[..]) {
             let server = self.servers.get(*only).ok_or_else(nowhere)?;
             return Ok((*only, server.way_in(shared).await?));
         }
@@ -356,12 +362,17 @@ impl Inner {
             let server = self.servers.get(place).ok_or_else(nowhere)?;
             server.way_in(shared).await
         };
-        let won = race(places, patience, dial).await?;
-        for place in won.unanswered {
-            if let Some(server) = self.servers.get(place) {
+        let first = places.first().and_then(|place| self.servers.get(*place));
+        let limit = first.ok_or_else(nowhere)?.endpoint.dialer.connect_timeout;
+        let seconds = limit.as_secs();
+        let won = timeout(limit, race(places, patience, dial)).await;
+        let won = won.unwrap_or(Err(Error::Connect(net::Error::ConnectTimeout { seconds })))?;
+        for place in &won.unanswered {
+            if let Some(server) = self.servers.get(*place) {
                 server.unreachable(&"no answer yet, and another server has answered");
             }
         }
+        tried.extend(won.unanswered.into_iter().chain(won.failed));
         Ok((won.place, won.stream))
     }
 }
@@ -397,7 +408,7 @@ impl Servers {
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let inner = &self.0;
         let key = inner.key(None, Some(target));
-        let (place, way) = inner.dial(key, &[], false).await?;
+        let (place, way) = inner.dial(key, &mut Vec::new(), false).await?;
         let server = inner.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
         Ok(way.leg(server, target))
@@ -408,10 +419,11 @@ impl Servers {
         &self,
         key: Key,
         target: AddressRef<'_>,
-        tried: Vec<usize>,
+        mut tried: Vec<usize>,
     ) -> Result<Leg, Error> {
         // A second attempt has a connection of its own: it does not depend on a session that others use.
-        let (place, way) = self.0.dial(key, &tried, tried.is_empty()).await?;
+        let shared = tried.is_empty();
+        let (place, way) = self.0.dial(key, &mut tried, shared).await?;
         let (is_only, is_spare) = (self.0.tcp.len() == 1, way.is_spare());
         let server = self.0.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
@@ -452,7 +464,7 @@ struct Chosen {
     /// There is no other server, and the connection was a spare, which may have died without a trace.
     is_only_spare: bool,
     key: Key,
-    /// The places of those that were tried before.
+    /// The places of those that were tried before, and of those that could not be connected to then.
     tried: Vec<usize>,
 }
 

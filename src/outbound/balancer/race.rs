@@ -24,6 +24,8 @@ pub struct Won<T> {
     pub stream: T,
     /// The places of the servers that were dialled before it and have not answered.
     pub unanswered: Vec<usize>,
+    /// The places of those that could not be connected to.
+    pub failed: Vec<usize>,
 }
 
 /// Dials the server at the first of `places`. When it fails, or does not answer within its `patience`, the next one is
@@ -42,6 +44,7 @@ where
 {
     let mut waiting = places.into_iter().peekable();
     let mut running: Vec<Running<'_, T>> = Vec::new();
+    let mut failed = Vec::new();
     let mut failure = Error::Connect(net::Error::NoAddress);
     let mut next_at = Instant::now();
     loop {
@@ -61,10 +64,11 @@ where
                 Ok(stream) => {
                     let earlier = running.iter().take(index);
                     let unanswered = earlier.map(|other| other.place).collect();
-                    return Ok(Won { place, stream, unanswered });
+                    return Ok(Won { place, stream, unanswered, failed });
                 }
                 Err(error) => {
                     failure = error;
+                    failed.push(place);
                     next_at = Instant::now();
                 }
             },

@@ -13,6 +13,7 @@
 //! - `relay.rs`: [`Relay`], the way from the clients to the upstreams.
 //! - `replies.rs`: the way back, one task per association.
 //! - `table.rs`: all associations of a listening address, and which of them is evicted when the table is full.
+//! - `waiting.rs`: datagrams that wait for an address, and those that are dropped.
 //! - [`framing`]: what surrounds an address and its data on each side.
 //! - [`over_stream`]: packets or datagrams inside a stream.
 
@@ -23,6 +24,7 @@ mod relay;
 mod replies;
 mod sides;
 mod table;
+mod waiting;
 
 pub use relay::Relay;
 pub use sides::{

@@ -15,6 +15,7 @@ use super::framing::split;
 use super::replies::Replies;
 use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound, Route};
 use super::table::{AssociationTable, with_ending};
+use super::waiting::{Decidable, Dropped, Encoded, Undecided, Unresolved, Waiting};
 use crate::limits::MAX_RESOLVING;
 use crate::net::alive::Limit;
 use crate::net::sampled;
@@ -126,23 +127,24 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                     received => received?,
                 },
-                Some(first) = tasks.join_next() => {
-                    let mut ended = Some(first);
-                    while let Some(result) = ended {
-                        if let Ok(Some(decidable)) = result {
-                            self.forward_decidable(&mut work, socket, decidable);
-                        }
-                        ended = tasks.try_join_next();
+                Some(ended) = tasks.join_next() => {
+                    if let Ok(Some(decidable)) = ended {
+                        self.forward_decidable(&mut work, socket, decidable);
                     }
                 }
                 () = replies.reap() => {}
+            }
+            while let Some(ended) = tasks.try_join_next() {
+                if let Ok(Some(decidable)) = ended {
+                    self.forward_decidable(&mut work, socket, decidable);
+                }
             }
             for started in work.started.drain(..) {
                 replies.spawn(started.run());
             }
             self.spawn_waiting(&mut work, &mut tasks);
-            if self.alive.count() > self.capacity {
-                // Those that have made room end now.
+            if self.alive.count() > self.capacity || tasks.len() > MAX_RESOLVING {
+                // Those that have made room, or given way, end now.
                 yield_now().await;
             }
         }
@@ -152,7 +154,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
 
     /// Starts tasks for the datagrams that wait for an address, as far as there may be more.
     fn spawn_waiting(self: &Arc<Self>, work: &mut WorkOf<I>, tasks: &mut Waiting) {
-        let mut room = MAX_RESOLVING.saturating_sub(tasks.len());
+        // Those that gave way have not ended yet.
+        let mut room = (2 * MAX_RESOLVING).saturating_sub(tasks.len());
         let mut has_room = || {
             let has_room = room > 0;
             room = room.saturating_sub(1);
@@ -526,48 +529,6 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     }
 }
 
-/// A fixed target as a server expects it before the data. A bare socket leaves it out.
-struct Encoded([u8; Address::MAX_LEN], usize);
-
-impl Encoded {
-    fn of(target: &Address) -> Result<Self, wire::Error> {
-        let mut room = [0; Address::MAX_LEN];
-        let len = target.as_ref().encode(&mut room);
-        Ok(Self(room, len.ok_or(wire::Error::Truncated)?))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.0.get(..self.1).unwrap_or_default()
-    }
-}
-
-/// Why a datagram was dropped, and its target if that is known.
-struct Dropped {
-    error: wire::Error,
-    target: Option<Box<Address>>,
-    /// Who sent it, where it is dropped before it is opened.
-    user: Option<Arc<User>>,
-}
-
-impl Dropped {
-    fn of(target: AddressRef<'_>, error: wire::Error) -> Self {
-        Self {
-            target: Some(Box::new(target.to_owned())),
-            ..Self::from(error)
-        }
-    }
-}
-
-impl From<wire::Error> for Dropped {
-    fn from(error: wire::Error) -> Self {
-        Self {
-            error,
-            target: None,
-            user: None,
-        }
-    }
-}
-
 /// State of one batch of datagrams.
 #[derive(Default)]
 struct Work<B, S: Default> {
@@ -582,25 +543,3 @@ struct Work<B, S: Default> {
 
 /// The work of an inbound.
 type WorkOf<I> = Work<<I as PacketInbound>::Batch, <I as PacketInbound>::Session>;
-
-/// A datagram that waits for its target's address.
-struct Unresolved<S> {
-    association: Arc<Association<S>>,
-    target: Address,
-    address: Box<[u8]>,
-    data: Box<[u8]>,
-    trusted: bool,
-}
-
-/// A datagram whose route depends on the addresses of its target.
-struct Undecided {
-    target: Address,
-    datagram: Box<[u8]>,
-    path: Path,
-}
-
-/// The same, with the addresses.
-type Decidable = (Undecided, Arc<[IpAddr]>);
-
-/// The tasks of datagrams that wait for an address.
-type Waiting = JoinSet<Option<Decidable>>;
