@@ -22,7 +22,7 @@ const LOG_LIMIT: usize = 8 << 20;
 /// Lets only the owner read a config: one that everybody can read is warned of.
 pub fn make_private(config: &std::path::Path) {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(config, mode).unwrap();
+    fs::set_permissions(config, mode).unwrap();
 }
 
 /// A running program. Dropping it kills it; dropping it in a failing test prints the end of its log.
