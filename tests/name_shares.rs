@@ -1,7 +1,7 @@
 //! Names that are resolved for many: no user takes the places of another one, and a name server that refuses delays nobody.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -84,13 +84,12 @@ fn streams_of_one_user_to_dead_names_take_no_place_of_another() {
         });
         // More names than places, which each keeps for five seconds.
         eventually("the places are full", || names.asked_at_all() > 2 * 1024);
-        let results = (0..12)
+        (0..12)
             .map(|number| {
                 let target = Target::name(&format!("here{number}.test"), port);
                 answers(&modest, &target)
             })
-            .collect();
-        results
+            .collect()
     });
     let failed = results.iter().filter(|answered| !**answered).count();
     assert_eq!(failed, 0, "of 12, beside {} dead names", asked.load(SeqCst));
@@ -140,4 +139,71 @@ fn an_error_code_of_a_name_server_ends_a_lookup_at_once() {
     let target = Target::name("refused.test", targets.echo.port());
     let (time, answered) = timed(&local, &target);
     assert!(!answered && time < Duration::from_millis(2500), "{time:?}");
+}
+
+/// A server whose name servers are `dns`, and a local.
+fn resolving_by(dns: &str) -> (Half, Half) {
+    let spec = Spec::new(METHOD);
+    let server = Start::server(Program::Ssr, &spec).with(json!({"dns": dns}));
+    let server = server.run();
+    let local = Start::local(Program::Ssr, &spec, server.address).run();
+    (server, local)
+}
+
+/// The shortest time until a fresh name is resolved by `first` and, because that refuses, by `names`. Each run begins anew, since
+/// the order of the servers is remembered.
+fn best_time_behind(first: SocketAddr, names: &NameServer, port: u16) -> Duration {
+    let times = (0..5).map(|number| {
+        let (_server, local) = resolving_by(&format!("{first},{}", names.address));
+        let (time, answered) = timed(&local, &Target::name(&format!("here{number}.test"), port));
+        assert!(answered, "{number}");
+        time
+    });
+    times.min().unwrap()
+}
+
+/// Less than the time after which the next server is asked beside a silent one.
+const AT_ONCE: Duration = Duration::from_millis(350);
+
+#[test]
+fn a_name_server_that_nobody_runs_is_left_at_once() {
+    let (names, targets) = (NameServer::start(), Targets::start());
+    let port = targets.echo.port();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let dead = closed.local_addr().unwrap();
+    drop(closed);
+    let (_server, local) = resolving_by(&dead.to_string());
+    let (time, answered) = timed(&local, &Target::name("alone.test", port));
+    assert!(!answered);
+    assert!(time < Duration::from_millis(2500), "alone: {time:?}");
+    let best = best_time_behind(dead, &names, port);
+    assert!(best < AT_ONCE, "{best:?}");
+}
+
+#[test]
+fn a_name_server_that_answers_with_an_error_code_is_left_at_once() {
+    const SERVFAIL: u8 = 2;
+    const REFUSED: u8 = 5;
+    let (names, targets) = (NameServer::start(), Targets::start());
+    for code in [SERVFAIL, REFUSED] {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let failing = thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                // The flags are in the third and fourth byte. Less than a header ends it.
+                let [_, _, flags, codes, ..] = &mut buffer[..len] else {
+                    return;
+                };
+                *flags |= 0x80;
+                *codes = 0x80 | code;
+                socket.send_to(&buffer[..len], from).unwrap();
+            }
+        });
+        let best = best_time_behind(address, &names, targets.echo.port());
+        assert!(best < AT_ONCE, "code {code}: {best:?}");
+        let ender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        ender.send_to(&[], address).unwrap();
+        failing.join().unwrap();
+    }
 }

@@ -4,13 +4,15 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{
-    RuntimeProvider, TokioHandle, TokioRuntimeProvider, TokioTime,
+    DnsUdpSocket, RuntimeProvider, TokioHandle, TokioRuntimeProvider, TokioTime,
 };
 use socket2::SockRef;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
@@ -44,7 +46,7 @@ type Opened<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 impl RuntimeProvider for Sockets {
     type Handle = TokioHandle;
     type Timer = TokioTime;
-    type Udp = UdpSocket;
+    type Udp = Connected;
     type Tcp = AsyncIoTokioAsStd<TcpStream>;
 
     fn create_handle(&self) -> TokioHandle {
@@ -86,7 +88,53 @@ impl RuntimeProvider for Sockets {
             }
             // The system reports to a connected socket that nobody listens there: the next server is asked at once.
             socket.connect(server).await?;
-            Ok(socket)
+            Ok(Connected(socket))
         })
+    }
+}
+
+/// A UDP socket that is connected to a name server.
+pub(super) struct Connected(UdpSocket);
+
+type Received<'a> = Pin<Box<dyn Future<Output = io::Result<(usize, SocketAddr)>> + Send + 'a>>;
+
+impl DnsUdpSocket for Connected {
+    type Time = TokioTime;
+
+    fn poll_recv_from(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let from = ready!(self.0.poll_recv_from(context, &mut buffer))?;
+        Poll::Ready(Ok((buffer.filled().len(), from)))
+    }
+
+    // A reported error makes a socket neither readable nor closed: who waits for data alone is not woken by it.
+    fn recv_from<'a, 'b, 'c>(&'a self, buffer: &'b mut [u8]) -> Received<'c>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        let Self(socket) = self;
+        Box::pin(async move {
+            let either = Interest::READABLE.add(Interest::ERROR);
+            let receive = || match socket.take_error()? {
+                Some(error) => Err(error),
+                None => socket.try_recv_from(buffer),
+            };
+            socket.async_io(either, receive).await
+        })
+    }
+
+    fn poll_send_to(
+        &self,
+        context: &mut Context<'_>,
+        data: &[u8],
+        server: SocketAddr,
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_send_to(context, data, server)
     }
 }
