@@ -6,15 +6,18 @@ use crate::common::{
     peers::{Half, Pair, Program, Spec, Start},
     process::{free_port, v4},
 };
+use crate::failover::{FIRST, METHOD as STREAMS, SECOND, entry, good};
 use hickory_resolver::proto::{
     op::{Message, MessageType, Query, ResponseCode},
     rr::{Name, RecordType},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -287,7 +290,7 @@ fn flood_of_names_fails_the_oldest_and_serves_others() {
         socket.send(&query.to_vec().unwrap()).unwrap();
         if number % 50 == 0 {
             // As fast as the socket takes them, no faster.
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
     // Those that made room for others are told at once.
@@ -401,4 +404,71 @@ fn mode_says_by_which_ways_clients_may_ask() {
         "192.0.2.1\n"
     );
     assert!(UdpSocket::bind(v4(tcp.local.address.port())).is_ok());
+}
+
+/// A local that asks `names` through two servers, of which the first answers; without probes.
+fn through_two(names: &NameServer) -> (Half, Half, Half) {
+    let (first, second) = (good(FIRST), good(SECOND));
+    let dns = json!({
+        "local_address": "127.0.0.1", "protocol": "dns",
+        "remote_dns_address": "127.0.0.1", "remote_dns_port": names.address.port(),
+    });
+    let servers = [entry(first.address), entry(second.address)];
+    let local = Start::local(Program::Ssr, &Spec::new(STREAMS), first.address)
+        .with(json!({"servers": servers, "locals": [dns]}))
+        .run();
+    assert_eq!(timed(&local, "before.test").0, "192.0.2.1\n");
+    (first, second, local)
+}
+
+fn timed(local: &Half, name: &str) -> (String, Duration) {
+    let begun = Instant::now();
+    (dig(local, &["+short", name]), begun.elapsed())
+}
+
+/// Under load: new queries join those that are not answered.
+#[test]
+fn queries_go_to_the_next_server_when_the_first_is_silent() {
+    let names = NameServer::start();
+    let (first, _second, local) = through_two(&names);
+    first.process.signal(Signal::STOP);
+    let times: Vec<Duration> = thread::scope(|scope| {
+        let asking: Vec<_> = (0..60)
+            .map(|number| {
+                thread::sleep(Duration::from_millis(100));
+                let (local, name) = (&local, format!("name{number}.test"));
+                scope.spawn(move || {
+                    let (answer, time) = timed(local, &name);
+                    assert_eq!(answer, "192.0.2.1\n", "{name} after {time:?}");
+                    time
+                })
+            })
+            .collect();
+        asking.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let longest = times.iter().max().unwrap();
+    assert!(*longest < Duration::from_millis(4500), "{times:?}");
+    let last = times[50..].iter().max().unwrap();
+    assert!(*last < Duration::from_secs(1), "{times:?}");
+    assert!(local.process.log().contains("server did not answer"));
+}
+
+#[test]
+fn name_that_gets_no_answer_holds_up_no_other_and_is_no_fault_of_a_server() {
+    let names = NameServer::start();
+    let (_first, _second, local) = through_two(&names);
+    thread::scope(|scope| {
+        let silent = scope.spawn(|| dig(&local, &["silent.test"]));
+        // In the stream that is there, in a new one, and through the other server.
+        eventually("it is asked by both servers", || {
+            names.asked("silent.test") >= 3
+        });
+        let (answer, time) = timed(&local, "after.test");
+        assert_eq!(answer, "192.0.2.1\n");
+        assert!(time < Duration::from_secs(1), "{time:?}");
+        let failed = silent.join().unwrap();
+        assert!(failed.contains("status: SERVFAIL"), "{failed}");
+    });
+    let log = local.process.log();
+    assert!(!log.contains("server did not answer"), "{log}");
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::{Future, pending, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ use crate::wire::dns::{self, Match};
 const IDLE: Duration = Duration::from_secs(30);
 /// Queries that wait on a stream before another is opened beside it.
 const BUSY: usize = 32;
+/// How long a new stream takes queries before its first answer. After that, its first queries may be under way through
+/// another server, while others wait.
+const UNPROVEN: Duration = Duration::from_millis(500);
 
 /// The work that carries the bytes of a stream.
 type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -42,6 +45,8 @@ pub(super) struct Lines {
 struct Line {
     queries: mpsc::Sender<Exchange>,
     waiting: AtomicUsize,
+    opened: Instant,
+    has_answered: AtomicBool,
 }
 
 /// A query, and whom to give its answer.
@@ -89,7 +94,9 @@ impl Lines {
             Ok(()) => timeout(limit, answered).await.ok().and_then(Result::ok),
             Err(_) => None,
         };
-        if answer.is_none() {
+        if answer.is_some() {
+            line.has_answered.store(true, Relaxed);
+        } else {
             // It may be dead. The queries that wait on it keep it until they have ended.
             lock(&self.kept).retain(|kept| !Arc::ptr_eq(kept, &line));
         }
@@ -103,6 +110,7 @@ impl Lines {
         kept.retain(|line| !line.queries.is_closed());
         let idlest = kept
             .iter()
+            .filter(|line| line.has_answered.load(Relaxed) || line.opened.elapsed() < UNPROVEN)
             .min_by_key(|line| line.waiting.load(Relaxed))
             .cloned();
         let full = kept.len() >= self.most;
@@ -121,6 +129,8 @@ impl Lines {
         let line = Arc::new(Line {
             queries,
             waiting: AtomicUsize::new(0),
+            opened: Instant::now(),
+            has_answered: AtomicBool::new(false),
         });
         kept.push(Arc::clone(&line));
         line
@@ -236,6 +246,10 @@ pub(super) fn whole(bytes: &[u8]) -> Option<(&[u8], usize)> {
 pub(super) struct To(pub(super) Address);
 
 impl Inbound for To {
+    fn may_repeat(&self) -> bool {
+        true
+    }
+
     async fn handshake(
         &self,
         stream: Stream,

@@ -43,6 +43,11 @@ pub trait Inbound: Sync {
         deadline: Instant,
     ) -> impl Future<Output = Result<Handshake<'_>, Error>> + Send;
 
+    /// Whether all that clients send may run twice: their requests may be sent to another server when one is silent.
+    fn may_repeat(&self) -> bool {
+        false
+    }
+
     /// Closes the stream of a client that broke the protocol after its handshake, perhaps after reading what it sends.
     fn drain_and_close(&self, stream: Stream) -> impl Future<Output = ()> + Send {
         drop(stream);

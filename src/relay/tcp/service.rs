@@ -147,7 +147,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         let others = upstream.others.as_ref();
         if others.is_some_and(|others| !others.is_only()) {
             // In a box: most services have one way only, and need no room for this.
-            return Box::pin(trial::settle(request, upstream)).await;
+            let may_repeat = self.inbound.may_repeat();
+            return Box::pin(trial::settle(request, upstream, may_repeat)).await;
         }
         Ok((upstream, 0))
     }

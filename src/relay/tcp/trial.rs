@@ -10,6 +10,7 @@
 //! - The client has sent anything else: another server is asked only if nothing was acknowledged by this one.
 //! - If this server has never answered anything, it may not know the key, and then nothing has run: another one is also asked
 //!   when this one closes, and when it is silent if the request is one of HTTP that may run twice (GET, HEAD, OPTIONS).
+//! - All that the client may send can run twice ([`Inbound::may_repeat`](super::Inbound::may_repeat)): as for a ClientHello.
 //!
 //! Until then what the client has sent is kept, up to 16 KiB. Then the flow goes on without a trace of this.
 
@@ -42,7 +43,11 @@ const WATCHED_LONGER: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// That of the first upstream, when it broke and no other answered.
-pub(super) async fn settle(request: &mut Request, upstream: Leg) -> Result<(Leg, u64), Error> {
+pub(super) async fn settle(
+    request: &mut Request,
+    upstream: Leg,
+    may_repeat: bool,
+) -> Result<(Leg, u64), Error> {
     let client = &mut request.leg;
     if client.codec.is_some() {
         return Ok((upstream, 0));
@@ -66,6 +71,7 @@ pub(super) async fn settle(request: &mut Request, upstream: Leg) -> Result<(Leg,
         client: &client.stream,
         target: &request.target,
         sent,
+        may_repeat,
     };
     let attempt = trial.run(attempt).await?;
     let sent = trial.sent.len() as u64;
@@ -77,6 +83,8 @@ struct Trial<'a> {
     client: &'a Stream,
     target: &'a Address,
     sent: Vec<u8>,
+    /// Whether all that the client sends may run twice.
+    may_repeat: bool,
 }
 
 /// What has become of an attempt.
@@ -119,7 +127,7 @@ impl Trial<'_> {
                         }
                     };
                 }
-                Outcome::Broken(error) if !self.may_repeat(&attempt) => {
+                Outcome::Broken(error) if !self.may_send_again(&attempt) => {
                     return attempt.broken(error, self.target);
                 }
                 Outcome::Broken(error) => {
@@ -144,12 +152,15 @@ impl Trial<'_> {
     }
 
     /// Whether the request may be sent again although `attempt` has been sent it.
-    fn may_repeat(&self, attempt: &Attempt) -> bool {
+    fn may_send_again(&self, attempt: &Attempt) -> bool {
         self.look(attempt) != Hello::Other || attempt.is_unacknowledged()
     }
 
     /// What the client has sent, as far as `attempt` is concerned.
     fn look(&self, attempt: &Attempt) -> Hello {
+        if self.may_repeat && !self.sent.is_empty() {
+            return Hello::Whole;
+        }
         match client_hello::look(&self.sent) {
             Hello::Other if attempt.others.has_answered() => Hello::Other,
             Hello::Other if is_safe(&self.sent) => Hello::Whole,
@@ -180,7 +191,11 @@ impl Trial<'_> {
         let begun = Instant::now();
         loop {
             let hello = self.look(attempt);
-            let sent_at = attempt.sent_at;
+            // What may run twice comes without end, and each may be what is not answered.
+            let sent_at = match self.may_repeat {
+                true => attempt.first_sent_at,
+                false => attempt.sent_at,
+            };
             let acknowledged_by = sent_at.map(|at| at + attempt.others.acknowledged_within());
             let (deadline, dead_line) = match (acknowledged_by, hello) {
                 (Some(at), _) if !attempt.is_alive => (at, true),
@@ -279,7 +294,7 @@ impl Trial<'_> {
 
     /// Sends the request to another server in place of one that acknowledged nothing.
     async fn elsewhere(&self, others: &dyn Others) -> Result<Attempt, Error> {
-        if client_hello::look(&self.sent) != Hello::Other {
+        if self.may_repeat || client_hello::look(&self.sent) != Hello::Other {
             return self.ask_others(others).await;
         }
         // Only once: the next server may acknowledge it, and then it may run.
@@ -330,6 +345,8 @@ struct Attempt {
     written: usize,
     /// When payload was last written.
     sent_at: Option<Instant>,
+    /// When payload was first written.
+    first_sent_at: Option<Instant>,
     /// Something was acknowledged.
     is_alive: bool,
 }
@@ -346,6 +363,7 @@ impl Attempt {
                 buffer: None,
                 written: 0,
                 sent_at: None,
+                first_sent_at: None,
                 is_alive: false,
             }),
             (codec, others) => {
@@ -371,7 +389,9 @@ impl Attempt {
     /// Seals and writes `payload`, with the head of the stream if that is still due.
     async fn send(&mut self, mut payload: &[u8]) -> Result<(), StreamError> {
         if !payload.is_empty() {
-            self.sent_at = Some(Instant::now());
+            let now = Instant::now();
+            self.sent_at = Some(now);
+            self.first_sent_at.get_or_insert(now);
         }
         while !payload.is_empty() || self.sealer.at_head() {
             let mut buffer = Buffer::take(Size::Small);
