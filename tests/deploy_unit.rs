@@ -221,7 +221,10 @@ for host in 203.0.113.7 '[2001:db8:7::1]' 198.18.0.1 192.0.0.8 '[64:ff9b:1::1]' 
         echo "reached: $host"
     fi
 done
-grep -c 'status="denied"' server.log
+denied() { grep -c 'stream ended.*status="denied"' server.log || true; }
+# The log is written a moment later.
+for _ in $(seq 100); do [ "$(denied)" -lt 8 ] || break; sleep 0.1; done
+denied
 "#;
 
 #[test]

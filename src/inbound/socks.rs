@@ -232,9 +232,11 @@ fn code_of(error: &Error) -> Code {
     match error {
         Error::Denied(_) | Error::Blocked(_) | Error::NotOffered(_) => Code::NotAllowed,
         Error::Resolve { .. }
-        | Error::Connect(net::Error::NoAddress | net::Error::ConnectTimeout { .. }) => {
-            Code::HostUnreachable
-        }
+        | Error::Connect(
+            net::Error::NoAddress
+            | net::Error::ConnectTimeout { .. }
+            | net::Error::TransportTimeout { .. },
+        ) => Code::HostUnreachable,
         Error::Connect(net::Error::Connect { source, .. }) => match source.kind() {
             ErrorKind::ConnectionRefused => Code::ConnectionRefused,
             ErrorKind::NetworkUnreachable => Code::NetworkUnreachable,

@@ -104,7 +104,10 @@ pub(super) async fn handshake(
             return upgrade_refused(*status, &problem);
         }
         relay::Error::Connect(
-            net::Error::Upgrade(_) | net::Error::UpgradeIo(_) | net::Error::ConnectTimeout { .. },
+            net::Error::Upgrade(_)
+            | net::Error::UpgradeIo(_)
+            | net::Error::ConnectTimeout { .. }
+            | net::Error::TransportTimeout { .. },
         ) => {}
         _ => {
             return problem(

@@ -20,7 +20,9 @@ impl Page {
     pub(super) fn of_failure(error: &Error) -> Self {
         let status = match error {
             Error::Denied(_) | Error::NotOffered(_) => 403,
-            Error::Connect(net::Error::ConnectTimeout { .. }) => 504,
+            Error::Connect(
+                net::Error::ConnectTimeout { .. } | net::Error::TransportTimeout { .. },
+            ) => 504,
             _ => 502,
         };
         Self::new(status, format!("The target cannot be reached: {error}."))
