@@ -11,7 +11,7 @@ use rustix::net::connect_unspec;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::{Socket, Type};
 
-use super::netlink::own_addresses;
+use super::own;
 
 /// Addresses that are remembered after they were lost.
 const MAX_LOST: usize = 256;
@@ -33,7 +33,7 @@ impl OwnAddresses {
     /// # Errors
     /// What the system says. The next call looks again.
     pub async fn look(&mut self) -> io::Result<usize> {
-        let lost = self.note(own_addresses().await?);
+        let lost = self.note(own::addresses()?);
         if lost.is_empty() {
             return Ok(0);
         }

@@ -1,10 +1,8 @@
 //! Asks the kernel about links, addresses and routes (rtnetlink).
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt as _;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::address::AddressAttribute;
 
@@ -37,20 +35,6 @@ pub(super) fn error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// The addresses of this machine, on all its links. Call it in a runtime.
-///
-/// # Errors
-/// What the system says.
-pub async fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
-    let netlink = Netlink::open()?;
-    let mut found = BTreeSet::new();
-    let mut all = std::pin::pin!(netlink.handle.address().get().execute());
-    while let Some(message) = all.try_next().await.map_err(error)? {
-        found.extend(own(&message.attributes));
-    }
-    Ok(found)
-}
-
 /// The machine's own address. `Local` is that one where `Address` is the address of the other end (`ifa_address`).
 pub(super) fn own(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let local = attributes.iter().find_map(|attribute| match attribute {
@@ -70,16 +54,7 @@ pub(super) fn peer(attributes: &[AddressAttribute]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::net::Ipv4Addr;
-
     use super::*;
-
-    #[tokio::test]
-    async fn own_addresses_contain_loopback() {
-        let own = own_addresses().await.unwrap();
-        assert!(own.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{own:?}");
-    }
 
     #[test]
     fn address_of_the_other_end_is_not_ours() {

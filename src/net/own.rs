@@ -1,7 +1,8 @@
-//! Whether an address is one of this machine's own, also a public one.
+//! The addresses of this machine, public ones too.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -28,25 +29,25 @@ pub fn is_own(ip: IpAddr) -> bool {
             .take()
             .filter(|known| known.since.elapsed() < FRESH)
             .unwrap_or_else(|| Known {
-                addresses: read(),
+                addresses: addresses().unwrap_or_default(),
                 since: Instant::now(),
             });
         known.insert(fresh).addresses.contains(&ip.to_canonical())
     })
 }
 
-fn read() -> BTreeSet<IpAddr> {
-    let Ok(interfaces) = getifaddrs() else {
-        // Of files there are too few, for example. The next look is soon.
-        return BTreeSet::new();
-    };
-    interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        })
-        .collect()
+/// The addresses of this machine's interfaces.
+///
+/// # Errors
+/// What the system says: there are too few files, for example.
+pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let interfaces = getifaddrs()?;
+    let found = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    Ok(found.collect())
 }
 
 #[cfg(test)]
