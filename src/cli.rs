@@ -4,12 +4,13 @@
 //! - `libev`, `names`: what `ssr` is through a link named `ss-local`, `sslocal` and so on.
 //! - `daemon`: running in the background.
 //! - `url`, `import`, `check`, `genkey`, `pages`: commands that print something and end.
-//! - `why`: asks a running process.
+//! - `why`, `status`: ask a running process; `asked` finds it.
 //! - `doctor`: prints what is found wrong.
 //! - `progress`: how far a download is, on a terminal.
 //! - `hint`: what a terminal shows of `ssr local`.
 
 pub(crate) mod acl;
+mod asked;
 pub(crate) mod check;
 pub(crate) mod command;
 pub(crate) mod daemon;
@@ -26,6 +27,7 @@ pub(crate) mod progress;
 pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;
+pub(crate) mod status;
 pub(crate) mod url;
 pub(crate) mod why;
 

@@ -39,7 +39,8 @@
 //! | Who says that a client was refused, or that a server does not answer? | `relay/strangers.rs`; `outbound/balancer/silence.rs`, told by `relay/tcp/record.rs` and `relay/udp/replies.rs` |
 //! | What limits the memory of a visitor, a client, the process? | `limits.rs`, `relay/link/limits.rs` |
 //! | Where is a TTL clamped? | `Cache::clamp_ttl` in `dns/cache.rs` |
-//! | Where does a counter by user go? | a field of `User` in `relay/counters.rs`, added to in `FlowRecord::close` in `relay/tcp/service.rs`; for UDP by `Association::user` in `relay/udp/replies.rs` and `relay.rs` |
+//! | Where does a counter by user go? | a field of `User` in `relay/users/user.rs`, added to in `User::moved`, which streams call in `relay/tcp/account.rs` and associations in `relay/udp/association.rs` |
+//! | Where does a limit of a user hold? | when something begins: `Session::begin`; while it lasts: `User::review`, and `relay/users/pace.rs` for the rate |
 //! | Which addresses are private? | `outbound/dialer.rs` |
 //!
 //! # Two roles, one data path

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         Command::Man => pages::man(Cli::command()),
         Command::Acl(args) => cli::acl::acl(args),
         Command::Why(args) => cli::why::why(&args),
+        Command::Status(args) => cli::status::status(&args),
         Command::RedirRules(args) => cli::redir_rules::redir_rules(&args),
     }
 }

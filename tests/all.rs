@@ -91,6 +91,7 @@ mod tunnel;
 mod udp_floods;
 mod udp_over_tcp;
 mod unix_sockets;
+mod users;
 mod visitors;
 mod warm;
 mod why;

@@ -36,17 +36,19 @@ mod worker;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
-use crate::control::answer::{Facts, Socket};
+use crate::control::answer::Socket;
+use crate::control::facts::Facts;
 use crate::control::why;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
+use crate::net;
 use crate::net::passed::Passed;
 use crate::net::pool;
 use crate::net::sampled;
@@ -59,6 +61,8 @@ use worker::{Phase, Threads};
 
 /// Exit code of errors outside the config (`EX_UNAVAILABLE` of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
+/// How often users are reviewed: their limits hold within this time.
+const REVIEW_TIME: Duration = Duration::from_millis(500);
 
 /// Runs the role of `config` until a signal ends it, and calls `running` as soon as it serves. Call [`log::init`] first.
 #[must_use]
@@ -122,6 +126,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     };
     watching.spawn_on(routing::watch(watched), control.handle());
     watching.spawn_on(sampled::report_rest(), control.handle());
+    watching.spawn_on(review_users(Arc::clone(&counters)), control.handle());
     match asked {
         Ok(socket) => {
             let facts = Facts {
@@ -248,6 +253,15 @@ async fn supervise(
         _ = terminate.recv() => tracing::info!("second signal: stopping now"),
     }
     phase.send_replace(Phase::Stop);
+}
+
+/// Ends users whose time or quota is over, and begins the periods of quotas.
+async fn review_users(counters: Arc<Counters>) {
+    let mut second = tokio::time::interval(REVIEW_TIME);
+    loop {
+        second.tick().await;
+        counters.users.review(net::unix_now());
+    }
 }
 
 /// Logs the counters: at the end, and on SIGUSR1.

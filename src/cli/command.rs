@@ -10,6 +10,7 @@ use super::import::ImportArgs;
 use super::pages::CompletionsArgs;
 use super::redir_rules::RedirRulesArgs;
 use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
+use super::status::StatusArgs;
 use super::url::UrlCommand;
 use super::why::WhyArgs;
 
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     RedirRules(RedirRulesArgs),
     /// Ask a running ssr which connections failed, and why
     Why(WhyArgs),
+    /// Ask a running ssr what it does, and what each user has used
+    Status(StatusArgs),
     /// Convert servers to and from ss:// URLs, and show them as QR codes
     #[command(subcommand)]
     Url(UrlCommand),

@@ -1,28 +1,20 @@
 //! `ssr why`.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueHint};
-use serde_json::Value;
-use ssr::control::ask::{AskError, ask};
-use ssr::control::place::{self, Place};
-use ssr::control::why::{heading, text};
+use clap::Args;
+use ssr::control::why::text;
 
-use super::output::{UNAVAILABLE, print, print_error, usage_error};
+use super::asked::Asked;
+use super::output::print;
 
 /// Failures of each kind that are printed without `--all`.
 const MOST: usize = 10;
 
 #[derive(Args)]
 pub(crate) struct WhyArgs {
-    /// Ask the process that runs with this config file
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    config: Option<PathBuf>,
-    /// Ask the process with this id
-    #[arg(long, value_name = "PID", conflicts_with = "config")]
-    pid: Option<u32>,
+    #[command(flatten)]
+    asked: Asked,
     /// Print all that is kept, not only the newest of each kind
     #[arg(long)]
     all: bool,
@@ -33,88 +25,10 @@ pub(crate) struct WhyArgs {
 
 /// `ssr why`.
 pub(crate) fn why(args: &WhyArgs) -> ExitCode {
-    let place = match find(args) {
-        Ok(place) => place,
+    match args.asked.ask("why") {
+        Ok(answer) if args.json => print(&format!("{answer:#}\n")),
+        Ok(answer) => print(&text(&answer, if args.all { usize::MAX } else { MOST })),
         Err(code) => return code,
-    };
-    match ask(&place, "why") {
-        Ok(answer) if args.json => {
-            print(&format!("{answer:#}\n"));
-            ExitCode::SUCCESS
-        }
-        Ok(answer) => {
-            let most = if args.all { usize::MAX } else { MOST };
-            print(&text(&answer, most));
-            ExitCode::SUCCESS
-        }
-        Err(error) => no_answer(place.pid, &error),
     }
-}
-
-/// The process that is meant.
-fn find(args: &WhyArgs) -> Result<Place, ExitCode> {
-    let mut places = place::all();
-    if let Some(pid) = args.pid {
-        return places
-            .into_iter()
-            .find(|place| place.pid == pid)
-            .ok_or_else(|| {
-                unavailable(&format!(
-                    "error: there is no ssr with process id {pid} that can be asked; `ssr why` without --pid says which \
-                     can"
-                ))
-            });
-    }
-    let wanted = match &args.config {
-        None => None,
-        Some(file) => match file.canonicalize() {
-            Ok(path) => Some(path.to_string_lossy().into_owned()),
-            Err(error) => return Err(usage_error(&format!("error: {}: {error}", file.display()))),
-        },
-    };
-    let mut running = Vec::new();
-    let mut foreign = Vec::new();
-    for place in places.drain(..) {
-        match ask(&place, "process") {
-            Ok(answer) => running.push((place, answer)),
-            Err(AskError::Gone) => {}
-            Err(error) => foreign.push((place.pid, error)),
-        }
-    }
-    if let Some(wanted) = &wanted {
-        running.retain(|(_, answer)| config_of(answer) == Some(wanted));
-    }
-    match (running.len(), foreign.first(), &wanted) {
-        (0, Some((pid, error)), _) => Err(no_answer(*pid, error)),
-        (0, None, None) => Err(unavailable("error: no ssr of this user is running")),
-        (0, None, Some(wanted)) => Err(unavailable(&format!(
-            "error: no ssr of this user is running with {wanted}"
-        ))),
-        (1, ..) => running
-            .pop()
-            .map(|(place, _)| place)
-            .ok_or_else(|| UNAVAILABLE.into()),
-        _ => {
-            let mut message =
-                "error: several are running; name one with -c FILE or --pid PID:\n".to_owned();
-            for (_, answer) in &running {
-                // Writing to a string cannot fail.
-                let _ = write!(message, "  {}", heading(answer));
-            }
-            Err(usage_error(message.trim_end()))
-        }
-    }
-}
-
-fn config_of(answer: &Value) -> Option<&str> {
-    answer.get("process")?.get("config")?.as_str()
-}
-
-fn no_answer(pid: u32, error: &AskError) -> ExitCode {
-    unavailable(&format!("error: process {pid}: {error}"))
-}
-
-fn unavailable(message: &str) -> ExitCode {
-    print_error(message);
-    UNAVAILABLE.into()
+    ExitCode::SUCCESS
 }

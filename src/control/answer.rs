@@ -4,7 +4,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,51 +11,25 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{place, why};
+use super::facts::Facts;
+use super::{place, status, why};
 use crate::limits::{ANSWER_TIMEOUT, MAX_ASKING, MAX_QUESTION};
-use crate::relay::Counters;
 
-/// What there is to tell.
-#[derive(Clone)]
-pub struct Facts {
-    /// The role of the process.
-    pub role: &'static str,
-    /// Its config file.
-    pub config: Option<PathBuf>,
-    /// When it was started.
-    pub started: Instant,
-    /// What it has counted.
-    pub counters: Arc<Counters>,
-}
-
-impl Facts {
-    /// What describes the process.
-    #[must_use]
-    pub fn process(&self) -> Value {
-        json!({
-            "pid": std::process::id(),
-            "role": self.role,
-            "config": self.config.as_ref().map(|path| path.to_string_lossy()),
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_s": self.started.elapsed().as_secs(),
-        })
-    }
-
-    /// The answer to a line.
-    fn answer(&self, line: &[u8]) -> Value {
-        let question: Option<Value> = serde_json::from_slice(line).ok();
-        let asked = question.as_ref().and_then(|question| question.get("ask"));
-        match asked.and_then(Value::as_str) {
-            Some("process") => json!({"process": self.process()}),
-            Some("why") => {
-                let mut answer = why::document(&self.counters.failed);
-                if let Some(answer) = answer.as_object_mut() {
-                    answer.insert("process".to_owned(), self.process());
-                }
-                answer
+/// The answer to a line.
+fn answer(facts: &Facts, line: &[u8]) -> Value {
+    let question: Option<Value> = serde_json::from_slice(line).ok();
+    let asked = question.as_ref().and_then(|question| question.get("ask"));
+    match asked.and_then(Value::as_str) {
+        Some("process") => json!({"process": facts.process()}),
+        Some("status") => status::document(facts),
+        Some("why") => {
+            let mut answer = why::document(&facts.counters.failed);
+            if let Some(answer) = answer.as_object_mut() {
+                answer.insert("process".to_owned(), facts.process());
             }
-            _ => json!({"error": "unknown question"}),
+            answer
         }
+        _ => json!({"error": "unknown question"}),
     }
 }
 
@@ -123,7 +96,7 @@ async fn serve_one(mut stream: UnixStream, facts: &Facts) -> io::Result<()> {
             break;
         }
     }
-    let mut answer = facts.answer(&line).to_string();
+    let mut answer = answer(facts, &line).to_string();
     answer.push('\n');
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await

@@ -5,10 +5,14 @@
 //!
 //! - [`place`]: where the sockets are.
 //! - [`answer`]: the side of the process.
+//! - [`facts`]: what the process knows of itself.
 //! - [`ask`]: the side of the command.
+//! - [`status`]: what the process does, and what its users have used, as JSON and as text.
 //! - [`why`]: the streams and associations that failed, as JSON and as text.
 
 pub mod answer;
 pub mod ask;
+pub mod facts;
 pub mod place;
+pub mod status;
 pub mod why;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::failed::{FailedFlows, Noted, Whose};
 use super::strangers;
+use super::users::Users;
 use crate::net::sync::lock;
 
 /// The counters of a process. All but `streams_now` and `associations_now` only grow.
@@ -29,6 +30,8 @@ pub struct Counters {
     pub datagrams_down: AtomicU64,
     /// Datagrams that were lost at a full socket.
     pub datagrams_lost: AtomicU64,
+    /// The users.
+    pub users: Users,
     /// The last flows that failed.
     pub failed: FailedFlows,
     failures: Mutex<BTreeMap<&'static str, u64>>,
@@ -53,36 +56,36 @@ impl Counters {
     pub fn failures(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.failures).clone()
     }
+
+    /// The numbers with their names; failures are apart.
+    #[must_use]
+    pub fn numbers(&self) -> [(&'static str, u64); 9] {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        [
+            ("streams", get(&self.streams)),
+            ("streams_now", get(&self.streams_now)),
+            ("bytes_up", get(&self.bytes_up)),
+            ("bytes_down", get(&self.bytes_down)),
+            ("associations", get(&self.associations)),
+            ("associations_now", get(&self.associations_now)),
+            ("datagrams_up", get(&self.datagrams_up)),
+            ("datagrams_down", get(&self.datagrams_down)),
+            ("datagrams_lost", get(&self.datagrams_lost)),
+        ]
+    }
 }
 
 impl std::fmt::Display for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let get = |counter: &AtomicU64| counter.load(Relaxed);
-        write!(
-            f,
-            "streams={} streams_now={} bytes_up={} bytes_down={} associations={} associations_now={} datagrams_up={} \
-             datagrams_down={} datagrams_lost={}",
-            get(&self.streams),
-            get(&self.streams_now),
-            get(&self.bytes_up),
-            get(&self.bytes_down),
-            get(&self.associations),
-            get(&self.associations_now),
-            get(&self.datagrams_up),
-            get(&self.datagrams_down),
-            get(&self.datagrams_lost),
-        )?;
+        let mut blank = "";
+        for (name, number) in self.numbers() {
+            write!(f, "{blank}{name}={number}")?;
+            blank = " ";
+        }
         self.failures()
             .iter()
             .try_for_each(|(status, count)| write!(f, " failed.{status}={count}"))
     }
-}
-
-/// A user of this process, shared by all requests that are made with its credentials.
-#[derive(Debug)]
-pub struct User {
-    /// The name in the config.
-    pub name: Box<str>,
 }
 
 /// Counts itself for as long as it lives.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::users::Refusal;
 use crate::{net, wire};
 
 /// One of the two sides of a relay.
@@ -97,6 +98,9 @@ pub enum Error {
     /// A rule of the config refuses the target or the client.
     #[error("a rule of the config refuses the {0}")]
     Blocked(&'static str),
+    /// The user may not go on, or not begin.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The target is a fake address that stands for no name.
     #[error(
         "{0} is a `fake-dns` address without a name: its time has passed, or it is of an earlier run; resolve the name again"
@@ -162,6 +166,7 @@ impl Error {
             Self::Resolve { .. } => "resolve",
             Self::Denied(_) => "denied",
             Self::Blocked(_) => "blocked",
+            Self::Refused(refusal) => refusal.status(),
             Self::NoName(_) => "no_name",
             Self::Silent { .. } => "silent",
             Self::Overloaded(_) => "no_resources",

@@ -5,6 +5,7 @@
 //! - [`link`]: many streams over one: reverse tunnels.
 //! - [`counters`]: counts what happens.
 //! - [`failed`]: the last streams and associations that failed.
+//! - [`users`]: what each user has used and may use.
 //! - [`plain`]: an encrypted stream as a stream of its payload.
 //! - [`replay`]: refuses what was seen before.
 //!
@@ -26,6 +27,8 @@ mod sizing;
 mod strangers;
 pub mod tcp;
 pub mod udp;
+pub mod users;
 
-pub use counters::{Counters, User};
+pub use counters::Counters;
 pub use error::{Error, Side};
+pub use users::User;

@@ -75,6 +75,9 @@ pub enum Error {
     /// A rule of the config refuses the target or the client.
     #[error("a rule of the config refuses this target or client")]
     Blocked,
+    /// The user of a datagram may not use more.
+    #[error("a limit of the user is reached")]
+    OverLimit,
     /// The target is a fake address that stands for no name.
     #[error("the target is a `fake-dns` address without a name; resolve the name again")]
     NoName,
@@ -142,6 +145,7 @@ impl Error {
             Self::Denied => "denied",
             Self::Unresolvable => "resolve",
             Self::Blocked => "blocked",
+            Self::OverLimit => "user_limit",
             Self::NoName => "no_name",
             Self::NoResources => "no_resources",
             Self::PacketId => "packet_id",

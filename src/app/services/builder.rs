@@ -15,7 +15,7 @@ use crate::app::room::Room;
 use crate::app::udp_share::UdpShare;
 use crate::app::visitors::Visitors;
 use crate::app::worker::{Job, ListenerService, packets};
-use crate::config::{Config, ProxyHop};
+use crate::config::{self, Config, ProxyHop};
 use crate::dns::Resolver;
 use crate::dns::fake::Fakes;
 use crate::net::listener::Listener;
@@ -217,6 +217,13 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// A user of a server, whom the process knows from now on.
+    pub(super) fn user(&self, account: &config::User) -> Arc<User> {
+        let user = Arc::new(User::with(&account.name, account.limits));
+        self.counters.users.add(Arc::clone(&user));
+        user
+    }
+
     /// Gives a job to one of the workers in turn.
     pub(super) fn push(&mut self, index: usize, job: Job) {
         let workers = self.jobs.len().max(1);
@@ -226,6 +233,7 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// The user of an account.
 pub(super) fn user(name: &str) -> Arc<User> {
-    Arc::new(User { name: name.into() })
+    Arc::new(User::new(name))
 }

@@ -3,7 +3,7 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use super::builder::{Builder, user};
+use super::builder::Builder;
 use super::multiplex::{self, Sessions, Settings};
 use super::sockets::{incoming, outgoing};
 use super::transport;
@@ -46,7 +46,8 @@ impl Builder<'_> {
                 .iter()
                 .map(|user| user.next_hop.clone())
                 .collect();
-            let users = server.users.iter().map(|account| user(&account.name));
+            let users = server.users.iter();
+            let users = users.map(|account| self.user(account));
             let users: Vec<_> = users.collect();
             let relay = server.mode.udp.then(|| {
                 let inbound = ShadowsocksPackets {

@@ -6,6 +6,7 @@ use crate::crypto::{Family, Key, Method};
 
 use super::context::{Context, host_address, key_at};
 use super::model::{Keys, User};
+use super::user_limits;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file;
@@ -265,7 +266,9 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
             address
         }
     };
+    let limits = user_limits::limits(written, at, cx);
     Some(User {
+        limits,
         name: name?,
         key: key?,
         next_hop,

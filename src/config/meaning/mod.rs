@@ -29,5 +29,6 @@ pub(super) mod translate;
 mod transport;
 mod tun;
 mod udp_over_tcp;
+mod user_limits;
 mod ways_in;
 mod websocket;

@@ -16,6 +16,7 @@ use crate::net::transport::Network;
 use crate::outbound::balancer::Balancer;
 use crate::outbound::shadowsocks::Weights;
 use crate::outbound::warm::WarmPolicy;
+use crate::relay::users;
 use crate::route::Live;
 use crate::wire::address::Address;
 use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
@@ -227,6 +228,8 @@ pub struct User {
     pub key: Key,
     /// The server that this identity's traffic is forwarded to, instead of being served here (SIP023).
     pub next_hop: Option<Address>,
+    /// What it may use.
+    pub limits: users::Limits,
 }
 
 /// Which of TCP and UDP is served; at least one.

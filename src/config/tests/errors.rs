@@ -155,16 +155,6 @@ fn a_disabled_entry_may_ask_for_anything() {
 }
 
 #[test]
-fn limits_of_users_matter_to_server_only() {
-    let text = format!(
-        r#"{{"server": "192.0.2.1", "server_port": 1, "password": "{KEY}", "method": "2022-blake3-aes-256-gcm",
-            "users": [{{"name": "a", "password": "{USER_KEY}", "quota_bytes": 5}}]}}"#
-    );
-    assert!(failure(&text, Role::Server).contains("users[0].quota_bytes: not yet"));
-    local(&text);
-}
-
-#[test]
 fn a_key_of_wrong_length_says_what_makes_a_right_one() {
     let found = failure(
         r#"{"server": "192.0.2.1", "server_port": 1, "method": "2022-blake3-aes-256-gcm", "password": "AAAAAAAAAAAAAAAAAAAAAA=="}"#,

@@ -19,6 +19,7 @@ mod rules;
 mod transport;
 mod tun;
 mod udp_over_tcp;
+mod users;
 mod values;
 mod ways_in;
 

@@ -188,6 +188,13 @@ pub(crate) struct User {
     pub(crate) password: Option<Secret>,
     pub(crate) server: Option<String>,
     pub(crate) server_port: Option<Number<u16>>,
+    pub(crate) rate_limit: Option<Number<u64>>,
+    pub(crate) quota_bytes: Option<Number<u64>>,
+    pub(crate) quota_period: Option<String>,
+    pub(crate) quota_day: Option<Number<u32>>,
+    pub(crate) max_connections: Option<Number<u32>>,
+    pub(crate) max_ips: Option<Number<u32>>,
+    pub(crate) expires: Option<String>,
 }
 
 /// An entry of `locals`.

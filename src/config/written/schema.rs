@@ -125,17 +125,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         &["launchd_tcp_socket_name", "launchd_udp_socket_name"],
     ),
     (
-        Kind::User,
-        Fate::Later,
-        &[
-            "expires",
-            "max_connections",
-            "max_ips",
-            "quota_bytes",
-            "rate_limit",
-        ],
-    ),
-    (
         Kind::Top,
         Fate::Silent,
         &[

@@ -4,15 +4,17 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::account::Account;
 use super::activity::Activity;
 use super::fairness::Turn;
 use super::half::{Codec, Half};
 use super::request::Timeouts;
+use super::traffic::Traffic;
 use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};
@@ -28,15 +30,6 @@ const SUSPECT: Duration = Duration::from_secs(8);
 
 /// How long the target of a visitor may take to send its first byte, if the visitor has ended and has sent none.
 const ENDED_SILENT: Duration = Duration::from_secs(3);
-
-/// Payload bytes that were relayed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Traffic {
-    /// From the client.
-    pub(super) up: u64,
-    /// To the client.
-    pub(super) down: u64,
-}
 
 /// Who ended a flow before anything came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +55,7 @@ pub(super) struct Flow {
     told_answer: bool,
     /// Where somebody wants to know what moves.
     activity: Option<Arc<Activity>>,
+    account: Option<Box<Account>>,
 }
 
 impl Flow {
@@ -97,6 +91,7 @@ impl Flow {
             others: upstream.others,
             told_answer: false,
             activity: None,
+            account: None,
         })
     }
 
@@ -108,6 +103,12 @@ impl Flow {
     /// Counts payload that was sent upstream before the flow began.
     pub(super) const fn after_trial(mut self, sent: u64) -> Self {
         self.up.count(sent);
+        self
+    }
+
+    /// The flow of a user.
+    pub(super) fn of_user(mut self, account: Option<Account>) -> Self {
+        self.account = account.map(Box::new);
         self
     }
 
@@ -265,8 +266,16 @@ impl Running<'_> {
         mut tick: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Box<Error>>> {
         let (flow, idle) = (&mut *self.flow, &mut self.idle);
+        if let Some(account) = &mut flow.account {
+            // A flow that waits for its user's rate is not idle.
+            ready!(account.poll(cx))?;
+        }
         let had_answer = flow.told_answer;
         let ended = flow.turn(cx)?;
+        let traffic = flow.traffic();
+        if let Some(account) = &mut flow.account {
+            account.note(traffic, cx);
+        }
         if ended == 0 && flow.told_answer && !had_answer {
             idle.lengthen(self.timeouts.idle, tick.as_mut());
         }

@@ -13,6 +13,7 @@
 //! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
 //! - `fairness.rs`: in what order the flows of a worker take their turns.
 
+mod account;
 mod activity;
 mod fairness;
 mod flow;
@@ -21,6 +22,7 @@ mod record;
 mod request;
 mod service;
 mod splice;
+mod traffic;
 mod trial;
 
 pub use super::leg::{Failure, First, Leg, NextLeg, Others};

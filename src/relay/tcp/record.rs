@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flow::{Flow, Traffic, Unanswered};
+use super::flow::{Flow, Unanswered};
 use super::request::Outbound;
-use crate::relay::counters::{Counters, Gauge, User};
+use super::traffic::Traffic;
+use crate::relay::counters::{Counters, Gauge};
 use crate::relay::error::{Error, Side};
 use crate::relay::failed::{Network, Noted, Phase, Stage, Times, Whose};
 use crate::relay::leg::Failure;
+use crate::relay::users::User;
 use crate::wire::Address;
 
 /// A client that ends its connection sooner than this has not waited for an answer.
@@ -293,6 +295,9 @@ impl<'a> FlowRecord<'a> {
         };
         if status != OK {
             self.counters.fail(status);
+            if let Some(user) = &self.user {
+                user.fail();
+            }
         }
         tracing::debug!(
             peer = %self.peer,

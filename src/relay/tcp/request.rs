@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::activity::Activity;
 use crate::net::Stream;
 use crate::net::dial::SpeaksFirst;
-use crate::relay::counters::User;
 use crate::relay::error::Error;
 use crate::relay::failed::Way;
 use crate::relay::leg::{First, Leg};
+use crate::relay::users::User;
 use crate::wire::Address;
 use crate::wire::reserved::Reserved;
 

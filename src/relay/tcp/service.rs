@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout};
 
+use super::account::Account;
 use super::fairness;
-use super::flow::{Flow, Traffic};
+use super::flow::Flow;
 use super::record::{End, FlowRecord};
 use super::request::{ClientJob, Handshake, Inbound, Outbound, Ready, Request, Timeouts};
+use super::traffic::Traffic;
 use super::trial;
 use crate::net::{Stream, sampled};
 use crate::relay::counters::Counters;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
+use crate::relay::users::{Refusal, Session, User};
 
 /// Serves the streams of one listener: reads requests from an inbound and connects them through an outbound.
 pub struct Service<I, O> {
@@ -100,10 +103,18 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         record.begin_connect();
         record.target = Some(request.target.to_string().into());
         record.user.clone_from(&request.user);
+        let account = match account(&request) {
+            Ok(account) => account,
+            Err(refusal) => {
+                let error = refusal.into();
+                self.report(&request, &error).await;
+                return (record, Err(Box::new(error)));
+            }
+        };
         let flow = match self.connect(&mut request).await {
             Ok((upstream, sent)) => {
                 let flow = Flow::new(request.leg, upstream);
-                flow.map(|flow| flow.noting(activity).after_trial(sent))
+                flow.map(|flow| flow.noting(activity).after_trial(sent).of_user(account))
             }
             Err(error) => {
                 self.report(&request, &error).await;
@@ -179,6 +190,15 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             None => stream.reset_on_close(),
         }
     }
+}
+
+/// Begins a session of the client's user, if it is known.
+fn account(request: &Request) -> Result<Option<Account>, Refusal> {
+    let begin = |user: &Arc<User>| {
+        let session = Session::begin(user, request.peer.ip(), false)?;
+        Ok(Account::new(Arc::clone(user), session))
+    };
+    request.user.as_ref().map(begin).transpose()
 }
 
 /// Tells the client that it is connected.

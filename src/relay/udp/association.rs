@@ -11,7 +11,7 @@ use super::sides::{ClientKey, Opened, PacketInbound, ServerCheck, Upstream};
 use crate::net::alive::Alive;
 use crate::net::sync::lock;
 use crate::net::udp::{Batch, Path, Socket};
-use crate::relay::counters::User;
+use crate::relay::users::{Session, User};
 use crate::wire::{self, Address};
 
 /// What identifies an association: its client, and which of the client's upstreams it has.
@@ -26,6 +26,8 @@ pub(super) struct Association<S> {
     pub(super) key: Key,
     /// The user, for counters and the log.
     pub(super) user: Option<Arc<User>>,
+    /// Its place among the user's.
+    _session: Option<Session>,
     pub(super) upstream: Socket,
     /// The server that all datagrams go to; `None`: each goes to its target.
     pub(super) server: Option<Address>,
@@ -69,7 +71,7 @@ struct Outgoing {
 impl<S> Association<S> {
     /// An association with the client on `path`, and the decoder of its upstream.
     pub(super) fn new(
-        (key, user): (Key, Option<Arc<User>>),
+        (key, user, session_of_user): (Key, Option<Arc<User>>, Option<Session>),
         session: S,
         (path, socket): (Path, Arc<Socket>),
         upstream: Upstream,
@@ -78,6 +80,7 @@ impl<S> Association<S> {
         let association = Self {
             key,
             user,
+            _session: session_of_user,
             upstream: upstream.socket,
             is_pinned: upstream.server.is_some() || matches!(upstream.decoder, Decoder::PassOn),
             server: upstream.server,
@@ -168,6 +171,23 @@ impl<S> Association<S> {
     /// Whether its server has failed and another one has not.
     pub(super) fn has_failed(&self) -> bool {
         self.check.as_ref().is_some_and(|check| check.has_failed())
+    }
+
+    /// Whether its user may send or get a datagram now. The association of a user that may not go on ends.
+    pub(super) fn may_pass(&self, is_up: bool) -> bool {
+        let Some(user) = &self.user else { return true };
+        if user.refusal().is_some() {
+            self.close();
+        }
+        user.admits_datagram(is_up)
+    }
+
+    /// Counts the payload of a datagram for its user.
+    pub(super) fn count(&self, up: usize, down: usize) {
+        if let Some(user) = &self.user {
+            // Datagrams are not delayed: the next is dropped.
+            let _wait = user.moved(up as u64, down as u64);
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -22,8 +22,9 @@ use crate::net::sampled;
 use crate::net::shares::{Party, Places};
 use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
-use crate::relay::counters::{Counters, User};
+use crate::relay::counters::Counters;
 use crate::relay::failed::{Network, Noted, Phase, Whose};
+use crate::relay::users::{Session, User};
 use crate::wire::{self, Address, AddressRef};
 
 /// Serves the packet sockets of one listening address, one per worker.
@@ -401,6 +402,10 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
     ) -> Result<Arc<Association<I::Session>>, wire::Error> {
         let encoder = self.inbound.encoder(header)?;
         let alive = self.alive.take(1).ok_or(wire::Error::NoResources)?;
+        let user = self.inbound.user(header);
+        let begin = |user: &Arc<User>| Session::begin(user, path.peer.ip(), true);
+        let session_of_user = user.as_ref().map(begin).transpose();
+        let session_of_user = session_of_user.map_err(|_| wire::Error::OverLimit)?;
         let upstream = self
             .outbound
             .associate_by(key.upstream, path.peer, fixed_target)
@@ -408,7 +413,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 sampled::warn!("cannot open a socket for a UDP association", %error);
                 wire::Error::NoResources
             })?;
-        let client = (key, self.inbound.user(header));
+        let client = (key, user, session_of_user);
         let client_path = (path, Arc::clone(socket));
         let answers = upstream.answers.clone();
         let (association, decoder) =
@@ -450,6 +455,9 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         }
         let server = association.server.as_ref();
         let (target, trusted) = server.map_or((target, trusted), |server| (server.as_ref(), true));
+        if !association.may_pass(true) {
+            return Err(wire::Error::OverLimit);
+        }
         match destination {
             Destination::Address(peer) => {
                 association.encode(&mut work.outgoing, peer, address, data)?;
@@ -471,6 +479,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             Destination::Denied => return Err(wire::Error::Denied),
         }
         association.activity.fetch_add(1, Relaxed);
+        association.count(data.len(), 0);
         self.counters.datagrams_up.fetch_add(1, Relaxed);
         Ok(())
     }

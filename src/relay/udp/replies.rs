@@ -19,6 +19,7 @@ use crate::net::udp::Batch;
 use crate::relay::counters::{Counters, Gauge};
 use crate::relay::failed::{Network, Noted, Phase, Times, Way, Whose};
 use crate::relay::idle::IdleTimer;
+use crate::wire;
 
 /// How long a server may take until something has come back.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -139,8 +140,13 @@ impl<S: Default> Replies<S> {
                 counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
             };
             decoder.decode(&mut received, association.sent_to(), |from, decoded| {
-                let encoded = decoded
-                    .and_then(|(address, data)| encoder.push(&mut batch, client, address, data));
+                let encoded = decoded.and_then(|(address, data)| {
+                    if !association.may_pass(false) {
+                        return Err(wire::Error::OverLimit);
+                    }
+                    association.count(0, data.len());
+                    encoder.push(&mut batch, client, address, data)
+                });
                 match encoded {
                     Ok(()) => {
                         *answered = true;

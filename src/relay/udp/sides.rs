@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::framing::{Decoder, Encoder};
 use crate::net::udp::Socket;
-use crate::relay::counters::User;
 use crate::relay::failed::Way;
+use crate::relay::users::User;
 use crate::wire::{self, Address, AddressRef};
 
 /// What identifies an association.

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::association::Association;
 use crate::net::udp::Path;
-use crate::relay::counters::User;
+use crate::relay::users::User;
 use crate::wire::{self, Address, AddressRef};
 
 /// A fixed target as a server expects it before the data. A bare socket leaves it out.

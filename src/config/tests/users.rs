@@ -1,0 +1,119 @@
+//! Limits of users.
+
+use super::*;
+use crate::relay::users::{Limits, Period};
+
+fn with_user(keys: &str) -> String {
+    format!(
+        r#"{{"server": "::", "server_port": 8388, "method": "2022-blake3-aes-256-gcm", "password": "{KEY}",
+            "users": [{{"name": "ann", "password": "{USER_KEY}", {keys}}}]}}"#
+    )
+}
+
+#[test]
+fn limits_are_what_the_keys_say() {
+    let limits = |keys: &str| server(&with_user(keys)).servers[0].users[0].limits;
+    let none = Limits::default();
+    let quota = |bytes, period| Limits {
+        quota: Some((bytes, period)),
+        ..none
+    };
+    for (keys, expected) in [
+        (r#""server": null"#, none),
+        (
+            r#""rate_limit": 1000"#,
+            Limits {
+                rate: Some(1000),
+                ..none
+            },
+        ),
+        (r#""quota_bytes": 5"#, quota(5, Period::Monthly(1))),
+        (
+            r#""quota_bytes": 5, "quota_day": 31"#,
+            quota(5, Period::Monthly(31)),
+        ),
+        (
+            r#""quota_bytes": "5", "quota_period": "daily""#,
+            quota(5, Period::Daily),
+        ),
+        (
+            r#""quota_bytes": 5, "quota_period": "once""#,
+            quota(5, Period::Once),
+        ),
+        (
+            r#""max_connections": 3, "max_ips": 2"#,
+            Limits {
+                max_connections: Some(3),
+                max_ips: Some(2),
+                ..none
+            },
+        ),
+        (
+            r#""expires": "1970-01-02""#,
+            Limits {
+                expires: Some(86_400),
+                ..none
+            },
+        ),
+        (
+            r#""expires": "1970-01-02T01:00:00+01:00""#,
+            Limits {
+                expires: Some(86_400),
+                ..none
+            },
+        ),
+    ] {
+        assert_eq!(limits(keys), expected, "{keys}");
+    }
+}
+
+#[test]
+fn limits_that_mean_nothing_are_named() {
+    for (keys, path, part) in [
+        (
+            r#""rate_limit": 0"#,
+            "users[0].rate_limit",
+            "at least 1 byte",
+        ),
+        (r#""max_ips": 0"#, "users[0].max_ips", "at least 1"),
+        (
+            r#""quota_bytes": 5, "quota_day": 32"#,
+            "users[0].quota_day",
+            "from 1 to 31",
+        ),
+        (
+            r#""quota_bytes": 5, "quota_day": 0"#,
+            "users[0].quota_day",
+            "from 1 to 31",
+        ),
+        (
+            r#""quota_bytes": 5, "quota_period": "weekly""#,
+            "users[0].quota_period",
+            "daily",
+        ),
+        (
+            r#""expires": "tomorrow""#,
+            "users[0].expires",
+            "neither a date nor a time",
+        ),
+        (
+            r#""expires": "2027-02-30""#,
+            "users[0].expires",
+            "neither a date nor a time",
+        ),
+    ] {
+        let found = failure(&with_user(keys), Role::Server);
+        assert!(found.contains(path) && found.contains(part), "{found}");
+    }
+    for (keys, path) in [
+        (r#""quota_day": 5"#, "users[0].quota_day"),
+        (r#""quota_period": "daily""#, "users[0].quota_period"),
+        (
+            r#""quota_bytes": 5, "quota_period": "daily", "quota_day": 2"#,
+            "users[0].quota_day",
+        ),
+    ] {
+        let config = server(&with_user(keys));
+        assert!(shown(&config.warnings).contains(path), "{keys}");
+    }
+}
