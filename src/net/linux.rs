@@ -287,12 +287,6 @@ pub struct TcpInfo {
     pub acknowledged: u64,
     /// Segments with payload that were sent, those that were sent again included.
     pub sent: u32,
-    /// Bytes are in the socket that were not sent yet, or not acknowledged.
-    pub is_waiting: bool,
-    /// How often the oldest of them were sent again. Probes of a peer that has no room are not counted.
-    pub resent: u8,
-    /// How long nothing has come from the peer, neither payload nor an acknowledgement.
-    pub silence: Duration,
 }
 
 /// Asks for the state of a connection. What an older system does not know is 0.
@@ -329,9 +323,6 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
         needless: word(216),
         acknowledged: long.map_or(0, |long| u64::from_ne_bytes(*long)),
         sent: word(156),
-        is_waiting: word(24) > 0 || word(144) > 0,
-        resent: bytes.get(2).copied().unwrap_or_default(),
-        silence: Duration::from_millis(word(52).min(word(56)).into()),
     })
 }
 
