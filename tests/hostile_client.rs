@@ -1,19 +1,15 @@
 //! What `ssr local` believes of a server: only answers to its own request, sealed now, once.
 
 use crate::common::{
-    self, ANSWER, DEADLINE, SILENCE,
+    ANSWER, SILENCE,
     bytes::pattern,
-    peers::{Half, Program, Spec, Start},
-    probe::{End, watch},
-    seal::{Packet, Sealing, now},
-    socks::{Association, Target},
+    impostor::{Impostor, udp_target},
+    probe::End,
+    seal::{Packet, now},
+    socks::Association,
 };
 use serde_json::json;
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, UdpSocket},
-    thread,
-};
+use std::net::{SocketAddr, UdpSocket};
 
 const METHODS: [&str; 3] = [
     "aes-256-gcm",
@@ -21,87 +17,43 @@ const METHODS: [&str; 3] = [
     "2022-blake3-chacha20-poly1305",
 ];
 
-/// A local half whose server is this test.
-struct Scene {
-    local: Half,
-    sealing: Sealing,
-    tcp: TcpListener,
-    udp: UdpSocket,
+/// Answers a request of the local half with what `answer` makes of the salt and the whole request, and returns what the
+/// client gets.
+fn client_gets(
+    scene: &Impostor,
+    answer: impl Fn(&[u8], &[u8]) -> Vec<u8> + Sync,
+) -> (Vec<u8>, End) {
+    let salt_len = scene.sealing.salt_len();
+    let exchange = scene.exchange(|request| answer(&request[..salt_len], request));
+    exchange.written.unwrap();
+    (exchange.got, exchange.end)
 }
 
-impl Scene {
-    fn new(method: &str) -> Self {
-        eprintln!("{method}");
-        let spec = Spec::new(method);
-        let (tcp, udp) = (0..100)
-            .find_map(|_| {
-                let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-                let udp = UdpSocket::bind(tcp.local_addr().unwrap()).ok()?;
-                Some((tcp, udp))
-            })
-            .expect("a port free for TCP and UDP");
-        udp.set_read_timeout(Some(ANSWER)).unwrap();
-        Self {
-            // A spare connection would be taken for the one that asks.
-            local: Start::local(Program::Ssr, &spec, tcp.local_addr().unwrap())
-                .with(json!({"warm_connections": 0}))
-                .run(),
-            sealing: Sealing::new(&spec),
-            tcp,
-            udp,
-        }
-    }
-
-    /// Connects through the local half, answers its request with what `answer` makes of the salt and the whole
-    /// request, and returns what the client gets.
-    fn client_gets(&self, answer: impl Fn(&[u8], &[u8]) -> Vec<u8> + Sync) -> (Vec<u8>, End) {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let (mut stream, _) = self.tcp.accept().unwrap();
-                stream.set_read_timeout(Some(DEADLINE)).unwrap();
-                let mut request = vec![0; 4096];
-                let len = stream.read(&mut request).unwrap();
-                let bytes = answer(&request[..self.sealing.salt_len()], &request[..len]);
-                let _gone = stream.write_all(&bytes);
-                let _gone = stream.shutdown(std::net::Shutdown::Write);
-                let mut rest = Vec::new();
-                let _end = stream.read_to_end(&mut rest);
-            });
-            let mut client = self.local.socks().connect(&Target::name("localhost", 80));
-            client.write_all(b"question").unwrap();
-            watch(&mut client)
-        })
-    }
-
-    fn believes_nothing(&self, what: &str, answer: impl Fn(&[u8], &[u8]) -> Vec<u8> + Sync) {
-        let (got, end) = self.client_gets(answer);
-        assert!(got.is_empty(), "{what}: the client got {} bytes", got.len());
-        assert_ne!(end, End::Never, "{what}: the connection stays open");
-    }
-
-    /// The client's association and its first packet, as the server sees it.
-    fn asked(&self) -> (Association, SocketAddr, u64) {
-        let association = self.local.socks().associate();
-        let mut buf = [0; 4096];
-        let (len, from) = (0..20)
-            .find_map(|_| {
-                association.send(&target(), b"question");
-                self.udp.recv_from(&mut buf).ok()
-            })
-            .expect("a packet from the local half");
-        let session = self.sealing.client_session(&buf[..len]);
-        (association, from, session)
-    }
-
-    fn answers(&self, to: SocketAddr, packet: &Packet, session: u64, data: &[u8]) -> Vec<u8> {
-        let sealed = self.sealing.seal_answer(packet, session, &target(), data);
-        self.udp.send_to(&sealed, to).unwrap();
-        sealed
-    }
+fn believes_nothing(scene: &Impostor, what: &str, answer: impl Fn(&[u8], &[u8]) -> Vec<u8> + Sync) {
+    let (got, end) = client_gets(scene, answer);
+    assert!(got.is_empty(), "{what}: the client got {} bytes", got.len());
+    assert_ne!(end, End::Never, "{what}: the connection stays open");
 }
 
-fn target() -> Target {
-    common::process::v4(53).into()
+/// The client's association, where its first packet came from, and the session of that.
+fn asked(scene: &Impostor) -> (Association, SocketAddr, u64) {
+    let (association, packet, from) = scene.associated();
+    let session = scene.sealing.client_session(&packet);
+    (association, from, session)
+}
+
+fn answers(
+    scene: &Impostor,
+    to: SocketAddr,
+    packet: &Packet,
+    session: u64,
+    data: &[u8],
+) -> Vec<u8> {
+    let sealed = scene
+        .sealing
+        .seal_answer(packet, session, &udp_target(), data);
+    scene.udp.send_to(&sealed, to).unwrap();
+    sealed
 }
 
 /// A server's packet that a client must take.
@@ -115,23 +67,24 @@ fn packet(session: u64, id: u64) -> Packet {
 #[test]
 fn only_a_true_answer_reaches_the_client() {
     for method in METHODS {
-        let scene = Scene::new(method);
-        let (got, _) =
-            scene.client_gets(|salt, _| scene.sealing.seal_response(1, now(), salt, b"answer"));
+        let scene = Impostor::new(method, json!({}));
+        let (got, _) = client_gets(&scene, |salt, _| {
+            scene.sealing.seal_response(1, now(), salt, b"answer")
+        });
         assert_eq!(got, b"answer");
-        scene.believes_nothing("garbage", |_, _| pattern(1, 300));
-        scene.believes_nothing("nothing", |_, _| Vec::new());
+        believes_nothing(&scene, "garbage", |_, _| pattern(1, 300));
+        believes_nothing(&scene, "nothing", |_, _| Vec::new());
         let len = scene
             .sealing
             .seal_response(1, now(), &scene.sealing.fresh_salt(), b"answer")
             .len();
         for at in (0..len).step_by(5) {
-            scene.believes_nothing("a damaged answer", |salt, _| {
+            believes_nothing(&scene, "a damaged answer", |salt, _| {
                 let mut answer = scene.sealing.seal_response(1, now(), salt, b"answer");
                 answer[at] ^= 1;
                 answer
             });
-            scene.believes_nothing("a truncated answer", |salt, _| {
+            believes_nothing(&scene, "a truncated answer", |salt, _| {
                 scene.sealing.seal_response(1, now(), salt, b"answer")[..at].to_vec()
             });
         }
@@ -141,17 +94,17 @@ fn only_a_true_answer_reaches_the_client() {
 #[test]
 fn an_answer_to_another_request_is_not_believed() {
     for method in &METHODS[1..] {
-        let scene = Scene::new(method);
+        let scene = Impostor::new(method, json!({}));
         let other = scene.sealing.fresh_salt();
-        scene.believes_nothing("another request's answer", |_, _| {
+        believes_nothing(&scene, "another request's answer", |_, _| {
             scene.sealing.seal_response(1, now(), &other, b"answer")
         });
-        scene.believes_nothing("a request header", |salt, _| {
+        believes_nothing(&scene, "a request header", |salt, _| {
             scene.sealing.seal_response(0, now(), salt, b"answer")
         });
         for skew in [-40, 40] {
             let then = now().checked_add_signed(skew).unwrap();
-            scene.believes_nothing("a stale answer", |salt, _| {
+            believes_nothing(&scene, "a stale answer", |salt, _| {
                 scene.sealing.seal_response(1, then, salt, b"answer")
             });
         }
@@ -161,28 +114,39 @@ fn an_answer_to_another_request_is_not_believed() {
 #[test]
 fn the_clients_own_request_is_not_an_answer() {
     for method in METHODS {
-        let scene = Scene::new(method);
-        scene.believes_nothing("the reflected request", |_, request| request.to_vec());
+        let scene = Impostor::new(method, json!({}));
+        believes_nothing(&scene, "the reflected request", |_, request| {
+            request.to_vec()
+        });
     }
 }
 
 #[test]
 fn only_true_datagrams_reach_the_client() {
     for method in &METHODS[1..] {
-        let scene = Scene::new(method);
-        let (association, from, session) = scene.asked();
+        let scene = Impostor::new(method, json!({}));
+        let (association, from, session) = asked(&scene);
         while association.receive(SILENCE / 8).is_some() {}
         let mut stale = packet(1, 0);
         stale.timestamp -= 40;
-        scene.answers(from, &stale, session, b"stale");
-        scene.answers(from, &packet(1, 1), session ^ 1, b"another session's");
-        scene.answers(from, &Packet::new(1, 2), session, b"a request");
+        answers(&scene, from, &stale, session, b"stale");
+        answers(
+            &scene,
+            from,
+            &packet(1, 1),
+            session ^ 1,
+            b"another session's",
+        );
+        answers(&scene, from, &Packet::new(1, 2), session, b"a request");
         for len in 0..100 {
             scene.udp.send_to(&pattern(len as u64, len), from).unwrap();
         }
-        let sealed = scene.answers(from, &packet(1, 4), session, b"answer");
+        let sealed = answers(&scene, from, &packet(1, 4), session, b"answer");
         let (source, data) = association.receive(ANSWER).expect("the true answer");
-        assert_eq!((source, data.as_slice()), (target(), b"answer".as_slice()));
+        assert_eq!(
+            (source, data.as_slice()),
+            (udp_target(), b"answer".as_slice())
+        );
         scene.udp.send_to(&sealed, from).unwrap();
         let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
         stranger.send_to(&sealed, from).unwrap();
@@ -196,23 +160,35 @@ fn only_true_datagrams_reach_the_client() {
 #[test]
 fn a_server_that_restarts_is_still_heard() {
     for method in &METHODS[1..] {
-        let scene = Scene::new(method);
-        let (association, from, session) = scene.asked();
+        let scene = Impostor::new(method, json!({}));
+        let (association, from, session) = asked(&scene);
         for server_session in [1, 2] {
             for id in [0, 1, 2] {
-                scene.answers(from, &packet(server_session, id), session, b"here");
+                answers(&scene, from, &packet(server_session, id), session, b"here");
                 assert!(
                     association.receive(ANSWER).is_some(),
                     "server session {server_session}, packet {id}"
                 );
             }
         }
-        scene.answers(from, &packet(1, 3), session, b"late, from the old one");
+        answers(
+            &scene,
+            from,
+            &packet(1, 3),
+            session,
+            b"late, from the old one",
+        );
         assert!(
             association.receive(ANSWER).is_some(),
             "the old session's last packets"
         );
-        scene.answers(from, &packet(1, 3), session, b"late, from the old one");
+        answers(
+            &scene,
+            from,
+            &packet(1, 3),
+            session,
+            b"late, from the old one",
+        );
         assert!(
             association.receive(SILENCE).is_none(),
             "a replay of the old session"
@@ -223,10 +199,10 @@ fn a_server_that_restarts_is_still_heard() {
 #[test]
 fn garbage_from_the_servers_address_does_not_break_the_association() {
     for method in &METHODS[1..] {
-        let scene = Scene::new(method);
-        let (association, from, session) = scene.asked();
+        let scene = Impostor::new(method, json!({}));
+        let (association, from, session) = asked(&scene);
         scene.udp.send_to(&pattern(1, 1000), from).unwrap();
-        association.send(&target(), b"again");
+        association.send(&udp_target(), b"again");
         let mut buf = [0; 4096];
         let (len, again) = scene.udp.recv_from(&mut buf).expect("the next packet");
         assert_eq!(again, from, "the client's socket was replaced");
@@ -235,7 +211,7 @@ fn garbage_from_the_servers_address_does_not_break_the_association() {
             session,
             "the session was replaced"
         );
-        scene.answers(from, &packet(9, 0), session, b"fine");
+        answers(&scene, from, &packet(9, 0), session, b"fine");
         assert_eq!(association.receive(ANSWER).expect("an answer").1, b"fine");
     }
 }

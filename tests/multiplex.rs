@@ -233,6 +233,16 @@ fn streams_beyond_the_limit_of_a_session_are_ended_and_make_room() {
     assert!(Session::smux(&server).echoes(3, &echo), "others are");
 }
 
+/// The end of stream 3 makes room for another.
+fn makes_room(session: &mut Session, echo: &TcpTarget) {
+    session.send(END, 3, &[]);
+    let mut next = 9;
+    eventually("there is room again", || {
+        next += 2;
+        session.echoes(next, echo)
+    });
+}
+
 #[test]
 fn streams_of_a_session_are_connections() {
     let server = server(json!({"limits": {"connections": 2}}));
@@ -241,12 +251,7 @@ fn streams_of_a_session_are_connections() {
     assert!(session.echoes(3, &echo));
     assert!(session.echoes(5, &echo));
     assert!(!session.echoes(7, &echo), "one too many");
-    session.send(END, 3, &[]);
-    let mut next = 9;
-    eventually("there is room again", || {
-        next += 2;
-        session.echoes(next, &echo)
-    });
+    makes_room(&mut session, &echo);
 }
 
 #[test]
@@ -258,12 +263,7 @@ fn streams_that_have_not_sent_their_request_are_connections_too() {
         session.send(OPEN, stream, &[]);
     }
     assert!(!session.echoes(9, &echo), "one too many");
-    session.send(END, 3, &[]);
-    let mut next = 9;
-    eventually("there is room again", || {
-        next += 2;
-        session.echoes(next, &echo)
-    });
+    makes_room(&mut session, &echo);
 }
 
 #[test]

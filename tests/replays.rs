@@ -3,18 +3,17 @@
 
 use crate::common::{
     ANSWER, DEADLINE, SILENCE, eventually,
+    impostor::{Impostor, udp_target},
     peers::{Half, Program, Spec, Start},
-    probe::{Cut, End, Then, probe, watch},
+    probe::{Cut, End, Then, probe},
     seal::{Packet, Sealing, now},
-    socks::{Association, Target},
     targets::TcpTarget,
     udp::UdpTarget,
 };
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, UdpSocket},
+    net::UdpSocket,
     thread,
     time::{Duration, Instant},
 };
@@ -251,112 +250,56 @@ fn a_clock_that_is_set_back_makes_no_replay_fresh() {
     );
 }
 
-/// `ssr local` whose server is this test.
-struct Impostor {
-    local: Half,
-    sealing: Sealing,
-    tcp: TcpListener,
-    udp: UdpSocket,
+/// Answers a request of the local half. Returns the request, and what the client gets.
+fn asked(scene: &Impostor, answer: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    // The client's connection may end before it has sent its data.
+    let exchange = scene.exchange(|_| answer.to_vec());
+    assert_ne!(exchange.end, End::Never);
+    (exchange.request, exchange.got)
 }
 
-impl Impostor {
-    fn new(keys: Value) -> Self {
-        let spec = Spec::new(OLD);
-        let (tcp, udp) = (0..100)
-            .find_map(|_| {
-                let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-                let udp = UdpSocket::bind(tcp.local_addr().unwrap()).ok()?;
-                Some((tcp, udp))
-            })
-            .expect("a port free for TCP and UDP");
-        udp.set_read_timeout(Some(ANSWER)).unwrap();
-        Self {
-            // A spare connection would be taken for the one that asks.
-            local: Start::local(Program::Ssr, &spec, tcp.local_addr().unwrap())
-                .with(json!({"warm_connections": 0}))
-                .with(keys)
-                .run(),
-            sealing: Sealing::new(&spec),
-            tcp,
-            udp,
-        }
-    }
-
-    /// Makes a request through the local half, answers it with `answer`, and returns the request and what the client gets.
-    fn asked(&self, answer: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        thread::scope(|scope| {
-            let request = scope.spawn(|| {
-                let (mut stream, _) = self.tcp.accept().unwrap();
-                stream.set_read_timeout(Some(DEADLINE)).unwrap();
-                let mut request = vec![0; 4096];
-                let len = stream.read(&mut request).unwrap();
-                request.truncate(len);
-                let _gone = stream.write_all(answer);
-                let _gone = stream.shutdown(Shutdown::Write);
-                let _end = stream.read_to_end(&mut Vec::new());
-                request
-            });
-            let mut client = self.local.socks().connect(&Target::name("localhost", 80));
-            // It may end before.
-            let _gone = client.write_all(b"question");
-            let (got, end) = watch(&mut client);
-            assert_ne!(end, End::Never);
-            drop(client);
-            (request.join().unwrap(), got)
-        })
-    }
-
-    fn answer(&self, data: &[u8]) -> Vec<u8> {
-        self.sealing.seal_response(1, now(), &[], data)
-    }
-
-    /// A new association, its datagram as the server gets it, and where that came from.
-    fn associated(&self) -> (Association, Vec<u8>, SocketAddr) {
-        let association = self.local.socks().associate();
-        let mut buf = [0; 4096];
-        let (len, from) = (0..20)
-            .find_map(|_| {
-                association.send(&udp_target(), b"question");
-                self.udp.recv_from(&mut buf).ok()
-            })
-            .expect("a packet from the local half");
-        (association, buf[..len].to_vec(), from)
-    }
-}
-
-fn udp_target() -> Target {
-    crate::common::process::v4(53).into()
+fn answer(scene: &Impostor, data: &[u8]) -> Vec<u8> {
+    scene.sealing.seal_response(1, now(), &[], data)
 }
 
 #[test]
 fn a_local_takes_no_recorded_answer_for_the_answer_to_another_request() {
-    let scene = Impostor::new(json!({}));
-    let recorded = scene.answer(b"transfer 5");
-    assert_eq!(scene.asked(&recorded).1, b"transfer 5");
-    assert_eq!(scene.asked(&scene.answer(b"transfer 6")).1, b"transfer 6");
-    assert_eq!(scene.asked(&recorded).1, b"", "a recorded answer");
-    assert_eq!(scene.asked(&scene.answer(b"transfer 7")).1, b"transfer 7");
+    let scene = Impostor::new(OLD, json!({}));
+    let recorded = answer(&scene, b"transfer 5");
+    assert_eq!(asked(&scene, &recorded).1, b"transfer 5");
+    assert_eq!(
+        asked(&scene, &answer(&scene, b"transfer 6")).1,
+        b"transfer 6"
+    );
+    assert_eq!(asked(&scene, &recorded).1, b"", "a recorded answer");
+    assert_eq!(
+        asked(&scene, &answer(&scene, b"transfer 7")).1,
+        b"transfer 7"
+    );
 }
 
 #[test]
 fn a_local_takes_no_request_of_its_own_for_an_answer() {
-    let scene = Impostor::new(json!({}));
-    let (request, _) = scene.asked(&scene.answer(b"answer"));
-    assert_eq!(scene.asked(&request).1, b"", "an earlier request");
+    let scene = Impostor::new(OLD, json!({}));
+    let (request, _) = asked(&scene, &answer(&scene, b"answer"));
+    assert_eq!(asked(&scene, &request).1, b"", "an earlier request");
 }
 
 #[test]
 fn a_local_that_ignores_replays_remembers_nothing() {
-    let scene = Impostor::new(json!({"security": {"replay_attack": {"policy": "ignore"}}}));
-    let recorded = scene.answer(b"again");
+    let scene = Impostor::new(
+        OLD,
+        json!({"security": {"replay_attack": {"policy": "ignore"}}}),
+    );
+    let recorded = answer(&scene, b"again");
     for _ in 0..2 {
-        assert_eq!(scene.asked(&recorded).1, b"again");
+        assert_eq!(asked(&scene, &recorded).1, b"again");
     }
 }
 
 #[test]
 fn a_local_takes_a_datagram_once_and_none_of_its_own() {
-    let scene = Impostor::new(json!({}));
+    let scene = Impostor::new(OLD, json!({}));
     let (association, question, from) = scene.associated();
     let answer = scene.sealing.seal_packet_2017(&udp_target(), b"answer");
     let say = |datagram: &[u8], to| scene.udp.send_to(datagram, to).unwrap();
