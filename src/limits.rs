@@ -17,6 +17,9 @@ pub const MAX_PUBLIC_PORTS: usize = 4096;
 pub const BACKLOG: i32 = 1024;
 /// How long nothing may have moved to or from a visitor that has sent something before it can lose its place to another.
 pub const VISITOR_SILENCE: Duration = Duration::from_secs(10);
+/// How long a peer may have acknowledged nothing and sent nothing, while data for it was sent again and again, until the flow
+/// ends. A path that is back within half this time is used again: the system waits twice as long before each repetition.
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// How long flows may continue after SIGTERM or SIGINT.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 

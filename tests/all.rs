@@ -90,6 +90,7 @@ mod tun_names;
 mod tunnel;
 mod udp_floods;
 mod udp_over_tcp;
+mod unacknowledged;
 mod unix_sockets;
 mod users;
 mod visitors;

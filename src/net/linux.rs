@@ -287,6 +287,14 @@ pub struct TcpInfo {
     pub acknowledged: u64,
     /// Segments with payload that were sent, those that were sent again included.
     pub sent: u32,
+    /// Bytes are in the socket that were not sent yet, or not acknowledged.
+    pub is_waiting: bool,
+    /// How often the oldest of them were sent again. Probes of a peer that has no room are not counted.
+    pub resent: u8,
+    /// How long nothing has come from the peer but keepalive probes.
+    pub silence: Duration,
+    /// Changes with payload that is new, and with segments without payload. What the peer sends again does not change it.
+    pub heard: u32,
 }
 
 /// Asks for the state of a connection. What an older system does not know is 0.
@@ -314,15 +322,25 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
         let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
         word.map_or(0, |word| u32::from_ne_bytes(*word))
     };
-    let long = bytes.get(120..).and_then(<[u8]>::first_chunk);
+    let long = |at: usize| {
+        let long = bytes.get(at..).and_then(<[u8]>::first_chunk);
+        long.map_or(0, |long| u64::from_ne_bytes(*long))
+    };
+    let without_payload = word(140).wrapping_sub(word(152));
+    // The lower half is enough to see a change.
+    let received = u32::try_from(long(128) & u64::from(u32::MAX)).unwrap_or_default();
     Ok(TcpInfo {
         segment: word(16),
         path_mtu: word(60),
         round_trip: Duration::from_micros(word(68).into()),
         retransmitted: word(100),
         needless: word(216),
-        acknowledged: long.map_or(0, |long| u64::from_ne_bytes(*long)),
+        acknowledged: long(120),
         sent: word(156),
+        is_waiting: word(24) > 0 || word(144) > 0,
+        resent: bytes.get(2).copied().unwrap_or_default(),
+        silence: Duration::from_millis(word(52).min(word(56)).into()),
+        heard: received.wrapping_add(without_payload),
     })
 }
 

@@ -166,3 +166,8 @@ impl SocketOptions {
 pub(super) fn keep_alive(socket: &SockRef<'_>, time: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time))
 }
+
+/// Whether it is a socket of MPTCP.
+pub(super) fn is_multipath(socket: &SockRef<'_>) -> bool {
+    matches!(socket.protocol(), Ok(Some(linux::MPTCP)))
+}

@@ -427,6 +427,15 @@ impl Stream {
         }
     }
 
+    /// Whether the connection may have several paths (MPTCP): [`Self::tcp_info`] speaks of the first one only.
+    pub(crate) fn is_multipath(&self) -> bool {
+        match &self.0 {
+            Kind::Tcp(stream) => options::is_multipath(&SockRef::from(stream)),
+            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) => false,
+            Kind::Layer(layer) => lock(layer).inner().is_multipath(),
+        }
+    }
+
     /// Whether it is a socket without layers, whose bytes the kernel can move by itself.
     #[must_use]
     pub const fn is_socket(&self) -> bool {

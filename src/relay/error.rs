@@ -120,6 +120,16 @@ pub enum Error {
     /// The client of a link has replaced it with another.
     #[error("the client replaced this link with a new one")]
     Replaced,
+    /// Data was sent again and again, and its receiver is not there any more.
+    #[error(
+        "the {side} has acknowledged nothing for {seconds} s, although data was sent to it again and again"
+    )]
+    Unacknowledged {
+        /// The side that it was sent to.
+        side: Side,
+        /// The limit, in seconds.
+        seconds: u64,
+    },
     /// Nothing moved for too long.
     #[error("no data in either direction for {seconds} s")]
     Idle {
@@ -171,6 +181,7 @@ impl Error {
             Self::Silent { .. } => "silent",
             Self::Overloaded(_) => "no_resources",
             Self::Replaced => "replaced",
+            Self::Unacknowledged { .. } => "unacknowledged",
             Self::Idle { .. } => "idle",
         }
     }

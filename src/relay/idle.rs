@@ -62,20 +62,4 @@ impl IdleTimer {
         self.last = moved;
         self.idle_ticks >= TICKS
     }
-
-    /// Changes to a longer limit, which begins now.
-    pub(super) fn lengthen(&mut self, limit: Duration, sleep: Pin<&mut Sleep>) {
-        if limit > self.limit {
-            (self.limit, self.idle_ticks) = (limit, 0);
-            sleep.reset(Instant::now() + self.period());
-        }
-    }
-
-    /// Changes to a shorter limit, which begins now.
-    pub(super) fn shorten(&mut self, limit: Duration, sleep: Pin<&mut Sleep>) {
-        if limit < self.limit {
-            (self.limit, self.idle_ticks) = (limit, 0);
-            sleep.reset(Instant::now() + self.period());
-        }
-    }
 }

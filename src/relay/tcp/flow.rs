@@ -15,10 +15,11 @@ use super::fairness::Turn;
 use super::half::{Codec, Half};
 use super::request::Timeouts;
 use super::traffic::Traffic;
+use super::watch::{Acknowledging, Watch};
+use crate::limits::UNACKNOWLEDGED;
 use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};
-use crate::relay::idle::IdleTimer;
 use crate::relay::leg::{Failure, Leg, Others};
 
 /// The age at which a flow's upstream is given keepalive probes: shorter flows are not worth the system calls. Clients'
@@ -53,6 +54,8 @@ pub(super) struct Flow {
     others: Option<Box<dyn Others>>,
     /// It knows that something has come back.
     told_answer: bool,
+    /// Whether the client and the upstream acknowledge what is sent to them.
+    acknowledging: [Acknowledging; 2],
     /// Where somebody wants to know what moves.
     activity: Option<Arc<Activity>>,
     account: Option<Box<Account>>,
@@ -90,6 +93,7 @@ impl Flow {
             ended_first: None,
             others: upstream.others,
             told_answer: false,
+            acknowledging: Default::default(),
             activity: None,
             account: None,
         })
@@ -122,16 +126,16 @@ impl Flow {
             true => SUSPECT.min(timeouts.idle),
             false => timeouts.idle,
         };
+        let settles = timeouts
+            .keep_alive
+            .map_or(SETTLED, |time| SETTLED.min(time));
         let mut running = Running {
             flow: self,
             timeouts,
-            idle: IdleTimer::new(idle),
+            watch: Watch::new(idle, settles),
             keep_alive: timeouts.keep_alive,
         };
-        let settles = timeouts
-            .keep_alive
-            .map_or(Duration::MAX, |time| SETTLED.min(time));
-        let mut tick = pin!(sleep(running.idle.period().min(settles)));
+        let mut tick = pin!(sleep(running.watch.step()));
         poll_fn(|cx| running.poll(cx, tick.as_mut())).await
     }
 
@@ -178,6 +182,24 @@ impl Flow {
             Poll::Ready(()) => Err(Error::io(side)(ErrorKind::ConnectionReset.into())),
             Poll::Pending => Ok(()),
         }
+    }
+
+    /// Looks, `step` after the last look, whether data arrives where it was sent. Returns whether any is still on its way.
+    fn check_acknowledged(&mut self, step: Duration) -> Result<bool, Error> {
+        let mut is_waiting = false;
+        let sides = [
+            (&self.client, Side::Client),
+            (&self.upstream, Side::Upstream),
+        ];
+        for ((stream, side), acknowledging) in sides.into_iter().zip(&mut self.acknowledging) {
+            let info = stream.tcp_info().unwrap_or_default();
+            is_waiting |= info.is_waiting;
+            if acknowledging.has_ceased(&info, step) && !stream.is_multipath() {
+                let seconds = UNACKNOWLEDGED.as_secs();
+                return Err(Error::Unacknowledged { side, seconds });
+            }
+        }
+        Ok(is_waiting)
     }
 
     /// Whether this is all that a client did which others wait behind: it has sent nothing, and ended. It is probably gone.
@@ -254,7 +276,7 @@ impl Flow {
 struct Running<'a> {
     flow: &'a mut Flow,
     timeouts: &'a Timeouts,
-    idle: IdleTimer,
+    watch: Watch,
     /// The keepalive time, until it is set.
     keep_alive: Option<Duration>,
 }
@@ -265,7 +287,7 @@ impl Running<'_> {
         cx: &mut Context<'_>,
         mut tick: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Box<Error>>> {
-        let (flow, idle) = (&mut *self.flow, &mut self.idle);
+        let (flow, watch) = (&mut *self.flow, &mut self.watch);
         if let Some(account) = &mut flow.account {
             // A flow that waits for its user's rate is not idle.
             ready!(account.poll(cx))?;
@@ -277,36 +299,35 @@ impl Running<'_> {
             account.note(traffic, cx);
         }
         if ended == 0 && flow.told_answer && !had_answer {
-            idle.lengthen(self.timeouts.idle, tick.as_mut());
+            watch.lengthen(self.timeouts.idle, tick.as_mut());
         }
         match ended {
             2 => return Poll::Ready(Ok(())),
             1 => {
                 flow.check_ended(cx)?;
-                // The idle limit is short now: no probes are needed, and the timer is for the limit alone.
-                if self.keep_alive.take().is_some() {
-                    tick.as_mut().reset(Instant::now() + idle.period());
-                }
+                // The idle limit is short now: no probes are needed.
+                self.keep_alive = None;
                 let (half_close, is_silent) = (self.timeouts.half_close, flow.has_only_ended());
                 match is_silent {
-                    true => idle.shorten(half_close.min(ENDED_SILENT), tick.as_mut()),
-                    false => idle.shorten(half_close, tick.as_mut()),
+                    true => watch.shorten(half_close.min(ENDED_SILENT), tick.as_mut()),
+                    false => watch.shorten(half_close, tick.as_mut()),
                 }
                 if flow.activity.is_some() && !is_silent {
-                    idle.lengthen(half_close.min(self.timeouts.idle), tick.as_mut());
+                    watch.lengthen(half_close.min(self.timeouts.idle), tick.as_mut());
                 }
             }
             _ => {}
         }
-        if let Some(time) = self.keep_alive
-            && tick.as_mut().poll(cx).is_ready()
-        {
-            self.keep_alive = None;
-            // If the system refuses, there is still the idle timeout.
-            let _ = flow.upstream.keep_alive(time);
-            tick.as_mut().reset(Instant::now() + idle.period());
+        watch.note(flow.moved(), tick.as_mut());
+        while tick.as_mut().poll(cx).is_ready() {
+            if let Some(time) = self.keep_alive.take() {
+                // If the system refuses, there is still the idle timeout.
+                let _ = flow.upstream.keep_alive(time);
+            }
+            let is_waiting = flow.check_acknowledged(watch.step())?;
+            watch.tick(flow.moved(), is_waiting).map_err(Box::new)?;
+            tick.as_mut().reset(Instant::now() + watch.step());
         }
-        idle.poll(cx, tick, flow.moved())
-            .map(|error| Err(Box::new(error)))
+        Poll::Pending
     }
 }

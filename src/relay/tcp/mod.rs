@@ -8,7 +8,7 @@
 //! - `request.rs`: what it needs from the floor above: [`Inbound`], [`Request`], [`Outbound`].
 //! - `record.rs`: what is counted, logged and noted of a stream at its end.
 //! - `activity.rs`: what a stream did last.
-//! - `flow.rs`: two connected legs, their timers and their end.
+//! - `flow.rs`: two connected legs and their end; `watch.rs`: their timer.
 //! - [`half`]: one direction, and in `splice.rs` its short way through the kernel.
 //! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
 //! - `fairness.rs`: in what order the flows of a worker take their turns.
@@ -24,6 +24,7 @@ mod service;
 mod splice;
 mod traffic;
 mod trial;
+mod watch;
 
 pub use super::leg::{Failure, First, Leg, NextLeg, Others};
 pub use crate::wire::reserved::Reserved;

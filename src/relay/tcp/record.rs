@@ -124,9 +124,14 @@ impl<'a> End<'a> {
             Cause::Error(Error::Replaced) => false,
             _ if self.stage != Stage::Relay => true,
             Cause::Error(Error::Idle { .. }) => waited,
-            Cause::Error(Error::Io {
-                side: Side::Client, ..
-            })
+            Cause::Error(
+                Error::Io {
+                    side: Side::Client, ..
+                }
+                | Error::Unacknowledged {
+                    side: Side::Client, ..
+                },
+            )
             | Cause::Unanswered(Unanswered::Client) => waited && relayed >= PATIENCE,
             Cause::Error(_) | Cause::Unanswered(_) => true,
         }
@@ -159,6 +164,10 @@ impl<'a> End<'a> {
             }) => Failure::of_io(source),
             Cause::Error(
                 Error::Idle { .. }
+                | Error::Unacknowledged {
+                    side: Side::Upstream,
+                    ..
+                }
                 | Error::Io {
                     side: Side::Client, ..
                 },
