@@ -1,9 +1,10 @@
 //! A map that forgets its oldest entries, many at a time.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::mem;
 use std::time::Duration;
+
+use hashbrown::HashMap;
 
 /// Entries in two generations. New ones go to the young generation. When that is as old as `keep`, it becomes the old
 /// generation, and the previous old one is forgotten. So an entry is remembered for at least `keep`, and while entries keep
@@ -16,7 +17,7 @@ use std::time::Duration;
 /// has a later one was not among them. If the peers' clocks and ours do not run backwards, all that is accepted has a later
 /// one.
 ///
-/// Memory grows with use.
+/// Memory grows with use. The hash is a fast one with a random seed: keys come from those who hold the server's key.
 #[derive(Debug)]
 pub(super) struct Generations<K, V> {
     young: Generation<K, V>,

@@ -9,6 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct ReplayFilter {
     received: Mutex<SaltPool>,
     sent: Mutex<SaltPool>,
     clock: Clock,
+    /// Whether salts are forgotten by age. Otherwise the clock is not read for each packet.
+    by_age: bool,
     /// Whether it was said that too many salts come.
     said: AtomicBool,
 }
@@ -40,13 +43,8 @@ impl ReplayFilter {
     #[must_use]
     pub fn for_streams(method: Method, policy: ReplayPolicy) -> Self {
         match method.family() {
-            Family::Aead2022 => {
-                let pool = || SaltPool::new(Some(SALT_LIFETIME), DATED_SALTS);
-                Self::new(ReplayPolicy::Reject, pool)
-            }
-            Family::Aead2017 | Family::Plain => {
-                Self::new(policy, || SaltPool::new(None, STREAM_SALTS))
-            }
+            Family::Aead2022 => Self::new(ReplayPolicy::Reject, Some(SALT_LIFETIME), DATED_SALTS),
+            Family::Aead2017 | Family::Plain => Self::new(policy, None, STREAM_SALTS),
         }
     }
 
@@ -58,19 +56,21 @@ impl ReplayFilter {
         } else {
             policy
         };
-        Self::new(policy, || SaltPool::new(None, PACKET_SALTS))
+        Self::new(policy, None, PACKET_SALTS)
     }
 
     fn for_client(policy: ReplayPolicy) -> Self {
-        Self::new(policy, || SaltPool::new(None, CLIENT_SALTS))
+        Self::new(policy, None, CLIENT_SALTS)
     }
 
-    fn new(policy: ReplayPolicy, pool: impl Fn() -> SaltPool) -> Self {
+    fn new(policy: ReplayPolicy, keep: Option<Duration>, capacity: usize) -> Self {
+        let pool = || Mutex::new(SaltPool::new(keep, capacity));
         Self {
             policy,
-            received: Mutex::new(pool()),
-            sent: Mutex::new(pool()),
+            received: pool(),
+            sent: pool(),
             clock: Clock::default(),
+            by_age: keep.is_some(),
             said: AtomicBool::new(false),
         }
     }
@@ -91,7 +91,7 @@ impl ReplayFilter {
         if self.policy == ReplayPolicy::Ignore || salt.is_empty() {
             return Ok(());
         }
-        let age = self.clock.age();
+        let age = self.age();
         let admitted = match lock(&self.sent).contains(salt) {
             true => Err(SaltRefusal::Known),
             false => {
@@ -136,11 +136,18 @@ impl ReplayFilter {
         self.note_all_sent(&[*salt]);
     }
 
+    fn age(&self) -> Duration {
+        match self.by_age {
+            true => self.clock.age(),
+            false => Duration::ZERO,
+        }
+    }
+
     fn note_all_sent(&self, salts: &[Salt]) {
         if self.policy == ReplayPolicy::Ignore {
             return;
         }
-        let age = self.clock.age();
+        let age = self.age();
         let mut sent = lock(&self.sent);
         for salt in salts {
             // Chance repeats none.
@@ -273,7 +280,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    fn age(&self) -> std::time::Duration {
+    fn age(&self) -> Duration {
         self.start.elapsed()
     }
 
@@ -294,8 +301,6 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::time::Duration;
-
     use super::*;
 
     const OLD: Method = Method::Aes256Gcm;
@@ -329,8 +334,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn memory_for_requests_has_a_bound_which_is_said() {
-        let pool = || SaltPool::new(Some(SALT_LIFETIME), 1000);
-        let filter = ReplayFilter::new(ReplayPolicy::Reject, pool);
+        let filter = ReplayFilter::new(ReplayPolicy::Reject, Some(SALT_LIFETIME), 1000);
         let salts = 1001;
         for number in 0..salts {
             assert!(!filter.said.load(Relaxed), "{number}");
