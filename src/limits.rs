@@ -212,6 +212,13 @@ pub const MAX_LOG_WAITING: usize = 1 << 20;
 /// How long the end of the process waits until they are written.
 pub const LOG_FLUSH_TIME: Duration = Duration::from_secs(2);
 
+// Users.
+
+/// Users of one server. A config may state more; then none is added while it runs.
+pub const MAX_USERS: usize = 10_000;
+/// Bytes of the name of a user that is added while a server runs.
+pub const MAX_USER_NAME: usize = 128;
+
 // Rules.
 
 /// Rules of one config; a rule may have any number of destinations.

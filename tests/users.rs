@@ -56,12 +56,17 @@ impl Scene {
 
     /// What `ssr status` says of a user.
     fn status(&self, user: &str) -> Value {
+        self.one(json!(user))
+    }
+
+    /// The same for a user, or for the only one, which has no name.
+    fn one(&self, name: Value) -> Value {
         let pid = self.server.process.id().to_string();
         let output = ssr(&["status", "--pid", &pid, "--json"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         let users = answer["users"].as_array().unwrap();
-        let user = users.iter().find(|one| one["name"] == user);
+        let user = users.iter().find(|one| one["name"] == name);
         user.unwrap().clone()
     }
 
@@ -165,11 +170,11 @@ fn rate_holds_in_each_direction_and_connections_share_it() {
         flows.into_iter().map(|flow| flow.join().unwrap()).collect()
     });
     let sum: u64 = counts.iter().sum();
-    let time = begun.elapsed().as_secs_f64() + 0.5; // a burst, and the rest of a turn
     assert!(sum >= RATE, "{counts:?}");
     let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
     assert!(*most <= 4 * *least + (512 << 10), "{counts:?}");
     let taken = scene.status("ann")["down_bytes"].as_u64().unwrap();
+    let time = begun.elapsed().as_secs_f64() + 1.0; // a burst, and the rest of a turn of each
     assert!(taken as f64 <= RATE as f64 * time, "{taken} in {time} s");
 }
 
@@ -268,4 +273,30 @@ fn datagrams_beyond_the_rate_are_dropped() {
     let some = passed(&ann);
     assert!((1..60).contains(&some), "{some}");
     assert!(passed(&bob) > 90);
+}
+
+#[test]
+fn server_with_one_key_counts_a_user_without_a_name() {
+    let (server, echo) = (
+        Start::server(Ssr, &Spec::new(METHOD)).run(),
+        TcpTarget::echo(),
+    );
+    let local = Start::local(Ssr, &Spec::new(METHOD), server.address).run();
+    let scene = Scene { server };
+    assert_eq!(scene.one(Value::Null)["up_bytes"], 0);
+    let mut open = local.socks().connect(&echo.v4());
+    open.write_all(&pattern(1, 100_000)).unwrap();
+    open.read_exact(&mut vec![0; 100_000]).unwrap();
+    let association = local.socks().associate();
+    let _back = association.exchange(&UdpTarget::echo().target(), &[7; 500]);
+    eventually("all is counted", || {
+        let user = scene.one(Value::Null);
+        let counts = ["up_bytes", "down_bytes", "tcp_now", "udp_now", "ips_now"];
+        counts.map(|key| user[key].as_u64().unwrap()) == [100_500, 100_500, 1, 1, 1]
+    });
+    drop(open);
+    eventually("the stream has ended", || {
+        scene.one(Value::Null)["tcp_now"] == 0
+    });
+    assert!(works(&local, &echo));
 }

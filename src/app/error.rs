@@ -15,6 +15,14 @@ pub(super) enum Error {
     /// The resolver could not be set up.
     #[error("DNS: {0}")]
     Dns(#[from] dns::Error),
+    /// The users of a server cannot be together.
+    #[error("server {server}: {source}")]
+    Users {
+        /// Its name.
+        server: String,
+        /// The problem.
+        source: crate::relay::users::TableError,
+    },
     /// A plugin does not run.
     #[error(transparent)]
     Plugin(#[from] crate::net::plugin::Error),

@@ -39,7 +39,7 @@ fn entry(user: &User) -> Value {
     let (usage, limits) = (user.usage(), user.limits());
     let seen = (usage.last_seen > 0).then_some(usage.last_seen);
     json!({
-        "name": user.name,
+        "name": user.name(),
         "up_bytes": usage.up,
         "down_bytes": usage.down,
         "period_bytes": limits.quota.map(|_| usage.period),

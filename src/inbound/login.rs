@@ -19,8 +19,8 @@ pub struct Login {
 pub(super) fn find(logins: &[Login], name: &[u8], password: &[u8]) -> Option<Arc<User>> {
     let mut found = u64::MAX;
     for (index, login) in (0..).zip(logins) {
-        let same =
-            login.user.name.as_bytes().ct_eq(name) & login.password.as_slice().ct_eq(password);
+        let same = login.user.name().unwrap_or_default().as_bytes().ct_eq(name)
+            & login.password.as_slice().ct_eq(password);
         found.conditional_assign(&index, same);
     }
     let login = logins.get(usize::try_from(found).ok()?)?;

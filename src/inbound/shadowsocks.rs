@@ -18,6 +18,7 @@ use crate::net::pool::{Buffer, Size};
 use crate::net::{FAREWELL, Stream, handshake};
 use crate::relay::replay::ReplayFilter;
 use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request, Reserved};
+use crate::relay::users::{Protocol, Session, Table};
 use crate::relay::{Error, Side, User};
 use crate::wire::peer_protocol::PeerProtocol;
 use crate::wire::ss::request::{Progress, RequestOpener};
@@ -28,11 +29,7 @@ use crate::wire::{self, Address};
 /// The Shadowsocks side of `ssr server`.
 pub struct Shadowsocks {
     /// The keys of the server and its users.
-    pub accounts: Arc<Accounts>,
-    /// The user of each account, by the account's index.
-    pub users: Vec<Arc<User>>,
-    /// The next server of each relayed identity, by the account's index (SIP023).
-    pub next_hops: Vec<Option<Address>>,
+    pub users: Arc<Table>,
     /// Refuses streams that were seen before.
     pub replays: ReplayFilter,
     /// How long a peer that broke its stream after the handshake is read from before the stream is closed.
@@ -53,7 +50,7 @@ impl Inbound for Shadowsocks {
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
         let mut reading = Reading {
-            opener: RequestOpener::new(self.accounts.method()),
+            opener: RequestOpener::new(self.users.method),
             buffer: None,
         };
         let read = timeout_at(deadline, reading.run(self, &stream))
@@ -61,15 +58,13 @@ impl Inbound for Shadowsocks {
             .unwrap_or(Err(Error::HandshakeTimeout));
         match read {
             Ok((head, first)) => {
-                let user = reading.opener.user();
-                let user = user.and_then(|index| self.users.get(index)).cloned();
                 let request = Request {
                     target: head.target,
                     reply: None,
                     // A stream for the next server is passed on sealed, to where the operator said.
                     trusted: head.codec.is_none(),
                     peer,
-                    user,
+                    user: Some(head.user),
                     claimed: None,
                     leg: Leg {
                         stream,
@@ -83,9 +78,7 @@ impl Inbound for Shadowsocks {
                     None | Some(Reserved::Packets | Reserved::UdpOverTcp(_)) => {
                         Handshake::Request(request)
                     }
-                    Some(what) => {
-                        Handshake::Job((self.reserved)(what, request.leg, peer, request.user))
-                    }
+                    Some(what) => Handshake::Job(self.job(what, request)?),
                 })
             }
             Err(Error::Wire { source, .. }) => {
@@ -109,9 +102,10 @@ impl Inbound for Shadowsocks {
 impl Shadowsocks {
     /// What was wrong with a request, with what is known of who sent it. For the operator only.
     fn explain(&self, reading: &Reading, source: wire::Error) -> Error {
-        let user = reading.opener.user();
-        if let Some(user) = user.and_then(|index| self.users.get(index)) {
-            let user = user.name.clone();
+        let users = self.users.load();
+        let user = users.user(reading.opener.user());
+        if let Some(user) = user.and_then(|user| user.name()) {
+            let user = user.into();
             return Error::OfUser { user, source };
         }
         let other = PeerProtocol::surely(reading.raw());
@@ -121,27 +115,47 @@ impl Shadowsocks {
         }
     }
 
+    /// What is done for a client of a reserved target, until its user may not go on.
+    fn job(&self, what: Reserved, request: Request) -> Result<ClientJob<'static>, Error> {
+        let Request {
+            target,
+            leg,
+            peer,
+            user,
+            ..
+        } = request;
+        let protocol = match what {
+            Reserved::Multiplex => Protocol::Multiplex,
+            _ => Protocol::Link,
+        };
+        let target = target.to_string().into();
+        let begin = |user| Session::begin(user, peer, target, protocol);
+        let session = user.as_ref().map(begin).transpose()?;
+        let job = (self.reserved)(what, leg, peer, user);
+        Ok(match session {
+            None => job,
+            Some(session) => Box::pin(async move { session.hold(job).await? }),
+        })
+    }
+
     /// Seals the response to a client's stream.
-    fn sealer(&self, opener: &RequestOpener) -> Sealer {
-        let method = self.accounts.method();
+    fn sealer(&self, accounts: &Accounts, opener: &RequestOpener) -> Result<Sealer, wire::Error> {
+        let method = accounts.method();
         let salt = Salt::new(method, rand::random());
         if method.family() == Family::Aead2017 {
             // Under these methods an answer sent back to us would open as a request.
             self.replays.note_sent(&salt);
         }
         let request = opener.salt().unwrap_or(salt);
-        Sealer::response(
-            method,
-            self.accounts.session_key(opener.user()),
-            salt,
-            request,
-        )
+        let key = accounts.session_key(opener.user())?;
+        Ok(Sealer::response(method, key, salt, request))
     }
 }
 
 /// The head of a request.
 struct Head {
     target: Address,
+    user: Arc<User>,
     /// `None`: the stream is for the next server, which is the target.
     codec: Option<(Opener, Sealer)>,
 }
@@ -158,11 +172,10 @@ impl Reading {
         inbound: &Shadowsocks,
         stream: &Stream,
     ) -> Result<(Head, Buffer), Error> {
-        let accounts = &inbound.accounts;
         // SIP022 §3.1.4: the salt and fixed header must come with the first read.
-        let at_once = accounts.method().family() == Family::Aead2022;
+        let at_once = inbound.users.method.family() == Family::Aead2022;
         loop {
-            self.read(accounts, stream).await?;
+            self.read(&inbound.users, stream).await?;
             let head = self.open(inbound).map_err(|source| Error::Wire {
                 side: Side::Client,
                 source,
@@ -201,15 +214,16 @@ impl Reading {
     }
 
     /// Reads once, behind what has been read. A silent connection holds no buffer.
-    async fn read(&mut self, accounts: &Accounts, stream: &Stream) -> Result<(), Error> {
+    async fn read(&mut self, users: &Table, stream: &Stream) -> Result<(), Error> {
         loop {
             stream.readable().await.map_err(Error::io(Side::Client))?;
             let mut buffer = self
                 .buffer
                 .take()
                 .unwrap_or_else(|| Buffer::take(Size::Small));
-            if self.opener.need(accounts) > buffer.bytes().len() {
-                let size = Size::holding(self.opener.need(accounts)).unwrap_or(Size::Large);
+            let need = self.opener.need(&users.load().accounts);
+            if need > buffer.bytes().len() {
+                let size = Size::holding(need).unwrap_or(Size::Large);
                 buffer = buffer.resized(size);
             }
             let (bytes, _, raw) = buffer.parts();
@@ -237,24 +251,25 @@ impl Reading {
             return Ok(None);
         };
         let (bytes, ready, raw) = buffer.parts();
+        let users = inbound.users.load();
+        let accounts = &users.accounts;
         loop {
             let read = bytes.get_mut(..raw.end).unwrap_or_default();
             let replays = &inbound.replays;
-            match self.opener.open(&inbound.accounts, read, replays.now())? {
+            match self.opener.open(accounts, read, replays.now())? {
                 Progress::NeedMore => return Ok(None),
                 Progress::Authenticated(salt) => replays.admit(&salt, self.opener.timestamp())?,
                 Progress::Relay { user, salt, rest } => {
-                    let next = inbound.next_hops.get(user).cloned().flatten();
+                    let unknown = wire::Error::UnknownIdentity;
+                    let next = users.next_hop(Some(user)).ok_or(unknown)?;
+                    let user = users.user(Some(user)).ok_or(unknown)?;
                     ready.extend([salt, rest..raw.end]);
                     *raw = 0..0;
-                    return next
-                        .map(|target| {
-                            Some(Head {
-                                target,
-                                codec: None,
-                            })
-                        })
-                        .ok_or(wire::Error::UnknownIdentity);
+                    return Ok(Some(Head {
+                        target: (**next).clone(),
+                        user: Arc::clone(user),
+                        codec: None,
+                    }));
                 }
                 Progress::Complete(request) => {
                     if !request.payload.is_empty() {
@@ -265,9 +280,13 @@ impl Reading {
                     } else {
                         request.rest..raw.end
                     };
-                    let codec = (request.opener, inbound.sealer(&self.opener));
+                    // The user may have been removed since its identity was read.
+                    let user = users.user(self.opener.user());
+                    let user = user.ok_or(wire::Error::UnknownIdentity)?;
+                    let codec = (request.opener, inbound.sealer(accounts, &self.opener)?);
                     return Ok(Some(Head {
                         target: request.target,
+                        user: Arc::clone(user),
                         codec: Some(codec),
                     }));
                 }

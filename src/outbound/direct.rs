@@ -23,7 +23,7 @@ impl Outbound for Direct {
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let first = request.speaks_first();
         let client = Client {
-            user: request.user.as_ref().map(|user| &*user.name),
+            user: request.user.as_ref().and_then(|user| user.name()),
             ip: Some(request.peer.ip()),
         };
         let stream = self

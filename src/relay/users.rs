@@ -3,17 +3,24 @@
 //! A [`User`] is shared by all requests that are made with its credentials. Flows add to its counters once a turn and ask
 //! once a turn whether it may go on; nothing is done for each chunk. A user that may not go on wakes its flows, and they
 //! end.
+//!
+//! A [`Table`] has the users of one server, which may be added, changed and removed while it runs. [`Users`] has all tables, and
+//! knows the sessions that run.
 
 mod limits;
+mod live;
 mod pace;
 mod period;
 mod registry;
 mod session;
 mod sessions;
+mod table;
 mod user;
 
 pub use limits::{Limits, Refusal};
+pub use live::{LiveSession, Protocol};
 pub use period::Period;
 pub use registry::Users;
-pub(super) use session::{Session, Watch};
+pub(crate) use session::Session;
+pub use table::{Change, Member, NewUser, Reloaded, Snapshot, Table, TableError};
 pub use user::{Usage, User};

@@ -93,7 +93,7 @@ impl Rules {
     }
 
     fn stream_query<'a>(&'a self, request: &'a Request) -> Query<'a> {
-        let user = request.user.as_ref().map(|user| &*user.name);
+        let user = request.user.as_ref().and_then(|user| user.name());
         let query = self.query(request.target.as_ref(), Network::Tcp, user);
         match (query.host, &request.claimed) {
             (Host::Ip(ip), Some(name)) => Query {

@@ -15,7 +15,7 @@ use crate::app::room::Room;
 use crate::app::udp_share::UdpShare;
 use crate::app::visitors::Visitors;
 use crate::app::worker::{Job, ListenerService, packets};
-use crate::config::{self, Config, ProxyHop};
+use crate::config::{self, Config, ProxyHop, Server};
 use crate::dns::Resolver;
 use crate::dns::fake::Fakes;
 use crate::net::listener::Listener;
@@ -28,6 +28,7 @@ use crate::outbound::dialer::Dialer;
 use crate::relay::replay::ClientReplays;
 use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
+use crate::relay::users::Table;
 use crate::relay::{Counters, User};
 
 /// Collects the jobs of each worker.
@@ -217,11 +218,17 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A user of a server, whom the process knows from now on.
-    pub(super) fn user(&self, account: &config::User) -> Arc<User> {
-        let user = Arc::new(User::with(&account.name, account.limits));
-        self.counters.users.add(Arc::clone(&user));
-        user
+    /// The users of a server, whom the process knows from now on.
+    pub(super) fn table(&self, server: &Server) -> Result<Arc<Table>, Error> {
+        let (method, key) = (server.method, server.keys.key.clone());
+        let users = server.users.iter().map(config::User::stated).collect();
+        let table = Table::new(&server.name, method, key, users);
+        let table = Arc::new(table.map_err(|source| Error::Users {
+            server: server.name.clone(),
+            source,
+        })?);
+        self.counters.users.add(Arc::clone(&table));
+        Ok(table)
     }
 
     /// Gives a job to one of the workers in turn.

@@ -50,7 +50,7 @@ impl<O: Outbound + Send + 'static> Sessions<O> {
         let stream = plain(leg);
         let head = timeout(self.settings.timeouts.handshake, read_head(&stream)).await;
         let head = head.map_err(|_| Error::HandshakeTimeout)??;
-        let name = user.as_ref().map(|user| &*user.name);
+        let name = user.as_ref().and_then(|user| user.name());
         tracing::debug!(%peer, user = name, protocol = head.protocol.name(), padding = head.padding, "multiplex: session is up");
         let service = Arc::new(Service {
             inbound: MultiplexStreams { user },

@@ -21,7 +21,6 @@ use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::relay;
 use crate::relay::replay::{ReplayFilter, SessionMemory};
 use crate::relay::tcp::{Outbound, Reserved};
-use crate::wire::ss::{Account, Accounts};
 
 impl Builder<'_> {
     /// Builds every entry of `servers`, and the server of reverse tunnels.
@@ -34,26 +33,16 @@ impl Builder<'_> {
         self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
         for server in &self.config.servers {
             let address = self.listen_address(&server.address).await?;
-            let accounts = Arc::new(accounts(server));
+            let table = self.table(server)?;
             let options = outgoing(&server.socket, false);
             let direct = Direct(Dialer {
                 filter: filter(server.rules.as_ref()),
                 ..self.dialer_through(options, &server.proxies)?
             });
             let mut places = self.places(server, address)?;
-            let next_hops: Vec<_> = server
-                .users
-                .iter()
-                .map(|user| user.next_hop.clone())
-                .collect();
-            let users = server.users.iter();
-            let users = users.map(|account| self.user(account));
-            let users: Vec<_> = users.collect();
             let relay = server.mode.udp.then(|| {
                 let inbound = ShadowsocksPackets {
-                    accounts: Arc::clone(&accounts),
-                    users: users.clone(),
-                    next_hops: next_hops.clone(),
+                    users: Arc::clone(&table),
                     replays: Arc::new(ReplayFilter::for_packets(server.method, self.config.replay)),
                     ended: SessionMemory::default(),
                 };
@@ -77,10 +66,8 @@ impl Builder<'_> {
                     None => reserved(&reverse_server, Sessions::new(direct.clone(), sessions)),
                 };
                 let inbound = Shadowsocks {
-                    accounts,
-                    next_hops,
                     replays: ReplayFilter::for_streams(server.method, self.config.replay),
-                    users,
+                    users: table,
                     drain_timeout: self.config.timeouts.handshake,
                     reserved,
                 };
@@ -149,7 +136,7 @@ fn reserved<O: Outbound + Send + 'static>(
     let sessions = Arc::new(sessions);
     Box::new(move |what, leg, peer, user| match what {
         Reserved::Link => {
-            let user = user.map(|user| user.name.to_string());
+            let user = user.and_then(|user| user.name().map(str::to_owned));
             Box::pin(Arc::clone(&reverse).serve(leg, peer, user))
         }
         // The outbound connects them.
@@ -158,15 +145,4 @@ fn reserved<O: Outbound + Send + 'static>(
         }
         Reserved::Multiplex => Box::pin(Arc::clone(&sessions).serve(leg, peer, user)),
     })
-}
-
-fn accounts(server: &Server) -> Accounts {
-    let users = server.users.iter();
-    let users = users
-        .map(|user| Account {
-            key: user.key.clone(),
-            relayed: user.next_hop.is_some(),
-        })
-        .collect();
-    Accounts::new(server.method, server.keys.key.clone(), users)
 }

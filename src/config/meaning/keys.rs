@@ -232,17 +232,17 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
             .error(&key_at(at, "name"), "missing: the user's name");
     }
     let path = key_at(at, "password");
-    let key = match &written.password {
+    let secret = match &written.password {
         None => {
             let hint = format!("`ssr genkey -m {method}` prints one");
             cx.report.error_hint(&path, "missing: the user's key", hint);
             None
         }
-        Some(secret) => {
-            let secret = expand(&path, secret, cx);
-            secret.and_then(|secret| base64(&path, method, secret.expose(), "", cx))
-        }
+        Some(secret) => expand(&path, secret, cx),
     };
+    let key = secret
+        .as_ref()
+        .and_then(|secret| base64(&path, method, secret.expose(), "", cx));
     let next_hop = match (&written.server, written.server_port) {
         (None, None) => None,
         (None, Some(_)) => {
@@ -271,6 +271,7 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
         limits,
         name: name?,
         key: key?,
+        password: secret?,
         next_hop,
     })
 }

@@ -226,10 +226,25 @@ pub struct User {
     pub name: String,
     /// The key, unique on its server.
     pub key: Key,
+    /// The password that the key was made from.
+    pub password: Secret,
     /// The server that this identity's traffic is forwarded to, instead of being served here (SIP023).
     pub next_hop: Option<Address>,
     /// What it may use.
     pub limits: users::Limits,
+}
+
+impl User {
+    /// What a table of users takes.
+    #[must_use]
+    pub fn stated(&self) -> users::NewUser {
+        users::NewUser {
+            name: self.name.clone(),
+            password: self.password.expose().to_owned().into(),
+            limits: self.limits,
+            next_hop: self.next_hop.clone(),
+        }
+    }
 }
 
 /// Which of TCP and UDP is served; at least one.

@@ -9,18 +9,14 @@ use crate::relay::User;
 use crate::relay::replay::{ReplayFilter, SessionMemory};
 use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
-use crate::wire::ss::Accounts;
+use crate::relay::users::Table;
+use crate::wire;
 use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys, has_sessions};
-use crate::wire::{self, Address};
 
 /// The packet side of `ssr server`.
 pub struct ShadowsocksPackets {
     /// The keys of the server and its users.
-    pub accounts: Arc<Accounts>,
-    /// The user of each account, by the account's index.
-    pub users: Vec<Arc<User>>,
-    /// The next server of each relayed user, by its index among the accounts (SIP023).
-    pub next_hops: Vec<Option<Address>>,
+    pub users: Arc<Table>,
     /// Refuses packets without ids that were seen before.
     pub replays: Arc<ReplayFilter>,
     /// Refuses packets of sessions that have ended.
@@ -48,13 +44,8 @@ impl Drop for ClientSession {
 pub struct Header {
     identified: PacketHeader,
     subkey: Option<Key>,
-}
-
-impl ShadowsocksPackets {
-    /// The server that a packet is to be passed on to; `None`: it is for this one.
-    fn next_hop(&self, header: &Header) -> Option<&Address> {
-        self.next_hops.get(header.identified.user?)?.as_ref()
-    }
+    /// Whether the packet is to be passed on to another server.
+    relayed: bool,
 }
 
 impl ShadowsocksPackets {
@@ -84,7 +75,7 @@ impl PacketInbound for ShadowsocksPackets {
     const IS_REMOTE: bool = true;
 
     fn prepare<'a>(&self, batch: &mut Subkeys, datagrams: impl Iterator<Item = &'a [u8]>) {
-        self.accounts.derive_subkeys(batch, datagrams);
+        self.users.load().accounts.derive_subkeys(batch, datagrams);
     }
 
     fn identify(
@@ -94,12 +85,16 @@ impl PacketInbound for ShadowsocksPackets {
         peer: SocketAddr,
     ) -> Result<(ClientKey, Header), wire::Error> {
         let subkey = batch.next_for(datagram);
-        let identified = self.accounts.identify(datagram)?;
-        let header = Header { identified, subkey };
+        let users = self.users.load();
+        let identified = users.accounts.identify(datagram)?;
+        let account = identified.user.and_then(|id| users.accounts.user(id));
+        let header = Header {
+            relayed: account.is_some_and(|account| account.relayed),
+            identified,
+            subkey,
+        };
         let key = match header.identified.session {
-            Some(id) if self.next_hop(&header).is_none() => {
-                ClientKey::Session(id, header.identified.user)
-            }
+            Some(id) if !header.relayed => ClientKey::Session(id, header.identified.user),
             _ => ClientKey::Address(peer),
         };
         Ok((key, header))
@@ -111,44 +106,47 @@ impl PacketInbound for ShadowsocksPackets {
         header: &mut Header,
         datagram: &mut [u8],
     ) -> Result<Opened<'_>, wire::Error> {
-        if let Some(next) = self.next_hop(header) {
+        if header.relayed {
+            let users = self.users.load();
+            let next = users.next_hop(header.identified.user);
+            let next = next.ok_or(wire::Error::UnknownIdentity)?;
             // Without our identity header, and otherwise unopened (SIP023 §3).
-            let packet = self
+            let packet = users
                 .accounts
                 .rewrite_for_next_server(datagram, &header.identified)?;
-            return Ok(Opened::Fixed(next, packet));
+            return Ok(Opened::Passed(Arc::clone(next), packet));
         }
         let subkey = header.subkey.take();
         let (found, now) = (&header.identified, self.replays.now());
         let body = match session {
             Some(session) => session.packets.open(datagram, subkey, found, now)?,
             none => {
-                let mut packets = ServerPackets::new(&self.accounts, found)?;
+                let mut packets = ServerPackets::new(&self.users.load().accounts, found)?;
                 let body = packets.open(datagram, subkey, found, now)?;
                 let ended = self.resume(&mut packets, found)?;
                 *none = Some(ClientSession { packets, ended });
                 body
             }
         };
-        if !has_sessions(self.accounts.method()) {
-            self.replays
-                .admit_packet(self.accounts.method(), datagram)?;
+        let method = self.users.method;
+        if !has_sessions(method) {
+            self.replays.admit_packet(method, datagram)?;
         }
         Ok(Opened::Addressed(body))
     }
 
     fn user(&self, header: &Header) -> Option<Arc<User>> {
-        self.users.get(header.identified.user?).cloned()
+        self.users.load().user(header.identified.user).cloned()
     }
 
     fn encoder(&self, header: &Header) -> Result<Encoder, wire::Error> {
-        if self.next_hop(header).is_some() {
+        if header.relayed {
             return Ok(Encoder::Bare);
         }
         let PacketHeader { session, user, .. } = header.identified;
         let peer = session.unwrap_or_default();
-        let sealer = PacketSealer::server(&self.accounts, user, rand::random(), peer)?;
-        let is_old = self.accounts.method().family() == Family::Aead2017;
+        let sealer = PacketSealer::server(&self.users.load().accounts, user, rand::random(), peer)?;
+        let is_old = self.users.method.family() == Family::Aead2017;
         let sent = is_old.then(|| Arc::clone(&self.replays));
         Ok(Encoder::Seal(sealer, sent))
     }

@@ -2,34 +2,32 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep};
 
 use super::traffic::Traffic;
 use crate::relay::error::Error;
-use crate::relay::users::{Session, User, Watch};
+use crate::relay::users::Session;
 
 /// A stream's part of its user's account.
 pub(super) struct Account {
-    user: Arc<User>,
-    watch: Watch,
+    session: Session,
     /// What the user has been told of.
     counted: Traffic,
     /// Until when nothing more may be moved.
     pause: Option<Pin<Box<Sleep>>>,
-    _session: Session,
+    /// The user's rate for which it waits: see [`User::paced`](crate::relay::users::User::paced).
+    paced: u32,
 }
 
 impl Account {
-    pub(super) fn new(user: Arc<User>, session: Session) -> Self {
+    pub(super) fn new(session: Session) -> Self {
         Self {
-            user,
-            watch: Watch::default(),
+            session,
             counted: Traffic::default(),
             pause: None,
-            _session: session,
+            paced: 0,
         }
     }
 
@@ -38,13 +36,16 @@ impl Account {
     /// # Errors
     /// When the user may not go on.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if let Some(refusal) = self.watch.poll(&self.user, cx) {
+        if let Some(refusal) = self.session.poll(cx) {
             return Poll::Ready(Err(Error::Refused(refusal)));
         }
         if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
+            let user = self.session.user();
+            if user.paced() == self.paced {
+                ready!(pause.as_mut().poll(cx));
+            }
+            user.end_wait();
             self.pause = None;
-            self.user.end_wait();
         }
         Poll::Ready(Ok(()))
     }
@@ -55,14 +56,20 @@ impl Account {
             traffic.up - self.counted.up,
             traffic.down - self.counted.down,
         );
+        if up + down == 0 {
+            return;
+        }
         self.counted = traffic;
-        let wait = self.user.moved(up, down);
+        self.session.note(traffic.up, traffic.down);
+        let user = self.session.user();
+        self.paced = user.paced();
+        let wait = user.moved(up, down);
         if !wait.is_zero() {
             let mut pause = Box::pin(sleep(wait));
             // It wakes the task when it is over, and not before.
             if pause.as_mut().poll(cx).is_pending() {
                 self.pause = Some(pause);
-                self.user.begin_wait();
+                user.begin_wait();
             }
         }
     }
@@ -70,9 +77,8 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.watch.end(&self.user);
         if self.pause.is_some() {
-            self.user.end_wait();
+            self.session.user().end_wait();
         }
     }
 }

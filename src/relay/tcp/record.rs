@@ -46,7 +46,7 @@ const fn reason(unanswered: Unanswered) -> &'static str {
 /// What is counted and logged of a stream when it has ended.
 pub(super) struct FlowRecord<'a> {
     pub(super) peer: SocketAddr,
-    pub(super) target: Option<Box<str>>,
+    pub(super) target: Option<Arc<str>>,
     pub(super) user: Option<Arc<User>>,
     started: Instant,
     /// Milliseconds from the start to the complete request, and from there to the relay; [`NOT_REACHED`] before that.
@@ -258,7 +258,7 @@ impl<'a> FlowRecord<'a> {
         if !end.is_failure(relayed) {
             return None;
         }
-        let user = self.user.as_ref().map(|user| &*user.name);
+        let user = self.user.as_ref().and_then(|user| user.name());
         let user = user.or_else(|| end.user());
         let target = self.target.as_deref();
         let address = target.and_then(|target| target.parse::<Address>().ok());
@@ -310,7 +310,7 @@ impl<'a> FlowRecord<'a> {
         }
         tracing::debug!(
             peer = %self.peer,
-            user = self.user.as_ref().map(|user| &*user.name).or_else(|| error.and_then(Error::user)),
+            user = self.user.as_ref().and_then(|user| user.name()).or_else(|| error.and_then(Error::user)),
             target = self.target.as_deref().unwrap_or("-"),
             status,
             error = error.map(tracing::field::display),

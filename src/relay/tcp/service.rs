@@ -17,7 +17,7 @@ use crate::net::{Stream, sampled};
 use crate::relay::counters::Counters;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{First, Leg};
-use crate::relay::users::{Refusal, Session, User};
+use crate::relay::users::{Protocol, Refusal, Session, User};
 
 /// Serves the streams of one listener: reads requests from an inbound and connects them through an outbound.
 pub struct Service<I, O> {
@@ -101,9 +101,10 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         };
         let activity = ready.ready();
         record.begin_connect();
-        record.target = Some(request.target.to_string().into());
+        let target: Arc<str> = request.target.to_string().into();
+        record.target = Some(Arc::clone(&target));
         record.user.clone_from(&request.user);
-        let account = match account(&request) {
+        let account = match account(&request, target) {
             Ok(account) => account,
             Err(refusal) => {
                 let error = refusal.into();
@@ -171,7 +172,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             sampled::warn!(by target, "cannot reach the target; closing the client's connection", %peer, %target, status = error.status(), %error);
         } else if request.leg.codec.is_some() {
             // The protocol of the client has no answer that would say it.
-            let user = request.user.as_ref().map(|user| &*user.name);
+            let user = request.user.as_ref().and_then(|user| user.name());
             let (status, target) = (error.status(), &request.target);
             sampled::info!(by status, "a client's request got no connection", network = "tcp", user, %target, status, %error);
         }
@@ -193,10 +194,10 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
 }
 
 /// Begins a session of the client's user, if it is known.
-fn account(request: &Request) -> Result<Option<Account>, Refusal> {
+fn account(request: &Request, target: Arc<str>) -> Result<Option<Account>, Refusal> {
     let begin = |user: &Arc<User>| {
-        let session = Session::begin(user, request.peer.ip(), false)?;
-        Ok(Account::new(Arc::clone(user), session))
+        let session = Session::begin(user, request.peer, target, Protocol::Tcp)?;
+        Ok(Account::new(session))
     };
     request.user.as_ref().map(begin).transpose()
 }

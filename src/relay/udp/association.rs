@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 
@@ -24,10 +25,8 @@ pub(super) struct Key {
 /// One client: its upstream socket, and what the way there has to remember.
 pub(super) struct Association<S> {
     pub(super) key: Key,
-    /// The user, for counters and the log.
-    pub(super) user: Option<Arc<User>>,
-    /// Its place among the user's.
-    _session: Option<Session>,
+    /// Its place among those of its user.
+    session_of_user: Option<Session>,
     pub(super) upstream: Socket,
     /// The server that all datagrams go to; `None`: each goes to its target.
     pub(super) server: Option<Address>,
@@ -71,7 +70,7 @@ struct Outgoing {
 impl<S> Association<S> {
     /// An association with the client on `path`, and the decoder of its upstream.
     pub(super) fn new(
-        (key, user, session_of_user): (Key, Option<Arc<User>>, Option<Session>),
+        (key, session_of_user): (Key, Option<Session>),
         session: S,
         (path, socket): (Path, Arc<Socket>),
         upstream: Upstream,
@@ -79,8 +78,7 @@ impl<S> Association<S> {
     ) -> (Self, Decoder) {
         let association = Self {
             key,
-            user,
-            _session: session_of_user,
+            session_of_user,
             upstream: upstream.socket,
             is_pinned: upstream.server.is_some() || matches!(upstream.decoder, Decoder::PassOn),
             server: upstream.server,
@@ -163,9 +161,28 @@ impl<S> Association<S> {
         lock(&self.outgoing).sent_to
     }
 
+    /// Its user.
+    fn user(&self) -> Option<&User> {
+        self.session_of_user
+            .as_ref()
+            .map(|session| &**session.user())
+    }
+
+    /// Ready when the user may not go on: see [`Session::poll`].
+    pub(super) fn poll_refused(&self, cx: &Context<'_>) -> Poll<()> {
+        match self
+            .session_of_user
+            .as_ref()
+            .and_then(|session| session.poll(cx))
+        {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        }
+    }
+
     /// The name of its user.
     pub(super) fn user_name(&self) -> Option<&str> {
-        self.user.as_ref().map(|user| &*user.name)
+        self.user()?.name()
     }
 
     /// Whether its server has failed and another one has not.
@@ -175,18 +192,23 @@ impl<S> Association<S> {
 
     /// Whether its user may send or get a datagram now. The association of a user that may not go on ends.
     pub(super) fn may_pass(&self, is_up: bool) -> bool {
-        let Some(user) = &self.user else { return true };
-        if user.refusal().is_some() {
+        let Some(session) = &self.session_of_user else {
+            return true;
+        };
+        if session.refusal().is_some() {
             self.close();
+            return false;
         }
-        user.admits_datagram(is_up)
+        session.user().admits_datagram(is_up)
     }
 
     /// Counts the payload of a datagram for its user.
     pub(super) fn count(&self, up: usize, down: usize) {
-        if let Some(user) = &self.user {
+        if let Some(session) = &self.session_of_user {
+            let (up, down) = (up as u64, down as u64);
+            session.add(up, down);
             // Datagrams are not delayed: the next is dropped.
-            let _wait = user.moved(up as u64, down as u64);
+            let _wait = session.user().moved(up, down);
         }
     }
 

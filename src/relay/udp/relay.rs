@@ -24,7 +24,7 @@ use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
 use crate::relay::counters::Counters;
 use crate::relay::failed::{Network, Noted, Phase, Whose};
-use crate::relay::users::{Session, User};
+use crate::relay::users::{Protocol, Session, User};
 use crate::wire::{self, Address, AddressRef};
 
 /// Serves the packet sockets of one listening address, one per worker.
@@ -246,15 +246,20 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             user: self.inbound.user(&header),
             ..Dropped::from(error)
         })?;
-        let trusted = matches!(opened, Opened::Fixed(..));
+        let trusted = matches!(opened, Opened::Fixed(..) | Opened::Passed(..));
         let is_only = matches!(opened, Opened::Connected(..) | Opened::Named(..));
         let fixed_target = trusted || is_only;
-        let (named, room);
+        let (named, passed, room);
         let (target, address, data) = match opened {
             Opened::Named(target, data) => {
                 named = target;
                 room = Encoded::of(&named)?;
                 (named.as_ref(), room.bytes(), datagram.get(data))
+            }
+            Opened::Passed(target, data) => {
+                passed = target;
+                room = Encoded::of(&passed)?;
+                ((*passed).as_ref(), room.bytes(), datagram.get(data))
             }
             Opened::Fixed(target, data) => {
                 room = Encoded::of(target)?;
@@ -268,7 +273,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let mut destination = None;
         if has_routes {
             let user = self.inbound.user(&header);
-            let user = user.as_ref().map(|user| &*user.name);
+            let user = user.as_ref().and_then(|user| user.name());
             match self.outbound.route_for(user, target, addresses) {
                 Route::Upstream(upstream, address) => {
                     key.upstream = upstream;
@@ -288,7 +293,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             Some(association) => association,
             None => {
                 let client = (path, socket, session);
-                self.associate(work, key, client, &header, fixed_target)?
+                self.associate(work, key, client, &header, (target, fixed_target))?
             }
         };
         let data = data.unwrap_or_default();
@@ -310,7 +315,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         error: wire::Error,
     ) {
         let handshake = Noted {
-            user: user.map(|user| &*user.name),
+            user: user.and_then(User::name),
             ..Noted::handshake(Network::Udp, peer, error.status(), &error)
         };
         let Some(target) = target else {
@@ -398,12 +403,15 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         key: Key,
         (path, socket, session): (Path, &Arc<Socket>, I::Session),
         header: &I::Header,
-        fixed_target: bool,
+        (target, fixed_target): (AddressRef<'_>, bool),
     ) -> Result<Arc<Association<I::Session>>, wire::Error> {
         let encoder = self.inbound.encoder(header)?;
         let alive = self.alive.take(1).ok_or(wire::Error::NoResources)?;
         let user = self.inbound.user(header);
-        let begin = |user: &Arc<User>| Session::begin(user, path.peer.ip(), true);
+        let begin = |user: &Arc<User>| {
+            let target = target.to_owned().to_string().into();
+            Session::begin(user, path.peer, target, Protocol::Udp)
+        };
         let session_of_user = user.as_ref().map(begin).transpose();
         let session_of_user = session_of_user.map_err(|_| wire::Error::OverLimit)?;
         let upstream = self
@@ -413,7 +421,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 sampled::warn!("cannot open a socket for a UDP association", %error);
                 wire::Error::NoResources
             })?;
-        let client = (key, user, session_of_user);
+        let client = (key, session_of_user);
         let client_path = (path, Arc::clone(socket));
         let answers = upstream.answers.clone();
         let (association, decoder) =

@@ -65,6 +65,7 @@ impl<S: Default> Replies<S> {
                     }
                 },
                 () = association.closed() => break,
+                () = poll_fn(|cx| association.poll_refused(cx)) => break,
                 ended = poll_fn(|cx| {
                     if patient {
                         return tick.as_mut().poll(cx).map(|()| false);
@@ -84,7 +85,7 @@ impl<S: Default> Replies<S> {
         if !self.answered {
             self.note_silence();
         }
-        let user = association.user.as_ref().map(|user| &*user.name);
+        let user = association.user_name();
         let peer = association.client().0.peer;
         sampled::debug!(by peer, "association ended", %peer, user);
     }
@@ -112,7 +113,7 @@ impl<S: Default> Replies<S> {
             network: Network::Udp,
             phase: Phase::Reply,
             peer: association.client().0.peer,
-            user: association.user.as_ref().map(|user| &*user.name),
+            user: association.user_name(),
             target: None,
             way: Way {
                 server: Some(server.to_string()),

@@ -32,6 +32,8 @@ pub enum Opened<'a> {
     /// The data for a fixed target stand here. The target is trusted and gets them as they are. Without a server on the
     /// way, only its own replies go back; a server says where a reply comes from, but a target by name has no address here.
     Fixed(&'a Address, Range<usize>),
+    /// The same, for a target that may change.
+    Passed(Arc<Address>, Range<usize>),
     /// The data for a target that the client meant by a fake address. It is the only target of the association.
     Named(Address, Range<usize>),
 }

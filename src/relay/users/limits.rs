@@ -1,5 +1,7 @@
 //! What a user may use, and why one is refused.
 
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
 use super::period::Period;
 
 /// What a user may use. The default is no limit.
@@ -32,6 +34,15 @@ pub enum Refusal {
     /// `max_ips` is reached.
     #[error("the user's `max_ips` is reached: its other addresses are in use")]
     Addresses,
+    /// The user is not there any more.
+    #[error("the user was removed")]
+    Removed,
+    /// The user has another password now.
+    #[error("the user's password was changed")]
+    Password,
+    /// The operator has ended this session.
+    #[error("the operator closed the session")]
+    Closed,
 }
 
 impl Refusal {
@@ -43,9 +54,39 @@ impl Refusal {
             Self::Expired => "expired",
             Self::Connections => "max_connections",
             Self::Addresses => "max_ips",
+            Self::Removed => "removed",
+            Self::Password => "password_changed",
+            Self::Closed => "closed",
         }
     }
 
-    /// Those that end flows that run, by their number in `User::shut`.
-    pub(super) const ENDING: [Self; 2] = [Self::Quota, Self::Expired];
+    /// All of them, by their number in an [`Ending`].
+    const ALL: [Self; 7] = [
+        Self::Quota,
+        Self::Expired,
+        Self::Connections,
+        Self::Addresses,
+        Self::Removed,
+        Self::Password,
+        Self::Closed,
+    ];
+}
+
+/// Why something ends, if it does. It is read without a lock.
+#[derive(Debug, Default)]
+pub(super) struct Ending(AtomicU8);
+
+impl Ending {
+    /// Sets the reason, and returns whether it has changed.
+    pub(super) fn set(&self, refusal: Option<Refusal>) -> bool {
+        let place = |refusal| Refusal::ALL.iter().position(|other| *other == refusal);
+        let number = refusal.and_then(place).map_or(0, |place| place + 1);
+        let number = u8::try_from(number).unwrap_or(u8::MAX);
+        self.0.swap(number, Relaxed) != number
+    }
+
+    pub(super) fn get(&self) -> Option<Refusal> {
+        let number = usize::from(self.0.load(Relaxed));
+        Refusal::ALL.get(number.checked_sub(1)?).copied()
+    }
 }

@@ -20,8 +20,14 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn set(&self, rate: Option<u64>) {
-        self.rate.store(rate.unwrap_or(0), Relaxed);
+    /// Sets the rate. Returns whether it has changed: then nothing is owed any more.
+    pub(super) fn set(&self, rate: Option<u64>) -> bool {
+        let rate = rate.unwrap_or(0);
+        let changed = self.rate.swap(rate, Relaxed) != rate;
+        if changed {
+            self.paid.store(0, Relaxed);
+        }
+        changed
     }
 
     /// Takes note of `bytes` that a flow has moved, beside so many `others` that wait. Returns how long it has to wait

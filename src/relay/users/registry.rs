@@ -2,27 +2,64 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::live::LiveSession;
+use super::table::Table;
 use super::user::User;
 use crate::net::sync::lock;
 
-/// The users that the config names, in its order. Several ports may have users of the same name: they are apart.
+/// The users of all servers, in the order of the config. Several servers may have users of the same name: they are apart.
 #[derive(Debug, Default)]
-pub struct Users(Mutex<Vec<Arc<User>>>);
+pub struct Users(Mutex<Vec<Arc<Table>>>);
 
 impl Users {
-    /// Adds one.
-    pub fn add(&self, user: Arc<User>) {
-        lock(&self.0).push(user);
+    /// Adds those of a server.
+    pub fn add(&self, table: Arc<Table>) {
+        lock(&self.0).push(table);
+    }
+
+    /// Forgets those of a server that is not served any more, and ends their sessions.
+    pub fn remove(&self, table: &Arc<Table>) {
+        lock(&self.0).retain(|known| !Arc::ptr_eq(known, table));
+        table.users().iter().for_each(|user| user.remove());
+    }
+
+    /// Those of each server.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<Table>> {
+        lock(&self.0).clone()
     }
 
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<User>> {
-        lock(&self.0).clone()
+        let tables = self.tables();
+        tables.iter().flat_map(|table| table.users()).collect()
     }
 
     /// Reviews all of them: see [`User::review`].
     pub fn review(&self, now: u64) {
         self.all().iter().for_each(|user| user.review(now));
+    }
+
+    /// Sessions that run now, `most` at most, and how many there are.
+    #[must_use]
+    pub fn sessions(&self, most: usize) -> (Vec<LiveSession>, usize) {
+        let (mut list, mut count) = (Vec::new(), 0);
+        for table in self.tables() {
+            for user in table.users() {
+                let first = list.len();
+                count += user.describe_sessions(&mut list, most);
+                for session in list.iter_mut().skip(first) {
+                    session.user = user.name().map(Into::into);
+                    session.server = Arc::clone(&table.server);
+                }
+            }
+        }
+        (list, count)
+    }
+
+    /// Ends the session with this id; `false`: there is none.
+    pub fn close(&self, id: u64) -> bool {
+        self.all().iter().any(|user| user.close(id))
     }
 }

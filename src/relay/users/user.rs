@@ -1,11 +1,13 @@
 //! A user: its counters, its limits, and whether it may go on.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use super::limits::{Limits, Refusal};
+use super::limits::{Ending, Limits, Refusal};
+use super::live::{Live, LiveSession, Protocol};
 use super::pace::Pace;
 use super::sessions::Sessions;
 use crate::net::sync::lock;
@@ -37,8 +39,7 @@ pub struct Usage {
 /// A user of this process.
 #[derive(Debug)]
 pub struct User {
-    /// The name in the config.
-    pub name: Box<str>,
+    name: Option<Box<str>>,
     limits: RwLock<Limits>,
     up: AtomicU64,
     down: AtomicU64,
@@ -49,12 +50,16 @@ pub struct User {
     last_seen: AtomicU64,
     pace_up: Pace,
     pace_down: Pace,
+    /// Changes with the rate.
+    paced: AtomicU32,
     /// Flows that wait for the rate.
     waiting: AtomicU32,
     /// Bytes that the period may have; the most that there can be: without a quota.
     quota: AtomicU64,
-    /// 0: it may go on; else the number of the reason in [`Refusal::ENDING`], from 1.
-    shut: AtomicU8,
+    /// Why it may not go on.
+    shut: Ending,
+    /// It is not there any more.
+    removed: AtomicBool,
     sessions: Mutex<Sessions>,
 }
 
@@ -65,11 +70,20 @@ impl User {
         Self::with(name, Limits::default())
     }
 
+    /// The only user of a server that has one key. It has no name.
+    #[must_use]
+    pub fn nameless() -> Self {
+        Self {
+            name: None,
+            ..Self::new("")
+        }
+    }
+
     /// A user with limits.
     #[must_use]
     pub fn with(name: &str, limits: Limits) -> Self {
         let user = Self {
-            name: name.into(),
+            name: Some(name.into()),
             limits: RwLock::default(),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
@@ -79,13 +93,21 @@ impl User {
             last_seen: AtomicU64::new(0),
             pace_up: Pace::default(),
             pace_down: Pace::default(),
+            paced: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             quota: AtomicU64::new(u64::MAX),
-            shut: AtomicU8::new(0),
+            shut: Ending::default(),
+            removed: AtomicBool::new(false),
             sessions: Mutex::default(),
         };
         user.limit(limits);
         user
+    }
+
+    /// Its name in the config; `None`: it is the only user of a server that has one key.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// What it may use.
@@ -96,12 +118,17 @@ impl User {
 
     /// Sets what it may use. It holds for flows that run, too.
     pub fn limit(&self, limits: Limits) {
-        self.pace_up.set(limits.rate);
-        self.pace_down.set(limits.rate);
+        let paced = self.pace_up.set(limits.rate) | self.pace_down.set(limits.rate);
         let quota = limits.quota.map_or(u64::MAX, |(bytes, _)| bytes);
         self.quota.store(quota, Relaxed);
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         self.review(unix_now());
+        let sessions = lock(&self.sessions);
+        sessions.enforce(&limits);
+        if paced {
+            self.paced.fetch_add(1, Relaxed);
+            sessions.wake_all();
+        }
     }
 
     /// What it has used.
@@ -121,9 +148,39 @@ impl User {
         }
     }
 
+    /// The addresses that its clients have now. The 64-bit network of IPv6 is one.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        lock(&self.sessions).addresses()
+    }
+
+    /// Ends its sessions, and lets it begin no others.
+    pub(super) fn remove(&self) {
+        self.removed.store(true, SeqCst);
+        self.shut(Some(Refusal::Removed));
+    }
+
+    /// Ends the sessions that it has now.
+    pub(super) fn end_sessions(&self, why: Refusal) {
+        lock(&self.sessions).end_all(why);
+    }
+
+    /// Ends the session with this id, if it is one of the user's.
+    pub(super) fn close(&self, id: u64) -> bool {
+        lock(&self.sessions).close(id)
+    }
+
+    /// Adds its sessions to `list`, which gets no longer than `most`. Returns how many there are.
+    pub(super) fn describe_sessions(&self, list: &mut Vec<LiveSession>, most: usize) -> usize {
+        lock(&self.sessions).describe(list, most)
+    }
+
     /// Begins a new period where it is time, and decides whether the user may go on. To be called about once a second: it
     /// ends the flows of a user that may not.
     pub fn review(&self, now: u64) {
+        if self.removed.load(SeqCst) {
+            return;
+        }
         let limits = self.limits();
         let spent = limits.quota.is_some_and(|(bytes, period)| {
             let start = period.start(now);
@@ -139,15 +196,17 @@ impl User {
             _ => None,
         };
         self.shut(refusal);
+        if self.removed.load(SeqCst) {
+            // That was at this moment.
+            self.shut.set(Some(Refusal::Removed));
+        }
     }
 
     fn shut(&self, refusal: Option<Refusal>) {
-        let place = |refusal| Refusal::ENDING.iter().position(|other| *other == refusal);
-        let number = refusal.and_then(place).map_or(0, |place| place + 1);
-        let number = u8::try_from(number).unwrap_or(u8::MAX);
-        if self.shut.swap(number, Relaxed) != number && number != 0 {
+        if self.shut.set(refusal) && refusal.is_some() {
             let reason = refusal.map(tracing::field::display);
-            tracing::info!(user = %self.name, reason, "the user's connections end");
+            let user = self.name().map(tracing::field::display);
+            tracing::info!(user, reason, "the user's connections end");
             lock(&self.sessions).wake_all();
         }
     }
@@ -155,8 +214,7 @@ impl User {
     /// Why it may not go on.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
-        let number = usize::from(self.shut.load(Relaxed));
-        Refusal::ENDING.get(number.checked_sub(1)?).copied()
+        self.shut.get()
     }
 
     /// Counts a request that failed.
@@ -170,16 +228,26 @@ impl User {
         if all == 0 {
             return Duration::ZERO;
         }
-        self.up.fetch_add(up, Relaxed);
-        self.down.fetch_add(down, Relaxed);
-        let before = self.period.fetch_add(all, Relaxed);
-        self.check_quota(before + all);
+        for (counter, bytes) in [(&self.up, up), (&self.down, down)] {
+            if bytes > 0 {
+                counter.fetch_add(bytes, Relaxed);
+            }
+        }
+        if self.quota.load(Relaxed) < u64::MAX {
+            let before = self.period.fetch_add(all, Relaxed);
+            self.check_quota(before + all);
+        }
         let others = self.waiting.load(Relaxed);
         let (up, down) = (
             self.pace_up.pass(up, others),
             self.pace_down.pass(down, others),
         );
         up.max(down)
+    }
+
+    /// Changes with the rate: what waits for an earlier one need not.
+    pub(in crate::relay) fn paced(&self) -> u32 {
+        self.paced.load(Relaxed)
     }
 
     /// Counts a flow that waits for the user's rate.
@@ -199,24 +267,29 @@ impl User {
         } else {
             &self.pace_down
         };
-        self.shut.load(Relaxed) == 0 && pace.is_free()
+        self.shut.get().is_none() && pace.is_free()
     }
 
     /// Ends a user at once whose quota has just been used up, and does not wait for the next review.
     fn check_quota(&self, used: u64) {
-        if self.quota.load(Relaxed) <= used && self.shut.load(Relaxed) == 0 {
+        if self.quota.load(Relaxed) <= used && self.shut.get().is_none() {
             self.review(unix_now());
         }
     }
 
-    /// Counts a session of the client at `ip`. Returns the address that it is counted under.
-    pub(super) fn admit(&self, ip: IpAddr, is_udp: bool) -> Result<IpAddr, Refusal> {
+    /// Counts a session of the client at `peer`. Returns its place.
+    pub(super) fn admit(
+        &self,
+        peer: SocketAddr,
+        target: Arc<str>,
+        protocol: Protocol,
+    ) -> Result<(usize, Arc<Live>), Refusal> {
         let begun = match self.refusal() {
             Some(refusal) => Err(refusal),
             None => {
                 let limits = self.limits();
                 self.last_seen.fetch_max(unix_now(), Relaxed);
-                lock(&self.sessions).begin(ip, is_udp, &limits)
+                lock(&self.sessions).begin(peer, target, protocol, &limits)
             }
         };
         if begun.is_err() {

@@ -1,8 +1,10 @@
 //! The keys and users of clients and servers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::crypto::{Aead, Block, Family, Key, Method};
+use crate::wire::Error;
 
 /// The random bytes at the start of a stream or packet, as many as the method's key has (SIP004, SIP022 §3.1.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,12 +108,14 @@ pub struct Account {
     pub relayed: bool,
 }
 
-/// The server's side: its method, key and users.
+/// The server's side: its method, key and users. It does not change: a server whose users change has one after another.
 #[derive(Debug)]
 pub struct Accounts {
     method: Method,
     key: Key,
-    users: Vec<Account>,
+    /// Whether requests carry an identity header.
+    identities: bool,
+    users: HashMap<usize, Arc<Account>>,
     by_hash: HashMap<[u8; 16], usize>,
     /// The key schedule of the separate packet header (SIP022 §3.2.1).
     pub(super) block: Option<Block>,
@@ -123,18 +127,32 @@ impl Accounts {
     /// A server with `key`. If `users` is not empty and the method supports it, requests carry identity headers (SIP023).
     #[must_use]
     pub fn new(method: Method, key: Key, users: Vec<Account>) -> Self {
-        let by_hash = users
+        let identities = method.supports_identity() && !users.is_empty();
+        let users = users.into_iter().map(Arc::new).enumerate();
+        Self::with_ids(method, key, identities, users)
+    }
+
+    /// A server with `key`, whose users have ids. With `identities`, requests carry identity headers (SIP023), even if there
+    /// is no user.
+    #[must_use]
+    pub fn with_ids(
+        method: Method,
+        key: Key,
+        identities: bool,
+        users: impl IntoIterator<Item = (usize, Arc<Account>)>,
+    ) -> Self {
+        let users: HashMap<_, _> = users.into_iter().collect();
+        let hashes = users
             .iter()
-            .enumerate()
-            .map(|(index, user)| (user.key.identity_hash(), index))
-            .collect();
+            .map(|(id, user)| (user.key.identity_hash(), *id));
         let block = method.supports_identity().then(|| Block::new(&key));
         let chacha = chacha(method, &key);
         Self {
             method,
             key,
+            identities,
+            by_hash: hashes.collect(),
             users,
-            by_hash,
             block,
             chacha,
         }
@@ -147,32 +165,40 @@ impl Accounts {
     }
 
     /// The server's own key.
-    pub(super) const fn key(&self) -> &Key {
+    #[must_use]
+    pub const fn key(&self) -> &Key {
         &self.key
     }
 
     /// Whether requests carry an identity header.
     #[must_use]
     pub const fn has_users(&self) -> bool {
-        self.method.supports_identity() && !self.users.is_empty()
+        self.identities
     }
 
-    /// The index of the user with this identity hash.
+    /// The id of the user with this identity hash.
     pub(super) fn find(&self, hash: &[u8; 16]) -> Option<usize> {
         self.by_hash.get(hash).copied()
     }
 
-    /// The user with this index.
+    /// The user with this id.
     #[must_use]
-    pub fn user(&self, index: usize) -> Option<&Account> {
-        self.users.get(index)
+    pub fn user(&self, id: usize) -> Option<&Account> {
+        self.users.get(&id).map(|user| &**user)
     }
 
     /// The key of a session: the user's, or the server's own if there is no user.
-    #[must_use]
-    pub fn session_key(&self, user: Option<usize>) -> &Key {
-        user.and_then(|index| self.users.get(index))
-            .map_or(&self.key, |user| &user.key)
+    ///
+    /// # Errors
+    /// [`Error::UnknownIdentity`]: the user is not there any more.
+    pub fn session_key(&self, user: Option<usize>) -> Result<&Key, Error> {
+        match user {
+            None => Ok(&self.key),
+            Some(id) => match self.user(id) {
+                Some(user) => Ok(&user.key),
+                None => Err(Error::UnknownIdentity),
+            },
+        }
     }
 }
 

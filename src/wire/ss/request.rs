@@ -53,7 +53,7 @@ pub enum Progress {
     Authenticated(Salt),
     /// The stream belongs to another server, which must get the salt and everything after the identity header.
     Relay {
-        /// Index of the identity in [`Accounts`].
+        /// Id of the identity in [`Accounts`].
         user: usize,
         /// Position of the salt in the buffer.
         salt: Range<usize>,
@@ -90,7 +90,7 @@ impl RequestOpener {
         }
     }
 
-    /// The index of the user, once authenticated, on a server with users.
+    /// The id of the user, once authenticated, on a server with users.
     #[must_use]
     pub const fn user(&self) -> Option<usize> {
         self.user
@@ -160,7 +160,7 @@ impl RequestOpener {
                 return self.open_address(Opener::chunks(self.method, None), 0..0, buf);
             }
             Family::Aead2017 => {
-                let crypt = Crypt::new(self.method, accounts.session_key(None), &salt)
+                let crypt = Crypt::new(self.method, accounts.session_key(None)?, &salt)
                     .ok_or(Error::Unauthenticated)?;
                 let mut opener = Opener::chunks(self.method, Some(crypt));
                 let rest = buf.get_mut(salt_len..).ok_or(Error::Truncated)?;
@@ -186,7 +186,7 @@ impl RequestOpener {
                         });
                     }
                 }
-                let mut crypt = Crypt::new(self.method, accounts.session_key(self.user), &salt)
+                let mut crypt = Crypt::new(self.method, accounts.session_key(self.user)?, &salt)
                     .ok_or(Error::Unauthenticated)?;
                 let (timestamp, len) = open_fixed(
                     &mut crypt,

@@ -91,7 +91,7 @@ impl PacketSealer {
         session: u64,
         peer: u64,
     ) -> Result<Self, Error> {
-        let (method, key) = (accounts.method(), accounts.session_key(user));
+        let (method, key) = (accounts.method(), accounts.session_key(user)?);
         let session = if session == peer { !session } else { session };
         let kind = match method.family() {
             Family::Plain => Kind::Plain,

@@ -16,7 +16,7 @@ use super::subkeys::Subkeys;
 pub struct PacketHeader {
     /// The client's session; `None` for methods without sessions.
     pub session: Option<u64>,
-    /// The index of the user, on a server with users.
+    /// The id of the user, on a server with users.
     pub user: Option<usize>,
     packet: u64,
     /// Position of the body: sealed or, for ChaCha, opened already.
@@ -31,7 +31,7 @@ impl Accounts {
         subkeys: &mut Subkeys,
         packets: impl Iterator<Item = &'a [u8]>,
     ) {
-        subkeys.derive(self.method(), self.session_key(None), packets);
+        subkeys.derive(self.method(), self.key(), packets);
     }
 
     /// Reads the header of a client's packet. This authenticates only ChaCha packets; the header of others must not be
@@ -79,7 +79,7 @@ impl Accounts {
         packet: &mut [u8],
         found: &PacketHeader,
     ) -> Result<Range<usize>, Error> {
-        let key = self.session_key(found.user);
+        let key = self.session_key(found.user)?;
         let start = found
             .body
             .start
@@ -104,9 +104,9 @@ impl ServerPackets {
     /// Opens the packets of the association of which `found` is one.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] if the key does not fit the method.
+    /// [`Error::Unauthenticated`] if the key does not fit the method, [`Error::UnknownIdentity`] if the user is gone.
     pub fn new(accounts: &Accounts, found: &PacketHeader) -> Result<Self, Error> {
-        let (method, key) = (accounts.method(), accounts.session_key(found.user).clone());
+        let (method, key) = (accounts.method(), accounts.session_key(found.user)?.clone());
         let session = found.session.map(|id| Session::new(method, &key, id));
         Ok(Self {
             session: session.transpose()?,

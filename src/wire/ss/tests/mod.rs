@@ -234,7 +234,7 @@ pub(super) fn request(ends: &Ends, target: &Address, payload: &[u8]) -> Vec<u8> 
 /// A whole response with `payload` to [`request`].
 pub(super) fn response(ends: &Ends, user: Option<usize>, payload: &[u8]) -> Vec<u8> {
     let method = ends.credentials.method();
-    let key = ends.accounts.session_key(user);
+    let key = ends.accounts.session_key(user).unwrap();
     seal_all(
         &mut Sealer::response(method, key, salt(method, 6), salt(method, 5)),
         payload,

@@ -178,7 +178,7 @@ async fn crate_client_says_what_ours_says() {
             assert_eq!(server.plain, [b"first".as_slice(), &pattern(9000)].concat());
 
             // It also opens our response, in the largest chunks that it accepts and in ours.
-            let session_key = known.ends.accounts.session_key(server.user);
+            let session_key = known.ends.accounts.session_key(server.user).unwrap();
             let mut sealer =
                 Sealer::response(method, session_key, Salt::new(method, [6; 32]), salt);
             let answer = pattern(50_000);
@@ -280,7 +280,7 @@ async fn crate_server_understands_and_answers_as_ours() {
             let ours = |now| {
                 let mut sealer = Sealer::response(
                     method,
-                    known.ends.accounts.session_key(user),
+                    known.ends.accounts.session_key(user).unwrap(),
                     salt,
                     request_salt,
                 );

@@ -47,7 +47,7 @@ proptest! {
         prop_assert!(server.plain == plain && server.at_boundary());
 
         let user = server.user;
-        let response = Sealer::response(method, ends.accounts.session_key(user), salt(method, 6), salt(method, 5));
+        let response = Sealer::response(method, ends.accounts.session_key(user).unwrap(), salt(method, 6), salt(method, 5));
         let mut client = Receiver::client(&ends.credentials);
         feed_cut(&mut client, &sealed(response, &payloads), &cuts).unwrap();
         prop_assert!(client.plain == plain);
@@ -98,7 +98,7 @@ proptest! {
         let ends = every_end().nth(ends).unwrap();
         let method = ends.accounts.method();
         let mut sealer = if response_to {
-            Sealer::response(method, ends.accounts.session_key(None), salt(method, 6), salt(method, 5))
+            Sealer::response(method, ends.accounts.session_key(None).unwrap(), salt(method, 6), salt(method, 5))
         } else {
             Sealer::request(&ends.credentials, salt(method, 5), target().as_ref())
         };

@@ -160,7 +160,7 @@ fn one_changed_bit_is_noticed_wherever_it_is() {
         let user = ends.accounts.has_users().then_some(1);
         let mut sealer = Sealer::response(
             method,
-            ends.accounts.session_key(user),
+            ends.accounts.session_key(user).unwrap(),
             salt(method, 6),
             salt(method, 5),
         );
@@ -246,7 +246,7 @@ fn lead_is_where_the_first_payload_stands() {
             Sealer::request(&ends.credentials, salt(method, 5), target().as_ref()),
             Sealer::response(
                 method,
-                ends.accounts.session_key(user),
+                ends.accounts.session_key(user).unwrap(),
                 salt(method, 6),
                 salt(method, 5),
             ),
@@ -274,7 +274,7 @@ fn too_small_a_buffer_is_an_error_and_not_a_panic() {
             false => Sealer::request(&ends.credentials, salt(method, 5), target().as_ref()),
             true => Sealer::response(
                 method,
-                ends.accounts.session_key(None),
+                ends.accounts.session_key(None).unwrap(),
                 salt(method, 6),
                 salt(method, 5),
             ),
