@@ -17,6 +17,7 @@
 pub mod bytes;
 pub mod forward;
 pub mod http;
+pub mod http_oracle;
 pub mod impostor;
 pub mod matrix;
 pub mod name_server;
