@@ -35,8 +35,13 @@ fn start(keys: &Value, file: &Path) -> Half {
 }
 
 fn dig(local: &Half, arguments: &[&str]) -> String {
+    dig_at(local.address.port(), arguments)
+}
+
+/// What `dig` says that the name server at `port` answers.
+pub(crate) fn dig_at(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("dig")
-        .args(["@127.0.0.1", "-p", &local.address.port().to_string()])
+        .args(["@127.0.0.1", "-p", &port.to_string()])
         .args(["+tries=1", "+time=10"])
         .args(arguments)
         .output()

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{DEADLINE, eventually};
+use crate::common::{DEADLINE, eventually, peers::ssr};
 use crate::emulated;
 use crate::redir::{PORT, Scene, TARGETS};
 use hickory_resolver::proto::{
@@ -130,6 +130,11 @@ fn name_in_tls_or_http_decides_and_the_address_stays_over_link() {
             assert_eq!(asked("other.test", TARGETS[0]), Ok(TARGETS[0].to_owned()));
             assert_eq!(asked("other.test", TARGETS[1]), Ok(TARGETS[1].to_owned()));
             assert!(asked("blocked.test", TARGETS[0]).is_err());
+            let pid = scene.local.id().to_string();
+            eventually("`ssr why` names the rule of the name", || {
+                let told = ssr(&["why", "--pid", &pid]).output().unwrap();
+                String::from_utf8_lossy(&told.stdout).contains("(block)")
+            });
             let bare = format!("{scheme}://{}/", TARGETS[0]);
             assert_eq!(curl(&scene, &[&bare]), Ok(TARGETS[0].to_owned()));
         }

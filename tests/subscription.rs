@@ -22,6 +22,7 @@ use crate::common::{
     socks::Socks,
     targets::TcpTarget,
 };
+use crate::fake_dns::dig_at;
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
 
@@ -190,6 +191,7 @@ fn servers_of_a_list_are_used_at_the_first_start_and_changed_without_cutting_wha
     let local = Local::start(state.path(), online(&web.url("/token-of-a-user")));
     local.says("the servers of the list have changed");
     assert!(local.works(&target));
+    local.says("downloading the list of servers");
     let mut going_on = local.socks.connect(&target.v4());
     going_on.write_all(b"one").unwrap();
     going_on.read_exact(&mut [0; 3]).unwrap();
@@ -213,6 +215,33 @@ fn servers_of_a_list_are_used_at_the_first_start_and_changed_without_cutting_wha
         log.contains(&format!("url=\"http://{}/…\"", web.address)),
         "{log}"
     );
+}
+
+/// Its server would be behind the fake address.
+#[test]
+fn names_of_listed_servers_get_no_fake_addresses() {
+    let state = tempfile::tempdir().unwrap();
+    let named = |name: &str| {
+        let mut entry = entry(&server());
+        entry["server"] = json!(name);
+        list(&[entry])
+    };
+    let web = Web::new(None);
+    web.set(named("one.example"));
+    let port = free_port();
+    let mut keys = online(&web.url("/list"));
+    keys["locals"] = json!([
+        {"local_address": "127.0.0.1", "local_port": free_port()},
+        {"local_address": "127.0.0.1", "local_port": port, "protocol": "fake-dns",
+            "fake_dns_database_path": state.path().join("names")},
+    ]);
+    let local = Local::start(state.path(), keys);
+    let is_refused = |name: &str| dig_at(port, &[name]).contains("status: REFUSED");
+    eventually("the listed one is refused", || is_refused("one.example"));
+    assert!(!is_refused("two.example"));
+    web.set(named("three.example"));
+    local.says("servers=1 removed=1");
+    assert!(is_refused("three.example") && !is_refused("one.example"));
 }
 
 #[test]

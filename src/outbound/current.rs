@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 use super::shadowsocks::Servers;
 use crate::net::sync::{read, write};
 use crate::relay::Error;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::{Destination, PacketOutbound, Upstream};
 use crate::wire::{Address, AddressRef};
@@ -57,8 +57,8 @@ impl Outbound for Current {
         servers.connect(request).await
     }
 
-    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
-        self.now().way(target, user)
+    fn way(&self, asked: &Asked<'_>) -> Way {
+        self.now().way(asked)
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::dialer::{Client, Dialer};
 use crate::relay::Error;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::framing::{Decoder, Encoder};
 use crate::relay::udp::{Destination, PacketOutbound, Upstream};
@@ -33,8 +33,8 @@ impl Outbound for Direct {
         Ok(Leg::plain(stream))
     }
 
-    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
-        self.0.way(target, user, false)
+    fn way(&self, asked: &Asked<'_>) -> Way {
+        self.0.way(asked.target, asked.user, false)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::dialer::Dialer;
 use crate::net::dial::SpeaksFirst;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::link::{Handle, Visitor};
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
@@ -52,7 +52,7 @@ impl Outbound for ViaLink {
         self.open(request)
     }
 
-    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+    fn way(&self, _: &Asked<'_>) -> Way {
         visitors()
     }
 }
@@ -109,7 +109,7 @@ impl Outbound for ReverseTarget {
         reached
     }
 
-    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+    fn way(&self, _: &Asked<'_>) -> Way {
         visitors()
     }
 }

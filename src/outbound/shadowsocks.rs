@@ -22,7 +22,7 @@ use crate::net::changes::{Changes, Sleep, suspended};
 use crate::net::lost::OwnAddresses;
 use crate::net::tasks::Tasks;
 use crate::relay::Error;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::tcp::{Failure, Leg, NextLeg, Others, Outbound, Request};
 use crate::relay::udp::{Destination, PacketOutbound, ServerCheck, Upstream};
 use crate::wire::{Address, AddressRef};
@@ -395,7 +395,7 @@ impl Outbound for Servers {
         self.choose(key, target, Vec::new()).await
     }
 
-    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+    fn way(&self, _: &Asked<'_>) -> Way {
         self.0.way(&self.0.tcp)
     }
 }

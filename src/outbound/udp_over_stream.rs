@@ -17,7 +17,7 @@ use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::{Pipe, pair};
 use crate::net::tasks::Tasks;
 use crate::net::udp::Socket;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::udp::over_stream::{Closed, Framing, exchange, read_request};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay, StreamClient};
@@ -163,7 +163,7 @@ impl Outbound for Carrier {
         Ok(self.endpoint.leg(stream, request.target.as_ref()))
     }
 
-    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+    fn way(&self, _: &Asked<'_>) -> Way {
         Way {
             server: Some(self.endpoint.address.to_string()),
             ..Way::default()
@@ -290,7 +290,7 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> Outbound
         }
     }
 
-    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
-        self.direct.way(target, user)
+    fn way(&self, asked: &Asked<'_>) -> Way {
+        self.direct.way(asked)
     }
 }

@@ -14,6 +14,7 @@ use super::error::{Error, Side};
 use crate::limits::{FAILED_KEPT, MAX_FAILED_TEXT};
 use crate::net;
 use crate::net::sync::lock;
+use crate::wire::Address;
 
 /// Whose flows they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,17 @@ pub struct Times {
     pub connect: Option<Duration>,
     /// From there to the end.
     pub relay: Option<Duration>,
+}
+
+/// What a request that has failed asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// The target; `None`: there was no request.
+    pub target: Option<&'a Address>,
+    /// The name that the client's first bytes gave for the target's address.
+    pub name: Option<&'a str>,
+    /// Whose request it was, on a server with users.
+    pub user: Option<&'a str>,
 }
 
 /// The way that a request would go, asked for after it has failed.

@@ -144,3 +144,17 @@ pub struct Query<'a> {
     /// Which listener it came to.
     pub local: Option<&'a str>,
 }
+
+impl<'a> Query<'a> {
+    /// The same with a name that is claimed for the host, if that is an address.
+    #[must_use]
+    pub const fn claiming(self, name: Option<&'a str>) -> Self {
+        match (self.host, name) {
+            (Host::Ip(ip), Some(name)) => Self {
+                host: Host::Claimed(name, ip),
+                ..self
+            },
+            _ => self,
+        }
+    }
+}

@@ -23,7 +23,7 @@ use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
 use crate::net::{SocketOptions, sampled, udp};
 use crate::outbound::reverse::{ViaLink, gone, visitors};
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::link::limits::{MAX_NEW_HTTP_PORTS, MAX_SERVICES};
 use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings};
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
@@ -179,7 +179,7 @@ impl Outbound for HostRouter {
         ViaLink { link, service }.open(request)
     }
 
-    fn way(&self, _: Option<&Address>, _: Option<&str>) -> Way {
+    fn way(&self, _: &Asked<'_>) -> Way {
         visitors()
     }
 }

@@ -12,6 +12,7 @@ use crate::outbound::current::Current;
 use crate::outbound::dialer::{Client, Dialer};
 use crate::outbound::direct::Direct;
 use crate::outbound::shadowsocks::Servers;
+use crate::relay::failed::Asked;
 use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::udp::{Destination, PacketOutbound, Route, Upstream};
 use crate::relay::{Error, failed};
@@ -95,13 +96,7 @@ impl Rules {
     fn stream_query<'a>(&'a self, request: &'a Request) -> Query<'a> {
         let user = request.user.as_ref().and_then(|user| user.name());
         let query = self.query(request.target.as_ref(), Network::Tcp, user);
-        match (query.host, &request.claimed) {
-            (Host::Ip(ip), Some(name)) => Query {
-                host: Host::Claimed(name, ip),
-                ..query
-            },
-            _ => query,
-        }
+        query.claiming(request.claimed.as_deref())
     }
 
     /// Those of a name's addresses that go direct by themselves.
@@ -160,14 +155,15 @@ impl Router {
     }
 
     /// The way of a request that has failed, by what is known of its target now.
-    fn failed(&self, target: &Address, user: Option<&str>, network: Network) -> failed::Way {
+    fn failed(&self, target: &Address, asked: &Asked<'_>, network: Network) -> failed::Way {
         let Some(rules) = &self.rules else {
             return match network {
-                Network::Tcp => self.servers.way(None, None),
+                Network::Tcp => self.servers.way(asked),
                 Network::Udp | Network::Name => self.servers.packet_way(target),
             };
         };
-        let query = rules.query(target.as_ref(), network, user);
+        let query = rules.query(target.as_ref(), network, asked.user);
+        let query = query.claiming(asked.name);
         let known = rules.direct.known(target.as_ref());
         let seen = known.as_deref().unwrap_or_default();
         let way = rules.way(&query, None).map(|way| (way, None));
@@ -183,7 +179,7 @@ impl Router {
             },
         };
         let server = servers.and_then(|servers| match network {
-            Network::Tcp => servers.way(None, None).server,
+            Network::Tcp => servers.way(asked).server,
             Network::Udp | Network::Name => servers.packet_way(target).server,
         });
         failed::Way {
@@ -261,9 +257,9 @@ impl Outbound for Router {
         }
     }
 
-    fn way(&self, target: Option<&Address>, user: Option<&str>) -> failed::Way {
-        match target {
-            Some(target) => self.failed(target, user, Network::Tcp),
+    fn way(&self, asked: &Asked<'_>) -> failed::Way {
+        match asked.target {
+            Some(target) => self.failed(target, asked, Network::Tcp),
             None => failed::Way::default(),
         }
     }
@@ -359,6 +355,6 @@ impl PacketOutbound for Router {
     }
 
     fn packet_way(&self, target: &Address) -> failed::Way {
-        self.failed(target, None, Network::Udp)
+        self.failed(target, &Asked::default(), Network::Udp)
     }
 }

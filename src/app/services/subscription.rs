@@ -164,6 +164,10 @@ impl Subscription {
 
     /// Downloads the list and has its servers used.
     async fn update(&mut self) -> Result<(), Failure> {
+        if self.members.is_empty() {
+            let url = self.shown();
+            tracing::info!(url, "downloading the list of servers");
+        }
         let document = download(self.online.url.expose().to_owned()).await?;
         let before = self.members.len();
         let servers = self.apply(&document).await?;

@@ -15,7 +15,7 @@ use crate::limits::HTTP_WINDOW;
 use crate::net::Stream;
 use crate::net::pipe::{self, Pipe};
 use crate::net::sync::lock;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::tcp::{
     First, Handshake, Inbound, Leg, Outbound, Reply, Request, Service, Timeouts,
 };
@@ -226,7 +226,7 @@ impl<O: Outbound> Outbound for Patient<O> {
         self.0.connect(request).await
     }
 
-    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
-        self.0.way(target, user)
+    fn way(&self, asked: &Asked<'_>) -> Way {
+        self.0.way(asked)
     }
 }

@@ -12,7 +12,7 @@ use super::request::Outbound;
 use super::traffic::Traffic;
 use crate::relay::counters::{Counters, Gauge};
 use crate::relay::error::{Error, Side};
-use crate::relay::failed::{Network, Noted, Phase, Stage, Times, Whose};
+use crate::relay::failed::{Asked, Network, Noted, Phase, Stage, Times, Whose};
 use crate::relay::leg::Failure;
 use crate::relay::users::User;
 use crate::wire::Address;
@@ -47,6 +47,8 @@ const fn reason(unanswered: Unanswered) -> &'static str {
 pub(super) struct FlowRecord<'a> {
     pub(super) peer: SocketAddr,
     pub(super) target: Option<Arc<str>>,
+    /// The name that the client's first bytes give for it.
+    pub(super) claimed: Option<Box<str>>,
     pub(super) user: Option<Arc<User>>,
     started: Instant,
     /// Milliseconds from the start to the complete request, and from there to the relay; [`NOT_REACHED`] before that.
@@ -199,6 +201,7 @@ impl<'a> FlowRecord<'a> {
         Self {
             peer,
             target: None,
+            claimed: None,
             user: None,
             started: Instant::now(),
             handshake_ms: NOT_REACHED,
@@ -262,7 +265,11 @@ impl<'a> FlowRecord<'a> {
         let user = user.or_else(|| end.user());
         let target = self.target.as_deref();
         let address = target.and_then(|target| target.parse::<Address>().ok());
-        let mut way = outbound.way(address.as_ref(), user);
+        let mut way = outbound.way(&Asked {
+            target: address.as_ref(),
+            name: self.claimed.as_deref(),
+            user,
+        });
         way.server = end.server.take().or(way.server);
         let whose = match end.stage {
             _ if way.is_visitor => Whose::Visitor,

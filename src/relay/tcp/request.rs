@@ -13,7 +13,7 @@ use super::activity::Activity;
 use crate::net::Stream;
 use crate::net::dial::SpeaksFirst;
 use crate::relay::error::Error;
-use crate::relay::failed::Way;
+use crate::relay::failed::{Asked, Way};
 use crate::relay::leg::{First, Leg};
 use crate::relay::users::User;
 use crate::wire::Address;
@@ -159,8 +159,8 @@ pub trait Outbound: Sync {
     /// Connects to the target, or to the server that will.
     fn connect(&self, request: &Request) -> impl Future<Output = Result<Leg, Error>> + Send;
 
-    /// The way of a request that has failed, by what is known without waiting. `target`: `None` if there was no request.
-    fn way(&self, _target: Option<&Address>, _user: Option<&str>) -> Way {
+    /// The way of a request that has failed, by what is known without waiting.
+    fn way(&self, _asked: &Asked<'_>) -> Way {
         Way::default()
     }
 }
@@ -178,8 +178,8 @@ impl<O: Outbound + Send> Outbound for Arc<O> {
         (**self).connect(request)
     }
 
-    fn way(&self, target: Option<&Address>, user: Option<&str>) -> Way {
-        (**self).way(target, user)
+    fn way(&self, asked: &Asked<'_>) -> Way {
+        (**self).way(asked)
     }
 }
 

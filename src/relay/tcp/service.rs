@@ -103,6 +103,7 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         record.begin_connect();
         let target: Arc<str> = request.target.to_string().into();
         record.target = Some(Arc::clone(&target));
+        record.claimed.clone_from(&request.claimed);
         record.user.clone_from(&request.user);
         let account = match account(&request, target) {
             Ok(account) => account,
