@@ -182,6 +182,8 @@ pub const MAX_SUBSCRIPTION: u64 = 4 << 20;
 pub const MAX_SUBSCRIBED_SERVERS: usize = 1024;
 /// Plugins that run for such a list at once, those of servers that were in it before included.
 pub const MAX_SUBSCRIBED_PLUGINS: usize = 16;
+/// Parts of the config that accept nothing any more since a reload, and still have something open.
+pub const MAX_RETIRED: usize = 1024;
 
 // What failed, and who asks.
 

@@ -68,6 +68,7 @@ mod pair;
 mod plugins;
 mod redir;
 mod redir_names;
+mod reload;
 mod replays;
 mod reverse;
 mod reverse_links;

@@ -1,6 +1,7 @@
 //! Limits the connections whose request is not complete yet.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
@@ -11,7 +12,7 @@ use crate::net::sync::lock;
 /// The connections in their handshake, of all workers. At the limit, the oldest one is ended to make room: strangers who
 /// hold connections open do not keep others out.
 pub(super) struct Handshakes {
-    limit: usize,
+    limit: AtomicUsize,
     /// As many places again, for streams within connections in their handshake.
     streams: Arc<Semaphore>,
     table: Mutex<Table>,
@@ -42,10 +43,15 @@ impl Handshakes {
     pub(super) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             streams: Arc::new(Semaphore::new(limit)),
             table: Mutex::default(),
         }
+    }
+
+    /// Sets another limit. Where more are running, the oldest end when the next one comes. The places of streams stay.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit.max(1), Relaxed);
     }
 
     /// The places of streams, other than the first, within connections that are in their handshake.
@@ -65,7 +71,7 @@ impl Handshakes {
     /// Admits a connection; at the limit, it ends the oldest one.
     pub(super) fn begin(self: &Arc<Self>, listener: ListenerId) -> Permit {
         let id = self.with(|table| {
-            while table.running.len() >= self.limit {
+            while table.running.len() >= self.limit.load(Relaxed) {
                 if let Some((_, oldest)) = table.running.pop_first() {
                     oldest.abort();
                 }

@@ -9,19 +9,25 @@ mod syslog;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write as _};
 use std::panic::PanicHookInfo;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tracing_appender::rolling::{self, RollingFileAppender};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::queue::{Entrance, Lines, Queue};
 use self::syslog::Syslog;
 use crate::config::{Log, Rotation, Sink, Writer};
 use crate::limits::LOG_FLUSH_TIME;
+
+/// What of the log a writer writes.
+type Level = reload::Layer<Targets, Registry>;
+
+/// The levels of all writers, in their order.
+static LEVELS: OnceLock<Vec<reload::Handle<Targets, Registry>>> = OnceLock::new();
 
 /// One writer of the log.
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
@@ -53,10 +59,12 @@ impl Drop for Running {
 /// When a log file cannot be created, syslog is not available, or the log was set up before.
 pub fn init(config: &Log) -> io::Result<Running> {
     let mut queues = Vec::new();
-    let mut outputs = Vec::new();
+    let (mut outputs, mut levels) = (Vec::new(), Vec::new());
     for writer in &config.writers {
         let queue = queue(&writer.sink)?;
-        outputs.push(output(writer, Entrance(Arc::clone(&queue))));
+        let (filter, level) = reload::Layer::new(filter(writer.level));
+        outputs.push(output(writer, Entrance(Arc::clone(&queue)), filter));
+        levels.push(level);
         queues.push(queue);
     }
     tracing_subscriber::registry()
@@ -64,7 +72,18 @@ pub fn init(config: &Log) -> io::Result<Running> {
         .try_init()
         .map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(log_panic));
+    // The log is set up once.
+    let _ = LEVELS.set(levels);
     Ok(Running(queues))
+}
+
+/// Sets other levels for the writers of `config`, which are those that the log was set up with.
+pub fn set_levels(config: &Log) {
+    let levels = LEVELS.get().into_iter().flatten();
+    for (level, writer) in levels.zip(&config.writers) {
+        // It fails only when the log is gone.
+        let _ = level.reload(filter(writer.level));
+    }
 }
 
 /// Logs a panic. The usual hook writes to standard error, which may block.
@@ -127,8 +146,7 @@ impl queue::Sink for Files {
     }
 }
 
-fn output(writer: &Writer, entrance: Entrance) -> Output {
-    let filter = filter(writer.level);
+fn output(writer: &Writer, entrance: Entrance, filter: Level) -> Output {
     let layer = fmt::layer()
         .with_target(writer.level > 1)
         .with_writer(entrance);
@@ -150,7 +168,7 @@ fn output(writer: &Writer, entrance: Entrance) -> Output {
 fn timed<W>(
     layer: fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>,
     without_time: bool,
-    filter: Targets,
+    filter: Level,
 ) -> Output
 where
     W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,

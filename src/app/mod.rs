@@ -7,6 +7,8 @@
 //! - [`explain`]: says which rule decides.
 //! - [`doctor`]: tries what a config says, and names the fault.
 //! - [`redir_rules`]: the firewall rules for `redir` listeners.
+//! - `running.rs`: the parts of the config that run.
+//! - `reload/`: reads the config again, and has it used by difference.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `udp_share.rs`: how many files datagrams and public ports may take.
@@ -26,9 +28,11 @@ pub mod log;
 mod places;
 mod privileges;
 pub mod redir_rules;
+mod reload;
 mod reverse;
 mod room;
 mod routing;
+mod running;
 mod services;
 mod udp_share;
 mod visitors;
@@ -40,11 +44,12 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::control::answer::Socket;
 use crate::control::facts::Facts;
+use crate::control::orders::{Order, Orders};
 use crate::control::why;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
@@ -56,6 +61,9 @@ use crate::net::tasks::Tasks;
 use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
 use error::Error;
+use reload::Reloader;
+use routing::Rulebook;
+use running::Running;
 use udp_share::UdpShare;
 use worker::{Phase, Threads};
 
@@ -118,13 +126,8 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         privileges::assume(user)?;
     }
     let watching = Tasks::default();
-    let hangup = Arc::new(Notify::new());
-    let watched = routing::Watched {
-        all: config.live_rules(),
-        reload: routing::Reload::of(config).map(Arc::new),
-        hangup: Arc::clone(&hangup),
-    };
-    watching.spawn_on(routing::watch(watched), control.handle());
+    let rulebook = Rulebook::new(config.live_rules());
+    watching.spawn_on(rulebook.clone().watch(), control.handle());
     watching.spawn_on(sampled::report_rest(), control.handle());
     watching.spawn_on(review_users(Arc::clone(&counters)), control.handle());
     match asked {
@@ -142,11 +145,14 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     if let Some(routes) = &services.routes {
         control.block_on(routes.set())?;
     }
-    let (phase, phases) = watch::channel(Phase::Run);
+    let threads = Threads::start(workers).map_err(Error::system("cannot start a worker"))?;
     let (drained, drain) = mpsc::channel(1);
-    // This sender keeps the process running even if it serves only datagrams, which have no flows to wait for.
-    let threads = Threads::start(services.jobs, phases, drained.clone())
-        .map_err(Error::system("cannot start a worker"))?;
+    // Its sender keeps the process running even if it serves only datagrams, which have no flows to wait for.
+    let mut parts = Running::new(threads, drained, Arc::clone(&counters));
+    for unit in services.units {
+        let serving = control.block_on(parts.start(unit));
+        parts.units.push(serving);
+    }
     tracing::info!(
         role = config.role.name(),
         workers,
@@ -156,21 +162,25 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         "running"
     );
     running();
+    let (_orders, ordered) = Orders::channel();
+    let routes = services.routes;
+    let mut reloader = control.block_on(async {
+        let shares = services.shares;
+        Reloader::new(config, shares, parts, rulebook, (workers, files))
+    });
     control.block_on(supervise(
         signals,
-        phase,
-        (drained, drain),
+        &mut reloader,
+        (ordered, drain),
         &resolver,
         &counters,
-        &hangup,
-        services.routes.as_ref(),
+        routes.as_ref(),
     ));
-    threads.join();
-    if let Some(routes) = &services.routes {
+    let Reloader { running, .. } = reloader;
+    control.block_on(running.end());
+    if let Some(routes) = &routes {
         control.block_on(routes.take_back());
     }
-    control.block_on(services.plugins.end());
-    drop(services.files);
     report(&resolver, &counters);
     Ok(())
 }
@@ -186,9 +196,6 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
     };
     Resolver::new(settings, runtime::Handle::current())
 }
-
-/// A channel that closes when no flow is left: every flow holds a copy of the sender.
-type Drain = (mpsc::Sender<()>, mpsc::Receiver<()>);
 
 /// The signals that the process handles.
 struct Signals {
@@ -210,14 +217,13 @@ impl Signals {
     }
 }
 
-/// Handles signals until the process shall stop, then drains.
+/// Handles signals and orders until the process shall stop, then drains. `drain` closes when no flow is left.
 async fn supervise(
     signals: Signals,
-    phase: watch::Sender<Phase>,
-    (drained, mut drain): Drain,
+    reloader: &mut Reloader,
+    (mut orders, mut drain): (mpsc::Receiver<Order>, mpsc::Receiver<()>),
     resolver: &Resolver,
     counters: &Counters,
-    hung_up: &Notify,
     routes: Option<&AutoRoute>,
 ) {
     let Signals {
@@ -227,6 +233,7 @@ async fn supervise(
         mut hangup,
     } = signals;
     loop {
+        // A reload is never interrupted: it changes everything or nothing.
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
@@ -234,25 +241,33 @@ async fn supervise(
                 report(resolver, counters);
                 why::log(&counters.failed);
             }
-            _ = hangup.recv() => hung_up.notify_one(),
+            // Whatever comes of it is in the log.
+            _ = hangup.recv() => drop(reloader.reload().await),
+            Some(order) = orders.recv() => match order {
+                Order::Reload(done) => {
+                    // Who asked may be gone.
+                    let _ = done.send(reloader.reload().await);
+                }
+            },
+            () = reloader.file_changed() => reloader.read_changed().await,
         }
     }
     tracing::info!(
         seconds = DRAIN_TIME.as_secs(),
         "stopping: no new connections are accepted; open ones may finish"
     );
-    drop(drained);
     if let Some(routes) = routes {
         routes.release().await;
     }
-    phase.send_replace(Phase::Drain);
+    reloader.running.close();
+    reloader.running.reach(Phase::Drain);
     tokio::select! {
         _ = drain.recv() => {}
         () = tokio::time::sleep(DRAIN_TIME) => tracing::info!("closing the remaining connections"),
         _ = interrupt.recv() => tracing::info!("second signal: stopping now"),
         _ = terminate.recv() => tracing::info!("second signal: stopping now"),
     }
-    phase.send_replace(Phase::Stop);
+    reloader.running.reach(Phase::Stop);
 }
 
 /// Ends users whose time or quota is over, and begins the periods of quotas.

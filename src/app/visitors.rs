@@ -1,6 +1,7 @@
 //! The places of visitors of reverse tunnels and of clients of `forwards`, none of whom is authenticated.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const MAX_LOOKS: usize = 1024;
 /// The visitors of all public ports. At the limit, one of the port with the most visitors makes room: the one that was silent
 /// for the longest time, and rather one that has never sent anything.
 pub(super) struct Visitors {
-    limit: usize,
+    limit: AtomicUsize,
     table: Mutex<Table>,
     /// A visitor has left.
     left: Notify,
@@ -60,10 +61,15 @@ pub(super) struct VisitorPlace {
 impl Visitors {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit: limit.max(1),
+            limit: AtomicUsize::new(limit.max(1)),
             table: Mutex::default(),
             left: Notify::new(),
         })
+    }
+
+    /// Sets another limit. Where more are here, they stay.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit.max(1), Relaxed);
     }
 
     /// A new port.
@@ -92,10 +98,11 @@ impl Port {
     /// Takes a place, at the limit that of another; `None` if nobody is silent.
     pub(super) fn try_enter(&self) -> Option<VisitorPlace> {
         let mut table = lock(&self.visitors.table);
-        if table.visitors.len() >= self.visitors.limit {
+        let limit = self.visitors.limit.load(Relaxed);
+        if table.visitors.len() >= limit {
             sampled::warn!(
                 "`limits.visitors` is reached: those that are silent for the longest time are disconnected",
-                limit = self.visitors.limit
+                limit
             );
             if !table.make_room() {
                 return None;

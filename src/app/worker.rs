@@ -46,6 +46,8 @@ const FIRST_TIMER: Duration = Duration::from_secs(1);
 pub(super) enum Phase {
     /// Serving.
     Run,
+    /// Accepting nothing new, while others serve in its place: what is open goes on to its end.
+    Retire,
     /// Accepting nothing new.
     Drain,
     /// Ending.
@@ -58,13 +60,32 @@ pub(super) struct Shared {
     phase: watch::Receiver<Phase>,
     /// Dropped when the job no longer has anything to finish.
     drained: mpsc::Sender<()>,
+    /// Dropped when the job has closed the sockets that it listens on.
+    listening: Option<mpsc::Sender<()>>,
 }
 
 impl Shared {
+    /// For the jobs of one service.
+    pub(super) const fn new(
+        phase: watch::Receiver<Phase>,
+        drained: mpsc::Sender<()>,
+        listening: mpsc::Sender<()>,
+    ) -> Self {
+        Self {
+            phase,
+            drained,
+            listening: Some(listening),
+        }
+    }
+
     /// For work with a phase of its own.
     pub(super) fn under(phase: watch::Receiver<Phase>) -> Self {
         let (drained, _) = mpsc::channel(1);
-        Self { phase, drained }
+        Self {
+            phase,
+            drained,
+            listening: None,
+        }
     }
 
     /// For what has nothing more to finish, and goes on until others have.
@@ -82,50 +103,79 @@ impl Shared {
 /// What a worker runs: a listener, a client's reverse link, or the HTTP ports of reverse tunnels.
 pub(super) type Job = Box<dyn FnOnce(Shared) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
+/// A job, and what it needs to end in time.
+type Order = (Job, Shared);
+
+/// Jobs that wait for a worker.
+const WAITING_JOBS: usize = 64;
+
 /// The worker threads.
-pub(super) struct Threads(Vec<JoinHandle<()>>);
+pub(super) struct Threads {
+    threads: Vec<JoinHandle<()>>,
+    orders: Vec<mpsc::Sender<Order>>,
+}
 
 impl Threads {
-    /// Starts one thread for each list of jobs.
-    pub(super) fn start(
-        jobs: Vec<Vec<Job>>,
-        phase: watch::Receiver<Phase>,
-        drained: mpsc::Sender<()>,
-    ) -> io::Result<Self> {
-        let shared = Shared { phase, drained };
-        let mut threads = Vec::new();
-        for (number, jobs) in jobs.into_iter().enumerate() {
+    /// Starts `count` threads.
+    pub(super) fn start(count: usize) -> io::Result<Self> {
+        let (mut threads, mut all) = (Vec::new(), Vec::new());
+        for number in 0..count {
             let reactor = runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
                 .global_queue_interval(REMOTE_INTERVAL)
                 .build()?;
-            let shared = shared.clone();
+            let (orders, jobs) = mpsc::channel(WAITING_JOBS);
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || {
-                    reactor.block_on(async move {
-                        let mut running = JoinSet::new();
-                        for job in jobs {
-                            running.spawn(job(shared.clone()));
-                        }
-                        drop(shared);
-                        running.join_all().await;
-                    });
-                })?;
+                .spawn(move || reactor.block_on(work(jobs)))?;
             threads.push(thread);
+            all.push(orders);
         }
-        Ok(Self(threads))
+        let orders = all;
+        Ok(Self { threads, orders })
+    }
+
+    /// Has the workers run more jobs: a list for each of them.
+    pub(super) async fn run(&self, jobs: Vec<Vec<Job>>, shared: &Shared) {
+        for (jobs, orders) in jobs.into_iter().zip(&self.orders) {
+            for job in jobs {
+                // A thread that has panicked is reported when it is joined.
+                let _ = orders.send((job, shared.clone())).await;
+            }
+        }
+    }
+
+    /// Nothing is added any more: the threads end with their jobs.
+    pub(super) fn close(&mut self) {
+        self.orders.clear();
     }
 
     /// Waits until all threads have ended.
     pub(super) fn join(self) {
-        for thread in self.0 {
+        for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
             }
         }
     }
+}
+
+/// Runs jobs until no more can come and all have ended.
+async fn work(mut orders: mpsc::Receiver<Order>) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some((job, shared)) => {
+                    running.spawn(job(shared));
+                }
+                None => break,
+            },
+            Some(_) = running.join_next() => {}
+        }
+    }
+    running.join_all().await;
 }
 
 /// What the connections of a TCP listener share.
@@ -160,7 +210,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         loop {
             tokio::select! {
                 biased;
-                () = shared.reached(Phase::Drain) => break,
+                () = shared.reached(Phase::Retire) => break,
                 Some(_) = flows.join_next() => {}
                 _ = first_timer.tick(), if !flows.is_empty() => {}
                 accepted = self.accept(&listener, &mut next) => match accepted {
@@ -172,8 +222,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 },
             }
         }
-        drop((listener, next));
+        drop((listener, next, shared.listening.take()));
         let mut ended = pin!(async { while flows.join_next().await.is_some() {} });
+        // A listener that others replace leaves its clients the time that their handshakes may take.
+        tokio::select! {
+            () = shared.reached(Phase::Drain) => {}
+            () = &mut ended => return,
+        }
         tokio::select! {
             () = shared.reached(Phase::Stop) => return,
             () = &mut ended => return,
@@ -336,16 +391,22 @@ pub(super) fn packets<I: PacketInbound, O: PacketOutbound>(
     options: UdpOptions,
 ) -> Job {
     Box::new(move |shared| {
-        let Shared { mut phase, drained } = shared;
+        let Shared {
+            mut phase,
+            drained,
+            listening,
+        } = shared;
         // Datagrams have no end to wait for: only the phase ends this job.
         drop(drained);
         Box::pin(async move {
+            let _listening = listening;
             let served = async {
                 let socket = Socket::new(socket.into(), options)?;
                 relay.serve(Arc::new(socket)).await
             };
             tokio::select! {
-                _ = async { phase.wait_for(|phase| *phase == Phase::Stop).await.is_ok() } => {}
+                // Where others serve in its place, they get the datagrams from now on.
+                _ = async { phase.wait_for(|phase| matches!(phase, Phase::Retire | Phase::Stop)).await.is_ok() } => {}
                 result = served => if let Err(error) = result {
                     tracing::error!(%error, "a UDP listener failed");
                 },

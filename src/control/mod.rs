@@ -8,11 +8,13 @@
 //! - [`facts`]: what the process knows of itself.
 //! - [`ask`]: the side of the command.
 //! - [`status`]: what the process does, and what its users have used, as JSON and as text.
+//! - [`orders`]: what a process is told to do: to read its config again.
 //! - [`why`]: the streams and associations that failed, as JSON and as text.
 
 pub mod answer;
 pub mod ask;
 pub mod facts;
+pub mod orders;
 pub mod place;
 pub mod status;
 pub mod why;

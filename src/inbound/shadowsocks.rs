@@ -31,7 +31,7 @@ pub struct Shadowsocks {
     /// The keys of the server and its users.
     pub users: Arc<Table>,
     /// Refuses streams that were seen before.
-    pub replays: ReplayFilter,
+    pub replays: Arc<ReplayFilter>,
     /// How long a peer that broke its stream after the handshake is read from before the stream is closed.
     pub drain_timeout: Duration,
     /// Serves the clients that ask something of the server itself.

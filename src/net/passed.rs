@@ -1,8 +1,10 @@
-//! Listening sockets that the service manager passes (socket activation, sd_listen_fds(3)).
+//! Listening sockets that are passed on: by the service manager (socket activation, sd_listen_fds(3)), or by a part of this
+//! process, or an earlier process, that listened before.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -17,7 +19,11 @@ const UNNAMED: &str = "unknown";
 
 /// The sockets that nobody has taken yet.
 #[derive(Debug, Default)]
-pub struct Passed(Mutex<Vec<PassedSocket>>);
+pub struct Passed {
+    waiting: Mutex<Vec<PassedSocket>>,
+    /// Copies of those that are in use, so that they can be passed on.
+    used: Mutex<Vec<PassedSocket>>,
+}
 
 /// Which sockets are meant.
 #[derive(Clone, Copy, Debug)]
@@ -30,15 +36,19 @@ pub enum Wanted<'a> {
     Path(&'a Path),
 }
 
+/// A socket, and who it is for.
 #[derive(Debug)]
-struct PassedSocket {
-    name: String,
+pub struct PassedSocket {
+    /// The name that the service manager gave it.
+    pub name: String,
+    /// The address in the config, which may have port 0.
+    pub asked: Option<SocketAddr>,
     socket: Socket,
     place: Place,
 }
 
 /// What a socket is for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Tcp(SocketAddr),
     Udp(SocketAddr),
@@ -70,12 +80,8 @@ impl Passed {
         let passed = names
             .into_iter()
             .zip(sockets)
-            .map(|(name, socket)| PassedSocket {
-                name,
-                place: place(&socket).unwrap_or(Place::Other),
-                socket,
-            });
-        Self(Mutex::new(passed.collect()))
+            .map(|(name, socket)| PassedSocket::new(name, None, socket));
+        Self::from(passed.collect::<Vec<_>>())
     }
 
     /// Takes the listeners for streams that are wanted, each once for every one of `workers`.
@@ -89,7 +95,12 @@ impl Passed {
         options: &SocketOptions,
     ) -> io::Result<Vec<Listener>> {
         let mut all = Vec::new();
-        for PassedSocket { socket, place, .. } in self.take(wanted, Place::is_stream) {
+        let found = self.take(wanted, Place::is_stream);
+        let places: Vec<Place> = found.iter().map(|one| one.place.clone()).collect();
+        for PassedSocket { socket, place, .. } in found {
+            // Workers that had a socket each at this place share those out again.
+            let group = places.iter().filter(|other| **other == place).count();
+            let workers = workers.div_ceil(group.max(1));
             socket.set_nonblocking(true)?;
             let listener = if let Place::Unix(_) = place {
                 Listener::Unix(socket.into())
@@ -97,6 +108,7 @@ impl Passed {
                 options.apply_listener(&SockRef::from(&socket))?;
                 Listener::Tcp(socket.into())
             };
+            self.note_used(wanted, &listener)?;
             all.extend(listener.share(workers)?);
         }
         Ok(all)
@@ -115,6 +127,7 @@ impl Passed {
         let prepare = |found: PassedSocket| {
             found.socket.set_nonblocking(true)?;
             fill_buffers(&found.socket, options)?;
+            self.note_used(wanted, &found.socket)?;
             Ok(found.socket.into())
         };
         found.into_iter().map(prepare).collect()
@@ -122,30 +135,100 @@ impl Passed {
 
     /// What nobody has taken, in words; it is closed.
     pub fn close_rest(&self) -> Vec<String> {
-        let rest = std::mem::take(&mut *lock(&self.0));
+        let rest = std::mem::take(&mut *lock(&self.waiting));
         rest.iter().map(PassedSocket::to_string).collect()
     }
 
+    /// Takes note that a socket is in use, so that it can be passed on.
+    ///
+    /// # Errors
+    /// When the system has no file for a copy.
+    pub fn note_used(&self, wanted: Wanted<'_>, socket: &impl AsFd) -> io::Result<()> {
+        let (name, asked) = match wanted {
+            Wanted::Name(name) => (name, None),
+            Wanted::Address(address) => (UNNAMED, Some(address)),
+            Wanted::Path(_) => (UNNAMED, None),
+        };
+        let copy = Socket::from(socket.as_fd().try_clone_to_owned()?);
+        lock(&self.used).push(PassedSocket::new(name.to_owned(), asked, copy));
+        Ok(())
+    }
+
+    /// Those that were taken into use since the last call.
+    pub fn take_used(&self) -> Vec<PassedSocket> {
+        std::mem::take(&mut *lock(&self.used))
+    }
+
     fn take(&self, wanted: Wanted<'_>, fits: impl Fn(&Place) -> bool) -> Vec<PassedSocket> {
-        lock(&self.0)
-            .extract_if(.., |one| fits(&one.place) && one.is(wanted))
+        // Where two listeners have port 0, each has its own.
+        let mut first: Option<Place> = None;
+        let mut is_wanted = |one: &PassedSocket| {
+            let is = fits(&one.place) && one.is(wanted);
+            is && match wanted {
+                Wanted::Address(_) => *first.get_or_insert_with(|| one.place.clone()) == one.place,
+                Wanted::Name(_) | Wanted::Path(_) => true,
+            }
+        };
+        lock(&self.waiting)
+            .extract_if(.., |one| is_wanted(one))
             .collect()
     }
 }
 
+impl From<Vec<PassedSocket>> for Passed {
+    fn from(sockets: Vec<PassedSocket>) -> Self {
+        Self {
+            waiting: Mutex::new(sockets),
+            used: Mutex::default(),
+        }
+    }
+}
+
 impl PassedSocket {
+    /// A socket for who asks for it by name, by the address `asked`, or by where it is.
+    #[must_use]
+    pub fn new(name: String, asked: Option<SocketAddr>, socket: Socket) -> Self {
+        let place = place(&socket).unwrap_or(Place::Other);
+        Self {
+            name,
+            asked,
+            socket,
+            place,
+        }
+    }
+
+    /// Another handle of the same socket.
+    ///
+    /// # Errors
+    /// When the system has no file for it.
+    pub fn copy(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            asked: self.asked,
+            socket: self.socket.try_clone()?,
+            place: self.place.clone(),
+        })
+    }
+
     fn is(&self, wanted: Wanted<'_>) -> bool {
         match (wanted, &self.place) {
             (Wanted::Name(name), Place::Tcp(_) | Place::Udp(_) | Place::Unix(_)) => {
                 self.name == name
             }
             (Wanted::Address(wanted), Place::Tcp(address) | Place::Udp(address)) => {
-                wanted.port() == address.port()
-                    && wanted.ip().to_canonical() == address.ip().to_canonical()
+                self.asked == Some(wanted)
+                    || wanted.port() == address.port()
+                        && wanted.ip().to_canonical() == address.ip().to_canonical()
             }
             (Wanted::Path(wanted), Place::Unix(path)) => wanted == path,
             _ => false,
         }
+    }
+}
+
+impl AsFd for PassedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -221,11 +304,8 @@ mod tests {
             Socket::from(unix),
             Socket::from(connected),
         ];
-        let passed = Passed(Mutex::new(Vec::from(sockets.map(|socket| PassedSocket {
-            name: "all".to_owned(),
-            place: place(&socket).unwrap(),
-            socket,
-        }))));
+        let passed = sockets.map(|socket| PassedSocket::new("all".to_owned(), None, socket));
+        let passed = Passed::from(Vec::from(passed));
         let options = SocketOptions::default();
         let streams = |wanted| passed.take_streams(wanted, 2, &options).unwrap();
         assert_eq!(streams(Wanted::Address(udp_at)).len(), 0);

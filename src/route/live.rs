@@ -30,6 +30,13 @@ impl std::fmt::Debug for Live {
     }
 }
 
+/// Whether they are the same rules, read at the same time.
+impl PartialEq for Live {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.source(), &other.source())
+    }
+}
+
 impl Live {
     /// Reads the rules.
     ///

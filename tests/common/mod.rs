@@ -15,10 +15,12 @@
 )]
 
 pub mod bytes;
+pub mod changing;
 pub mod forward;
 pub mod http;
 pub mod http_oracle;
 pub mod impostor;
+pub mod load;
 pub mod matrix;
 pub mod name_server;
 pub mod nginx;

@@ -82,7 +82,7 @@ impl ReverseClient {
         loop {
             let mut retry = Duration::ZERO;
             let reached = tokio::select! {
-                () = shared.reached(Phase::Drain) => return,
+                () = shared.reached(Phase::Retire) => return,
                 reached = self.settings.servers.reach(reverse::target()) => reached,
             };
             match reached {
@@ -97,7 +97,7 @@ impl ReverseClient {
                         let mut running = pin!(link::run(leg, settings, &handle, &mut host));
                         tokio::select! {
                             result = running.as_mut() => result,
-                            () = shared.reached(Phase::Drain) => {
+                            () = shared.reached(Phase::Retire) => {
                                 handle.stop();
                                 tokio::select! {
                                     _ = running => {}
@@ -124,7 +124,7 @@ impl ReverseClient {
             }
             let wait = backoff.next().max(retry);
             tokio::select! {
-                () = shared.reached(Phase::Drain) => return,
+                () = shared.reached(Phase::Retire) => return,
                 () = sleep(wait) => {}
             }
         }

@@ -117,7 +117,7 @@ impl ReverseServer {
         let tasks = Tasks::default();
         loop {
             tokio::select! {
-                () = shared.reached(Phase::Drain) => break,
+                () = shared.reached(Phase::Retire) => break,
                 () = tasks.reap() => {}
                 Some(new) = ports.recv() => {
                     let server = Arc::clone(&self);

@@ -2,15 +2,15 @@
 //!
 //! - `router.rs`: the outbound of `ssr local`: direct, through servers, or refused.
 //! - `guard.rs`: the rules of `ssr server` about its targets and its clients.
-//! - `reload.rs`: reads the rules of the config again.
-//! - `watch.rs`: does so when files change, or on SIGHUP.
+//! - `names.rs`: the names by which rules may mean a server.
+//! - `watch.rs`: reads rules again when their files change.
 
 mod guard;
-mod reload;
+mod names;
 mod router;
 mod watch;
 
 pub(super) use guard::{Guard, filter};
-pub(super) use reload::{Reload, names};
+pub(super) use names::names;
 pub(super) use router::{Router, Rules};
-pub(super) use watch::{Watched, watch};
+pub(super) use watch::Rulebook;

@@ -41,7 +41,7 @@ pub(in crate::app) struct Rules {
     /// Connects to targets without a server.
     pub(in crate::app) direct: Dialer,
     /// The servers that rules name.
-    pub(in crate::app) named: Vec<(Arc<str>, Servers)>,
+    pub(in crate::app) named: Vec<(Arc<str>, Current)>,
 }
 
 /// Where a request goes.
@@ -174,7 +174,7 @@ impl Router {
             Way::Direct => (None, "direct"),
             Way::Block => (None, "block"),
             Way::Named(place) => match rules.named.get(place) {
-                Some((name, servers)) => (Some(servers.clone()), &**name),
+                Some((name, servers)) => (Some(servers.now()), &**name),
                 None => (None, "block"),
             },
         };
@@ -197,7 +197,7 @@ impl Router {
             other => {
                 let named = usize::from(other.saturating_sub(FIRST_NAMED));
                 let named = self.rules.as_ref()?.named.get(named);
-                named.map(|(_, servers)| servers.clone())
+                named.map(|(_, servers)| servers.now())
             }
         }
     }

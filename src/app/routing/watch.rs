@@ -1,76 +1,61 @@
-//! Reads rules again when their files change, or on SIGHUP.
+//! Reads rules again when their files change.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::reload::Reload;
+use crate::net::sync::lock;
 use crate::route::Live;
 
 /// How often the files are looked at. A change counts when the next look finds it unchanged.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The rules of the process.
-pub(in crate::app) struct Watched {
-    /// All rules in use.
-    pub(in crate::app) all: Vec<Arc<Live>>,
-    /// Reads the config file; `None`: there is none, or no rules are in use.
-    pub(in crate::app) reload: Option<Arc<Reload>>,
-    /// SIGHUP has come.
-    pub(in crate::app) hangup: Arc<Notify>,
-}
+/// All rules in use.
+#[derive(Clone)]
+pub(in crate::app) struct Rulebook(Arc<Mutex<Vec<Arc<Live>>>>);
 
-/// Looks at the files of all rules for as long as it runs.
-pub(in crate::app) async fn watch(watched: Watched) {
-    let mut ticks = interval(CHECK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let asked = tokio::select! {
-            _ = ticks.tick(), if !watched.all.is_empty() => false,
-            () = watched.hangup.notified() => true,
-        };
-        match &watched.reload {
-            Some(reload) if asked || reload.is_stale() => read_config(reload).await,
-            None if asked => {
-                tracing::warn!(
-                    "SIGHUP: no rules of a config file are in use, so nothing was read again; other keys need a restart"
-                );
-            }
-            _ => {}
-        }
-        for live in &watched.all {
-            if !(asked || live.is_stale()) {
-                continue;
-            }
-            let changed = Arc::clone(live);
-            match spawn_blocking(move || changed.reload()).await {
-                Ok(Ok(())) => tracing::info!("rules read again"),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the changed rules cannot be used; the previous ones stay in use");
-                }
-                // It was cancelled, since the process ends.
-                Err(_) => return,
-            }
-        }
+impl Rulebook {
+    pub(in crate::app) fn new(rules: Vec<Arc<Live>>) -> Self {
+        Self(Arc::new(Mutex::new(rules)))
     }
-}
 
-async fn read_config(reload: &Arc<Reload>) {
-    let changed = Arc::clone(reload);
-    match spawn_blocking(move || changed.apply()).await {
-        Ok(Ok(())) => {
-            let file = reload.path().display();
-            tracing::info!(%file, "rules of the config read again; other keys need a restart");
-        }
-        Ok(Err(problems)) => {
-            for error in problems {
-                tracing::error!(%error, "the changed config cannot be used; the previous rules stay in use");
+    /// Others are in use now.
+    pub(in crate::app) fn set(&self, rules: Vec<Arc<Live>>) {
+        *lock(&self.0) = rules;
+    }
+
+    /// Whether there are any.
+    pub(in crate::app) fn is_in_use(&self) -> bool {
+        !lock(&self.0).is_empty()
+    }
+
+    /// All of them.
+    fn all(&self) -> Vec<Arc<Live>> {
+        lock(&self.0).clone()
+    }
+
+    /// Looks at the files of all rules for as long as it runs.
+    pub(in crate::app) async fn watch(self) {
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for live in self.all() {
+                if !live.is_stale() {
+                    continue;
+                }
+                let changed = Arc::clone(&live);
+                match spawn_blocking(move || changed.reload()).await {
+                    Ok(Ok(())) => tracing::info!("rules read again"),
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, "the changed rules cannot be used; the previous ones stay in use");
+                    }
+                    // It was cancelled, since the process ends.
+                    Err(_) => return,
+                }
             }
         }
-        // It was cancelled, since the process ends.
-        Err(_) => {}
     }
 }

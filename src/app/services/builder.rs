@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::kept::Kept;
 use super::proxies::chain;
 use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
+use crate::app::reverse::ReverseServer;
 use crate::app::room::Room;
 use crate::app::udp_share::UdpShare;
 use crate::app::visitors::Visitors;
@@ -24,7 +26,9 @@ use crate::net::plugin::Plugins;
 use crate::net::tun::routes::AutoRoute;
 use crate::net::unix::SocketFile;
 use crate::net::{self, SocketOptions};
+use crate::outbound::current::Current;
 use crate::outbound::dialer::Dialer;
+use crate::outbound::shadowsocks::{self, Servers};
 use crate::relay::replay::ClientReplays;
 use crate::relay::tcp::{Inbound, Outbound, Service, Timeouts};
 use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
@@ -32,7 +36,7 @@ use crate::relay::users::Table;
 use crate::relay::{Counters, User};
 
 /// Collects the jobs of each worker.
-pub(super) struct Builder<'a> {
+pub(in crate::app) struct Builder<'a> {
     pub(super) config: &'a Config,
     pub(super) resolver: &'a Arc<Resolver>,
     pub(super) counters: &'a Arc<Counters>,
@@ -57,6 +61,75 @@ pub(super) struct Builder<'a> {
     /// What the service manager has passed.
     pub(super) passed: Passed,
     pub(super) files: Vec<SocketFile>,
+    /// The servers that `ssr local` uses.
+    pub(super) servers: Current,
+    /// Those of them that are in the config itself.
+    pub(super) own: Vec<Arc<shadowsocks::Server>>,
+    /// Those that rules may name, by all their names.
+    pub(in crate::app) named: Named,
+    /// The server of reverse tunnels.
+    pub(super) reverse: Option<Arc<ReverseServer>>,
+    /// What outlives a change of the settings of a server.
+    pub(super) kept: Kept,
+}
+
+/// Servers by the names that rules may use.
+pub(in crate::app) type Named = Vec<(Arc<str>, Current)>;
+
+/// What all parts of a process share, for as long as it runs.
+pub(in crate::app) struct Shares {
+    pub(in crate::app) resolver: Arc<Resolver>,
+    pub(in crate::app) counters: Arc<Counters>,
+    pub(in crate::app) connections: Arc<Semaphore>,
+    pub(in crate::app) handshakes: Arc<Handshakes>,
+    pub(in crate::app) visitors: Arc<Visitors>,
+    pub(in crate::app) visitors_handshakes: Arc<Handshakes>,
+    pub(in crate::app) share: UdpShare,
+    fakes: Fakes,
+    replays: ClientReplays,
+    servers: Current,
+    named: Named,
+    reverse: Option<Arc<ReverseServer>>,
+    pub(in crate::app) kept: Kept,
+}
+
+impl Shares {
+    /// Rules may name these servers from now on.
+    pub(in crate::app) fn set_named(&mut self, named: Named) {
+        self.named = named;
+    }
+
+    /// A builder of more parts. They listen on the sockets of `passed` that are theirs, and bind the others.
+    pub(in crate::app) fn builder<'a>(
+        &'a self,
+        config: &'a Config,
+        workers: usize,
+        passed: Passed,
+    ) -> Builder<'a> {
+        Builder {
+            config,
+            resolver: &self.resolver,
+            counters: &self.counters,
+            connections: Arc::clone(&self.connections),
+            handshakes: Arc::clone(&self.handshakes),
+            visitors: Arc::clone(&self.visitors),
+            visitors_handshakes: Arc::clone(&self.visitors_handshakes),
+            share: self.share,
+            ipv4_wildcards: HashSet::new(),
+            jobs: (0..workers).map(|_| Vec::new()).collect(),
+            plugins: Plugins::default(),
+            routes: None,
+            fakes: self.fakes.clone(),
+            replays: self.replays.clone(),
+            passed,
+            files: Vec::new(),
+            servers: self.servers.clone(),
+            own: Vec::new(),
+            named: self.named.clone(),
+            reverse: self.reverse.clone(),
+            kept: self.kept.clone(),
+        }
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -85,6 +158,30 @@ impl<'a> Builder<'a> {
             replays: ClientReplays::new(config.replay),
             passed: Passed::default(),
             files: Vec::new(),
+            servers: Current::from(Servers::new(Vec::new())),
+            own: Vec::new(),
+            named: Vec::new(),
+            reverse: None,
+            kept: Kept::default(),
+        }
+    }
+
+    /// What more parts can be built with.
+    pub(super) fn shares(self) -> Shares {
+        Shares {
+            resolver: Arc::clone(self.resolver),
+            counters: Arc::clone(self.counters),
+            connections: self.connections,
+            handshakes: self.handshakes,
+            visitors: self.visitors,
+            visitors_handshakes: self.visitors_handshakes,
+            share: self.share,
+            fakes: self.fakes,
+            replays: self.replays,
+            servers: self.servers,
+            named: self.named,
+            reverse: self.reverse,
+            kept: self.kept,
         }
     }
 
@@ -220,6 +317,9 @@ impl<'a> Builder<'a> {
 
     /// The users of a server, whom the process knows from now on.
     pub(super) fn table(&self, server: &Server) -> Result<Arc<Table>, Error> {
+        if let Some(known) = self.kept.table(server) {
+            return Ok(known);
+        }
         let (method, key) = (server.method, server.keys.key.clone());
         let users = server.users.iter().map(config::User::stated).collect();
         let table = Table::new(&server.name, method, key, users);
@@ -228,6 +328,7 @@ impl<'a> Builder<'a> {
             source,
         })?);
         self.counters.users.add(Arc::clone(&table));
+        self.kept.note_table(server, &table);
         Ok(table)
     }
 

@@ -150,7 +150,7 @@ fn datagrams(dns: Dns, socket: std::net::UdpSocket, options: UdpOptions) -> Job 
         Box::pin(async move {
             let served = async { dns.serve(Socket::new(socket.into(), options)?).await };
             tokio::select! {
-                () = shared.reached(Phase::Drain) => {}
+                () = shared.reached(Phase::Retire) => {}
                 result = served => if let Err(error) = result {
                     tracing::error!(%error, "a UDP listener failed");
                 },

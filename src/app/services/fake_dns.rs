@@ -127,7 +127,7 @@ fn saving(names: Arc<FakeNames>, file: PathBuf) -> Job {
                     sleep(SAVE_PAUSE).await;
                 };
                 tokio::select! {
-                    () = shared.reached(Phase::Drain) => break,
+                    () = shared.reached(Phase::Retire) => break,
                     () = news => {}
                 }
             }

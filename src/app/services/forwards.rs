@@ -15,19 +15,15 @@ use crate::outbound::websocket::WebSocket;
 use crate::relay::tcp::{FixedTarget, Inbound};
 
 impl Builder<'_> {
-    /// Builds every entry of `forwards`.
-    pub(super) async fn forwards(&mut self) -> Result<(), Error> {
-        let forwards = &self.config.forwards;
-        self.note_wildcards(forwards.iter().map(|forward| &forward.listen.address));
-        for forward in forwards {
-            let Forward { listen, target } = forward;
-            let address = self.listen_address(&listen.address).await?;
-            let bound = match listen.scheme {
-                Scheme::Udp => self.forward_udp(address, target)?,
-                Scheme::Tcp | Scheme::Ws | Scheme::Wss => self.forward_tcp(address, forward)?,
-            };
-            tracing::info!(listen = format!("{}://{bound}", listen.scheme.name()), %target, "forwarding");
-        }
+    /// Builds an entry of `forwards`.
+    pub(super) async fn forward(&mut self, forward: &Forward) -> Result<(), Error> {
+        let Forward { listen, target } = forward;
+        let address = self.listen_address(&listen.address).await?;
+        let bound = match listen.scheme {
+            Scheme::Udp => self.forward_udp(address, target)?,
+            Scheme::Tcp | Scheme::Ws | Scheme::Wss => self.forward_tcp(address, forward)?,
+        };
+        tracing::info!(listen = format!("{}://{bound}", listen.scheme.name()), %target, "forwarding");
         Ok(())
     }
 

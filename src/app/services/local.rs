@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::builder::{Builder, user};
+use super::builder::{Builder, Named, user};
 use super::plugins::Entrances;
 use super::sockets::{incoming, outgoing};
 use super::subscription::{Parts, Subscription};
@@ -11,7 +11,7 @@ use super::transport;
 use crate::app::error::Error;
 use crate::app::reverse::{ClientSettings, ReverseClient};
 use crate::app::routing::{Router, Rules, names};
-use crate::config::{Credential, Local, Place, Protocol, Server, TcpRedir};
+use crate::config::{Credential, Local, OnlineConfig, Place, Protocol, Server, TcpRedir};
 use crate::inbound::forward::packets::ForwardPackets;
 use crate::inbound::http::Http;
 use crate::inbound::http::upstream::Upstreams;
@@ -43,72 +43,69 @@ pub(super) struct LocalSockets {
 }
 
 impl Builder<'_> {
-    /// Builds every entry of `locals`, and the links of `reverse`.
-    pub(super) async fn locals(&mut self) -> Result<(), Error> {
-        let mut upstreams = Vec::new();
-        for server in &self.config.servers {
-            let plugin = self.client_plugin(server).await?;
-            upstreams.push(Arc::new(self.upstream(server, &plugin)?));
-        }
-        let own = upstreams.clone();
-        let servers = Servers::of(upstreams, self.config.balancer.clone());
-        let servers = Current::from(servers);
-        self.subscribe(own, &servers).await;
-        let addresses = self
-            .config
-            .locals
-            .iter()
-            .flat_map(|local| [local.address.address(), local.udp_address.as_ref()]);
-        self.note_wildcards(addresses.flatten());
-        self.prepare_fakes();
-        for local in &self.config.locals {
-            if let Some(settings) = &local.tun {
-                let router = self.router(local, &servers);
-                self.tun(local, settings, &router).await?;
+    /// Takes note of the names that rules may use, before listeners with rules are built.
+    pub(in crate::app) fn note_names(&mut self) {
+        let all = self.config.servers.iter();
+        let mut named: Named = Vec::new();
+        for name in all.flat_map(|server| names(&server.name)) {
+            if named.iter().any(|(known, _)| **known == *name) {
                 continue;
             }
-            let sockets = self.bind_local(local).await?;
-            let (address, mode) = (sockets.place.clone(), local.mode.name());
-            match local.protocol {
-                Protocol::Socks | Protocol::Mixed => {
-                    let router = self.router(local, &servers);
-                    self.socks(local, sockets, &router);
-                }
-                Protocol::Http => {
-                    let router = self.router(local, &servers);
-                    self.http(local, sockets, &router);
-                }
-                Protocol::Dns => self.dns(local, sockets, &servers),
-                Protocol::FakeDns => self.fake_dns(local, sockets, &servers),
-                Protocol::Tunnel => {
-                    let router = self.router(local, &servers);
-                    self.tunnel(local, sockets, &router);
-                }
-                Protocol::Redir => {
-                    let router = self.router(local, &servers);
-                    self.redir(local, sockets, &router);
-                }
-                // Above.
-                Protocol::Tun => {}
-            }
-            tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
+            let known = self.named.iter().find(|(known, _)| **known == *name);
+            let current = match known {
+                Some((_, current)) => current.clone(),
+                None => Current::from(Servers::new(Vec::new())),
+            };
+            named.push((name.into(), current));
         }
-        self.offer(&servers);
+        self.named = named;
+    }
+
+    /// Has these servers, which are those of the config, used from now on.
+    pub(in crate::app) fn use_servers(&mut self, upstreams: Vec<Arc<shadowsocks::Server>>) {
+        self.own.clone_from(&upstreams);
+        let servers = Servers::of(upstreams, self.config.balancer.clone());
+        let all = &self.config.servers;
+        for (name, current) in &self.named {
+            let is_meant = |place: usize| all.get(place).is_some_and(|one| one.is_named(name));
+            current.replace(servers.only(is_meant));
+        }
+        self.servers.replace(servers);
+    }
+
+    /// Builds an entry of `locals`.
+    pub(super) async fn local(&mut self, local: &Local) -> Result<(), Error> {
+        let servers = self.servers.clone();
+        let router = self.router(local, &servers);
+        if let Some(settings) = &local.tun {
+            return self.tun(local, settings, &router).await;
+        }
+        let sockets = self.bind_local(local).await?;
+        let (address, mode) = (sockets.place.clone(), local.mode.name());
+        match local.protocol {
+            Protocol::Socks | Protocol::Mixed => self.socks(local, sockets, &router),
+            Protocol::Http => self.http(local, sockets, &router),
+            Protocol::Dns => self.dns(local, sockets, &servers),
+            Protocol::FakeDns => self.fake_dns(local, sockets, &servers),
+            Protocol::Tunnel => self.tunnel(local, sockets, &router),
+            Protocol::Redir => self.redir(local, sockets, &router),
+            // Above.
+            Protocol::Tun => {}
+        }
+        tracing::info!(%address, protocol = local.protocol.name(), mode, "listening");
         Ok(())
     }
 
     /// Has the servers of `online_config` used too.
-    async fn subscribe(&mut self, own: Vec<Arc<shadowsocks::Server>>, current: &Current) {
-        let Some(online) = self.config.online.clone() else {
-            return;
-        };
+    pub(super) async fn subscribe(&mut self, online: &OnlineConfig) {
         let parts = Parts {
             config: Arc::new(self.config.clone()),
             resolver: Arc::clone(self.resolver),
             counters: Arc::clone(self.counters),
             replays: self.replays.clone(),
         };
-        let subscription = Subscription::new(online, parts, own, current.clone()).await;
+        let (own, current) = (self.own.clone(), self.servers.clone());
+        let subscription = Subscription::new(online.clone(), parts, own, current).await;
         if let Some(jobs) = self.jobs.first_mut() {
             jobs.push(subscription.job());
         }
@@ -255,15 +252,6 @@ impl Builder<'_> {
         let Some(live) = &local.rules else {
             return Router::through(servers.clone());
         };
-        // All that rules may name: they can change while they are in use.
-        let mut named: Vec<(Arc<str>, Servers)> = Vec::new();
-        let all = &self.config.servers;
-        for name in all.iter().flat_map(|server| names(&server.name)) {
-            if !named.iter().any(|(known, _)| **known == *name) {
-                let is_meant = |place: usize| all.get(place).is_some_and(|one| one.is_named(name));
-                named.push((name.into(), servers.now().only(is_meant)));
-            }
-        }
         let direct = Dialer {
             // It is for what the clients of the server may reach.
             deny_private: false,
@@ -273,7 +261,7 @@ impl Builder<'_> {
             live: Arc::clone(live),
             local: local.place().into(),
             direct,
-            named,
+            named: self.named.clone(),
         };
         Router::by_rules(servers.clone(), rules)
     }
@@ -346,7 +334,7 @@ impl Builder<'_> {
     }
 
     /// Offers the services of `reverse` to the server. Each worker runs its share of the links.
-    fn offer(&mut self, servers: &Current) {
+    pub(super) fn offer(&mut self) {
         let reverse = &self.config.reverse;
         if reverse.services.is_empty() {
             return;
@@ -354,7 +342,7 @@ impl Builder<'_> {
         let client = ReverseClient::new(ClientSettings {
             services: reverse.services.clone(),
             heartbeat: reverse.heartbeat,
-            servers: servers.clone(),
+            servers: self.servers.clone(),
             dialer: self.dialer(outgoing(&self.config.socket, false)),
             timeouts: self.timeouts(self.config.timeouts.idle),
             udp_idle: self.config.udp_timeout,

@@ -12,6 +12,8 @@
 //! - `subscription.rs`: servers of a list that is downloaded.
 //! - `proxies.rs`: proxies on the way.
 //! - `transport.rs`: the layers between TCP and Shadowsocks.
+//! - `parts.rs`: the parts of a config, which are built, replaced and ended by themselves.
+//! - `kept.rs`: what outlives a change of a server's settings.
 //! - `sockets.rs`: listening sockets, and the options of all sockets.
 //! - `single.rs`: single parts of these services, for `ssr doctor`.
 //! - `builder.rs`: what all of these share.
@@ -20,8 +22,10 @@ mod builder;
 mod dns;
 mod fake_dns;
 mod forwards;
+mod kept;
 mod local;
 mod multiplex;
+mod parts;
 mod plugins;
 mod proxies;
 mod redir;
@@ -34,28 +38,26 @@ mod tun;
 
 use std::sync::Arc;
 
-use builder::Builder;
+pub(super) use builder::{Named, Shares};
+
+pub(super) use kept::Kept;
+pub(super) use parts::{Part, Unit};
 
 use super::error::Error;
 use super::fd_limit::Capacity;
 use super::udp_share::UdpShare;
-use super::worker::Job;
 use crate::config::{Config, Role};
 use crate::dns::Resolver;
 use crate::net::passed::Passed;
-use crate::net::plugin::Plugins;
 use crate::net::tun::routes::AutoRoute;
-use crate::net::unix::SocketFile;
 use crate::relay::Counters;
 
 /// What the services of a process are.
 pub(super) struct Built {
-    /// A list of jobs for each worker.
-    pub(super) jobs: Vec<Vec<Job>>,
-    /// The programs that run beside them.
-    pub(super) plugins: Plugins,
-    /// The files of unix sockets, to be kept as long as the process serves.
-    pub(super) files: Vec<SocketFile>,
+    /// The parts of the config.
+    pub(super) units: Vec<Unit>,
+    /// What more parts can be built with.
+    pub(super) shares: Shares,
     /// What leads the traffic of this machine into a tun device, once the jobs run.
     pub(super) routes: Option<AutoRoute>,
 }
@@ -69,22 +71,45 @@ pub(super) async fn build(
     counters: &Arc<Counters>,
     passed: Passed,
 ) -> Result<Built, Error> {
-    let mut builder = Builder::new(config, capacity, workers, resolver, counters);
+    let mut builder = builder::Builder::new(config, capacity, workers, resolver, counters);
     builder.passed = passed;
     builder.share = share;
     match config.role {
-        Role::Local => builder.locals().await?,
-        Role::Server => builder.servers().await?,
+        Role::Local => builder.prepare_fakes(),
+        Role::Server => builder.prepare_servers(),
         Role::Forward => {}
     }
-    builder.forwards().await?;
+    let mut units = builder.parts(Part::all(config)).await?;
+    builder.offer();
+    units.push(builder.cut(Part::Shared, None));
     for socket in builder.passed.close_rest() {
         tracing::warn!(%socket, "systemd passed a socket that the config has no use for");
     }
     Ok(Built {
-        jobs: builder.jobs,
-        plugins: builder.plugins,
-        files: builder.files,
-        routes: builder.routes,
+        units,
+        routes: builder.routes.take(),
+        shares: builder.shares(),
     })
+}
+
+impl builder::Builder<'_> {
+    /// Builds `parts`, in their order, and has the servers among them used.
+    async fn parts(&mut self, parts: Vec<Part>) -> Result<Vec<Unit>, Error> {
+        self.note_listeners();
+        let mut units: Vec<Unit> = Vec::new();
+        let is_upstream = |part: &Part| matches!(part, Part::Upstream(_));
+        let (upstreams, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_upstream);
+        for part in upstreams {
+            units.push(self.unit(part).await?);
+        }
+        if self.config.role == Role::Local {
+            self.note_names();
+            let upstreams = units.iter().filter_map(|unit| unit.upstream.clone());
+            self.use_servers(upstreams.collect());
+        }
+        for part in others {
+            units.push(self.unit(part).await?);
+        }
+        Ok(units)
+    }
 }

@@ -95,7 +95,7 @@ pub(super) fn draining() -> (watch::Receiver<bool>, Job) {
     let job: Job = Box::new(
         move |mut shared| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
             Box::pin(async move {
-                shared.reached(Phase::Drain).await;
+                shared.reached(Phase::Retire).await;
                 sender.send_replace(true);
             })
         },

@@ -12,6 +12,7 @@ use crate::inbound::redir::packets::RedirPackets;
 use crate::inbound::redir::{Guard, Method, Redirected};
 use crate::inbound::sniff::Sniff;
 use crate::net::listener::{self, Listener};
+use crate::net::passed::Wanted;
 use crate::net::{self, TransparentUdp};
 use crate::wire::Address;
 
@@ -68,9 +69,15 @@ impl Builder<'_> {
         &self,
         address: SocketAddr,
     ) -> Result<(SocketAddr, Vec<Listener>), Error> {
+        let passed = self.passed_streams(Wanted::Address(address))?;
+        if !passed.is_empty() {
+            return Ok((address, passed));
+        }
         let (group, options) = (self.tproxy(address), incoming(&self.config.socket));
         let listeners = listener::tcp(address, self.jobs.len(), group, &options)?;
-        Ok((address, listeners.into_iter().map(Listener::from).collect()))
+        let listeners: Vec<Listener> = listeners.into_iter().map(Listener::from).collect();
+        self.note_used(Wanted::Address(address), &listeners)?;
+        Ok((address, listeners))
     }
 
     /// As [`Builder::bind_udp`], for datagrams to any address.
@@ -78,8 +85,13 @@ impl Builder<'_> {
         &self,
         address: SocketAddr,
     ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
+        let passed = self.passed_datagrams(Wanted::Address(address))?;
+        if !passed.is_empty() {
+            return Ok((address, passed));
+        }
         let (group, options) = (self.tproxy(address), incoming(&self.config.socket));
         let sockets = listener::udp(address, self.jobs.len(), group, &options)?;
+        self.note_used(Wanted::Address(address), &sockets)?;
         Ok((address, sockets))
     }
 

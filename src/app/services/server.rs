@@ -7,6 +7,8 @@ use super::builder::Builder;
 use super::multiplex::{self, Sessions, Settings};
 use super::sockets::{incoming, outgoing};
 use super::transport;
+use tokio::sync::watch;
+
 use crate::app::error::Error;
 use crate::app::reverse::{Grants, ReverseServer, ServerSettings};
 use crate::app::routing::{Guard, filter};
@@ -19,80 +21,93 @@ use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::relay;
-use crate::relay::replay::{ReplayFilter, SessionMemory};
+use crate::relay::replay::SessionMemory;
 use crate::relay::tcp::{Outbound, Reserved};
 
 impl Builder<'_> {
-    /// Builds every entry of `servers`, and the server of reverse tunnels.
-    pub(super) async fn servers(&mut self) -> Result<(), Error> {
-        let reverse_server = self.reverse_server();
+    /// Builds the server of reverse tunnels, which all servers share.
+    pub(super) fn prepare_servers(&mut self) {
+        self.reverse = Some(self.reverse_server());
+    }
+
+    /// Builds an entry of `servers`.
+    pub(super) async fn server(&mut self, server: &Server) -> Result<(), Error> {
+        let Some(reverse_server) = self.reverse.clone() else {
+            return Ok(());
+        };
         let (draining, job) = multiplex::draining();
         if let Some(jobs) = self.jobs.first_mut() {
             jobs.push(job);
         }
-        self.note_wildcards(self.config.servers.iter().map(|server| &server.address));
-        for server in &self.config.servers {
-            let address = self.listen_address(&server.address).await?;
-            let table = self.table(server)?;
-            let options = outgoing(&server.socket, false);
-            let direct = Direct(Dialer {
-                filter: filter(server.rules.as_ref()),
-                ..self.dialer_through(options, &server.proxies)?
-            });
-            let mut places = self.places(server, address)?;
-            let relay = server.mode.udp.then(|| {
-                let inbound = ShadowsocksPackets {
-                    users: Arc::clone(&table),
-                    replays: Arc::new(ReplayFilter::for_packets(server.method, self.config.replay)),
-                    ended: SessionMemory::default(),
-                };
-                self.relay(WithStreams(guarded(inbound, server)), direct.clone())
-            });
-            if server.mode.tcp {
-                let idle = server.idle.unwrap_or(self.config.timeouts.idle);
-                let sessions = Settings {
-                    timeouts: self.timeouts(idle),
-                    counters: Arc::clone(self.counters),
-                    room: self.users(),
-                    draining: draining.clone(),
-                };
-                let idle_udp = self.config.udp_timeout;
-                let reserved = match &relay {
-                    Some(relay) => {
-                        let (direct, relay) = (direct.clone(), Arc::clone(relay));
-                        let outbound = DirectWithPackets::new(direct, relay, false, idle_udp);
-                        reserved(&reverse_server, Sessions::new(outbound, sessions))
-                    }
-                    None => reserved(&reverse_server, Sessions::new(direct.clone(), sessions)),
-                };
-                let inbound = Shadowsocks {
-                    replays: ReplayFilter::for_streams(server.method, self.config.replay),
-                    users: table,
-                    drain_timeout: self.config.timeouts.handshake,
-                    reserved,
-                };
-                let inbound = guarded(inbound, server);
-                let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
-                places.tcp = bound;
-                let transport = transport::server(server)?;
-                // Over WebSocket, a client may also send its packets inside a stream.
-                let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
-                match &relay {
-                    Some(relay) => {
-                        let relay = Arc::clone(relay);
-                        let outbound = DirectWithPackets::new(direct, relay, is_ws, idle_udp);
-                        self.serve_tcp(listeners, inbound, outbound, idle, transport);
-                    }
-                    None => self.serve_tcp(listeners, inbound, direct, idle, transport),
+        let filter_of = self.kept.filter(server, self.config.replay);
+        let address = self.listen_address(&server.address).await?;
+        let table = self.table(server)?;
+        let options = outgoing(&server.socket, false);
+        let direct = Direct(Dialer {
+            filter: filter(server.rules.as_ref()),
+            ..self.dialer_through(options, &server.proxies)?
+        });
+        let mut places = self.places(server, address)?;
+        let relay = server.mode.udp.then(|| {
+            let inbound = ShadowsocksPackets {
+                users: Arc::clone(&table),
+                replays: Arc::clone(&filter_of.packets),
+                ended: SessionMemory::default(),
+            };
+            self.relay(WithStreams(guarded(inbound, server)), direct.clone())
+        });
+        if server.mode.tcp {
+            let idle = server.idle.unwrap_or(self.config.timeouts.idle);
+            let sessions = Settings {
+                timeouts: self.timeouts(idle),
+                counters: Arc::clone(self.counters),
+                room: self.users(),
+                draining: draining.clone(),
+            };
+            let idle_udp = self.config.udp_timeout;
+            let reserved = match &relay {
+                Some(relay) => {
+                    let (direct, relay) = (direct.clone(), Arc::clone(relay));
+                    let outbound = DirectWithPackets::new(direct, relay, false, idle_udp);
+                    reserved(
+                        &reverse_server,
+                        Sessions::new(outbound, sessions),
+                        &draining,
+                    )
                 }
+                None => reserved(
+                    &reverse_server,
+                    Sessions::new(direct.clone(), sessions),
+                    &draining,
+                ),
+            };
+            let inbound = Shadowsocks {
+                replays: filter_of.streams,
+                users: table,
+                drain_timeout: self.config.timeouts.handshake,
+                reserved,
+            };
+            let inbound = guarded(inbound, server);
+            let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
+            places.tcp = bound;
+            let transport = transport::server(server)?;
+            // Over WebSocket, a client may also send its packets inside a stream.
+            let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
+            match &relay {
+                Some(relay) => {
+                    let relay = Arc::clone(relay);
+                    let outbound = DirectWithPackets::new(direct, relay, is_ws, idle_udp);
+                    self.serve_tcp(listeners, inbound, outbound, idle, transport);
+                }
+                None => self.serve_tcp(listeners, inbound, direct, idle, transport),
             }
-            if let Some(relay) = relay {
-                let (_, sockets) = self.bind_udp(places.udp, &server.socket)?;
-                self.serve_udp(&relay, sockets, incoming(&server.socket).udp);
-            }
-            self.server_plugin(server, &places).await?;
-            tracing::info!(address = %places.public, method = server.method.name(), mode = server.mode.name(), "listening");
         }
+        if let Some(relay) = relay {
+            let (_, sockets) = self.bind_udp(places.udp, &server.socket)?;
+            self.serve_udp(&relay, sockets, incoming(&server.socket).udp);
+        }
+        self.server_plugin(server, &places).await?;
+        tracing::info!(address = %places.public, method = server.method.name(), mode = server.mode.name(), "listening");
         Ok(())
     }
 
@@ -131,13 +146,22 @@ fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
 fn reserved<O: Outbound + Send + 'static>(
     reverse: &Arc<ReverseServer>,
     sessions: Sessions<O>,
+    draining: &watch::Receiver<bool>,
 ) -> ReservedJobs {
-    let reverse = Arc::clone(reverse);
+    let (reverse, draining) = (Arc::clone(reverse), draining.clone());
     let sessions = Arc::new(sessions);
     Box::new(move |what, leg, peer, user| match what {
         Reserved::Link => {
             let user = user.and_then(|user| user.name().map(str::to_owned));
-            Box::pin(Arc::clone(&reverse).serve(leg, peer, user))
+            let link = Arc::clone(&reverse).serve(leg, peer, user);
+            let mut draining = draining.clone();
+            Box::pin(async move {
+                tokio::select! {
+                    result = link => result,
+                    // Its client comes back, if it still may.
+                    _ = draining.wait_for(|is_over| *is_over) => Ok(()),
+                }
+            })
         }
         // The outbound connects them.
         Reserved::Packets | Reserved::UdpOverTcp(_) => {

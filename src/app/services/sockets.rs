@@ -1,11 +1,12 @@
 //! Listening sockets, and the options of all sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::builder::Builder;
 use crate::app::error::Error;
-use crate::config;
+use crate::config::{self, Role};
 use crate::net::listener::{self, Listener};
 use crate::net::passed::Wanted;
 use crate::net::{self, SocketOptions, unix};
@@ -20,12 +21,13 @@ impl Builder<'_> {
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<Listener>), Error> {
         let passed = self.passed_streams(Wanted::Address(address))?;
-        if !passed.is_empty() {
-            return Ok((address, passed));
+        if let Some(first) = passed.first() {
+            return Ok((first.address().unwrap_or(address), passed));
         }
         let (workers, group) = (self.jobs.len(), self.group(address, options));
         let listeners = listener::tcp(address, workers, group, &incoming(options))?;
         let listeners: Vec<Listener> = listeners.into_iter().map(Listener::from).collect();
+        self.note_used(Wanted::Address(address), &listeners)?;
         let bound = listeners.first().and_then(Listener::address);
         Ok((bound.unwrap_or(address), listeners))
     }
@@ -37,11 +39,12 @@ impl Builder<'_> {
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
         let passed = self.passed_datagrams(Wanted::Address(address))?;
-        if !passed.is_empty() {
-            return Ok((address, passed));
+        if let Some(first) = passed.first() {
+            return Ok((first.local_addr().unwrap_or(address), passed));
         }
         let (workers, group) = (self.jobs.len(), self.group(address, options));
         let sockets = listener::udp(address, workers, group, &incoming(options))?;
+        self.note_used(Wanted::Address(address), &sockets)?;
         let bound = sockets.first().and_then(|first| first.local_addr().ok());
         Ok((bound.unwrap_or(address), sockets))
     }
@@ -62,7 +65,16 @@ impl Builder<'_> {
             source,
         })?;
         self.files.push(file);
+        // All are handles of one socket.
+        self.note_used(Wanted::Path(path), listeners.get(..1).unwrap_or_default())?;
         Ok(listeners)
+    }
+
+    /// Keeps copies of new sockets, so that what replaces their owner can go on with them.
+    pub(super) fn note_used(&self, wanted: Wanted<'_>, sockets: &[impl AsFd]) -> Result<(), Error> {
+        let mut noted = sockets.iter().map(|one| self.passed.note_used(wanted, one));
+        let noted = noted.try_for_each(|one| one);
+        noted.map_err(Error::system("cannot keep a copy of a listening socket"))
     }
 
     /// The listeners for streams that the service manager has passed; none is no error.
@@ -89,6 +101,23 @@ impl Builder<'_> {
             share: options.reuse_port,
             transparent: false,
         }
+    }
+
+    /// Records what the config listens on; to be called before any of it is bound.
+    pub(in crate::app) fn note_listeners(&mut self) {
+        let config = self.config;
+        let locals = config.locals.iter();
+        let locals = locals.flat_map(|local| [local.address.address(), local.udp_address.as_ref()]);
+        self.note_wildcards(locals.flatten());
+        if config.role == Role::Server {
+            self.note_wildcards(config.servers.iter().map(|server| &server.address));
+        }
+        self.note_wildcards(
+            config
+                .forwards
+                .iter()
+                .map(|forward| &forward.listen.address),
+        );
     }
 
     /// Records the IPv4 wildcards among `addresses`; to be called before any of them is bound.

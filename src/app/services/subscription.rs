@@ -118,7 +118,7 @@ impl Subscription {
 
     async fn run(mut self, mut shared: Shared) {
         tokio::select! {
-            () = shared.reached(Phase::Drain) => {}
+            () = shared.reached(Phase::Retire) => {}
             () = self.keep_up_to_date() => {}
         }
         // Connections may still go through its plugins, and have their own signs for being there.

@@ -10,7 +10,7 @@ use crate::wire::address::Address;
 use crate::wire::multiplex::Head;
 
 /// A plugin that is a program (SIP003). At least one of `tcp` and `udp` is set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plugin {
     /// Its name on `PATH`, or its path.
     pub program: String,
@@ -34,7 +34,7 @@ pub struct Multiplex {
 }
 
 /// The keys of one server. On the server itself, `identity` is empty.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Keys {
     /// Identity keys (iPSKs) for the servers on the way, outermost first (SIP023).
     pub identity: Vec<Key>,
@@ -59,6 +59,17 @@ pub struct ProxyHop {
     pub trust: Trust,
     /// The method and the keys, if the scheme is `ss`.
     pub shadowsocks: Option<(Method, Keys)>,
+}
+
+/// Whether they mean the same, wherever they stand in the config.
+impl PartialEq for ProxyHop {
+    fn eq(&self, other: &Self) -> bool {
+        let ends = |one: &Self| (one.scheme, one.address.clone(), one.server_name.clone());
+        ends(self) == ends(other)
+            && self.login == other.login
+            && self.trust == other.trust
+            && self.shadowsocks == other.shadowsocks
+    }
 }
 
 /// The protocol of a [`ProxyHop`].
@@ -106,7 +117,7 @@ impl std::fmt::Display for ProxyHop {
 }
 
 /// `online_config`: a list of servers on the web (SIP008).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OnlineConfig {
     /// Its URL, which often is a secret.
     pub url: Secret,

@@ -13,6 +13,7 @@ mod listen;
 mod locals;
 mod logging;
 mod logins;
+mod logs;
 pub(super) mod model;
 mod multiplex;
 mod online;

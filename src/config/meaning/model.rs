@@ -23,6 +23,7 @@ use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 
 pub use super::between::Keys;
 use super::between::{Multiplex, OnlineConfig, Plugin, ProxyHop};
+pub use super::logs::{Log, Rotation, Sink, Writer};
 use crate::config::reread::Reread;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
@@ -63,6 +64,8 @@ pub struct Config {
     pub replay: ReplayPolicy,
     /// Refuse targets in loopback, link-local, private and metadata networks after resolution.
     pub deny_private: bool,
+    /// Whether the whole file is read again when it changes.
+    pub watch: bool,
     /// What is logged, and where.
     pub log: Log,
     /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.
@@ -80,7 +83,7 @@ pub struct Config {
 }
 
 /// Reverse tunnels: the services of a client, and what a server allows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reverse {
     /// The services that `ssr local` publishes; names are unique. Empty for the server.
     pub services: Vec<Service>,
@@ -93,7 +96,7 @@ pub struct Reverse {
 }
 
 /// A service near `ssr local` that the server publishes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// The unique name, 1 to 255 bytes.
     pub name: String,
@@ -127,7 +130,7 @@ pub struct Allow {
 }
 
 /// A Shadowsocks server: one address, one method, one key or several users.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// `remarks`, else `id`, else the address.
     pub name: String,
@@ -184,8 +187,15 @@ pub struct AclFile {
     pub path: PathBuf,
 }
 
+/// Whether it is the same file, wherever the config names it.
+impl PartialEq for AclFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
 /// The layers between TCP and Shadowsocks: TLS, WebSocket or both.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Transport {
     /// TLS, the outer layer.
     pub tls: Option<Tls>,
@@ -208,8 +218,17 @@ pub struct Tls {
     pub identity: Option<(Pem, Pem)>,
 }
 
+/// Whether they mean the same, wherever they stand in the config.
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.server_name == other.server_name
+            && self.trust == other.trust
+            && self.identity == other.identity
+    }
+}
+
 /// The WebSocket settings of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WebSocket {
     /// Its path, host and headers. Without a host, the server accepts any and `ssr local` sends the server's address.
     pub endpoint: http::Endpoint,
@@ -220,7 +239,7 @@ pub struct WebSocket {
 }
 
 /// A user of a server, or another server behind it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct User {
     /// The name, unique on its server.
     pub name: String,
@@ -284,7 +303,7 @@ impl Mode {
 }
 
 /// A listener of `ssr local`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Local {
     /// Its protocol.
     pub protocol: Protocol,
@@ -364,7 +383,7 @@ impl Protocol {
 }
 
 /// A listener that relays to a fixed target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Forward {
     /// Where to listen.
     pub listen: Endpoint,
@@ -373,7 +392,7 @@ pub struct Forward {
 }
 
 /// The listener or the target of a [`Forward`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// The protocol.
     pub scheme: Scheme,
@@ -384,7 +403,7 @@ pub struct Endpoint {
 }
 
 /// The WebSocket settings of an [`Endpoint`].
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct EndpointWs {
     /// The request sent to a target; the request that a listener requires.
     pub request: http::Endpoint,
@@ -520,64 +539,4 @@ pub struct SocketOptions {
     pub inbound_udp_allow_fragmentation: Option<bool>,
     /// Whether the system may fragment datagrams sent upstream; `None`: those to a server, but not those to targets.
     pub outbound_udp_allow_fragmentation: Option<bool>,
-}
-
-/// What is logged, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// 0 is info, 1 debug, 2 trace, 3 trace of the libraries too.
-    pub level: u8,
-    /// Omit the time.
-    pub without_time: bool,
-    /// The destinations; empty: nothing is logged.
-    pub writers: Vec<Writer>,
-}
-
-/// One destination of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Writer {
-    /// As [`Log::level`].
-    pub level: u8,
-    /// As [`Log::without_time`].
-    pub without_time: bool,
-    /// The destination.
-    pub sink: Sink,
-}
-
-/// Where a [`Writer`] writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sink {
-    /// Standard error.
-    Console,
-    /// Files in a directory.
-    File {
-        /// The directory.
-        directory: PathBuf,
-        /// How often a new file is started.
-        rotation: Rotation,
-        /// The beginning of the file name; `None`: the program's name.
-        prefix: Option<String>,
-        /// The end of the file name; `None`: `log`.
-        suffix: Option<String>,
-        /// The number of files to keep; `None`: all.
-        max_files: Option<usize>,
-    },
-    /// The system log.
-    Syslog {
-        /// The name in the log; `None`: the program's name.
-        identity: Option<String>,
-        /// The facility (RFC 5424 §6.2.1); 1 is "user".
-        facility: u32,
-    },
-}
-
-/// How often a new log file is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotation {
-    /// Never.
-    Never,
-    /// Every hour.
-    Hourly,
-    /// Every day.
-    Daily,
 }

@@ -66,6 +66,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         user: filled(top.user.as_deref()),
         replay: replay(top, cx),
         deny_private: top.deny_private.unwrap_or(false),
+        watch: top.watch.unwrap_or(false),
         log: logging::log(top.log.as_ref(), cx),
         first_payload_wait: first_payload_wait(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),

@@ -10,7 +10,7 @@ use crate::net::tun::Ends;
 use crate::wire::address::Address;
 
 /// A name and password of SOCKS5 (RFC 1929 §2) or HTTP (RFC 7617), each of 1 to 255 bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
     /// The user name (UNAME).
     pub user: String,
@@ -47,7 +47,7 @@ impl fmt::Display for Place {
 }
 
 /// The names of sockets that the service manager passes; with a name, nothing is bound.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PassedNames {
     /// Those for streams.
     pub tcp: Option<String>,
@@ -75,7 +75,7 @@ pub struct Sniff {
 }
 
 /// The name servers of a `dns` local.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DnsLocal {
     /// The one that is asked directly.
     pub local: Option<SocketAddr>,
@@ -95,7 +95,7 @@ pub struct FakeDns {
 }
 
 /// The device of a `tun` local.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TunLocal {
     /// Which one.
     pub device: TunDevice,

@@ -81,6 +81,7 @@ pub(crate) struct Top {
     pub(crate) online_config: Option<Online>,
     pub(crate) workers: Option<Number<u64>>,
     pub(crate) deny_private: Option<bool>,
+    pub(crate) watch: Option<bool>,
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
     pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,

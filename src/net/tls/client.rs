@@ -21,7 +21,7 @@ use super::{ALPN, Error, Pem, Session, Tls, provider};
 use crate::net::{self, Stream};
 
 /// Which servers a client trusts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
     /// The authorities to trust instead of Mozilla's, which are compiled in. A self-signed certificate is its own
     /// authority.

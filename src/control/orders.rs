@@ -1,0 +1,86 @@
+//! Orders to a running process: to read its config again.
+
+use std::fmt;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+/// Orders that wait to be carried out.
+const WAITING: usize = 16;
+
+/// What a reload has changed. Each entry is one listener, server or forward, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// What runs now and did not before.
+    pub added: Vec<String>,
+    /// What runs with other settings.
+    pub changed: Vec<String>,
+    /// What accepts nothing new any more.
+    pub removed: Vec<String>,
+    /// Keys that have changed, and need a restart.
+    pub needs_restart: Vec<String>,
+    /// What the config was warned of.
+    pub warnings: Vec<String>,
+}
+
+impl Changes {
+    /// Whether everything is as it was.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            ("added", &self.added),
+            ("changed", &self.changed),
+            ("removed", &self.removed),
+        ];
+        let mut separator = "";
+        for (what, list) in parts.into_iter().filter(|(_, list)| !list.is_empty()) {
+            write!(f, "{separator}{what}: {}", list.join(", "))?;
+            separator = "; ";
+        }
+        match separator {
+            "" => f.write_str("nothing to change"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What comes of a reload: what has changed, or everything that is wrong with the config, and then nothing has changed.
+pub type Reloaded = Result<Changes, Vec<String>>;
+
+/// An order, and where its result goes.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the whole config again.
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// Where orders are given.
+#[derive(Clone, Debug)]
+pub struct Orders(mpsc::Sender<Order>);
+
+impl Orders {
+    /// A channel for orders.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<Order>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self(sender), receiver)
+    }
+
+    /// Reads the whole config again, and has it used by difference.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with file, line and key. Nothing has changed then.
+    pub async fn reload(&self) -> Reloaded {
+        let ended = || vec!["the process is ending".to_owned()];
+        let (done, result) = oneshot::channel();
+        let sent = self.0.send(Order::Reload(done)).await;
+        sent.map_err(|_| ended())?;
+        result.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
