@@ -203,6 +203,21 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process waits for such a command.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+// The admin API.
+
+/// Connections to the admin API; beyond it, the oldest one whose caller has not shown the token makes room.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
+/// Bytes of the body of a request to it.
+pub const MAX_ADMIN_BODY: usize = 64 * 1024;
+/// How long a caller may take to send a request, or to take the answer.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one connection may be used for further requests.
+pub const ADMIN_CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// Wrong tokens of one source in a minute; then it is refused until the minute is over.
+pub const MAX_WRONG_TOKENS: u32 = 10;
+/// Sources whose wrong tokens are counted; beyond it, the one that was quiet for the longest time is forgotten.
+pub const MAX_WRONG_SOURCES: usize = 4096;
+
 // The log.
 
 /// How long lines of one kind that packets or strangers cause are counted after the first was logged.

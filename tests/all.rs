@@ -20,6 +20,8 @@ mod common;
 )]
 mod emulated;
 
+mod admin;
+mod admin_metrics;
 mod browser;
 mod cli;
 mod combinations;

@@ -5,7 +5,7 @@
 //!
 //! `docs_examples.rs` runs the larger examples.
 
-use crate::common::peers;
+use crate::common::{admin::TOKEN, peers};
 use std::{
     collections::BTreeSet,
     fs,
@@ -135,6 +135,7 @@ fn configs_of_the_documents_pass_the_check() {
                 let mut check = peers::ssr(&["check", "-c", "config.json"]);
                 check.args(role).current_dir(directory.path());
                 check.env("ANNS_KEY", &anns).env("BOBS_KEY", &bobs);
+                check.env("ADMIN_TOKEN", TOKEN);
                 check.output().unwrap()
             };
             // A file of `ssr local` with TLS lacks what `ssr server` needs.

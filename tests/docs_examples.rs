@@ -3,7 +3,9 @@
 //! Both ends have a namespace with the addresses and free ports that the documents speak of, and a link between them.
 
 use crate::common::{
-    self, eventually,
+    self,
+    admin::TOKEN,
+    eventually,
     matrix::{self, Targets},
     nginx::nginx,
     peers,
@@ -23,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+const OPERATE: &str = include_str!("../docs/operate.md");
 const TRANSPORTS: &str = include_str!("../docs/transports.md");
 const FORWARD: &str = include_str!("../docs/forward.md");
 const REVERSE: &str = include_str!("../docs/reverse.md");
@@ -358,4 +361,27 @@ fn rules_of_the_docs_are_as_they_are_printed() {
     let printed = peers::ssr(&["redir-rules", "-c", path.to_str().unwrap()]).output();
     let printed = String::from_utf8(printed.unwrap().stdout).unwrap();
     assert_eq!(texts(TRANSPARENT, "nft"), [printed]);
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn admin_api_of_the_docs_answers_over_link() {
+    let scene = Scene::new();
+    let place = &scene.link.b;
+    let config = configs(OPERATE, &genkey()).pop().unwrap();
+    fs::write(scene.path().join("config.json"), config).unwrap();
+    let mut command = peers::ssr(&["server", "-c", "config.json"]);
+    command.current_dir(scene.path()).env("ADMIN_TOKEN", TOKEN);
+    place.place(&mut command).unwrap();
+    let mut server = Process::spawn("ssr", &mut command).unwrap();
+    server.running().unwrap();
+    let lines = commands(OPERATE, "curl ");
+    assert_eq!(lines.len(), 3);
+    let answers = lines
+        .iter()
+        .map(|line| scene.shell(place, &line.replace("$ADMIN_TOKEN", TOKEN)));
+    let answers: Vec<String> = answers.collect();
+    assert!(answers[0].contains("\"role\":\"server\""), "{answers:?}");
+    assert_eq!(answers[1], "{\"level\":\"debug\"}");
+    assert!(answers[2].contains("shadowsocks_keys 1"), "{answers:?}");
 }

@@ -21,6 +21,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 use self::queue::{Entrance, Lines, Queue};
 use self::syslog::Syslog;
 use crate::config::{Log, Rotation, Sink, Writer};
+use crate::control::admin::model as admin;
 use crate::limits::LOG_FLUSH_TIME;
 
 /// What of the log a writer writes.
@@ -84,6 +85,20 @@ pub fn set_levels(config: &Log) {
         // It fails only when the log is gone.
         let _ = level.reload(filter(writer.level));
     }
+}
+
+/// Sets one level for all writers. Returns whether that works.
+pub(super) fn set_level(level: admin::Level) -> bool {
+    use admin::Level;
+    let targets = match level {
+        Level::Error => Targets::new().with_default(LevelFilter::ERROR),
+        Level::Warn => Targets::new().with_default(LevelFilter::WARN),
+        Level::Info => filter(0),
+        Level::Debug => filter(1),
+        Level::Trace => filter(2),
+    };
+    let mut levels = LEVELS.get().into_iter().flatten();
+    LEVELS.get().is_some() && levels.all(|level| level.reload(targets.clone()).is_ok())
 }
 
 /// Logs a panic. The usual hook writes to standard error, which may block.

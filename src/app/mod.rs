@@ -9,6 +9,7 @@
 //! - [`redir_rules`]: the firewall rules for `redir` listeners.
 //! - `running.rs`: the parts of the config that run.
 //! - `reload/`: reads the config again, and has it used by difference.
+//! - `admin.rs`: the admin API, on a thread of its own.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `udp_share.rs`: how many files datagrams and public ports may take.
@@ -19,6 +20,7 @@
 //!
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
+mod admin;
 pub mod doctor;
 mod error;
 pub mod explain;
@@ -46,7 +48,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::control::answer::Socket;
 use crate::control::facts::Facts;
 use crate::control::orders::{Order, Orders};
@@ -117,6 +119,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         &counters,
         passed,
     ))?;
+    let admin = control.block_on(admin::Admin::bind(config, &resolver))?;
     let owner = user
         .as_ref()
         .map(|user| (user.uid.as_raw(), user.gid.as_raw()));
@@ -130,16 +133,17 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     watching.spawn_on(rulebook.clone().watch(), control.handle());
     watching.spawn_on(sampled::report_rest(), control.handle());
     watching.spawn_on(review_users(Arc::clone(&counters)), control.handle());
+    let servers = &services.shares.servers;
+    let facts = Facts {
+        role: config.role.name(),
+        config: config.file.clone(),
+        started: Instant::now(),
+        counters: Arc::clone(&counters),
+        dns: Arc::clone(&resolver),
+        servers: (config.role == Role::Local).then(|| servers.clone()),
+    };
     match asked {
-        Ok(socket) => {
-            let facts = Facts {
-                role: config.role.name(),
-                config: config.file.clone(),
-                started: Instant::now(),
-                counters: Arc::clone(&counters),
-            };
-            watching.spawn_on(socket.serve(facts), control.handle());
-        }
+        Ok(socket) => watching.spawn_on(socket.serve(facts.clone()), control.handle()),
         Err(error) => tracing::info!(%error, "no socket for ssr why"),
     }
     if let Some(routes) = &services.routes {
@@ -153,6 +157,11 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         let serving = control.block_on(parts.start(unit));
         parts.units.push(serving);
     }
+    let (orders, ordered) = Orders::channel();
+    let admin = admin.map(|admin| admin.start(config, facts, orders));
+    let admin = admin
+        .transpose()
+        .map_err(Error::system("cannot start the thread of the admin API"))?;
     tracing::info!(
         role = config.role.name(),
         workers,
@@ -162,7 +171,6 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         "running"
     );
     running();
-    let (_orders, ordered) = Orders::channel();
     let routes = services.routes;
     let mut reloader = control.block_on(async {
         let shares = services.shares;
@@ -178,6 +186,9 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     ));
     let Reloader { running, .. } = reloader;
     control.block_on(running.end());
+    if let Some(admin) = admin {
+        admin.end();
+    }
     if let Some(routes) = &routes {
         control.block_on(routes.take_back());
     }

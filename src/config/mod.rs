@@ -33,8 +33,8 @@ pub use self::import::{ImportError, Imported, import};
 pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Multiplex, OnlineConfig, Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::model::{
-    AclFile, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward, Keys,
-    Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,
+    AclFile, Admin, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward,
+    Keys, Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,
     Scheme, Server, Service, Sink, Sniff, SocketOptions, TcpRedir, Timeouts, Tls, Transport,
     TunDevice, TunLocal, User, WebSocket, Writer,
 };

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::dns::Resolver;
+use crate::outbound::current::Current;
 use crate::relay::Counters;
 
 /// What there is to tell.
@@ -19,6 +21,10 @@ pub struct Facts {
     pub started: Instant,
     /// What it has counted.
     pub counters: Arc<Counters>,
+    /// Resolves names.
+    pub dns: Arc<Resolver>,
+    /// The servers that `ssr local` uses; `None`: it is another role.
+    pub servers: Option<Current>,
 }
 
 impl Facts {

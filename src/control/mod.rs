@@ -1,4 +1,4 @@
-//! Floor 5: what a running process tells the commands of its operator, over a unix socket.
+//! Floor 5: what a running process tells the commands of its operator, over a unix socket, and the admin API, over HTTP.
 //!
 //! The socket is named after the process id and lies in the runtime directory of the user, with mode 0600: only this user
 //! and root can ask. A command sends one line, `{"ask": "…"}`, and gets one JSON document.
@@ -9,12 +9,18 @@
 //! - [`ask`]: the side of the command.
 //! - [`status`]: what the process does, and what its users have used, as JSON and as text.
 //! - [`orders`]: what a process is told to do: to read its config again.
+//! - [`admin`]: the admin API.
+//! - [`metrics`]: what it knows, for Prometheus.
+//! - [`own`]: what the system says of this process.
 //! - [`why`]: the streams and associations that failed, as JSON and as text.
 
+pub mod admin;
 pub mod answer;
 pub mod ask;
 pub mod facts;
+pub mod metrics;
 pub mod orders;
+pub mod own;
 pub mod place;
 pub mod status;
 pub mod why;

@@ -24,6 +24,7 @@ mod smux;
 mod start;
 mod yamux;
 
+pub use carrier::Carrier;
 pub use client::{Client, Token};
 pub use server::serve;
 

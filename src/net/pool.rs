@@ -127,6 +127,12 @@ pub fn budget() -> usize {
     BUDGET.load(Ordering::Relaxed)
 }
 
+/// Bytes of the buffers in use by all workers.
+#[must_use]
+pub fn in_use() -> usize {
+    IN_USE.load(Ordering::Relaxed)
+}
+
 /// What the budget leaves for one owner of buffers, who holds `held` bytes of those in use.
 #[must_use]
 pub fn left_for(held: usize) -> usize {

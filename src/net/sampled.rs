@@ -21,11 +21,22 @@ static OPEN: Mutex<Vec<&'static Lines>> = Mutex::new(Vec::new());
 #[derive(Clone, Copy, Debug)]
 pub struct Source(pub IpAddr);
 
+impl Source {
+    /// The address, or the first of the network.
+    #[must_use]
+    pub fn network(self) -> IpAddr {
+        match self.0.to_canonical() {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        }
+    }
+}
+
 impl Display for Source {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0.to_canonical() {
+        match self.network() {
             IpAddr::V4(ip) => ip.fmt(f),
-            IpAddr::V6(ip) => write!(f, "{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+            IpAddr::V6(ip) => write!(f, "{ip}/64"),
         }
     }
 }

@@ -33,6 +33,10 @@ impl Current {
 
     /// Uses others from now on.
     pub fn replace(&self, servers: Servers) {
+        // What the operator has chosen stays chosen, if it is still there.
+        if let Some(chosen) = self.now().preferred() {
+            let _ = servers.prefer(Some(chosen));
+        }
         let before = std::mem::replace(&mut *write(&self.0), servers);
         before.retire();
     }

@@ -34,8 +34,31 @@ pub struct Weights {
     pub udp: Option<f64>,
 }
 
+/// What is known of a server.
+#[derive(Clone, Debug)]
+pub struct ServerState {
+    /// What the config calls it.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Whether the next request goes through it.
+    pub is_next: bool,
+    /// Whether the operator has chosen it.
+    pub is_chosen: bool,
+    /// Whether the last that is known of it is a failure.
+    pub has_failed: bool,
+    /// The median of its probes, or the usual time to connect to it.
+    pub latency: Option<Duration>,
+    /// Streams through it now; `None`: they are not counted, since there is no other server.
+    pub streams: Option<usize>,
+    /// How often it has failed.
+    pub failures: u64,
+}
+
 /// One server, its spare connections, and what is known of it.
 pub struct Server {
+    /// What the config calls it.
+    pub(super) name: Box<str>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weights: Weights,
     /// Set if datagrams go inside streams; `None`: they go as UDP.
@@ -58,6 +81,7 @@ impl Server {
         warm: WarmPolicy,
     ) -> Self {
         Self {
+            name: endpoint.address.to_string().into(),
             endpoint: Arc::new(endpoint),
             weights,
             over_stream,
@@ -66,6 +90,13 @@ impl Server {
             health: Arc::default(),
             packet_health: Arc::default(),
         }
+    }
+
+    /// The same, by the name that the config gives it.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
     }
 
     /// The same, whose streams share sessions of `multiplex`.

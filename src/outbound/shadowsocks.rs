@@ -1,5 +1,7 @@
 //! Goes through one of several Shadowsocks servers.
 
+mod choice;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use super::balancer::probe::{self, Activity, Ask, Kind, Probe, Probed};
 use super::balancer::race::race;
 use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash, ranking};
 use super::server::{AskPackets, AskStreams, Only, WayIn};
-pub use super::server::{Server, Weights};
+pub use super::server::{Server, ServerState, Weights};
 use crate::limits::MAX_TRIED_SERVERS;
 use crate::net;
 use crate::net::changes::{Changes, Sleep, suspended};
@@ -71,6 +73,8 @@ struct Inner {
     packet_activity: Arc<Activity>,
     /// Requests so far.
     turn: AtomicUsize,
+    /// The place of the server that the operator has chosen; none has the highest number.
+    chosen: AtomicUsize,
     sleep: Sleep,
     /// They carry packets over streams.
     tasks: Tasks,
@@ -145,6 +149,7 @@ impl Servers {
             activity: Arc::default(),
             packet_activity: Arc::default(),
             turn: AtomicUsize::new(0),
+            chosen: AtomicUsize::new(usize::MAX),
             sleep: Sleep::new(suspended()),
             tasks: Tasks::default(),
             background: Tasks::default(),
@@ -285,6 +290,7 @@ impl Inner {
             arrange(self.strategy, &mut group, key);
             order.extend(group.into_iter().map(|one| one.place));
         }
+        self.prefer_chosen(&mut order);
         order
     }
 

@@ -14,6 +14,7 @@
     reason = "test support: each test binary uses a part of it, and a failed step is a failed test"
 )]
 
+pub mod admin;
 pub mod bytes;
 pub mod changing;
 pub mod forward;

@@ -20,6 +20,8 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
     let is_same_log = is_same_log(&old.log, &new.log);
     note("log", !is_same_log);
     note("reverse", old.reverse != new.reverse);
+    note("admin", old.admin != new.admin);
+    new.admin.clone_from(&old.admin);
     new.workers = old.workers;
     new.nofile = old.nofile;
     new.user.clone_from(&old.user);

@@ -87,7 +87,8 @@ pub(in crate::app) struct Shares {
     pub(in crate::app) share: UdpShare,
     fakes: Fakes,
     replays: ClientReplays,
-    servers: Current,
+    /// The servers that clients are sent through.
+    pub(in crate::app) servers: Current,
     named: Named,
     reverse: Option<Arc<ReverseServer>>,
     pub(in crate::app) kept: Kept,

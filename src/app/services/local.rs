@@ -320,7 +320,8 @@ impl Builder<'_> {
             idle: self.config.udp_timeout,
             counters: Arc::clone(self.counters),
         });
-        let upstream = shadowsocks::Server::new(endpoint, server.weights, over_stream, server.warm);
+        let upstream = shadowsocks::Server::new(endpoint, server.weights, over_stream, server.warm)
+            .named(&server.name);
         let Some(multiplex) = server.multiplex else {
             return Ok(upstream);
         };

@@ -142,7 +142,7 @@ fn base64(
 }
 
 /// Replaces `"${VAR}"` by the environment variable, and names the keys that everybody knows; `None` after an error.
-fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Option<Secret> {
+pub(super) fn expand(path: &str, secret: &Secret, cx: &mut Context<'_>) -> Option<Secret> {
     let text = secret.expose();
     let variable = text
         .strip_prefix("${")

@@ -1,5 +1,6 @@
 //! The config as meant: validated types, and the translation of what was written into them.
 
+mod admin;
 mod balancer;
 pub(super) mod between;
 pub(super) mod context;

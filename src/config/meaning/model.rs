@@ -70,6 +70,8 @@ pub struct Config {
     pub log: Log,
     /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.
     pub first_payload_wait: Duration,
+    /// The admin API; `None`: there is none.
+    pub admin: Option<Admin>,
     /// Reverse tunnels.
     pub reverse: Reverse,
     /// How `ssr local` chooses among several servers; `None`: by their weights, without probes.
@@ -80,6 +82,17 @@ pub struct Config {
     pub warnings: Vec<Diagnostic>,
     /// Reads the file again; `None`: there is no file.
     pub reread: Option<Reread>,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: Address,
+    /// What callers must send; `None`: nothing, and only this machine can call.
+    pub token: Option<Secret>,
+    /// TLS; `None`: plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 /// Reverse tunnels: the services of a client, and what a server allows.

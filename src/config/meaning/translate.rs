@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::crypto::Family;
 use crate::dns;
 
+use super::admin;
 use super::balancer;
 use super::context::{Context, filled};
 use super::forwards;
@@ -69,6 +70,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         watch: top.watch.unwrap_or(false),
         log: logging::log(top.log.as_ref(), cx),
         first_payload_wait: first_payload_wait(top, cx),
+        admin: admin::admin(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         balancer: balancer::balancer(top, cx),
         online: online::online(top, cx),

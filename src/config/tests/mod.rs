@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod admin;
 mod dns_local;
 mod errors;
 mod flags;

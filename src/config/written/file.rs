@@ -80,6 +80,7 @@ pub(crate) struct Top {
     pub(crate) balancer: Option<Switch<Balancer>>,
     pub(crate) online_config: Option<Online>,
     pub(crate) workers: Option<Number<u64>>,
+    pub(crate) admin: Option<Admin>,
     pub(crate) deny_private: Option<bool>,
     pub(crate) watch: Option<bool>,
     pub(crate) warm_connections: Option<WarmPolicy>,
@@ -179,6 +180,15 @@ pub(crate) struct Tls {
     pub(crate) key: Option<String>,
     pub(crate) pin_sha256: Option<Strings>,
     pub(crate) insecure: Option<bool>,
+}
+
+/// `admin`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Admin {
+    pub(crate) address: Option<String>,
+    pub(crate) token: Option<Secret>,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// An entry of `users`.

@@ -43,6 +43,7 @@ pub(crate) enum Kind {
     UdpOverTcp,
     Multiplex,
     Tls,
+    Admin,
     Servers,
     Users,
     Locals,
@@ -113,7 +114,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (Kind::Server, Fate::Alias("remarks"), &["name"]),
     (Kind::Server, Fate::Alias("server"), &["address"]),
     (Kind::Server, Fate::Alias("server_port"), &["port"]),
-    (Kind::Top, Fate::Later, &["admin", "manager_address"]),
+    (Kind::Top, Fate::Later, &["manager_address"]),
     (
         Kind::Top,
         Fate::Withdrawn(LAUNCHD),
@@ -224,6 +225,7 @@ const KINDS: &[(Kind, &str, &str)] = &[
         "tls",
         "in `tls` of a transport or of an endpoint",
     ),
+    (Kind::Admin, "admin", "in `admin`"),
 ];
 
 /// Every key that a config may have, as (section, key): each spelling, and those that are refused or have no effect.
@@ -256,7 +258,8 @@ pub(crate) fn child(kind: Kind, key: &str) -> Kind {
         (Kind::Top, "forwards") => Kind::Forwards,
         (Kind::Top, "rules") => Kind::Rules,
         (Kind::Forward, "listen" | "target") => Kind::Endpoint,
-        (Kind::Transport | Kind::Endpoint, "tls") => Kind::Tls,
+        (Kind::Transport | Kind::Endpoint | Kind::Admin, "tls") => Kind::Tls,
+        (Kind::Top, "admin") => Kind::Admin,
         (Kind::Top | Kind::Server, "users") => Kind::Users,
         (Kind::Top, "security") => Kind::Security,
         (Kind::Security, "replay_attack") => Kind::ReplayAttack,
@@ -384,6 +387,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::UdpOverTcp => fields_of::<file::UdpOverTcp>(),
         Kind::Multiplex => fields_of::<file::Multiplex>(),
         Kind::Tls => fields_of::<file::Tls>(),
+        Kind::Admin => fields_of::<file::Admin>(),
         Kind::Servers
         | Kind::Users
         | Kind::Locals

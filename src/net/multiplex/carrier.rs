@@ -11,8 +11,8 @@ use tokio::io::ReadBuf;
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
 
-/// The stream, and bytes that wait to be written.
-pub(super) struct Carrier {
+/// A stream as other crates read and write it, and bytes that wait to be written.
+pub struct Carrier {
     stream: Stream,
     out: Option<Buffer>,
     ended: Ended,
@@ -39,7 +39,9 @@ impl Drop for Carrier {
 }
 
 impl Carrier {
-    pub(super) fn new(stream: Stream) -> Self {
+    /// Over a stream.
+    #[must_use]
+    pub fn new(stream: Stream) -> Self {
         Self {
             stream,
             out: None,

@@ -42,6 +42,7 @@ pub enum Fault {
 pub struct Health {
     begun: Instant,
     failed: AtomicBool,
+    failures: AtomicU64,
     /// It can be connected to all the same: only an answer shows that it works again.
     unanswered: AtomicBool,
     /// Milliseconds since `begun`.
@@ -69,6 +70,7 @@ impl Default for Health {
         Self {
             begun: Instant::now(),
             failed: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
             unanswered: AtomicBool::new(false),
             failed_at: AtomicU64::new(0),
             penalty: AtomicU64::new(0),
@@ -109,6 +111,7 @@ impl Health {
 
     /// Notes a failure. Returns whether it is the first one since the server worked.
     pub fn fail(&self, fault: Fault) -> bool {
+        self.failures.fetch_add(1, Relaxed);
         let (least, most) = (millis(PENALTY), millis(MAX_PENALTY));
         let penalty = match fault {
             Fault::Unreachable | Fault::Probe => least,
@@ -122,6 +125,19 @@ impl Health {
         self.unanswered.store(fault != Fault::Unreachable, Relaxed);
         self.failed_at.store(self.now(), Relaxed);
         !self.failed.swap(true, Relaxed)
+    }
+
+    /// How often it has failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+
+    /// The usual time to connect to it.
+    #[must_use]
+    pub fn dial_time(&self) -> Option<Duration> {
+        let time = self.dial_time.load(Relaxed);
+        (time > 0).then(|| Duration::from_micros(time))
     }
 
     /// Notes that the server works. Returns whether it had failed.

@@ -1,0 +1,116 @@
+//! The admin API, on a thread of its own.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread::JoinHandle;
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use super::error::Error;
+use super::log;
+use crate::config::{Config, Tls};
+use crate::control::admin::{Actions, Server};
+use crate::control::facts::Facts;
+use crate::control::orders::Orders;
+use crate::dns::Resolver;
+use crate::net::listener::{self, Acceptor, Group, Listener};
+use crate::net::{SocketOptions, tls};
+use crate::wire::Address;
+
+/// The admin API, bound and not yet serving.
+pub(super) struct Admin {
+    listener: Listener,
+    tls: Option<tls::Server>,
+}
+
+impl Admin {
+    /// Binds what `admin` of the config says; `None`: there is no such key.
+    pub(super) async fn bind(config: &Config, resolver: &Resolver) -> Result<Option<Self>, Error> {
+        let Some(admin) = &config.admin else {
+            return Ok(None);
+        };
+        let address = match &admin.address {
+            Address::Ip(address) => *address,
+            Address::Domain(name, port) => {
+                let found = resolver.lookup(name).await;
+                let found = found.map_err(|source| Error::Listen {
+                    name: name.to_string(),
+                    source,
+                })?;
+                let ip = found.first().copied();
+                (ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), *port).into()
+            }
+        };
+        let tls = admin.tls.as_ref().map(layer).transpose()?;
+        let bound = listener::tcp(address, 1, Group::default(), &SocketOptions::default())?;
+        let listener = bound.into_iter().next().map(Listener::from);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tracing::info!(url = %format_args!("{scheme}://{address}/"), "admin: listening");
+        Ok(listener.map(|listener| Self { listener, tls }))
+    }
+
+    /// Serves until the process ends. The workers never wait for it.
+    pub(super) fn start(
+        self,
+        config: &Config,
+        facts: Facts,
+        orders: Orders,
+    ) -> io::Result<Serving> {
+        let token = config.admin.as_ref();
+        let token = token.and_then(|admin| admin.token.as_ref());
+        let token = token.map(|token| token.expose());
+        let actions = Actions {
+            set_level: log::set_level,
+            orders,
+        };
+        let server = Server::new(token, self.tls, facts, actions);
+        let reactor = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listener = self.listener;
+        let (end, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("admin".to_owned());
+        let thread = thread.spawn(move || {
+            reactor.block_on(async move {
+                let acceptor = match Acceptor::new(listener) {
+                    Ok(acceptor) => acceptor,
+                    Err(error) => {
+                        tracing::error!(%error, "admin: the listener cannot be used");
+                        return;
+                    }
+                };
+                tokio::select! {
+                    () = server.serve(acceptor) => {}
+                    _ = ended => {}
+                }
+            });
+        })?;
+        Ok(Serving { end, thread })
+    }
+}
+
+/// The thread of the admin API.
+pub(super) struct Serving {
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Ends it.
+    pub(super) fn end(self) {
+        drop(self.end);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread of the admin API panicked");
+        }
+    }
+}
+
+fn layer(tls: &Tls) -> Result<tls::Server, Error> {
+    let (cert, key) = tls.identity.clone().unwrap_or_else(|| {
+        // The config requires both; this is never used.
+        (tls::Pem::Text(Vec::new()), tls::Pem::Text(Vec::new()))
+    });
+    let at = tls.at.clone();
+    tls::Server::new(cert, key).map_err(|source| Error::Tls { at, source })
+}
