@@ -58,6 +58,33 @@ pub const MAX_SNIFFED: usize = 4096;
 /// How long these bytes are waited for: so long a target that speaks first is delayed.
 pub const SNIFF_TIME: Duration = Duration::from_millis(200);
 
+// The site in front of a listener (`fallback`).
+
+/// Connections of visitors of one site; beyond it, the oldest one of the network with the most is closed.
+pub const MAX_SITE_VISITORS: usize = 1024;
+/// Bytes of a message that wait in the process, in each direction of one connection of a visitor or to a web server.
+pub const SITE_BUFFER: usize = 64 * 1024;
+/// How long a connection of a visitor, or to a web server, may be without a request.
+pub const SITE_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How long nothing may move while a visitor's request is read or answered.
+pub const SITE_STALL: Duration = Duration::from_secs(75);
+/// Files of a site that are opened at once.
+pub const MAX_SITE_FILES: usize = 16;
+/// Bytes of the longest file that is compressed on its way.
+pub const MAX_COMPRESSED: u64 = 1 << 20;
+/// Web servers behind a site.
+pub const MAX_UPSTREAMS: usize = 64;
+/// Idle connections that are kept to each of them.
+pub const MAX_UPSTREAM_IDLE: usize = 32;
+/// Web servers that one request is tried on.
+pub const MAX_UPSTREAM_TRIES: usize = 3;
+/// How long a web server may take until it begins to answer.
+pub const UPSTREAM_ANSWER: Duration = Duration::from_secs(60);
+/// How long a web server that gave no answer is asked after the others.
+pub const UPSTREAM_DOWN: Duration = Duration::from_secs(10);
+/// How often each is asked for the path of `check`, and how long it may take to answer.
+pub const UPSTREAM_CHECK: Duration = Duration::from_secs(5);
+
 // Datagrams.
 
 /// Datagrams of one listening address that wait until a name is resolved; beyond it, the oldest one of the client with the

@@ -80,6 +80,8 @@ mod rules_files;
 mod rules_reload;
 mod said;
 mod shipped_configs;
+mod site;
+mod site_proxy;
 mod socket_options;
 mod socks;
 mod strangers;

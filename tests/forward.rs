@@ -467,9 +467,9 @@ fn a_wrong_url_is_told_by_part_and_with_a_hint() {
             ["TARGET: the URL has no port", "tcp://a:PORT"],
         ),
         (
-            vec!["tcp://127.0.0.1:0", "http://a:1"],
+            vec!["tcp://127.0.0.1:0", "ftp://a:1"],
             78,
-            ["TARGET: unknown scheme `http`", "`ws`"],
+            ["TARGET: unknown scheme `ftp`", "`ws`"],
         ),
         (
             vec!["tcp://127.0.0.1:0", "udp://a:1"],

@@ -62,7 +62,7 @@ pub(crate) const BARE: Kind = KINDS[0];
 /// A certificate and who has signed it, as files.
 pub(crate) struct Certificate {
     _dir: TempDir,
-    ca: PathBuf,
+    pub(crate) ca: PathBuf,
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
 }

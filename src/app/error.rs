@@ -62,6 +62,14 @@ pub(super) enum Error {
         /// The name in the config.
         name: String,
     },
+    /// The files of a site cannot be given out.
+    #[error("{at}: the files of the site cannot be read: {source}")]
+    Site {
+        /// The key of the config, or the URL of the listener.
+        at: String,
+        /// The error of the system.
+        source: std::io::Error,
+    },
     /// A tun device cannot be used.
     #[error("tun device {name}: {what}: {source}")]
     Tun {

@@ -36,7 +36,7 @@ impl Capacity {
         let publishes = config.role == Role::Server && !config.reverse.allow.is_empty();
         let kinds = Kinds {
             users: config.role != Role::Forward,
-            visitors: publishes || !config.forwards.is_empty(),
+            visitors: publishes || !config.forwards.is_empty() || !config.sites.is_empty(),
         };
         Self::with(&config.limits, kinds, files)
     }

@@ -1,11 +1,12 @@
 //! The places of connections: those of users, and those of visitors.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::handshakes::Permit;
 use super::visitors::{Attachment, Port, VisitorPlace};
+use crate::net::sync::lock;
 use crate::relay::tcp::{Activity, Ready};
 
 /// Whose places the connections of a listener take.
@@ -88,5 +89,47 @@ impl Ready for Started {
     fn ready(self) -> Option<Arc<Activity>> {
         drop(self.permit);
         self.activity
+    }
+}
+
+/// What a connection within a transport holds: its place, and a permit as long as it is in its handshake. Visitors of a site have
+/// neither.
+pub(super) struct Seat(Mutex<(Option<Place>, Option<Permit>)>);
+
+impl Seat {
+    pub(super) fn new(place: Place, permit: Permit) -> Arc<Self> {
+        Arc::new(Self(Mutex::new((Some(place), Some(permit)))))
+    }
+
+    /// Gives up both: others count visitors.
+    pub(super) fn leave(&self) {
+        *lock(&self.0) = (None, None);
+    }
+
+    pub(super) fn end_handshake(&self) {
+        lock(&self.0).1 = None;
+    }
+
+    /// Whether there is a place: the one that was given up for another if necessary, since a visitor may become a client.
+    pub(super) fn is_taken_again(&self, room: &Room) -> bool {
+        let place = &mut lock(&self.0).0;
+        if place.is_none() {
+            *place = room.try_enter();
+        }
+        place.is_some()
+    }
+}
+
+/// What is to be done when the handshake within a transport is over.
+pub(super) struct SeatReady(pub(super) Arc<Seat>);
+
+impl Ready for SeatReady {
+    fn ready(self) -> Option<Arc<Activity>> {
+        self.0.end_handshake();
+        None
+    }
+
+    fn visitor(self) {
+        self.0.leave();
     }
 }

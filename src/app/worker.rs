@@ -13,9 +13,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::handshakes::{Handshakes, ListenerId, Permit};
+use super::handshakes::{Handshakes, ListenerId};
 use super::places::Places;
-use super::room::{Place, Room};
+use super::room::{Place, Room, Seat, SeatReady};
 use crate::net::listener::{Acceptor, Listener};
 use crate::net::sampled::{self, Source};
 use crate::net::udp::Socket;
@@ -277,7 +277,8 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                     port.service.serve(stream, peer, ready).await;
                 }
                 Some(transport) => {
-                    Box::pin(port.serve_transport(transport, stream, peer, permit)).await;
+                    let seat = Seat::new(place, permit);
+                    Box::pin(port.serve_transport(transport, stream, peer, seat)).await;
                 }
             }
         });
@@ -293,18 +294,29 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         transport: &transport::Server,
         stream: Stream,
         mut peer: SocketAddr,
-        permit: Permit,
+        seat: Arc<Seat>,
     ) {
-        let deadline = Instant::now() + self.service.timeouts.handshake;
-        let accepted = Box::pin(transport.handshake(stream, peer.ip(), deadline)).await;
-        match accepted {
-            Ok((ws::Streams::One(stream), ip)) => {
+        let time = self.service.timeouts.handshake;
+        let visits = || seat.leave();
+        let entered = Box::pin(transport.handshake(stream, peer.ip(), time, visits)).await;
+        match entered {
+            Ok(transport::Entered::Visitor) => {}
+            Ok(transport::Entered::Client(streams, ip)) => {
                 peer.set_ip(ip);
-                self.service.serve(stream, peer, move || drop(permit)).await;
-            }
-            Ok((ws::Streams::Many(streams), ip)) => {
-                peer.set_ip(ip);
-                self.serve_mux(streams, peer, permit, deadline).await;
+                if !seat.is_taken_again(&self.room) {
+                    sampled::debug!(by Source(ip), "a client was closed: `limits.connections` is reached", %peer);
+                    return;
+                }
+                match streams {
+                    ws::Streams::One(stream) => {
+                        let ready = SeatReady(Arc::clone(&seat));
+                        self.service.serve(stream, peer, ready).await;
+                    }
+                    ws::Streams::Many(streams) => {
+                        let deadline = Instant::now() + time;
+                        self.serve_mux(streams, peer, &seat, deadline).await;
+                    }
+                }
             }
             Err(error) => {
                 let status = match error.kind() {
@@ -328,7 +340,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         self: &Arc<Self>,
         streams: Box<ws::mux::Server>,
         peer: SocketAddr,
-        permit: Permit,
+        seat: &Seat,
         deadline: Instant,
     ) {
         let admission = Arc::new(ws::mux::Admission::new(self.handshakes.streams()));
@@ -355,7 +367,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         let ended = tokio::select! {
             ended = &mut running => ended,
             () = succeeded.notified() => {
-                drop(permit);
+                seat.end_handshake();
                 running.await
             }
             () = sleep_until(deadline) => Err(io::ErrorKind::TimedOut.into()),

@@ -35,8 +35,8 @@ pub use self::meaning::between::{Multiplex, OnlineConfig, Plugin, ProxyHop, Prox
 pub use self::meaning::model::{
     AclFile, Admin, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward,
     Keys, Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,
-    Scheme, Server, Service, Sink, Sniff, SocketOptions, TcpRedir, Timeouts, Tls, Transport,
-    TunDevice, TunLocal, User, WebSocket, Writer,
+    Scheme, Server, Service, Sink, Site, SiteForward, SiteSource, Sniff, SocketOptions, TcpRedir,
+    Timeouts, Tls, Transport, TunDevice, TunLocal, User, WebSocket, Writer,
 };
 pub use self::online::{OnlineError, OnlineServer, online_servers};
 pub use self::overrides::Overrides;

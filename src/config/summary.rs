@@ -50,6 +50,9 @@ impl Config {
                 forward.listen, forward.target
             )?;
         }
+        for forward in &self.sites {
+            writeln!(out, "  site        {} -> {}", forward.listen, forward.site)?;
+        }
         self.write_reverse(out)?;
         self.write_rules(out)?;
         let source = match &self.dns {
@@ -221,6 +224,9 @@ impl Config {
             if ws.mux && self.role == Role::Local {
                 write!(out, " with mux.cool")?;
             }
+        }
+        if let Some(site) = &transport.site {
+            write!(out, ", others get {site}")?;
         }
         if let (Some(_), Role::Local) = (&transport.tls, self.role) {
             write!(out, ", TLS for {}", transport.server_name(&server.address))?;

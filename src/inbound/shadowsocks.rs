@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::crypto::Family;
 use crate::limits::MAX_STRANGER_BYTES;
 use crate::net::pool::{Buffer, Size};
+use crate::net::site::{Guest, Site};
 use crate::net::{FAREWELL, Stream, handshake};
 use crate::relay::replay::ReplayFilter;
 use crate::relay::tcp::{ClientJob, First, Handshake, Inbound, Leg, Request, Reserved};
@@ -36,6 +37,8 @@ pub struct Shadowsocks {
     pub drain_timeout: Duration,
     /// Serves the clients that ask something of the server itself.
     pub reserved: ReservedJobs,
+    /// What strangers get, where the server is behind TLS and they know that something answers.
+    pub site: Option<Arc<Site>>,
 }
 
 /// Serves the stream of a reserved target to its end, for the client at an address and its user.
@@ -52,6 +55,7 @@ impl Inbound for Shadowsocks {
         let mut reading = Reading {
             opener: RequestOpener::new(self.users.method),
             buffer: None,
+            intact: self.site.is_some().then(Vec::new),
         };
         let read = timeout_at(deadline, reading.run(self, &stream))
             .await
@@ -83,12 +87,25 @@ impl Inbound for Shadowsocks {
             }
             Err(Error::Wire { source, .. }) => {
                 let error = self.explain(&reading, source);
+                if let Some(site) = &self.site {
+                    let ahead = reading.intact.take().unwrap_or_default();
+                    drop(reading);
+                    let visit = visit(Arc::clone(site), stream, ahead, peer, deadline);
+                    return Ok(Handshake::Visitor(Box::pin(async move {
+                        visit.await;
+                        Err(error)
+                    })));
+                }
                 drop(reading);
                 drain(&stream, deadline).await;
                 Err(error)
             }
             Err(error) => {
-                close(&stream).await;
+                match &self.site {
+                    None => close(&stream).await,
+                    // As the site closes a connection.
+                    Some(_) => handshake::reject(&stream, &[]).await,
+                }
                 Err(reading.explain(error))
             }
         }
@@ -164,6 +181,8 @@ struct Head {
 struct Reading {
     opener: RequestOpener,
     buffer: Option<Buffer>,
+    /// What has come, for the site: opening changes it.
+    intact: Option<Vec<u8>>,
 }
 
 impl Reading {
@@ -172,8 +191,8 @@ impl Reading {
         inbound: &Shadowsocks,
         stream: &Stream,
     ) -> Result<(Head, Buffer), Error> {
-        // SIP022 §3.1.4: the salt and fixed header must come with the first read.
-        let at_once = inbound.users.method.family() == Family::Aead2022;
+        // SIP022 §3.1.4: the salt and fixed header must come with the first read. In front of a site too: it would answer.
+        let at_once = inbound.users.method.family() == Family::Aead2022 || inbound.site.is_some();
         loop {
             self.read(&inbound.users, stream).await?;
             let head = self.open(inbound).map_err(|source| Error::Wire {
@@ -231,6 +250,10 @@ impl Reading {
                 bytes.get_mut(raw.end..).unwrap_or_default(),
             )]);
             if let Ok(count) = read {
+                if let Some(intact) = &mut self.intact {
+                    let new = bytes.get(raw.end..raw.end + count);
+                    intact.extend_from_slice(new.unwrap_or_default());
+                }
                 raw.end += count;
             }
             if !buffer.raw.is_empty() {
@@ -293,6 +316,25 @@ impl Reading {
             }
         }
     }
+}
+
+/// Serves a stranger who came by TLS and has sent `ahead`.
+async fn visit(
+    site: Arc<Site>,
+    stream: Stream,
+    ahead: Vec<u8>,
+    peer: SocketAddr,
+    head_until: Instant,
+) {
+    let guest = Guest {
+        ip: peer.ip(),
+        tls: true,
+    };
+    // It has left its place among the clients.
+    let left = site
+        .visit(stream, ahead, guest, None, head_until, || ())
+        .await;
+    drop(left);
 }
 
 /// Reads and discards what a stranger sends, up to a number of bytes and until the deadline, then closes the stream.

@@ -7,6 +7,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -427,6 +428,21 @@ pub(super) fn take_passed(count: usize) -> Vec<OwnedFd> {
         is_open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
     };
     (FIRST_PASSED..).take(count).map_while(take).collect()
+}
+
+/// Opens a file or directory beneath `root` for reading. The system refuses a path or a link that leads out of it.
+pub(super) fn open_beneath(root: &Path, path: &Path) -> io::Result<std::fs::File> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+    let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let root = openat(
+        CWD,
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file = openat2(root, path, flags | OFlags::RDONLY, Mode::empty(), within)?;
+    Ok(file.into())
 }
 
 #[cfg(test)]

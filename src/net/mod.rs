@@ -17,6 +17,7 @@
 //! - [`plugin`]: programs between TCP and Shadowsocks (SIP003).
 //! - [`pool`]: buffers that are held only while data moves.
 //! - [`framed`]: a layer that cuts a stream into data, and makes frames of data.
+//! - [`site`]: the web site that strangers get.
 //! - [`slots`]: copies between contiguous bytes and the slots of vectored calls.
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
@@ -53,6 +54,7 @@ pub mod pool;
 pub mod redirect;
 pub mod sampled;
 pub mod shares;
+pub mod site;
 pub mod slots;
 pub mod splice;
 pub mod stream;

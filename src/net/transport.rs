@@ -2,9 +2,12 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::site::{Guest, Left, Site};
 use super::ws::{self, Streams};
 use super::{Error, Stream, tls};
 use crate::wire::http::Endpoint;
@@ -35,7 +38,7 @@ impl Client {
 }
 
 /// The server's side.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Server {
     /// TLS, if any.
     pub tls: Option<tls::Server>,
@@ -43,11 +46,22 @@ pub struct Server {
     pub ws: Option<Endpoint>,
     /// The proxies whose header fields are believed when they name a client's address.
     pub trusted_proxies: Vec<Network>,
+    /// The site of everybody who requests no WebSocket; without `ws`, of everybody.
+    pub site: Option<Arc<Site>>,
+}
+
+/// What a connection turned out to be.
+pub enum Entered {
+    /// What is inside the transport, and the address of the client.
+    Client(Streams, IpAddr),
+    /// That of a visitor of the site, which has ended.
+    Visitor,
 }
 
 impl Server {
     /// Runs the handshakes of the transport over the connection of `peer`. Returns the stream, or the streams, inside
-    /// and the client's address. Strangers get the answer of a web server. Ends soon after `deadline`.
+    /// and the client's address. Strangers get the site, or the answer of a web server. Each part may take as long as `time`.
+    /// `visits` is called when the connection is that of a visitor of the site, which may stay.
     ///
     /// # Errors
     /// What the client did wrong, what the system says, or `TimedOut`.
@@ -55,21 +69,67 @@ impl Server {
         &self,
         mut stream: Stream,
         peer: IpAddr,
-        deadline: Instant,
-    ) -> io::Result<(Streams, IpAddr)> {
+        time: Duration,
+        visits: impl FnOnce() + Send,
+    ) -> io::Result<Entered> {
+        let deadline = Instant::now() + time;
         if let Some(tls) = &self.tls {
             stream = timeout_at(deadline, tls.handshake(stream))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         }
+        if let Some(site) = &self.site {
+            return Box::pin(self.enter_by(site, stream, peer, time, visits)).await;
+        }
         let Some(endpoint) = &self.ws else {
-            return Ok((Streams::One(stream), peer));
+            return Ok(Entered::Client(Streams::One(stream), peer));
         };
         let peer = ws::Peer {
             ip: peer,
-            is_trusted: &|ip| self.trusted_proxies.iter().any(|known| known.contains(ip)),
+            is_trusted: &|ip| self.trusts(ip),
         };
-        ws::handshake(stream, endpoint, peer, deadline).await
+        let (streams, client) = ws::handshake(stream, endpoint, peer, deadline).await?;
+        Ok(Entered::Client(streams, client))
+    }
+
+    /// The same where a site stands in front.
+    async fn enter_by(
+        &self,
+        site: &Site,
+        stream: Stream,
+        peer: IpAddr,
+        time: Duration,
+        visits: impl FnOnce() + Send,
+    ) -> io::Result<Entered> {
+        let mut visited = false;
+        let visits = || {
+            visited = true;
+            visits();
+        };
+        let guest = Guest {
+            ip: peer,
+            tls: self.tls.is_some(),
+        };
+        let until = Instant::now() + time;
+        let gate = self.ws.as_ref();
+        let visit = site.visit(stream, Vec::new(), guest, gate, until, visits);
+        match visit.await {
+            Left::Client {
+                stream,
+                rest,
+                upgrade,
+            } => {
+                let client = upgrade.client(peer, |ip| self.trusts(ip));
+                let streams = ws::begin(stream, rest, Instant::now() + time).await?;
+                Ok(Entered::Client(streams, client))
+            }
+            Left::Ended if visited => Ok(Entered::Visitor),
+            Left::Ended => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|known| known.contains(ip))
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::{Request, Version, header};
 use sha1::{Digest as _, Sha1};
 
 use super::http_strict::{is_token, trim, words};
@@ -144,38 +145,82 @@ pub fn parse_request(
             Ok(None)
         };
     };
-    let fields = Fields(request.headers);
-    let target = request.path.unwrap_or_default();
-    let path = |target: &str| target.split(['?', '#']).next().map(str::to_owned);
-    let host = fields.one("host");
-    let wanted = endpoint.host.as_deref();
-    if path(target) != path(&endpoint.path)
-        || request.method != Some("GET")
-        || wanted.is_some_and(|wanted| !host.is_some_and(|host| same_host(host, wanted)))
-        || !fields.has_token("upgrade", "websocket")
-    {
+    let asked = Asked {
+        method: request.method.unwrap_or_default(),
+        target: request.path.unwrap_or_default(),
+        is_current: request.version == Some(1),
+        fields: Fields(request.headers),
+    };
+    Ok(Some((asked.upgrade(endpoint)?, len)))
+}
+
+/// Reads a client's request of which another parser has read the head.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn upgrade<B>(request: &Request<B>, endpoint: &Endpoint) -> Result<Upgrade, RequestError> {
+    // What has a body is no upgrade of ours, and such a body would stand before the first frame.
+    let has_body = |name| request.headers().contains_key(name);
+    if has_body(header::CONTENT_LENGTH) || has_body(header::TRANSFER_ENCODING) {
         return Err(RequestError::NotFound);
     }
-    // An upgrade requires HTTP/1.1 and a Host (RFC 6455 §4.2.1).
-    if request.version != Some(1) || host.is_none() || !fields.has_token("connection", "upgrade") {
-        return Err(RequestError::BadRequest);
-    }
-    if fields.one("sec-websocket-version") != Some("13") {
-        return Err(RequestError::Version);
-    }
-    let key = fields
-        .one("sec-websocket-key")
-        .ok_or(RequestError::BadRequest)?;
-    if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != NONCE_LEN {
-        return Err(RequestError::BadRequest);
-    }
-    Ok(Some((
-        Upgrade {
+    let fields: Vec<_> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| httparse::Header {
+            name: name.as_str(),
+            value: value.as_bytes(),
+        })
+        .collect();
+    let asked = Asked {
+        method: request.method().as_str(),
+        target: request.uri().path(),
+        is_current: request.version() == Version::HTTP_11,
+        fields: Fields(&fields),
+    };
+    asked.upgrade(endpoint)
+}
+
+/// The head of a request.
+struct Asked<'a> {
+    method: &'a str,
+    target: &'a str,
+    /// Whether it is of HTTP/1.1.
+    is_current: bool,
+    fields: Fields<'a>,
+}
+
+impl Asked<'_> {
+    fn upgrade(&self, endpoint: &Endpoint) -> Result<Upgrade, RequestError> {
+        let fields = &self.fields;
+        let path = |target: &str| target.split(['?', '#']).next().map(str::to_owned);
+        let host = fields.one("host");
+        let wanted = endpoint.host.as_deref();
+        if path(self.target) != path(&endpoint.path)
+            || self.method != "GET"
+            || wanted.is_some_and(|wanted| !host.is_some_and(|host| same_host(host, wanted)))
+            || !fields.has_token("upgrade", "websocket")
+        {
+            return Err(RequestError::NotFound);
+        }
+        // An upgrade requires HTTP/1.1 and a Host (RFC 6455 §4.2.1).
+        if !self.is_current || host.is_none() || !fields.has_token("connection", "upgrade") {
+            return Err(RequestError::BadRequest);
+        }
+        if fields.one("sec-websocket-version") != Some("13") {
+            return Err(RequestError::Version);
+        }
+        let key = fields
+            .one("sec-websocket-key")
+            .ok_or(RequestError::BadRequest)?;
+        if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != NONCE_LEN {
+            return Err(RequestError::BadRequest);
+        }
+        Ok(Upgrade {
             accept: accept(key),
-            forwarded_for: forwarded_for(&fields),
-        },
-        len,
-    )))
+            forwarded_for: forwarded_for(fields),
+        })
+    }
 }
 
 /// Whether two hosts are equal, ignoring case and the port of the first.
@@ -242,6 +287,12 @@ impl Upgrade {
             client = *next;
         }
         client
+    }
+
+    /// The value of `Sec-WebSocket-Accept` in the response.
+    #[must_use]
+    pub fn accept(&self) -> &str {
+        &self.accept
     }
 
     /// The response that accepts the upgrade.

@@ -314,6 +314,7 @@ fn with(server: &Server, layers: Layers) -> Server {
         tls,
         ws,
         udp_inside: false,
+        site: None,
     });
     Server {
         transport,

@@ -243,6 +243,7 @@ impl<'a> Builder<'a> {
         inbound: I,
         outbound: O,
         idle: Duration,
+        transport: Option<net::transport::Server>,
     ) where
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
@@ -252,7 +253,7 @@ impl<'a> Builder<'a> {
             service,
             room: Room::Visitors(self.visitors.port()),
             handshakes: Arc::clone(&self.visitors_handshakes),
-            transport: None,
+            transport,
         };
         self.listen(listeners, port);
     }

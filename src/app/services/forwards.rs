@@ -21,7 +21,7 @@ impl Builder<'_> {
         let address = self.listen_address(&listen.address).await?;
         let bound = match listen.scheme {
             Scheme::Udp => self.forward_udp(address, target)?,
-            Scheme::Tcp | Scheme::Ws | Scheme::Wss => self.forward_tcp(address, forward)?,
+            _ => self.forward_tcp(address, forward)?,
         };
         tracing::info!(listen = format!("{}://{bound}", listen.scheme.name()), %target, "forwarding");
         Ok(())
@@ -64,7 +64,7 @@ impl Builder<'_> {
         let idle = self.config.timeouts.idle;
         let dialer = self.dialer(outgoing(&self.config.socket, true));
         match &target.ws {
-            None => self.serve_visitors(listeners, inbound, Direct(dialer), idle),
+            None => self.serve_visitors(listeners, inbound, Direct(dialer), idle, None),
             Some(ws) => {
                 let outbound = WebSocket {
                     dialer,
@@ -73,14 +73,17 @@ impl Builder<'_> {
                         ws: Some((ws.request.clone(), false)),
                     },
                 };
-                self.serve_visitors(listeners, inbound, outbound, idle);
+                self.serve_visitors(listeners, inbound, outbound, idle, None);
             }
         }
         Ok(())
     }
 }
 
-fn server(listen: &Endpoint, ws: &EndpointWs) -> Result<Option<Box<tls::Server>>, Error> {
+pub(super) fn server(
+    listen: &Endpoint,
+    ws: &EndpointWs,
+) -> Result<Option<Box<tls::Server>>, Error> {
     let identity = ws.tls.as_ref().and_then(|tls| tls.identity.clone());
     identity
         .map(|(cert, key)| tls::Server::new(cert, key).map(Box::new))

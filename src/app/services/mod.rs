@@ -8,6 +8,7 @@
 //! - `tun.rs`: tun devices, and what leads into them.
 //! - `server.rs`: the Shadowsocks servers of `ssr server`, and the server of reverse tunnels.
 //! - `forwards.rs`: ports with one target, in either role.
+//! - `sites.rs`: sites in front, and ports with nothing behind them.
 //! - `plugins.rs`: plugins that are programs.
 //! - `subscription.rs`: servers of a list that is downloaded.
 //! - `proxies.rs`: proxies on the way.
@@ -31,6 +32,7 @@ mod proxies;
 mod redir;
 mod server;
 pub(super) mod single;
+mod sites;
 mod sockets;
 mod subscription;
 mod transport;

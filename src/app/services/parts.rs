@@ -8,7 +8,9 @@ use super::builder::Builder;
 use crate::app::error::Error;
 use crate::app::routing::names;
 use crate::app::worker::Job;
-use crate::config::{Config, Forward, Local, OnlineConfig, Place, Protocol, Role, Server};
+use crate::config::{
+    Config, Forward, Local, OnlineConfig, Place, Protocol, Role, Server, SiteForward,
+};
 use crate::net::passed::PassedSocket;
 use crate::net::plugin::Plugins;
 use crate::net::unix::SocketFile;
@@ -31,6 +33,8 @@ pub(in crate::app) enum Part {
     Server(Box<Server>),
     /// A forward.
     Forward(Box<Forward>),
+    /// A forward that is a site.
+    Site(Box<SiteForward>),
 }
 
 /// A part that was built.
@@ -73,6 +77,8 @@ impl Part {
         }
         let forwards = config.forwards.iter().cloned().map(Box::new);
         all.extend(forwards.map(Self::Forward));
+        let sites = config.sites.iter().cloned().map(Box::new);
+        all.extend(sites.map(Self::Site));
         all
     }
 
@@ -92,6 +98,7 @@ impl Part {
                 known == others && is_same_local(one, other)
             }
             (Self::Forward(one), Self::Forward(other)) => one == other,
+            (Self::Site(one), Self::Site(other)) => one == other,
             _ => false,
         }
     }
@@ -108,6 +115,10 @@ impl Part {
             (Self::Forward(one), Self::Forward(other)) => {
                 let listen = |one: &Forward| (one.listen.scheme, one.listen.address.clone());
                 listen(one) == listen(other)
+            }
+            (Self::Site(one), Self::Site(other)) => {
+                one.listen.scheme == other.listen.scheme
+                    && one.listen.address == other.listen.address
             }
             _ => false,
         }
@@ -161,6 +172,7 @@ impl fmt::Display for Part {
                 write!(f, "{} listener {}", local.protocol.name(), local.address)
             }
             Self::Forward(forward) => write!(f, "forward {}", forward.listen),
+            Self::Site(forward) => write!(f, "site {}", forward.listen),
         }
     }
 }
@@ -221,6 +233,7 @@ impl Builder<'_> {
             Part::Local(local, _) => self.local(local).await?,
             Part::Server(server) => self.server(server).await?,
             Part::Forward(forward) => self.forward(forward).await?,
+            Part::Site(forward) => self.site_forward(forward).await?,
         }
         Ok(self.cut(part, upstream))
     }

@@ -81,18 +81,21 @@ impl Builder<'_> {
                     &draining,
                 ),
             };
+            let site = self.fallback(server)?;
+            let transport = transport::server(server, site.clone())?;
+            // Over WebSocket, a client may also send its packets inside a stream.
+            let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
             let inbound = Shadowsocks {
                 replays: filter_of.streams,
                 users: table,
                 drain_timeout: self.config.timeouts.handshake,
                 reserved,
+                // Before a WebSocket, it is the site that finds the clients.
+                site: site.filter(|_| !is_ws),
             };
             let inbound = guarded(inbound, server);
             let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
             places.tcp = bound;
-            let transport = transport::server(server)?;
-            // Over WebSocket, a client may also send its packets inside a stream.
-            let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
             match &relay {
                 Some(relay) => {
                     let relay = Arc::clone(relay);

@@ -90,7 +90,7 @@ impl<'a> Parts<'a> {
 
     /// Reads the certificate and the key of a server.
     pub(in crate::app) fn certificate(&self, server: &Server) -> Result<(), Error> {
-        transport::server(server).map(drop)
+        transport::server(server, None).map(drop)
     }
 
     /// Binds `address` for streams or datagrams, and lets it go again. Returns the address, which may be a name.

@@ -118,6 +118,7 @@ impl Builder<'_> {
                 .iter()
                 .map(|forward| &forward.listen.address),
         );
+        self.note_wildcards(config.sites.iter().map(|site| &site.listen.address));
     }
 
     /// Records the IPv4 wildcards among `addresses`; to be called before any of them is bound.

@@ -1,7 +1,10 @@
 //! Builds the transport layers of a server from its config.
 
+use std::sync::Arc;
+
 use crate::app::error::Error;
 use crate::config::{Server, Tls};
+use crate::net::site::Site;
 use crate::net::{tls, transport};
 
 fn error_at(tls: &Tls) -> impl FnOnce(tls::Error) -> Error {
@@ -26,8 +29,11 @@ pub(super) fn client(server: &Server) -> Result<Option<transport::Client>, Error
     }))
 }
 
-/// The layers that `server` expects from its clients.
-pub(super) fn server(server: &Server) -> Result<Option<transport::Server>, Error> {
+/// The layers that `server` expects from its clients. With WebSocket, `site` is for everybody else.
+pub(super) fn server(
+    server: &Server,
+    site: Option<Arc<Site>>,
+) -> Result<Option<transport::Server>, Error> {
     let Some(config) = &server.transport else {
         return Ok(None);
     };
@@ -41,6 +47,7 @@ pub(super) fn server(server: &Server) -> Result<Option<transport::Server>, Error
     }
     if let Some(ws) = &config.ws {
         transport.ws = Some(ws.endpoint.clone());
+        transport.site = site;
         transport.trusted_proxies.clone_from(&ws.trusted_proxies);
     }
     Ok(Some(transport))

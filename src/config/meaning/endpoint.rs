@@ -58,7 +58,7 @@ pub(super) fn endpoint(
     options.check(url.scheme, role, cx)?;
     Some(Endpoint {
         scheme: url.scheme,
-        ws: match url.scheme.is_ws() {
+        ws: match url.scheme.is_ws() || url.scheme.has_tls() {
             true => Some(Box::new(options.websocket(&url, role, cx))),
             false => None,
         },
@@ -195,12 +195,17 @@ impl Options {
     fn check(&self, scheme: Scheme, role: EndpointRole, cx: &mut Context<'_>) -> Option<()> {
         for (name, path) in &self.given {
             let (_, only, needs_tls) = OPTIONS.iter().find(|(known, ..)| known == name)?;
-            let (message, hint) = if !scheme.is_ws() || *needs_tls && scheme != Scheme::Wss {
+            let fits = match needs_tls {
+                true => scheme.has_tls(),
+                false => scheme.is_ws(),
+            };
+            let (message, hint) = if !fits {
                 (
                     format!("a `{}` URL has no option `{name}`", scheme.name()),
-                    match scheme.is_ws() {
-                        true => "for TLS, use `wss`",
-                        false => "remove it",
+                    match scheme {
+                        Scheme::Ws => "for TLS, use `wss`",
+                        Scheme::Http => "for TLS, use `https`",
+                        _ => "remove it",
                     },
                 )
             } else if only.is_some_and(|only| only != role) {
@@ -234,8 +239,8 @@ impl Options {
             fields: self.headers.clone(),
         };
         websocket::check(&request, &path_of, cx);
-        let tls = (url.scheme == Scheme::Wss)
-            .then(|| tls::tls(&self.tls, role, &self.url_at, &path_of, cx));
+        let tls =
+            (url.scheme.has_tls()).then(|| tls::tls(&self.tls, role, &self.url_at, &path_of, cx));
         let ws = EndpointWs { request, tls };
         if let Some(tls) = &ws.tls {
             tls::try_files(tls, role, ws.server_name(), &path_of, cx);

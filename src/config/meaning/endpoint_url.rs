@@ -46,7 +46,7 @@ impl EndpointUrl {
         let Some(scheme) = Scheme::from_name(&scheme.to_ascii_lowercase()) else {
             return fail(
                 format!("unknown scheme `{scheme}`"),
-                "use `tcp`, `udp`, `ws` or `wss`",
+                "use `tcp`, `udp`, `ws`, `wss`, `http` or `https`",
             );
         };
         if rest.contains('#') {
@@ -187,7 +187,7 @@ mod tests {
     fn says_which_part_of_a_url_is_wrong() {
         for (text, part) in [
             ("127.0.0.1:80", "scheme"),
-            ("http://a:1", "`http`"),
+            ("ftp://a:1", "`ftp`"),
             ("tcp://a", "port"),
             ("tcp://a:99999", "port"),
             ("tcp://:80", "host"),

@@ -2,12 +2,29 @@
 
 use super::context::{Context, EndpointRole, key_at, refuse_same_address};
 use super::endpoint::endpoint;
-use super::model::{Forward, Scheme};
+use super::model::{Endpoint, Forward, Scheme, SiteForward};
+use super::site;
 use crate::config::role::Role;
 use crate::config::written::file::{self, Top};
+use crate::config::written::scalar::UrlOr;
 
-/// Every forward that is not disabled.
-pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
+/// What a forward is.
+enum Kind {
+    Stream(Forward),
+    Site(SiteForward),
+}
+
+impl Kind {
+    const fn listen(&self) -> &Endpoint {
+        match self {
+            Self::Stream(forward) => &forward.listen,
+            Self::Site(forward) => &forward.listen,
+        }
+    }
+}
+
+/// Every forward that is not disabled, and the sites among them.
+pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> (Vec<Forward>, Vec<SiteForward>) {
     let listed = top.forwards.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     let mut asked = false;
@@ -26,18 +43,25 @@ pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> Vec<Forward> {
         );
     }
     let listeners = found.iter().map(|(at, forward)| {
-        let listen = &forward.listen;
+        let listen = forward.listen();
         let transport = match listen.scheme {
             Scheme::Udp => "UDP",
-            Scheme::Tcp | Scheme::Ws | Scheme::Wss => "TCP",
+            Scheme::Tcp | Scheme::Ws | Scheme::Wss | Scheme::Http | Scheme::Https => "TCP",
         };
         (key_at(at, "listen"), &listen.address, transport)
     });
     refuse_same_address(listeners, cx);
-    found.into_iter().map(|(_, forward)| forward).collect()
+    let (mut streams, mut sites) = (Vec::new(), Vec::new());
+    for (_, forward) in found {
+        match forward {
+            Kind::Stream(forward) => streams.push(forward),
+            Kind::Site(forward) => sites.push(forward),
+        }
+    }
+    (streams, sites)
 }
 
-fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forward> {
+fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Kind> {
     let listen = endpoint(
         entry.listen.as_ref(),
         &key_at(at, "listen"),
@@ -45,8 +69,34 @@ fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forw
         cx,
     );
     let path = key_at(at, "target");
+    let url = match &entry.target {
+        Some(UrlOr::Url(url)) => Some(url),
+        Some(UrlOr::Object(keys)) => keys.url.as_ref(),
+        None => None,
+    };
+    if let Some(url) = url.filter(|url| site::is_target(url)) {
+        let site = site::target(url, &path, cx);
+        let (listen, site) = (listen?, site?);
+        if !listen.scheme.is_site() {
+            cx.report.error_hint(
+                &key_at(at, "listen"),
+                format!("a site cannot be forwarded from `{}`", listen.scheme.name()),
+                "listen on `http://HOST:PORT`, or on `https://HOST:PORT?cert=FILE&key=FILE`",
+            );
+            return None;
+        }
+        return Some(Kind::Site(SiteForward { listen, site }));
+    }
     let target = endpoint(entry.target.as_ref(), &path, EndpointRole::Target, cx);
     let (listen, target) = (listen?, target?);
+    if listen.scheme.is_site() {
+        cx.report.error_hint(
+            &path,
+            format!("`{}` needs a site as its target", listen.scheme.name()),
+            "forward it to `http://HOST:PORT`, several of these with commas between, or `file:///DIRECTORY`",
+        );
+        return None;
+    }
     if (listen.scheme == Scheme::Udp) != (target.scheme == Scheme::Udp) {
         let (from, to) = (listen.scheme.name(), target.scheme.name());
         cx.report.error_hint(
@@ -56,5 +106,5 @@ fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Forw
         );
         return None;
     }
-    Some(Forward { listen, target })
+    Some(Kind::Stream(Forward { listen, target }))
 }

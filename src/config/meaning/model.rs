@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::scheme::Scheme;
+pub use super::sites::{Site, SiteSource};
 pub use super::ways_in::{
     Credential, DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir, TunDevice, TunLocal,
 };
@@ -42,6 +44,8 @@ pub struct Config {
     pub locals: Vec<Local>,
     /// Listeners that relay to a fixed target; at least one for `ssr forward`.
     pub forwards: Vec<Forward>,
+    /// Listeners of sites.
+    pub sites: Vec<SiteForward>,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// How long an idle UDP association is kept; at least 60 s if a server has an AEAD-2022 method (SIP022 §3.2.4).
@@ -216,6 +220,17 @@ pub struct Transport {
     pub ws: Option<WebSocket>,
     /// Whether `ssr local` sends datagrams through the WebSocket and not by UDP.
     pub udp_inside: bool,
+    /// What strangers get.
+    pub site: Option<Site>,
+}
+
+/// A listener of a site.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteForward {
+    /// Where to listen: `http` or `https`.
+    pub listen: Endpoint,
+    /// The site.
+    pub site: Site,
 }
 
 /// The TLS settings of a server or of an endpoint of a forward.
@@ -411,7 +426,7 @@ pub struct Endpoint {
     pub scheme: Scheme,
     /// The address; port 0 of a listener means any free port.
     pub address: Address,
-    /// The WebSocket settings of `ws` and `wss`.
+    /// The WebSocket settings of `ws` and `wss`; of `https`, those of TLS.
     pub ws: Option<Box<EndpointWs>>,
 }
 
@@ -439,48 +454,6 @@ impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.ws.as_ref().map_or("", |ws| ws.request.path.as_str());
         write!(f, "{}://{}{path}", self.scheme.name(), self.address)
-    }
-}
-
-/// The protocol of an [`Endpoint`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// Plain TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// WebSocket (RFC 6455).
-    Ws,
-    /// WebSocket over TLS.
-    Wss,
-}
-
-impl Scheme {
-    /// Its name in a URL.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Ws => "ws",
-            Self::Wss => "wss",
-        }
-    }
-
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Tcp, Self::Udp, Self::Ws, Self::Wss];
-        all.into_iter().find(|scheme| scheme.name() == name)
-    }
-
-    pub(super) fn is_ws(self) -> bool {
-        matches!(self, Self::Ws | Self::Wss)
-    }
-
-    pub(super) fn default_port(self) -> Option<u16> {
-        match self {
-            Self::Tcp | Self::Udp => None,
-            Self::Ws => Some(80),
-            Self::Wss => Some(443),
-        }
     }
 }
 

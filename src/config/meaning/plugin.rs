@@ -117,6 +117,7 @@ fn transport(text: &str, path: &str, role: EndpointRole, cx: &mut Context<'_>) -
             trusted_proxies: Vec::new(),
         }),
         udp_inside: false,
+        site: None,
     }
 }
 

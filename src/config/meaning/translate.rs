@@ -32,7 +32,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let mut socket = options::socket(top, cx);
     socket.fwmark = socket.fwmark.or_else(|| tun::mark(top, cx.role));
-    let forwards = forwards::forwards(top, cx);
+    let (forwards, sites) = forwards::forwards(top, cx);
     let mut servers = match cx.role {
         Role::Local | Role::Server => servers::servers(top, mode, &socket, cx),
         Role::Forward => Vec::new(),
@@ -51,6 +51,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         servers,
         locals,
         forwards,
+        sites,
         timeouts: options::timeouts(top, cx),
         udp_timeout: udp_timeout(top, modern, cx),
         limits: options::limits(top, cx),

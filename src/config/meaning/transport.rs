@@ -4,8 +4,8 @@ use crate::net::transport::Network;
 use crate::wire::http::Endpoint;
 
 use super::context::{Context, EndpointRole, filled, key_at};
-use super::model::{Transport, WebSocket};
-use super::{plugin, tls, websocket};
+use super::model::{Site, Transport, WebSocket};
+use super::{plugin, site, tls, websocket};
 use crate::config::role::Role;
 use crate::config::written::file;
 use crate::config::written::scalar::{Number, Switch};
@@ -60,10 +60,29 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
     }
     let transport = Transport {
         udp_inside: udp_over(written, &at, ws.is_some(), cx),
+        site: site_of(written, &at, tls.is_some() || ws.is_some(), cx),
         tls,
         ws,
     };
     (transport.tls.is_some() || transport.ws.is_some()).then_some(transport)
+}
+
+fn site_of(
+    written: &file::Transport,
+    at: &str,
+    has_layer: bool,
+    cx: &mut Context<'_>,
+) -> Option<Site> {
+    let path = key_at(at, "fallback");
+    let site = site::fallback(written.fallback.as_ref(), &path, cx);
+    if site.is_some() && !has_layer {
+        cx.report.error_hint(
+            &path,
+            "without TLS or WebSocket, there is no web server to be taken for",
+            "add `\"type\": \"ws\"` or `tls` to the transport",
+        );
+    }
+    site
 }
 
 fn websocket(written: &file::Transport, at: &str, cx: &mut Context<'_>) -> WebSocket {

@@ -147,6 +147,17 @@ pub(crate) struct Transport {
     pub(crate) mux: Option<Number<u64>>,
     pub(crate) udp_over: Option<String>,
     pub(crate) trusted_proxies: Option<Strings>,
+    pub(crate) fallback: Option<Fallback>,
+}
+
+/// `transport.fallback`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Fallback {
+    pub(crate) root: Option<String>,
+    pub(crate) proxy: Option<Strings>,
+    pub(crate) strategy: Option<String>,
+    pub(crate) check: Option<String>,
 }
 
 /// `udp_over_tcp`.

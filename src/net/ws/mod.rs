@@ -24,7 +24,7 @@ pub mod mux;
 mod reading;
 mod upgrade;
 
-pub use upgrade::{Peer, Streams, UpgradeRequest, connect, handshake, read_request};
+pub use upgrade::{Peer, Streams, UpgradeRequest, begin, connect, handshake, read_request};
 
 use std::future::Future as _;
 use std::io::{self, IoSlice, IoSliceMut};

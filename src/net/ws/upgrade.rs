@@ -76,10 +76,21 @@ pub async fn handshake(
     peer: Peer<'_>,
     deadline: Instant,
 ) -> io::Result<(Streams, IpAddr)> {
-    let UpgradeRequest { upgrade, mut rest } = read_request(&stream, endpoint, deadline).await?;
+    let UpgradeRequest { upgrade, rest } = read_request(&stream, endpoint, deadline).await?;
     let client = upgrade.client(peer.ip, peer.is_trusted);
+    let answer = upgrade.response();
+    let answered = timeout_at(deadline, stream.write_all(answer.as_bytes())).await;
+    answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    Ok((begin(stream, rest, deadline).await?, client))
+}
+
+/// Makes a WebSocket of the stream of a client whose request was accepted, and detects what is spoken inside. `rest` has been
+/// read from it already. Ends soon after `deadline`.
+///
+/// # Errors
+/// `InvalidData`, `TimedOut`, `UnexpectedEof`, or what the system says.
+pub async fn begin(stream: Stream, mut rest: Vec<u8>, deadline: Instant) -> io::Result<Streams> {
     let begin = async {
-        stream.write_all(upgrade.response().as_bytes()).await?;
         let mut ws = WebSocket::new(stream, Role::Server, None);
         ws.feed(&mut rest)?;
         loop {
@@ -99,10 +110,9 @@ pub async fn handshake(
             }
         }
     };
-    let streams = timeout_at(deadline, begin)
+    timeout_at(deadline, begin)
         .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    Ok((streams, client))
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// A client's valid request, not answered yet.

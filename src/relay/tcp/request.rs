@@ -23,6 +23,14 @@ use crate::wire::reserved::Reserved;
 pub trait Ready: Send {
     /// Does it. What the stream does from then on is noted in the result, if there is one.
     fn ready(self) -> Option<Arc<Activity>>;
+
+    /// The peer is no client: something else serves it, and counts it.
+    fn visitor(self)
+    where
+        Self: Sized,
+    {
+        drop(self);
+    }
 }
 
 impl<F: FnOnce() + Send> Ready for F {
@@ -65,6 +73,8 @@ pub enum Handshake<'a> {
     Request(Request),
     /// Something else that lasts as long as the client's connection.
     Job(ClientJob<'a>),
+    /// The peer is a stranger, and is served as a visitor of a web site.
+    Visitor(ClientJob<'a>),
 }
 
 /// Work for a client that is done instead of relaying: a link, or holding a UDP ASSOCIATE open.

@@ -97,6 +97,10 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
                 ready.ready();
                 return (record, Ok(Established::Job(job)));
             }
+            Ok(Handshake::Visitor(job)) => {
+                ready.visitor();
+                return (record, Ok(Established::Job(job)));
+            }
             Err(error) => return (record, Err(error.into())),
         };
         let activity = ready.ready();

@@ -290,7 +290,7 @@ fn tungstenite_upgrades_with_us() {
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut parsed = httparse::Request::new(&mut fields);
     parsed.parse(request.as_bytes()).unwrap();
-    let mut builder = http::Request::builder().uri(parsed.path.unwrap());
+    let mut builder = Request::builder().uri(parsed.path.unwrap());
     for field in parsed.headers.iter() {
         builder = builder.header(field.name, field.value);
     }
