@@ -262,6 +262,10 @@ pub const LOG_FLUSH_TIME: Duration = Duration::from_secs(2);
 pub const MAX_USERS: usize = 10_000;
 /// Bytes of the name of a user that is added while a server runs.
 pub const MAX_USER_NAME: usize = 128;
+/// How often what users have used is saved in `admin.state`.
+pub const SAVE_TIME: Duration = Duration::from_secs(5);
+/// Changes of users that wait until they are saved; a further one is told that it is not saved yet.
+pub const MAX_KEEPING: usize = 64;
 
 // Rules.
 

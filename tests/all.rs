@@ -84,6 +84,7 @@ mod site;
 mod site_proxy;
 mod socket_options;
 mod socks;
+mod state;
 mod strangers;
 mod subscription;
 mod transport_mux;

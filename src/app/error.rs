@@ -23,6 +23,9 @@ pub(super) enum Error {
         /// The problem.
         source: crate::relay::users::TableError,
     },
+    /// What users have used cannot be kept.
+    #[error(transparent)]
+    State(#[from] crate::control::state::StateError),
     /// A plugin does not run.
     #[error(transparent)]
     Plugin(#[from] crate::net::plugin::Error),

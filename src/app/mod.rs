@@ -52,6 +52,7 @@ use crate::config::{Config, Role};
 use crate::control::answer::Socket;
 use crate::control::facts::Facts;
 use crate::control::orders::{Order, Orders};
+use crate::control::state::State;
 use crate::control::why;
 use crate::dns::{self, Resolver};
 use crate::limits::DRAIN_TIME;
@@ -128,6 +129,11 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     if let Some(user) = &user {
         privileges::assume(user)?;
     }
+    // As the user who will write it, and before anybody is served.
+    let state = config.state.as_deref();
+    let state = state
+        .map(|directory| State::open(directory, Arc::clone(&counters)))
+        .transpose()?;
     let watching = Tasks::default();
     let rulebook = Rulebook::new(config.live_rules());
     watching.spawn_on(rulebook.clone().watch(), control.handle());
@@ -188,6 +194,9 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     control.block_on(running.end());
     if let Some(admin) = admin {
         admin.end();
+    }
+    if let Some(state) = state {
+        state.finish();
     }
     if let Some(routes) = &routes {
         control.block_on(routes.take_back());

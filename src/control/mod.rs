@@ -7,6 +7,7 @@
 //! - [`answer`]: the side of the process.
 //! - [`facts`]: what the process knows of itself.
 //! - [`ask`]: the side of the command.
+//! - [`state`]: keeps what users have used, beyond the process.
 //! - [`status`]: what the process does, and what its users have used, as JSON and as text.
 //! - [`orders`]: what a process is told to do: to read its config again.
 //! - [`admin`]: the admin API.
@@ -22,5 +23,6 @@ pub mod metrics;
 pub mod orders;
 pub mod own;
 pub mod place;
+pub mod state;
 pub mod status;
 pub mod why;

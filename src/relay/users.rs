@@ -7,6 +7,7 @@
 //! A [`Table`] has the users of one server, which may be added, changed and removed while it runs. [`Users`] has all tables, and
 //! knows the sessions that run.
 
+mod keeper;
 mod limits;
 mod live;
 mod pace;
@@ -14,13 +15,18 @@ mod period;
 mod registry;
 mod session;
 mod sessions;
+mod stated;
 mod table;
+mod totals;
 mod user;
 
+pub use keeper::{Keeper, Kept, NotKept};
 pub use limits::{Limits, Refusal};
 pub use live::{LiveSession, Protocol};
 pub use period::Period;
 pub use registry::Users;
 pub(crate) use session::Session;
-pub use table::{Change, Member, NewUser, Reloaded, Snapshot, Table, TableError};
+pub use stated::{NewUser, Own, OwnUser};
+pub use table::{Change, Member, Reloaded, Snapshot, Table, TableError};
+pub use totals::Totals;
 pub use user::{Usage, User};

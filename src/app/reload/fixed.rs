@@ -22,6 +22,7 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
     note("reverse", old.reverse != new.reverse);
     note("admin", old.admin != new.admin);
     new.admin.clone_from(&old.admin);
+    note("admin.state", old.state != new.state);
     new.workers = old.workers;
     new.nofile = old.nofile;
     new.user.clone_from(&old.user);
@@ -32,6 +33,7 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
         new.log.clone_from(&old.log);
     }
     new.reverse = old.reverse.clone();
+    new.state.clone_from(&old.state);
     keys
 }
 

@@ -18,6 +18,10 @@ const SHORTEST_TOKEN: usize = 16;
 /// Translates `admin`.
 pub(super) fn admin(top: &Top, cx: &mut Context<'_>) -> Option<Admin> {
     let written = top.admin.as_ref()?;
+    let has_api = written.address.is_some() || written.token.is_some() || written.tls.is_some();
+    if written.state.is_some() && !has_api {
+        return None;
+    }
     let address = match written.address.as_deref().filter(|text| !text.is_empty()) {
         None => Address::Ip((Ipv4Addr::LOCALHOST, PORT).into()),
         Some(text) => host_address("admin.address", text, Some(PORT), cx)?,

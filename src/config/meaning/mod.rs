@@ -29,6 +29,7 @@ mod servers;
 mod site;
 mod sites;
 mod sniff;
+mod state;
 mod tls;
 pub(super) mod translate;
 mod transport;

@@ -78,6 +78,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// Reverse tunnels.
     pub reverse: Reverse,
+    /// The directory in which `ssr server` keeps what users have used; `None`: it does not.
+    pub state: Option<PathBuf>,
     /// How `ssr local` chooses among several servers; `None`: by their weights, without probes.
     pub balancer: Option<Balancer>,
     /// The list of servers on the web, beside [`Config::servers`]; `None`: there is none.

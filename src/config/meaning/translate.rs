@@ -19,6 +19,7 @@ use super::options;
 use super::reverse;
 use super::rules;
 use super::servers;
+use super::state;
 use super::tun;
 use crate::config::role::Role;
 use crate::config::written::file::Top;
@@ -73,6 +74,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         first_payload_wait: first_payload_wait(top, cx),
         admin: admin::admin(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
+        state: state::state(top, cx),
         balancer: balancer::balancer(top, cx),
         online: online::online(top, cx),
         warnings: Vec::new(),

@@ -200,6 +200,7 @@ pub(crate) struct Admin {
     pub(crate) address: Option<String>,
     pub(crate) token: Option<Secret>,
     pub(crate) tls: Option<Tls>,
+    pub(crate) state: Option<String>,
 }
 
 /// An entry of `users`.

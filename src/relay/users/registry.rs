@@ -1,7 +1,8 @@
 //! All users of a process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use super::keeper::{Keeper, NotKept};
 use super::live::LiveSession;
 use super::table::Table;
 use super::user::User;
@@ -9,24 +10,44 @@ use crate::net::sync::lock;
 
 /// The users of all servers, in the order of the config. Several servers may have users of the same name: they are apart.
 #[derive(Debug, Default)]
-pub struct Users(Mutex<Vec<Arc<Table>>>);
+pub struct Users {
+    tables: Mutex<Vec<Arc<Table>>>,
+    keeper: OnceLock<Keeper>,
+}
 
 impl Users {
     /// Adds those of a server.
     pub fn add(&self, table: Arc<Table>) {
-        lock(&self.0).push(table);
+        lock(&self.tables).push(table);
     }
 
     /// Forgets those of a server that is not served any more, and ends their sessions.
     pub fn remove(&self, table: &Arc<Table>) {
-        lock(&self.0).retain(|known| !Arc::ptr_eq(known, table));
+        lock(&self.tables).retain(|known| !Arc::ptr_eq(known, table));
         table.users().iter().for_each(|user| user.remove());
     }
 
     /// Those of each server.
     #[must_use]
     pub fn tables(&self) -> Vec<Arc<Table>> {
-        lock(&self.0).clone()
+        lock(&self.tables).clone()
+    }
+
+    /// Sets who keeps them beyond this process. The first one stays.
+    pub fn set_keeper(&self, keeper: Keeper) {
+        let _first = self.keeper.set(keeper);
+    }
+
+    /// Ready when every change up to now is kept beyond this process, if changes are kept. To be called after a change, before
+    /// whoever made it is told that it is done.
+    ///
+    /// # Errors
+    /// See [`NotKept`].
+    pub async fn keep(&self) -> Result<(), NotKept> {
+        match self.keeper.get() {
+            Some(keeper) => keeper.keep().await,
+            None => Ok(()),
+        }
     }
 
     /// All of them.

@@ -2,39 +2,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, Guard};
 use zeroize::Zeroizing;
 
 use super::limits::{Limits, Refusal};
+use super::stated::NewUser;
 use super::user::User;
 use crate::crypto::{Key, KeyError, Method};
 use crate::limits::{MAX_USER_NAME, MAX_USERS};
 use crate::net::sync::lock;
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts};
-
-/// A user as the operator states it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct NewUser {
-    /// Its name.
-    pub name: String,
-    /// Its password: the key in base64 under AEAD-2022 methods.
-    pub password: Zeroizing<String>,
-    /// What it may use.
-    pub limits: Limits,
-    /// The server that this identity's traffic is forwarded to, instead of being served here (SIP023).
-    pub next_hop: Option<Address>,
-}
-
-impl fmt::Debug for NewUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewUser")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
 
 /// What is changed of a user; `None` stays as it is.
 #[derive(Clone, Default)]
@@ -119,6 +100,8 @@ pub struct Table {
     /// Its method.
     pub method: Method,
     current: ArcSwap<Snapshot>,
+    /// Changes with the users.
+    version: AtomicU64,
     /// What the config has stated last.
     configured: Mutex<HashMap<String, NewUser>>,
 }
@@ -166,6 +149,7 @@ impl Table {
             server: server.into(),
             method,
             current: ArcSwap::from_pointee(snapshot(method, key, nameless, Members::default())),
+            version: AtomicU64::new(0),
             configured: Mutex::default(),
         };
         table.reload(users)?;
@@ -320,6 +304,12 @@ impl Table {
         Ok(done)
     }
 
+    /// Changes with the users.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
     /// Changes the members, one change after another.
     fn edit<T>(
         &self,
@@ -380,6 +370,7 @@ impl Table {
         let key = self.load().accounts.key().clone();
         let next = snapshot(self.method, key, nameless, members);
         self.current.store(Arc::new(next));
+        self.version.fetch_add(1, Relaxed);
     }
 }
 
@@ -423,5 +414,6 @@ fn snapshot(method: Method, key: Key, nameless: Option<Arc<User>>, members: Memb
     }
 }
 
+mod own;
 #[cfg(test)]
 mod tests;

@@ -41,13 +41,13 @@ pub struct Usage {
 pub struct User {
     name: Option<Box<str>>,
     limits: RwLock<Limits>,
-    up: AtomicU64,
-    down: AtomicU64,
+    pub(super) up: AtomicU64,
+    pub(super) down: AtomicU64,
     /// Bytes of the period, and when it began.
-    period: AtomicU64,
-    period_start: AtomicU64,
-    failures: AtomicU64,
-    last_seen: AtomicU64,
+    pub(super) period: AtomicU64,
+    pub(super) period_start: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) last_seen: AtomicU64,
     pace_up: Pace,
     pace_down: Pace,
     /// Changes with the rate.
@@ -185,8 +185,11 @@ impl User {
         let spent = limits.quota.is_some_and(|(bytes, period)| {
             let start = period.start(now);
             // A clock that is set back does not begin an earlier period.
-            if self.period_start.fetch_max(start, Relaxed) < start {
-                self.period.store(0, Relaxed);
+            if self.period_start.load(Relaxed) < start {
+                let _one_by_one = lock(&self.sessions);
+                if self.period_start.fetch_max(start, Relaxed) < start {
+                    self.period.store(0, Relaxed);
+                }
             }
             self.period.load(Relaxed) >= bytes
         });

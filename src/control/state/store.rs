@@ -1,0 +1,166 @@
+//! The file in which totals are kept: SQLite with a write-ahead log.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+
+use super::error::StateError;
+use super::rows::{read_own, read_totals, signed, write_own};
+use crate::relay::users::{Own, Totals};
+
+/// The file in the directory.
+const FILE: &str = "users.db";
+/// What is in it; another number is another program's, or a later one's.
+const VERSION: i64 = 1;
+/// How long it waits for another process.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Rows of users of servers that are not served any more are forgotten after this time, in seconds.
+const FORGET: u64 = 400 * 86_400;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS usage (
+        server TEXT NOT NULL, name TEXT NOT NULL,
+        up INTEGER NOT NULL, down INTEGER NOT NULL, failures INTEGER NOT NULL, seen INTEGER NOT NULL,
+        period INTEGER NOT NULL, period_start INTEGER NOT NULL, period_kind INTEGER NOT NULL,
+        saved INTEGER NOT NULL,
+        PRIMARY KEY (server, name)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS own (
+        server TEXT NOT NULL, name TEXT NOT NULL, base BLOB, password TEXT,
+        rate INTEGER, quota INTEGER, period TEXT, day INTEGER, connections INTEGER, ips INTEGER, expires INTEGER,
+        PRIMARY KEY (server, name)) WITHOUT ROWID;
+";
+
+const ADD: &str = "
+    INSERT INTO usage (server, name, up, down, failures, seen, period, period_start, period_kind, saved)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, unixepoch())
+    ON CONFLICT DO UPDATE SET
+        up = up + excluded.up, down = down + excluded.down, failures = failures + excluded.failures,
+        seen = max(seen, excluded.seen),
+        period = CASE
+            WHEN period_kind <> excluded.period_kind OR period_start < excluded.period_start THEN excluded.period
+            WHEN period_start = excluded.period_start THEN period + excluded.period
+            ELSE period END,
+        period_start = CASE
+            WHEN period_kind <> excluded.period_kind THEN excluded.period_start
+            ELSE max(period_start, excluded.period_start) END,
+        period_kind = excluded.period_kind,
+        saved = excluded.saved
+    RETURNING up, down, failures, seen, period, period_start, period_kind";
+
+/// The file.
+pub(super) struct Store(Connection);
+
+/// Which row is meant.
+pub(super) struct Row<'a> {
+    pub(super) server: &'a str,
+    /// Empty for the user without a name.
+    pub(super) name: &'a str,
+}
+
+impl Store {
+    /// Opens the file, and makes it and the directory if there are none. Only the user of this process may read them.
+    pub(super) fn open(directory: &Path) -> Result<Self, StateError> {
+        let unusable = |source| StateError::Directory {
+            path: directory.to_owned(),
+            source,
+        };
+        if !directory.is_dir() {
+            let mut builder = DirBuilder::new();
+            builder.mode(0o700).create(directory).map_err(unusable)?;
+        }
+        let path = directory.join(FILE);
+        let mut options = OpenOptions::new();
+        // SQLite gives its other files the mode of this one.
+        let made = options.create(true).append(true).mode(0o600).open(&path);
+        made.map_err(unusable)?;
+        let opened = Self::connect(&path);
+        opened.map_err(|error| StateError::File {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?
+        .ok_or_else(|| StateError::File {
+            path,
+            reason: "it is of another version of ssr: move it away, or give `state` another directory".to_owned(),
+        })
+    }
+
+    fn connect(path: &Path) -> Result<Option<Self>, rusqlite::Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags)?;
+        db.busy_timeout(PATIENCE)?;
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version != 0 && version != VERSION {
+            return Ok(None);
+        }
+        db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        db.execute_batch("PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 1048576;")?;
+        let old = signed(crate::net::unix_now().saturating_sub(FORGET));
+        db.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
+        ))?;
+        db.execute("DELETE FROM usage WHERE saved < ?1", params![old])?;
+        Ok(Some(Self(db)))
+    }
+
+    /// What was changed of the users of a server.
+    pub(super) fn own(&self, server: &str) -> Result<Own, rusqlite::Error> {
+        read_own(&self.0, server)
+    }
+
+    /// Begins to write.
+    pub(super) fn begin(&mut self) -> Result<Batch<'_>, rusqlite::Error> {
+        let behavior = TransactionBehavior::Immediate;
+        Ok(Batch(self.0.transaction_with_behavior(behavior)?))
+    }
+}
+
+/// What is written at once. Without [`Batch::commit`], nothing is.
+pub(super) struct Batch<'a>(Transaction<'a>);
+
+impl Batch<'_> {
+    /// Adds to the totals of a user. Returns all that is known of it.
+    pub(super) fn add(&self, row: Row<'_>, new: &Totals) -> Result<Totals, rusqlite::Error> {
+        let mut add = self.0.prepare(ADD)?;
+        add.query_row(
+            params![
+                row.server,
+                row.name,
+                signed(new.up),
+                signed(new.down),
+                signed(new.failures),
+                signed(new.last_seen),
+                signed(new.period),
+                signed(new.period_start),
+                new.period_kind,
+            ],
+            read_totals,
+        )
+    }
+
+    /// Replaces what was changed of the users of a server.
+    pub(super) fn set_own(&self, server: &str, own: &Own) -> Result<(), rusqlite::Error> {
+        write_own(&self.0, server, own)
+    }
+
+    /// Forgets the users of a server that it does not have any more.
+    pub(super) fn retain(&self, server: &str, names: &[&str]) -> Result<(), rusqlite::Error> {
+        let names: std::collections::HashSet<_> = names.iter().copied().collect();
+        let mut all = self.0.prepare("SELECT name FROM usage WHERE server = ?1")?;
+        let kept = all.query_map(params![server], |row| row.get::<_, String>(0))?;
+        for name in kept {
+            let name = name?;
+            if !names.contains(&*name) {
+                let gone = "DELETE FROM usage WHERE server = ?1 AND name = ?2";
+                self.0.execute(gone, params![server, name])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(self) -> Result<(), rusqlite::Error> {
+        self.0.commit()
+    }
+}
