@@ -4,7 +4,7 @@
 //! - `libev`, `names`: what `ssr` is through a link named `ss-local`, `sslocal` and so on.
 //! - `daemon`: running in the background.
 //! - `url`, `import`, `check`, `genkey`, `pages`: commands that print something and end.
-//! - `why`, `status`: ask a running process; `asked` finds it.
+//! - `why`, `status`, `upgrade`: ask a running process; `asked` finds it.
 //! - `doctor`: prints what is found wrong.
 //! - `progress`: how far a download is, on a terminal.
 //! - `hint`: what a terminal shows of `ssr local`.
@@ -28,6 +28,7 @@ pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;
 pub(crate) mod status;
+pub(crate) mod upgrade;
 pub(crate) mod url;
 pub(crate) mod why;
 

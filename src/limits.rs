@@ -211,6 +211,12 @@ pub const MAX_SUBSCRIBED_SERVERS: usize = 1024;
 pub const MAX_SUBSCRIBED_PLUGINS: usize = 16;
 /// Parts of the config that accept nothing any more since a reload, and still have something open.
 pub const MAX_RETIRED: usize = 1024;
+/// Bytes of what a record of `ssr upgrade` says.
+pub const MAX_HANDOVER_HEAD: usize = 64 << 10;
+/// Bytes beside it: what a server has seen of salts is the most.
+pub const MAX_HANDOVER_BLOB: usize = 256 << 20;
+/// How long the new process of `ssr upgrade` may take until it is ready.
+pub const UPGRADE_TIME: Duration = Duration::from_secs(30);
 
 // What failed, and who asks.
 

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Command::Acl(args) => cli::acl::acl(args),
         Command::Why(args) => cli::why::why(&args),
         Command::Status(args) => cli::status::status(&args),
+        Command::Upgrade(args) => cli::upgrade::upgrade(&args),
         Command::RedirRules(args) => cli::redir_rules::redir_rules(&args),
     }
 }

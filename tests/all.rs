@@ -98,6 +98,7 @@ mod udp_floods;
 mod udp_over_tcp;
 mod unacknowledged;
 mod unix_sockets;
+mod upgrade;
 mod users;
 mod visitors;
 mod warm;

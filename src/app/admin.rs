@@ -15,6 +15,7 @@ use crate::control::facts::Facts;
 use crate::control::orders::Orders;
 use crate::dns::Resolver;
 use crate::net::listener::{self, Acceptor, Group, Listener};
+use crate::net::passed::{Passed, Wanted};
 use crate::net::{SocketOptions, tls};
 use crate::wire::Address;
 
@@ -26,7 +27,12 @@ pub(super) struct Admin {
 
 impl Admin {
     /// Binds what `admin` of the config says; `None`: there is no such key.
-    pub(super) async fn bind(config: &Config, resolver: &Resolver) -> Result<Option<Self>, Error> {
+    /// An earlier process may have passed the socket.
+    pub(super) async fn bind(
+        config: &Config,
+        resolver: &Resolver,
+        passed: &Passed,
+    ) -> Result<Option<Self>, Error> {
         let Some(admin) = &config.admin else {
             return Ok(None);
         };
@@ -43,8 +49,21 @@ impl Admin {
             }
         };
         let tls = admin.tls.as_ref().map(layer).transpose()?;
-        let bound = listener::tcp(address, 1, Group::default(), &SocketOptions::default())?;
-        let listener = bound.into_iter().next().map(Listener::from);
+        let (wanted, options) = (Wanted::Address(address), SocketOptions::default());
+        let system = || Error::system("cannot use a socket that was passed for the admin API");
+        let mut listener = match passed.is_inherited() {
+            true => passed.take_streams(wanted, 1, &options).map_err(system())?,
+            false => Vec::new(),
+        }
+        .into_iter()
+        .next();
+        if listener.is_none() {
+            let bound = listener::tcp(address, 1, Group::default(), &options)?;
+            listener = bound.into_iter().next().map(Listener::from);
+            if let Some(listener) = &listener {
+                passed.note_used(wanted, listener).map_err(system())?;
+            }
+        }
         let scheme = if tls.is_some() { "https" } else { "http" };
         tracing::info!(url = %format_args!("{scheme}://{address}/"), "admin: listening");
         Ok(listener.map(|listener| Self { listener, tls }))

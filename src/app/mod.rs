@@ -10,6 +10,8 @@
 //! - `running.rs`: the parts of the config that run.
 //! - `reload/`: reads the config again, and has it used by difference.
 //! - `admin.rs`: the admin API, on a thread of its own.
+//! - `supervise.rs`: signals, orders, and the end.
+//! - `upgrade/`: a new process takes over.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `udp_share.rs`: how many files datagrams and public ports may take.
@@ -36,39 +38,41 @@ mod room;
 mod routing;
 mod running;
 mod services;
+mod supervise;
 mod udp_share;
+mod upgrade;
 mod visitors;
 mod worker;
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::{Notify, mpsc};
 
 use crate::config::{Config, Role};
 use crate::control::answer::Socket;
 use crate::control::facts::Facts;
-use crate::control::orders::{Order, Orders};
+use crate::control::orders::Orders;
 use crate::control::state::State;
-use crate::control::why;
 use crate::dns::{self, Resolver};
-use crate::limits::DRAIN_TIME;
 use crate::net;
 use crate::net::passed::Passed;
 use crate::net::pool;
 use crate::net::sampled;
 use crate::net::tasks::Tasks;
-use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
 use error::Error;
 use reload::Reloader;
 use routing::Rulebook;
 use running::Running;
+use services::Built;
+use supervise::{Signals, Supervisor, report};
 use udp_share::UdpShare;
-use worker::{Phase, Threads};
+use upgrade::{Inherited, Successor};
+use worker::Threads;
 
 /// Exit code of errors outside the config (`EX_UNAVAILABLE` of sysexits.h).
 const EX_UNAVAILABLE: u8 = 69;
@@ -91,8 +95,54 @@ pub fn run(config: &Config, running: impl FnOnce()) -> ExitCode {
 }
 
 fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
+    Successor::prepare();
+    let inherited = Inherited::from_parent();
+    let mut inherited =
+        inherited.map_err(Error::system("cannot take over from the old process"))?;
     // First of all: later, other files could have the numbers of these sockets.
-    let passed = Passed::to_this_process();
+    let passed = match &mut inherited {
+        Some(inherited) => inherited.sockets(),
+        None => Passed::to_this_process(),
+    };
+    let prepared = match prepare(config, passed) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            if let Some(inherited) = inherited {
+                inherited.fail(error.to_string());
+            }
+            return Err(error);
+        }
+    };
+    if let Some(mut inherited) = inherited {
+        let kept = &prepared.services.shares.kept;
+        let taken = inherited.take_over(kept);
+        taken.map_err(Error::system("cannot take over from the old process"))?;
+        let listening = inherited.listen(kept.clone());
+        listening.map_err(Error::system("cannot listen to the old process"))?;
+    }
+    serve(config, prepared, running)
+}
+
+/// Everything that a process needs to serve.
+struct Prepared {
+    control: Runtime,
+    signals: Signals,
+    resolver: Arc<Resolver>,
+    counters: Arc<Counters>,
+    services: Built,
+    capacity: fd_limit::Capacity,
+    workers: usize,
+    /// The limit of open files.
+    files: Option<u64>,
+    /// Where commands ask.
+    asked: io::Result<Socket>,
+    admin: Option<admin::Admin>,
+    /// Keeps what users have used.
+    state: Option<State>,
+}
+
+/// Does everything that can fail before the process serves.
+fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     let user = config.user.as_deref().map(privileges::find).transpose()?;
     let files = fd_limit::raise(config.nofile);
     let share = UdpShare::of(config, files);
@@ -112,7 +162,9 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
-    let services = control.block_on(services::build(
+    let admin = control.block_on(admin::Admin::bind(config, &resolver, &passed))?;
+    let of_admin = passed.take_used();
+    let mut services = control.block_on(services::build(
         config,
         (capacity, share),
         workers,
@@ -120,7 +172,7 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         &counters,
         passed,
     ))?;
-    let admin = control.block_on(admin::Admin::bind(config, &resolver))?;
+    services.keep(of_admin);
     let owner = user
         .as_ref()
         .map(|user| (user.uid.as_raw(), user.gid.as_raw()));
@@ -134,6 +186,35 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
     let state = state
         .map(|directory| State::open(directory, Arc::clone(&counters)))
         .transpose()?;
+    Ok(Prepared {
+        control,
+        signals,
+        resolver,
+        counters,
+        services,
+        capacity,
+        workers,
+        files,
+        asked,
+        admin,
+        state,
+    })
+}
+
+fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<(), Error> {
+    let Prepared {
+        control,
+        signals,
+        resolver,
+        counters,
+        services,
+        capacity,
+        workers,
+        files,
+        asked,
+        admin,
+        state,
+    } = prepared;
     let watching = Tasks::default();
     let rulebook = Rulebook::new(config.live_rules());
     watching.spawn_on(rulebook.clone().watch(), control.handle());
@@ -148,8 +229,13 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         dns: Arc::clone(&resolver),
         servers: (config.role == Role::Local).then(|| servers.clone()),
     };
+    let (orders, ordered) = Orders::channel();
+    let leave = Arc::new(Notify::new());
     match asked {
-        Ok(socket) => watching.spawn_on(socket.serve(facts.clone()), control.handle()),
+        Ok(socket) => watching.spawn_on(
+            socket.serve(facts.clone(), orders.clone(), Arc::clone(&leave)),
+            control.handle(),
+        ),
         Err(error) => tracing::info!(%error, "no socket for ssr why"),
     }
     if let Some(routes) = &services.routes {
@@ -163,7 +249,6 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         let serving = control.block_on(parts.start(unit));
         parts.units.push(serving);
     }
-    let (orders, ordered) = Orders::channel();
     let admin = admin.map(|admin| admin.start(config, facts, orders));
     let admin = admin
         .transpose()
@@ -182,19 +267,20 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         let shares = services.shares;
         Reloader::new(config, shares, parts, rulebook, (workers, files))
     });
-    control.block_on(supervise(
+    let supervisor = Supervisor {
         signals,
-        &mut reloader,
-        (ordered, drain),
-        &resolver,
-        &counters,
-        routes.as_ref(),
-    ));
+        reloader: &mut reloader,
+        orders: ordered,
+        drain,
+        resolver: &resolver,
+        counters: &counters,
+        routes: routes.as_ref(),
+        leave,
+        admin,
+    };
+    control.block_on(supervisor.run());
     let Reloader { running, .. } = reloader;
     control.block_on(running.end());
-    if let Some(admin) = admin {
-        admin.end();
-    }
     if let Some(state) = state {
         state.finish();
     }
@@ -217,79 +303,6 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
     Resolver::new(settings, runtime::Handle::current())
 }
 
-/// The signals that the process handles.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    usr1: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Error> {
-        let listen = |kind| signal(kind).map_err(Error::system("cannot listen for signals"));
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            usr1: listen(SignalKind::user_defined1())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-}
-
-/// Handles signals and orders until the process shall stop, then drains. `drain` closes when no flow is left.
-async fn supervise(
-    signals: Signals,
-    reloader: &mut Reloader,
-    (mut orders, mut drain): (mpsc::Receiver<Order>, mpsc::Receiver<()>),
-    resolver: &Resolver,
-    counters: &Counters,
-    routes: Option<&AutoRoute>,
-) {
-    let Signals {
-        mut interrupt,
-        mut terminate,
-        mut usr1,
-        mut hangup,
-    } = signals;
-    loop {
-        // A reload is never interrupted: it changes everything or nothing.
-        tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            _ = usr1.recv() => {
-                report(resolver, counters);
-                why::log(&counters.failed);
-            }
-            // Whatever comes of it is in the log.
-            _ = hangup.recv() => drop(reloader.reload().await),
-            Some(order) = orders.recv() => match order {
-                Order::Reload(done) => {
-                    // Who asked may be gone.
-                    let _ = done.send(reloader.reload().await);
-                }
-            },
-            () = reloader.file_changed() => reloader.read_changed().await,
-        }
-    }
-    tracing::info!(
-        seconds = DRAIN_TIME.as_secs(),
-        "stopping: no new connections are accepted; open ones may finish"
-    );
-    if let Some(routes) = routes {
-        routes.release().await;
-    }
-    reloader.running.close();
-    reloader.running.reach(Phase::Drain);
-    tokio::select! {
-        _ = drain.recv() => {}
-        () = tokio::time::sleep(DRAIN_TIME) => tracing::info!("closing the remaining connections"),
-        _ = interrupt.recv() => tracing::info!("second signal: stopping now"),
-        _ = terminate.recv() => tracing::info!("second signal: stopping now"),
-    }
-    reloader.running.reach(Phase::Stop);
-}
-
 /// Ends users whose time or quota is over, and begins the periods of quotas.
 async fn review_users(counters: Arc<Counters>) {
     let mut second = tokio::time::interval(REVIEW_TIME);
@@ -297,24 +310,4 @@ async fn review_users(counters: Arc<Counters>) {
         second.tick().await;
         counters.users.review(net::unix_now());
     }
-}
-
-/// Logs the counters: at the end, and on SIGUSR1.
-fn report(resolver: &Resolver, counters: &Counters) {
-    sampled::report_all();
-    tracing::info!("counters: {counters}");
-    let dns = resolver.counters();
-    tracing::info!(
-        hits = dns.hits,
-        misses = dns.misses,
-        stale = dns.stale,
-        joined = dns.joined,
-        negative = dns.negative,
-        queries = dns.queries,
-        failures = dns.failures,
-        timeouts = dns.timeouts,
-        evicted = dns.evicted,
-        entries = dns.entries,
-        "dns counters"
-    );
 }

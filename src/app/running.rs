@@ -193,6 +193,21 @@ impl Running {
         }
     }
 
+    /// Leaves everything to another process: closes all sockets, and lets what is open go on.
+    pub(super) async fn leave(&mut self) {
+        let units = std::mem::take(&mut self.units);
+        for unit in &units {
+            unit.phase.send_replace(Phase::Retire);
+        }
+        let deadline = Instant::now() + CLOSE_TIME;
+        for mut unit in units {
+            unit.sockets.clear();
+            unit.files.drain(..).for_each(SocketFile::leave);
+            let _ = timeout_at(deadline, unit.listening.recv()).await;
+            self.units.push(unit);
+        }
+    }
+
     /// Closes the copies of listening sockets, and tells all jobs that the process has reached `phase`.
     pub(super) fn reach(&mut self, phase: Phase) {
         for unit in &mut self.units {

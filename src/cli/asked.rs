@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use serde_json::Value;
-use ssr::control::ask::{AskError, ask};
+use ssr::control::ask::{AskError, ask, ask_within};
 use ssr::control::place::{self, Place};
 use ssr::control::why::heading;
 
@@ -27,6 +28,12 @@ impl Asked {
     pub(crate) fn ask(&self, question: &str) -> Result<Value, ExitCode> {
         let place = self.find()?;
         ask(&place, question).map_err(|error| no_answer(place.pid, &error))
+    }
+
+    /// The same for what takes the process longer.
+    pub(crate) fn ask_within(&self, question: &str, time: Duration) -> Result<Value, ExitCode> {
+        let place = self.find()?;
+        ask_within(&place, question, time).map_err(|error| no_answer(place.pid, &error))
     }
 
     /// The process that is meant.

@@ -11,6 +11,7 @@ use super::pages::CompletionsArgs;
 use super::redir_rules::RedirRulesArgs;
 use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
 use super::status::StatusArgs;
+use super::upgrade::UpgradeArgs;
 use super::url::UrlCommand;
 use super::why::WhyArgs;
 
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// Ask a running ssr what it does, and what each user has used
     Status(StatusArgs),
+    /// Have the program as it is now on disk take over from a running ssr, without cutting connections
+    Upgrade(UpgradeArgs),
     /// Convert servers to and from ss:// URLs, and show them as QR codes
     #[command(subcommand)]
     Url(UrlCommand),

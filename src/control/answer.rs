@@ -8,18 +8,18 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::facts::Facts;
+use super::orders::Orders;
 use super::{place, status, why};
 use crate::limits::{ANSWER_TIMEOUT, MAX_ASKING, MAX_QUESTION};
 
 /// The answer to a line.
 fn answer(facts: &Facts, line: &[u8]) -> Value {
-    let question: Option<Value> = serde_json::from_slice(line).ok();
-    let asked = question.as_ref().and_then(|question| question.get("ask"));
-    match asked.and_then(Value::as_str) {
+    match asked(line).as_deref() {
         Some("process") => json!({"process": facts.process()}),
         Some("status") => status::document(facts),
         Some("why") => {
@@ -56,20 +56,21 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Answers for as long as it is polled.
-    pub async fn serve(self, facts: Facts) {
-        let facts = Arc::new(facts);
+    /// Answers until another process does it: `leave` says when. What is asked by then is answered.
+    pub async fn serve(self, facts: Facts, orders: Orders, leave: Arc<Notify>) {
+        let known = Arc::new((facts, orders));
         let mut running = JoinSet::new();
         loop {
             tokio::select! {
                 Some(_) = running.join_next() => {}
+                () = leave.notified() => break,
                 // More wait in the kernel.
                 accepted = self.listener.accept(), if running.len() < MAX_ASKING => match accepted {
                     Ok((stream, _)) => {
-                        let facts = Arc::clone(&facts);
+                        let known = Arc::clone(&known);
                         running.spawn(async move {
                             // A command that is gone, or hangs, has no need of an answer.
-                            let _ = timeout(ANSWER_TIMEOUT, serve_one(stream, &facts)).await;
+                            let _ = serve_one(stream, &known).await;
                         });
                     }
                     // Without a file for it, the next may have one.
@@ -77,6 +78,8 @@ impl Socket {
                 },
             }
         }
+        drop(self);
+        while running.join_next().await.is_some() {}
     }
 }
 
@@ -87,7 +90,26 @@ impl Drop for Socket {
     }
 }
 
-async fn serve_one(mut stream: UnixStream, facts: &Facts) -> io::Result<()> {
+async fn serve_one(mut stream: UnixStream, (facts, orders): &(Facts, Orders)) -> io::Result<()> {
+    let line = timeout(ANSWER_TIMEOUT, question(&mut stream)).await??;
+    let answer = match asked(&line).as_deref() {
+        Some("upgrade") => match orders.upgrade().await {
+            Ok(pid) => json!({"upgrade": {"pid": pid}}),
+            Err(reason) => json!({"upgrade": {"refused": reason}}),
+        },
+        _ => answer(facts, &line),
+    };
+    let mut answer = answer.to_string();
+    answer.push('\n');
+    timeout(ANSWER_TIMEOUT, async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    })
+    .await?
+}
+
+/// Reads the line of a command.
+async fn question(mut stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     while !line.contains(&b'\n') {
         let room = MAX_QUESTION.saturating_sub(line.len());
@@ -96,8 +118,11 @@ async fn serve_one(mut stream: UnixStream, facts: &Facts) -> io::Result<()> {
             break;
         }
     }
-    let mut answer = answer(facts, &line).to_string();
-    answer.push('\n');
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await
+    Ok(line)
+}
+
+/// What is asked.
+fn asked(line: &[u8]) -> Option<String> {
+    let question: Value = serde_json::from_slice(line).ok()?;
+    question.get("ask")?.as_str().map(str::to_owned)
 }

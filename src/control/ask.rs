@@ -1,11 +1,12 @@
 //! The side of the command: asks a process.
 
 use std::io::{self, Read as _, Write as _};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::place::{Place, connect};
-use crate::limits::MAX_ANSWER;
+use crate::limits::{ASK_TIMEOUT, MAX_ANSWER};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +30,21 @@ pub enum AskError {
 /// # Errors
 /// Why there is no answer.
 pub fn ask(place: &Place, question: &str) -> Result<Value, AskError> {
+    ask_within(place, question, ASK_TIMEOUT)
+}
+
+/// The same, with more patience.
+///
+/// # Errors
+/// As there.
+pub fn ask_within(place: &Place, question: &str, time: Duration) -> Result<Value, AskError> {
     let mut socket = connect(&place.path).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => AskError::Gone,
         io::ErrorKind::PermissionDenied => AskError::Forbidden,
         _ => AskError::Io(error),
     })?;
+    let patience = socket.set_read_timeout(Some(time));
+    patience.map_err(AskError::Io)?;
     let line = format!("{}\n", json!({"ask": question}));
     socket.write_all(line.as_bytes()).map_err(AskError::Io)?;
     let mut answer = Vec::new();

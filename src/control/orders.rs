@@ -1,4 +1,4 @@
-//! Orders to a running process: to read its config again.
+//! Orders to a running process: to read its config again, or to leave everything to a new process.
 
 use std::fmt;
 
@@ -58,6 +58,8 @@ pub type Reloaded = Result<Changes, Vec<String>>;
 pub enum Order {
     /// Read the whole config again.
     Reload(oneshot::Sender<Reloaded>),
+    /// Have a new process take over; the result is its id, or why it has not.
+    Upgrade(oneshot::Sender<Result<u32, String>>),
 }
 
 /// Where orders are given.
@@ -80,6 +82,18 @@ impl Orders {
         let ended = || vec!["the process is ending".to_owned()];
         let (done, result) = oneshot::channel();
         let sent = self.0.send(Order::Reload(done)).await;
+        sent.map_err(|_| ended())?;
+        result.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Has a new process take over. Returns its id.
+    ///
+    /// # Errors
+    /// Why it does not. Then this one goes on as before.
+    pub async fn upgrade(&self) -> Result<u32, String> {
+        let ended = || "the process is ending".to_owned();
+        let (done, result) = oneshot::channel();
+        let sent = self.0.send(Order::Upgrade(done)).await;
         sent.map_err(|_| ended())?;
         result.await.unwrap_or_else(|_| Err(ended()))
     }

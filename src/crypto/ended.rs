@@ -45,6 +45,32 @@ impl EndedSessions {
         self.0.forgotten_early()
     }
 
+    /// The sessions with the greatest packet id of each, the oldest first; the greatest timestamp among them; and that of those
+    /// forgotten.
+    pub fn contents(
+        &self,
+    ) -> (
+        impl Iterator<Item = (SessionKey, u64)>,
+        Option<u64>,
+        Option<u64>,
+    ) {
+        let sessions = self.0.entries().map(|(key, greatest)| (*key, greatest));
+        (sessions, self.0.latest(), self.0.forgotten())
+    }
+
+    /// Takes over what another process remembers, at the time `now`.
+    pub fn restore(
+        &mut self,
+        sessions: impl Iterator<Item = (SessionKey, u64)>,
+        (latest, forgotten): (Option<u64>, Option<u64>),
+        now: Duration,
+    ) {
+        for (session, greatest) in sessions {
+            self.0.insert(session, greatest, latest, now);
+        }
+        self.0.note_forgotten(forgotten);
+    }
+
     /// Number of sessions remembered.
     #[must_use]
     pub fn len(&self) -> usize {

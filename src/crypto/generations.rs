@@ -110,6 +110,23 @@ impl<K: Eq + Hash, V: Copy + Ord> Generations<K, V> {
         self.forgotten_early
     }
 
+    /// All entries, the older generation first.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&K, V)> {
+        let old = self.old.entries.iter();
+        let all = old.chain(&self.young.entries);
+        all.map(|(key, value)| (key, *value))
+    }
+
+    /// The greatest timestamp of what is remembered.
+    pub(super) fn latest(&self) -> Option<u64> {
+        self.old.latest.max(self.young.latest)
+    }
+
+    /// Something up to this timestamp was forgotten for its age, by another map.
+    pub(super) fn note_forgotten(&mut self, timestamp: Option<u64>) {
+        self.forgotten = self.forgotten.max(timestamp);
+    }
+
     /// Number of entries; one in both generations counts twice.
     pub(super) fn len(&self) -> usize {
         self.young.entries.len() + self.old.entries.len()

@@ -7,7 +7,7 @@ use super::generations::Generations;
 /// The longest salt of any method.
 const MAX_SALT_LEN: usize = 32;
 /// Bytes of a salt that are kept.
-const KEPT_LEN: usize = 16;
+pub const KEPT_LEN: usize = 16;
 
 /// What a server does about a repeated salt under an AEAD-2017 method. AEAD-2022 methods always reject it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,25 @@ impl SaltPool {
     #[must_use]
     pub fn contains(&self, salt: &[u8]) -> bool {
         Salt::new(salt).is_some_and(|salt| self.0.get(&salt).is_some())
+    }
+
+    /// What is remembered of each salt, the oldest first; the greatest timestamp among them; and that of those forgotten.
+    pub fn contents(&self) -> (impl Iterator<Item = &[u8]>, Option<u64>, Option<u64>) {
+        let salts = self.0.entries().map(|(salt, ())| salt.0.as_slice());
+        (salts, self.0.latest(), self.0.forgotten())
+    }
+
+    /// Takes over the contents of another pool at the time `now`: its salts, and the timestamps.
+    pub fn restore<'a>(
+        &mut self,
+        salts: impl Iterator<Item = &'a [u8]>,
+        (latest, forgotten): (Option<u64>, Option<u64>),
+        now: Duration,
+    ) {
+        for salt in salts.filter_map(Salt::new) {
+            self.0.insert(salt, (), latest, now);
+        }
+        self.0.note_forgotten(forgotten);
     }
 
     /// Number of salts remembered.

@@ -14,6 +14,8 @@
 //! - [`ws`]: WebSocket over a stream, beginning with the upgrade, and mux.cool inside it.
 //! - [`multiplex`]: many streams in one, as sing-box has them.
 //! - [`handshake`]: what is read before a stream can be relayed.
+//! - [`handover`]: passes records and open files to another process.
+//! - [`notify`]: tells the service manager what this process does.
 //! - [`plugin`]: programs between TCP and Shadowsocks (SIP003).
 //! - [`pool`]: buffers that are held only while data moves.
 //! - [`framed`]: a layer that cuts a stream into data, and makes frames of data.
@@ -39,12 +41,14 @@ mod error;
 pub mod fetch;
 pub mod file_version;
 pub mod framed;
+pub mod handover;
 pub mod handshake;
 mod linux;
 pub mod listener;
 pub mod lost;
 pub mod multiplex;
 pub mod netlink;
+pub mod notify;
 pub mod options;
 pub mod own;
 pub mod passed;

@@ -23,6 +23,8 @@ pub struct Passed {
     waiting: Mutex<Vec<PassedSocket>>,
     /// Copies of those that are in use, so that they can be passed on.
     used: Mutex<Vec<PassedSocket>>,
+    /// Whether they come from the process before this one.
+    is_inherited: bool,
 }
 
 /// Which sockets are meant.
@@ -82,6 +84,21 @@ impl Passed {
             .zip(sockets)
             .map(|(name, socket)| PassedSocket::new(name, None, socket));
         Self::from(passed.collect::<Vec<_>>())
+    }
+
+    /// Those of the process before this one.
+    #[must_use]
+    pub fn inherited(sockets: Vec<PassedSocket>) -> Self {
+        Self {
+            is_inherited: true,
+            ..Self::from(sockets)
+        }
+    }
+
+    /// Whether they come from the process before this one.
+    #[must_use]
+    pub const fn is_inherited(&self) -> bool {
+        self.is_inherited
     }
 
     /// Takes the listeners for streams that are wanted, each once for every one of `workers`.
@@ -180,6 +197,7 @@ impl From<Vec<PassedSocket>> for Passed {
         Self {
             waiting: Mutex::new(sockets),
             used: Mutex::default(),
+            is_inherited: false,
         }
     }
 }

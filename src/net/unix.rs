@@ -25,6 +25,24 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
+    /// The file at a path, whose socket came from another process.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn found_at(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            id: id(&found),
+        })
+    }
+
+    /// Leaves the file to another process.
+    pub fn leave(mut self) {
+        // There is no such file, so nothing is removed.
+        self.path = PathBuf::new();
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

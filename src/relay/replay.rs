@@ -7,6 +7,8 @@
 //! All ages are those of a monotonic clock. Whether a timestamp is in time is judged by the clock of the machine, which may be
 //! set; but no timestamp is in time that is older than the process, since nothing is known of what came before.
 
+mod record;
+
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -30,10 +30,11 @@ use super::routing::Rulebook;
 use super::running::Running;
 use super::services::{Named, Part, Shares, Unit};
 use super::udp_share::UdpShare;
+use super::upgrade::Legacy;
 use crate::config::{self, Config, Diagnostic, Severity};
 use crate::control::orders::{Changes, Reloaded};
 use crate::limits::DEFAULT_BUDGET;
-use crate::net::passed::Passed;
+use crate::net::passed::{Passed, PassedSocket};
 use crate::net::pool;
 use crate::outbound::shadowsocks;
 
@@ -101,6 +102,29 @@ impl Reloader {
         } else {
             self.reload_rules().await;
         }
+    }
+
+    /// Copies of all listening sockets, for a process that takes over.
+    ///
+    /// # Errors
+    /// What cannot be taken over.
+    pub(super) fn sockets_to_leave(&self) -> Result<Vec<PassedSocket>, String> {
+        let units = &self.running.units;
+        let stuck = units.iter().find_map(|unit| {
+            let reason = unit.part.cannot_move()?;
+            Some(format!("{}: {reason}: restart instead", unit.part))
+        });
+        if let Some(reason) = stuck {
+            return Err(reason);
+        }
+        let sockets = units.iter().flat_map(|unit| &unit.sockets);
+        let copies: Result<_, _> = sockets.map(PassedSocket::copy).collect();
+        copies.map_err(|error| format!("cannot pass a listening socket on: {error}"))
+    }
+
+    /// What the servers have seen of salts and sessions.
+    pub(super) fn seen(&self) -> Vec<Legacy> {
+        self.shares.kept.record()
     }
 
     /// Reads the whole config again and has it used, and logs what has changed.

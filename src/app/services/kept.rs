@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::app::upgrade::{Legacy, Seen};
 use crate::config::Server;
 use crate::crypto::{Key, Method, ReplayPolicy};
 use crate::net::sync::lock;
-use crate::relay::replay::ReplayFilter;
+use crate::relay::replay::{ReplayFilter, SessionMemory};
 use crate::relay::users::Table;
 use crate::wire::Address;
 
@@ -26,6 +27,7 @@ pub(in crate::app) struct Filter {
     method: Method,
     pub(super) streams: Arc<ReplayFilter>,
     pub(super) packets: Arc<ReplayFilter>,
+    pub(super) ended: SessionMemory,
 }
 
 /// The users of one server.
@@ -49,6 +51,7 @@ impl Kept {
             method: server.method,
             streams: Arc::new(ReplayFilter::for_streams(server.method, policy)),
             packets: Arc::new(ReplayFilter::for_packets(server.method, policy)),
+            ended: SessionMemory::default(),
         };
         inner.filters.push(new.clone());
         new
@@ -70,6 +73,44 @@ impl Kept {
             key: server.keys.key.clone(),
             table: Arc::clone(table),
         });
+    }
+
+    /// What all servers have seen, for a process that takes over.
+    pub(in crate::app) fn record(&self) -> Vec<Legacy> {
+        let filters = lock(&self.0).filters.clone();
+        let mut all = Vec::new();
+        for filter in filters {
+            for of in [Seen::Streams, Seen::Packets, Seen::Sessions] {
+                let mut bytes = Vec::new();
+                match of {
+                    Seen::Streams => filter.streams.record(&mut bytes),
+                    Seen::Packets => filter.packets.record(&mut bytes),
+                    Seen::Sessions => filter.ended.record(&mut bytes),
+                }
+                let (server, method) = (filter.address.to_string(), filter.method.name());
+                all.push((server, method.to_owned(), of, bytes));
+            }
+        }
+        all
+    }
+
+    /// Takes over what a server has seen in an earlier process, if it is still served.
+    pub(in crate::app) fn restore(&self, server: &str, method: &str, of: Seen, bytes: &[u8]) {
+        let is_it =
+            |one: &&Filter| one.address.to_string() == server && one.method.name() == method;
+        let found = lock(&self.0).filters.iter().find(is_it).cloned();
+        let restored = found.and_then(|filter| match of {
+            Seen::Streams => filter.streams.restore(bytes),
+            Seen::Packets => filter.packets.restore(bytes),
+            Seen::Sessions => filter.ended.restore(bytes),
+        });
+        if restored.is_none() {
+            tracing::debug!(
+                server,
+                ?of,
+                "what the old process has seen is not taken over"
+            );
+        }
     }
 
     /// Forgets what belongs to servers that are not among `servers`. Returns their users.

@@ -50,7 +50,7 @@ use super::fd_limit::Capacity;
 use super::udp_share::UdpShare;
 use crate::config::{Config, Role};
 use crate::dns::Resolver;
-use crate::net::passed::Passed;
+use crate::net::passed::{Passed, PassedSocket};
 use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
 
@@ -62,6 +62,19 @@ pub(super) struct Built {
     pub(super) shares: Shares,
     /// What leads the traffic of this machine into a tun device, once the jobs run.
     pub(super) routes: Option<AutoRoute>,
+}
+
+impl Built {
+    /// Keeps copies of sockets that no part of the config has.
+    pub(super) fn keep(&mut self, sockets: Vec<PassedSocket>) {
+        let shared = self
+            .units
+            .iter_mut()
+            .find(|unit| matches!(unit.part, Part::Shared));
+        if let Some(unit) = shared {
+            unit.sockets.extend(sockets);
+        }
+    }
 }
 
 /// Builds all services. They listen on the sockets of `passed` that are theirs, and bind the others.
@@ -85,7 +98,11 @@ pub(super) async fn build(
     builder.offer();
     units.push(builder.cut(Part::Shared, None));
     for socket in builder.passed.close_rest() {
-        tracing::warn!(%socket, "systemd passed a socket that the config has no use for");
+        if builder.passed.is_inherited() {
+            tracing::info!(%socket, "a socket of the old process is closed: the config has no use for it");
+        } else {
+            tracing::warn!(%socket, "systemd passed a socket that the config has no use for");
+        }
     }
     Ok(Built {
         units,

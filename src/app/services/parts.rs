@@ -151,6 +151,18 @@ impl Part {
         }
     }
 
+    /// Why another process cannot take it over.
+    pub(in crate::app) fn cannot_move(&self) -> Option<&'static str> {
+        match self {
+            Self::Local(local, _) if local.fake_dns.is_some() => {
+                Some("the names of its addresses are in use")
+            }
+            Self::Local(..) => self.cannot_end(),
+            Self::Server(_) => self.cannot_change(),
+            _ => None,
+        }
+    }
+
     /// Whether it listens at a path.
     pub(in crate::app) fn listens_at(&self, path: &Path) -> bool {
         match self {

@@ -21,7 +21,6 @@ use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::relay;
-use crate::relay::replay::SessionMemory;
 use crate::relay::tcp::{Outbound, Reserved};
 
 impl Builder<'_> {
@@ -52,7 +51,7 @@ impl Builder<'_> {
             let inbound = ShadowsocksPackets {
                 users: Arc::clone(&table),
                 replays: Arc::clone(&filter_of.packets),
-                ended: SessionMemory::default(),
+                ended: filter_of.ended.clone(),
             };
             self.relay(WithStreams(guarded(inbound, server)), direct.clone())
         });

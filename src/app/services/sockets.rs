@@ -9,7 +9,8 @@ use crate::app::error::Error;
 use crate::config::{self, Role};
 use crate::net::listener::{self, Listener};
 use crate::net::passed::Wanted;
-use crate::net::{self, SocketOptions, unix};
+use crate::net::unix::{self, SocketFile};
+use crate::net::{self, SocketOptions};
 use crate::wire::Address;
 
 impl Builder<'_> {
@@ -57,6 +58,10 @@ impl Builder<'_> {
     ) -> Result<Vec<Listener>, Error> {
         let passed = self.passed_streams(Wanted::Path(path))?;
         if !passed.is_empty() {
+            if self.passed.is_inherited() {
+                // It was made by the process before this one. Without it, there is nothing to remove.
+                self.files.extend(SocketFile::found_at(path));
+            }
             return Ok(passed);
         }
         let listening = unix::listen(path, mode, self.jobs.len());
