@@ -10,6 +10,7 @@
 //! - `hint`: what a terminal shows of `ssr local`.
 
 pub(crate) mod acl;
+mod api;
 mod asked;
 pub(crate) mod check;
 pub(crate) mod command;
@@ -28,8 +29,10 @@ pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod upgrade;
 pub(crate) mod url;
+pub(crate) mod user;
 pub(crate) mod why;
 
 #[cfg(test)]

@@ -246,6 +246,8 @@ pub const MAX_ADMIN_BODY: usize = 64 * 1024;
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one connection may be used for further requests.
 pub const ADMIN_CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// Sessions that it lists at once.
+pub const MAX_LISTED_SESSIONS: usize = 10_000;
 /// Wrong tokens of one source in a minute; then it is refused until the minute is over.
 pub const MAX_WRONG_TOKENS: u32 = 10;
 /// Sources whose wrong tokens are counted; beyond it, the one that was quiet for the longest time is forgotten.

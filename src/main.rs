@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         Command::Why(args) => cli::why::why(&args),
         Command::Status(args) => cli::status::status(&args),
         Command::Upgrade(args) => cli::upgrade::upgrade(&args),
+        Command::User(args) => args.run(),
+        Command::Top(args) => args.run(),
         Command::RedirRules(args) => cli::redir_rules::redir_rules(&args),
     }
 }

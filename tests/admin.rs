@@ -75,10 +75,7 @@ fn server_tells_its_state_and_what_users_use() {
         status["servers"][0]["name"],
         json!(server.address.to_string())
     );
-    drop(open);
-    eventually("the stream that has ended is counted", || {
-        api.json("/api/v1/status")["bytes_up"] == 10_000
-    });
+    assert_eq!(status["bytes_up"], 10_000, "while the stream lasts");
     // A key that nobody has.
     let stranger = Start::local(Ssr, &Spec::new(METHOD), server.address).run();
     let mut refused = stranger.socks().connect(&echo.v4());
@@ -115,6 +112,13 @@ fn local_tells_which_server_it_uses() {
     assert!(one["latency_ms"].as_f64().unwrap() > 0.0, "{one}");
     let status = api.json("/api/v1/status");
     assert_eq!(status["role"], "local");
+    let sessions = api.json("/api/v1/sessions");
+    assert_eq!(sessions[0]["target"], v4(echo.port()).to_string());
+    assert_eq!(sessions[0]["bytes_down"], 5);
+    assert_eq!(status["bytes_down"], 5, "while the stream lasts");
+    let id = &sessions[0]["id"];
+    assert_eq!(api.delete(&format!("/api/v1/sessions/{id}")).status, 204);
+    assert!(!matches!(open.read(&mut [0]), Ok(1)), "it has ended");
     assert_eq!(status["servers"][0]["address"], one["address"]);
 }
 

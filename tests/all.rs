@@ -21,7 +21,9 @@ mod common;
 mod emulated;
 
 mod admin;
+mod admin_cli;
 mod admin_metrics;
+mod admin_users;
 mod browser;
 mod cli;
 mod combinations;

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::log;
-use crate::config::{Config, Tls};
-use crate::control::admin::{Actions, Server};
+use crate::config::{self, Config, Secret, ServerUrl, Tls};
+use crate::control::admin::{Actions, MakeLink, Server};
 use crate::control::facts::Facts;
 use crate::control::orders::Orders;
 use crate::dns::Resolver;
@@ -81,6 +81,7 @@ impl Admin {
         let token = token.map(|token| token.expose());
         let actions = Actions {
             set_level: log::set_level,
+            link: links(config),
             orders,
         };
         let server = Server::new(token, self.tls, facts, actions);
@@ -123,6 +124,32 @@ impl Serving {
             tracing::error!("the thread of the admin API panicked");
         }
     }
+}
+
+/// What makes the `ss://` URLs of users, with the ports and plugins of the config.
+fn links(config: &Config) -> MakeLink {
+    let servers = config.servers.iter();
+    let ports: Vec<_> = servers
+        .map(|server| (server.name.clone(), server.address.port()))
+        .collect();
+    let file = config.file.clone();
+    Box::new(move |of| {
+        let (_, port) = ports.iter().find(|(name, _)| *name == of.server)?;
+        // Another URL of the same server says how it is reached.
+        let env = |variable: &str| std::env::var(variable).ok();
+        let shared = file
+            .as_ref()
+            .and_then(|file| config::share(file, Some(of.host), &env).ok());
+        let mut urls = shared.unwrap_or_default().urls.into_iter();
+        let beside = urls.find(|url| url.address.port() == *port)?;
+        let url = ServerUrl {
+            method: of.method.name().to_owned(),
+            password: Secret::from(of.password.to_owned()),
+            name: Some(of.name.to_owned()),
+            ..beside
+        };
+        Some(url.encode())
+    })
 }
 
 fn layer(tls: &Tls) -> Result<tls::Server, Error> {

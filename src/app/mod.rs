@@ -220,6 +220,9 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
     watching.spawn_on(rulebook.clone().watch(), control.handle());
     watching.spawn_on(sampled::report_rest(), control.handle());
     watching.spawn_on(review_users(Arc::clone(&counters)), control.handle());
+    if admin.is_some() && config.role != Role::Server {
+        counters.users.count_everybody();
+    }
     let servers = &services.shares.servers;
     let facts = Facts {
         role: config.role.name(),
@@ -228,6 +231,7 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
         counters: Arc::clone(&counters),
         dns: Arc::clone(&resolver),
         servers: (config.role == Role::Local).then(|| servers.clone()),
+        most: Arc::default(),
     };
     let (orders, ordered) = Orders::channel();
     let leave = Arc::new(Notify::new());

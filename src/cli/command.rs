@@ -11,8 +11,10 @@ use super::pages::CompletionsArgs;
 use super::redir_rules::RedirRulesArgs;
 use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
 use super::status::StatusArgs;
+use super::top::TopArgs;
 use super::upgrade::UpgradeArgs;
 use super::url::UrlCommand;
+use super::user::UserArgs;
 use super::why::WhyArgs;
 
 /// An encrypted SOCKS5 proxy that speaks the Shadowsocks protocols.
@@ -54,6 +56,10 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Have the program as it is now on disk take over from a running ssr, without cutting connections
     Upgrade(UpgradeArgs),
+    /// List, add, change and remove the users of a running server
+    User(Box<UserArgs>),
+    /// Show what a running ssr does, live
+    Top(TopArgs),
     /// Convert servers to and from ss:// URLs, and show them as QR codes
     #[command(subcommand)]
     Url(UrlCommand),

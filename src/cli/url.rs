@@ -186,7 +186,7 @@ fn decode(urls: &[String]) -> ExitCode {
     }
 }
 
-fn show(urls: &[Zeroizing<String>]) -> ExitCode {
+pub(crate) fn show(urls: &[Zeroizing<String>]) -> ExitCode {
     for url in urls {
         match qr(url) {
             Ok(code) => print_styled(&on_terminal(&code)),
@@ -196,7 +196,7 @@ fn show(urls: &[Zeroizing<String>]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn draw(url: &str, path: &Path) -> ExitCode {
+pub(crate) fn draw(url: &str, path: &Path) -> ExitCode {
     let code = match qr(url) {
         Ok(code) => code,
         Err(code) => return code,

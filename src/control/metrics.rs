@@ -67,6 +67,7 @@ struct Gathered {
     uptime: f64,
     ports: u64,
     numbers: BTreeMap<&'static str, u64>,
+    payload: (u64, u64),
     failures: BTreeMap<&'static str, u64>,
     users: BTreeMap<Box<str>, OfUser>,
     dns: crate::dns::Counters,
@@ -114,6 +115,7 @@ impl Gathered {
             uptime: facts.started.elapsed().as_secs_f64(),
             ports: facts.counters.users.tables().len() as u64,
             numbers: facts.counters.numbers().into_iter().collect(),
+            payload: facts.payload(),
             failures: facts.counters.failures(),
             users,
             dns: facts.dns.counters(),
@@ -175,16 +177,12 @@ impl Gathered {
         let (help, ended) = ("UDP associations that ended", all.saturating_sub(now));
         page.count("shadowsocks_udp_nat_entries_removed", help, ended)?;
         page.gauge("ssr_udp_associations", "UDP associations now", now)?;
-        let both = |up, down| {
-            [
-                ([("direction", "up")], self.number(up)),
-                ([("direction", "down")], self.number(down)),
-            ]
-        };
+        let both = |(up, down)| [([("direction", "up")], up), ([("direction", "down")], down)];
         let help = "Payload: up is from clients, down is to clients";
-        let bytes = both("bytes_up", "bytes_down");
+        let bytes = both(self.payload);
         page.counts("ssr_payload_bytes", help, bytes)?;
-        let (help, datagrams) = ("Datagrams", both("datagrams_up", "datagrams_down"));
+        let datagrams = (self.number("datagrams_up"), self.number("datagrams_down"));
+        let (help, datagrams) = ("Datagrams", both(datagrams));
         page.counts("ssr_datagrams", help, datagrams)?;
         let (help, lost) = ("Datagrams lost at a full socket", "datagrams_lost");
         page.count("ssr_datagrams_lost", help, self.number(lost))?;

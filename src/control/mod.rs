@@ -8,6 +8,7 @@
 //! - [`facts`]: what the process knows of itself.
 //! - [`ask`]: the side of the command.
 //! - [`state`]: keeps what users have used, beyond the process.
+//! - [`call`]: the side of the command, for the admin API.
 //! - [`status`]: what the process does, and what its users have used, as JSON and as text.
 //! - [`orders`]: what a process is told to do: to read its config again.
 //! - [`admin`]: the admin API.
@@ -18,6 +19,7 @@
 pub mod admin;
 pub mod answer;
 pub mod ask;
+pub mod call;
 pub mod facts;
 pub mod metrics;
 pub mod orders;

@@ -68,10 +68,6 @@ fn allowed(limits: &Limits) -> Value {
 pub fn text(answer: &Value) -> String {
     let mut text = heading(answer);
     let counters = answer.get("counters");
-    let number = |of: Option<&Value>, key: &str| {
-        let value = of.and_then(|of| of.get(key));
-        value.and_then(Value::as_u64).unwrap_or(0)
-    };
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
@@ -83,12 +79,58 @@ pub fn text(answer: &Value) -> String {
     );
     let users = answer.get("users").and_then(Value::as_array);
     let users = users.map(Vec::as_slice).unwrap_or_default();
-    if users.is_empty() {
-        return text;
+    if !users.is_empty() {
+        text.push('\n');
+        table(&mut text, users);
     }
+    text
+}
+
+/// Users as the admin API has them, as a table.
+#[must_use]
+pub fn users_text(users: &Value) -> String {
+    let users = users.as_array().map(Vec::as_slice).unwrap_or_default();
+    let renamed = |user: &Value| {
+        let key = |name: &str| user.get(name).cloned().unwrap_or_default();
+        let mut limits = key("limits");
+        if let Some(limits) = limits.as_object_mut()
+            && let Some(expires) = limits.remove("expires")
+        {
+            limits.insert("expires_unix_s".to_owned(), expires);
+        }
+        let ips = user
+            .get("ips")
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len);
+        json!({
+            "name": key("name"),
+            "up_bytes": key("bytes_up"),
+            "down_bytes": key("bytes_down"),
+            "period_bytes": key("used_bytes"),
+            "tcp_now": key("connections"),
+            "udp_now": key("udp_sessions"),
+            "ips_now": ips,
+            "failures": key("failures"),
+            "last_seen_unix_s": key("last_seen"),
+            "refused": key("refused"),
+            "limits": limits,
+        })
+    };
+    let users: Vec<Value> = users.iter().map(renamed).collect();
+    let mut text = String::new();
+    table(&mut text, &users);
+    text
+}
+
+fn number(of: Option<&Value>, key: &str) -> u64 {
+    let value = of.and_then(|of| of.get(key));
+    value.and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn table(text: &mut String, users: &[Value]) {
     let _ = writeln!(
         text,
-        "\n{:20} {:>10} {:>10} {:>5} {:>5} {:>5} {:>8}  {:16} limits",
+        "{:20} {:>10} {:>10} {:>5} {:>5} {:>5} {:>8}  {:16} limits",
         "user", "up", "down", "TCP", "UDP", "IPs", "failures", "last active"
     );
     for user in users {
@@ -107,7 +149,6 @@ pub fn text(answer: &Value) -> String {
             limits(user),
         );
     }
-    text
 }
 
 /// The limits in few words, that which holds now first.
@@ -148,7 +189,8 @@ fn ago(then: u64) -> String {
 }
 
 /// Bytes with a unit, in three digits or four.
-fn bytes(count: u64) -> String {
+#[must_use]
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
         return format!("{count} B");

@@ -15,7 +15,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::access::Access;
-use super::routes::{Actions, Caller, Context, router};
+use super::context::{Actions, Caller, Context};
+use super::routes::router;
 use crate::control::facts::Facts;
 use crate::limits::{ADMIN_CONNECTION_TIME, ADMIN_TIMEOUT, MAX_ADMIN_CONNECTIONS, MAX_HEAD};
 use crate::net::listener::Acceptor;

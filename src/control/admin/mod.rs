@@ -6,13 +6,22 @@
 //! - `connections.rs`: accepts connections, and ends those that take too long.
 //! - `routes.rs`: what can be asked.
 //! - [`model`]: what is answered, as types that the description is made of.
+//! - `edit.rs`: what callers change; [`settings`]: what they say of a user.
+//! - [`openapi`]: the description.
+//! - `page.rs`: the dashboard.
+//! - `context.rs`: what handlers use.
 //! - `reply.rs`: answers as JSON.
 
 pub mod access;
 mod connections;
+mod context;
+mod edit;
 pub mod model;
+pub mod openapi;
+mod page;
 mod reply;
 mod routes;
+pub mod settings;
 
 pub use connections::Server;
-pub use routes::Actions;
+pub use context::{Actions, MakeLink};

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::control::facts::Facts;
 use crate::control::orders::Changes;
 use crate::control::own;
+use crate::crypto::Method;
 use crate::net::pool;
 use crate::outbound::shadowsocks::ServerState;
 use crate::relay::User;
+use crate::relay::users::LiveSession;
 
 /// Why a request failed.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -139,6 +141,74 @@ pub struct UserInfo {
     pub refused: Option<&'static str>,
 }
 
+/// What a client of a user needs.
+#[derive(Serialize, JsonSchema)]
+pub struct UserLink {
+    /// The name.
+    pub name: String,
+    /// The server that it is a user of.
+    pub server: String,
+    /// Its password.
+    pub password: String,
+    /// The `ss://` URL for its programs; null: no URL can describe the server.
+    pub link: Option<String>,
+    /// The same as a QR code, an SVG picture.
+    pub qr: Option<String>,
+}
+
+/// What a link is made of.
+pub struct LinkOf<'a> {
+    /// The name of the server.
+    pub server: &'a str,
+    /// Its method.
+    pub method: Method,
+    /// What a client sends as its password.
+    pub password: &'a str,
+    /// The name of the user.
+    pub name: &'a str,
+    /// The public address of the server.
+    pub host: &'a str,
+}
+
+/// A session that runs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SessionInfo {
+    /// Its number.
+    pub id: u64,
+    /// Its user; null: the server has one key.
+    pub user: Option<String>,
+    /// The client's address.
+    pub peer: String,
+    /// The target.
+    pub target: String,
+    /// `tcp`, `udp`, `link` (of a reverse tunnel) or `multiplex`.
+    pub protocol: &'static str,
+    /// Payload bytes from the client.
+    pub bytes_up: u64,
+    /// Payload bytes to the client.
+    pub bytes_down: u64,
+    /// How long it has lasted.
+    pub age_s: u64,
+    /// The server that the client came to.
+    pub server: String,
+}
+
+/// A session as an operator sees it.
+#[must_use]
+pub fn session(session: LiveSession) -> SessionInfo {
+    SessionInfo {
+        id: session.id,
+        user: session.user.map(Into::into),
+        peer: session.peer.to_string(),
+        target: session.target.to_string(),
+        protocol: session.protocol.name(),
+        bytes_up: session.up,
+        bytes_down: session.down,
+        age_s: session.age.as_secs(),
+        server: session.server.to_string(),
+    }
+}
+
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -196,6 +266,7 @@ pub fn status(facts: &Facts) -> Status {
     let numbers: BTreeMap<_, _> = facts.counters.numbers().into_iter().collect();
     let number = |name: &str| numbers.get(name).copied().unwrap_or(0);
     let (own, dns) = (own::own(), facts.dns.counters());
+    let (bytes_up, bytes_down) = facts.payload();
     Status {
         version: env!("CARGO_PKG_VERSION"),
         role: facts.role,
@@ -207,8 +278,8 @@ pub fn status(facts: &Facts) -> Status {
         uptime_s: facts.started.elapsed().as_secs(),
         connections: number("streams_now"),
         udp_sessions: number("associations_now"),
-        bytes_up: number("bytes_up"),
-        bytes_down: number("bytes_down"),
+        bytes_up,
+        bytes_down,
         memory_bytes: own.resident_bytes,
         buffer_bytes: pool::in_use() as u64,
         cpu_s: own.cpu_seconds,

@@ -1,50 +1,23 @@
 //! What can be asked.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse as _;
-use axum::routing::{get, post, put};
-use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use axum::routing::{delete, get, post, put};
 
-use super::access::{Access, Denied};
-use super::model::{self, Level, LogLevel};
+use super::access::Denied;
+use super::context::{Caller, Context, body};
+use super::model::{self, LogLevel};
 use super::reply::{Refused, Reply, json, with_type};
-use crate::control::facts::Facts;
-use crate::control::orders::Orders;
+use super::{edit, openapi, page};
 use crate::control::{metrics, why};
-use crate::limits::{ADMIN_TIMEOUT, MAX_ADMIN_BODY};
-
-/// What callers can have done.
-pub struct Actions {
-    /// Sets how much is logged; returns whether that works.
-    pub set_level: fn(Level) -> bool,
-    /// Where the process takes orders.
-    pub orders: Orders,
-}
-
-/// What handlers use.
-pub(super) struct Context {
-    pub(super) access: Access,
-    pub(super) facts: Facts,
-    pub(super) actions: Actions,
-}
-
-/// The caller of a connection.
-#[derive(Clone)]
-pub(super) struct Caller {
-    pub(super) ip: IpAddr,
-    /// Whether a request of it was admitted.
-    pub(super) is_known: Arc<AtomicBool>,
-}
 
 type Shared = State<Arc<Context>>;
 
@@ -54,7 +27,22 @@ pub(super) fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/", get(page::page))
+        .route("/app.js", get(page::script))
+        .route("/app.css", get(page::style))
         .route("/api/v1/users", get(users))
+        .route(
+            "/api/v1/users/{name}",
+            put(edit::put_user).delete(edit::delete_user),
+        )
+        .route("/api/v1/users/{name}/link", get(edit::link))
+        .route("/api/v1/sessions", get(edit::sessions))
+        .route("/api/v1/sessions/{id}", delete(edit::close))
+        .route(
+            "/api/v1/servers/{name}/active",
+            put(edit::choose).delete(edit::unchoose),
+        )
+        .route("/api/v1/openapi.json", get(openapi))
         .route("/api/v1/servers", get(servers))
         .route("/api/v1/failures", get(failures))
         .route("/api/v1/log", put(log))
@@ -72,7 +60,7 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    let is_open = request.uri().path() == "/";
+    let is_open = page::PATHS.contains(&request.uri().path());
     match context.access.check(caller.ip, request.headers(), is_open) {
         Ok(()) => {
             if !is_open {
@@ -156,6 +144,10 @@ async fn failures(State(context): Shared) -> Reply {
     json(&why::document(&context.facts.counters.failed))
 }
 
+async fn openapi() -> Reply {
+    json(&openapi::document())
+}
+
 async fn log(State(context): Shared, request: Request) -> Reply {
     let wanted: LogLevel = body(request).await?;
     if !(context.actions.set_level)(wanted.level) {
@@ -175,21 +167,4 @@ async fn reload(State(context): Shared) -> Reply {
             Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, error, hint))
         }
     }
-}
-
-/// The body of a request, as JSON.
-async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Refused> {
-    let body = to_bytes(request.into_body(), MAX_ADMIN_BODY);
-    let Ok(body) = timeout(ADMIN_TIMEOUT, body).await else {
-        let error = "the body did not come in time";
-        return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, error, ""));
-    };
-    let body = body.map_err(|_| {
-        let error = format!("the body is broken, or longer than {MAX_ADMIN_BODY} bytes");
-        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, error, "")
-    })?;
-    serde_json::from_slice(&body).map_err(|error| {
-        let error = format!("the body is not what this path takes: {error}");
-        Refused::new(StatusCode::BAD_REQUEST, error, "")
-    })
 }

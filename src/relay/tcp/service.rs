@@ -109,7 +109,8 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
         record.target = Some(Arc::clone(&target));
         record.claimed.clone_from(&request.claimed);
         record.user.clone_from(&request.user);
-        let account = match account(&request, target) {
+        let everybody = self.counters.users.everybody();
+        let account = match account(&request, everybody, target) {
             Ok(account) => account,
             Err(refusal) => {
                 let error = refusal.into();
@@ -199,12 +200,17 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
 }
 
 /// Begins a session of the client's user, if it is known.
-fn account(request: &Request, target: Arc<str>) -> Result<Option<Account>, Refusal> {
+fn account(
+    request: &Request,
+    everybody: Option<&Arc<User>>,
+    target: Arc<str>,
+) -> Result<Option<Account>, Refusal> {
     let begin = |user: &Arc<User>| {
         let session = Session::begin(user, request.peer, target, Protocol::Tcp)?;
         Ok(Account::new(session))
     };
-    request.user.as_ref().map(begin).transpose()
+    let user = request.user.as_ref().or(everybody);
+    user.map(begin).transpose()
 }
 
 /// Tells the client that it is connected.

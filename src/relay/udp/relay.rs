@@ -412,7 +412,8 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             let target = target.to_owned().to_string().into();
             Session::begin(user, path.peer, target, Protocol::Udp)
         };
-        let session_of_user = user.as_ref().map(begin).transpose();
+        let everybody = self.counters.users.everybody();
+        let session_of_user = user.as_ref().or(everybody).map(begin).transpose();
         let session_of_user = session_of_user.map_err(|_| wire::Error::OverLimit)?;
         let upstream = self
             .outbound

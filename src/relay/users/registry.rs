@@ -13,6 +13,8 @@ use crate::net::sync::lock;
 pub struct Users {
     tables: Mutex<Vec<Arc<Table>>>,
     keeper: OnceLock<Keeper>,
+    /// Who flows without a user are counted for.
+    everybody: OnceLock<Arc<User>>,
 }
 
 impl Users {
@@ -25,6 +27,17 @@ impl Users {
     pub fn remove(&self, table: &Arc<Table>) {
         lock(&self.tables).retain(|known| !Arc::ptr_eq(known, table));
         table.users().iter().for_each(|user| user.remove());
+    }
+
+    /// Counts flows without a user too, from now on: those of `ssr local`, for an operator to see.
+    pub fn count_everybody(&self) {
+        let _ = self.everybody.set(Arc::new(User::nameless()));
+    }
+
+    /// The user that flows without one are counted for, if they are.
+    #[must_use]
+    pub fn everybody(&self) -> Option<&Arc<User>> {
+        self.everybody.get()
     }
 
     /// Those of each server.
@@ -76,11 +89,15 @@ impl Users {
                 }
             }
         }
+        if let Some(everybody) = self.everybody() {
+            count += everybody.describe_sessions(&mut list, most);
+        }
         (list, count)
     }
 
     /// Ends the session with this id; `false`: there is none.
     pub fn close(&self, id: u64) -> bool {
-        self.all().iter().any(|user| user.close(id))
+        let mut users = self.all().into_iter().chain(self.everybody.get().cloned());
+        users.any(|user| user.close(id))
     }
 }
