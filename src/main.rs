@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Import(args) => args.run(),
         Command::Completions(args) => args.run(Cli::command()),
         Command::Man => pages::man(Cli::command()),
+        Command::Schema => pages::schema(),
         Command::Acl(args) => cli::acl::acl(args),
         Command::Why(args) => cli::why::why(&args),
         Command::Status(args) => cli::status::status(&args),

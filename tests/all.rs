@@ -68,6 +68,7 @@ mod names;
 mod network_change;
 mod options;
 mod outbound_proxy;
+mod packaging;
 mod pair;
 mod plugins;
 mod redir;

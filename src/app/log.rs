@@ -166,6 +166,14 @@ fn output(writer: &Writer, entrance: Entrance, filter: Level) -> Output {
         .with_target(writer.level > 1)
         .with_writer(entrance);
     match &writer.sink {
+        Sink::Console | Sink::File { .. } if writer.json => {
+            let layer = layer.with_ansi(false).json().flatten_event(true);
+            let layer = layer.with_current_span(false).with_span_list(false);
+            match writer.without_time {
+                true => layer.without_time().with_filter(filter).boxed(),
+                false => layer.with_filter(filter).boxed(),
+            }
+        }
         Sink::Console => {
             let layer = layer.with_ansi(io::stderr().is_terminal());
             timed(layer, writer.without_time, filter)

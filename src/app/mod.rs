@@ -59,6 +59,7 @@ use crate::control::orders::Orders;
 use crate::control::state::State;
 use crate::dns::{self, Resolver};
 use crate::net;
+use crate::net::notify::{keep_alive, notify};
 use crate::net::passed::Passed;
 use crate::net::pool;
 use crate::net::sampled;
@@ -265,6 +266,8 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );
+    notify("READY=1");
+    watching.spawn_on(keep_alive(), control.handle());
     running();
     let routes = services.routes;
     let mut reloader = control.block_on(async {

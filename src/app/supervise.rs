@@ -205,6 +205,8 @@ impl Supervisor<'_> {
             seconds,
             "stopping: no new connections are accepted; open ones may finish"
         );
+        // Of a process that another has taken over from, systemd takes no notice.
+        notify("STOPPING=1");
         if let Some(routes) = self.routes {
             routes.release().await;
         }

@@ -69,4 +69,6 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page
     Man,
+    /// Print the JSON Schema of the config, for editors
+    Schema,
 }

@@ -1,4 +1,4 @@
-//! `ssr completions` and `ssr man`, for packagers.
+//! `ssr completions`, `ssr man` and `ssr schema`, for packagers.
 
 use std::process::ExitCode;
 
@@ -37,5 +37,11 @@ pub(crate) fn man(mut command: Command) -> ExitCode {
         return SOFTWARE.into();
     }
     print(&String::from_utf8_lossy(&page));
+    ExitCode::SUCCESS
+}
+
+/// `ssr schema`: the JSON Schema of the config.
+pub(crate) fn schema() -> ExitCode {
+    print(&format!("{:#}\n", ssr::config::json_schema()));
     ExitCode::SUCCESS
 }

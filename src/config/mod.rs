@@ -47,4 +47,5 @@ pub use self::secret::Secret;
 pub use self::share::{Shared, share};
 pub use self::text::diagnostic::{Diagnostic, Position, Severity, is_for_other_role, visible};
 pub use self::url::{ServerUrl, UrlError};
+pub use self::written::json_schema::json_schema;
 pub use self::written::schema::documented_keys;

@@ -42,10 +42,10 @@ fn is_same_log(old: &Log, new: &Log) -> bool {
     let is_replaced =
         |old: &Sink, new: &Sink| matches!((old, new), (Sink::Syslog { .. }, Sink::Console));
     let is_same = |(old, new): (&Writer, &Writer)| {
-        old.without_time == new.without_time
+        (old.without_time, old.json) == (new.without_time, new.json)
             && (old.sink == new.sink || is_replaced(&old.sink, &new.sink))
     };
-    old.without_time == new.without_time
+    (old.without_time, old.json) == (new.without_time, new.json)
         && old.writers.len() == new.writers.len()
         && old.writers.iter().zip(&new.writers).all(is_same)
 }

@@ -15,9 +15,11 @@ pub(super) fn log(written: Option<&file::Log>, cx: &mut Context<'_>) -> Log {
     let written = written.cloned().unwrap_or_default();
     let level = level(written.level).unwrap_or(0);
     let without_time = without_time(written.format.as_ref()).unwrap_or(false);
+    let json = json(written.format.as_ref()).unwrap_or(false);
     let console = Writer {
         level,
         without_time,
+        json,
         sink: Sink::Console,
     };
     let writers = match &written.writers {
@@ -33,6 +35,7 @@ pub(super) fn log(written: Option<&file::Log>, cx: &mut Context<'_>) -> Log {
     Log {
         level,
         without_time,
+        json,
         writers,
     }
 }
@@ -61,6 +64,7 @@ fn one(written: &file::Writer, at: &str, default: &Writer, cx: &mut Context<'_>)
     Some(Writer {
         level: level(own_level).unwrap_or(default.level),
         without_time: without_time(format.as_ref()).unwrap_or(default.without_time),
+        json: json(format.as_ref()).unwrap_or(default.json),
         sink,
     })
 }
@@ -104,4 +108,8 @@ fn level(written: Option<Number<u32>>) -> Option<u8> {
 
 fn without_time(format: Option<&file::Format>) -> Option<bool> {
     format.and_then(|format| format.without_time)
+}
+
+fn json(format: Option<&file::Format>) -> Option<bool> {
+    format.and_then(|format| format.json)
 }

@@ -9,6 +9,8 @@ pub struct Log {
     pub level: u8,
     /// Omit the time.
     pub without_time: bool,
+    /// Each line is a JSON object.
+    pub json: bool,
     /// The destinations; empty: nothing is logged.
     pub writers: Vec<Writer>,
 }
@@ -20,6 +22,8 @@ pub struct Writer {
     pub level: u8,
     /// As [`Log::without_time`].
     pub without_time: bool,
+    /// As [`Log::json`].
+    pub json: bool,
     /// The destination.
     pub sink: Sink,
 }

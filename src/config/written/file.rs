@@ -331,6 +331,7 @@ pub(crate) struct Log {
 #[serde(default)]
 pub(crate) struct Format {
     pub(crate) without_time: Option<bool>,
+    pub(crate) json: Option<bool>,
 }
 
 /// An entry of `log.writers`: exactly one of these.

@@ -4,7 +4,7 @@
 //! holds the rest: aliases, keys of features that are not supported yet, and keys without effect.
 
 use serde::de::value::Error as AnyError;
-use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
 
@@ -130,6 +130,8 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         Kind::Top,
         Fate::Silent,
         &[
+            // For editors: where the JSON Schema of the config is.
+            "$schema",
             // For a manager, which is refused.
             "manager_port",
             // Keys of SIP008 documents.
@@ -178,7 +180,7 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
 ];
 
 /// Every kind that is checked: its name in the documentation, and where its keys belong.
-const KINDS: &[(Kind, &str, &str)] = &[
+pub(super) const KINDS: &[(Kind, &str, &str)] = &[
     (Kind::Top, "top", "at the top level"),
     (Kind::Server, "server", "in an entry of `servers`"),
     (Kind::User, "user", "in an entry of `users`"),
@@ -343,7 +345,7 @@ pub(crate) fn elsewhere(kind: Kind, key: &str) -> Option<&'static str> {
 }
 
 /// Every key of `kind`, aliases included.
-fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
+pub(super) fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
     let others = OTHERS.iter().filter(move |(of, ..)| *of == kind);
     fields(kind)
         .iter()
@@ -360,48 +362,65 @@ fn bare(key: &str) -> String {
         .collect()
 }
 
+/// Calls a function of the struct that objects of a kind are read into; other kinds are read into `$other`.
+macro_rules! of_struct {
+    ($kind:expr, $function:ident($($argument:expr),*), $other:expr) => {
+        match $kind {
+            Kind::Top => $function::<file::Top>($($argument),*),
+            Kind::Server => $function::<file::Server>($($argument),*),
+            Kind::User => $function::<file::User>($($argument),*),
+            Kind::Local => $function::<file::Local>($($argument),*),
+            Kind::Forward => $function::<file::Forward>($($argument),*),
+            Kind::Rule => $function::<file::Rule>($($argument),*),
+            Kind::Endpoint => $function::<file::Endpoint>($($argument),*),
+            Kind::Security => $function::<file::Security>($($argument),*),
+            Kind::ReplayAttack => $function::<file::ReplayAttack>($($argument),*),
+            Kind::Log => $function::<file::Log>($($argument),*),
+            Kind::Format => $function::<file::Format>($($argument),*),
+            Kind::Writer => $function::<file::Writer>($($argument),*),
+            Kind::Console => $function::<file::Console>($($argument),*),
+            Kind::LogFile => $function::<file::LogFile>($($argument),*),
+            Kind::Syslog => $function::<file::Syslog>($($argument),*),
+            Kind::Runtime => $function::<file::Runtime>($($argument),*),
+            Kind::Timeouts => $function::<file::Timeouts>($($argument),*),
+            Kind::Limits => $function::<file::Limits>($($argument),*),
+            Kind::Balancer => $function::<file::Balancer>($($argument),*),
+            Kind::Online => $function::<file::Online>($($argument),*),
+            Kind::Reverse => $function::<file::Reverse>($($argument),*),
+            Kind::Service => $function::<file::Service>($($argument),*),
+            Kind::Allow => $function::<file::Allow>($($argument),*),
+            Kind::Transport => $function::<file::Transport>($($argument),*),
+            Kind::Fallback => $function::<file::Fallback>($($argument),*),
+            Kind::UdpOverTcp => $function::<file::UdpOverTcp>($($argument),*),
+            Kind::Multiplex => $function::<file::Multiplex>($($argument),*),
+            Kind::Tls => $function::<file::Tls>($($argument),*),
+            Kind::Admin => $function::<file::Admin>($($argument),*),
+            Kind::Servers
+            | Kind::Users
+            | Kind::Locals
+            | Kind::Forwards
+            | Kind::Rules
+            | Kind::Writers
+            | Kind::Services
+            | Kind::Allows
+            | Kind::Free => $other,
+        }
+    };
+}
+
 /// The fields of the struct that objects of `kind` are read into.
 fn fields(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Top => fields_of::<file::Top>(),
-        Kind::Server => fields_of::<file::Server>(),
-        Kind::User => fields_of::<file::User>(),
-        Kind::Local => fields_of::<file::Local>(),
-        Kind::Forward => fields_of::<file::Forward>(),
-        Kind::Rule => fields_of::<file::Rule>(),
-        Kind::Endpoint => fields_of::<file::Endpoint>(),
-        Kind::Security => fields_of::<file::Security>(),
-        Kind::ReplayAttack => fields_of::<file::ReplayAttack>(),
-        Kind::Log => fields_of::<file::Log>(),
-        Kind::Format => fields_of::<file::Format>(),
-        Kind::Writer => fields_of::<file::Writer>(),
-        Kind::Console => fields_of::<file::Console>(),
-        Kind::LogFile => fields_of::<file::LogFile>(),
-        Kind::Syslog => fields_of::<file::Syslog>(),
-        Kind::Runtime => fields_of::<file::Runtime>(),
-        Kind::Timeouts => fields_of::<file::Timeouts>(),
-        Kind::Limits => fields_of::<file::Limits>(),
-        Kind::Balancer => fields_of::<file::Balancer>(),
-        Kind::Online => fields_of::<file::Online>(),
-        Kind::Reverse => fields_of::<file::Reverse>(),
-        Kind::Service => fields_of::<file::Service>(),
-        Kind::Allow => fields_of::<file::Allow>(),
-        Kind::Transport => fields_of::<file::Transport>(),
-        Kind::Fallback => fields_of::<file::Fallback>(),
-        Kind::UdpOverTcp => fields_of::<file::UdpOverTcp>(),
-        Kind::Multiplex => fields_of::<file::Multiplex>(),
-        Kind::Tls => fields_of::<file::Tls>(),
-        Kind::Admin => fields_of::<file::Admin>(),
-        Kind::Servers
-        | Kind::Users
-        | Kind::Locals
-        | Kind::Forwards
-        | Kind::Rules
-        | Kind::Writers
-        | Kind::Services
-        | Kind::Allows
-        | Kind::Free => &[],
-    }
+    of_struct!(kind, fields_of(), &[])
+}
+
+/// Whether `value` is one that `key` may have in an object of `kind`, as far as its type goes.
+pub(super) fn accepts(kind: Kind, key: &str, value: &Value) -> bool {
+    of_struct!(kind, is_read(key, value), true)
+}
+
+fn is_read<T: DeserializeOwned>(key: &str, value: &Value) -> bool {
+    let object = [(key.to_owned(), value.clone())].into_iter().collect();
+    serde_json::from_value::<T>(Value::Object(object)).is_ok()
 }
 
 /// The field names of a derived `Deserialize`, which passes them to the deserializer before it reads.
