@@ -41,14 +41,14 @@ pub const MAX_STRANGER_BYTES: usize = 1 << 20;
 pub const SALT_LIFETIME: Duration = Duration::from_secs(61);
 /// What of these 30 s may have been on its way while a server started: an older timestamp than this is not accepted then.
 pub const IN_FLIGHT: Duration = Duration::from_secs(5);
-/// Salts of AEAD-2022 streams that a server remembers: only 30,000 connections a second fill it, with 68 MiB. A half of it is
+/// Salts of AEAD-2022 streams that a server remembers: only 30,000 connections a second fill it, with 36 MiB. A half of it is
 /// the most that fits into as much memory.
 pub const DATED_SALTS: usize = 2 * (7 << 18);
-/// Salts of AEAD-2017 streams that a server remembers, received and sent each: about 10 MiB when full.
+/// Salts of AEAD-2017 streams that a server remembers, received and sent each: about 5.3 MiB when full.
 pub const STREAM_SALTS: usize = 1 << 18;
-/// Salts of AEAD-2017 packets that a server remembers, received and sent each: about 2.5 MiB when full.
+/// Salts of AEAD-2017 packets that a server remembers, received and sent each: about 1.3 MiB when full.
 pub const PACKET_SALTS: usize = 1 << 16;
-/// Salts of AEAD-2017 methods that a client remembers, of streams and packets, received and sent each: 1.25 MiB when full.
+/// Salts of AEAD-2017 methods that a client remembers, of streams and packets, received and sent each: 0.7 MiB when full.
 pub const CLIENT_SALTS: usize = 1 << 15;
 /// Packet sessions of AEAD-2022 that have ended and are remembered for as long as salts are: about 2.6 MiB when full.
 pub const ENDED_SESSIONS: usize = 2 * (7 << 12);

@@ -29,9 +29,6 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How many tasks a worker polls before it looks at its sockets again. Tokio's default is 61. A smaller number lets
 /// interactive flows wait for fewer turns of bulk flows.
 const EVENT_INTERVAL: u32 = 3;
-/// Tasks polled between two looks for those that other workers have woken, such as associations that have made room. With
-/// tokio's 31, a busy worker would end one of them after 31 batches of datagrams.
-const REMOTE_INTERVAL: u32 = 3;
 
 /// How long connections may stay in their handshake after the process has begun to drain. Clients' spare connections
 /// stay silent and must not delay the end.
@@ -123,7 +120,6 @@ impl Threads {
             let reactor = runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
-                .global_queue_interval(REMOTE_INTERVAL)
                 .build()?;
             let (orders, jobs) = mpsc::channel(WAITING_JOBS);
             let thread = std::thread::Builder::new()

@@ -113,12 +113,17 @@ fn commands(
         }),
         WayIn::Dns => {
             let name_server = setup.name_server.ok_or("no name server")?;
-            json!({
+            let mut entry = json!({
                 "protocol": "dns", "local_address": address, "local_port": port,
                 "local_dns_address": name_server.ip(), "local_dns_port": name_server.port(),
-                "remote_dns_address": name_server.ip(), "remote_dns_port": name_server.port(),
                 "mode": "udp_only",
-            })
+            });
+            // Without rules, shadowsocks-rust asks the remote one for everything, and ssr would ask it by TCP.
+            if setup.proxy == Proxy::Rust {
+                entry["remote_dns_address"] = json!(name_server.ip());
+                entry["remote_dns_port"] = json!(name_server.port());
+            }
+            entry
         }
     };
     let mut config = json!({
@@ -211,7 +216,7 @@ fn dnsmasq(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
 fn redirect(setup: &Setup<'_>, port: u16) -> Result<()> {
     let target = setup.targets.first().ok_or("no target")?.ip();
     let rules = format!(
-        "table ip bench {{ chain output {{\ntype nat hook output priority -100\nip daddr {target} meta mark != {MARK} tcp dport 1-65535 redirect to :{port}\n}} }}"
+        "table ip bench {{ chain output {{\ntype nat hook output priority -100\nip daddr {target} meta mark != {MARK} tcp dport 1-65535 redirect to :{port}\n}}\n}}\n"
     );
     let mut nft = Command::new("nft")
         .args(["-f", "-"])
