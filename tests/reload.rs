@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
 
@@ -392,4 +393,29 @@ fn process_without_a_file_says_that_there_is_nothing_to_read() {
             .contains("there is no config file to read again")
     });
     assert!(!is_closed(port));
+}
+
+#[test]
+fn systemd_is_told_when_a_reload_begins_and_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.json");
+    let port = free_port();
+    let keys = json!({"servers": [entry(port)]});
+    std::fs::write(&path, keys.to_string()).unwrap();
+    crate::common::process::make_private(&path);
+    let manager = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    manager
+        .set_read_timeout(Some(crate::common::DEADLINE))
+        .unwrap();
+    let mut command = crate::common::peers::ssr(&["server", "-c", path.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify"));
+    let mut process = crate::common::process::Process::spawn("ssr server", &mut command).unwrap();
+    process.running().unwrap();
+    process.signal(Signal::HUP);
+    let mut said = Vec::new();
+    while !said.ends_with(&["RELOADING=1".to_owned(), "READY=1".to_owned()]) {
+        let mut room = [0; 256];
+        let len = manager.recv(&mut room).unwrap();
+        said.push(String::from_utf8(room[..len].to_vec()).unwrap());
+    }
 }

@@ -34,6 +34,7 @@ use super::upgrade::Legacy;
 use crate::config::{self, Config, Diagnostic, Severity};
 use crate::control::orders::{Changes, Reloaded};
 use crate::limits::DEFAULT_BUDGET;
+use crate::net::notify::notify;
 use crate::net::passed::{Passed, PassedSocket};
 use crate::net::pool;
 use crate::outbound::shadowsocks;
@@ -132,6 +133,7 @@ impl Reloader {
     /// # Errors
     /// Everything that is wrong with it. Nothing has changed then.
     pub(super) async fn reload(&mut self) -> Reloaded {
+        notify("RELOADING=1");
         let result = match self.load().await {
             Ok(config) => self.apply(config).await,
             Err(errors) => Err(errors),
@@ -148,6 +150,7 @@ impl Reloader {
             }
             Err(errors) => self.refuse(errors),
         }
+        notify("READY=1");
         result
     }
 
