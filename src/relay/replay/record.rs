@@ -1,7 +1,7 @@
 //! What a process has seen, as bytes for the process that takes its place.
 //!
 //! ```text
-//! salts      { count u32be ‖ latest u64be ‖ forgotten u64be ‖ salt[16]×count } of those received, then of those sent
+//! salts      { count u32be ‖ latest u64be ‖ forgotten u64be ‖ salt[8]×count } of those received, then of those sent
 //! sessions   count u32be ‖ latest u64be ‖ forgotten u64be ‖ { id u64be ‖ user u64be ‖ greatest packet id u64be }×count
 //! ```
 //!
