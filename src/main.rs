@@ -3,6 +3,7 @@
 mod cli;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
@@ -69,9 +70,11 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
         Ok(request) => request,
         Err(message) => return usage_error(&message),
     };
-    if let Some(daemon) = daemon.filter(|_| !daemon::is_background()) {
-        return daemon::launch(&daemon);
-    }
+    let pid_file = match daemon {
+        Some(daemon) if !daemon::is_background() => return daemon::launch(&daemon),
+        Some(daemon) => daemon.pid_file,
+        None => None,
+    };
     let path = match source {
         Source::File(path) => Some(path),
         Source::Flags => None,
@@ -94,7 +97,7 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
             report(&config.warnings, true);
             CONFIG.into()
         }
-        Ok(config) => run(config),
+        Ok(config) => run(config, pid_file.as_deref()),
         Err(found) => {
             report(&found, strict);
             CONFIG.into()
@@ -102,7 +105,7 @@ fn start(role: Role, request: Result<Request, String>) -> ExitCode {
     }
 }
 
-fn run(mut config: Config) -> ExitCode {
+fn run(mut config: Config, pid_file: Option<&Path>) -> ExitCode {
     let background = daemon::is_background();
     if background && let Err(error) = daemon::leave_session(&mut config) {
         print_error(&format!("error: cannot go to the background: {error}"));
@@ -122,6 +125,9 @@ fn run(mut config: Config) -> ExitCode {
             // The other end is gone: the terminal stays, and nothing is lost.
             true => drop(daemon::detach()),
             false => hint::show(&config),
+        }
+        if let Some(Err(error)) = pid_file.map(daemon::note_pid) {
+            tracing::warn!(%error, "the file with the process id cannot be written; it still names the process before this one");
         }
     })
 }

@@ -3,6 +3,7 @@
 use crate::common::{
     eventually,
     matrix::{self, Targets},
+    peers::ssr,
     process::{Process, free_port, v4},
     socks::{Socks, dial},
 };
@@ -320,6 +321,16 @@ fn in_the_background_it_serves_before_the_command_returns() {
             links.output(name, &format!("{}{port}", flags.replace(" pid ", " pid2 ")));
         assert_eq!(code, Some(69), "{error}");
         assert!(error.contains("in use"), "{error}");
+        // The file names whoever serves.
+        let named = || fs::read_to_string(&pid_file).unwrap().trim().to_owned();
+        let first = named();
+        let upgrade = ssr(&["upgrade", "--pid", &first]).output().unwrap();
+        assert!(upgrade.status.success(), "{upgrade:?}");
+        eventually("another process is named", || {
+            !named().is_empty() && named() != first
+        });
+        let told = String::from_utf8_lossy(&upgrade.stdout).into_owned();
+        assert!(told.contains(&named()), "{told}");
         stop(&pid_file);
     }
 }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::{Args, ValueHint};
@@ -110,7 +110,7 @@ fn spawn() -> io::Result<Child> {
 pub(crate) fn leave_session(config: &mut Config) -> io::Result<()> {
     rustix::process::setsid()?;
     let to_console = |sink: &Sink| matches!(sink, Sink::Console);
-    if std::path::Path::new(SYSTEM_LOG).exists() {
+    if Path::new(SYSTEM_LOG).exists() {
         for writer in &mut config.log.writers {
             if to_console(&writer.sink) {
                 writer.sink = Sink::Syslog {
@@ -130,6 +130,21 @@ pub(crate) fn leave_session(config: &mut Config) -> io::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Writes our id over that of the process that this one takes over from (`ssr upgrade`). An empty file is for the process that
+/// waits for this one to write.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn note_pid(path: &Path) -> io::Result<()> {
+    let own = std::process::id().to_string();
+    let named = std::fs::read_to_string(path)?;
+    match named.trim() {
+        "" => Ok(()),
+        named if named == own => Ok(()),
+        _ => std::fs::write(path, format!("{own}\n")),
+    }
 }
 
 /// Tells the process that waits that this one serves, and lets go of the terminal.

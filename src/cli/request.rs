@@ -42,5 +42,5 @@ impl Request {
 /// What running in the background asks for.
 pub(crate) struct Daemon {
     /// The file that gets the process id.
-    pub(super) pid_file: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
 }
