@@ -64,7 +64,7 @@ fn service_manager_hears_that_ssr_serves_lives_and_ends() {
         String::from_utf8_lossy(&buf[..len]).into_owned()
     };
     assert_eq!(hear(), "READY=1");
-    assert!(process.log().contains("listening"), "{}", process.log());
+    eventually("it listens", || process.log().contains("listening"));
     assert_eq!([hear(), hear()], ["WATCHDOG=1", "WATCHDOG=1"]);
     process.signal(Signal::TERM);
     while hear() != "STOPPING=1" {}

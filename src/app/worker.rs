@@ -30,6 +30,10 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// interactive flows wait for fewer turns of bulk flows.
 const EVENT_INTERVAL: u32 = 3;
 
+/// Tasks polled between two looks for those that other workers have woken, such as associations that have made room. With
+/// tokio's 31, a busy worker would end one of them after 31 batches of datagrams.
+const REMOTE_INTERVAL: u32 = 3;
+
 /// How long connections may stay in their handshake after the process has begun to drain. Clients' spare connections
 /// stay silent and must not delay the end.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
@@ -91,6 +95,11 @@ impl Shared {
     }
 
     /// Waits until the process has reached `phase`.
+    /// Whether others serve in its place.
+    pub(super) fn is_retired(&self) -> bool {
+        *self.phase.borrow() == Phase::Retire
+    }
+
     pub(super) async fn reached(&mut self, phase: Phase) {
         // If the main thread is gone, every phase has been reached.
         let _ = self.phase.wait_for(|current| *current >= phase).await;
@@ -120,6 +129,7 @@ impl Threads {
             let reactor = runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
+                .global_queue_interval(REMOTE_INTERVAL)
                 .build()?;
             let (orders, jobs) = mpsc::channel(WAITING_JOBS);
             let thread = std::thread::Builder::new()

@@ -89,6 +89,20 @@ async fn read_head(stream: &Stream) -> Result<Head, Error> {
     }
 }
 
+/// Turns true when others serve in the place of this service, by the job that is returned; not when the process stops.
+pub(super) fn retired() -> (watch::Receiver<bool>, Job) {
+    let (sender, receiver) = watch::channel(false);
+    let job: Job = Box::new(
+        move |mut shared| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(async move {
+                shared.reached(Phase::Retire).await;
+                sender.send_replace(shared.is_retired());
+            })
+        },
+    );
+    (receiver, job)
+}
+
 /// Turns true when the process drains, by the job that is returned.
 pub(super) fn draining() -> (watch::Receiver<bool>, Job) {
     let (sender, receiver) = watch::channel(false);

@@ -34,9 +34,10 @@ impl Builder<'_> {
         let Some(reverse_server) = self.reverse.clone() else {
             return Ok(());
         };
-        let (draining, job) = multiplex::draining();
+        let (draining, drains) = multiplex::draining();
+        let (retired, retires) = multiplex::retired();
         if let Some(jobs) = self.jobs.first_mut() {
-            jobs.push(job);
+            jobs.extend([drains, retires]);
         }
         let filter_of = self.kept.filter(server, self.config.replay);
         let address = self.listen_address(&server.address).await?;
@@ -68,16 +69,12 @@ impl Builder<'_> {
                 Some(relay) => {
                     let (direct, relay) = (direct.clone(), Arc::clone(relay));
                     let outbound = DirectWithPackets::new(direct, relay, false, idle_udp);
-                    reserved(
-                        &reverse_server,
-                        Sessions::new(outbound, sessions),
-                        &draining,
-                    )
+                    reserved(&reverse_server, Sessions::new(outbound, sessions), &retired)
                 }
                 None => reserved(
                     &reverse_server,
                     Sessions::new(direct.clone(), sessions),
-                    &draining,
+                    &retired,
                 ),
             };
             let site = self.fallback(server)?;
@@ -144,24 +141,24 @@ fn guarded<I>(inner: I, server: &Server) -> Guard<I> {
 }
 
 /// Passes the streams of reserved targets to what serves them: links to the server of reverse tunnels, with the names of
-/// their users.
+/// their users. A link ends when the server is `retired`; when the process stops, its visitors may finish.
 fn reserved<O: Outbound + Send + 'static>(
     reverse: &Arc<ReverseServer>,
     sessions: Sessions<O>,
-    draining: &watch::Receiver<bool>,
+    retired: &watch::Receiver<bool>,
 ) -> ReservedJobs {
-    let (reverse, draining) = (Arc::clone(reverse), draining.clone());
+    let (reverse, retired) = (Arc::clone(reverse), retired.clone());
     let sessions = Arc::new(sessions);
     Box::new(move |what, leg, peer, user| match what {
         Reserved::Link => {
             let user = user.and_then(|user| user.name().map(str::to_owned));
             let link = Arc::clone(&reverse).serve(leg, peer, user);
-            let mut draining = draining.clone();
+            let mut retired = retired.clone();
             Box::pin(async move {
                 tokio::select! {
                     result = link => result,
                     // Its client comes back, if it still may.
-                    _ = draining.wait_for(|is_over| *is_over) => Ok(()),
+                    Ok(_) = retired.wait_for(|is_over| *is_over) => Ok(()),
                 }
             })
         }
