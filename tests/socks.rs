@@ -329,13 +329,7 @@ fn a_server_that_comes_back_is_used() {
 #[test]
 fn a_client_that_leaves_during_the_handshake_costs_nothing() {
     let pair = pair();
-    let files = || pair.local.process.open_files();
-    common::eventually("what is opened at the start is open", || {
-        let before = files();
-        std::thread::sleep(SILENCE);
-        files() == before
-    });
-    let idle = files();
+    let idle = pair.local.process.files_at_rest();
     let all = [
         vec![5, 1, 0],
         request_bytes(CONNECT, &Target::name("localhost", 80)),
@@ -345,7 +339,9 @@ fn a_client_that_leaves_during_the_handshake_costs_nothing() {
         let mut stream = pair.socks().dial();
         stream.write_all(&all[..len]).unwrap();
     }
-    common::eventually("every socket is closed", || files() <= idle);
+    common::eventually("every socket is closed", || {
+        pair.local.process.open_files() <= idle
+    });
 }
 
 #[test]

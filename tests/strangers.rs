@@ -29,7 +29,7 @@ fn server(handshake: u32) -> Half {
 
 /// Opens WebSockets, sends `bytes` in each, and returns by how many KiB the server has grown since it had `before`.
 fn flood(server: &Half, before: u64, websockets: usize, bytes: &[u8]) -> u64 {
-    let idle = server.process.open_files();
+    let idle = server.process.files_at_rest();
     let mut strangers: Vec<TcpStream> = Vec::new();
     let mut most = 0;
     for _ in 0..websockets {

@@ -147,7 +147,7 @@ fn target_of_a_visitor_that_has_left_is_closed_soon() {
     let (server, client, bound) = publish(json!({}), &deaf);
     let forward = crate::common::forward::Forwarder::tcp(deaf.port());
     let halves = [&server.process, &client.process, &forward.process];
-    let before = halves.map(crate::common::process::Process::open_files);
+    let before = halves.map(crate::common::process::Process::files_at_rest);
     let visitors: Vec<_> = (0..20)
         .flat_map(|_| [dial(bound), dial(forward.address)])
         .collect();

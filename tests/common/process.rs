@@ -201,6 +201,19 @@ impl Process {
             .unwrap()
             .count()
     }
+
+    /// The same, when everything is open that is opened at the start.
+    pub fn files_at_rest(&self) -> usize {
+        let mut files = self.open_files();
+        super::eventually("what is opened at the start is open", || {
+            let before = std::mem::replace(&mut files, {
+                thread::sleep(super::SILENCE);
+                self.open_files()
+            });
+            files == before
+        });
+        files
+    }
 }
 
 impl Drop for Process {
