@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::app::places::Places;
 use crate::app::room::Room;
-use crate::app::worker::{Job, Phase};
+use crate::app::worker::{Job, Phase, Shared};
 use crate::inbound::multiplex::MultiplexStreams;
 use crate::net::{Stream, multiplex};
 use crate::relay::plain::plain;
@@ -89,28 +89,24 @@ async fn read_head(stream: &Stream) -> Result<Head, Error> {
     }
 }
 
-/// Turns true when others serve in the place of this service, by the job that is returned; not when the process stops.
-pub(super) fn retired() -> (watch::Receiver<bool>, Job) {
-    let (sender, receiver) = watch::channel(false);
-    let job: Job = Box::new(
-        move |mut shared| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-            Box::pin(async move {
-                shared.reached(Phase::Retire).await;
-                sender.send_replace(shared.is_retired());
-            })
-        },
-    );
-    (receiver, job)
+/// Turns true when the service accepts nothing new any more, by the job that is returned.
+pub(super) fn draining() -> (watch::Receiver<bool>, Job) {
+    at_the_end(|_| true)
 }
 
-/// Turns true when the process drains, by the job that is returned.
-pub(super) fn draining() -> (watch::Receiver<bool>, Job) {
+/// Turns true when others serve in the place of this service, by the job that is returned; not when the process stops.
+pub(super) fn retired() -> (watch::Receiver<bool>, Job) {
+    at_the_end(Shared::is_retired)
+}
+
+/// Is what `sign` says when the service accepts nothing new any more.
+fn at_the_end(sign: fn(&Shared) -> bool) -> (watch::Receiver<bool>, Job) {
     let (sender, receiver) = watch::channel(false);
     let job: Job = Box::new(
         move |mut shared| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
             Box::pin(async move {
                 shared.reached(Phase::Retire).await;
-                sender.send_replace(true);
+                sender.send_replace(sign(&shared));
             })
         },
     );

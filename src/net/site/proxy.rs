@@ -16,7 +16,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
 };
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::{Client, Error as ClientError};
@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 use super::io::{Io, Moved};
-use super::message::{Body, BoxError, Guest, empty};
+use super::message::{Body, BoxError, Guest, Held, empty};
 use super::upstreams::{Running, Strategy, Upstream, Upstreams};
 use crate::limits::{
     MAX_UPSTREAM_IDLE, MAX_UPSTREAM_TRIES, SITE_BUFFER, SITE_KEEP_ALIVE, UPSTREAM_ANSWER,
@@ -368,10 +368,8 @@ async fn answer(
             .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         head.headers.remove(CONTENT_LENGTH);
     }
-    let body = Counted {
-        body,
-        _running: running,
-    };
+    // Its server has the request until the body ends.
+    let body = Held::new(body, running);
     let body = body.map_err(Into::into).boxed_unsync();
     (Response::from_parts(head, body), passed)
 }
@@ -381,32 +379,6 @@ fn page(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(empty());
     *response.status_mut() = status;
     response
-}
-
-/// The body of an answer; its server has the request until it ends.
-struct Counted {
-    body: Incoming,
-    _running: Running,
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// Runs the connections to the servers.

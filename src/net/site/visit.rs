@@ -5,14 +5,12 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper::upgrade::Upgraded;
@@ -23,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::content::{Content, Site};
 use super::io::{Io, Moved};
-use super::message::{Body, BoxError, Guest, empty};
+use super::message::{Body, BoxError, Guest, Held, empty};
 use crate::limits::{MAX_HEAD, SITE_BUFFER, SITE_KEEP_ALIVE, SITE_STALL};
 use crate::net::Stream;
 use crate::net::handshake::reject;
@@ -152,10 +150,7 @@ impl Site {
         progress: &Arc<Progress>,
     ) -> Response<Tracked> {
         progress.set_head_until(None);
-        let tracked = |body| Tracked {
-            body,
-            progress: Arc::clone(progress),
-        };
+        let tracked = |body| Held::new(body, Answering(Arc::clone(progress)));
         let upgrade = gate.and_then(|gate| wire::upgrade(&request, gate).ok());
         if let Some(upgrade) = upgrade {
             let response = accepted(&upgrade);
@@ -291,35 +286,15 @@ where
     Left::Ended
 }
 
-/// The body of an answer. When it ends, the next request may begin.
-struct Tracked {
-    body: Body,
-    progress: Arc<Progress>,
-}
+/// The body of an answer.
+type Tracked = Held<Body, Answering>;
 
-impl hyper::body::Body for Tracked {
-    type Data = Bytes;
-    type Error = BoxError;
+/// When it is dropped, an answer has been written, and the next request may begin.
+struct Answering(Arc<Progress>);
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Tracked {
+impl Drop for Answering {
     fn drop(&mut self) {
-        self.progress
+        self.0
             .set_head_until(Some(Instant::now() + SITE_KEEP_ALIVE));
     }
 }
