@@ -26,8 +26,8 @@ use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
 /// How long to wait after a failed accept, when the system has no files or memory left for connections.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// How many tasks a worker polls before it looks at its sockets again. Tokio's default is 61. A smaller number lets
-/// interactive flows wait for fewer turns of bulk flows.
+/// How many tasks a worker polls before it looks at its sockets again. Tokio's default is 61. With a smaller number, an
+/// interactive flow waits for fewer turns of bulk flows.
 const EVENT_INTERVAL: u32 = 3;
 
 /// Tasks polled between two looks for those that other workers have woken, such as associations that have made room. With

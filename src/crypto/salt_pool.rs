@@ -37,8 +37,8 @@ pub enum ReplayPolicy {
 /// is refused all the same.
 ///
 /// Only the last 8 bytes of a salt are kept, so that a look for one touches less memory: each datagram takes several. They are
-/// random (some clients begin their salts with a constant to look like another protocol). Among four million salts, a new one
-/// is taken for a known one once in four million million.
+/// random (some clients begin their salts with a constant to look like another protocol). With four million salts
+/// remembered, about one new salt in 5 trillion is taken for a known one.
 ///
 /// Memory grows with use, up to [`SaltPool::MAX_SALT_BYTES`] for each salt.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 //! It reads no clock and asks the system nothing when data moves. While data is on its way, or was when last looked, it looks
 //! every [`LOOK`]; otherwise four times within the idle limit.
 //!
-//! `TCP_USER_TIMEOUT` of tcp(7) is no way to find a peer that is gone: since Linux 5.11, it also ends a connection whose peer
-//! has no room and says so, such as a download that its user has paused.
+//! `TCP_USER_TIMEOUT` of tcp(7) is not used: since Linux 5.11, it also ends a connection whose peer is there but has no room,
+//! such as a download that its user has paused.
 
 use std::pin::Pin;
 use std::time::Duration;
