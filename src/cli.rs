@@ -1,7 +1,7 @@
 //! The command line. Flags become [`Overrides`] of the config.
 //!
 //! - `roles`: `ssr local`, `ssr server`, `ssr forward`; flags of shadowsocks-rust keep their names and meanings.
-//! - `libev`, `names`: what `ssr` is through a link named `ss-local`, `sslocal` and so on.
+//! - `libev`, `manager`, `names`: what `ssr` is through a link named `ss-local`, `sslocal` and so on.
 //! - `daemon`: running in the background.
 //! - `url`, `import`, `check`, `genkey`, `pages`: commands that print something and end.
 //! - `why`, `status`, `upgrade`: ask a running process; `asked` finds it.
@@ -20,6 +20,7 @@ pub(crate) mod genkey;
 pub(crate) mod hint;
 pub(crate) mod import;
 mod libev;
+mod manager;
 pub(crate) mod names;
 mod nowhere;
 pub(crate) mod output;

@@ -23,6 +23,17 @@ pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// How long flows may continue after SIGTERM or SIGINT.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
+// The manager.
+
+/// Bytes of a command of a manager.
+pub const MAX_MANAGER_COMMAND: usize = 64 * 1024;
+/// Bytes after which an answer to a manager is continued in another datagram.
+pub const MANAGER_ANSWER: usize = 32 * 1024;
+/// How long an answer may wait for a manager that does not read.
+pub const MANAGER_SEND_TIME: Duration = Duration::from_secs(1);
+/// Ports that a manager has added.
+pub const MAX_MANAGER_PORTS: usize = 4096;
+
 // Handshakes and strangers.
 
 /// Bytes of the head of an HTTP request or response.

@@ -58,6 +58,7 @@ mod leaks;
 mod lifecycle;
 mod link;
 mod log_blocked;
+mod manager;
 mod memory_mib;
 mod multiplex;
 mod multiplex_local;

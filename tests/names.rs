@@ -237,6 +237,8 @@ fn each_name_has_its_own_help_and_version() {
         "ss-server",
         "ss-tunnel",
         "ss-redir",
+        "ssmanager",
+        "ss-manager",
         "ssr",
     ] {
         let (code, version, _) = links.output(name, "-V");
@@ -245,9 +247,9 @@ fn each_name_has_its_own_help_and_version() {
         let (code, help, _) = links.output(name, "--help");
         assert!(code == Some(0) && help.contains("Usage:"), "{help}");
     }
-    let (code, _, error) = links.output("ss-manager", "-c x");
+    let (code, _, error) = links.output("ss-nat", "-c x");
     assert_eq!(code, Some(64));
-    assert!(error.contains("ssr has no manager"), "{error}");
+    assert!(error.contains("ssr has no ss-nat"), "{error}");
     for command in ["local", "server", "url", "import"] {
         assert_eq!(links.output("ssr", &format!("{command} -V")).0, Some(0));
     }
@@ -261,7 +263,7 @@ fn flags_of_what_does_not_exist_yet_are_refused_plainly() {
         (
             "ssserver",
             "--manager-addr 127.0.0.1:1",
-            "--manager-addr: not yet",
+            "--manager-addr: ssr reports to no manager",
         ),
         (
             "sslocal",

@@ -9,6 +9,7 @@
 //! - [`redir_rules`]: the firewall rules for `redir` listeners.
 //! - `running.rs`: the parts of the config that run.
 //! - `reload/`: reads the config again, and has it used by difference.
+//! - `manager.rs`: where the commands of a manager come.
 //! - `admin.rs`: the admin API, on a thread of its own.
 //! - `supervise.rs`: signals, orders, and the end.
 //! - `upgrade/`: a new process takes over.
@@ -29,6 +30,7 @@ pub mod explain;
 mod fd_limit;
 mod handshakes;
 pub mod log;
+mod manager;
 mod places;
 mod privileges;
 pub mod redir_rules;
@@ -138,6 +140,7 @@ struct Prepared {
     /// Where commands ask.
     asked: io::Result<Socket>,
     admin: Option<admin::Admin>,
+    manager: Option<net::manager::Socket>,
     /// Keeps what users have used.
     state: Option<State>,
 }
@@ -177,6 +180,7 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     let owner = user
         .as_ref()
         .map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+    let manager = control.block_on(manager::bind(config, &resolver, owner))?;
     // Where root may make it, if root started the process.
     let asked = control.block_on(async { Socket::listen(owner) });
     if let Some(user) = &user {
@@ -198,6 +202,7 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
         files,
         asked,
         admin,
+        manager,
         state,
     })
 }
@@ -214,6 +219,7 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
         files,
         asked,
         admin,
+        manager,
         state,
     } = prepared;
     let watching = Tasks::default();
@@ -242,6 +248,10 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
             control.handle(),
         ),
         Err(error) => tracing::info!(%error, "no socket for ssr why"),
+    }
+    if let Some(socket) = manager {
+        let serve = crate::control::manager::serve(socket, orders.clone());
+        watching.spawn_on(serve, control.handle());
     }
     if let Some(routes) = &services.routes {
         control.block_on(routes.set())?;

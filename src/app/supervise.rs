@@ -117,6 +117,15 @@ impl Supervisor<'_> {
                         // Who asked may be gone.
                         let _ = done.send(self.reloader.reload().await);
                     }
+                    Order::Add(port, done) => {
+                        let _ = done.send(self.reloader.add_port(*port).await);
+                    }
+                    Order::Remove(port, done) => {
+                        let _ = done.send(self.reloader.remove_port(port).await);
+                    }
+                    Order::Ports(done) => {
+                        let _ = done.send(self.reloader.ports());
+                    }
                     Order::Upgrade(done) => {
                         let upgraded = self.upgrade().await;
                         let told = upgraded.as_ref().map(Successor::id).map_err(String::clone);

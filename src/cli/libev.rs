@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueHint};
 use ssr::config::{Mode, Overrides};
 
 use super::request::{Daemon, Request, Source};
-use super::roles::host_and_port;
+use super::roles::{REPORTS, host_and_port, manager_address};
 
 /// The method of shadowsocks-libev where none is given.
 const METHOD: &str = "chacha20-ietf-poly1305";
@@ -114,7 +114,7 @@ pub(super) struct Server {
     /// Name servers, joined by commas
     #[arg(short = 'd', value_name = "ADDRESSES")]
     nameservers: Option<String>,
-    /// The address of ss-manager
+    /// Where commands of ss-manager come: HOST:PORT, or the path of a unix socket
     #[arg(long, value_name = "ADDRESS")]
     manager_address: Option<String>,
 }
@@ -266,6 +266,9 @@ impl Server {
     /// # Errors
     /// The flag that is not supported.
     pub(super) fn request(self, bare: bool) -> Result<Request, String> {
+        if self.manager_address.is_some() {
+            return Err(REPORTS.replace("FLAG", "--manager-address"));
+        }
         let address = self.libev.local_address.clone();
         let mut request = self.libev.shared(bare)?;
         let flags = &mut request.flags;
@@ -275,8 +278,18 @@ impl Server {
         if let Some(list) = self.nameservers {
             flags.set("dns", list, "-d");
         }
-        if let Some(address) = self.manager_address {
-            flags.set("manager_address", address, "--manager-address");
+        Ok(request)
+    }
+
+    /// What ss-manager runs with.
+    ///
+    /// # Errors
+    /// The flag that is not supported.
+    pub(super) fn manager(mut self, bare: bool) -> Result<Request, String> {
+        let address = self.manager_address.take();
+        let mut request = self.request(bare)?;
+        if let Some(address) = address {
+            manager_address(&mut request.flags, &address, "--manager-address");
         }
         Ok(request)
     }

@@ -7,6 +7,7 @@ use clap::Parser;
 
 use super::command::{Cli, Command};
 use super::libev::{Libev, Redir, Server, Tunnel};
+use super::manager::{LibevArgs, RustArgs};
 use super::request::Request;
 use super::roles::{LocalArgs, ServerArgs};
 use super::url::SsurlArgs;
@@ -28,6 +29,22 @@ struct RustLocal {
 struct RustServer {
     #[command(flatten)]
     args: Box<ServerArgs>,
+}
+
+/// The manager of shadowsocks-rust, which adds and removes ports on command, by ssr.
+#[derive(Parser)]
+#[command(name = "ssmanager", version, about, max_term_width = 100)]
+struct SsManagerOfRust {
+    #[command(flatten)]
+    args: Box<RustArgs>,
+}
+
+/// The manager of shadowsocks-libev, which adds and removes ports on command, by ssr.
+#[derive(Parser)]
+#[command(name = "ss-manager", version, about, max_term_width = 100)]
+struct SsManager {
+    #[command(flatten)]
+    args: Box<LibevArgs>,
 }
 
 /// Encodes and decodes ss:// URLs as ssurl of shadowsocks-rust does, by ssr.
@@ -103,7 +120,7 @@ impl Invocation {
                 Self::Local(with_mode(request))
             }
             "ssserver" => {
-                let request = RustServer::try_parse_from(line)?.args.request();
+                let request = RustServer::try_parse_from(line)?.args.request_of_ssserver();
                 Self::Server(with_mode(request))
             }
             "ssurl" => Self::Ssurl(Ssurl::try_parse_from(line)?.args),
@@ -123,8 +140,13 @@ impl Invocation {
                 let request = SsRedir::try_parse_from(line)?.args.request(bare);
                 Self::Local(with_mode(request))
             }
-            "ssmanager" | "ss-manager" => {
-                Self::Missing("ssr has no manager: `ssr server` serves all users of one config")
+            "ssmanager" => {
+                let request = SsManagerOfRust::try_parse_from(line)?.args.request();
+                Self::Server(with_mode(request))
+            }
+            "ss-manager" => {
+                let request = SsManager::try_parse_from(line)?.args.request(bare);
+                Self::Server(with_mode(request))
             }
             "ss-nat" => {
                 Self::Missing("ssr has no ss-nat: `ssr redir-rules` prints rules for the firewall")

@@ -242,7 +242,7 @@ pub(crate) struct ServerArgs {
     /// chain
     #[arg(long, value_name = "URL")]
     outbound_proxy: Vec<String>,
-    /// The address of a manager that counts traffic: HOST:PORT, or the path of a unix socket
+    /// Where commands of a manager come, which adds and removes ports: HOST:PORT, or the path of a unix socket
     #[arg(long, alias = "manager-address", value_name = "ADDRESS")]
     manager_addr: Option<String>,
 }
@@ -307,6 +307,17 @@ impl LocalArgs {
 }
 
 impl ServerArgs {
+    /// What ssserver runs with.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub(super) fn request_of_ssserver(self) -> Result<Request, String> {
+        if self.manager_addr.is_some() {
+            return Err(REPORTS.replace("FLAG", "--manager-addr"));
+        }
+        self.request()
+    }
+
     /// # Errors
     /// The flag that is not supported, or is wrong.
     pub(crate) fn request(self) -> Result<Request, String> {
@@ -317,12 +328,7 @@ impl ServerArgs {
                 .set("outbound_proxy", self.outbound_proxy, "--outbound-proxy");
         }
         if let Some(address) = &self.manager_addr {
-            let (host, port) = host_and_port(address);
-            let flags = &mut request.flags;
-            flags.set("manager_address", host, "--manager-addr");
-            if let Some(port) = port {
-                flags.set("manager_port", port, "--manager-addr");
-            }
+            manager_address(&mut request.flags, address, "--manager-addr");
         }
         if let Some(address) = self.outbound_bind_addr {
             request
@@ -451,7 +457,7 @@ impl Common {
 }
 
 impl General {
-    fn apply(&self, flags: &mut Overrides) {
+    pub(super) fn apply(&self, flags: &mut Overrides) {
         self.switches(flags);
         self.values(flags);
     }
@@ -546,6 +552,21 @@ impl General {
 
 fn wide(value: Option<u32>) -> Option<u64> {
     value.map(u64::from)
+}
+
+/// Why the servers of the references refuse the address of a manager.
+pub(super) const REPORTS: &str = "FLAG: ssr reports to no manager, it is one itself: call it as ssmanager or ss-manager, or use `ssr server --manager-addr`";
+
+/// Sets where commands of a manager come.
+pub(super) fn manager_address(flags: &mut Overrides, text: &str, flag: &'static str) {
+    let (host, port) = match text.contains('/') {
+        true => (text, None),
+        false => host_and_port(text),
+    };
+    flags.set("manager_address", host, flag);
+    if let Some(port) = port {
+        flags.set("manager_port", port, flag);
+    }
 }
 
 /// Splits `host:port`, `[v6]:port` or a host alone. The config reports what is wrong with either.

@@ -106,7 +106,8 @@ fn every_flag_of_shadowsocks_rust_is_known() {
         "sslocal -c x -b a:1 --protocol fake-dns --fake-dns-record-expire-duration 9 --fake-dns-database-path /p",
         "sslocal -c x -b a:1 --protocol fake-dns --fake-dns-ipv4-network 10.0.0.0/8 --fake-dns-ipv6-network fc00::/7",
         "sslocal --online-config-url https://x --online-config-update-interval 9 --online-config-allowed-plugin p",
-        "ssserver -c x --outbound-proxy socks5://a:1 --outbound-proxy http://b:2 --manager-address 127.0.0.1:1",
+        "ssserver -c x --outbound-proxy socks5://a:1 --outbound-proxy http://b:2",
+        "ssmanager -c x --acl y -d --daemonize-pid z -a nobody -s 127.0.0.1 -m m -b 127.0.0.2 --manager-address 127.0.0.1:1 -U",
     ] {
         assert!(request(args).is_ok(), "{args}: {:?}", request(args).err());
     }
@@ -155,7 +156,11 @@ fn every_flag_of_shadowsocks_libev_is_known() {
     let all = all.replace("-k p --password q", "--password q");
     for (name, more) in [
         ("ss-local", ""),
-        ("ss-server", "-d 8.8.8.8,1.1.1.1 --manager-address /x"),
+        ("ss-server", "-d 8.8.8.8,1.1.1.1"),
+        (
+            "ss-manager",
+            "-d 8.8.8.8 --manager-address /x --executable y --workdir z",
+        ),
         ("ss-tunnel", "-L a:53"),
         ("/usr/bin/ss-redir", "-T"),
     ] {

@@ -17,6 +17,7 @@ mod meaning;
 mod online;
 mod overrides;
 mod parse;
+mod ports;
 mod reread;
 mod role;
 mod secret;
@@ -32,6 +33,7 @@ mod tests;
 pub use self::import::{ImportError, Imported, import};
 pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Multiplex, OnlineConfig, Plugin, ProxyHop, ProxyScheme};
+pub use self::meaning::managed::{ManagedPort, Manager, ManagerAddress};
 pub use self::meaning::model::{
     AclFile, Admin, Allow, Config, Credential, DnsLocal, Endpoint, EndpointWs, FakeDns, Forward,
     Keys, Limits, Local, Log, Mode, PassedNames, Place, Protocol, ReplayPolicy, Reverse, Rotation,

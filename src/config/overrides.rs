@@ -51,6 +51,7 @@ pub struct Overrides {
     default_method: Option<&'static str>,
     listen_as: Option<&'static str>,
     forwards: Vec<Value>,
+    needs_manager: bool,
     rest: Vec<(&'static str, Value, &'static str)>,
 }
 
@@ -126,9 +127,19 @@ impl Overrides {
         self.rest.push((path, value.into(), flag));
     }
 
+    /// A manager is needed: from a flag, or from the file.
+    pub fn need_manager(&mut self) {
+        self.needs_manager = true;
+    }
+
     /// Whether the flags can run without a file.
     pub fn are_enough(&self) -> bool {
-        self.server.is_some() || !self.forwards.is_empty()
+        let has_manager = || {
+            self.rest
+                .iter()
+                .any(|(path, ..)| *path == "manager_address")
+        };
+        self.server.is_some() || !self.forwards.is_empty() || has_manager()
     }
 
     /// Applies all flags to `document`. Those of features that are not supported yet go to `found`.
@@ -172,6 +183,10 @@ impl Overrides {
             document.set(path, value.clone(), flag);
         }
         let is_blank = |key| document.value.get(key).is_none_or(Value::is_null);
+        if self.needs_manager && is_blank("manager_address") {
+            let message = "missing: where commands come, as HOST:PORT or the path of a unix socket";
+            found.push(Diagnostic::new(Severity::Error, "manager_address", message));
+        }
         if let Some(method) = self.default_method
             && is_blank("method")
             && !is_blank("server")
@@ -222,7 +237,6 @@ impl Overrides {
             .map(|key| (schema::fate(Kind::Local, key), key.as_str()));
         for (fate, flag) in top.chain(local) {
             let (severity, message) = match fate {
-                Fate::Later => (Severity::Error, "not yet in this version of ssr".to_owned()),
                 Fate::Withdrawn(why) => (Severity::Error, why.to_owned()),
                 Fate::NoEffect(why) => (Severity::Warning, format!("no effect: {why}")),
                 _ => continue,

@@ -10,6 +10,7 @@
 //! - [`state`]: keeps what users have used, beyond the process.
 //! - [`call`]: the side of the command, for the admin API.
 //! - [`status`]: what the process does, and what its users have used, as JSON and as text.
+//! - [`manager`]: the protocol of ss-manager.
 //! - [`orders`]: what a process is told to do: to read its config again.
 //! - [`admin`]: the admin API.
 //! - [`metrics`]: what it knows, for Prometheus.
@@ -21,6 +22,7 @@ pub mod answer;
 pub mod ask;
 pub mod call;
 pub mod facts;
+pub mod manager;
 pub mod metrics;
 pub mod orders;
 pub mod own;

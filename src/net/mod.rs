@@ -15,6 +15,7 @@
 //! - [`multiplex`]: many streams in one, as sing-box has them.
 //! - [`handshake`]: what is read before a stream can be relayed.
 //! - [`handover`]: passes records and open files to another process.
+//! - [`manager`]: the socket of a manager.
 //! - [`notify`]: tells the service manager what this process does.
 //! - [`plugin`]: programs between TCP and Shadowsocks (SIP003).
 //! - [`pool`]: buffers that are held only while data moves.
@@ -46,6 +47,7 @@ pub mod handshake;
 mod linux;
 pub mod listener;
 pub mod lost;
+pub mod manager;
 pub mod multiplex;
 pub mod netlink;
 pub mod notify;

@@ -75,7 +75,7 @@ pub fn listen(
     let address = SockAddr::unix(path)?;
     match socket.bind(&address) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            remove_stale(path)?;
+            remove_stale(path, Type::STREAM)?;
             socket.bind(&address)?;
         }
         result => result?,
@@ -94,13 +94,36 @@ pub fn listen(
     Ok((listeners, file))
 }
 
+/// Receives datagrams at `path`, from this user alone. A socket that an earlier process left there is replaced; one that
+/// somebody listens on is not.
+///
+/// # Errors
+/// What the system says, and why.
+pub fn receive(path: &Path) -> io::Result<(Socket, SocketFile)> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    // The file gets the mode of the socket: nobody else can send before it is changed.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            remove_stale(path, Type::DGRAM)?;
+            socket.bind(&address)?;
+        }
+        result => result?,
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    let file = SocketFile::found_at(path)?;
+    Ok((socket, file))
+}
+
 /// Removes the file of a socket that nobody listens on.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path, kind: Type) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
         let message = "a file that is no socket is there; remove it or choose another path";
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let probe = Socket::new(Domain::UNIX, kind, None)?;
     // A full queue must not hold us up.
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
@@ -131,6 +154,23 @@ mod tests {
         drop(first);
         // It is stale now, as after a kill.
         let (_second, newer) = listen(&path, None, 1).unwrap();
+        drop(file);
+        assert!(path.exists(), "an older owner removed the file of another");
+        drop(newer);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn socket_for_datagrams_is_for_its_user_alone_and_replaced_only_if_nobody_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (first, file) = receive(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let busy = receive(&path).unwrap_err();
+        assert!(busy.to_string().contains("listens there"), "{busy}");
+        drop(first);
+        let (_second, newer) = receive(&path).unwrap();
         drop(file);
         assert!(path.exists(), "an older owner removed the file of another");
         drop(newer);

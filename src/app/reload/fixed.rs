@@ -22,6 +22,13 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
     note("reverse", old.reverse != new.reverse);
     note("admin", old.admin != new.admin);
     new.admin.clone_from(&old.admin);
+    let place = |config: &Config| config.manager.as_ref().map(|one| one.address.clone());
+    note("manager_address", place(old) != place(new));
+    match (&old.manager, &mut new.manager) {
+        // What its ports have in common may be new.
+        (Some(old), Some(new)) => new.address.clone_from(&old.address),
+        _ => new.manager.clone_from(&old.manager),
+    }
     note("admin.state", old.state != new.state);
     new.workers = old.workers;
     new.nofile = old.nofile;

@@ -7,6 +7,7 @@
 //! - `fixed.rs`: the keys that only a restart changes.
 //! - `rules.rs`: rules that go on, with what is in them now.
 //! - `users.rs`: users of servers that go on.
+//! - `ports.rs`: ports that a manager adds and removes.
 //! - `places.rs`: limits that change while they are in use.
 //! - `file.rs`: notices that the file has changed.
 
@@ -14,6 +15,7 @@ mod difference;
 mod file;
 mod fixed;
 mod places;
+mod ports;
 mod rules;
 mod users;
 
@@ -31,7 +33,7 @@ use super::running::Running;
 use super::services::{Named, Part, Shares, Unit};
 use super::udp_share::UdpShare;
 use super::upgrade::Legacy;
-use crate::config::{self, Config, Diagnostic, Severity};
+use crate::config::{self, Config, Diagnostic, ManagedPort, Severity};
 use crate::control::orders::{Changes, Reloaded};
 use crate::limits::DEFAULT_BUDGET;
 use crate::net::notify::notify;
@@ -51,6 +53,8 @@ pub(super) struct Reloader {
     workers: usize,
     /// The limit of open files.
     files: Option<u64>,
+    /// What a manager has added, in this order.
+    ports: Vec<ManagedPort>,
 }
 
 impl Reloader {
@@ -71,6 +75,7 @@ impl Reloader {
             rulebook,
             workers,
             files,
+            ports: Vec::new(),
         }
     }
 
@@ -110,6 +115,9 @@ impl Reloader {
     /// # Errors
     /// What cannot be taken over.
     pub(super) fn sockets_to_leave(&self) -> Result<Vec<PassedSocket>, String> {
+        if self.config.manager.is_some() {
+            return Err("a manager has added ports, or may do so: restart instead".to_owned());
+        }
         let units = &self.running.units;
         let stuck = units.iter().find_map(|unit| {
             let reason = unit.part.cannot_move()?;
@@ -172,7 +180,11 @@ impl Reloader {
         }
         let load = move || config::load(Some(how.path()), how.role(), how.flags());
         match spawn_blocking(load).await {
-            Ok(loaded) => loaded.map_err(texts),
+            Ok(loaded) => {
+                let mut config = loaded.map_err(texts)?;
+                self.keep_ports(&mut config)?;
+                Ok(config)
+            }
             Err(_) => Err(vec!["reading the config was interrupted".to_owned()]),
         }
     }

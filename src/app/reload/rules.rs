@@ -18,6 +18,7 @@ pub(super) fn pairs(units: &[Serving], difference: &Difference) -> Vec<Pair> {
         let unit = kept.and_then(|place| units.get(place));
         if let Some(old) = unit.and_then(|unit| rules(&unit.part))
             && let Some(new) = rules(part)
+            && !Arc::ptr_eq(old, new)
             && !pairs.iter().any(|(known, _)| Arc::ptr_eq(known, old))
         {
             pairs.push((Arc::clone(old), Arc::clone(new)));

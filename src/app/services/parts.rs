@@ -196,7 +196,10 @@ fn is_same_server(one: &Server, other: &Server) -> bool {
         users: Vec::new(),
         ..server.clone()
     };
-    one.rules.is_some() == other.rules.is_some() && without(one) == without(other)
+    // Where there are many servers, most are not the one.
+    one.address == other.address
+        && one.rules.is_some() == other.rules.is_some()
+        && without(one) == without(other)
 }
 
 fn is_same_local(one: &Local, other: &Local) -> bool {

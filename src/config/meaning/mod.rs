@@ -15,6 +15,8 @@ mod locals;
 mod logging;
 mod logins;
 mod logs;
+pub(super) mod managed;
+mod manager;
 pub(super) mod model;
 mod multiplex;
 mod online;

@@ -26,6 +26,7 @@ use crate::wire::{http, proxy_protocol, reverse, udp_over_tcp};
 pub use super::between::Keys;
 use super::between::{Multiplex, OnlineConfig, Plugin, ProxyHop};
 pub use super::logs::{Log, Rotation, Sink, Writer};
+use super::managed::Manager;
 use crate::config::reread::Reread;
 use crate::config::role::Role;
 use crate::config::secret::Secret;
@@ -38,7 +39,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// The role that it was read for.
     pub role: Role,
-    /// The servers: `ssr local` connects to them, `ssr server` listens as them. At least one, but none for `ssr forward`.
+    /// The servers: `ssr local` connects to them, `ssr server` listens as them. At least one, but none for `ssr forward`, and
+    /// with a manager there may be none.
     pub servers: Vec<Server>,
     /// The listeners of `ssr local`, at least one; empty for the other roles.
     pub locals: Vec<Local>,
@@ -76,6 +78,8 @@ pub struct Config {
     pub first_payload_wait: Duration,
     /// The admin API; `None`: there is none.
     pub admin: Option<Admin>,
+    /// Where a manager says which ports are served; `None`: there is none.
+    pub manager: Option<Manager>,
     /// Reverse tunnels.
     pub reverse: Reverse,
     /// The directory in which `ssr server` keeps what users have used; `None`: it does not.

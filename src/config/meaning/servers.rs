@@ -9,7 +9,7 @@ use crate::wire::address::Address;
 use super::between::ProxyHop;
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, multiplex, options, program, proxies, rules, transport, udp_over_tcp};
+use super::{keys, manager, multiplex, options, program, proxies, rules, transport, udp_over_tcp};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -18,7 +18,7 @@ use crate::config::written::scalar::{Number, Strings};
 /// The default of shadowsocks-libev.
 const DEFAULT_METHOD: Method = Method::ChaCha20Poly1305;
 
-/// Every server that is not disabled; at least one, or it is an error.
+/// Every server that is not disabled; at least one, or it is an error, unless a manager adds some.
 pub(super) fn servers(
     top: &Top,
     mode: Mode,
@@ -28,7 +28,9 @@ pub(super) fn servers(
     let mut found = Vec::new();
     let proxies = proxies::chain(top.outbound_proxy.as_ref(), "outbound_proxy", cx);
     let listed = top.servers.as_deref().unwrap_or_default();
-    let shorthand = top.server.is_some()
+    // Alone, it is the address of what a manager adds.
+    let manages = manager::is_set(top, cx.role);
+    let shorthand = (top.server.is_some() && !manages)
         || top.server_port.is_some()
         || top.password.is_some()
         || top.key.is_some()
@@ -73,7 +75,11 @@ pub(super) fn servers(
     let online = top.online_config.as_ref();
     let subscribes =
         cx.role == Role::Local && online.is_some_and(|online| online.config_url.is_some());
-    if !shorthand && !subscribes && listed.iter().all(|entry| entry.disabled == Some(true)) {
+    if !shorthand
+        && !subscribes
+        && !manages
+        && listed.iter().all(|entry| entry.disabled == Some(true))
+    {
         let message = if listed.is_empty() {
             "no servers"
         } else {

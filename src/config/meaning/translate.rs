@@ -13,6 +13,7 @@ use super::context::{Context, filled};
 use super::forwards;
 use super::locals;
 use super::logging;
+use super::manager;
 use super::model::{Config, Mode, ReplayPolicy};
 use super::online;
 use super::options;
@@ -44,9 +45,11 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     };
     tun::check(top, &servers, &locals, &socket, cx);
     rules::attach(top, &mut servers, &mut locals, cx);
-    let modern = servers
-        .iter()
-        .any(|server| server.method.family() == Family::Aead2022);
+    // A manager may add such a server.
+    let modern = manager::is_set(top, cx.role)
+        || servers
+            .iter()
+            .any(|server| server.method.family() == Family::Aead2022);
     Config {
         role: cx.role,
         servers,
@@ -73,6 +76,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         log: logging::log(top.log.as_ref(), cx),
         first_payload_wait: first_payload_wait(top, cx),
         admin: admin::admin(top, cx),
+        manager: manager::manager(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         state: state::state(top, cx),
         balancer: balancer::balancer(top, cx),

@@ -124,21 +124,61 @@ fn a_key_given_twice_is_an_error() {
 }
 
 #[test]
-fn features_to_come_are_refused_unless_they_ask_for_nothing() {
-    for (key, value) in [("manager_address", "\"127.0.0.1\"")] {
-        let found = failure(&with(&format!("\"{key}\": {value}")), Role::Server);
-        assert!(
-            found.ends_with(&format!("{key}: not yet in this version of ssr")),
-            "{found}"
-        );
-        assert!(found.starts_with("1:"), "{found}");
-        for blank in ["null", "\"\"", "[]", "{}", "0", "false"] {
-            assert_eq!(
-                shown(&server(&with(&format!("\"{key}\": {blank}"))).warnings),
-                ""
-            );
-        }
+fn a_manager_listens_on_this_machine_or_is_warned_of_and_needs_a_port() {
+    let key = |text: &str| with(&format!("\"manager_address\": {text}"));
+    let found = failure(&key("\"127.0.0.1\""), Role::Server);
+    assert!(
+        found.contains("manager_address: the port is missing"),
+        "{found}"
+    );
+    for text in [
+        "null",
+        "\"\"",
+        "\"127.0.0.1:1\"",
+        "\"localhost:1\"",
+        "\"/run/x\"",
+    ] {
+        assert_eq!(shown(&server(&key(text)).warnings), "", "{text}");
     }
+    let found = shown(&server(&key("\"0.0.0.0:1\"")).warnings);
+    assert!(
+        found.contains("anybody can add and remove ports"),
+        "{found}"
+    );
+    // It may begin without servers; nobody else may.
+    let alone = r#"{"server": "127.0.0.1", "manager_address": "127.0.0.1", "manager_port": 1}"#;
+    assert!(server(alone).servers.is_empty());
+    assert!(failure(r#"{"manager_address": ""}"#, Role::Server).contains("no servers"));
+}
+
+#[test]
+fn a_port_of_a_manager_has_what_the_file_says_of_all() {
+    let text = r#"{"server": ["127.0.0.1", "::1"], "method": "aes-128-gcm", "mode": "tcp_only",
+        "outbound_fwmark": 7, "manager_address": "/x/y", "servers": [{"server": "127.0.0.1", "server_port": 2,
+        "password": "p", "method": "aes-256-gcm"}]}"#;
+    let config = server(text);
+    let manager = config.manager.unwrap();
+    assert_eq!(config.servers.len(), 1);
+    let mut port = ManagedPort {
+        port: 3,
+        password: Secret::from("p".to_owned()),
+        ..Default::default()
+    };
+    let made = manager.servers(&port).unwrap();
+    let addresses: Vec<_> = made.iter().map(|one| one.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:3", "[::1]:3"]);
+    assert_eq!(made[0].method.to_string(), "aes-128-gcm");
+    assert_eq!(
+        (made[0].mode, made[0].socket.fwmark),
+        (Mode::TCP_ONLY, Some(7))
+    );
+    // The environment is not for who sends commands.
+    let secret = |text: &str| Secret::from(text.to_owned());
+    let password = std::mem::replace(&mut port.password, secret("${PATH}"));
+    assert!(manager.servers(&port).is_err());
+    port.password = password;
+    port.method = Some("rot13".to_owned());
+    assert!(manager.servers(&port).is_err());
 }
 
 #[test]

@@ -152,12 +152,9 @@ fn load_reads_the_password_file_and_names_files_in_errors() {
     );
     assert!(!format!("{config:?}").contains("hunter2"));
 
-    std::fs::write(&path, "{\"manager_address\": \"x\"}").unwrap();
+    std::fs::write(&path, "{\"auth\": true}").unwrap();
     let found = shown(&load(Some(&path), Role::Local, &Overrides::default()).unwrap_err());
-    assert!(
-        found.contains("local.json:1:2: manager_address: not yet"),
-        "{found}"
-    );
+    assert!(found.contains("local.json:1:2: auth: one-time"), "{found}");
 }
 
 #[test]

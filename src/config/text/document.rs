@@ -343,7 +343,6 @@ impl Walk<'_> {
 
     fn unsupported(&mut self, fate: Fate, offset: usize, at: &Path) {
         let (severity, message) = match fate {
-            Fate::Later => (Severity::Error, "not yet in this version of ssr".to_owned()),
             Fate::Withdrawn(why) => (Severity::Error, why.to_owned()),
             Fate::NoEffect(why) => (Severity::Warning, format!("no effect: {why}")),
             _ => return,

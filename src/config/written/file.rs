@@ -80,6 +80,8 @@ pub(crate) struct Top {
     pub(crate) balancer: Option<Switch<Balancer>>,
     pub(crate) online_config: Option<Online>,
     pub(crate) workers: Option<Number<u64>>,
+    pub(crate) manager_address: Option<String>,
+    pub(crate) manager_port: Option<Number<u16>>,
     pub(crate) admin: Option<Admin>,
     pub(crate) deny_private: Option<bool>,
     pub(crate) watch: Option<bool>,

@@ -67,7 +67,6 @@ fn property(kind: Kind, key: &str) -> Value {
         Fate::NoEffect(reason) | Fate::Withdrawn(reason) => {
             json!({"description": reason, "deprecated": true})
         }
-        Fate::Later => json!({"description": "not supported yet", "deprecated": true}),
         Fate::Known | Fate::Silent | Fate::Unknown => value(kind, key),
     }
 }

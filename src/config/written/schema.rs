@@ -94,8 +94,6 @@ pub(crate) enum Fate {
     Known,
     /// It is another spelling of this key.
     Alias(&'static str),
-    /// Its feature is not supported yet: an error, unless the value is blank.
-    Later,
     /// It is ignored without a warning: it matters only together with a key that is refused, or not at all.
     Silent,
     /// It has no effect, for this reason: a warning.
@@ -115,7 +113,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
     (Kind::Server, Fate::Alias("remarks"), &["name"]),
     (Kind::Server, Fate::Alias("server"), &["address"]),
     (Kind::Server, Fate::Alias("server_port"), &["port"]),
-    (Kind::Top, Fate::Later, &["manager_address"]),
     (
         Kind::Top,
         Fate::Withdrawn(LAUNCHD),
@@ -132,8 +129,6 @@ const OTHERS: &[(Kind, Fate, &[&str])] = &[
         &[
             // For editors: where the JSON Schema of the config is.
             "$schema",
-            // For a manager, which is refused.
-            "manager_port",
             // Keys of SIP008 documents.
             "bytes_remaining",
             "bytes_used",
