@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(bytes, request);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn other_protocols_are_not_waited_for() {
         for (sent, ends) in [
             (&b"SSH-2.0-x\r\n"[..], false),

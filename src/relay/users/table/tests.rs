@@ -277,7 +277,7 @@ async fn sessions_are_listed_up_to_a_bound_and_closed_one_by_one() {
 }
 
 #[test]
-fn thousand_users_come_and_go_quickly_enough() {
+fn thousand_users_come_and_go() {
     let table = two();
     let user = |number: u16| {
         let mut bytes = [7; 16];
@@ -287,14 +287,12 @@ fn thousand_users_come_and_go_quickly_enough() {
             ..stated(&format!("user {number}"), 2)
         }
     };
-    let begun = std::time::Instant::now();
     for number in 0..1000 {
         table.add(user(number)).unwrap();
     }
+    assert_eq!(names(&table).len(), 1002);
     for number in 0..1000 {
         table.remove(&format!("user {number}")).unwrap();
     }
-    // 50 a second, in a debug build too.
-    assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(names(&table), ["ann", "bob"]);
 }
