@@ -22,7 +22,7 @@ use ssr::wire::Address;
 use ssr::wire::ss::packet::{PacketSealer, ServerPackets};
 use ssr::wire::ss::request::{Progress, Request, RequestOpener};
 use ssr::wire::ss::stream::{Fresh, Opener, Sealer};
-use ssr::wire::ss::{Accounts, Credentials, Salt};
+use ssr::wire::ss::{Account, Accounts, Credentials, Salt};
 
 /// The methods of the goals.
 const METHODS: [Method; 3] = [
@@ -118,6 +118,60 @@ fn stream(method: Method) -> (Sealer, Opener) {
     let mut head = head(&mut sealer);
     let request = open_head(&accounts(method), &mut head);
     (sealer, request.opener)
+}
+
+/// Users of a busy server whose requests do not say whose they are.
+const USERS: usize = 500;
+
+/// Such a server, and the request of the user who is tried last.
+fn trial(method: Method, is_stranger: bool) -> (Accounts, Vec<u8>) {
+    let user = |number: usize| Key::from_password(method, &number.to_le_bytes());
+    let users = (0..USERS).map(|number| Account::new(user(number)));
+    let accounts = Accounts::new(method, key(method), users.collect());
+    for number in 0..USERS {
+        accounts.note_active(number, (USERS - number) as u64);
+    }
+    let last = user(if is_stranger { USERS } else { USERS - 1 });
+    let credentials = Credentials::new(method, Vec::new(), last);
+    let salt = Salt::new(method, rand::random());
+    let request = head(&mut Sealer::request(&credentials, salt, target().as_ref()));
+    (accounts, request)
+}
+
+fn open_by_trial(bencher: Bencher<'_, '_>, method: Method, likely: Option<usize>, fits: bool) {
+    let (accounts, request) = trial(method, !fits);
+    bencher
+        .with_inputs(|| request.clone())
+        .bench_local_refs(|request| {
+            let mut opener = RequestOpener::new(method).likely_of(likely);
+            let is_found = opener.open(&accounts, request, NOW).is_ok();
+            assert_eq!(is_found, fits);
+        });
+}
+
+/// The methods that find users by trial.
+const TRIED: [Method; 3] = [
+    Method::Aes128Gcm,
+    Method::Aes256Gcm,
+    Method::ChaCha20Poly1305,
+];
+
+/// The request of the last of 500 users at an unknown address.
+#[divan::bench(args = TRIED)]
+fn find_last_of_500_users(bencher: Bencher<'_, '_>, method: Method) {
+    open_by_trial(bencher, method, None, true);
+}
+
+/// The request of a stranger, whom none of 500 users is.
+#[divan::bench(args = TRIED)]
+fn find_none_of_500_users(bencher: Bencher<'_, '_>, method: Method) {
+    open_by_trial(bencher, method, None, false);
+}
+
+/// The request of a user at its address.
+#[divan::bench(args = TRIED)]
+fn find_known_of_500_users(bencher: Bencher<'_, '_>, method: Method) {
+    open_by_trial(bencher, method, Some(USERS - 1), true);
 }
 
 #[divan::bench(args = cases())]

@@ -104,6 +104,7 @@ mod unacknowledged;
 mod unix_sockets;
 mod upgrade;
 mod users;
+mod users_by_trial;
 mod visitors;
 mod warm;
 mod why;

@@ -58,8 +58,8 @@ impl Setting {
         let own = key(method, own);
         if self.shared && method.supports_identity() {
             let account = |seed, relayed| Account {
-                key: key(method, seed),
                 relayed,
+                ..Account::new(key(method, seed))
             };
             let users = vec![account(user - 1, true), account(user, false)];
             return Ends {

@@ -28,7 +28,7 @@ pub(crate) struct GenkeyArgs {
     users: u16,
 }
 
-/// `ssr genkey`: prints the key, then one for each user.
+/// `ssr genkey`: prints the key, then one for each user; of a server with users and no key, theirs only.
 pub(crate) fn genkey(args: &GenkeyArgs) -> ExitCode {
     let method = args.method;
     let length = match method.family() {
@@ -36,12 +36,17 @@ pub(crate) fn genkey(args: &GenkeyArgs) -> ExitCode {
         Family::Aead2017 => PASSWORD_LEN,
         Family::Aead2022 => method.key_len(),
     };
-    if args.users > 0 && !method.supports_identity() {
+    if args.users > 0 && !method.supports_users() {
         let instead = Method::Blake3Aes256Gcm;
         return usage_error(&format!("{method} does not support users; use {instead}"));
     }
     let mut text = Zeroizing::new(String::new());
-    for _ in 0..=args.users {
+    // Under AEAD-2017 methods, a server with users has no password of its own.
+    let count = match (method.family(), args.users) {
+        (Family::Aead2017, 1..) => args.users,
+        (_, users) => users.saturating_add(1),
+    };
+    for _ in 0..count {
         let mut key = Zeroizing::new([0; PASSWORD_LEN]);
         let Some(bytes) = key.get_mut(..length) else {
             return SOFTWARE.into();

@@ -111,6 +111,7 @@ impl Sharing<'_> {
             let password = match (password, known.family()) {
                 (Some(password), _) => password,
                 (None, Family::Plain) => Secret::default(),
+                (None, Family::Aead2017) if has_users(entry) => Secret::default(),
                 (None, _) => return Err("it has no `password`".to_owned()),
             };
             for address in self.addresses(entry, port.as_deref())? {
@@ -121,14 +122,14 @@ impl Sharing<'_> {
                     plugin: plugin(entry),
                     name: name.clone(),
                 };
-                self.users(entry, server);
+                self.users(entry, known, server);
             }
         }
         Ok(())
     }
 
     /// One URL, or one for each user of the server.
-    fn users(&mut self, entry: &Map<String, Value>, server: ServerUrl) {
+    fn users(&mut self, entry: &Map<String, Value>, method: Method, server: ServerUrl) {
         let users = entry.get("users").and_then(Value::as_array);
         let Some(users) = users.filter(|users| !users.is_empty()) else {
             self.shared.urls.push(server);
@@ -136,9 +137,13 @@ impl Sharing<'_> {
         };
         for user in users.iter().filter_map(Value::as_object) {
             if let Some(password) = user.get("password").and_then(|value| self.secret(value)) {
-                let chain = format!("{}:{}", server.password.expose(), password.expose());
+                // Under AEAD-2017 methods, each has a password of its own and the server has none.
+                let password = match method.family() {
+                    Family::Aead2017 => password,
+                    _ => format!("{}:{}", server.password.expose(), password.expose()).into(),
+                };
                 self.shared.urls.push(ServerUrl {
-                    password: Secret::from(chain),
+                    password,
                     name: words(user, "name"),
                     ..server.clone()
                 });
@@ -176,6 +181,11 @@ impl Sharing<'_> {
             .and_then(|name| (self.env)(name));
         Some(Secret::from(variable.unwrap_or(text)))
     }
+}
+
+fn has_users(entry: &Map<String, Value>) -> bool {
+    let users = entry.get("users").and_then(Value::as_array);
+    users.is_some_and(|users| !users.is_empty())
 }
 
 fn address(host: &str, port: Option<&str>) -> Result<Address, String> {
@@ -262,6 +272,23 @@ mod tests {
         assert_eq!(left_out.len(), 2, "{left_out:?}");
         assert!(left_out[0].starts_with("servers[2] (wild): 0.0.0.0 is an address to listen on"));
         assert!(left_out[1].contains("rc4-md5"));
+    }
+
+    #[test]
+    fn users_of_older_methods_have_urls_with_their_passwords_alone() {
+        let (urls, left_out) = shared(
+            r#"{"server": "::", "server_port": 8388, "method": "aes-128-gcm",
+                "users": [{"name": "ann", "password": "anns"}, {"name": "bob", "password": "bobs"}]}"#,
+            Some("vpn.example"),
+        );
+        assert_eq!(
+            urls,
+            [
+                "ss://YWVzLTEyOC1nY206YW5ucw@vpn.example:8388#ann",
+                "ss://YWVzLTEyOC1nY206Ym9icw@vpn.example:8388#bob",
+            ]
+        );
+        assert!(left_out.is_empty(), "{left_out:?}");
     }
 
     #[test]

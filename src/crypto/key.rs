@@ -120,7 +120,22 @@ impl Key {
         let mut subkeys = Zeroizing::new([[0; 32]; LANES]);
         let short = method.key_len() == 16;
         lanes::hkdf_sha1(self.as_bytes(), salts, short, &mut subkeys);
-        subkeys.each_ref().map(|bytes| {
+        Self::of_lanes(method, &subkeys)
+    }
+
+    /// [`Key::session_subkey`] of each of `keys`, which are of an AEAD-2017 method, for one salt. It takes less time than two of
+    /// them one by one.
+    #[must_use]
+    pub fn subkeys_of(method: Method, keys: &[&Self; LANES], salt: &[u8]) -> [Self; LANES] {
+        let mut subkeys = Zeroizing::new([[0; 32]; LANES]);
+        let short = method.key_len() == 16;
+        let keys = keys.map(Self::as_bytes);
+        lanes::hkdf_sha1_of_keys(&keys, salt, short, &mut subkeys);
+        Self::of_lanes(method, &subkeys)
+    }
+
+    fn of_lanes(method: Method, lanes: &[[u8; 32]; LANES]) -> [Self; LANES] {
+        lanes.each_ref().map(|bytes| {
             Self::fill(method.key_len(), |key| {
                 key.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
             })
@@ -206,6 +221,9 @@ pub enum KeyError {
         /// The method that the key is for.
         method: Method,
     },
+    /// There is no password.
+    #[error("the password is empty: give the user one of its own")]
+    Empty,
     /// The key is too short or too long for its method.
     #[error(
         "the key has {got} bytes, but {method} needs exactly {needed}; `ssr genkey -m {method}` makes one"

@@ -45,6 +45,16 @@ pub(super) fn hkdf_sha1(
     dispatch!(Level::new(), simd => derive(simd, key, salts, short, out));
 }
 
+/// The same for eight keys of equal length, of 16, 24 or 32 bytes, and one salt.
+pub(super) fn hkdf_sha1_of_keys(
+    keys: &[&[u8]; LANES],
+    salt: &[u8],
+    short: bool,
+    out: &mut [[u8; 32]; LANES],
+) {
+    dispatch!(Level::new(), simd => derive_of_keys(simd, keys, salt, short, out));
+}
+
 #[inline(always)]
 fn derive<S: Simd>(
     simd: S,
@@ -56,16 +66,50 @@ fn derive<S: Simd>(
     // Loops here and below, because closures of `map` and `from_fn` would not be compiled for the CPU that runs them.
     let mut keys = [Word::splat(simd, 0); 16];
     for (t, place) in keys.iter_mut().enumerate() {
-        let mut words = [0; LANES];
-        for (place, salt) in words.iter_mut().zip(salts) {
-            *place = word(salt, t);
-        }
-        *place = Word::simd_from(simd, words);
+        *place = words(simd, salts, t);
     }
     let secret = Hmac::new(simd, &keys).tag(simd, &[], key);
+    expand(simd, &secret, short, out);
+}
+
+#[inline(always)]
+fn derive_of_keys<S: Simd>(
+    simd: S,
+    keys: &[&[u8]; LANES],
+    salt: &[u8],
+    short: bool,
+    out: &mut [[u8; 32]; LANES],
+) {
+    let mut block = [Word::splat(simd, 0); 16];
+    for (t, place) in block.iter_mut().enumerate() {
+        *place = Word::splat(simd, word(salt, t));
+    }
+    let mut front = [Word::splat(simd, 0); 8];
+    for (t, place) in front.iter_mut().enumerate() {
+        *place = words(simd, keys, t);
+    }
+    let [first, ..] = keys;
+    let front = front.get(..first.len() / 4).unwrap_or(&front);
+    let secret = Hmac::new(simd, &block).tag(simd, front, &[]);
+    expand(simd, &secret, short, out);
+}
+
+/// The word `t` of each of `texts`.
+#[inline(always)]
+fn words<S: Simd>(simd: S, texts: &[&[u8]; LANES], t: usize) -> Word<S> {
+    let mut words = [0; LANES];
+    for (place, text) in words.iter_mut().zip(texts) {
+        *place = word(text, t);
+    }
+    Word::simd_from(simd, words)
+}
+
+/// The second half of HKDF, from eight pseudorandom keys.
+#[inline(always)]
+fn expand<S: Simd>(simd: S, secret: &State<S>, short: bool, out: &mut [[u8; 32]; LANES]) {
     let mut keys = [Word::splat(simd, 0); 16];
     for (place, word) in keys.iter_mut().zip(secret) {
-        *place = word;
+        *place = *word;
     }
     let expand = Hmac::new(simd, &keys);
     let [first, second] = INFO;
@@ -235,6 +279,25 @@ mod tests {
                     let mut expected = vec![0; wanted];
                     Hkdf::<Sha1>::new(Some(salt), &key).expand(b"ss-subkey", &mut expected).unwrap();
                     prop_assert_eq!(&got[..wanted], &expected);
+                }
+            }
+        }
+
+        #[test]
+        fn each_lane_is_what_the_library_derives_from_its_key(
+            bytes in prop::collection::vec(any::<u8>(), 32 * LANES),
+            salt in prop::collection::vec(any::<u8>(), 32),
+            len in prop_oneof![Just(16_usize), Just(24), Just(32)],
+        ) {
+            let keys: [&[u8]; LANES] = std::array::from_fn(|lane| &bytes[32 * lane..][..len]);
+            let (short, salt) = (len == 16, &salt[..len]);
+            for level in [Level::baseline(), Level::new()] {
+                let mut out = [[0; 32]; LANES];
+                dispatch!(level, simd => derive_of_keys(simd, &keys, salt, short, &mut out));
+                for (key, got) in keys.iter().zip(&out) {
+                    let mut expected = vec![0; len];
+                    Hkdf::<Sha1>::new(Some(salt), key).expand(b"ss-subkey", &mut expected).unwrap();
+                    prop_assert_eq!(&got[..len], &expected);
                 }
             }
         }

@@ -137,6 +137,12 @@ impl Method {
     pub const fn supports_identity(self) -> bool {
         matches!(self, Self::Blake3Aes128Gcm | Self::Blake3Aes256Gcm)
     }
+
+    /// Whether several users can share a port: by identity headers, or under AEAD-2017 by trial.
+    #[must_use]
+    pub const fn supports_users(self) -> bool {
+        self.supports_identity() || matches!(self.family(), Family::Aead2017)
+    }
 }
 
 impl fmt::Display for Method {

@@ -6,7 +6,7 @@
 pub mod packets;
 
 use std::io::{ErrorKind, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ impl Inbound for Shadowsocks {
         deadline: Instant,
     ) -> Result<Handshake<'_>, Error> {
         let mut reading = Reading {
-            opener: RequestOpener::new(self.users.method),
+            opener: RequestOpener::new(self.users.method).likely_of(self.users.likely(peer.ip())),
+            peer: peer.ip(),
             buffer: None,
             intact: self.site.is_some().then(Vec::new),
         };
@@ -180,6 +181,7 @@ struct Head {
 /// Reads the head of a request.
 struct Reading {
     opener: RequestOpener,
+    peer: IpAddr,
     buffer: Option<Buffer>,
     /// What has come, for the site: opening changes it.
     intact: Option<Vec<u8>>,
@@ -281,7 +283,10 @@ impl Reading {
             let replays = &inbound.replays;
             match self.opener.open(accounts, read, replays.now())? {
                 Progress::NeedMore => return Ok(None),
-                Progress::Authenticated(salt) => replays.admit(&salt, self.opener.timestamp())?,
+                Progress::Authenticated(salt) => {
+                    replays.admit(&salt, self.opener.timestamp())?;
+                    inbound.users.note_sender(self.peer, self.opener.user());
+                }
                 Progress::Relay { user, salt, rest } => {
                     let unknown = wire::Error::UnknownIdentity;
                     let next = users.next_hop(Some(user)).ok_or(unknown)?;

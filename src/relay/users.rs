@@ -13,6 +13,7 @@ mod live;
 mod pace;
 mod period;
 mod registry;
+mod senders;
 mod session;
 mod sessions;
 mod stated;

@@ -43,6 +43,22 @@ pub(super) fn keys(
             key,
         });
     }
+    let has_users = entry.users.as_ref().is_some_and(|users| !users.is_empty());
+    if method.family() == Family::Aead2017 && has_users {
+        if secret.is_some() && cx.role == Role::Server {
+            cx.report.warn_hint(
+                path,
+                format!("no effect: with `users`, {method} has a password for each of them"),
+                "remove it, or make it the password of a user",
+            );
+        }
+        if secret.is_none() || cx.role == Role::Server {
+            return Some(Keys {
+                identity: Vec::new(),
+                key: Key::from_password(method, b""),
+            });
+        }
+    }
     let Some(secret) = secret.or_else(|| entry.key.clone()) else {
         cx.report.error_hint(
             path,
@@ -187,7 +203,7 @@ pub(super) fn users(
         return Vec::new();
     }
     let path = key_at(at, "users");
-    if !method.supports_identity() {
+    if !method.supports_users() {
         cx.report.error_hint(
             &path,
             format!("{method} does not support `users`: it has no identity headers"),
@@ -208,16 +224,20 @@ pub(super) fn users(
                 format!("another user is already named `{}`", user.name),
             );
         }
-        if user.key.identity_hash() == own.key.identity_hash() {
+        if method.supports_identity() && user.key.identity_hash() == own.key.identity_hash() {
             cx.report.error(
                 &key_at(&at, "password"),
                 "this is the server's own key: a user needs another one",
             );
         }
         if !hashes.insert(user.key.identity_hash()) {
+            let what = match method.family() {
+                Family::Aead2017 => "password",
+                _ => "key",
+            };
             cx.report.error(
                 &key_at(&at, "password"),
-                "another user already has this key",
+                format!("another user already has this {what}"),
             );
         }
         users.push(user);
@@ -235,14 +255,25 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
     let secret = match &written.password {
         None => {
             let hint = format!("`ssr genkey -m {method}` prints one");
-            cx.report.error_hint(&path, "missing: the user's key", hint);
+            let message = match method.family() {
+                Family::Aead2017 => "missing: the user's password",
+                _ => "missing: the user's key",
+            };
+            cx.report.error_hint(&path, message, hint);
             None
         }
         Some(secret) => expand(&path, secret, cx),
     };
     let key = secret
         .as_ref()
-        .and_then(|secret| base64(&path, method, secret.expose(), "", cx));
+        .and_then(|secret| user_key(&path, method, secret.expose(), cx));
+    if written.server.is_some() && !method.supports_identity() {
+        cx.report.error_hint(
+            &key_at(at, "server"),
+            format!("{method} cannot relay a user to another server: it has no identity headers"),
+            format!("use {}", Method::Blake3Aes256Gcm),
+        );
+    }
     let next_hop = match (&written.server, written.server_port) {
         (None, None) => None,
         (None, Some(_)) => {
@@ -276,19 +307,46 @@ fn user(written: &file::User, at: &str, method: Method, cx: &mut Context<'_>) ->
     })
 }
 
+/// The key of a user: under AEAD-2017 the password is any text but none.
+fn user_key(path: &str, method: Method, text: &str, cx: &mut Context<'_>) -> Option<Key> {
+    match method.family() {
+        Family::Aead2017 if text.is_empty() => {
+            let hint = format!("`ssr genkey -m {method}` prints one");
+            cx.report.error_hint(path, "the password is empty", hint);
+            None
+        }
+        Family::Aead2017 => Some(Key::from_password(method, text.as_bytes())),
+        _ => base64(path, method, text, "", cx),
+    }
+}
+
 /// With one file for both sides, the client must be one of the server's `users`: the first, unless the password names one.
-pub(super) fn as_first_user(keys: Keys, users: &[User], at: &str, cx: &mut Context<'_>) -> Keys {
+pub(super) fn as_first_user(
+    keys: Keys,
+    method: Method,
+    users: &[User],
+    at: &str,
+    cx: &mut Context<'_>,
+) -> Keys {
     let Some(first) = users.first().filter(|_| keys.identity.is_empty()) else {
         return keys;
     };
+    let by_trial = method.family() == Family::Aead2017;
+    if by_trial && users.iter().any(|user| user.key == keys.key) {
+        return keys;
+    }
     let path = key_at(at, "users");
+    let hint = match by_trial {
+        true => "to connect as another, give `ssr local` its password",
+        false => "to connect as another, give `ssr local` the password `SERVER_KEY:USER_KEY`",
+    };
     cx.report.warn_hint(
         &path,
         format!("`ssr local` connects as `{}`, the first user", first.name),
-        "to connect as another, give `ssr local` the password `SERVER_KEY:USER_KEY`",
+        hint,
     );
     Keys {
-        identity: vec![keys.key],
+        identity: if by_trial { Vec::new() } else { vec![keys.key] },
         key: first.key.clone(),
     }
 }

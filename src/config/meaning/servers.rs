@@ -236,7 +236,10 @@ fn entry_servers(
         let users = keys::users(entry, at, method, &keys, cx);
         let (keys, users) = match cx.role {
             Role::Server => (keys, users),
-            Role::Local | Role::Forward => (keys::as_first_user(keys, &users, at, cx), Vec::new()),
+            Role::Local | Role::Forward => (
+                keys::as_first_user(keys, method, &users, at, cx),
+                Vec::new(),
+            ),
         };
         let several = addresses.len() > 1 || !ports.is_empty();
         found.extend(addresses.into_iter().map(|(blame, address)| {

@@ -236,11 +236,14 @@ fn identity_needs_an_aes_method() {
         "{found}"
     );
     let found = failure(
-        &with("\"users\": [{\"name\": \"a\", \"password\": \"b\"}]"),
+        &format!(
+            r#"{{"server": "::", "server_port": 1, "method": "2022-blake3-chacha20-poly1305", "password": "{KEY}",
+                "users": [{{"name": "a", "password": "{USER_KEY}"}}]}}"#
+        ),
         Role::Server,
     );
     assert!(
-        found.contains("users: aes-256-gcm does not support `users`"),
+        found.contains("users: 2022-blake3-chacha20-poly1305 does not support `users`"),
         "{found}"
     );
 }

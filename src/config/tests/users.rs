@@ -1,6 +1,7 @@
 //! Limits of users.
 
 use super::*;
+use crate::crypto::{Key, Method};
 use crate::relay::users::{Limits, Period};
 
 fn with_user(keys: &str) -> String {
@@ -115,5 +116,73 @@ fn limits_that_mean_nothing_are_named() {
     ] {
         let config = server(&with_user(keys));
         assert!(shown(&config.warnings).contains(path), "{keys}");
+    }
+}
+
+/// A server with users of a method whose requests do not say whose they are.
+fn by_trial(keys: &str) -> String {
+    format!(
+        r#"{{"server": "192.0.2.1", "server_port": 8388, "local_port": 1, "method": "aes-128-gcm", {keys}}}"#
+    )
+}
+
+#[test]
+fn users_of_older_methods_have_passwords_and_the_server_none() {
+    let users =
+        r#""users": [{"name": "ann", "password": "anns"}, {"name": "bob", "password": "bobs"}]"#;
+    let found = server(&by_trial(users));
+    assert!(found.warnings.is_empty(), "{}", shown(&found.warnings));
+    let keys = |password: &str| Key::from_password(Method::Aes128Gcm, password.as_bytes());
+    let users_of = |config: &Config| {
+        let users = config.servers[0].users.iter();
+        users.map(|user| user.key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(users_of(&found), [keys("anns"), keys("bobs")]);
+    let found = server(&by_trial(&format!(r#""password": "unused", {users}"#)));
+    let said = shown(&found.warnings);
+    assert!(said.contains("password: no effect: with `users`"), "{said}");
+    for (password, expected, says) in [
+        ("", "anns", true),
+        (r#""password": "bobs","#, "bobs", false),
+        (r#""password": "neither","#, "anns", true),
+    ] {
+        let found = local(&by_trial(&format!("{password} {users}")));
+        let used = &found.servers[0].keys;
+        assert!(
+            used.identity.is_empty() && used.key == keys(expected),
+            "{password}"
+        );
+        let said = shown(&found.warnings);
+        assert_eq!(said.contains("connects as `ann`"), says, "{said}");
+    }
+}
+
+#[test]
+fn users_of_older_methods_that_cannot_be_are_named() {
+    for (user, path, part) in [
+        (
+            r#"{"name": "b", "password": ""}"#,
+            "users[1].password",
+            "is empty",
+        ),
+        (
+            r#"{"name": "b"}"#,
+            "users[1].password",
+            "missing: the user's password",
+        ),
+        (
+            r#"{"name": "b", "password": "anns"}"#,
+            "users[1].password",
+            "already has this password",
+        ),
+        (
+            r#"{"name": "b", "password": "c", "server": "192.0.2.2", "server_port": 1}"#,
+            "users[1].server",
+            "cannot relay a user",
+        ),
+    ] {
+        let users = format!(r#""users": [{{"name": "ann", "password": "anns"}}, {user}]"#);
+        let found = failure(&by_trial(&users), Role::Server);
+        assert!(found.contains(path) && found.contains(part), "{found}");
     }
 }

@@ -1,6 +1,7 @@
 //! Packets of Shadowsocks clients.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::crypto::ended::SessionKey;
@@ -11,6 +12,7 @@ use crate::relay::udp::framing::Encoder;
 use crate::relay::udp::{ClientKey, Opened, PacketInbound};
 use crate::relay::users::Table;
 use crate::wire;
+use crate::wire::ss::Accounts;
 use crate::wire::ss::packet::{PacketHeader, PacketSealer, ServerPackets, Subkeys, has_sessions};
 
 /// The packet side of `ssr server`.
@@ -40,10 +42,24 @@ impl Drop for ClientSession {
     }
 }
 
+/// What is prepared for packets that arrive together.
+#[derive(Default)]
+pub struct Prepared {
+    subkeys: Subkeys,
+    /// Whose the last packet was, and from where, if it takes a trial to know.
+    last: Option<(IpAddr, usize)>,
+    /// Whose keys `subkeys` are made of, then.
+    of: Option<usize>,
+    /// For what fails to open.
+    room: Vec<u8>,
+}
+
 /// The front of a packet, and the key that was prepared for it.
 pub struct Header {
     identified: PacketHeader,
     subkey: Option<Key>,
+    /// What has been opened already, and where it came from.
+    opened: Option<(Range<usize>, IpAddr)>,
     /// Whether the packet is to be passed on to another server.
     relayed: bool,
 }
@@ -66,32 +82,76 @@ impl ShadowsocksPackets {
     }
 }
 
+impl ShadowsocksPackets {
+    /// Finds whose a packet is, by trial.
+    fn find_user(
+        &self,
+        accounts: &Accounts,
+        batch: &mut Prepared,
+        datagram: &mut [u8],
+        peer: SocketAddr,
+    ) -> Result<(ClientKey, Header), wire::Error> {
+        let ip = peer.ip();
+        let subkey = batch.subkeys.next_for(datagram);
+        let prepared = batch.of.zip(subkey);
+        let likely = match batch.last {
+            Some((last, user)) if last == ip => Some(user),
+            _ => self.users.likely(ip),
+        };
+        let (identified, body) =
+            accounts.open_by_trial(datagram, prepared, likely, &mut batch.room, |bytes| {
+                self.users.may_try(bytes)
+            })?;
+        let user = identified.user.unwrap_or_default();
+        batch.last = Some((ip, user));
+        let header = Header {
+            identified,
+            subkey: None,
+            opened: Some((body, ip)),
+            relayed: false,
+        };
+        Ok((ClientKey::User(peer, user), header))
+    }
+}
+
 impl PacketInbound for ShadowsocksPackets {
-    type Batch = Subkeys;
+    type Batch = Prepared;
     type Header = Header;
     /// Opens the client's packets; `None`: there was none yet, or they are passed on.
     type Session = Option<ClientSession>;
 
     const IS_REMOTE: bool = true;
 
-    fn prepare<'a>(&self, batch: &mut Subkeys, datagrams: impl Iterator<Item = &'a [u8]>) {
-        self.users.load().accounts.derive_subkeys(batch, datagrams);
+    fn prepare<'a>(&self, batch: &mut Prepared, datagrams: impl Iterator<Item = &'a [u8]>) {
+        let users = self.users.load();
+        let (accounts, subkeys) = (&users.accounts, &mut batch.subkeys);
+        if accounts.tries_users() {
+            // Those of one client often come together.
+            batch.of = batch.last.map(|(_, user)| user);
+            accounts.derive_likely(batch.of, subkeys, datagrams);
+        } else {
+            accounts.derive_subkeys(subkeys, datagrams);
+        }
     }
 
     fn identify(
         &self,
-        batch: &mut Subkeys,
+        batch: &mut Prepared,
         datagram: &mut [u8],
         peer: SocketAddr,
     ) -> Result<(ClientKey, Header), wire::Error> {
-        let subkey = batch.next_for(datagram);
         let users = self.users.load();
+        if users.accounts.tries_users() {
+            return self.find_user(&users.accounts, batch, datagram, peer);
+        }
+        let subkey = batch.subkeys.next_for(datagram);
         let identified = users.accounts.identify(datagram)?;
         let account = identified.user.and_then(|id| users.accounts.user(id));
         let header = Header {
             relayed: account.is_some_and(|account| account.relayed),
             identified,
             subkey,
+            opened: None,
         };
         let key = match header.identified.session {
             Some(id) if !header.relayed => ClientKey::Session(id, header.identified.user),
@@ -115,6 +175,11 @@ impl PacketInbound for ShadowsocksPackets {
                 .accounts
                 .rewrite_for_next_server(datagram, &header.identified)?;
             return Ok(Opened::Passed(Arc::clone(next), packet));
+        }
+        if let Some((body, ip)) = header.opened.take() {
+            self.replays.admit_packet(self.users.method, datagram)?;
+            self.users.note_sender(ip, header.identified.user);
+            return Ok(Opened::Addressed(body));
         }
         let subkey = header.subkey.take();
         let (found, now) = (&header.identified, self.replays.now());

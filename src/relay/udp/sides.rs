@@ -19,6 +19,8 @@ pub enum ClientKey {
     Address(SocketAddr),
     /// The client's address, and the fake address that all datagrams of the association are for.
     Fake(SocketAddr, SocketAddr),
+    /// The client's address and the id of its user, where clients have no sessions.
+    User(SocketAddr, usize),
     /// The client's session id (SIP022 §3.2.1) and the index of its user.
     Session(u64, Option<usize>),
 }

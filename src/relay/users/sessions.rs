@@ -194,7 +194,7 @@ fn is_below(count: usize, most: u32) -> bool {
 }
 
 /// The address that counts as one device's.
-fn device(ip: IpAddr) -> IpAddr {
+pub(super) fn device(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
         ip => ip,

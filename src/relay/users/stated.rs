@@ -13,7 +13,7 @@ use crate::wire::Address;
 pub struct NewUser {
     /// Its name.
     pub name: String,
-    /// Its password: the key in base64 under AEAD-2022 methods.
+    /// Its password: the key in base64 under AEAD-2022 methods, any text under AEAD-2017 ones.
     pub password: Zeroizing<String>,
     /// What it may use.
     pub limits: Limits,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -9,10 +10,12 @@ use arc_swap::{ArcSwap, Guard};
 use zeroize::Zeroizing;
 
 use super::limits::{Limits, Refusal};
+use super::pace::Pace;
+use super::senders::Senders;
 use super::stated::NewUser;
 use super::user::User;
-use crate::crypto::{Key, KeyError, Method};
-use crate::limits::{MAX_USER_NAME, MAX_USERS};
+use crate::crypto::{Family, Key, KeyError, Method};
+use crate::limits::{MAX_TRIED_BYTES, MAX_USER_NAME, MAX_USERS};
 use crate::net::sync::lock;
 use crate::wire::Address;
 use crate::wire::ss::{Account, Accounts};
@@ -104,6 +107,12 @@ pub struct Table {
     version: AtomicU64,
     /// What the config has stated last.
     configured: Mutex<HashMap<String, NewUser>>,
+    /// Who came from where, if it takes a trial to know whose a request is.
+    senders: Senders,
+    /// Grows with each request of a user.
+    requests: AtomicU64,
+    /// Holds datagrams for which everybody has to be tried to a rate.
+    trials: Pace,
 }
 
 impl fmt::Debug for Table {
@@ -151,7 +160,11 @@ impl Table {
             current: ArcSwap::from_pointee(snapshot(method, key, nameless, Members::default())),
             version: AtomicU64::new(0),
             configured: Mutex::default(),
+            senders: Senders::default(),
+            requests: AtomicU64::new(0),
+            trials: Pace::default(),
         };
+        table.trials.set(Some(MAX_TRIED_BYTES));
         table.reload(users)?;
         Ok(table)
     }
@@ -160,6 +173,35 @@ impl Table {
     #[must_use]
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
         self.current.load()
+    }
+
+    /// Whose key is to be tried first for a request from this address; `None`: anybody's, or requests say whose they are.
+    #[must_use]
+    pub fn likely(&self, ip: IpAddr) -> Option<usize> {
+        match self.load().accounts.tries_users() {
+            true => self.senders.last(ip),
+            false => None,
+        }
+    }
+
+    /// Whether everybody may be tried for a datagram, which costs as much as to open so many `bytes`. Strangers can send any number
+    /// of datagrams, and users at addresses that are known need no such trial.
+    #[must_use]
+    pub fn may_try(&self, bytes: usize) -> bool {
+        let is_free = self.trials.is_free();
+        if is_free {
+            let _wait = self.trials.pass(bytes as u64, 0);
+        }
+        is_free
+    }
+
+    /// Notes that an authenticated request, which is no replay, has come from this address.
+    pub fn note_sender(&self, ip: IpAddr, user: Option<usize>) {
+        let accounts = &self.load().accounts;
+        if let Some(user) = user.filter(|_| accounts.tries_users()) {
+            accounts.note_active(user, self.requests.fetch_add(1, Relaxed) + 1);
+            self.senders.note(ip, user);
+        }
     }
 
     /// All of them by name; the only one of a server with one key has none.
@@ -343,7 +385,9 @@ impl Table {
         }
         let key = self.key(&new.password).map_err(TableError::Password)?;
         let id = id(&key);
-        if members.by_id.contains_key(&id) || key == *self.load().accounts.key() {
+        let has_own_key = self.method.supports_identity();
+        let is_own_key = has_own_key && key == *self.load().accounts.key();
+        if members.by_id.contains_key(&id) || is_own_key {
             return Err(TableError::PasswordTaken);
         }
         let relayed = new.next_hop.is_some();
@@ -352,7 +396,10 @@ impl Table {
             next_hop: new.next_hop.clone().map(Arc::new),
             stated: new,
             is_own,
-            account: Arc::new(Account { key, relayed }),
+            account: Arc::new(Account {
+                relayed,
+                ..Account::new(key)
+            }),
         };
         members.insert(id, member);
         Ok(())
@@ -363,7 +410,11 @@ impl Table {
     /// # Errors
     /// When it is none of the method.
     pub fn key(&self, password: &str) -> Result<Key, KeyError> {
-        Key::from_base64(self.method, password)
+        match (self.method.family(), password) {
+            (Family::Aead2017, "") => Err(KeyError::Empty),
+            (Family::Aead2017, _) => Ok(Key::from_password(self.method, password.as_bytes())),
+            _ => Key::from_base64(self.method, password),
+        }
     }
 
     fn store(&self, members: Members, nameless: Option<Arc<User>>) {
@@ -406,9 +457,9 @@ fn id(key: &Key) -> usize {
 fn snapshot(method: Method, key: Key, nameless: Option<Arc<User>>, members: Members) -> Snapshot {
     let accounts = members.by_id.iter();
     let accounts = accounts.map(|(id, member)| (*id, Arc::clone(&member.account)));
-    let identities = nameless.is_none() && method.supports_identity();
+    let of_users = nameless.is_none() && method.supports_users();
     Snapshot {
-        accounts: Accounts::with_ids(method, key, identities, accounts),
+        accounts: Accounts::with_ids(method, key, of_users, accounts),
         members,
         nameless,
     }

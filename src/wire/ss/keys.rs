@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::crypto::{Aead, Block, Family, Key, Method};
 use crate::wire::Error;
@@ -100,12 +101,27 @@ impl Credentials {
 }
 
 /// One user of a server.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Account {
     /// The user's key (uPSK), or the next server's iPSK.
     pub key: Key,
     /// Whether the identity belongs to a next server, to which streams are relayed unopened (SIP023).
     pub relayed: bool,
+    /// When it was active, as a number that grows; 0: never. Those that were active last are tried first where requests do not
+    /// say whose they are.
+    pub active: AtomicU64,
+}
+
+impl Account {
+    /// The user with this key, which is served here.
+    #[must_use]
+    pub const fn new(key: Key) -> Self {
+        Self {
+            key,
+            relayed: false,
+            active: AtomicU64::new(0),
+        }
+    }
 }
 
 /// The server's side: its method, key and users. It does not change: a server whose users change has one after another.
@@ -113,8 +129,8 @@ pub struct Account {
 pub struct Accounts {
     method: Method,
     key: Key,
-    /// Whether requests carry an identity header.
-    identities: bool,
+    /// Whether requests are those of users, which identity headers tell, or trial.
+    of_users: bool,
     users: HashMap<usize, Arc<Account>>,
     by_hash: HashMap<[u8; 16], usize>,
     /// The key schedule of the separate packet header (SIP022 §3.2.1).
@@ -124,21 +140,21 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// A server with `key`. If `users` is not empty and the method supports it, requests carry identity headers (SIP023).
+    /// A server with `key`, or with `users` if there are some and the method supports them.
     #[must_use]
     pub fn new(method: Method, key: Key, users: Vec<Account>) -> Self {
-        let identities = method.supports_identity() && !users.is_empty();
+        let of_users = method.supports_users() && !users.is_empty();
         let users = users.into_iter().map(Arc::new).enumerate();
-        Self::with_ids(method, key, identities, users)
+        Self::with_ids(method, key, of_users, users)
     }
 
-    /// A server with `key`, whose users have ids. With `identities`, requests carry identity headers (SIP023), even if there
-    /// is no user.
+    /// A server with `key`, whose users have ids. With `of_users`, all requests are those of users, even if there is none: they
+    /// carry identity headers (SIP023), or under AEAD-2017 each is tried with the keys of the users.
     #[must_use]
     pub fn with_ids(
         method: Method,
         key: Key,
-        identities: bool,
+        of_users: bool,
         users: impl IntoIterator<Item = (usize, Arc<Account>)>,
     ) -> Self {
         let users: HashMap<_, _> = users.into_iter().collect();
@@ -150,7 +166,7 @@ impl Accounts {
         Self {
             method,
             key,
-            identities,
+            of_users,
             by_hash: hashes.collect(),
             users,
             block,
@@ -170,10 +186,26 @@ impl Accounts {
         &self.key
     }
 
-    /// Whether requests carry an identity header.
+    /// Whether requests are those of users.
     #[must_use]
     pub const fn has_users(&self) -> bool {
-        self.identities
+        self.of_users
+    }
+
+    /// Whether it takes a trial to know whose a request is.
+    #[must_use]
+    pub fn tries_users(&self) -> bool {
+        self.of_users && self.method.family() == Family::Aead2017
+    }
+
+    /// How many users there are.
+    pub(super) fn count(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The users with their ids, in any order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (usize, &Account)> {
+        self.users.iter().map(|(id, user)| (*id, &**user))
     }
 
     /// The id of the user with this identity hash.

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod packet;
 pub mod request;
 pub mod stream;
+mod trial;
 
 pub use header::{MAX_PADDING, MAX_TIME_SKEW, Now};
 pub use keys::{Account, Accounts, Credentials, Salt};

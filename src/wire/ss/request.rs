@@ -9,7 +9,7 @@ use crate::wire::address::{Address, AddressRef};
 use super::bytes::read;
 use super::header::{MAX_PADDING, Now, TYPE_CLIENT, check_time};
 use super::keys::{Accounts, Salt};
-use super::stream::{Crypt, Opener, REQUEST_FIXED_LEN};
+use super::stream::{Crypt, LENGTH_LEN, Opener, REQUEST_FIXED_LEN};
 
 /// Opens the header of a request step by step, in a buffer that fills up.
 ///
@@ -20,6 +20,8 @@ pub struct RequestOpener {
     /// Bytes at the front of the buffer that have been opened.
     used: usize,
     user: Option<usize>,
+    /// Whose key is tried first, where requests do not say whose they are.
+    likely: Option<usize>,
     salt: Option<Salt>,
     timestamp: Option<u64>,
 }
@@ -85,9 +87,17 @@ impl RequestOpener {
             state: State::Head,
             used: 0,
             user: None,
+            likely: None,
             salt: None,
             timestamp: None,
         }
+    }
+
+    /// The same for a stream that is probably one of this user: its key is tried first, where requests do not say whose they are.
+    #[must_use]
+    pub const fn likely_of(mut self, user: Option<usize>) -> Self {
+        self.likely = user;
+        self
     }
 
     /// The id of the user, once authenticated, on a server with users.
@@ -160,10 +170,9 @@ impl RequestOpener {
                 return self.open_address(Opener::chunks(self.method, None), 0..0, buf);
             }
             Family::Aead2017 => {
-                let crypt = Crypt::new(self.method, accounts.session_key(None)?, &salt)
-                    .ok_or(Error::Unauthenticated)?;
-                let mut opener = Opener::chunks(self.method, Some(crypt));
                 let rest = buf.get_mut(salt_len..).ok_or(Error::Truncated)?;
+                let crypt = self.first_crypt(accounts, &salt, rest)?;
+                let mut opener = Opener::chunks(self.method, Some(crypt));
                 let opened = opener.open(rest, || now.unix)?;
                 self.used += opened.used;
                 let plain = salt_len + opened.payload.start..salt_len + opened.payload.end;
@@ -200,6 +209,29 @@ impl RequestOpener {
         }
         self.salt = Some(salt);
         Ok(Progress::Authenticated(salt))
+    }
+
+    /// The AEAD of an AEAD-2017 stream whose sealed bytes begin with `sealed`.
+    fn first_crypt(
+        &mut self,
+        accounts: &Accounts,
+        salt: &Salt,
+        sealed: &[u8],
+    ) -> Result<Crypt, Error> {
+        let crypt = if accounts.has_users() {
+            let sealed = sealed.get(..LENGTH_LEN).ok_or(Error::Truncated)?;
+            let mut room = [0; LENGTH_LEN];
+            let (likely, salt) = (self.likely, salt.as_slice());
+            let found = likely.and_then(|id| accounts.try_sender(id, salt, sealed, &mut room));
+            let found = found
+                .or_else(|| accounts.find_sender(likely, salt, sealed, &mut room))
+                .ok_or(Error::Unauthenticated)?;
+            self.user = Some(found.user);
+            Crypt::of_subkey(self.method, &found.subkey)
+        } else {
+            Crypt::new(self.method, accounts.session_key(None)?, salt)
+        };
+        crypt.ok_or(Error::Unauthenticated)
     }
 
     fn open_variable(

@@ -33,7 +33,7 @@ pub const MAX_CHUNK_2022: usize = 0xFFFF;
 pub const CHUNK: usize = MAX_CHUNK_2017;
 
 /// An encrypted length: u16be and tag.
-const LENGTH_LEN: usize = 2 + TAG_LEN;
+pub(super) const LENGTH_LEN: usize = 2 + TAG_LEN;
 /// The fixed header of a request, without tag: type, time, length.
 pub(super) const REQUEST_FIXED_LEN: usize = 1 + 8 + 2;
 
@@ -46,7 +46,12 @@ pub(super) struct Crypt {
 impl Crypt {
     /// The AEAD of the stream that begins with `salt`; `None` for the method `none`.
     pub(super) fn new(method: Method, key: &Key, salt: &Salt) -> Option<Self> {
-        let aead = Aead::stream(method, &key.session_subkey(method, salt.as_slice()))?;
+        Self::of_subkey(method, &key.session_subkey(method, salt.as_slice()))
+    }
+
+    /// The AEAD of the stream with this subkey; `None` for the method `none`.
+    pub(super) fn of_subkey(method: Method, subkey: &Key) -> Option<Self> {
+        let aead = Aead::stream(method, subkey)?;
         let nonce = NonceCounter::new(aead.nonce_len());
         Some(Self { aead, nonce })
     }

@@ -296,3 +296,76 @@ fn thousand_users_come_and_go() {
     }
     assert_eq!(names(&table), ["ann", "bob"]);
 }
+
+/// Users of a method whose requests do not say whose they are.
+fn tried(names: &[&str]) -> Vec<NewUser> {
+    let user = |name: &&str| NewUser {
+        password: format!("{name}'s password").into(),
+        ..stated(name, 0)
+    };
+    names.iter().map(user).collect()
+}
+
+#[test]
+fn users_of_older_methods_have_any_passwords_but_none_twice() {
+    let method = Method::Aes256Gcm;
+    let own = Key::from_password(method, b"");
+    let table = Table::new("here", method, own.clone(), tried(&["ann", "bob"])).unwrap();
+    assert!(table.load().accounts.tries_users());
+    table.add(tried(&["carl"]).remove(0)).unwrap();
+    let mut new = tried(&["dora"]).remove(0);
+    new.password = "ann's password".to_owned().into();
+    assert_eq!(
+        table.add(new.clone()).unwrap_err(),
+        TableError::PasswordTaken
+    );
+    new.password = String::new().into();
+    let refused = table.add(new).unwrap_err();
+    assert_eq!(refused, TableError::Password(KeyError::Empty));
+    let done = table.reload(tried(&["bob", "emil"])).unwrap();
+    assert_eq!(
+        (done.added, done.removed),
+        (vec!["emil".to_owned()], vec!["ann".to_owned()])
+    );
+    assert_eq!(names(&table), ["bob", "carl", "emil"]);
+    // Without any, nobody is let in, not even with the key of the server.
+    for name in ["bob", "carl", "emil"] {
+        table.remove(name).unwrap();
+    }
+    assert!(table.load().accounts.tries_users());
+}
+
+#[test]
+fn user_of_an_address_is_likely_until_another_comes_from_there() {
+    let method = Method::Aes256Gcm;
+    let own = Key::from_password(method, b"");
+    let table = Table::new("here", method, own, tried(&["ann", "bob"])).unwrap();
+    let id = |name: &str| table.load().members.by_name.get(name).copied();
+    let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    assert_eq!(table.likely(one), None);
+    table.note_sender(one, id("ann"));
+    table.note_sender(other, id("bob"));
+    assert_eq!(
+        (table.likely(one), table.likely(other)),
+        (id("ann"), id("bob"))
+    );
+    table.note_sender(one, id("bob"));
+    assert_eq!(table.likely(one), id("bob"));
+    // Requests of other methods say it themselves.
+    let table = two();
+    let ann = table.load().members.by_name.get("ann").copied();
+    table.note_sender(one, ann);
+    assert_eq!(table.likely(one), None);
+}
+
+#[test]
+fn trials_for_datagrams_have_a_rate() {
+    let table = two();
+    let most = usize::try_from(MAX_TRIED_BYTES).unwrap();
+    let mut tried = 0;
+    while tried < most && table.may_try(1 << 20) {
+        tried += 1 << 20;
+    }
+    // A burst of a quarter of a second, and what is paid meanwhile.
+    assert!((most / 5..most).contains(&tried), "{tried}");
+}

@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
-use crate::crypto::{Block, Key, Method};
+use crate::crypto::{Block, Key, Method, TAG_LEN};
 use crate::wire::Error;
-use crate::wire::ss::bytes::{read, write};
+use crate::wire::ss::bytes::{read, split, write};
 use crate::wire::ss::header::Now;
 use crate::wire::ss::keys::{Accounts, has_sessions};
+use crate::wire::ss::trial::opens;
 
 use super::session::{HEADER_LEN, Session, ids, open_header, open_single};
 use super::subkeys::Subkeys;
+
+/// What trying a key costs beside the bytes of the packet, in bytes that could be opened in the same time.
+const TRIAL: usize = 512;
 
 /// The header of a client's packet, as a server reads it.
 #[derive(Clone, Debug)]
@@ -32,6 +36,70 @@ impl Accounts {
         packets: impl Iterator<Item = &'a [u8]>,
     ) {
         subkeys.derive(self.method(), self.key(), packets);
+    }
+
+    /// The same where it takes a trial to know whose each is: for `user`, who is likely.
+    pub fn derive_likely<'a>(
+        &self,
+        user: Option<usize>,
+        subkeys: &mut Subkeys,
+        packets: impl Iterator<Item = &'a [u8]>,
+    ) {
+        match user.and_then(|id| self.user(id)) {
+            Some(user) => subkeys.derive(self.method(), &user.key, packets),
+            None => subkeys.clear(),
+        }
+    }
+
+    /// Finds by trial whose an AEAD-2017 packet is, and opens it; returns the position of its address and data too. `prepared` is
+    /// the key that [`Accounts::derive_likely`] has derived for it, and whose; then `likely` is tried, and everybody else if
+    /// `may_go_on` says so of the bytes that this costs. `room` is for what fails.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`]: nobody's; [`Error::NoResources`]: not everybody was tried. The packet is unchanged then.
+    pub fn open_by_trial(
+        &self,
+        packet: &mut [u8],
+        prepared: Option<(usize, Key)>,
+        likely: Option<usize>,
+        room: &mut Vec<u8>,
+        may_go_on: impl FnOnce(usize) -> bool,
+    ) -> Result<(PacketHeader, Range<usize>), Error> {
+        let method = self.method();
+        let (salt, sealed) = split(packet, method.salt_len())?;
+        if sealed.len() < TAG_LEN {
+            return Err(Error::Truncated);
+        }
+        room.resize(sealed.len(), 0);
+        let prepared = prepared.filter(|(_, key)| opens(method, key, sealed, room));
+        let found = match (prepared, likely) {
+            (Some((user, _)), _) => Some(user),
+            (None, Some(id)) => {
+                let found = self.try_sender(id, salt, sealed, room);
+                found.map(|sender| sender.user)
+            }
+            (None, None) => None,
+        };
+        let user = match found {
+            Some(user) => user,
+            None if may_go_on(self.count().saturating_mul(sealed.len() + TRIAL)) => {
+                let found = self.find_sender(likely, salt, sealed, room);
+                found.ok_or(Error::Unauthenticated)?.user
+            }
+            None => return Err(Error::NoResources),
+        };
+        let body = salt.len()..packet.len() - TAG_LEN;
+        let plain = room.get(..body.len()).ok_or(Error::Truncated)?;
+        let place = packet.get_mut(body.clone()).ok_or(Error::Truncated)?;
+        place.copy_from_slice(plain);
+        let found = PacketHeader {
+            session: None,
+            user: Some(user),
+            packet: 0,
+            body: body.clone(),
+            header: [0; 16],
+        };
+        Ok((found, body))
     }
 
     /// Reads the header of a client's packet. This authenticates only ChaCha packets; the header of others must not be

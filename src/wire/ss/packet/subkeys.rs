@@ -40,6 +40,12 @@ impl Subkeys {
         subkey.take()
     }
 
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.derived.clear();
+        self.next = 0;
+    }
+
     /// The next subkey and its salt.
     pub(super) fn pop(&mut self) -> Option<(Salt, Key)> {
         let (salt, subkey) = self.derived.get_mut(self.next)?;
@@ -54,8 +60,7 @@ impl Subkeys {
 
     /// Derives the subkeys for `salts`.
     pub(super) fn fill(&mut self, method: Method, key: &Key, salts: impl Iterator<Item = Salt>) {
-        self.derived.clear();
-        self.next = 0;
+        self.clear();
         if method.family() != Family::Aead2017 {
             return;
         }

@@ -342,27 +342,21 @@ fn request_passes_through_two_relays() {
         );
         assert_eq!(credentials.identities(), 3);
         let relay = |own: u8, next: u8| {
-            let other = Account {
-                key: key(method, 99),
-                relayed: false,
-            };
+            let other = Account::new(key(method, 99));
             Accounts::new(
                 method,
                 key(method, own),
                 vec![
                     other,
                     Account {
-                        key: key(method, next),
                         relayed: true,
+                        ..Account::new(key(method, next))
                     },
                 ],
             )
         };
         let (first, second) = (relay(1, 2), relay(2, 3));
-        let account = Account {
-            key: key(method, 4),
-            relayed: false,
-        };
+        let account = Account::new(key(method, 4));
         let last = Accounts::new(method, key(method, 3), vec![account]);
         let ends = Ends {
             credentials,
@@ -392,14 +386,14 @@ fn request_passes_through_two_relays() {
 }
 
 #[test]
-fn methods_without_identities_have_no_users() {
+fn methods_without_users_have_none() {
     for method in Method::ALL
         .into_iter()
-        .filter(|method| !method.supports_identity())
+        .filter(|method| !method.supports_users())
     {
         let users = vec![Account {
-            key: key(method, 9),
             relayed: true,
+            ..Account::new(key(method, 9))
         }];
         let accounts = Accounts::new(method, key(method, 1), users);
         assert!(!accounts.has_users());

@@ -4,6 +4,7 @@
 //! - `head`: which stream headers server and client refuse; identities.
 //! - `packet`: packets, their sessions, windows and identities.
 //! - `subkeys`: packets whose subkeys are derived together.
+//! - `trial`: users of AEAD-2017.
 //! - `oracle`: comparison with an independent implementation.
 //! - `random`: any payload, any split, any garbage.
 #![allow(
@@ -21,6 +22,7 @@ mod packet_bad;
 mod random;
 mod stream;
 mod subkeys;
+mod trial;
 
 use std::io::IoSliceMut;
 
@@ -89,10 +91,7 @@ pub(super) fn single(method: Method) -> Ends {
 
 /// A server with the users 10, 11 and 12; the client is the one of `seed`.
 pub(super) fn shared(method: Method, seed: u8) -> Ends {
-    let users = [10, 11, 12].map(|seed| Account {
-        key: key(method, seed),
-        relayed: false,
-    });
+    let users = [10, 11, 12].map(|seed| Account::new(key(method, seed)));
     Ends {
         credentials: Credentials::new(method, vec![key(method, 1)], key(method, seed)),
         accounts: Accounts::new(method, key(method, 1), users.into()),

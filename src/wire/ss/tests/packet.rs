@@ -351,18 +351,15 @@ fn packet_passes_through_two_relays() {
             key(method, 4),
         );
         let accounts = |own: u8, next: u8, relayed: bool| {
-            let other = Account {
-                key: key(method, 99),
-                relayed: false,
-            };
+            let other = Account::new(key(method, 99));
             Accounts::new(
                 method,
                 key(method, own),
                 vec![
                     other,
                     Account {
-                        key: key(method, next),
                         relayed,
+                        ..Account::new(key(method, next))
                     },
                 ],
             )
