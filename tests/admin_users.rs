@@ -284,7 +284,8 @@ fn calls(description: &Value) -> Vec<(String, String)> {
     let paths = description["paths"].as_object().unwrap();
     let calls = paths.iter().flat_map(|(path, item)| {
         let path = path.replace("{name}", "ann").replace("{id}", "999999999");
-        let methods = ["get", "put", "post", "delete"];
+        let path = path.replace("{username}", "ann");
+        let methods = ["get", "put", "post", "patch", "delete"];
         let methods = methods.iter().filter(|method| item.get(**method).is_some());
         methods
             .map(move |method| (method.to_uppercase(), path.clone()))
@@ -346,9 +347,13 @@ for method, path, body in [
     ("DELETE", "/api/v1/users/eve", None), ("DELETE", "/api/v1/users/eve", None), ("DELETE", "/api/v1/sessions/1234567", None),
     ("PUT", "/api/v1/log", {"level": "info"}), ("PUT", "/api/v1/log", {"level": "x"}), ("POST", "/api/v1/reload", None),
     ("PUT", "/api/v1/servers/x/active", None), ("PUT", "/api/v1/users/eve", {"wrong": 1}),
+    ("GET", "/server/v1", None), ("GET", "/server/v1/users", None), ("GET", "/server/v1/stats", None),
+    ("POST", "/server/v1/users", {"username": "eve", "uPSK": "A" * 43 + "="}), ("GET", "/server/v1/users/eve", None),
+    ("PATCH", "/server/v1/users/eve", {"uPSK": "B" * 43 + "="}), ("DELETE", "/server/v1/users/eve", None),
 ]:
     status, text = call(method, path, body)
-    template = path.replace("/eve", "/{name}").replace("/1234567", "/{id}").replace("/x/", "/{name}/")
+    name = "/{username}" if path.startswith("/server") else "/{name}"
+    template = path.replace("/eve", name).replace("/1234567", "/{id}").replace("/x/", "/{name}/")
     responses = api["paths"][template][method.lower()]["responses"]
     response = responses.get(str(status), responses["default"])
     content = response.get("content", {}).get("application/json")
@@ -376,5 +381,5 @@ print(checked)
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "16");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "23");
 }

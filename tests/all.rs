@@ -23,6 +23,7 @@ mod emulated;
 mod admin;
 mod admin_cli;
 mod admin_metrics;
+mod admin_ssm;
 mod admin_users;
 mod browser;
 mod cli;

@@ -17,7 +17,9 @@ mod senders;
 mod session;
 mod sessions;
 mod stated;
+mod stats;
 mod table;
+mod tally;
 mod totals;
 mod user;
 
@@ -29,5 +31,6 @@ pub use registry::Users;
 pub(crate) use session::Session;
 pub use stated::{NewUser, Own, OwnUser};
 pub use table::{Change, Member, Reloaded, Snapshot, Table, TableError};
+pub use tally::Stats;
 pub use totals::Totals;
 pub use user::{Usage, User};

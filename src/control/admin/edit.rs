@@ -83,7 +83,7 @@ pub(super) async fn delete_user(
 }
 
 /// Waits until a change is kept beyond this process, where `admin.state` says so.
-async fn kept(context: &Context) -> Result<(), Refused> {
+pub(super) async fn kept(context: &Context) -> Result<(), Refused> {
     let kept = context.facts.counters.users.keep().await;
     kept.map_err(|error| {
         let hint = "the change holds until the process ends";

@@ -7,6 +7,7 @@
 //! - `routes.rs`: what can be asked.
 //! - [`model`]: what is answered, as types that the description is made of.
 //! - `edit.rs`: what callers change; [`settings`]: what they say of a user.
+//! - `ssm.rs`: the same for programs that know the management API of Shadowsocks-NET.
 //! - [`openapi`]: the description.
 //! - `page.rs`: the dashboard.
 //! - `context.rs`: what handlers use.
@@ -22,6 +23,7 @@ mod page;
 mod reply;
 mod routes;
 pub mod settings;
+mod ssm;
 
 pub use connections::Server;
 pub use context::{Actions, MakeLink};

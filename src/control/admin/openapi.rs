@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::model::{LogLevel, Problem, Reloaded, Server, SessionInfo, Status, UserInfo, UserLink};
 use super::settings::NewSettings;
+use super::ssm;
 
 /// The description, of what this version answers.
 #[must_use]
@@ -132,5 +133,6 @@ fn paths(schemas: &mut SchemaGenerator) -> Value {
     add("/api/v1/openapi.json", None, json!({"get": get}));
     let get = call("Figures for Prometheus", Some(("text/plain", &text)), None);
     add("/metrics", None, json!({"get": get}));
+    paths.extend(ssm::paths(schemas));
     paths.into()
 }

@@ -16,7 +16,7 @@ use super::access::Denied;
 use super::context::{Caller, Context, body};
 use super::model::{self, LogLevel};
 use super::reply::{Refused, Reply, json, with_type};
-use super::{edit, openapi, page};
+use super::{edit, openapi, page, ssm};
 use crate::control::{metrics, why};
 
 type Shared = State<Arc<Context>>;
@@ -47,6 +47,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/api/v1/failures", get(failures))
         .route("/api/v1/log", put(log))
         .route("/api/v1/reload", post(reload))
+        .merge(ssm::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(guarded, guard))

@@ -202,11 +202,13 @@ impl<S> Association<S> {
         session.user().admits_datagram(is_up)
     }
 
-    /// Counts the payload of a datagram for its user.
-    pub(super) fn count(&self, up: usize, down: usize) {
+    /// Counts a datagram and its payload for its user.
+    pub(super) fn count(&self, is_up: bool, payload: usize) {
         if let Some(session) = &self.session_of_user {
-            let (up, down) = (up as u64, down as u64);
+            let payload = payload as u64;
+            let (up, down) = if is_up { (payload, 0) } else { (0, payload) };
             session.add(up, down);
+            session.user().count_packet(is_up);
             // Datagrams are not delayed: the next is dropped.
             let _wait = session.user().moved(up, down);
         }

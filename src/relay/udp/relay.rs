@@ -488,7 +488,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             Destination::Denied => return Err(wire::Error::Denied),
         }
         association.activity.fetch_add(1, Relaxed);
-        association.count(data.len(), 0);
+        association.count(true, data.len());
         self.counters.datagrams_up.fetch_add(1, Relaxed);
         Ok(())
     }

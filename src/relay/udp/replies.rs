@@ -145,7 +145,7 @@ impl<S: Default> Replies<S> {
                     if !association.may_pass(false) {
                         return Err(wire::Error::OverLimit);
                     }
-                    association.count(0, data.len());
+                    association.count(false, data.len());
                     encoder.push(&mut batch, client, address, data)
                 });
                 match encoded {

@@ -69,6 +69,7 @@ impl User {
 
     /// Adds what it has used elsewhere: before this process, or beside it.
     pub fn absorb(&self, other: &Totals) {
+        self.tally().leave_out(other.up, other.down);
         self.up.fetch_add(other.up, Relaxed);
         self.down.fetch_add(other.down, Relaxed);
         self.failures.fetch_add(other.failures, Relaxed);

@@ -10,6 +10,7 @@ use super::limits::{Ending, Limits, Refusal};
 use super::live::{Live, LiveSession, Protocol};
 use super::pace::Pace;
 use super::sessions::Sessions;
+use super::tally::Tally;
 use crate::net::sync::lock;
 use crate::net::unix_now;
 
@@ -61,6 +62,7 @@ pub struct User {
     /// It is not there any more.
     removed: AtomicBool,
     sessions: Mutex<Sessions>,
+    tally: Tally,
 }
 
 impl User {
@@ -99,6 +101,7 @@ impl User {
             shut: Ending::default(),
             removed: AtomicBool::new(false),
             sessions: Mutex::default(),
+            tally: Tally::default(),
         };
         user.limit(limits);
         user
@@ -295,10 +298,15 @@ impl User {
                 lock(&self.sessions).begin(peer, target, protocol, &limits)
             }
         };
-        if begun.is_err() {
-            self.fail();
+        match &begun {
+            Ok(_) => self.tally.begin(protocol),
+            Err(_) => self.fail(),
         }
         begun
+    }
+
+    pub(super) const fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Its sessions.
