@@ -111,6 +111,14 @@ fn run(mut config: Config, pid_file: Option<&Path>) -> ExitCode {
         print_error(&format!("error: cannot go to the background: {error}"));
         return UNAVAILABLE.into();
     }
+    // Before the log, which starts a thread.
+    let sandbox = match ssr::app::sandbox::enter(&config, pid_file) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            print_error(&format!("error: {error}"));
+            return UNAVAILABLE.into();
+        }
+    };
     let log = match ssr::app::log::init(&config.log) {
         Ok(log) => log,
         Err(error) => {
@@ -118,6 +126,7 @@ fn run(mut config: Config, pid_file: Option<&Path>) -> ExitCode {
             return CONFIG.into();
         }
     };
+    tracing::info!("{sandbox}");
     ssr::app::run(&config, || {
         // What was logged before comes first.
         log.flush();

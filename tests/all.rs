@@ -84,6 +84,7 @@ mod rules;
 mod rules_files;
 mod rules_reload;
 mod said;
+mod sandbox;
 mod shipped_configs;
 mod site;
 mod site_proxy;

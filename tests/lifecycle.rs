@@ -120,9 +120,9 @@ fn a_bad_config_exits_78_and_says_where() {
             "server_port",
         ),
         (
-            "a later feature",
-            config(&json!({"manager_address": "127.0.0.1:1"})),
-            "not yet in this version",
+            "a withdrawn feature",
+            config(&json!({"auth": true})),
+            "one-time authentication",
         ),
         (
             "no server",

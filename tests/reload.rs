@@ -333,9 +333,14 @@ fn log_level_changes_at_once() {
 
 #[test]
 fn unix_listener_is_handed_on_with_its_file() {
-    let (_server, mut local, _, at) = pair();
-    let path = local.path().with_file_name("s");
-    let at_path = json!({"local_address": path, "mode": "tcp_only"});
+    let (directory, at) = (tempfile::tempdir().unwrap(), free_port());
+    let listens =
+        |name: &str| json!({"local_address": directory.path().join(name), "mode": "tcp_only"});
+    // A process makes sockets where the config that it began with has one.
+    let locals = json!([listener(at), listens("first")]);
+    let keys = json!({"servers": [entry(free_port())], "locals": locals});
+    let mut local = Changing::start("local", keys);
+    let (path, at_path) = (directory.path().join("s"), listens("s"));
     local.change("locals", json!([listener(at), at_path]));
     local.change("timeouts", json!({"idle": 77}));
     let connect = || std::os::unix::net::UnixStream::connect(&path);

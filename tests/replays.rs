@@ -210,7 +210,8 @@ fn with_clock(scene: &Behind, file: &std::path::Path) -> Half {
         &file,
     ];
     Start::server(Program::Ssr, &scene.spec)
-        .with(json!({"limits": {"udp_associations": 4}}))
+        // faketime reads its file within the process.
+        .with(json!({"limits": {"udp_associations": 4}, "sandbox": false}))
         .wrapped(&wrapper)
         .run()
 }

@@ -12,6 +12,7 @@
 //! - `manager.rs`: where the commands of a manager come.
 //! - `admin.rs`: the admin API, on a thread of its own.
 //! - `supervise.rs`: signals, orders, and the end.
+//! - [`sandbox`]: limits what the process can do.
 //! - `upgrade/`: a new process takes over.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
@@ -39,6 +40,7 @@ mod reverse;
 mod room;
 mod routing;
 mod running;
+pub mod sandbox;
 mod services;
 mod supervise;
 mod udp_share;

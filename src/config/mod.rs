@@ -11,6 +11,7 @@
 //!
 //! [`parse()`] does no IO; [`load()`] reads the files.
 
+mod files;
 mod import;
 mod load;
 mod meaning;
@@ -30,6 +31,7 @@ mod written;
 #[cfg(test)]
 mod tests;
 
+pub use self::files::Files;
 pub use self::import::{ImportError, Imported, import};
 pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Multiplex, OnlineConfig, Plugin, ProxyHop, ProxyScheme};

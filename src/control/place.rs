@@ -30,7 +30,7 @@ pub struct Place {
 /// # Errors
 /// When there is no directory that only this user can write to.
 pub fn own() -> io::Result<PathBuf> {
-    let directory = own_directory()?;
+    let directory = directory()?;
     for left in sockets_in(&directory) {
         let gone = i32::try_from(left.pid)
             .ok()
@@ -66,7 +66,10 @@ fn is_abandoned(path: &Path) -> bool {
 
 /// The directory for the sockets of this user: that of systemd (`RuntimeDirectory=`), `/run/ssr` for root, `ssr` in the
 /// user's runtime directory, or one of its own in `/tmp`.
-fn own_directory() -> io::Result<PathBuf> {
+///
+/// # Errors
+/// When there is none that only this user can write to.
+pub fn directory() -> io::Result<PathBuf> {
     let uid = geteuid().as_raw();
     if let Some(directory) = of_service() {
         return Ok(directory);

@@ -29,6 +29,7 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
         (Some(old), Some(new)) => new.address.clone_from(&old.address),
         _ => new.manager.clone_from(&old.manager),
     }
+    note("sandbox", old.sandbox != new.sandbox);
     note("admin.state", old.state != new.state);
     new.workers = old.workers;
     new.nofile = old.nofile;

@@ -30,6 +30,7 @@ use super::fd_limit::Capacity;
 use super::log;
 use super::routing::Rulebook;
 use super::running::Running;
+use super::sandbox;
 use super::services::{Named, Part, Shares, Unit};
 use super::udp_share::UdpShare;
 use super::upgrade::Legacy;
@@ -181,8 +182,15 @@ impl Reloader {
         let load = move || config::load(Some(how.path()), how.role(), how.flags());
         match spawn_blocking(load).await {
             Ok(loaded) => {
-                let mut config = loaded.map_err(texts)?;
+                let mut config = loaded.map_err(|found| {
+                    let mut errors = texts(found);
+                    errors.extend(sandbox::hint(&errors));
+                    errors
+                })?;
                 self.keep_ports(&mut config)?;
+                if let Some(refused) = sandbox::refused(&config) {
+                    return Err(vec![refused]);
+                }
                 Ok(config)
             }
             Err(_) => Err(vec!["reading the config was interrupted".to_owned()]),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Reloader, texts};
+use crate::app::sandbox;
 use crate::config::{Config, ManagedPort, Secret, Server};
 use crate::control::orders::{NewPort, PortState};
 use crate::limits::MAX_MANAGER_PORTS;
@@ -31,6 +32,9 @@ impl Reloader {
             return Err(format!(
                 "port {port} is served already, and its plugin has the port: remove it first"
             ));
+        }
+        if let Some(refused) = sandbox::refused(&config) {
+            return Err(format!("port {port}: {refused}"));
         }
         let changes = self.apply(config).await;
         let changes = changes.map_err(|errors| format!("port {port}: {}", errors.join("; ")))?;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
 use self::store::Store;
+pub(in crate::app) use self::store::directory;
 use super::builder::Builder;
 use super::plugins::Entrances;
 use crate::app::fd_limit::Capacity;

@@ -72,6 +72,8 @@ pub struct Config {
     pub deny_private: bool,
     /// Whether the whole file is read again when it changes.
     pub watch: bool,
+    /// Whether the process limits itself to what it needs of the system; `None`: as far as the system can do it.
+    pub sandbox: Option<bool>,
     /// What is logged, and where.
     pub log: Log,
     /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.

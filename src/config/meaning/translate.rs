@@ -73,6 +73,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         replay: replay(top, cx),
         deny_private: top.deny_private.unwrap_or(false),
         watch: top.watch.unwrap_or(false),
+        sandbox: top.sandbox,
         log: logging::log(top.log.as_ref(), cx),
         first_payload_wait: first_payload_wait(top, cx),
         admin: admin::admin(top, cx),

@@ -79,7 +79,7 @@ fn write_whole(path: &Path, document: &[u8]) -> io::Result<()> {
 
 /// The directory of state: that of systemd (`StateDirectory=`), `ssr` in `$XDG_STATE_HOME`, `/var/lib/ssr` for root, or
 /// `~/.local/state/ssr`.
-fn directory() -> Option<PathBuf> {
+pub(in crate::app) fn directory() -> Option<PathBuf> {
     let variable = |name: &str| {
         let value = std::env::var_os(name)?;
         let first = std::env::split_paths(&value).next()?;
