@@ -292,6 +292,26 @@ pub const SAVE_TIME: Duration = Duration::from_secs(5);
 /// Changes of users that wait until they are saved; a further one is told that it is not saved yet.
 pub const MAX_KEEPING: usize = 64;
 
+// The store of several servers.
+
+/// How often a server tells the store what its users have used, and reads what they have used elsewhere.
+pub const STORE_TIME: Duration = Duration::from_millis(250);
+/// How long the store may take to accept a connection, and to answer.
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a request waits for the store to say whether its salt is new.
+pub const SHARED_SALT_TIME: Duration = Duration::from_millis(100);
+/// Salts that wait for the store's answer; a further one is judged by what the server knows itself.
+pub const MAX_SHARED_SALTS: usize = 1024;
+/// How long the store remembers the salt of an AEAD-2017 stream, which has no timestamp.
+pub const SHARED_SALT_LIFETIME: Duration = Duration::from_secs(3600);
+/// Entries that are sent to the store, or read from it, at once.
+pub const STORE_BATCH: usize = 500;
+/// Entries of one list of users that a server takes from the store: a user has one, and one for each process that has
+/// served it.
+pub const MAX_STORE_ENTRIES: usize = 1 << 18;
+/// Bytes of an entry; longer ones are left in the store.
+pub const MAX_STORE_ENTRY: usize = 2048;
+
 // Rules.
 
 /// Rules of one config; a rule may have any number of destinations.

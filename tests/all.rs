@@ -91,6 +91,7 @@ mod site_proxy;
 mod socket_options;
 mod socks;
 mod state;
+mod store;
 mod strangers;
 mod subscription;
 mod transport_mux;

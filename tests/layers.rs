@@ -118,8 +118,16 @@ fn no_module_uses_its_own_floor_or_one_above() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What a `cfg` may ask for. The program is built for Linux.
-const CONDITIONS: &[&str] = &["test", "debug_assertions", "not", "all", "any"];
+/// What a `cfg` may ask for. The program is built for Linux; a small build leaves out what `[features]` of Cargo.toml names.
+const CONDITIONS: &[&str] = &[
+    "test",
+    "debug_assertions",
+    "not",
+    "all",
+    "any",
+    "feature",
+    "\"redis\"",
+];
 
 #[test]
 fn no_code_is_for_systems_that_are_not_built() {

@@ -11,6 +11,7 @@
 //! - `reload/`: reads the config again, and has it used by difference.
 //! - `manager.rs`: where the commands of a manager come.
 //! - `admin.rs`: the admin API, on a thread of its own.
+//! - `store.rs`: shares users with other servers.
 //! - `supervise.rs`: signals, orders, and the end.
 //! - [`sandbox`]: limits what the process can do.
 //! - `upgrade/`: a new process takes over.
@@ -42,6 +43,7 @@ mod routing;
 mod running;
 pub mod sandbox;
 mod services;
+mod store;
 mod supervise;
 mod udp_share;
 mod upgrade;
@@ -61,6 +63,7 @@ use crate::control::answer::Socket;
 use crate::control::facts::Facts;
 use crate::control::orders::Orders;
 use crate::control::state::State;
+use crate::control::store::Replica;
 use crate::dns::{self, Resolver};
 use crate::net;
 use crate::net::notify::{keep_alive, notify};
@@ -69,6 +72,7 @@ use crate::net::pool;
 use crate::net::sampled;
 use crate::net::tasks::Tasks;
 use crate::relay::Counters;
+use crate::relay::replay::{Answerer, Salts};
 use error::Error;
 use reload::Reloader;
 use routing::Rulebook;
@@ -145,6 +149,8 @@ struct Prepared {
     manager: Option<net::manager::Socket>,
     /// Keeps what users have used.
     state: Option<State>,
+    /// What servers share in a store, and who asks for salts there.
+    shared: Option<(Arc<Replica>, Answerer)>,
 }
 
 /// Does everything that can fail before the process serves.
@@ -170,13 +176,15 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     };
     let admin = control.block_on(admin::Admin::bind(config, &resolver, &passed))?;
     let of_admin = passed.take_used();
+    let (salts, salts_asked) = config.store.as_ref().map(|_| Salts::channel()).unzip();
+    let replica = config.store.as_ref().map(|_| Arc::<Replica>::default());
     let mut services = control.block_on(services::build(
         config,
         (capacity, share),
         workers,
         &resolver,
         &counters,
-        passed,
+        (passed, salts),
     ))?;
     services.keep(of_admin);
     let owner = user
@@ -191,7 +199,7 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     // As the user who will write it, and before anybody is served.
     let state = config.state.as_deref();
     let state = state
-        .map(|directory| State::open(directory, Arc::clone(&counters)))
+        .map(|directory| State::open(directory, Arc::clone(&counters), replica.clone()))
         .transpose()?;
     Ok(Prepared {
         control,
@@ -206,6 +214,7 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
         admin,
         manager,
         state,
+        shared: replica.zip(salts_asked),
     })
 }
 
@@ -223,6 +232,7 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
         admin,
         manager,
         state,
+        shared,
     } = prepared;
     let watching = Tasks::default();
     let rulebook = Rulebook::new(config.live_rules());
@@ -270,6 +280,7 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
     let admin = admin
         .transpose()
         .map_err(Error::system("cannot start the thread of the admin API"))?;
+    let store = store::start(config, shared, &counters)?;
     tracing::info!(
         role = config.role.name(),
         workers,
@@ -300,6 +311,10 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
     control.block_on(supervisor.run());
     let Reloader { running, .. } = reloader;
     control.block_on(running.end());
+    // First: `admin.state` keeps what the store was not told.
+    if let Some(store) = store {
+        store.finish();
+    }
     if let Some(state) = state {
         state.finish();
     }

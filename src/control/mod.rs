@@ -8,6 +8,7 @@
 //! - [`facts`]: what the process knows of itself.
 //! - [`ask`]: the side of the command.
 //! - [`state`]: keeps what users have used, beyond the process.
+//! - [`store`]: shares users and what they have used with other servers.
 //! - [`call`]: the side of the command, for the admin API.
 //! - [`status`]: what the process does, and what its users have used, as JSON and as text.
 //! - [`manager`]: the protocol of ss-manager.
@@ -29,4 +30,5 @@ pub mod own;
 pub mod place;
 pub mod state;
 pub mod status;
+pub mod store;
 pub mod why;

@@ -202,6 +202,7 @@ impl Reading {
                 source,
             })?;
             if let Some(head) = head {
+                self.ask_others(&inbound.replays).await?;
                 return Ok((
                     head,
                     self.buffer
@@ -216,6 +217,19 @@ impl Reading {
                 });
             }
         }
+    }
+
+    /// Refuses a request that another server has served.
+    async fn ask_others(&self, replays: &ReplayFilter) -> Result<(), Error> {
+        let salt = self.opener.salt();
+        let is_new = match salt.and_then(|salt| replays.ask_others(&salt)) {
+            Some(asked) => asked.await,
+            None => true,
+        };
+        is_new.then_some(()).ok_or(Error::Wire {
+            side: Side::Client,
+            source: wire::Error::Replayed,
+        })
     }
 
     /// What has come. Opening has changed some of it, but not the front.

@@ -8,6 +8,7 @@
 //! - [`users`]: what each user has used and may use.
 //! - [`plain`]: an encrypted stream as a stream of its payload.
 //! - [`replay`]: refuses what was seen before.
+//! - [`group`]: which servers of several processes are one.
 //!
 //! They share the other files: the ends of a relay (`leg.rs`), reading and sealing encrypted streams
 //! (`sealed.rs`), buffer sizes (`sizing.rs`), the idle timer (`idle.rs`), what is said of strangers (`strangers.rs`) and errors.
@@ -17,6 +18,7 @@
 pub mod counters;
 mod error;
 pub mod failed;
+pub mod group;
 mod idle;
 mod leg;
 pub mod link;

@@ -8,9 +8,10 @@
 //! set; but no timestamp is in time that is older than the process, since nothing is known of what came before.
 
 mod record;
+mod shared;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,9 +24,12 @@ use crate::limits::{
 };
 use crate::net::sync::lock;
 use crate::net::{sampled, unix_now};
+use crate::relay::group::Group;
 use crate::wire::ss::stream::SaltMemory;
 use crate::wire::ss::{MAX_TIME_SKEW, Now, Salt};
 use crate::wire::{self, ss::packet::has_sessions};
+use shared::Shared;
+pub use shared::{Answerer, IsNew, Question, Salts};
 
 /// The salts that were seen, and what is done about a repeated one.
 pub struct ReplayFilter {
@@ -38,6 +42,8 @@ pub struct ReplayFilter {
     by_age: bool,
     /// Whether it was said that too many salts come.
     said: AtomicBool,
+    /// Other servers that refuse what this one has served.
+    shared: OnceLock<Shared>,
 }
 
 impl ReplayFilter {
@@ -74,7 +80,21 @@ impl ReplayFilter {
             clock: Clock::default(),
             by_age: keep.is_some(),
             said: AtomicBool::new(false),
+            shared: OnceLock::new(),
         }
+    }
+
+    /// Refuses from now on what other servers of `group` have served, too.
+    pub fn share(&self, salts: Salts, group: Group, method: Method) {
+        if self.policy == ReplayPolicy::Reject {
+            let _first = self.shared.set(Shared::new(salts, group, method));
+        }
+    }
+
+    /// Whether a salt that this server has admitted is new to the others; `None`: there are none, or they cannot be asked.
+    #[must_use]
+    pub fn ask_others(&self, salt: &Salt) -> Option<IsNew> {
+        self.shared.get()?.ask(salt)
     }
 
     /// The time by which timestamps are judged.
@@ -136,6 +156,9 @@ impl ReplayFilter {
     /// Remembers a salt that is sent: under AEAD-2017 methods, what is sent opens as what is received.
     pub fn note_sent(&self, salt: &Salt) {
         self.note_all_sent(&[*salt]);
+        if let Some(shared) = self.shared.get() {
+            shared.note(salt);
+        }
     }
 
     fn age(&self) -> Duration {

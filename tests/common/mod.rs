@@ -28,6 +28,7 @@ pub mod nginx;
 pub mod peers;
 pub mod probe;
 pub mod process;
+pub mod redis;
 pub mod reverse;
 pub mod seal;
 pub mod sing_box;

@@ -31,6 +31,7 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
     }
     note("sandbox", old.sandbox != new.sandbox);
     note("admin.state", old.state != new.state);
+    note("store", old.store != new.store);
     new.workers = old.workers;
     new.nofile = old.nofile;
     new.user.clone_from(&old.user);
@@ -42,6 +43,7 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
     }
     new.reverse = old.reverse.clone();
     new.state.clone_from(&old.state);
+    new.store.clone_from(&old.store);
     keys
 }
 

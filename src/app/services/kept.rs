@@ -6,7 +6,8 @@ use crate::app::upgrade::{Legacy, Seen};
 use crate::config::Server;
 use crate::crypto::{Key, Method, ReplayPolicy};
 use crate::net::sync::lock;
-use crate::relay::replay::{ReplayFilter, SessionMemory};
+use crate::relay::group::Group;
+use crate::relay::replay::{ReplayFilter, Salts, SessionMemory};
 use crate::relay::users::Table;
 use crate::wire::Address;
 
@@ -18,6 +19,8 @@ pub(in crate::app) struct Kept(Arc<Mutex<Inner>>);
 struct Inner {
     filters: Vec<Filter>,
     tables: Vec<Users>,
+    /// Whom to ask for the salts that other servers have served.
+    salts: Option<Salts>,
 }
 
 /// What one server has seen.
@@ -53,8 +56,17 @@ impl Kept {
             packets: Arc::new(ReplayFilter::for_packets(server.method, policy)),
             ended: SessionMemory::default(),
         };
+        if let Some(salts) = &inner.salts {
+            let group = Group::of(server.method, &server.keys.key);
+            new.streams.share(salts.clone(), group, server.method);
+        }
         inner.filters.push(new.clone());
         new
+    }
+
+    /// Has servers that are built from now on share salts with others.
+    pub(super) fn share_salts(&self, salts: Salts) {
+        lock(&self.0).salts = Some(salts);
     }
 
     /// The users of `server`, if it is known.

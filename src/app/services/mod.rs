@@ -54,6 +54,7 @@ use crate::dns::Resolver;
 use crate::net::passed::{Passed, PassedSocket};
 use crate::net::tun::routes::AutoRoute;
 use crate::relay::Counters;
+use crate::relay::replay::Salts;
 
 /// What the services of a process are.
 pub(super) struct Built {
@@ -85,11 +86,14 @@ pub(super) async fn build(
     workers: usize,
     resolver: &Arc<Resolver>,
     counters: &Arc<Counters>,
-    passed: Passed,
+    (passed, salts): (Passed, Option<Salts>),
 ) -> Result<Built, Error> {
     let mut builder = builder::Builder::new(config, capacity, workers, resolver, counters);
     builder.passed = passed;
     builder.share = share;
+    if let Some(salts) = salts {
+        builder.kept.share_salts(salts);
+    }
     match config.role {
         Role::Local => builder.prepare_fakes(),
         Role::Server => builder.prepare_servers(),

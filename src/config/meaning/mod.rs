@@ -32,6 +32,7 @@ mod site;
 mod sites;
 mod sniff;
 mod state;
+mod store;
 mod tls;
 pub(super) mod translate;
 mod transport;

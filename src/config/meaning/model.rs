@@ -86,6 +86,8 @@ pub struct Config {
     pub reverse: Reverse,
     /// The directory in which `ssr server` keeps what users have used; `None`: it does not.
     pub state: Option<PathBuf>,
+    /// The URL of the store that `ssr server` shares users with other servers in; `None`: it does not.
+    pub store: Option<Secret>,
     /// How `ssr local` chooses among several servers; `None`: by their weights, without probes.
     pub balancer: Option<Balancer>,
     /// The list of servers on the web, beside [`Config::servers`]; `None`: there is none.

@@ -21,6 +21,7 @@ use super::reverse;
 use super::rules;
 use super::servers;
 use super::state;
+use super::store;
 use super::tun;
 use crate::config::role::Role;
 use crate::config::written::file::Top;
@@ -80,6 +81,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         manager: manager::manager(top, cx),
         reverse: reverse::reverse(top.reverse.as_ref(), cx),
         state: state::state(top, cx),
+        store: store::store(top, cx),
         balancer: balancer::balancer(top, cx),
         online: online::online(top, cx),
         warnings: Vec::new(),

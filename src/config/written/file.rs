@@ -83,6 +83,7 @@ pub(crate) struct Top {
     pub(crate) manager_address: Option<String>,
     pub(crate) manager_port: Option<Number<u16>>,
     pub(crate) admin: Option<Admin>,
+    pub(crate) store: Option<Secret>,
     pub(crate) deny_private: Option<bool>,
     pub(crate) watch: Option<bool>,
     pub(crate) sandbox: Option<bool>,

@@ -13,11 +13,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
+use super::store::{Replica, Text, tables};
 use crate::limits::{MAX_KEEPING, SAVE_TIME};
 use crate::relay::Counters;
 use crate::relay::users::{Keeper, Kept, NotKept, Table, Totals, User};
 pub use error::StateError;
-use store::{Row, Store};
+use store::{Batch, Row, Store};
 
 /// Keeps what users have used, for as long as the process runs.
 pub struct State {
@@ -30,20 +31,31 @@ impl State {
     ///
     /// # Errors
     /// See [`StateError`].
-    pub fn open(directory: &Path, counters: Arc<Counters>) -> Result<Self, StateError> {
+    pub fn open(
+        directory: &Path,
+        counters: Arc<Counters>,
+        replica: Option<Arc<Replica>>,
+    ) -> Result<Self, StateError> {
         let store = Store::open(directory)?;
+        let unusable = |error: rusqlite::Error| StateError::File {
+            path: directory.to_owned(),
+            reason: error.to_string(),
+        };
+        if let Some(replica) = &replica {
+            let known =
+                |servers: &str, name: &str, value: &str| replica.restore(servers, name, value);
+            store.shared(known).map_err(unusable)?;
+        }
         let mut keeping = Keeping {
             path: directory.to_owned(),
             store,
             counters,
+            replica,
             known: HashMap::new(),
             versions: HashMap::new(),
             failed: false,
         };
-        keeping.save().map_err(|error| StateError::File {
-            path: directory.to_owned(),
-            reason: error.to_string(),
-        })?;
+        keeping.save().map_err(unusable)?;
         let (stop, asked) = sync_channel(MAX_KEEPING);
         keeping.counters.users.set_keeper(Keeper(stop.clone()));
         let thread = std::thread::Builder::new().name("state".to_owned());
@@ -68,6 +80,8 @@ struct Keeping {
     path: PathBuf,
     store: Store,
     counters: Arc<Counters>,
+    /// What is known of the store that servers share, if they do.
+    replica: Option<Arc<Replica>>,
     /// What has been kept of each user.
     known: HashMap<Key, Known>,
     /// The version of the table of each server whose users have been kept.
@@ -192,7 +206,21 @@ impl Keeping {
                     server,
                     name: &key.1,
                 };
-                let kept = batch.add(row, &new)?;
+                let kept = match self.replica {
+                    None => batch.add(row, &new)?,
+                    Some(_) => {
+                        let kept = batch.raise(row, &totals)?;
+                        if !self
+                            .known
+                            .get(&key)
+                            .is_some_and(|known| is_same(known, &user))
+                        {
+                            // Later, others tell by the store.
+                            user.absorb(&kept.since(&totals));
+                        }
+                        kept
+                    }
+                };
                 changed.push(Changed {
                     key,
                     user,
@@ -211,7 +239,15 @@ impl Keeping {
                 batch.retain(server, &names)?;
             }
         }
+        // After what users have used: of that, everything is in here.
+        let shared = match &self.replica {
+            None => Vec::new(),
+            Some(replica) => share(&batch, replica, &self.counters)?,
+        };
         batch.commit()?;
+        if let Some(replica) = &self.replica {
+            replica.saved(&shared);
+        }
         self.versions = versions;
         for one in changed {
             self.learn(one);
@@ -230,6 +266,12 @@ impl Keeping {
             kept,
         } = changed;
         let before = self.known.get(&key).filter(|known| is_same(known, &user));
+        if self.replica.is_some() {
+            let totals = if before.is_none() { kept } else { totals };
+            let user = Arc::downgrade(&user);
+            self.known.insert(key, Known { user, totals });
+            return;
+        }
         let mut expected = before.map_or_else(Totals::default, |known| known.totals);
         let same = expected.is_same_period(&totals);
         expected = Totals {
@@ -249,6 +291,22 @@ impl Keeping {
         let known = Known { user, totals: kept };
         self.known.insert(key, known);
     }
+}
+
+/// Writes what has come of the store that servers share.
+fn share(
+    batch: &Batch<'_>,
+    replica: &Replica,
+    counters: &Counters,
+) -> Result<Vec<(Box<str>, Text)>, rusqlite::Error> {
+    for (group, table) in tables(counters) {
+        replica.refresh(group.as_str(), &table);
+    }
+    let shared = replica.unsaved();
+    for (servers, (name, value)) in &shared {
+        batch.share(servers, name, value)?;
+    }
+    Ok(shared)
 }
 
 fn is_same(known: &Known, user: &Arc<User>) -> bool {

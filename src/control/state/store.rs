@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use zeroize::Zeroizing;
 
 use super::error::StateError;
 use super::rows::{read_own, read_totals, signed, write_own};
@@ -31,7 +32,28 @@ const TABLES: &str = "
         server TEXT NOT NULL, name TEXT NOT NULL, base BLOB, password TEXT,
         rate INTEGER, quota INTEGER, period TEXT, day INTEGER, connections INTEGER, ips INTEGER, expires INTEGER,
         PRIMARY KEY (server, name)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS shared (
+        servers TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
+        PRIMARY KEY (servers, name)) WITHOUT ROWID;
 ";
+
+/// Where several servers share what users have used, each knows the whole.
+const RAISE: &str = "
+    INSERT INTO usage (server, name, up, down, failures, seen, period, period_start, period_kind, saved)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, unixepoch())
+    ON CONFLICT DO UPDATE SET
+        up = max(up, excluded.up), down = max(down, excluded.down), failures = max(failures, excluded.failures),
+        seen = max(seen, excluded.seen),
+        period = CASE
+            WHEN period_kind <> excluded.period_kind OR period_start < excluded.period_start THEN excluded.period
+            WHEN period_start = excluded.period_start THEN max(period, excluded.period)
+            ELSE period END,
+        period_start = CASE
+            WHEN period_kind <> excluded.period_kind THEN excluded.period_start
+            ELSE max(period_start, excluded.period_start) END,
+        period_kind = excluded.period_kind,
+        saved = excluded.saved
+    RETURNING up, down, failures, seen, period, period_start, period_kind";
 
 const ADD: &str = "
     INSERT INTO usage (server, name, up, down, failures, seen, period, period_start, period_kind, saved)
@@ -110,6 +132,20 @@ impl Store {
         read_own(&self.0, server)
     }
 
+    /// What was known of the store that servers share.
+    pub(super) fn shared(
+        &self,
+        mut take: impl FnMut(&str, &str, &str),
+    ) -> Result<(), rusqlite::Error> {
+        let mut all = self.0.prepare("SELECT servers, name, value FROM shared")?;
+        let mut rows = all.query([])?;
+        while let Some(row) = rows.next()? {
+            let text = |index: usize| row.get::<_, String>(index);
+            take(&text(0)?, &text(1)?, &Zeroizing::new(text(2)?));
+        }
+        Ok(())
+    }
+
     /// Begins to write.
     pub(super) fn begin(&mut self) -> Result<Batch<'_>, rusqlite::Error> {
         let behavior = TransactionBehavior::Immediate;
@@ -123,8 +159,30 @@ pub(super) struct Batch<'a>(Transaction<'a>);
 impl Batch<'_> {
     /// Adds to the totals of a user. Returns all that is known of it.
     pub(super) fn add(&self, row: Row<'_>, new: &Totals) -> Result<Totals, rusqlite::Error> {
-        let mut add = self.0.prepare(ADD)?;
-        add.query_row(
+        self.put(ADD, row, new)
+    }
+
+    /// Writes all that is known of a user, if it is more than before. Returns what is more.
+    pub(super) fn raise(&self, row: Row<'_>, all: &Totals) -> Result<Totals, rusqlite::Error> {
+        self.put(RAISE, row, all)
+    }
+
+    /// Writes an entry of the store that servers share.
+    pub(super) fn share(
+        &self,
+        servers: &str,
+        name: &str,
+        value: &str,
+    ) -> Result<(), rusqlite::Error> {
+        let mut put = self
+            .0
+            .prepare("INSERT OR REPLACE INTO shared (servers, name, value) VALUES (?1, ?2, ?3)")?;
+        put.execute(params![servers, name, value]).map(drop)
+    }
+
+    fn put(&self, how: &str, row: Row<'_>, new: &Totals) -> Result<Totals, rusqlite::Error> {
+        let mut put = self.0.prepare(how)?;
+        put.query_row(
             params![
                 row.server,
                 row.name,

@@ -38,7 +38,7 @@ impl Process {
         let table = Arc::new(Table::new("here", METHOD, key, users).unwrap());
         let counters = Arc::new(Counters::default());
         counters.users.add(Arc::clone(&table));
-        let state = State::open(directory, Arc::clone(&counters)).unwrap();
+        let state = State::open(directory, Arc::clone(&counters), None).unwrap();
         Self {
             table,
             counters,
@@ -251,7 +251,7 @@ fn file_of_a_later_version_is_left_alone() {
     Process::start(directory.path(), Vec::new()).state.finish();
     let db = rusqlite::Connection::open(directory.path().join("users.db")).unwrap();
     db.execute_batch("PRAGMA user_version = 2").unwrap();
-    let refused = State::open(directory.path(), Arc::default());
+    let refused = State::open(directory.path(), Arc::default(), None);
     let error = refused.err().unwrap().to_string();
     assert!(error.contains("another version of ssr"), "{error}");
 }

@@ -88,6 +88,32 @@ impl User {
     }
 }
 
+impl User {
+    /// Adds what it has used on other servers. Bytes of a period that is not the one of now are left out.
+    pub fn absorb_shared(&self, other: &Totals) {
+        self.tally().leave_out(other.up, other.down);
+        self.up.fetch_add(other.up, Relaxed);
+        self.down.fetch_add(other.down, Relaxed);
+        self.failures.fetch_add(other.failures, Relaxed);
+        self.last_seen.fetch_max(other.last_seen, Relaxed);
+        if other.period > 0 && self.totals().is_shared_period(other) {
+            let _period = lock(self.sessions());
+            self.period.fetch_add(other.period, Relaxed);
+        }
+    }
+}
+
+impl Totals {
+    /// Whether the bytes of both periods belong together, where each server has counted its own. One that never begins anew
+    /// may have begun at any time.
+    #[must_use]
+    pub const fn is_shared_period(&self, other: &Self) -> bool {
+        self.period_kind == other.period_kind
+            && self.period_kind > 0
+            && (self.period_kind == kind(Period::Once) || self.period_start == other.period_start)
+    }
+}
+
 const fn kind(period: Period) -> u8 {
     match period {
         Period::Once => 100,

@@ -8,6 +8,12 @@ use super::{Member, Table, TableError, id};
 use crate::net::sync::lock;
 
 impl Table {
+    /// The [`NewUser::digest`] of what the config states of a user; `None`: nothing.
+    #[must_use]
+    pub fn configured(&self, name: &str) -> Option<[u8; 32]> {
+        lock(&self.configured).get(name).map(NewUser::digest)
+    }
+
     /// What the users are otherwise than the config states them.
     #[must_use]
     pub fn own(&self) -> Own {
