@@ -309,6 +309,8 @@ pub const STORE_BATCH: usize = 500;
 /// Entries of one list of users that a server takes from the store: a user has one, and one for each process that has
 /// served it.
 pub const MAX_STORE_ENTRIES: usize = 1 << 18;
+/// How long nobody was at a process until what it has counted is added to the sum of those that have ended.
+pub const STORE_SILENCE: Duration = Duration::from_secs(86_400);
 /// Bytes of an entry; longer ones are left in the store.
 pub const MAX_STORE_ENTRY: usize = 2048;
 

@@ -410,6 +410,42 @@ fn what_others_write_into_redis_crashes_no_server() {
     }
 }
 
+#[test]
+#[ignore = "needs peers: scripts/test"]
+fn processes_that_ended_long_ago_become_one_sum() {
+    let redis = Redis::new();
+    let first = server(&redis.url(), &json!({}));
+    let target = TcpTarget::echo();
+    says(&first, ANSWERS);
+    echo(&local(&first), &target, 1000);
+    eventually("it is told", || redis.ask(&["KEYS", "*"]).contains("data"));
+    let (data, feed) = (redis.key("data"), redis.key("feed"));
+    redis.ask(&["SET", &redis.key("seq"), "2000"]);
+    for node in 1..=3 {
+        let name = format!("c000000000000000{node}ann");
+        redis.ask(&["HSET", &data, &name, "5 0 10 20 0 1700000000 0 0 0"]);
+        redis.ask(&["ZADD", &feed, &format!("100{node}"), &name]);
+    }
+    eventually("they are counted", || up(&first) == 1030);
+    // Each process looks for one when it begins.
+    let more: Vec<_> = (1..=3)
+        .map(|number| {
+            let server = server(&redis.url(), &json!({}));
+            says(&server, ANSWERS);
+            eventually("another one is added", || {
+                let left = redis.ask(&["--raw", "HKEYS", &data]);
+                left.lines().filter(|name| name.starts_with('r')).count() == number
+            });
+            server
+        })
+        .collect();
+    let sum = redis.ask(&["--raw", "HGET", &data, "c0000000000000000ann"]);
+    assert_eq!(sum.trim(), "7 0 30 60 0 1700000000 0 0 0");
+    for server in more.iter().chain([&first]) {
+        eventually("the sum is known", || up(server) == 1030);
+    }
+}
+
 /// Starts a server that keeps what it knows in `state`.
 fn keeping(state: &Path, url: &str, api: &Value) -> Half {
     let mut all = keys(url, &json!({}));

@@ -177,7 +177,13 @@ impl Batch<'_> {
         let mut put = self
             .0
             .prepare("INSERT OR REPLACE INTO shared (servers, name, value) VALUES (?1, ?2, ?3)")?;
-        put.execute(params![servers, name, value]).map(drop)
+        put.execute(params![servers, name, value])?;
+        // The entries of a process that is in the sum.
+        if let Some(node) = name.strip_prefix('r') {
+            let gone = "DELETE FROM shared WHERE servers = ?1 AND substr(name, 1, 17) = ?2";
+            self.0.execute(gone, params![servers, format!("c{node}")])?;
+        }
+        Ok(())
     }
 
     fn put(&self, how: &str, row: Row<'_>, new: &Totals) -> Result<Totals, rusqlite::Error> {

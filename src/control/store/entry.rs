@@ -4,6 +4,7 @@
 //! ```text
 //! c NODE NAME    NUMBER born up down failures seen period start kind     what a user has used at one process
 //! u NAME         NUMBER {"born", "base", "password", …}                  a user that the admin API has changed
+//! r NODE         NUMBER                                                  a process that is counted in the sum, NODE 0
 //! ```
 //!
 //! `NODE` is the random id of a process, 16 digits. There are no spaces in the names of entries but those of a user.
@@ -29,6 +30,14 @@ impl Node {
     pub(super) fn random() -> Self {
         Self(rand::random())
     }
+
+    /// Stands for all processes that have ended and were added to the sum.
+    pub(super) const SUM: Self = Self(0);
+
+    /// As it stands in the names of entries.
+    pub(super) fn text(self) -> String {
+        format!("{:016x}", self.0)
+    }
 }
 
 /// What an entry is about.
@@ -38,12 +47,15 @@ pub(super) enum Key {
     Counter(Node, Box<str>),
     /// A user.
     User(Box<str>),
+    /// A process that is in the sum.
+    Ended(Node),
 }
 
 impl Key {
     pub(super) fn encode(&self) -> String {
         match self {
-            Self::Counter(Node(node), name) => format!("c{node:016x}{name}"),
+            Self::Counter(node, name) => format!("c{}{name}", node.text()),
+            Self::Ended(node) => format!("r{}", node.text()),
             Self::User(name) => format!("u{name}"),
         }
     }
@@ -56,6 +68,9 @@ impl Key {
                 Some(Self::Counter(Node(node), name.into()))
             }
             ("u", name) => Some(Self::User(name.into())),
+            ("r", node) if node.len() == NODE_LEN => {
+                Some(Self::Ended(Node(u64::from_str_radix(node, 16).ok()?)))
+            }
             _ => None,
         }
     }
@@ -252,6 +267,9 @@ mod tests {
         assert_eq!(Key::decode(&key.encode()), Some(key));
         let nameless = Key::Counter(Node(u64::MAX), "".into());
         assert_eq!(Key::decode(&nameless.encode()), Some(nameless));
+        let ended = Key::Ended(Node(0xab));
+        assert_eq!(ended.encode(), "r00000000000000ab");
+        assert_eq!(Key::decode(&ended.encode()), Some(ended));
         let user = Key::User("né".into());
         assert_eq!(Key::decode(&user.encode()), Some(user));
 

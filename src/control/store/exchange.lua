@@ -19,6 +19,7 @@ if not epoch then
   redis.call('SET', epoch_key, epoch)
 end
 
+local ended_ones = {}
 for i = 7, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
   local known = nil
@@ -26,7 +27,14 @@ for i = 7, #ARGV, 2 do
     local old = redis.call('HGET', data, name)
     known = old and number_of(old)
   end
-  if not known or known < number_of(value) or known > greatest then
+  -- The entries of a process that was added to the sum are in there.
+  local ended = false
+  if string.sub(name, 1, 1) == 'c' then
+    local mark = 'r' .. string.sub(name, 2, 17)
+    ended = redis.call('HEXISTS', data, mark) == 1
+    ended_ones[mark] = ended or nil
+  end
+  if not ended and (not known or known < number_of(value) or known > greatest) then
     redis.call('HSET', data, name, value)
     redis.call('ZADD', feed, redis.call('INCR', seq_key), name)
   end
@@ -58,4 +66,9 @@ for i = 1, #list, 2 do
 end
 out[2] = place
 out[3] = left_out
+-- Whoever still states them must know.
+for mark in pairs(ended_ones) do
+  out[#out + 1] = mark
+  out[#out + 1] = '1 '
+end
 return out

@@ -3,6 +3,7 @@
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, RedisError, Script, Value};
 
+use super::entry::Node;
 use super::replica::Text;
 use crate::limits::{MAX_STORE_ENTRY, STORE_BATCH, STORE_TIMEOUT};
 use crate::net::unix_now;
@@ -21,6 +22,7 @@ const AHEAD: u64 = 86_400_000;
 pub(super) struct Link {
     connection: ConnectionManager,
     exchange: Script,
+    fold: Script,
 }
 
 /// Why there is no answer.
@@ -102,6 +104,7 @@ impl Link {
         Ok(Self {
             connection: connection.map_err(|_| LinkError::Url)?,
             exchange: Script::new(include_str!("exchange.lua")),
+            fold: Script::new(include_str!("fold.lua")),
         })
     }
 
@@ -132,6 +135,25 @@ impl Link {
         }
         let answer: Value = call.invoke_async(&mut self.connection).await?;
         read(answer).ok_or(LinkError::Answer)
+    }
+
+    /// Adds what a process has counted to the sum of those that have ended, all in one step.
+    pub(super) async fn fold(
+        &mut self,
+        group: &str,
+        node: Node,
+        names: &[Box<str>],
+    ) -> Result<(), LinkError> {
+        let mut call = self.fold.prepare_invoke();
+        for key in ["seq", "data", "feed"] {
+            call.key(format!("{PREFIX}:{{{group}}}:{key}"));
+        }
+        call.arg(node.text()).arg(MAX_STORE_ENTRY);
+        for name in names {
+            call.arg(&**name);
+        }
+        let _count: Value = call.invoke_async(&mut self.connection).await?;
+        Ok(())
     }
 
     /// Whether there are answers.

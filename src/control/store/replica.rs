@@ -19,23 +19,19 @@ use crate::relay::users::{Table, Totals, User};
 pub(crate) type Text = (String, Zeroizing<String>);
 
 /// What this process knows, by the groups of its servers.
+#[derive(Default)]
 pub struct Replica {
-    node: Node,
     groups: Mutex<HashMap<Box<str>, Known>>,
 }
 
-impl Default for Replica {
-    fn default() -> Self {
-        Self {
-            node: Node::random(),
-            groups: Mutex::default(),
-        }
-    }
-}
-
 /// What is known of one group.
-#[derive(Default)]
 pub(super) struct Known {
+    /// This process.
+    node: Node,
+    /// What the store has of this process.
+    confirmed: HashMap<Box<str>, Counter>,
+    /// Processes that are in the sum.
+    ended: HashSet<Node>,
     counters: HashMap<Box<str>, HashMap<Node, Counter>>,
     pub(super) names: Names,
     /// Counters of all users together.
@@ -45,6 +41,22 @@ pub(super) struct Known {
     /// What `admin.state` does not have.
     unsaved: HashSet<Key>,
     shares: HashMap<Box<str>, Share>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            node: Node::random(),
+            confirmed: HashMap::new(),
+            ended: HashSet::new(),
+            counters: HashMap::new(),
+            names: Names::default(),
+            counted: 0,
+            unsent: HashSet::new(),
+            unsaved: HashSet::new(),
+            shares: HashMap::new(),
+        }
+    }
 }
 
 /// What of a user's counters came from others.
@@ -70,7 +82,7 @@ impl Replica {
         let known = groups.entry(group.into()).or_default();
         known.scan(table);
         for user in table.users() {
-            known.count(self.node, &user);
+            known.count(&user);
         }
         known
             .shares
@@ -85,8 +97,8 @@ impl Replica {
         let refused = known.names.apply(table);
         let now = unix_now();
         for user in table.users() {
-            known.count(self.node, &user);
-            known.absorb(self.node, &user, now);
+            known.count(&user);
+            known.absorb(&user, now);
         }
         refused
     }
@@ -97,8 +109,9 @@ impl Replica {
         let Some(known) = groups.get(group) else {
             return Vec::new();
         };
-        let some = known.unsent.iter().take(STORE_BATCH);
-        some.filter_map(|key| Some((known.text(key)?, key.clone())))
+        let all = known.unsent.iter();
+        all.filter_map(|key| Some((known.text(key)?, key.clone())))
+            .take(STORE_BATCH)
             .collect()
     }
 
@@ -109,6 +122,12 @@ impl Replica {
             return;
         };
         for (text, key) in sent {
+            if let Key::Counter(node, name) = key
+                && *node == known.node
+                && let Some(counter) = Counter::decode(&text.1)
+            {
+                known.confirmed.insert(name.clone(), counter);
+            }
             if known.text(key).as_ref() == Some(text) {
                 known.unsent.remove(key);
             }
@@ -118,7 +137,7 @@ impl Replica {
     /// The store may have lost what this process stated last.
     pub(super) fn doubt(&self) {
         for known in lock(&self.groups).values_mut() {
-            let node = self.node;
+            let node = known.node;
             let own = |key: &Key| !matches!(key, Key::Counter(of, _) if *of != node);
             let keys: Vec<_> = known.keys().filter(own).collect();
             known.unsent.extend(keys);
@@ -138,10 +157,15 @@ impl Replica {
         let mut groups = lock(&self.groups);
         let known = groups.entry(group.into()).or_default();
         let key = Key::decode(name).ok_or(NotTaken::Broken)?;
-        if known.take(self.node, &key, value)? {
+        if known.take(&key, value)? {
             known.unsaved.insert(key);
         }
         Ok(())
+    }
+
+    /// A process that has ended long ago and can be added to the sum: nobody was there since `before`.
+    pub(super) fn silent(&self, group: &str, before: u64) -> Option<(Node, Vec<Box<str>>)> {
+        lock(&self.groups).get(group)?.silent(before)
     }
 
     /// Takes an entry that an earlier process has kept. The store may not have it.
@@ -149,7 +173,7 @@ impl Replica {
         let mut groups = lock(&self.groups);
         let known = groups.entry(group.into()).or_default();
         if let Some(key) = Key::decode(name)
-            && known.take(self.node, &key, value) == Ok(true)
+            && known.take(&key, value) == Ok(true)
         {
             known.unsent.insert(key);
         }
@@ -186,7 +210,9 @@ impl Known {
             nodes.map(move |node| Key::Counter(*node, name.clone()))
         });
         let users = self.names.records.keys();
-        counters.chain(users.map(|name| Key::User(name.clone())))
+        let users = users.map(|name| Key::User(name.clone()));
+        let ended = self.ended.iter().map(|node| Key::Ended(*node));
+        counters.chain(users).chain(ended)
     }
 
     fn text(&self, key: &Key) -> Option<Text> {
@@ -195,6 +221,10 @@ impl Known {
                 Zeroizing::new(self.counters.get(name)?.get(node)?.encode())
             }
             Key::User(name) => self.names.records.get(name)?.encode(),
+            Key::Ended(node) => {
+                self.ended.get(node)?;
+                Zeroizing::new("1 ".to_owned())
+            }
         };
         Some((key.encode(), value))
     }
@@ -206,13 +236,16 @@ impl Known {
     }
 
     /// Takes what somebody has stated. Returns whether it is news.
-    fn take(&mut self, own: Node, key: &Key, value: &str) -> Result<bool, NotTaken> {
-        let entries = self.counted + self.names.records.len();
+    fn take(&mut self, key: &Key, value: &str) -> Result<bool, NotTaken> {
+        let entries = self.counted + self.names.records.len() + self.ended.len();
         let is_full = entries >= MAX_STORE_ENTRIES;
         match key {
             Key::Counter(node, name) => {
                 let new = Counter::decode(value).ok_or(NotTaken::Broken)?;
                 let known = self.counters.get(name).and_then(|nodes| nodes.get(node));
+                if self.ended.contains(node) {
+                    return Ok(false);
+                }
                 match known {
                     Some(known) if known.number >= new.number => return Ok(false),
                     None if is_full => return Err(NotTaken::TooMany),
@@ -221,7 +254,7 @@ impl Known {
                 }
                 let nodes = self.counters.entry(name.clone()).or_default();
                 let known = nodes.entry(*node).or_default();
-                if *node == own {
+                if *node == self.node {
                     // Nobody else may: what is stated here next holds again.
                     known.number = new.number.saturating_add(1);
                     self.unsent.insert(key.clone());
@@ -239,8 +272,55 @@ impl Known {
                 self.names.records.insert(name.clone(), new);
                 self.names.changed.insert(name.clone());
             }
+            Key::Ended(_) if is_full => return Err(NotTaken::TooMany),
+            Key::Ended(node) => {
+                if *node == Node::SUM || !self.ended.insert(*node) {
+                    return Ok(false);
+                }
+                self.forget(*node);
+            }
         }
         Ok(true)
+    }
+
+    /// Forgets what a process has counted: it is in the sum.
+    fn forget(&mut self, node: Node) {
+        for nodes in self.counters.values_mut() {
+            if nodes.remove(&node).is_some() {
+                self.counted = self.counted.saturating_sub(1);
+            }
+        }
+        let is_left = |key: &Key| !matches!(key, Key::Counter(of, _) if *of == node);
+        self.unsent.retain(is_left);
+        self.unsaved.retain(is_left);
+        if node != self.node {
+            return;
+        }
+        // It is this process, which nobody has heard of for a long time. It goes on as another one, with what the store has not.
+        self.node = Node::random();
+        for (name, counter) in self.confirmed.drain() {
+            if let Some(share) = self.shares.get_mut(&name)
+                && share.born == counter.born
+            {
+                share.foreign = plus(&share.foreign, &counter.totals);
+            }
+        }
+    }
+
+    /// A process other than this one whose users were not there since `before`, and their names.
+    fn silent(&self, before: u64) -> Option<(Node, Vec<Box<str>>)> {
+        let mut nodes: HashMap<Node, (u64, Vec<Box<str>>)> = HashMap::new();
+        for (name, counters) in &self.counters {
+            for (node, counter) in counters {
+                let (seen, names) = nodes.entry(*node).or_default();
+                *seen = counter.totals.last_seen.max(*seen);
+                names.push(name.clone());
+            }
+        }
+        let is_other = |node: Node| node != self.node && node != Node::SUM;
+        let mut others = nodes.into_iter().filter(|(node, _)| is_other(*node));
+        let silent = others.find(|(_, (seen, _))| *seen < before);
+        silent.map(|(node, (_, names))| (node, names))
     }
 
     fn scan(&mut self, table: &Table) {
@@ -250,7 +330,7 @@ impl Known {
     }
 
     /// What others have counted of a user.
-    fn foreign(&self, own: Node, name: &str, born: u64, now: &Totals) -> Totals {
+    fn foreign(&self, name: &str, born: u64, now: &Totals) -> Totals {
         let mut sum = Totals {
             period_start: now.period_start,
             period_kind: now.period_kind,
@@ -258,7 +338,7 @@ impl Known {
         };
         let nodes = self.counters.get(name).into_iter().flatten();
         for (node, counter) in nodes {
-            if *node == own || counter.born != born {
+            if *node == self.node || counter.born != born {
                 continue;
             }
             let one = &counter.totals;
@@ -274,7 +354,8 @@ impl Known {
     }
 
     /// Notes what a user has used here.
-    fn count(&mut self, own: Node, user: &Arc<User>) {
+    fn count(&mut self, user: &Arc<User>) {
+        let own = self.node;
         let name = user.name().unwrap_or_default();
         if name.len() > MAX_USER_NAME {
             return;
@@ -288,7 +369,7 @@ impl Known {
             share.born == born && std::ptr::eq(share.user.as_ptr(), Arc::as_ptr(user))
         });
         if !is_known {
-            let foreign = self.foreign(own, name, born, &totals);
+            let foreign = self.foreign(name, born, &totals);
             let all = plus(&foreign, &counted.unwrap_or_default().totals);
             user.absorb_shared(&all.since(&totals));
             totals = user.totals();
@@ -333,13 +414,13 @@ impl Known {
     }
 
     /// Adds what others have counted of a user since the last time.
-    fn absorb(&mut self, own: Node, user: &Arc<User>, now: u64) {
+    fn absorb(&mut self, user: &Arc<User>, now: u64) {
         let name = user.name().unwrap_or_default();
         let born = self.names.born(name);
         let Some(share) = self.shares.get(name) else {
             return;
         };
-        let foreign = self.foreign(own, name, born, &share.foreign);
+        let foreign = self.foreign(name, born, &share.foreign);
         let Some(share) = self.shares.get_mut(name) else {
             return;
         };

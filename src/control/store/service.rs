@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::redis::{Link, LinkError, Place};
 use super::replica::{NotTaken, Replica};
 use super::tables;
-use crate::limits::{MAX_SHARED_SALTS, SHARED_SALT_TIME, STORE_BATCH, STORE_TIME, STORE_TIMEOUT};
+use crate::limits::{
+    MAX_SHARED_SALTS, SHARED_SALT_TIME, STORE_BATCH, STORE_SILENCE, STORE_TIME, STORE_TIMEOUT,
+};
+use crate::net::unix_now;
 use crate::relay::Counters;
 use crate::relay::group::Group;
 use crate::relay::replay::Answerer;
@@ -22,6 +25,8 @@ use crate::relay::users::Table;
 
 /// How long the store is left alone after it gave no answer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often processes that have ended are looked for, and how long after the store was away.
+const FOLD_TIME: Duration = Duration::from_secs(60);
 /// Exchanges with the store for one group at a time.
 const MOST_AT_ONCE: usize = 64;
 
@@ -59,6 +64,7 @@ impl Store {
                     counters,
                     places: HashMap::new(),
                     away: None,
+                    next_fold: Instant::now(),
                     odd: false,
                 };
                 tokio::select! {
@@ -91,6 +97,8 @@ struct Service {
     places: HashMap<Group, Place>,
     /// Whether the store gives no answer, as it was said; `None`: nothing was said.
     away: Option<bool>,
+    /// When processes that have ended are looked for.
+    next_fold: Instant,
     /// It has something that cannot be used, which was said.
     odd: bool,
 }
@@ -148,12 +156,28 @@ impl Service {
                 tracing::warn!(server = %table.server, %error, "a user of the store cannot be used here");
             }
             if done.is_err() {
+                self.next_fold = Instant::now() + FOLD_TIME;
                 self.replica.doubt();
                 self.places.values_mut().for_each(Place::rewind);
             }
             done?;
         }
+        if self.next_fold <= Instant::now() {
+            self.next_fold = Instant::now() + FOLD_TIME;
+            for (group, _) in &tables {
+                self.fold(group).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Adds a process that has ended to the sum of them: each leaves an entry for each of its users.
+    async fn fold(&mut self, group: &Group) -> Result<(), LinkError> {
+        let before = unix_now().saturating_sub(STORE_SILENCE.as_secs());
+        match self.replica.silent(group.as_str(), before) {
+            Some((node, names)) => self.link.fold(group.as_str(), node, &names).await,
+            None => Ok(()),
+        }
     }
 
     async fn group(&mut self, group: &Group, table: &Table) -> Result<(), LinkError> {
@@ -168,7 +192,6 @@ impl Service {
                 self.replica.retell(group.as_str());
             }
             *place = news.place;
-            self.replica.confirm(group.as_str(), &unsent);
             let mut odd = match news.left_out {
                 0 => None,
                 _ => Some(NotTaken::Broken),
@@ -178,6 +201,8 @@ impl Service {
                 let taken = self.replica.take(group.as_str(), &name, &value);
                 odd = odd.or_else(|| taken.err());
             }
+            // After that, since what an ended process states is not taken.
+            self.replica.confirm(group.as_str(), &unsent);
             if let Some(error) = odd.filter(|_| !self.odd) {
                 self.odd = true;
                 tracing::warn!(server = %table.server, %error, "the store has something that is left out");

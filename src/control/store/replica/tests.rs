@@ -1,4 +1,9 @@
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 use std::collections::BTreeMap;
 
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -88,6 +93,9 @@ impl Server {
                 self.replica.doubt();
                 break;
             }
+            for (name, value) in store.0.iter().filter(|(name, _)| name.starts_with('r')) {
+                self.replica.take(GROUP, name, value).unwrap();
+            }
             self.replica.confirm(GROUP, &sent);
             if sent.is_empty() {
                 break;
@@ -108,6 +116,9 @@ struct Store(BTreeMap<String, String>);
 
 impl Store {
     fn take(&mut self, name: &str, value: &str) {
+        if name.starts_with('c') && self.0.contains_key(&format!("r{}", &name[1..17])) {
+            return;
+        }
         let number = |value: &str| value.split(' ').next().unwrap().parse::<u64>().unwrap();
         let known = self.0.get(name).map(|value| number(value));
         if known.is_none_or(|known| known < number(value)) {
@@ -317,4 +328,51 @@ fn entries_of_a_store_are_bounded() {
     assert_eq!(more, Err(NotTaken::TooMany));
     server.replica.apply(GROUP, &server.table);
     assert_eq!(server.up("ann"), u64::try_from(MAX_STORE_ENTRIES).unwrap());
+}
+
+/// What `fold.lua` does for one user.
+fn fold(store: &mut Store, node: &str) {
+    let of_node = format!("c{node}ann");
+    let of_all = "c0000000000000000ann".to_owned();
+    let one = Counter::decode(&store.0.remove(&of_node).unwrap()).unwrap();
+    let all = store
+        .0
+        .get(&of_all)
+        .map(|all| Counter::decode(all).unwrap());
+    let all = all.unwrap_or_default();
+    let sum = Counter {
+        number: all.number + 1,
+        born: 0,
+        totals: plus(&one.totals, &all.totals),
+    };
+    store.0.insert(format!("r{node}"), "1 ".to_owned());
+    store.0.insert(of_all, sum.encode());
+}
+
+#[test]
+fn process_that_was_added_to_the_sum_counts_once() {
+    let (one, other, mut store) = (Server::new(), Server::new(), Store::default());
+    for server in [&one, &other] {
+        server.moves("ann", 100);
+        server.meets(&mut store, false);
+    }
+    // One of them is away, moves more, and is thought to have ended.
+    let node = lock(&one.replica.groups)[GROUP].node.text();
+    one.moves("ann", 10);
+    fold(&mut store, &node);
+    other.moves("ann", 1);
+    for server in [&other, &one, &one, &other] {
+        server.meets(&mut store, false);
+    }
+    assert_eq!((one.up("ann"), other.up("ann")), (211, 211));
+    // Whoever has its entries still is not believed.
+    other
+        .replica
+        .restore(GROUP, &format!("c{node}ann"), "99 0 5 0 0 0 0 0 0");
+    other.replica.apply(GROUP, &other.table);
+    assert_eq!(other.up("ann"), 211);
+    let (silent, names) = other.replica.silent(GROUP, u64::MAX).unwrap();
+    assert!(silent.text() != node && silent != Node::SUM);
+    assert_eq!(names, [Box::<str>::from("ann")]);
+    assert_eq!(other.replica.silent(GROUP, 0), None);
 }
