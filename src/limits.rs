@@ -287,6 +287,8 @@ pub const MAX_SENDERS: usize = 16_384;
 /// Bytes a second that a server with users of an AEAD-2017 method opens in vain, at most, to find whose datagrams from unknown
 /// addresses are: a fifth of one core. Further ones are dropped; users at known addresses go on.
 pub const MAX_TRIED_BYTES: u64 = 256 << 20;
+/// Bytes that wait unsent in the socket of a client, where users share fairly (`fair`).
+pub const UNSENT: u32 = 16 * 1024;
 /// How often what users have used is saved in `admin.state`.
 pub const SAVE_TIME: Duration = Duration::from_secs(5);
 /// Changes of users that wait until they are saved; a further one is told that it is not saved yet.

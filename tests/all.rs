@@ -39,6 +39,7 @@ mod doctor;
 mod doctor_faults;
 mod failover;
 mod failover_udp;
+mod fair;
 mod fairness;
 mod fake_dns;
 mod files;

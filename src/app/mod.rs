@@ -170,6 +170,10 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     let signals = control.block_on(async { Signals::listen() })?;
     let resolver = Arc::new(control.block_on(async { resolver(config) })?);
     let counters = Arc::new(Counters::default());
+    if config.fair {
+        // Before there are any.
+        counters.users.share_fairly();
+    }
     let workers = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
@@ -239,6 +243,9 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
     watching.spawn_on(rulebook.clone().watch(), control.handle());
     watching.spawn_on(sampled::report_rest(), control.handle());
     watching.spawn_on(review_users(Arc::clone(&counters)), control.handle());
+    if config.fair {
+        watching.spawn_on(counters.users.share_fairly().hold(), control.handle());
+    }
     if admin.is_some() && config.role != Role::Server {
         counters.users.count_everybody();
     }

@@ -276,6 +276,8 @@ pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
 pub struct TcpInfo {
     /// The smoothed round trip.
     pub round_trip: Duration,
+    /// The shortest one of late.
+    pub shortest_round_trip: Duration,
     /// Bytes of payload in a full segment that we send.
     pub segment: u32,
     /// The MTU of the path as far as the system knows it, in bytes.
@@ -334,6 +336,7 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
         segment: word(16),
         path_mtu: word(60),
         round_trip: Duration::from_micros(word(68).into()),
+        shortest_round_trip: Duration::from_micros(word(148).into()),
         retransmitted: word(100),
         needless: word(216),
         acknowledged: long(120),

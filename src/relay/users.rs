@@ -7,6 +7,7 @@
 //! A [`Table`] has the users of one server, which may be added, changed and removed while it runs. [`Users`] has all tables, and
 //! knows the sessions that run.
 
+mod fair;
 mod keeper;
 mod limits;
 mod live;
@@ -23,6 +24,8 @@ mod tally;
 mod totals;
 mod user;
 
+pub use fair::Fair;
+pub(in crate::relay) use fair::Place;
 pub use keeper::{Keeper, Kept, NotKept};
 pub use limits::{Limits, Refusal};
 pub use live::{LiveSession, Protocol};

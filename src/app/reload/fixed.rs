@@ -30,6 +30,8 @@ pub(super) fn keep(old: &Config, new: &mut Config) -> Vec<String> {
         _ => new.manager.clone_from(&old.manager),
     }
     note("sandbox", old.sandbox != new.sandbox);
+    note("fair", old.fair != new.fair);
+    new.fair = old.fair;
     note("admin.state", old.state != new.state);
     note("store", old.store != new.store);
     new.workers = old.workers;

@@ -74,6 +74,8 @@ pub struct Config {
     pub watch: bool,
     /// Whether the process limits itself to what it needs of the system; `None`: as far as the system can do it.
     pub sandbox: Option<bool>,
+    /// Whether active users of `ssr server` have equal shares of what the process can move.
+    pub fair: bool,
     /// What is logged, and where.
     pub log: Log,
     /// How long `ssr local` waits for the client's first bytes after the dial, in order to send them with the header.

@@ -75,6 +75,7 @@ pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
         deny_private: top.deny_private.unwrap_or(false),
         watch: top.watch.unwrap_or(false),
         sandbox: top.sandbox,
+        fair: fair(top, cx),
         log: logging::log(top.log.as_ref(), cx),
         first_payload_wait: first_payload_wait(top, cx),
         admin: admin::admin(top, cx),
@@ -157,4 +158,16 @@ fn first_payload_wait(top: &Top, cx: &mut Context<'_>) -> Duration {
             Duration::ZERO
         }
     }
+}
+
+/// Whether users share fairly, which only a server's do.
+fn fair(top: &Top, cx: &mut Context<'_>) -> bool {
+    let is_wanted = top.fair == Some(true);
+    if is_wanted && cx.role != Role::Server {
+        cx.report.warn(
+            "fair",
+            "no effect here: it is for the users of `ssr server`",
+        );
+    }
+    is_wanted && cx.role == Role::Server
 }

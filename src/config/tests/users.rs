@@ -186,3 +186,17 @@ fn users_of_older_methods_that_cannot_be_are_named() {
         assert!(found.contains(path) && found.contains(part), "{found}");
     }
 }
+
+#[test]
+fn only_users_of_a_server_share_fairly() {
+    let text = with_user(r#""max_ips": 2"#).replacen('{', r#"{"fair": true, "local_port": 1, "#, 1);
+    assert!(server(&text).fair);
+    assert!(!server(&with_user(r#""max_ips": 2"#)).fair);
+    let text = text.replacen("\"::\"", "\"192.0.2.1\"", 1);
+    let found = local(&text);
+    let said = shown(&found.warnings);
+    assert!(
+        !found.fair && said.contains("fair: no effect here"),
+        "{said}"
+    );
+}

@@ -87,6 +87,7 @@ pub(crate) struct Top {
     pub(crate) deny_private: Option<bool>,
     pub(crate) watch: Option<bool>,
     pub(crate) sandbox: Option<bool>,
+    pub(crate) fair: Option<bool>,
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
     pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,

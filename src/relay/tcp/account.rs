@@ -2,13 +2,18 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep};
 
 use super::traffic::Traffic;
+use crate::net::Stream;
 use crate::relay::error::Error;
-use crate::relay::users::Session;
+use crate::relay::users::{Place, Session};
+
+/// Bytes that a client has to be sent at once for a look at how long it takes to acknowledge them.
+const LOOKED_AT: u64 = 4 * 1024;
 
 /// A stream's part of its user's account.
 pub(super) struct Account {
@@ -19,6 +24,8 @@ pub(super) struct Account {
     pause: Option<Pin<Box<Sleep>>>,
     /// The user's rate for which it waits: see [`User::paced`](crate::relay::users::User::paced).
     paced: u32,
+    /// Its place among the user's streams, once it has waited for the user's fair share.
+    place: Option<Place>,
 }
 
 impl Account {
@@ -28,6 +35,7 @@ impl Account {
             counted: Traffic::default(),
             pause: None,
             paced: 0,
+            place: None,
         }
     }
 
@@ -47,11 +55,19 @@ impl Account {
             user.end_wait();
             self.pause = None;
         }
-        Poll::Ready(Ok(()))
+        match self.session.user().share() {
+            Some(share) if !share.poll(&mut self.place, cx.waker()) => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether what waits in the client's socket is to be short: streams of one user would delay those of others.
+    pub(super) fn keeps_short(&self) -> bool {
+        self.session.user().share().is_some()
     }
 
     /// Takes note of all that the stream has moved so far.
-    pub(super) fn note(&mut self, traffic: Traffic, cx: &mut Context<'_>) {
+    pub(super) fn note(&mut self, traffic: Traffic, client: &Stream, cx: &mut Context<'_>) {
         let (up, down) = (
             traffic.up - self.counted.up,
             traffic.down - self.counted.down,
@@ -62,6 +78,9 @@ impl Account {
         self.counted = traffic;
         self.session.note(traffic.up, traffic.down);
         let user = self.session.user();
+        if let Some(share) = user.share().filter(|_| down >= LOOKED_AT) {
+            share.look_at(client);
+        }
         self.paced = user.paced();
         let wait = user.moved(up, down);
         if !wait.is_zero() {
@@ -77,6 +96,9 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if let Some(place) = &self.place {
+            place.store(false, Relaxed);
+        }
         if self.pause.is_some() {
             self.session.user().end_wait();
         }

@@ -140,6 +140,15 @@ impl Turn {
         })
     }
 
+    /// Passes the turn on, if the flow has it: it has to wait for something else.
+    pub(super) fn give_up(&self) {
+        QUEUE.with_borrow_mut(|queue| {
+            if queue.turn == Some(self.number) {
+                queue.pass();
+            }
+        });
+    }
+
     /// Notes that a turn has moved `moved` bytes, and passes the turn on.
     pub(super) fn after(&mut self, waker: &Waker, moved: u64) {
         let is_bulk = moved >= BULK;

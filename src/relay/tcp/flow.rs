@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
@@ -16,7 +16,7 @@ use super::half::{Codec, Half};
 use super::request::Timeouts;
 use super::traffic::Traffic;
 use super::watch::{Acknowledging, Watch};
-use crate::limits::UNACKNOWLEDGED;
+use crate::limits::{UNACKNOWLEDGED, UNSENT};
 use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};
@@ -112,6 +112,10 @@ impl Flow {
 
     /// The flow of a user.
     pub(super) fn of_user(mut self, account: Option<Account>) -> Self {
+        if account.as_ref().is_some_and(Account::keeps_short) {
+            self.client.limit_unsent(UNSENT);
+            self.down.limit_buffers(Size::Small);
+        }
         self.account = account.map(Box::new);
         self
     }
@@ -290,13 +294,17 @@ impl Running<'_> {
         let (flow, watch) = (&mut *self.flow, &mut self.watch);
         if let Some(account) = &mut flow.account {
             // A flow that waits for its user's rate is not idle.
-            ready!(account.poll(cx))?;
+            let Poll::Ready(may_go_on) = account.poll(cx) else {
+                flow.turn.give_up();
+                return Poll::Pending;
+            };
+            may_go_on?;
         }
         let had_answer = flow.told_answer;
         let ended = flow.turn(cx)?;
         let traffic = flow.traffic();
         if let Some(account) = &mut flow.account {
-            account.note(traffic, cx);
+            account.note(traffic, &flow.client, cx);
         }
         if ended == 0 && flow.told_answer && !had_answer {
             watch.lengthen(self.timeouts.idle, tick.as_mut());

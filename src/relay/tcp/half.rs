@@ -121,6 +121,11 @@ impl Half {
         }
     }
 
+    /// Reads in buffers of up to `largest` from now on.
+    pub fn limit_buffers(&mut self, largest: Size) {
+        self.sizing = Sizing::up_to(largest);
+    }
+
     /// Counts payload that went this way before the first poll.
     pub const fn count(&mut self, bytes: u64) {
         self.moved += bytes;

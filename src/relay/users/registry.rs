@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::fair::Fair;
 use super::keeper::{Keeper, NotKept};
 use super::live::LiveSession;
 use super::table::Table;
@@ -13,6 +14,8 @@ use crate::net::sync::lock;
 pub struct Users {
     tables: Mutex<Vec<Arc<Table>>>,
     keeper: OnceLock<Keeper>,
+    /// What users share, if they share fairly.
+    fair: OnceLock<Arc<Fair>>,
     /// Who flows without a user are counted for.
     everybody: OnceLock<Arc<User>>,
 }
@@ -20,6 +23,9 @@ pub struct Users {
 impl Users {
     /// Adds those of a server.
     pub fn add(&self, table: Arc<Table>) {
+        if let Some(fair) = self.fair.get() {
+            table.share_fairly(fair);
+        }
         lock(&self.tables).push(table);
     }
 
@@ -27,6 +33,11 @@ impl Users {
     pub fn remove(&self, table: &Arc<Table>) {
         lock(&self.tables).retain(|known| !Arc::ptr_eq(known, table));
         table.users().iter().for_each(|user| user.remove());
+    }
+
+    /// Has the users of all servers that are added from now on share fairly. What is returned has to be run.
+    pub fn share_fairly(&self) -> Arc<Fair> {
+        Arc::clone(self.fair.get_or_init(Arc::default))
     }
 
     /// Counts flows without a user too, from now on: those of `ssr local`, for an operator to see.

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use zeroize::Zeroizing;
 
+use super::fair::Fair;
 use super::limits::{Limits, Refusal};
 use super::pace::Pace;
 use super::senders::Senders;
@@ -111,6 +112,8 @@ pub struct Table {
     senders: Senders,
     /// Grows with each request of a user.
     requests: AtomicU64,
+    /// What its users share with those of other servers, if they do.
+    fair: OnceLock<Arc<Fair>>,
     /// Holds datagrams for which everybody has to be tried to a rate.
     trials: Pace,
 }
@@ -162,6 +165,7 @@ impl Table {
             configured: Mutex::default(),
             senders: Senders::default(),
             requests: AtomicU64::new(0),
+            fair: OnceLock::new(),
             trials: Pace::default(),
         };
         table.trials.set(Some(MAX_TRIED_BYTES));
@@ -202,6 +206,12 @@ impl Table {
             accounts.note_active(user, self.requests.fetch_add(1, Relaxed) + 1);
             self.senders.note(ip, user);
         }
+    }
+
+    /// Has its users share fairly, those too that come later.
+    pub fn share_fairly(&self, fair: &Arc<Fair>) {
+        let fair = self.fair.get_or_init(|| Arc::clone(fair));
+        self.users().iter().for_each(|user| user.join(fair));
     }
 
     /// All of them by name; the only one of a server with one key has none.
@@ -418,6 +428,10 @@ impl Table {
     }
 
     fn store(&self, members: Members, nameless: Option<Arc<User>>) {
+        if let Some(fair) = self.fair.get() {
+            let users = members.by_id.values().map(|member| &member.user);
+            users.chain(&nameless).for_each(|user| user.join(fair));
+        }
         let key = self.load().accounts.key().clone();
         let next = snapshot(self.method, key, nameless, members);
         self.current.store(Arc::new(next));

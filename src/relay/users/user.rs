@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use super::fair::{Fair, Share};
 use super::limits::{Ending, Limits, Refusal};
 use super::live::{Live, LiveSession, Protocol};
 use super::pace::Pace;
@@ -63,6 +64,8 @@ pub struct User {
     removed: AtomicBool,
     sessions: Mutex<Sessions>,
     tally: Tally,
+    /// Its part, where users share fairly.
+    share: OnceLock<Arc<Share>>,
 }
 
 impl User {
@@ -102,6 +105,7 @@ impl User {
             removed: AtomicBool::new(false),
             sessions: Mutex::default(),
             tally: Tally::default(),
+            share: OnceLock::new(),
         };
         user.limit(limits);
         user
@@ -239,6 +243,9 @@ impl User {
                 counter.fetch_add(bytes, Relaxed);
             }
         }
+        if let Some(share) = self.share.get() {
+            share.moved(all);
+        }
         if self.quota.load(Relaxed) < u64::MAX {
             let before = self.period.fetch_add(all, Relaxed);
             self.check_quota(before + all);
@@ -273,7 +280,18 @@ impl User {
         } else {
             &self.pace_down
         };
-        self.shut.get().is_none() && pace.is_free()
+        let has_room = || self.share.get().is_none_or(|share| share.may_move());
+        self.shut.get().is_none() && pace.is_free() && has_room()
+    }
+
+    /// Shares what the process can move with others, from now on.
+    pub(super) fn join(&self, fair: &Arc<Fair>) {
+        let _joined = self.share.get_or_init(|| Share::new(Arc::clone(fair)));
+    }
+
+    /// Its part, where users share fairly.
+    pub(in crate::relay) fn share(&self) -> Option<&Arc<Share>> {
+        self.share.get()
     }
 
     /// Ends a user at once whose quota has just been used up, and does not wait for the next review.
