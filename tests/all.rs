@@ -107,6 +107,7 @@ mod udp_over_tcp;
 mod unacknowledged;
 mod unix_sockets;
 mod upgrade;
+mod upgrade_flows;
 mod users;
 mod users_by_trial;
 mod visitors;

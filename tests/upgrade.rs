@@ -1,10 +1,10 @@
 //! A new process takes over: no connection is refused or broken, and nothing is served twice.
 
 use crate::common::{
-    changing::Changing,
     eventually,
+    line::Line,
     load::Load,
-    peers::{self, Spec},
+    peers::Spec,
     probe::{Cut, End, Then, probe},
     process::{free_port, v4},
     seal::{Packet, Sealing},
@@ -12,7 +12,7 @@ use crate::common::{
     targets::TcpTarget,
     udp::UdpTarget,
 };
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -21,60 +21,6 @@ use std::{
 };
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
-
-/// A role that is replaced again and again.
-struct Line {
-    first: Changing,
-    /// The processes, the newest last.
-    pids: Vec<u32>,
-}
-
-impl Line {
-    fn start(role: &'static str, keys: Value) -> Self {
-        let first = Changing::start(role, keys);
-        let pids = vec![first.process.id()];
-        Self { first, pids }
-    }
-
-    fn pid(&self) -> u32 {
-        *self.pids.last().unwrap()
-    }
-
-    /// What `ssr upgrade` prints, and whether it succeeds.
-    fn ask(&self) -> (bool, String) {
-        let pid = self.pid().to_string();
-        let output = peers::ssr(&["upgrade", "--pid", &pid]).output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(text).unwrap())
-    }
-
-    fn upgrade(&mut self) {
-        let (done, text) = self.ask();
-        assert!(done, "{text}{}", self.first.process.log());
-        let pid = text.split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert_ne!(pid, self.pid());
-        self.pids.push(pid);
-    }
-
-    /// Whether the process at this place of the line has ended.
-    fn has_ended(&mut self, place: usize) -> bool {
-        if place == 0 {
-            return self.first.process.exited().is_some();
-        }
-        let pid = Pid::from_raw(self.pids[place].cast_signed()).unwrap();
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pids[place]));
-        test_kill_process(pid).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        for pid in &self.pids {
-            let pid = Pid::from_raw(pid.cast_signed()).unwrap();
-            let _gone = kill_process(pid, Signal::KILL);
-        }
-    }
-}
 
 fn server(port: u16) -> Value {
     let spec = Spec::new(METHOD);

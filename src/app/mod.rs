@@ -10,6 +10,7 @@
 //! - `running.rs`: the parts of the config that run.
 //! - `reload/`: reads the config again, and has it used by difference.
 //! - `manager.rs`: where the commands of a manager come.
+//! - `adopt.rs`: goes on with flows that another process has begun.
 //! - `admin.rs`: the admin API, on a thread of its own.
 //! - `store.rs`: shares users with other servers.
 //! - `supervise.rs`: signals, orders, and the end.
@@ -26,6 +27,7 @@
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
 mod admin;
+mod adopt;
 pub mod doctor;
 mod error;
 pub mod explain;
@@ -73,6 +75,7 @@ use crate::net::sampled;
 use crate::net::tasks::Tasks;
 use crate::relay::Counters;
 use crate::relay::replay::{Answerer, Salts};
+use crate::relay::tcp::moving::Moved;
 use error::Error;
 use reload::Reloader;
 use routing::Rulebook;
@@ -126,10 +129,12 @@ fn start(config: &Config, running: impl FnOnce()) -> Result<(), Error> {
         let kept = &prepared.services.shares.kept;
         let taken = inherited.take_over(kept);
         taken.map_err(Error::system("cannot take over from the old process"))?;
-        let listening = inherited.listen(kept.clone());
+        let (to, flows) = mpsc::channel(adopt::WAITING);
+        let listening = inherited.listen(kept.clone(), to);
         listening.map_err(Error::system("cannot listen to the old process"))?;
+        return serve(config, prepared, Some(flows), running);
     }
-    serve(config, prepared, running)
+    serve(config, prepared, None, running)
 }
 
 /// Everything that a process needs to serve.
@@ -222,7 +227,12 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     })
 }
 
-fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<(), Error> {
+fn serve(
+    config: &Config,
+    prepared: Prepared,
+    flows: Option<mpsc::Receiver<Box<Moved>>>,
+    running: impl FnOnce(),
+) -> Result<(), Error> {
     let Prepared {
         control,
         signals,
@@ -282,6 +292,10 @@ fn serve(config: &Config, prepared: Prepared, running: impl FnOnce()) -> Result<
     for unit in services.units {
         let serving = control.block_on(parts.start(unit));
         parts.units.push(serving);
+    }
+    let adopter = parts.adopter(&services.shares.connections);
+    if let Some((flows, adopter)) = flows.zip(adopter) {
+        watching.spawn_on(adopter.adopt_all(flows), control.handle());
     }
     let admin = admin.map(|admin| admin.start(config, facts, orders));
     let admin = admin

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::adopt::Adopter;
 use super::services::{Part, Unit};
 use super::worker::{Phase, Shared, Threads};
 use crate::limits::{MAX_RETIRED, MAX_SUBSCRIBED_PLUGINS};
@@ -35,6 +36,8 @@ pub(super) struct Running {
     pub(super) units: Vec<Serving>,
     /// Those that accept nothing any more, and still have something open; the oldest first.
     retired: VecDeque<Retired>,
+    /// The phase of flows that another process has begun.
+    adopted: watch::Sender<Phase>,
     /// Their plugins, and when these end.
     plugins: VecDeque<(Instant, Plugins)>,
 }
@@ -85,8 +88,18 @@ impl Running {
             drained: Some(drained),
             units: Vec::new(),
             retired: VecDeque::new(),
+            adopted: watch::Sender::new(Phase::Run),
             plugins: VecDeque::new(),
         }
+    }
+
+    /// What goes on with flows that another process has begun; `None`: the process is ending.
+    pub(super) fn adopter(&self, connections: &Arc<Semaphore>) -> Option<Adopter> {
+        let drained = self.drained.as_ref()?.downgrade();
+        let (phase, counters) = (self.adopted.subscribe(), Arc::clone(&self.counters));
+        let connections = Arc::clone(connections);
+        let hands = self.threads.hands();
+        Some(Adopter::new(hands, phase, drained, counters, connections))
     }
 
     /// Runs a part.
@@ -217,6 +230,7 @@ impl Running {
         for retired in &self.retired {
             retired.phase.send_replace(phase);
         }
+        self.adopted.send_replace(phase);
     }
 
     /// Nothing is added any more: what waits for the end of all jobs does not wait for this.

@@ -169,7 +169,7 @@ impl Supervisor<'_> {
             let told = successor.tell(&seen).and_then(|()| successor.go());
             (told, successor)
         });
-        let Ok((told, mut successor)) = told.await else {
+        let Ok((told, successor)) = told.await else {
             return;
         };
         if let Err(error) = told {
@@ -177,8 +177,12 @@ impl Supervisor<'_> {
             return;
         }
         notify(&format!("MAINPID={pid}"));
+        let Some((mut successor, flows)) = self.move_flows(successor).await else {
+            return;
+        };
         tracing::info!(
             pid,
+            flows,
             "upgrade: the new process serves; this one ends with its last connection"
         );
         self.reloader.running.close();
@@ -206,6 +210,21 @@ impl Supervisor<'_> {
             _ = self.drain.recv() => {}
             () = self.signals.end.come() => {}
         }
+    }
+
+    /// Passes on the flows that can move. Returns how many they were.
+    async fn move_flows(&mut self, mut successor: Successor) -> Option<(Successor, usize)> {
+        let moved = spawn_blocking(move || {
+            let (taken, staying) = successor.move_flows();
+            (successor, taken, staying)
+        });
+        let (successor, taken, staying) = moved.await.ok()?;
+        if let Some(mut adopter) = self.reloader.adopter() {
+            for flow in staying {
+                adopter.adopt(Box::new(flow)).await;
+            }
+        }
+        Some((successor, taken))
     }
 
     async fn stop(&mut self) {

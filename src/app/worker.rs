@@ -79,6 +79,15 @@ impl Shared {
         }
     }
 
+    /// For a flow, which does not listen.
+    pub(super) const fn of_flow(phase: watch::Receiver<Phase>, drained: mpsc::Sender<()>) -> Self {
+        Self {
+            phase,
+            drained,
+            listening: None,
+        }
+    }
+
     /// For work with a phase of its own.
     pub(super) fn under(phase: watch::Receiver<Phase>) -> Self {
         let (drained, _) = mpsc::channel(1);
@@ -152,6 +161,14 @@ impl Threads {
         }
     }
 
+    /// What gives them single jobs, as long as they take any.
+    pub(super) fn hands(&self) -> Hands {
+        Hands {
+            orders: self.orders.iter().map(mpsc::Sender::downgrade).collect(),
+            next: 0,
+        }
+    }
+
     /// Nothing is added any more: the threads end with their jobs.
     pub(super) fn close(&mut self) {
         self.orders.clear();
@@ -163,6 +180,27 @@ impl Threads {
             if thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
             }
+        }
+    }
+}
+
+/// Gives jobs to the workers in turn.
+pub(super) struct Hands {
+    orders: Vec<mpsc::WeakSender<Order>>,
+    next: usize,
+}
+
+impl Hands {
+    /// Has the next worker run `job`. If the workers take no more, it is dropped.
+    pub(super) async fn give(&mut self, job: Job, shared: Shared) {
+        self.next = (self.next + 1) % self.orders.len().max(1);
+        let worker = self
+            .orders
+            .get(self.next)
+            .and_then(mpsc::WeakSender::upgrade);
+        if let Some(worker) = worker {
+            // A thread that has panicked is reported when it is joined.
+            let _ = worker.send((job, shared)).await;
         }
     }
 }

@@ -308,6 +308,21 @@ impl NonceCounter {
         }
     }
 
+    /// How often it was incremented.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.next
+    }
+
+    /// The counter of which another one has given out `count` nonces.
+    #[must_use]
+    pub const fn after(self, count: u64) -> Self {
+        Self {
+            next: count,
+            len: self.len,
+        }
+    }
+
     /// Returns the current nonce and increments the counter.
     #[expect(
         clippy::should_implement_trait,

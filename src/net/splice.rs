@@ -61,6 +61,26 @@ impl KernelPipe {
         Some(pipe)
     }
 
+    /// Takes all bytes out of the pipe into memory.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn take_all(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.held];
+        let mut read = 0;
+        if let Some(ends) = &self.ends {
+            while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+                match rustix::io::read(&ends.read, rest)? {
+                    0 => break,
+                    count => read += count,
+                }
+            }
+        }
+        self.held -= read;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
     /// Bytes in the pipe.
     #[must_use]
     pub const fn held(&self) -> usize {

@@ -21,6 +21,7 @@ pub mod forward;
 pub mod http;
 pub mod http_oracle;
 pub mod impostor;
+pub mod line;
 pub mod load;
 pub mod matrix;
 pub mod name_server;

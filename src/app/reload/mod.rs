@@ -26,6 +26,7 @@ use tokio::task::spawn_blocking;
 use self::difference::Difference;
 use self::file::File;
 use self::places::Places;
+use super::adopt::Adopter;
 use super::fd_limit::Capacity;
 use super::log;
 use super::routing::Rulebook;
@@ -130,6 +131,11 @@ impl Reloader {
         let sockets = units.iter().flat_map(|unit| &unit.sockets);
         let copies: Result<_, _> = sockets.map(PassedSocket::copy).collect();
         copies.map_err(|error| format!("cannot pass a listening socket on: {error}"))
+    }
+
+    /// What goes on with flows that another process was to take; `None`: the process is ending.
+    pub(super) fn adopter(&self) -> Option<Adopter> {
+        self.running.adopter(&self.shares.connections)
     }
 
     /// What the servers have seen of salts and sessions.

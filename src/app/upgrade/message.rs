@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::net::handover::{Channel, Record};
+use crate::relay::tcp::moving::Moved;
 
 /// Set for a process that takes over from its parent: the socket is its standard input.
 pub(super) const MARK: &str = "SSR_TAKES_OVER";
@@ -26,7 +27,11 @@ pub(super) enum Message {
     /// These were all sockets.
     Begin,
     /// The new process can serve.
-    Ready,
+    Ready {
+        /// The version of flows that it goes on with; 0: it cannot.
+        #[serde(default)]
+        flows: u16,
+    },
     /// The new process cannot serve.
     Failed {
         /// Why.
@@ -43,6 +48,10 @@ pub(super) enum Message {
     },
     /// The old process has closed its sockets.
     Go,
+    /// A flow; its bytes and its sockets are beside it.
+    Flow(Box<Moved>),
+    /// The flow that came last goes on here.
+    Taken,
 }
 
 /// Kinds of what a server has seen.

@@ -2,15 +2,18 @@
 
 use std::fs::File;
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::AsFd as _;
 
 use socket2::Socket;
+use tokio::sync::mpsc;
 
 use super::message::{MARK, Message};
 use crate::app::services::Kept;
 use crate::limits::UPGRADE_TIME;
 use crate::net::handover::{Channel, Record};
 use crate::net::passed::{Passed, PassedSocket};
+use crate::relay::tcp::moving::{self, Moved};
 
 /// What an earlier process has left to this one.
 pub(in crate::app) struct Inherited {
@@ -64,7 +67,10 @@ impl Inherited {
     /// # Errors
     /// When the old process is gone: it goes on, or has ended.
     pub(in crate::app) fn take_over(&mut self, kept: &Kept) -> io::Result<()> {
-        Message::Ready.send(&mut self.channel, &[], &[])?;
+        Message::Ready {
+            flows: moving::VERSION,
+        }
+        .send(&mut self.channel, &[], &[])?;
         loop {
             let record = self.next()?;
             match Message::of(&record)? {
@@ -80,16 +86,30 @@ impl Inherited {
         let _ = Message::Failed { message }.send(&mut self.channel, &[], &[]);
     }
 
-    /// Learns, on a thread of its own, what the old process has to tell until it ends.
+    /// Learns, on a thread of its own, what the old process has to tell until it ends. Its flows go to `flows`.
     ///
     /// # Errors
     /// When the system has no thread for it.
-    pub(in crate::app) fn listen(mut self, kept: Kept) -> io::Result<()> {
+    pub(in crate::app) fn listen(
+        mut self,
+        kept: Kept,
+        flows: mpsc::Sender<Box<Moved>>,
+    ) -> io::Result<()> {
         self.channel.set_patience(None)?;
         let thread = std::thread::Builder::new().name("handover".to_owned());
         thread.spawn(move || {
-            while let Ok(record) = self.next() {
+            while let Ok(mut record) = self.next() {
                 match Message::of(&record) {
+                    Ok(Message::Flow(moved)) => {
+                        let told = flows
+                            .blocking_send(whole(moved, &mut record))
+                            .is_ok_and(|()| {
+                                Message::Taken.send(&mut self.channel, &[], &[]).is_ok()
+                            });
+                        if !told {
+                            return;
+                        }
+                    }
                     Ok(message) => learn(&kept, &message, &record),
                     Err(_) => return,
                 }
@@ -102,6 +122,15 @@ impl Inherited {
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the old process has ended");
         self.channel.receive()?.ok_or_else(gone)
     }
+}
+
+/// A flow with its bytes and sockets.
+fn whole(mut moved: Box<Moved>, record: &mut Record) -> Box<Moved> {
+    moved.bytes = std::mem::take(&mut record.blob);
+    let files = std::mem::take(&mut record.files).into_iter();
+    let sockets: Vec<TcpStream> = files.map(TcpStream::from).collect();
+    moved.sockets = sockets.try_into().ok();
+    moved
 }
 
 fn learn(kept: &Kept, message: &Message, record: &Record) {

@@ -2,16 +2,19 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use super::message::{MARK, Message, Seen};
 use crate::limits::UPGRADE_TIME;
 use crate::net::handover::Channel;
 use crate::net::passed::PassedSocket;
+use crate::relay::tcp::moving::{self, Moved, Moving};
 
 /// Variables that are about this process alone.
 const OWN: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
@@ -23,7 +26,16 @@ pub(in crate::app) type Legacy = (String, String, Seen, Vec<u8>);
 pub(in crate::app) struct Successor {
     child: Child,
     channel: Channel,
+    /// The version of flows that it goes on with.
+    flows: u16,
 }
+
+/// How many flows may be on their way at once: what leaves waits for those before it.
+const AT_ONCE: usize = 32;
+/// How long a flow may take to leave that was told to. One that cannot stays, for others to be asked.
+const LEAVE_TIME: Duration = Duration::from_millis(50);
+/// How long flows are moved at most; those that are left end in this process.
+const MOVE_TIME: Duration = Duration::from_secs(10);
 
 /// The program of this process, as it was found at the start: its path may hold another one by now.
 fn program() -> Option<&'static Path> {
@@ -57,6 +69,7 @@ impl Successor {
         let mut this = Self {
             child,
             channel: ours,
+            flows: 0,
         };
         match this.offer(sockets) {
             Ok(()) => Ok(this),
@@ -84,7 +97,10 @@ impl Successor {
             None => Ok(None),
         });
         match said {
-            Ok(Some(Message::Ready)) => Ok(()),
+            Ok(Some(Message::Ready { flows })) => {
+                self.flows = flows;
+                Ok(())
+            }
             Ok(Some(Message::Failed { message })) => Err(message),
             Ok(Some(_)) => Err("the new process says something out of turn".to_owned()),
             Ok(None) => Err(self.ended(&io::ErrorKind::UnexpectedEof.into())),
@@ -131,6 +147,71 @@ impl Successor {
             };
             message.send(&mut self.channel, bytes, &[])
         })
+    }
+
+    /// Passes on the flows that can move. Returns how many it has taken, and those that go on in this process after all. It
+    /// blocks.
+    pub(in crate::app) fn move_flows(&mut self) -> (usize, Vec<Moved>) {
+        if self.flows != moving::VERSION {
+            return (0, Vec::new());
+        }
+        let (moving, begun) = (Moving::begin(), Instant::now());
+        let (mut taken, mut staying) = (0, Vec::new());
+        let mut quiet = 0;
+        // Some of those that are asked cannot leave now: all have been asked twice before this ends.
+        while quiet <= 2 * moving.left().div_ceil(AT_ONCE) && begun.elapsed() < MOVE_TIME {
+            moving.allow(AT_ONCE);
+            let mut left = 0;
+            while left < AT_ONCE
+                && let Some(moved) = moving.next(LEAVE_TIME)
+            {
+                left += 1;
+                match self.pass_on(moved) {
+                    Ok(()) => taken += 1,
+                    Err((moved, error)) => {
+                        staying.push(*moved);
+                        if error.kind() != io::ErrorKind::InvalidInput {
+                            tracing::warn!(%error, "upgrade: the new process does not take connections; they go on in this one");
+                            staying.extend(moving.end());
+                            return (taken, staying);
+                        }
+                    }
+                }
+            }
+            quiet = if left > 0 { 0 } else { quiet + 1 };
+        }
+        staying.extend(moving.end());
+        (taken, staying)
+    }
+
+    fn pass_on(&mut self, mut moved: Box<Moved>) -> Result<(), (Box<Moved>, io::Error)> {
+        let (bytes, sockets) = (std::mem::take(&mut moved.bytes), moved.sockets.take());
+        let message = Message::Flow(moved);
+        let passed = self.pass(&message, &bytes, sockets.as_ref());
+        let Message::Flow(mut moved) = message else {
+            return Ok(());
+        };
+        passed.map_err(|error| {
+            (moved.bytes, moved.sockets) = (bytes, sockets);
+            (moved, error)
+        })
+    }
+
+    /// Sends a flow, and waits until it has been taken.
+    fn pass(
+        &mut self,
+        message: &Message,
+        bytes: &[u8],
+        sockets: Option<&[TcpStream; 2]>,
+    ) -> io::Result<()> {
+        let sockets = sockets.ok_or(io::ErrorKind::InvalidInput)?;
+        let files = sockets.each_ref().map(AsFd::as_fd);
+        message.send(&mut self.channel, bytes, &files)?;
+        let gone = io::ErrorKind::UnexpectedEof;
+        match Message::of(&self.channel.receive()?.ok_or(gone)?)? {
+            Message::Taken => Ok(()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// Lets it serve. It blocks.

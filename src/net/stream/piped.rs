@@ -21,6 +21,15 @@ impl Probe {
 }
 
 impl Stream {
+    /// The socket of a TCP connection without layers, off its reactor. `None`: it is another stream, or the system fails.
+    #[must_use]
+    pub fn into_socket(self) -> Option<std::net::TcpStream> {
+        match self.0 {
+            Kind::Tcp(stream) => stream.into_std().ok(),
+            _ => None,
+        }
+    }
+
     /// A look at its connection; `None`: it has none, or there are no more files.
     pub(crate) fn probe(&self) -> Option<Probe> {
         let socket = match &self.0 {

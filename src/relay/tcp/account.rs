@@ -2,6 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 use super::traffic::Traffic;
 use crate::net::Stream;
 use crate::relay::error::Error;
-use crate::relay::users::{Place, Session};
+use crate::relay::users::{Place, Session, User};
 
 /// Bytes that a client has to be sent at once for a look at how long it takes to acknowledge them.
 const LOOKED_AT: u64 = 4 * 1024;
@@ -37,6 +38,17 @@ impl Account {
             paced: 0,
             place: None,
         }
+    }
+
+    /// Its user.
+    pub(super) fn user(&self) -> &Arc<User> {
+        self.session.user()
+    }
+
+    /// Goes on where another process has counted as much.
+    pub(super) const fn after(mut self, counted: Traffic) -> Self {
+        self.counted = counted;
+        self
     }
 
     /// Ready when the stream may move bytes.

@@ -8,11 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
+use zeroize::Zeroizing;
 
 use super::account::Account;
 use super::activity::Activity;
 use super::fairness::Turn;
 use super::half::{Codec, Half};
+use super::moving::{self, About, Moved, Place};
 use super::request::Timeouts;
 use super::traffic::Traffic;
 use super::watch::{Acknowledging, Watch};
@@ -21,6 +23,7 @@ use crate::net::Stream;
 use crate::net::pool::Size;
 use crate::relay::error::{Error, Side};
 use crate::relay::leg::{Failure, Leg, Others};
+use crate::relay::users::User;
 
 /// The age at which a flow's upstream is given keepalive probes: shorter flows are not worth the system calls. Clients'
 /// sockets have inherited theirs from the listener.
@@ -59,6 +62,8 @@ pub(super) struct Flow {
     /// Where somebody wants to know what moves.
     activity: Option<Arc<Activity>>,
     account: Option<Box<Account>>,
+    /// It goes on in another process.
+    is_leaving: bool,
 }
 
 impl Flow {
@@ -96,7 +101,77 @@ impl Flow {
             acknowledging: Default::default(),
             activity: None,
             account: None,
+            is_leaving: false,
         })
+    }
+
+    /// Goes on where another process was. `None`: that is no flow.
+    pub(super) fn resume(moved: &mut Moved) -> Option<Self> {
+        let [client, upstream] = moved.sockets.take()?;
+        let mut bytes: &[u8] = &moved.bytes;
+        let up = Half::resume(&moved.up, Side::Client, &mut bytes)?;
+        let down = Half::resume(&moved.down, Side::Upstream, &mut bytes)?;
+        Some(Self {
+            client: Stream::from_std(client).ok()?,
+            upstream: Stream::from_std(upstream).ok()?,
+            told_answer: down.moved() > 0,
+            up,
+            down,
+            turn: Turn::new(),
+            ended_first: moved.upstream_ended_first.map(|upstream| match upstream {
+                true => Side::Upstream,
+                false => Side::Client,
+            }),
+            others: None,
+            acknowledging: Default::default(),
+            activity: None,
+            account: None,
+            is_leaving: false,
+        })
+    }
+
+    /// Whether it can ever go on in another process. The flows of visitors have places in this one.
+    fn is_movable(&self) -> bool {
+        self.activity.is_none() && self.client.is_socket() && self.upstream.is_socket()
+    }
+
+    /// Whether it ends here to go on in another process: it may, and is between two pieces.
+    fn leaves(&mut self) -> bool {
+        self.is_leaving = moving::is_allowed()
+            && self.is_movable()
+            && self.up.may_leave()
+            && self.down.may_leave()
+            && moving::take_permission();
+        self.is_leaving
+    }
+
+    /// Whether [`Flow::relay`] has ended since the flow goes on in another process.
+    pub(super) const fn is_leaving(&self) -> bool {
+        self.is_leaving
+    }
+
+    /// What another process needs to go on with it. `None`: the system has failed, and the flow is broken.
+    pub(super) fn leave(mut self, about: About, timeouts: &Timeouts) -> Option<Box<Moved>> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut bytes = Zeroizing::new(Vec::new());
+        let (up, down) = (self.up.leave(&mut bytes)?, self.down.leave(&mut bytes)?);
+        let sockets = [self.client.into_socket()?, self.upstream.into_socket()?];
+        Some(Box::new(Moved {
+            about,
+            idle_ms: ms(timeouts.idle),
+            half_close_ms: ms(timeouts.half_close),
+            keep_alive_ms: timeouts.keep_alive.map(ms),
+            up,
+            down,
+            upstream_ended_first: self.ended_first.map(|side| side == Side::Upstream),
+            bytes,
+            sockets: Some(sockets),
+        }))
+    }
+
+    /// The user for whom it is counted.
+    pub(super) fn user(&self) -> Option<&Arc<User>> {
+        self.account.as_ref().map(|account| account.user())
     }
 
     /// Notes there what moves.
@@ -135,6 +210,7 @@ impl Flow {
             .map_or(SETTLED, |time| SETTLED.min(time));
         let mut running = Running {
             flow: self,
+            place: None,
             timeouts,
             watch: Watch::new(idle, settles),
             keep_alive: timeouts.keep_alive,
@@ -279,6 +355,8 @@ impl Flow {
 /// A flow and its timers while it runs.
 struct Running<'a> {
     flow: &'a mut Flow,
+    /// Its place among the flows that can move to another process, once it was polled.
+    place: Option<Place>,
     timeouts: &'a Timeouts,
     watch: Watch,
     /// The keepalive time, until it is set.
@@ -292,6 +370,12 @@ impl Running<'_> {
         mut tick: Pin<&mut Sleep>,
     ) -> Poll<Result<(), Box<Error>>> {
         let (flow, watch) = (&mut *self.flow, &mut self.watch);
+        if flow.leaves() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.place.is_none() && flow.is_movable() {
+            self.place = Some(Place::take(cx.waker()));
+        }
         if let Some(account) = &mut flow.account {
             // A flow that waits for its user's rate is not idle.
             let Poll::Ready(may_go_on) = account.poll(cx) else {

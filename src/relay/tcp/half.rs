@@ -13,6 +13,8 @@
 //!
 //! Bulk between two plain sockets stays in `Read`: the kernel moves it from one to the other (`splice.rs`).
 
+mod moved;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
@@ -28,6 +30,8 @@ use crate::relay::sealed::{self, StreamError, seal};
 use crate::relay::sizing::Sizing;
 use crate::wire;
 use crate::wire::ss::stream::{Opener, Sealer};
+
+pub use self::moved::MovedHalf;
 
 /// Payloads that are written with one call; also the most slots that are filled by one read.
 const MAX_PARTS: usize = 64;

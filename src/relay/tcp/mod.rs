@@ -10,6 +10,7 @@
 //! - `activity.rs`: what a stream did last.
 //! - `flow.rs`: two connected legs and their end; `watch.rs`: their timer.
 //! - [`half`]: one direction, and in `splice.rs` its short way through the kernel.
+//! - [`moving`]: flows that go on in another process; `resumed.rs`: those that have come from one.
 //! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
 //! - `fairness.rs`: in what order the flows of a worker take their turns.
 
@@ -18,8 +19,10 @@ mod activity;
 mod fairness;
 mod flow;
 pub mod half;
+pub mod moving;
 mod record;
 mod request;
+mod resumed;
 mod service;
 mod splice;
 mod traffic;
@@ -32,4 +35,5 @@ pub use activity::{Activity, Last};
 pub use request::{
     ClientJob, FixedTarget, Handshake, Inbound, Outbound, Ready, Reply, Request, Timeouts,
 };
+pub use resumed::resume;
 pub use service::Service;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flow::{Flow, Unanswered};
+use super::moving::{About, Owner};
 use super::request::Outbound;
 use super::traffic::Traffic;
 use crate::relay::counters::{Counters, Gauge};
@@ -208,6 +209,37 @@ impl<'a> FlowRecord<'a> {
             connect_ms: NOT_REACHED,
             counters,
             _now: Gauge::new(&counters.streams_now),
+        }
+    }
+
+    /// The record of a flow that another process has begun.
+    pub(super) fn resumed(about: &About, counters: &'a Counters) -> Self {
+        let [handshake_ms, connect_ms, all] = about.times_ms;
+        let all = Duration::from_millis(all.into());
+        let mut record = Self::begin(about.peer, counters);
+        record.target = about.target.as_deref().map(Arc::from);
+        record.started = record.started.checked_sub(all).unwrap_or(record.started);
+        (record.handshake_ms, record.connect_ms) = (handshake_ms, connect_ms);
+        record
+    }
+
+    /// What another process needs of it; the flow is counted for `user`.
+    pub(super) fn about(&self, user: Option<&Arc<User>>) -> About {
+        About {
+            peer: self.peer,
+            target: self.target.as_deref().map(str::to_owned),
+            owner: user.map_or(Owner::Nobody, |user| self.owner(user)),
+            times_ms: [self.handshake_ms, self.connect_ms, self.elapsed_ms()],
+        }
+    }
+
+    fn owner(&self, user: &Arc<User>) -> Owner {
+        match self.counters.users.server_of(user) {
+            Some(server) => Owner::User {
+                server: server.to_string(),
+                name: user.name().map(str::to_owned),
+            },
+            None => Owner::Everybody,
         }
     }
 

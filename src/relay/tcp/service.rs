@@ -12,7 +12,7 @@ use super::flow::Flow;
 use super::record::{End, FlowRecord};
 use super::request::{ClientJob, Handshake, Inbound, Outbound, Ready, Request, Timeouts};
 use super::traffic::Traffic;
-use super::trial;
+use super::{resumed, trial};
 use crate::net::{Stream, sampled};
 use crate::relay::counters::Counters;
 use crate::relay::error::{Error, Side};
@@ -57,6 +57,10 @@ impl<I: Inbound, O: Outbound> Service<I, O> {
             match established {
                 Ok(Established::Flow(mut flow)) => {
                     let error = flow.relay(&self.timeouts).await.err();
+                    if flow.is_leaving() {
+                        return resumed::move_on(*flow, record, &self.timeouts, &self.counters)
+                            .await;
+                    }
                     let traffic = flow.traffic();
                     if error.is_some() || flow.is_unanswered() {
                         let end = End::of_flow(error.as_deref(), &flow);

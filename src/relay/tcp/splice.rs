@@ -36,6 +36,17 @@ impl Splice {
         self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
     }
 
+    /// Takes the bytes out of the pipe.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn take_all(&mut self) -> io::Result<Vec<u8>> {
+        match &mut self.pipe {
+            Some(pipe) => pipe.take_all(),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Moves at most one pipeful, or waits for the source or the sink.
     pub(super) fn poll(
         &mut self,

@@ -57,6 +57,34 @@ impl Users {
         lock(&self.tables).clone()
     }
 
+    /// The server of a user; `None`: it is that of no server here.
+    #[must_use]
+    pub fn server_of(&self, user: &Arc<User>) -> Option<Arc<str>> {
+        let is_it = |table: &&Arc<Table>| {
+            let found = match user.name() {
+                Some(name) => table.find(name).map(|member| Arc::clone(&member.user)),
+                None => table.nameless(),
+            };
+            found.is_some_and(|found| Arc::ptr_eq(&found, user))
+        };
+        let tables = self.tables();
+        tables
+            .iter()
+            .find(is_it)
+            .map(|table| Arc::clone(&table.server))
+    }
+
+    /// The user of this name on a server of this name; without a name, the only one of a server with one key.
+    #[must_use]
+    pub fn find(&self, server: &str, name: Option<&str>) -> Option<Arc<User>> {
+        let tables = self.tables();
+        let mut those = tables.iter().filter(|table| &*table.server == server);
+        those.find_map(|table| match name {
+            Some(name) => table.find(name).map(|member| Arc::clone(&member.user)),
+            None => table.nameless(),
+        })
+    }
+
     /// Sets who keeps them beyond this process. The first one stays.
     pub fn set_keeper(&self, keeper: Keeper) {
         let _first = self.keeper.set(keeper);

@@ -13,6 +13,8 @@
 //! vectored read fills the payloads, [`Sealer::seal`] fills the gaps, and the result is one contiguous run of bytes for one
 //! write. The header of a request or response is a longer first lead.
 
+mod direction;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ use crate::wire::address::AddressRef;
 use super::bytes::{length, read, seal, split, write};
 use super::header::{TYPE_CLIENT, TYPE_SERVER, check_time};
 use super::keys::{Credentials, Salt};
+
+pub use self::direction::Direction;
 
 /// The longest payload of an AEAD-2017 chunk, in bytes.
 pub const MAX_CHUNK_2017: usize = 0x3FFF;
@@ -41,6 +45,9 @@ pub(super) const REQUEST_FIXED_LEN: usize = 1 + 8 + 2;
 pub(super) struct Crypt {
     aead: Aead,
     nonce: NonceCounter,
+    /// The key, for a process that goes on with the stream: the AEAD does not give it back.
+    subkey: Key,
+    method: Method,
 }
 
 impl Crypt {
@@ -53,7 +60,12 @@ impl Crypt {
     pub(super) fn of_subkey(method: Method, subkey: &Key) -> Option<Self> {
         let aead = Aead::stream(method, subkey)?;
         let nonce = NonceCounter::new(aead.nonce_len());
-        Some(Self { aead, nonce })
+        Some(Self {
+            aead,
+            nonce,
+            subkey: subkey.clone(),
+            method,
+        })
     }
 
     /// Seals `len` bytes at the front of `buf` and writes the tag after them.
