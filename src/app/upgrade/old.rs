@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::message::{MARK, Message, Seen};
@@ -34,6 +35,8 @@ pub(in crate::app) struct Successor {
 const AT_ONCE: usize = 32;
 /// How long a flow may take to leave that was told to. One that cannot stays, for others to be asked.
 const LEAVE_TIME: Duration = Duration::from_millis(50);
+/// How long a process may take to end that does not answer any more.
+const END_TIME: Duration = Duration::from_secs(1);
 /// How long flows are moved at most; those that are left end in this process.
 const MOVE_TIME: Duration = Duration::from_secs(10);
 
@@ -168,13 +171,18 @@ impl Successor {
                 left += 1;
                 match self.pass_on(moved) {
                     Ok(()) => taken += 1,
-                    Err((moved, error)) => {
+                    // It was not sent.
+                    Err((moved, error)) if error.kind() == io::ErrorKind::InvalidInput => {
                         staying.push(*moved);
-                        if error.kind() != io::ErrorKind::InvalidInput {
-                            tracing::warn!(%error, "upgrade: the new process does not take connections; they go on in this one");
-                            staying.extend(moving.end());
-                            return (taken, staying);
+                    }
+                    Err((moved, error)) => {
+                        tracing::warn!(%error, "upgrade: the new process does not take connections; they go on in this one");
+                        // If it lives, it may go on with this one, and both would use the same nonces.
+                        if self.has_ended() {
+                            staying.push(*moved);
                         }
+                        staying.extend(moving.end());
+                        return (taken, staying);
                     }
                 }
             }
@@ -182,6 +190,18 @@ impl Successor {
         }
         staying.extend(moving.end());
         (taken, staying)
+    }
+
+    /// Whether the new process is gone; one that is ending is given a moment.
+    fn has_ended(&mut self) -> bool {
+        let begun = Instant::now();
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(_)) => return true,
+                Ok(None) if begun.elapsed() < END_TIME => sleep(LEAVE_TIME),
+                _ => return false,
+            }
+        }
     }
 
     fn pass_on(&mut self, mut moved: Box<Moved>) -> Result<(), (Box<Moved>, io::Error)> {
