@@ -10,6 +10,7 @@
 //! - `hint`: what a terminal shows of `ssr local`.
 
 pub(crate) mod acl;
+#[cfg(feature = "admin")]
 mod api;
 mod asked;
 pub(crate) mod check;
@@ -30,9 +31,11 @@ pub(crate) mod redir_rules;
 pub(crate) mod request;
 mod roles;
 pub(crate) mod status;
+#[cfg(feature = "admin")]
 pub(crate) mod top;
 pub(crate) mod upgrade;
 pub(crate) mod url;
+#[cfg(feature = "admin")]
 pub(crate) mod user;
 pub(crate) mod why;
 

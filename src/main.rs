@@ -53,7 +53,9 @@ fn main() -> ExitCode {
         Command::Why(args) => cli::why::why(&args),
         Command::Status(args) => cli::status::status(&args),
         Command::Upgrade(args) => cli::upgrade::upgrade(&args),
+        #[cfg(feature = "admin")]
         Command::User(args) => args.run(),
+        #[cfg(feature = "admin")]
         Command::Top(args) => args.run(),
         Command::RedirRules(args) => cli::redir_rules::redir_rules(&args),
     }

@@ -95,9 +95,14 @@ fn server_tells_its_state_and_what_users_use() {
 #[test]
 fn local_tells_which_server_it_uses() {
     let (api, keys) = Api::new();
-    let local = |address| Start::local(Ssr, &Spec::new(METHOD), address).with(keys);
+    let (echo, ruled) = (TcpTarget::echo(), TcpTarget::echo());
+    let rules = json!({"rules": [{"port": ruled.port(), "to": "direct"}]});
+    let local = |address| {
+        Start::local(Ssr, &Spec::new(METHOD), address)
+            .with(keys)
+            .with(rules)
+    };
     let pair = Pair::with(Start::server(Ssr, &Spec::new(METHOD)), local);
-    let echo = TcpTarget::echo();
     let mut open = pair.socks().connect(&echo.v4());
     open.write_all(b"hello").unwrap();
     open.read_exact(&mut [0; 5]).unwrap();
@@ -118,6 +123,14 @@ fn local_tells_which_server_it_uses() {
     });
     assert_eq!(status["role"], "local");
     assert_eq!(sessions[0]["target"], v4(echo.port()).to_string());
+    assert_eq!(sessions[0]["rule"], Value::Null);
+    let _direct = pair.socks().connect(&ruled.v4());
+    eventually("the rule of a session is told", || {
+        let sessions = api.json("/api/v1/sessions");
+        let list = sessions.as_array().unwrap();
+        let mut rules = list.iter().filter_map(|one| one["rule"].as_str());
+        rules.any(|rule| rule.contains(".json:") && rule.ends_with(" (direct)"))
+    });
     let id = &sessions[0]["id"];
     assert_eq!(api.delete(&format!("/api/v1/sessions/{id}")).status, 204);
     assert!(!matches!(open.read(&mut [0]), Ok(1)), "it has ended");

@@ -126,6 +126,7 @@ const CONDITIONS: &[&str] = &[
     "all",
     "any",
     "feature",
+    "\"admin\"",
     "\"redis\"",
 ];
 

@@ -21,6 +21,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 use self::queue::{Entrance, Lines, Queue};
 use self::syslog::Syslog;
 use crate::config::{Log, Rotation, Sink, Writer};
+#[cfg(feature = "admin")]
 use crate::control::admin::model as admin;
 use crate::limits::LOG_FLUSH_TIME;
 
@@ -88,6 +89,7 @@ pub fn set_levels(config: &Log) {
 }
 
 /// Sets one level for all writers. Returns whether that works.
+#[cfg(feature = "admin")]
 pub(super) fn set_level(level: admin::Level) -> bool {
     use admin::Level;
     let targets = match level {

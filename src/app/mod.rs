@@ -11,7 +11,7 @@
 //! - `reload/`: reads the config again, and has it used by difference.
 //! - `manager.rs`: where the commands of a manager come.
 //! - `adopt.rs`: goes on with flows that another process has begun.
-//! - `admin.rs`: the admin API, on a thread of its own.
+//! - `admin.rs`: the admin API, on a thread of its own; `no_admin.rs`: a build without it.
 //! - `store.rs`: shares users with other servers.
 //! - `supervise.rs`: signals, orders, and the end.
 //! - [`sandbox`]: limits what the process can do.
@@ -26,6 +26,7 @@
 //!
 //! The main thread has a reactor for signals and for DNS queries, which serve all workers.
 
+#[cfg_attr(not(feature = "admin"), path = "no_admin.rs")]
 mod admin;
 mod adopt;
 pub mod doctor;
@@ -62,7 +63,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::{Config, Role};
 use crate::control::answer::Socket;
-use crate::control::facts::Facts;
+use crate::control::facts::{Facts, ReasonOf};
 use crate::control::orders::Orders;
 use crate::control::state::State;
 use crate::control::store::Replica;
@@ -76,6 +77,7 @@ use crate::net::tasks::Tasks;
 use crate::relay::Counters;
 use crate::relay::replay::{Answerer, Salts};
 use crate::relay::tcp::moving::Moved;
+use crate::route::Network;
 use error::Error;
 use reload::Reloader;
 use routing::Rulebook;
@@ -267,6 +269,7 @@ fn serve(
         counters: Arc::clone(&counters),
         dns: Arc::clone(&resolver),
         servers: (config.role == Role::Local).then(|| servers.clone()),
+        reason: (config.role == Role::Local).then(|| reasons(&rulebook)),
         most: Arc::default(),
     };
     let (orders, ordered) = Orders::channel();
@@ -356,6 +359,15 @@ fn resolver(config: &Config) -> Result<Resolver, dns::Error> {
         ..defaults
     };
     Resolver::new(settings, runtime::Handle::current())
+}
+
+/// What finds the rules of sessions, for an operator.
+fn reasons(rulebook: &Rulebook) -> ReasonOf {
+    let rulebook = rulebook.clone();
+    Arc::new(move |target, is_tcp| {
+        let network = if is_tcp { Network::Tcp } else { Network::Udp };
+        rulebook.reason(target, network)
+    })
 }
 
 /// Ends users whose time or quota is over, and begins the periods of quotas.

@@ -11,9 +11,11 @@ use super::pages::CompletionsArgs;
 use super::redir_rules::RedirRulesArgs;
 use super::roles::{ForwardArgs, LocalArgs, ServerArgs};
 use super::status::StatusArgs;
+#[cfg(feature = "admin")]
 use super::top::TopArgs;
 use super::upgrade::UpgradeArgs;
 use super::url::UrlCommand;
+#[cfg(feature = "admin")]
 use super::user::UserArgs;
 use super::why::WhyArgs;
 
@@ -56,8 +58,10 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Have the program as it is now on disk take over from a running ssr, without cutting connections
     Upgrade(UpgradeArgs),
+    #[cfg(feature = "admin")]
     /// List, add, change and remove the users of a running server
     User(Box<UserArgs>),
+    #[cfg(feature = "admin")]
     /// Show what a running ssr does, live
     Top(TopArgs),
     /// Convert servers to and from ss:// URLs, and show them as QR codes

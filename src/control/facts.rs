@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use crate::dns::Resolver;
 use crate::outbound::current::Current;
 use crate::relay::Counters;
+use crate::wire::Address;
+
+/// Finds the rule for a target by TCP (`true`) or UDP.
+pub type ReasonOf = Arc<dyn Fn(&Address, bool) -> Option<String> + Send + Sync>;
 
 /// What there is to tell.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ pub struct Facts {
     pub dns: Arc<Resolver>,
     /// The servers that `ssr local` uses; `None`: it is another role.
     pub servers: Option<Current>,
+    /// The rule that decides a request for a target, by TCP or not; `None`: there are no rules of requests.
+    pub reason: Option<ReasonOf>,
     /// The most that was said of payload bytes: it never becomes less.
     pub most: Arc<[AtomicU64; 2]>,
 }

@@ -18,12 +18,15 @@
 //! - [`own`]: what the system says of this process.
 //! - [`why`]: the streams and associations that failed, as JSON and as text.
 
+#[cfg(feature = "admin")]
 pub mod admin;
 pub mod answer;
 pub mod ask;
+#[cfg(feature = "admin")]
 pub mod call;
 pub mod facts;
 pub mod manager;
+#[cfg(feature = "admin")]
 pub mod metrics;
 pub mod orders;
 pub mod own;

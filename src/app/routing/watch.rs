@@ -7,7 +7,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::net::sync::lock;
-use crate::route::Live;
+use crate::route::{Host, Live, Network, Query, Step};
+use crate::wire::Address;
+use crate::wire::address::AddressRef;
 
 /// How often the files are looked at. A change counts when the next look finds it unchanged.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,6 +36,32 @@ impl Rulebook {
     /// All of them.
     fn all(&self) -> Vec<Arc<Live>> {
         lock(&self.0).clone()
+    }
+
+    /// The rule by which a request for `target` is decided, for an operator: where it is written, and what it decides. `None`: no
+    /// rule decides it, the addresses of its name do, or listeners have rules of their own that differ.
+    pub(in crate::app) fn reason(&self, target: &Address, network: Network) -> Option<String> {
+        let query = Query {
+            host: match target.as_ref() {
+                AddressRef::Ip(address) => Host::Ip(address.ip()),
+                AddressRef::Domain(name, _) => Host::of_name(name),
+            },
+            port: target.port(),
+            network,
+            user: None,
+            local: None,
+        };
+        let all = self.all();
+        let mut reasons = all.iter().map(|live| {
+            let rules = live.current();
+            let Step::Decided(decision) = rules.decide(&query, None) else {
+                return None;
+            };
+            let origin = rules.origin(&query, None)?;
+            Some(format!("{origin} ({})", decision.action))
+        });
+        let first = reasons.next()?;
+        reasons.all(|reason| reason == first).then_some(first)?
     }
 
     /// Looks at the files of all rules for as long as it runs.

@@ -22,6 +22,14 @@ pub(super) fn admin(top: &Top, cx: &mut Context<'_>) -> Option<Admin> {
     if written.state.is_some() && !has_api {
         return None;
     }
+    if !cfg!(feature = "admin") {
+        cx.report.error_hint(
+            "admin",
+            "this build has no admin API",
+            "take the full build of ssr, or leave all but `admin.state` out",
+        );
+        return None;
+    }
     let address = match written.address.as_deref().filter(|text| !text.is_empty()) {
         None => Address::Ip((Ipv4Addr::LOCALHOST, PORT).into()),
         Some(text) => host_address("admin.address", text, Some(PORT), cx)?,

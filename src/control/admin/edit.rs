@@ -106,7 +106,8 @@ pub(super) async fn link(
 /// `GET /api/v1/sessions`.
 pub(super) async fn sessions(State(context): Shared) -> Reply {
     let (list, _) = context.facts.counters.users.sessions(MAX_LISTED_SESSIONS);
-    json(&list.into_iter().map(model::session).collect::<Vec<_>>())
+    let describe = |session| model::session(session, context.facts.reason.as_ref());
+    json(&list.into_iter().map(describe).collect::<Vec<_>>())
 }
 
 /// `DELETE /api/v1/sessions/ID`.

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::control::facts::Facts;
+use crate::control::facts::{Facts, ReasonOf};
 use crate::control::orders::Changes;
 use crate::control::own;
 use crate::crypto::Method;
 use crate::net::pool;
 use crate::outbound::shadowsocks::ServerState;
 use crate::relay::User;
-use crate::relay::users::LiveSession;
+use crate::relay::users::{LiveSession, Protocol};
 
 /// Why a request failed.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -191,12 +191,19 @@ pub struct SessionInfo {
     pub age_s: u64,
     /// The server that the client came to.
     pub server: String,
+    /// The rule that decided it, in `ssr local`; null: none did.
+    pub rule: Option<String>,
 }
 
 /// A session as an operator sees it.
 #[must_use]
-pub fn session(session: LiveSession) -> SessionInfo {
+pub fn session(session: LiveSession, reason: Option<&ReasonOf>) -> SessionInfo {
+    let rule = reason.and_then(|reason| {
+        let target = session.target.parse().ok()?;
+        reason(&target, session.protocol == Protocol::Tcp)
+    });
     SessionInfo {
+        rule,
         id: session.id,
         user: session.user.map(Into::into),
         peer: session.peer.to_string(),

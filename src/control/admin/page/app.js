@@ -57,9 +57,12 @@ function fill(body, rows, none) {
     cell.colSpan = 10;
     rows = [[cell]];
   }
+  // On a phone each row is a card, and its cells need their names.
+  const names = [...body.parentElement.querySelectorAll('th')].filter((one) => !one.hidden).map((one) => one.textContent);
   body.replaceChildren(...rows.map((cells) => {
     const row = document.createElement('tr');
     row.append(...cells.map((cell) => cell instanceof Node && cell.tagName === 'TD' ? cell : wrap(cell)));
+    if (cells.length > 1) for (const [place, cell] of [...row.children].entries()) cell.dataset.name = names[place] ?? '';
     return row;
   }));
   if (focused) for (const one of body.querySelectorAll('button')) if (one.dataset.key === focused) one.focus();
@@ -153,10 +156,12 @@ function showServers(list, isLocal) {
   }), 'No servers');
 }
 
-function showSessions(list) {
+function showSessions(list, isLocal) {
+  $('h-rule').hidden = !isLocal;
   $('n-sessions').textContent = list.length ? `(${list.length})` : '';
   list.sort((a, b) => b.bytes_down + b.bytes_up - a.bytes_down - a.bytes_up);
   fill($('sessions'), list.slice(0, 200).map((one) => [one.user ?? '–', one.peer, one.target, one.protocol, bytes(one.bytes_down), bytes(one.bytes_up), span(one.age_s),
+    ...(isLocal ? [one.rule ?? '–'] : []),
     button('Close', `Close session ${one.id} to ${one.target}`, () => run(() => call('DELETE', '/api/v1/sessions/' + one.id)), 'danger')]), 'No sessions');
 }
 
@@ -182,7 +187,7 @@ async function refresh() {
     traffic(status);
     showUsers(users);
     showServers(status.servers, isLocal);
-    showSessions(sessions);
+    showSessions(sessions, isLocal);
     showFailed(failures.failed);
     if ($('state').dataset.kind !== 'said') say('');
   } catch (error) {
