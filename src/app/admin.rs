@@ -1,7 +1,6 @@
 //! The admin API, on a thread of its own.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::thread::JoinHandle;
 
 use tokio::runtime;
@@ -9,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::log;
+use super::services::listen_address;
 use crate::config::{self, Config, Secret, ServerUrl, Tls};
 use crate::control::admin::{Actions, MakeLink, Server};
 use crate::control::facts::Facts;
@@ -17,7 +17,6 @@ use crate::dns::Resolver;
 use crate::net::listener::{self, Acceptor, Group, Listener};
 use crate::net::passed::{Passed, Wanted};
 use crate::net::{SocketOptions, tls};
-use crate::wire::Address;
 
 /// The admin API, bound and not yet serving.
 pub(super) struct Admin {
@@ -36,18 +35,7 @@ impl Admin {
         let Some(admin) = &config.admin else {
             return Ok(None);
         };
-        let address = match &admin.address {
-            Address::Ip(address) => *address,
-            Address::Domain(name, port) => {
-                let found = resolver.lookup(name).await;
-                let found = found.map_err(|source| Error::Listen {
-                    name: name.to_string(),
-                    source,
-                })?;
-                let ip = found.first().copied();
-                (ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), *port).into()
-            }
-        };
+        let address = listen_address(&admin.address, resolver).await?;
         let tls = admin.tls.as_ref().map(layer).transpose()?;
         let (wanted, options) = (Wanted::Address(address), SocketOptions::default());
         let system = || Error::system("cannot use a socket that was passed for the admin API");

@@ -1,13 +1,12 @@
 //! Where the commands of a manager come.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 
 use super::error::Error;
+use super::services::listen_address;
 use crate::config::{Config, ManagerAddress};
 use crate::dns::Resolver;
 use crate::net::manager::Socket;
-use crate::wire::Address;
 
 /// Binds what `manager_address` of the config says; `None`: there is no such key. `owner` may use the socket too.
 pub(super) async fn bind(
@@ -24,18 +23,7 @@ pub(super) async fn bind(
             Socket::unix(path, owner)
         }
         ManagerAddress::Udp(address) => {
-            let address = match address {
-                Address::Ip(address) => *address,
-                Address::Domain(name, port) => {
-                    let found = resolver.lookup(name).await;
-                    let found = found.map_err(|source| Error::Listen {
-                        name: name.to_string(),
-                        source,
-                    })?;
-                    let ip = found.first().copied();
-                    (ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), *port).into()
-                }
-            };
+            let address = listen_address(address, resolver).await?;
             tracing::info!(%address, "manager: listening");
             Socket::udp(address)
         }

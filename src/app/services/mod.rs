@@ -44,6 +44,7 @@ pub(super) use builder::{Named, Shares};
 
 pub(super) use kept::Kept;
 pub(super) use parts::{Part, Unit};
+pub(super) use sockets::listen_address;
 pub(super) use subscription::directory as subscription_directory;
 
 use super::error::Error;

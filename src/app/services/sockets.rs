@@ -7,6 +7,7 @@ use std::path::Path;
 use super::builder::Builder;
 use crate::app::error::Error;
 use crate::config::{self, Role};
+use crate::dns::Resolver;
 use crate::net::listener::{self, Listener};
 use crate::net::passed::Wanted;
 use crate::net::unix::{self, SocketFile};
@@ -137,19 +138,27 @@ impl Builder<'_> {
 
     /// Resolves a listening address, which may be a name.
     pub(super) async fn listen_address(&self, address: &Address) -> Result<SocketAddr, Error> {
-        let (name, port) = match address {
-            Address::Ip(address) => return Ok(*address),
-            Address::Domain(name, port) => (name, *port),
-        };
-        let addresses = self.resolver.lookup(name).await;
-        let addresses = addresses.map_err(|source| Error::Listen {
-            name: name.to_string(),
-            source,
-        })?;
-        let first = addresses.first().copied();
-        let ip = first.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
-        Ok(SocketAddr::new(ip, port))
+        listen_address(address, self.resolver).await
     }
+}
+
+/// Resolves a listening address, which may be a name.
+pub(in crate::app) async fn listen_address(
+    address: &Address,
+    resolver: &Resolver,
+) -> Result<SocketAddr, Error> {
+    let (name, port) = match address {
+        Address::Ip(address) => return Ok(*address),
+        Address::Domain(name, port) => (name, *port),
+    };
+    let addresses = resolver.lookup(name).await;
+    let addresses = addresses.map_err(|source| Error::Listen {
+        name: name.to_string(),
+        source,
+    })?;
+    let first = addresses.first().copied();
+    let ip = first.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    Ok(SocketAddr::new(ip, port))
 }
 
 /// Options of the sockets that clients connect to.

@@ -62,6 +62,8 @@ pub(super) struct Flow {
     /// Where somebody wants to know what moves.
     activity: Option<Arc<Activity>>,
     account: Option<Box<Account>>,
+    /// Its place among the flows that can move to another process, once it was polled.
+    place: Option<Place>,
     /// It goes on in another process.
     is_leaving: bool,
 }
@@ -101,6 +103,7 @@ impl Flow {
             acknowledging: Default::default(),
             activity: None,
             account: None,
+            place: None,
             is_leaving: false,
         })
     }
@@ -126,6 +129,7 @@ impl Flow {
             acknowledging: Default::default(),
             activity: None,
             account: None,
+            place: None,
             is_leaving: false,
         })
     }
@@ -210,7 +214,6 @@ impl Flow {
             .map_or(SETTLED, |time| SETTLED.min(time));
         let mut running = Running {
             flow: self,
-            place: None,
             timeouts,
             watch: Watch::new(idle, settles),
             keep_alive: timeouts.keep_alive,
@@ -355,8 +358,6 @@ impl Flow {
 /// A flow and its timers while it runs.
 struct Running<'a> {
     flow: &'a mut Flow,
-    /// Its place among the flows that can move to another process, once it was polled.
-    place: Option<Place>,
     timeouts: &'a Timeouts,
     watch: Watch,
     /// The keepalive time, until it is set.
@@ -373,8 +374,8 @@ impl Running<'_> {
         if flow.leaves() {
             return Poll::Ready(Ok(()));
         }
-        if self.place.is_none() && flow.is_movable() {
-            self.place = Some(Place::take(cx.waker()));
+        if flow.place.is_none() && flow.is_movable() {
+            flow.place = Some(Place::take(cx.waker()));
         }
         if let Some(account) = &mut flow.account {
             // A flow that waits for its user's rate is not idle.
