@@ -1,8 +1,9 @@
 //! A log that nobody reads: connections go on, signals are obeyed, and what is missing is counted.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +18,9 @@ use crate::common::{DEADLINE, eventually};
 
 /// How long the process may take to end when nothing reads its log: its last lines are waited for.
 const END: Duration = Duration::from_secs(8);
+
+/// Said once the log is written again.
+const MISSING: &str = "lines are missing here";
 
 /// `ssr forward` to an echo, with two lines of the log for each connection.
 fn forward(at: SocketAddr, target: &TcpTarget) -> Vec<String> {
@@ -122,7 +126,7 @@ fn a_terminal_that_is_stopped_with_ctrl_s_stops_neither_connections_nor_signals(
 #[test]
 fn a_reader_that_comes_back_is_told_how_many_lines_are_missing() {
     let at = v4(free_port());
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
     let mut command = ssr(&[
         "local",
         "-v",
@@ -149,17 +153,28 @@ fn a_reader_that_comes_back_is_told_how_many_lines_are_missing() {
         let is_stuck = end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         assert!(!is_stuck, "a request got no answer");
     }
+    let (told, is_told) = mpsc::channel();
     let log = std::thread::spawn(move || {
         let mut log = String::new();
-        reader.read_to_string(&mut log).unwrap();
+        let mut lines = BufReader::new(reader);
+        while lines.read_line(&mut log).unwrap() > 0 {
+            if log.ends_with('\n') && log.lines().next_back().unwrap().contains(MISSING) {
+                // It may have ended, and wait for nobody.
+                let _ = told.send(());
+            }
+        }
         log
     });
+    // As long as the queue is full, the last lines would be among the missing ones.
+    is_told
+        .recv_timeout(DEADLINE)
+        .expect("missing lines are told");
     kill(process.0.id());
     ends(&mut process.0, DEADLINE);
     let log = log.join().unwrap();
     let missing = log
         .lines()
-        .find(|line| line.contains("lines are missing here"))
+        .find(|line| line.contains(MISSING))
         .unwrap_or_else(|| {
             panic!(
                 "{} bytes: {}",
