@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ssr::wire::mux::{DETECT_LEN, Decoder, Event, Frame, Violation, detect};
+use ssr::wire::mux::{DETECT_LEN, Decoder, Event, Frame, FrameError, detect};
 use ssr_fuzz::pieces;
 
 /// All events of `bytes`, with the data of adjacent pieces joined.
-fn events(bytes: &[u8], cuts: &[u16]) -> (Vec<(Event, usize)>, Result<(), Violation>) {
+fn events(bytes: &[u8], cuts: &[u16]) -> (Vec<(Event, usize)>, Result<(), FrameError>) {
     let mut decoder = Decoder::new();
     let mut events: Vec<(Event, usize)> = Vec::new();
     let result = pieces(bytes, cuts, |mut rest| {

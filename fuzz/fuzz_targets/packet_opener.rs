@@ -205,7 +205,10 @@ fn by_hand(ends: &Ends, to_client: bool, session: u64, id: u64, content: &[u8]) 
         return None;
     }
     let header = [session.to_be_bytes(), id.to_be_bytes()].concat();
-    let own = ends.accounts.session_key(ends.user);
+    let own = ends
+        .accounts
+        .session_key(ends.user)
+        .expect("a user that there is");
     if !method.supports_identity() {
         let mut sealed = [&header, content].concat();
         let tag = Aead::packet(method, own)?

@@ -205,7 +205,9 @@ fn sealed(ends: &Ends, to_client: bool, payloads: &[&[u8]], padding: u16) -> Vec
     let mut sealer = if to_client {
         Sealer::response(
             ends.method,
-            ends.accounts.session_key(ends.user),
+            ends.accounts
+                .session_key(ends.user)
+                .expect("a user that there is"),
             own,
             request,
         )
@@ -239,7 +241,13 @@ fn sealed(ends: &Ends, to_client: bool, payloads: &[&[u8]], padding: u16) -> Vec
 fn nonsense(ends: &Ends, to_client: bool, parts: &[Part<'_>]) -> Option<Vec<u8>> {
     let method = ends.method;
     let own = salt(method, if to_client { 6 } else { 5 });
-    let mut hand = Hand::new(method, ends.accounts.session_key(ends.user), own)?;
+    let mut hand = Hand::new(
+        method,
+        ends.accounts
+            .session_key(ends.user)
+            .expect("a user that there is"),
+        own,
+    )?;
     if ends.user.is_some() && !to_client {
         // Only the identity header is certainly valid.
         let mut identity = ends.credentials.key().identity_hash();

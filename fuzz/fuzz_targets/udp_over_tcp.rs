@@ -26,9 +26,9 @@ fn datagrams(frames: &Frames, bytes: &[u8], cut: usize) -> (Vec<Vec<u8>>, Option
     (found, None)
 }
 
-fuzz_target!(|input: (u16, bool, &[u8])| {
-    let (cut, asks, bytes) = input;
-    let (frames, bytes) = if asks {
+fuzz_target!(|input: (u16, u8, &[u8])| {
+    let (cut, kind, bytes) = input;
+    let (frames, bytes) = if kind % 3 == 0 {
         let Ok(Some((request, used))) = Request::parse(bytes) else {
             return;
         };
@@ -42,6 +42,8 @@ fuzz_target!(|input: (u16, bool, &[u8])| {
             Frames::Addressed
         };
         (frames, &bytes[used..])
+    } else if kind % 3 == 1 {
+        (Frames::Socks, bytes)
     } else {
         (Frames::Addressed, bytes)
     };
@@ -55,7 +57,7 @@ fuzz_target!(|input: (u16, bool, &[u8])| {
             continue;
         };
         let written = match &frames {
-            Frames::Addressed => frames.write(datagram, &mut out),
+            Frames::Addressed | Frames::Socks => frames.write(datagram, &mut out),
             Frames::Connected(_) => frames.write(&datagram[len..], &mut out),
         };
         let written = written.expect("a datagram that was read");
