@@ -199,8 +199,8 @@ fn two_hundred_bulk_streams_leave_another_users_pages_quick_over_link() {
     let (_, unfair, _) = run(false, 4);
     let figures =
         format!("alone {alone:?}, beside {fair:?}, not fair {unfair:?}, bulk {rate:.0} B/s");
-    // Alone 140 ms, fair 147 ms, not fair 4000 ms where little else runs.
-    assert!(fair < alone * 4 && fair < unfair / 2, "{figures}");
+    // Alone 140 ms, fair 147 ms, not fair 4000 ms where little else runs; benchmarks hold figures, this holds the claim.
+    assert!(fair < alone * 8 && fair < unfair / 2, "{figures}");
     assert!(rate > 300_000.0, "{figures}");
 }
 
