@@ -296,7 +296,7 @@ pub const MAX_KEEPING: usize = 64;
 
 // The store of several servers.
 
-/// How often a server tells the store what its users have used, and reads what they have used elsewhere.
+/// The time between two exchanges with the store: a server writes what its users have used, and reads what they have used elsewhere.
 pub const STORE_TIME: Duration = Duration::from_millis(250);
 /// How long the store may take to accept a connection, and to answer.
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(1);

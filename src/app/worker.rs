@@ -26,8 +26,8 @@ use crate::relay::udp::{PacketInbound, PacketOutbound, Relay};
 
 /// How long to wait after a failed accept, when the system has no files or memory left for connections.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// How many tasks a worker polls before it looks at its sockets again. Tokio's default is 61. With a smaller number, an
-/// interactive flow waits for fewer turns of bulk flows.
+/// Tasks that a worker polls before it looks at its sockets again. Tokio's default is 61. The smaller the number, the
+/// sooner an interactive flow gets its turn among bulk flows.
 const EVENT_INTERVAL: u32 = 3;
 
 /// Tasks polled between two looks for those that other workers have woken, such as associations that have made room. With
@@ -91,11 +91,7 @@ impl Shared {
     /// For work with a phase of its own.
     pub(super) fn under(phase: watch::Receiver<Phase>) -> Self {
         let (drained, _) = mpsc::channel(1);
-        Self {
-            phase,
-            drained,
-            listening: None,
-        }
+        Self::of_flow(phase, drained)
     }
 
     /// For what has nothing more to finish, and goes on until others have.
@@ -103,12 +99,12 @@ impl Shared {
         Self::under(self.phase)
     }
 
-    /// Waits until the process has reached `phase`.
     /// Whether others serve in its place.
     pub(super) fn is_retired(&self) -> bool {
         *self.phase.borrow() == Phase::Retire
     }
 
+    /// Waits until the process has reached `phase`.
     pub(super) async fn reached(&mut self, phase: Phase) {
         // If the main thread is gone, every phase has been reached.
         let _ = self.phase.wait_for(|current| *current >= phase).await;

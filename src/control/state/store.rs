@@ -37,40 +37,53 @@ const TABLES: &str = "
         PRIMARY KEY (servers, name)) WITHOUT ROWID;
 ";
 
-/// Where several servers share what users have used, each knows the whole.
-const RAISE: &str = "
+/// Saves a row. Each argument says how the number that is there and the new one become one.
+macro_rules! save {
+    ($up:literal, $down:literal, $failures:literal, $period:literal) => {
+        concat!(
+            "
     INSERT INTO usage (server, name, up, down, failures, seen, period, period_start, period_kind, saved)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, unixepoch())
     ON CONFLICT DO UPDATE SET
-        up = max(up, excluded.up), down = max(down, excluded.down), failures = max(failures, excluded.failures),
+        up = ",
+            $up,
+            ", down = ",
+            $down,
+            ", failures = ",
+            $failures,
+            ",
         seen = max(seen, excluded.seen),
         period = CASE
             WHEN period_kind <> excluded.period_kind OR period_start < excluded.period_start THEN excluded.period
-            WHEN period_start = excluded.period_start THEN max(period, excluded.period)
+            WHEN period_start = excluded.period_start THEN ",
+            $period,
+            "
             ELSE period END,
         period_start = CASE
             WHEN period_kind <> excluded.period_kind THEN excluded.period_start
             ELSE max(period_start, excluded.period_start) END,
         period_kind = excluded.period_kind,
         saved = excluded.saved
-    RETURNING up, down, failures, seen, period, period_start, period_kind";
+    RETURNING up, down, failures, seen, period, period_start, period_kind"
+        )
+    };
+}
 
-const ADD: &str = "
-    INSERT INTO usage (server, name, up, down, failures, seen, period, period_start, period_kind, saved)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, unixepoch())
-    ON CONFLICT DO UPDATE SET
-        up = up + excluded.up, down = down + excluded.down, failures = failures + excluded.failures,
-        seen = max(seen, excluded.seen),
-        period = CASE
-            WHEN period_kind <> excluded.period_kind OR period_start < excluded.period_start THEN excluded.period
-            WHEN period_start = excluded.period_start THEN period + excluded.period
-            ELSE period END,
-        period_start = CASE
-            WHEN period_kind <> excluded.period_kind THEN excluded.period_start
-            ELSE max(period_start, excluded.period_start) END,
-        period_kind = excluded.period_kind,
-        saved = excluded.saved
-    RETURNING up, down, failures, seen, period, period_start, period_kind";
+/// Where several servers share what users have used, each knows the whole.
+const RAISE: &str = save!(
+    "max(up, excluded.up)",
+    "max(down, excluded.down)",
+    "max(failures, excluded.failures)",
+    "max(period, excluded.period)"
+);
+
+/// Where one server counts alone, each process adds its part.
+const ADD: &str = save!(
+    "up + excluded.up",
+    "down + excluded.down",
+    "failures + excluded.failures",
+    "period + excluded.period"
+);
 
 /// The file.
 pub(super) struct Store(Connection);
