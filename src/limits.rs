@@ -11,6 +11,10 @@ use std::time::Duration;
 pub const CONNECTION_FILES: u64 = 2;
 /// Files that are kept for the process itself: listeners, reactors, the log, sockets to name servers.
 pub const OWN_FILES: u64 = 32;
+/// Bytes of memory that are kept for the process itself where its control group limits its memory: code, stacks, tables.
+pub const OWN_MEMORY: u64 = 12 << 20;
+/// Bytes of memory that a socket of an idle connection takes in the process and in the kernel.
+pub const SOCKET_MEMORY: u64 = 4608;
 /// Public ports that the links of all clients have open.
 pub const MAX_PUBLIC_PORTS: usize = 4096;
 /// Connections of one listening socket that wait in the kernel until they are accepted.

@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, reason = "the figures are the result")]
 
 mod common;
+mod memory_group;
 
 use common::{
     eventually,

@@ -18,6 +18,7 @@
 //! - `upgrade/`: a new process takes over.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
+//! - `granted.rs`: how many sockets the files and the memory of the process allow.
 //! - `udp_share.rs`: how many files datagrams and public ports may take.
 //! - `handshakes.rs`: connections that are still in their handshake.
 //! - `room.rs`: the places of connections; `visitors.rs`: those of visitors.
@@ -33,6 +34,7 @@ pub mod doctor;
 mod error;
 pub mod explain;
 mod fd_limit;
+mod granted;
 mod handshakes;
 pub mod log;
 mod manager;
@@ -79,12 +81,12 @@ use crate::relay::replay::{Answerer, Salts};
 use crate::relay::tcp::moving::Moved;
 use crate::route::Network;
 use error::Error;
+use granted::Granted;
 use reload::Reloader;
 use routing::Rulebook;
 use running::Running;
 use services::Built;
 use supervise::{Signals, Supervisor, report};
-use udp_share::UdpShare;
 use upgrade::{Inherited, Successor};
 use worker::Threads;
 
@@ -148,8 +150,7 @@ struct Prepared {
     services: Built,
     capacity: fd_limit::Capacity,
     workers: usize,
-    /// The limit of open files.
-    files: Option<u64>,
+    granted: Granted,
     /// Where commands ask.
     asked: io::Result<Socket>,
     admin: Option<admin::Admin>,
@@ -163,12 +164,9 @@ struct Prepared {
 /// Does everything that can fail before the process serves.
 fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
     let user = config.user.as_deref().map(privileges::find).transpose()?;
-    let files = fd_limit::raise(config.nofile);
-    let share = UdpShare::of(config, files);
-    let capacity = fd_limit::Capacity::of(config, share.left(files));
-    if config.limits.memory_mib > 0 {
-        pool::set_budget(config.limits.memory_mib << 20);
-    }
+    let granted = Granted::with_files(fd_limit::raise(config.nofile));
+    let (share, capacity) = granted.places(config);
+    pool::set_budget(granted.buffers(config.limits.buffers()));
     let control = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -220,7 +218,7 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
         services,
         capacity,
         workers,
-        files,
+        granted,
         asked,
         admin,
         manager,
@@ -243,7 +241,7 @@ fn serve(
         services,
         capacity,
         workers,
-        files,
+        granted,
         asked,
         admin,
         manager,
@@ -310,6 +308,7 @@ fn serve(
         workers,
         connections = capacity.connections,
         visitors = (capacity.visitors > 0).then_some(capacity.visitors),
+        memory_mib = granted.memory.map(|bytes| bytes >> 20),
         version = env!("CARGO_PKG_VERSION"),
         "running"
     );
@@ -319,7 +318,7 @@ fn serve(
     let routes = services.routes;
     let mut reloader = control.block_on(async {
         let shares = services.shares;
-        Reloader::new(config, shares, parts, rulebook, (workers, files))
+        Reloader::new(config, shares, parts, rulebook, (workers, granted))
     });
     let supervisor = Supervisor {
         signals,

@@ -6,8 +6,8 @@ use super::context::Context;
 use super::owners::{self, Owner};
 use super::report::{Code, Problem, Verdict};
 use crate::app::error::Error;
-use crate::app::fd_limit::{Capacity, raise};
-use crate::app::udp_share::UdpShare;
+use crate::app::fd_limit::raise;
+use crate::app::granted::Granted;
 use crate::config::{self, Role};
 use crate::net;
 use crate::wire::Address;
@@ -51,8 +51,11 @@ pub(super) fn files(cx: &Context<'_>, running: Option<&Owner>) -> Verdict {
 
 /// Connections for which so many files are enough.
 fn connections(config: &config::Config, files: u64) -> usize {
-    let left = UdpShare::of(config, Some(files)).left(Some(files));
-    Capacity::of(config, left).connections
+    let granted = Granted {
+        files: Some(files),
+        memory: None,
+    };
+    granted.places(config).1.connections
 }
 
 fn limit_is_low(config: &config::Config, limit: u64) -> bool {

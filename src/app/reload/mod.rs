@@ -27,17 +27,15 @@ use self::difference::Difference;
 use self::file::File;
 use self::places::Places;
 use super::adopt::Adopter;
-use super::fd_limit::Capacity;
+use super::granted::Granted;
 use super::log;
 use super::routing::Rulebook;
 use super::running::Running;
 use super::sandbox;
 use super::services::{Named, Part, Shares, Unit};
-use super::udp_share::UdpShare;
 use super::upgrade::Legacy;
 use crate::config::{self, Config, Diagnostic, ManagedPort, Severity};
 use crate::control::orders::{Changes, Reloaded};
-use crate::limits::DEFAULT_BUDGET;
 use crate::net::notify::notify;
 use crate::net::passed::{Passed, PassedSocket};
 use crate::net::pool;
@@ -53,8 +51,7 @@ pub(super) struct Reloader {
     file: Option<File>,
     rulebook: Rulebook,
     workers: usize,
-    /// The limit of open files.
-    files: Option<u64>,
+    granted: Granted,
     /// What a manager has added, in this order.
     ports: Vec<ManagedPort>,
 }
@@ -65,9 +62,9 @@ impl Reloader {
         shares: Shares,
         running: Running,
         rulebook: Rulebook,
-        (workers, files): (usize, Option<u64>),
+        (workers, granted): (usize, Granted),
     ) -> Self {
-        let capacity = capacity(config, files);
+        let (_, capacity) = granted.places(config);
         Self {
             places: Places::new(&shares, capacity),
             file: config.reread.as_ref().map(|how| File::new(how.path())),
@@ -76,7 +73,7 @@ impl Reloader {
             running,
             rulebook,
             workers,
-            files,
+            granted,
             ports: Vec::new(),
         }
     }
@@ -347,19 +344,11 @@ impl Reloader {
     }
 
     fn resize(&mut self, config: &Config) {
-        pool::set_budget(match config.limits.memory_mib {
-            0 => DEFAULT_BUDGET,
-            mib => mib << 20,
-        });
-        let share = UdpShare::of(config, self.files);
+        pool::set_budget(self.granted.buffers(config.limits.buffers()));
+        let (share, capacity) = self.granted.places(config);
         self.shares.share = share;
-        self.places
-            .resize(&self.shares, capacity(config, self.files));
+        self.places.resize(&self.shares, capacity);
     }
-}
-
-fn capacity(config: &Config, files: Option<u64>) -> Capacity {
-    Capacity::of(config, UdpShare::of(config, files).left(files))
 }
 
 fn texts(found: Vec<Diagnostic>) -> Vec<String> {

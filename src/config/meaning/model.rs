@@ -497,6 +497,14 @@ pub struct Limits {
     pub memory_mib: usize,
 }
 
+impl Limits {
+    /// Bytes of memory for the buffers of flows.
+    #[must_use]
+    pub const fn buffers(&self) -> usize {
+        self.memory_mib.saturating_mul(1 << 20)
+    }
+}
+
 /// Socket options. Buffer sizes are in bytes; `None` leaves them to the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
