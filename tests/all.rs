@@ -29,6 +29,7 @@ mod browser;
 mod cli;
 mod combinations;
 mod config_said;
+mod congestion;
 mod dead_server;
 mod deploy_unit;
 mod dns_local;

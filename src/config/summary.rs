@@ -60,6 +60,9 @@ impl Config {
             _ => "name servers of the config".to_owned(),
         };
         writeln!(out, "  dns         {source}")?;
+        if let Some(name) = &self.socket.congestion {
+            writeln!(out, "  congestion  {name}")?;
+        }
         writeln!(
             out,
             "  timeouts    handshake {} s, connect {} s, idle {} s, half-close {} s, UDP {} s",
@@ -112,6 +115,12 @@ impl Config {
         }
         for hop in &server.proxies {
             write!(out, ", by {hop}")?;
+        }
+        if let (true, Some(name)) = (
+            server.socket.congestion != self.socket.congestion,
+            &server.socket.congestion,
+        ) {
+            write!(out, ", congestion control {name}")?;
         }
         match server.keys.identity.len() {
             0 => writeln!(out)?,

@@ -2,6 +2,7 @@
 //!
 //! - [`options`]: options of sockets.
 //! - [`alive`]: limits of what is alive.
+//! - [`congestion`]: congestion control of TCP.
 //! - [`changes`]: notices that the network has changed, or that the machine has slept.
 //! - [`listener`]: one listening socket for each worker; a second process on the same address is refused.
 //! - [`unix`]: listening at a path.
@@ -37,6 +38,7 @@
 pub mod alive;
 pub mod changes;
 mod clock;
+pub mod congestion;
 pub mod dial;
 mod error;
 pub mod fetch;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::linux;
+use super::{congestion, linux};
 
 /// Options of the sockets towards clients, or of those towards servers and targets.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,8 @@ pub struct SocketOptions {
     pub fast_open: bool,
     /// Multipath TCP (RFC 8684).
     pub mptcp: bool,
+    /// The congestion control of TCP; `None`: that of the system.
+    pub congestion: Option<String>,
     /// Idle time before, and interval between, keepalive probes.
     pub keep_alive: Option<Duration>,
     /// `SO_SNDBUF` in bytes.
@@ -138,9 +140,27 @@ impl SocketOptions {
         self.apply_basics(socket)
     }
 
+    /// As [`Self::apply_listener`], for one that listened before with other options.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn apply_again(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        if self.congestion.is_none() {
+            congestion::reset(socket)?;
+        }
+        self.apply_listener(socket)
+    }
+
     /// Sets what every TCP socket has. Nagle's algorithm is off: the relay writes whole chunks, which should not wait.
     fn apply_basics(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
+        if let Some(name) = &self.congestion {
+            let set = socket.set_tcp_congestion(name.as_bytes());
+            set.map_err(|error| {
+                let message = format!("congestion control `{name}`: {error}");
+                io::Error::new(error.kind(), message)
+            })?;
+        }
         self.apply_buffers(socket)
     }
 

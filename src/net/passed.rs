@@ -114,7 +114,14 @@ impl Passed {
         let mut all = Vec::new();
         let found = self.take(wanted, Place::is_stream);
         let places: Vec<Place> = found.iter().map(|one| one.place.clone()).collect();
-        for PassedSocket { socket, place, .. } in found {
+        for one in found {
+            let was_made_here = one.was_made_here();
+            let PassedSocket {
+                name,
+                socket,
+                place,
+                ..
+            } = one;
             // Workers that had a socket each at this place share those out again.
             let group = places.iter().filter(|other| **other == place).count();
             let workers = workers.div_ceil(group.max(1));
@@ -122,10 +129,15 @@ impl Passed {
             let listener = if let Place::Unix(_) = place {
                 Listener::Unix(socket.into())
             } else {
-                options.apply_listener(&SockRef::from(&socket))?;
+                let reference = SockRef::from(&socket);
+                if was_made_here {
+                    options.apply_again(&reference)?;
+                } else {
+                    options.apply_listener(&reference)?;
+                }
                 Listener::Tcp(socket.into())
             };
-            self.note_used(wanted, &listener)?;
+            self.note(&name, wanted, &listener)?;
             all.extend(listener.share(workers)?);
         }
         Ok(all)
@@ -161,10 +173,17 @@ impl Passed {
     /// # Errors
     /// When the system has no file for a copy.
     pub fn note_used(&self, wanted: Wanted<'_>, socket: &impl AsFd) -> io::Result<()> {
-        let (name, asked) = match wanted {
-            Wanted::Name(name) => (name, None),
-            Wanted::Address(address) => (UNNAMED, Some(address)),
-            Wanted::Path(_) => (UNNAMED, None),
+        let name = match wanted {
+            Wanted::Name(name) => name,
+            Wanted::Address(_) | Wanted::Path(_) => UNNAMED,
+        };
+        self.note(name, wanted, socket)
+    }
+
+    fn note(&self, name: &str, wanted: Wanted<'_>, socket: &impl AsFd) -> io::Result<()> {
+        let asked = match wanted {
+            Wanted::Address(address) => Some(address),
+            Wanted::Name(_) | Wanted::Path(_) => None,
         };
         let copy = Socket::from(socket.as_fd().try_clone_to_owned()?);
         lock(&self.used).push(PassedSocket::new(name.to_owned(), asked, copy));
@@ -226,6 +245,11 @@ impl PassedSocket {
             socket: self.socket.try_clone()?,
             place: self.place.clone(),
         })
+    }
+
+    /// Whether this program made it, now or before an upgrade, and no service manager with settings of its own.
+    fn was_made_here(&self) -> bool {
+        self.name == UNNAMED && self.asked.is_some()
     }
 
     fn is(&self, wanted: Wanted<'_>) -> bool {

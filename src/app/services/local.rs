@@ -139,7 +139,7 @@ impl Builder<'_> {
         local: &Local,
     ) -> Result<(SocketAddr, Vec<Listener>), Error> {
         if let Some(name) = &local.passed.tcp {
-            let passed = self.passed_streams(Wanted::Name(name))?;
+            let passed = self.passed_streams(Wanted::Name(name), &self.config.socket)?;
             let first = passed.first().ok_or_else(|| Error::NotPassed {
                 key: "systemd_tcp_socket_name",
                 kind: "stream",

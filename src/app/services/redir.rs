@@ -69,7 +69,7 @@ impl Builder<'_> {
         &self,
         address: SocketAddr,
     ) -> Result<(SocketAddr, Vec<Listener>), Error> {
-        let passed = self.passed_streams(Wanted::Address(address))?;
+        let passed = self.passed_streams(Wanted::Address(address), &self.config.socket)?;
         if !passed.is_empty() {
             return Ok((address, passed));
         }

@@ -22,7 +22,7 @@ impl Builder<'_> {
         address: SocketAddr,
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<Listener>), Error> {
-        let passed = self.passed_streams(Wanted::Address(address))?;
+        let passed = self.passed_streams(Wanted::Address(address), options)?;
         if let Some(first) = passed.first() {
             return Ok((first.address().unwrap_or(address), passed));
         }
@@ -57,7 +57,7 @@ impl Builder<'_> {
         path: &Path,
         mode: Option<u32>,
     ) -> Result<Vec<Listener>, Error> {
-        let passed = self.passed_streams(Wanted::Path(path))?;
+        let passed = self.passed_streams(Wanted::Path(path), &self.config.socket)?;
         if !passed.is_empty() {
             if self.passed.is_inherited() {
                 // It was made by the process before this one. Without it, there is nothing to remove.
@@ -84,8 +84,12 @@ impl Builder<'_> {
     }
 
     /// The listeners for streams that the service manager has passed; none is no error.
-    pub(super) fn passed_streams(&self, wanted: Wanted<'_>) -> Result<Vec<Listener>, Error> {
-        let options = incoming(&self.config.socket);
+    pub(super) fn passed_streams(
+        &self,
+        wanted: Wanted<'_>,
+        options: &config::SocketOptions,
+    ) -> Result<Vec<Listener>, Error> {
+        let options = incoming(options);
         let taken = self.passed.take_streams(wanted, self.jobs.len(), &options);
         taken.map_err(Error::system("cannot use a socket that systemd passed"))
     }
@@ -166,6 +170,7 @@ pub(super) fn incoming(options: &config::SocketOptions) -> SocketOptions {
     SocketOptions {
         fast_open: options.fast_open,
         mptcp: options.mptcp,
+        congestion: options.congestion.clone(),
         keep_alive: options.keep_alive,
         send_buffer: size(options.inbound_send_buffer),
         recv_buffer: size(options.inbound_recv_buffer),
@@ -184,6 +189,7 @@ pub(super) fn outgoing(options: &config::SocketOptions, to_server: bool) -> Sock
     SocketOptions {
         fast_open: options.fast_open,
         mptcp: options.mptcp,
+        congestion: options.congestion.clone(),
         keep_alive: options.keep_alive,
         send_buffer: size(options.outbound_send_buffer),
         recv_buffer: size(options.outbound_recv_buffer),

@@ -3,6 +3,7 @@
 mod admin;
 mod balancer;
 pub(super) mod between;
+mod congestion;
 pub(super) mod context;
 mod dns_local;
 mod endpoint;

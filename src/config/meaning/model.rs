@@ -514,6 +514,8 @@ pub struct SocketOptions {
     pub fast_open: bool,
     /// Multipath TCP.
     pub mptcp: bool,
+    /// The congestion control of TCP; `None`: that of the system.
+    pub congestion: Option<String>,
     /// The idle time before, and the interval between, keep-alive probes; `None`: no probes.
     pub keep_alive: Option<Duration>,
     /// Try a name's IPv6 addresses first.

@@ -22,6 +22,7 @@ pub(super) fn socket(top: &Top, cx: &mut Context<'_>) -> SocketOptions {
         no_delay: top.no_delay.unwrap_or(false),
         fast_open: top.fast_open.unwrap_or(false),
         mptcp: top.mptcp.unwrap_or(false),
+        congestion: top.congestion.clone(),
         keep_alive: match top.keep_alive {
             None => Some(Duration::from_secs(15)),
             // The longest that Linux accepts (TCP_KEEPIDLE).
@@ -60,6 +61,9 @@ pub(super) fn socket_of(
     let mut socket = global.clone();
     if let Some(Number(mark)) = entry.outbound_fwmark {
         socket.fwmark = Some(mark);
+    }
+    if entry.congestion.is_some() {
+        socket.congestion.clone_from(&entry.congestion);
     }
     if let Some(address) = bind_address(
         &key_at(at, "outbound_bind_addr"),

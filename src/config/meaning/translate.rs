@@ -9,6 +9,7 @@ use crate::dns;
 
 use super::admin;
 use super::balancer;
+use super::congestion;
 use super::context::{Context, filled};
 use super::forwards;
 use super::locals;
@@ -34,6 +35,7 @@ const SESSION_FLOOR: Duration = Duration::from_secs(60);
 pub(crate) fn config(top: &Top, cx: &mut Context<'_>) -> Config {
     let mode = cx.mode("mode", top.mode.as_deref(), Mode::TCP_AND_UDP);
     let mut socket = options::socket(top, cx);
+    congestion::check(top, cx);
     socket.fwmark = socket.fwmark.or_else(|| tun::mark(top, cx.role));
     let (forwards, sites) = forwards::forwards(top, cx);
     let mut servers = match cx.role {

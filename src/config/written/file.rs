@@ -74,6 +74,7 @@ pub(crate) struct Top {
     pub(crate) acl: Option<String>,
     pub(crate) rules: Option<List<Rule>>,
     pub(crate) geoip_file: Option<String>,
+    pub(crate) congestion: Option<String>,
     pub(crate) reverse: Option<Reverse>,
     pub(crate) timeouts: Option<Timeouts>,
     pub(crate) limits: Option<Limits>,
@@ -132,6 +133,7 @@ pub(crate) struct Server {
     pub(crate) plugin_mode: Option<String>,
     pub(crate) outbound_proxy: Option<Strings>,
     // ssr
+    pub(crate) congestion: Option<String>,
     pub(crate) warm_connections: Option<WarmPolicy>,
     pub(crate) transport: Option<Transport>,
     pub(crate) udp_over_tcp: Option<Switch<UdpOverTcp>>,
