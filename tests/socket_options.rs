@@ -76,6 +76,23 @@ fn multipath_tcp_is_spoken_where_asked_for() {
 }
 
 #[test]
+#[ignore = "needs peers: scripts/test"]
+fn listeners_let_as_many_connections_wait_as_the_kernel_and_4096() {
+    let server = Start::server(Ssr, &Spec::new("2022-blake3-aes-256-gcm")).run();
+    let filter = format!("sport = :{}", server.address.port());
+    let output = Command::new("ss").args(["-ltnH", &filter]).output();
+    let list = String::from_utf8(output.unwrap().stdout).unwrap();
+    let most: u32 = fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    // `ss` shows the limit of a listener as its Send-Q.
+    let limit = list.split_whitespace().nth(2).unwrap();
+    assert_eq!(limit.parse::<u32>().unwrap(), most.min(4096), "{list}");
+}
+
+#[test]
 fn ipv6_only_leaves_ipv4_to_others() {
     for (only, reached) in [(true, false), (false, true)] {
         let spec = Spec::new("aes-256-gcm");
