@@ -7,6 +7,7 @@
 //! - The bytes that [`Stream::poll_write`] has taken are in the socket or the pipe: there is nothing to flush.
 
 pub(crate) mod piped;
+mod receive_buffer;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -25,9 +26,8 @@ use tokio::net::{TcpStream, UnixStream};
 use super::linux::TcpInfo;
 use super::pipe::state::PipeStream;
 use super::pool::Buffer;
-use super::redirect;
 use super::sync::lock;
-use super::{linux, options};
+use super::{linux, options, redirect};
 
 /// The address that stands for both ends of a unix stream: that of this machine, without a port.
 pub const UNIX_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
