@@ -203,6 +203,26 @@ pub const MAX_MULTIPLEX_SESSIONS: usize = 64;
 pub const MULTIPLEX_IDLE: Duration = Duration::from_secs(25);
 /// Bytes of a plain HTTP request or response that wait in the process, in each direction of one connection.
 pub const HTTP_WINDOW: usize = 128 * 1024;
+/// Streams of one QUIC connection at once; a further one waits at the client.
+pub const MAX_QUIC_STREAMS: u32 = 1024;
+/// Those of a connection whose client is not authenticated yet.
+pub const MAX_QUIC_STRANGER_STREAMS: u32 = 4;
+/// Bytes of all streams of a QUIC connection that were received and not yet read, or sent and not yet acknowledged.
+pub const QUIC_CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of one stream that were received and not yet read.
+pub const QUIC_STREAM_WINDOW: u32 = 8 << 20;
+/// Bytes that a server takes on a QUIC connection whose client is not authenticated yet, or while buffers are used up.
+pub const QUIC_LEAST_WINDOW: u32 = 128 * 1024;
+/// How long the peer of a QUIC connection may be silent. Flows outlive a network that is away for less.
+pub const QUIC_TIMEOUT: Duration = Duration::from_secs(180);
+/// How long a client keeps a QUIC connection without flows.
+pub const QUIC_UNUSED: Duration = Duration::from_secs(60);
+/// Bytes that a stream of QUIC sends before the server has agreed to early data.
+pub const MAX_EARLY_DATA: usize = 64 * 1024;
+/// Tickets that a QUIC port remembers, by which clients send data with their first packet; the oldest are forgotten.
+pub const MAX_QUIC_TICKETS: usize = 2048;
+/// QUIC connections that wait to be accepted.
+pub const MAX_QUIC_WAITING: usize = 256;
 /// Spare connections to one server.
 pub const MAX_WARM: usize = 64;
 

@@ -76,6 +76,7 @@ mod outbound_proxy;
 mod packaging;
 mod pair;
 mod plugins;
+mod quic;
 mod redir;
 mod redir_names;
 mod reload;

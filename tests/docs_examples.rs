@@ -26,6 +26,7 @@ use std::{
 };
 
 const OPERATE: &str = include_str!("../docs/operate.md");
+const QUIC: &str = include_str!("../docs/quic.md");
 const TRANSPORTS: &str = include_str!("../docs/transports.md");
 const FORWARD: &str = include_str!("../docs/forward.md");
 const REVERSE: &str = include_str!("../docs/reverse.md");
@@ -241,6 +242,29 @@ fn tls_of_the_docs_works_over_link() {
     far.run(|| eventually("server listens", listens)).unwrap();
     let _local = scene.role(near, "local", &config);
     passes(near, &targets);
+}
+
+#[test]
+#[ignore = "needs root: an emulated link"]
+fn quic_of_the_docs_works_over_link() {
+    let scene = Scene::new();
+    let (near, far) = (&scene.link.a, &scene.link.b);
+    let said: Vec<String> = commands(QUIC, "openssl")
+        .iter()
+        .map(|line| scene.shell(far, line))
+        .collect();
+    let pin = said.last().unwrap().trim();
+    let [pair, both, ..] = &configs(QUIC, &genkey())[..] else {
+        panic!("two configs");
+    };
+    let client = pair.replace("the pin", pin);
+    let targets = far.run(Targets::start).unwrap();
+    let alone = pair.replace("\"server\": \"203.0.113.7\"", "\"server\": \"::\"");
+    for at_server in [&alone.replace("the pin", pin), both] {
+        let _server = scene.role(far, "server", at_server);
+        let _local = scene.role(near, "local", &client);
+        passes(near, &targets);
+    }
 }
 
 #[test]

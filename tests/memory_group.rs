@@ -6,15 +6,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use crate::affordable;
 use crate::common::eventually;
 use crate::common::peers::{Program, Spec, Start};
+use crate::{ALONE, affordable};
 
 const LIMIT: u64 = 64 << 20;
 /// Flows that are asked for.
@@ -134,6 +135,7 @@ fn is_answered(client: &mut TcpStream) -> bool {
 /// The same server, from ten thousand flows to a single new one.
 #[test]
 fn a_small_control_group_means_fewer_flows_and_no_end() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let files = affordable();
     // Each flow that is served has a file at this client and one at its target.
     let asked = ASKED.min(files * 2 - 6_000);

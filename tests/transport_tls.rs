@@ -2,12 +2,12 @@
 
 use crate::common::{
     DEADLINE, SILENCE, eventually,
+    identity::{Identity, NAME},
     matrix::{self, Targets},
     peers::{self, Half, Program, Spec, Start},
     socks::{self, Socks},
     targets::TcpTarget,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
@@ -23,72 +23,8 @@ use std::{
     },
     thread,
 };
-use tempfile::TempDir;
 
-const NAME: &str = "proxy.example";
 const METHOD: &str = "2022-blake3-aes-256-gcm";
-
-/// The files of a server, and of those who trust it.
-struct Identity {
-    directory: TempDir,
-    pin: String,
-}
-
-impl Identity {
-    fn new() -> Self {
-        Self::issue(|_| {})
-    }
-
-    fn issue(change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        change(&mut params);
-        let cert = params.signed_by(&key, &issuer).unwrap();
-        let spki = key.subject_public_key_info();
-        let pin = sha256(&spki);
-        let directory = tempfile::tempdir().unwrap();
-        for (file, text) in [
-            ("ca.pem", issuer.pem()),
-            ("cert.pem", cert.pem()),
-            ("key.pem", key.serialize_pem()),
-        ] {
-            fs::write(directory.path().join(file), text).unwrap();
-        }
-        Self { directory, pin }
-    }
-
-    fn file(&self, name: &str) -> Value {
-        json!(self.directory.path().join(name))
-    }
-
-    /// What the server needs.
-    fn own(&self) -> Value {
-        json!({"cert": self.file("cert.pem"), "key": self.file("key.pem")})
-    }
-
-    /// What a client trusts.
-    fn trusted(&self) -> Value {
-        json!({"server_name": NAME, "ca": self.file("ca.pem")})
-    }
-
-    /// Puts its certificate and key in the place of another's.
-    fn replace(&self, other: &Self) {
-        for file in ["cert.pem", "key.pem"] {
-            let target = other.directory.path().join(file);
-            let fresh = other.directory.path().join("fresh");
-            fs::copy(self.directory.path().join(file), &fresh).unwrap();
-            fs::rename(fresh, target).unwrap();
-        }
-    }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    peers::base64(digest.as_ref())
-}
 
 fn server(transport: &Value) -> Half {
     Start::server(Program::Ssr, &Spec::new(METHOD))

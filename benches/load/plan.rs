@@ -32,14 +32,21 @@ pub(crate) struct Workload {
 /// What is done.
 #[derive(Clone, Copy, Debug)]
 enum Task {
-    Bulk { up: bool, streams: usize },
+    Bulk {
+        up: bool,
+        streams: usize,
+    },
     Connections,
     RoundTrip,
     RoundTripBesideBulk,
     PageBesideBulk,
     Idle,
-    Datagrams { size: usize },
-    UdpSources { rate: usize },
+    Datagrams {
+        size: usize,
+    },
+    UdpSources {
+        rate: usize,
+    },
     Names,
     HttpRequests,
     CachedNames,
@@ -47,9 +54,16 @@ enum Task {
     Size,
     SystemCalls,
     Allocations,
-    FirstByte { server_speaks: bool },
-    LinkBulk,
-    LinkPage,
+    FirstByte {
+        server_speaks: bool,
+    },
+    /// The probability of a loss in hundredths.
+    LinkBulk {
+        loss: u8,
+    },
+    LinkPage {
+        loss: u8,
+    },
     ReverseLink,
 }
 
@@ -108,6 +122,8 @@ const LIGHT_FORWARDERS: &[Proxy] = &[Proxy::Ssr, Proxy::Haproxy, Proxy::Splicing
 const WAYS_IN: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::SingBox, Proxy::Plain];
 /// The same where what SOCKS5 costs says nothing.
 const KERNEL_WAYS_IN: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::SingBox];
+/// Those that speak QUIC.
+const QUIC: &[Proxy] = &[Proxy::Ssr, Proxy::Hysteria2, Proxy::Tuic];
 const NAME_SERVERS: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::SingBox, Proxy::Dnsmasq];
 /// Those with rules, and `ssr` without.
 const WITH_RULES: &[Proxy] = &[Proxy::Ssr, Proxy::Rust, Proxy::Plain];
@@ -126,6 +142,7 @@ pub(crate) fn workloads() -> Vec<Workload> {
     let mut plan = Plan(Vec::new());
     plan.shadowsocks();
     plan.web_socket();
+    plan.quic();
     plan.reverse();
     plan.forward();
     plan.ways_in();
@@ -191,8 +208,8 @@ impl Plan {
             ("names", Task::Names, SHADOWSOCKS),
             ("first-byte-client-speaks", first_byte(false), OVER_LINK),
             ("first-byte-server-speaks", first_byte(true), OVER_LINK),
-            ("link-bulk", Task::LinkBulk, OVER_LINK),
-            ("link-page", Task::LinkPage, OVER_LINK),
+            ("link-bulk", Task::LinkBulk { loss: 1 }, OVER_LINK),
+            ("link-page", Task::LinkPage { loss: 1 }, OVER_LINK),
             ("start", Task::Start, PROGRAMS),
             ("size", Task::Size, PROGRAMS),
             ("system-calls", Task::SystemCalls, PROGRAMS),
@@ -229,6 +246,28 @@ impl Plan {
         add("connections", Task::Connections, WEB_SOCKET);
         add("round-trip", Task::RoundTrip, WEB_SOCKET);
         add("idle", Task::Idle, &[Proxy::Ssr, Proxy::Plain]);
+    }
+
+    fn quic(&mut self) {
+        let mut add = |name: &str, task| {
+            self.add(&format!("quic-{name}"), task, Scenario::Quic, QUIC);
+        };
+        for (up, direction) in DIRECTIONS {
+            for streams in [1, 8] {
+                let task = Task::Bulk { up, streams };
+                add(&format!("bulk-{direction}-{streams}"), task);
+            }
+        }
+        add("connections", Task::Connections);
+        add("udp-1200", Task::Datagrams { size: 1200 });
+        add("idle", Task::Idle);
+        let first_byte = |server_speaks| Task::FirstByte { server_speaks };
+        add("first-byte-client-speaks", first_byte(false));
+        add("first-byte-server-speaks", first_byte(true));
+        for loss in [0, 2, 5] {
+            add(&format!("link-bulk-{loss}"), Task::LinkBulk { loss });
+            add(&format!("link-page-{loss}"), Task::LinkPage { loss });
+        }
     }
 
     fn reverse(&mut self) {
@@ -319,7 +358,7 @@ impl Workload {
     pub(crate) fn at_once(&self) -> bool {
         matches!(
             self.task,
-            Task::LinkBulk | Task::LinkPage | Task::ReverseLink
+            Task::LinkBulk { .. } | Task::LinkPage { .. } | Task::ReverseLink
         )
     }
 
@@ -334,8 +373,10 @@ impl Workload {
             Task::FirstByte { server_speaks } => {
                 return link::first_byte(cx, proxy, self.scenario, server_speaks);
             }
-            Task::LinkBulk => return link::bulk(cx, proxy, self.scenario, time, round),
-            Task::LinkPage => return link::page(cx, proxy, self.scenario, round),
+            Task::LinkBulk { loss } => {
+                return link::bulk(cx, proxy, self.scenario, (loss, time), round);
+            }
+            Task::LinkPage { loss } => return link::page(cx, proxy, self.scenario, loss, round),
             Task::ReverseLink => return link::reverse(cx, proxy, time),
             _ => {}
         }

@@ -51,7 +51,7 @@ impl Programs {
             (Proxy::Libev, Role::Server) => "/usr/bin/ss-server".into(),
             (Proxy::Haproxy | Proxy::Splicing, _) => "/usr/sbin/haproxy".into(),
             (Proxy::Socat, _) => "/usr/bin/socat".into(),
-            (Proxy::SingBox, _) => self.sing_box.clone(),
+            (Proxy::SingBox | Proxy::Hysteria2 | Proxy::Tuic, _) => self.sing_box.clone(),
             (Proxy::Dnsmasq, _) => "/usr/sbin/dnsmasq".into(),
             (Proxy::Rathole | Proxy::Noise, _) => self.rathole(),
             (Proxy::Direct, _) => PathBuf::new(),
@@ -77,7 +77,7 @@ impl Programs {
             Proxy::Haproxy => "-v",
             Proxy::Socat => "-V",
             Proxy::Libev => "-h",
-            Proxy::SingBox => "version",
+            Proxy::SingBox | Proxy::Hysteria2 | Proxy::Tuic => "version",
             _ => "--version",
         };
         let output = Command::new(self.program(proxy, Role::Local))

@@ -25,12 +25,16 @@ pub(crate) enum Proxy {
     Plain,
     /// sing-box; ways in only.
     SingBox,
+    /// sing-box with hysteria2; QUIC only.
+    Hysteria2,
+    /// sing-box with TUIC; QUIC only.
+    Tuic,
     /// dnsmasq; cached names only.
     Dnsmasq,
 }
 
 impl Proxy {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Ssr,
         Self::Rust,
         Self::Libev,
@@ -44,6 +48,8 @@ impl Proxy {
         Self::Plugin,
         Self::Plain,
         Self::SingBox,
+        Self::Hysteria2,
+        Self::Tuic,
         Self::Dnsmasq,
     ];
 
@@ -62,6 +68,8 @@ impl Proxy {
             Self::Plugin => "plugin",
             Self::Plain => "plain",
             Self::SingBox => "sing-box",
+            Self::Hysteria2 => "hysteria2",
+            Self::Tuic => "tuic",
             Self::Dnsmasq => "dnsmasq",
         }
     }

@@ -9,6 +9,8 @@ pub(crate) enum Scenario {
     Shadowsocks(Method),
     /// Shadowsocks with [`DEFAULT`] over WebSocket.
     WebSocket,
+    /// QUIC: `ssr` with [`DEFAULT`] in it, others with their own protocols.
+    Quic,
     /// Reverse tunnels: a public port of the server leads to a target behind the client.
     Reverse,
     /// Port forwarding: one process, neither SOCKS nor encryption.
@@ -43,9 +45,12 @@ impl Scenario {
     pub(crate) fn method(self) -> Method {
         match self {
             Self::Shadowsocks(method) => method,
-            Self::WebSocket | Self::Reverse | Self::Forward | Self::WayIn(_) | Self::Rules(_) => {
-                DEFAULT
-            }
+            Self::WebSocket
+            | Self::Quic
+            | Self::Reverse
+            | Self::Forward
+            | Self::WayIn(_)
+            | Self::Rules(_) => DEFAULT,
         }
     }
 }

@@ -16,6 +16,7 @@
 //! - `supervise.rs`: signals, orders, and the end.
 //! - [`sandbox`]: limits what the process can do.
 //! - `upgrade/`: a new process takes over.
+//! - `quic.rs`: the QUIC connections of a port.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `granted.rs`: how many sockets the files and the memory of the process allow.
@@ -40,6 +41,7 @@ pub mod log;
 mod manager;
 mod places;
 mod privileges;
+mod quic;
 pub mod redir_rules;
 mod reload;
 mod reverse;
@@ -63,7 +65,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, mpsc};
 
-use crate::config::{Config, Role};
+use crate::config::{self, Config, Role};
 use crate::control::answer::Socket;
 use crate::control::facts::{Facts, ReasonOf};
 use crate::control::orders::Orders;
@@ -76,6 +78,7 @@ use crate::net::passed::Passed;
 use crate::net::pool;
 use crate::net::sampled;
 use crate::net::tasks::Tasks;
+use crate::net::tls;
 use crate::relay::Counters;
 use crate::relay::replay::{Answerer, Salts};
 use crate::relay::tcp::moving::Moved;
@@ -171,6 +174,9 @@ fn prepare(config: &Config, passed: Passed) -> Result<Prepared, Error> {
         .enable_all()
         .build()
         .map_err(Error::system("cannot start the main reactor"))?;
+    if config.servers.iter().any(config::Server::has_tls) {
+        control.spawn_blocking(tls::prepare);
+    }
     // Before any service listens: as soon as others can see the process run, signals must be handled.
     let signals = control.block_on(async { Signals::listen() })?;
     let resolver = Arc::new(control.block_on(async { resolver(config) })?);

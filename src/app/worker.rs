@@ -99,6 +99,11 @@ impl Shared {
         Self::under(self.phase)
     }
 
+    /// Gives up the sign that it listens, to be dropped once it does not.
+    pub(super) const fn stop_listening(&mut self) -> Option<mpsc::Sender<()>> {
+        self.listening.take()
+    }
+
     /// Whether others serve in its place.
     pub(super) fn is_retired(&self) -> bool {
         *self.phase.borrow() == Phase::Retire

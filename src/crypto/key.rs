@@ -161,6 +161,14 @@ impl Key {
         hash
     }
 
+    /// A secret of the server that has this key, for stateless resets of QUIC (RFC 9000 §10.3): the same after a restart.
+    #[must_use]
+    pub fn reset_secret(&self) -> Zeroizing<[u8; 32]> {
+        let mut secret = Zeroizing::new([0; 32]);
+        self.blake3("ssr 2026 quic stateless reset", &[], &mut secret[..]);
+        secret
+    }
+
     fn blake3(&self, context: &str, salt: &[u8], out: &mut [u8]) {
         blake3::Hasher::new_derive_key(context)
             .update(self.as_bytes())

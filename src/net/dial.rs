@@ -1,5 +1,6 @@
 //! Connects to one of several addresses (RFC 8305).
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -34,7 +35,13 @@ pub async fn tcp(
         match addresses {
             [] => Err(Error::NoAddress),
             [only] => connect((*only, port).into(), options, first).await,
-            _ => race(interleave(addresses, port), options, first).await,
+            _ => {
+                let one = |address| {
+                    let options = options.clone();
+                    async move { connect(address, &options, first).await }
+                };
+                race(interleave(addresses, port), one).await
+            }
         }
     };
     tokio::time::timeout(limit, dial)
@@ -76,11 +83,16 @@ fn in_progress(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
 }
 
-async fn race(
+/// The first of `addresses` that `connect` succeeds for. When an attempt has not answered within 250 ms, the next one starts beside
+/// it.
+pub(super) async fn race<T, F>(
     addresses: Vec<SocketAddr>,
-    options: &SocketOptions,
-    first: SpeaksFirst,
-) -> Result<Stream, Error> {
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
     let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
     let mut failed = Error::NoAddress;
@@ -98,8 +110,7 @@ async fn race(
             },
             () = sleep_until(next_at), if waiting.len() > 0 => {
                 if let Some(address) = waiting.next() {
-                    let options = options.clone();
-                    running.spawn(async move { connect(address, &options, first).await });
+                    running.spawn(connect(address));
                 }
                 next_at = Instant::now() + ATTEMPT_DELAY;
             }
@@ -109,7 +120,7 @@ async fn race(
 }
 
 /// Orders the addresses so that the families take turns, beginning with that of the first (RFC 8305 §4).
-fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+pub(super) fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
     let (mut preferred, mut other) = (0, 1);
     let mut order: Vec<_> = addresses

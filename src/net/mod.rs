@@ -23,6 +23,7 @@
 //! - [`framed`]: a layer that cuts a stream into data, and makes frames of data.
 //! - [`site`]: the web site that strangers get.
 //! - [`slots`]: copies between contiguous bytes and the slots of vectored calls.
+//! - [`quic`]: QUIC as a transport.
 //! - [`tls`]: TLS over a stream.
 //! - [`transport`]: TLS, WebSocket, or WebSocket inside TLS, as the config says.
 //! - [`tun`]: network interfaces whose packets we are given.
@@ -59,6 +60,7 @@ pub mod passed;
 pub mod pipe;
 pub mod plugin;
 pub mod pool;
+pub mod quic;
 pub mod redirect;
 pub mod sampled;
 pub mod shares;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
-use super::stream::once;
+use super::stream::socket::once;
 use super::{Stream, linux};
 use crate::limits::{KERNEL_PIPE, MAX_KERNEL_PIPES};
 

@@ -1,4 +1,4 @@
-//! A byte stream with vectored reads and writes: a TCP connection, a layer over a stream, or one side of a pipe.
+//! A byte stream with vectored reads and writes: a TCP connection, a stream of QUIC, a layer over a stream, or one side of a pipe.
 //!
 //! What holds for all kinds:
 //! - One task polls a stream; that task is woken.
@@ -8,17 +8,17 @@
 
 pub(crate) mod piped;
 mod receive_buffer;
+pub(super) mod socket;
 
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -26,8 +26,10 @@ use tokio::net::{TcpStream, UnixStream};
 use super::linux::TcpInfo;
 use super::pipe::state::PipeStream;
 use super::pool::Buffer;
+use super::quic::stream::QuicStream;
 use super::sync::lock;
 use super::{linux, options, redirect};
+use socket::{once, receive, write_socket};
 
 /// The address that stands for both ends of a unix stream: that of this machine, without a port.
 pub const UNIX_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -43,6 +45,7 @@ enum Kind {
     /// TCP without a reactor: it can be read, not waited for.
     Parked(std::net::TcpStream),
     Pipe(PipeStream),
+    Quic(Box<Mutex<QuicStream>>),
     Layer(Box<Mutex<dyn Layer>>),
 }
 
@@ -109,6 +112,7 @@ impl fmt::Debug for Stream {
             Kind::Unix(stream) => stream.fmt(f),
             Kind::Parked(stream) => stream.fmt(f),
             Kind::Pipe(_) => f.write_str("Pipe"),
+            Kind::Quic(_) => f.write_str("Quic"),
             Kind::Layer(_) => f.write_str("Layer"),
         }
     }
@@ -131,6 +135,12 @@ impl Stream {
     #[must_use]
     pub(super) const fn piped(end: PipeStream) -> Self {
         Self(Kind::Pipe(end))
+    }
+
+    /// Wraps a stream of a QUIC connection.
+    #[must_use]
+    pub(super) fn quic(stream: QuicStream) -> Self {
+        Self(Kind::Quic(Box::new(Mutex::new(stream))))
     }
 
     /// Wraps a layer over another stream.
@@ -164,7 +174,9 @@ impl Stream {
                 Kind::Layer(layer)
             }
             Kind::Parked(stream) => Kind::Parked(stream),
-            Kind::Unix(_) | Kind::Pipe(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Kind::Unix(_) | Kind::Pipe(_) | Kind::Quic(_) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
         };
         Ok(Parked(self))
     }
@@ -190,6 +202,7 @@ impl Stream {
             Kind::Unix(stream) => stream.poll_read_ready(cx),
             Kind::Parked(_) => Poll::Ready(Err(parked())),
             Kind::Pipe(end) => end.poll_readable(cx),
+            Kind::Quic(stream) => lock(stream).poll_readable(cx),
             Kind::Layer(layer) => lock(layer).poll_readable(cx),
         }
     }
@@ -231,6 +244,7 @@ impl Stream {
             }
             Kind::Parked(stream) => receive(stream, slots),
             Kind::Pipe(end) => end.try_read(slots),
+            Kind::Quic(stream) => lock(stream).try_read(slots),
             Kind::Layer(layer) => lock(layer).try_read(slots),
         }
     }
@@ -318,6 +332,7 @@ impl Stream {
             ),
             Kind::Parked(_) => Poll::Ready(Err(parked())),
             Kind::Pipe(end) => end.poll_write(cx, parts),
+            Kind::Quic(stream) => lock(stream).poll_write(cx, parts),
             Kind::Layer(layer) => lock(layer).poll_write(cx, parts),
         }
     }
@@ -367,6 +382,7 @@ impl Stream {
                 end.shutdown();
                 Poll::Ready(Ok(()))
             }
+            Kind::Quic(stream) => lock(stream).poll_shutdown(cx),
             Kind::Layer(layer) => lock(layer).poll_shutdown(cx),
         }
     }
@@ -388,6 +404,7 @@ impl Stream {
             // It has no reset.
             Kind::Unix(_) => {}
             Kind::Pipe(end) => end.reset_on_close(),
+            Kind::Quic(stream) => lock(stream).reset_on_close(),
             Kind::Layer(layer) => lock(layer).reset_on_close(),
         }
     }
@@ -400,7 +417,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(stream) => options::keep_alive(&SockRef::from(stream), time),
             Kind::Parked(stream) => options::keep_alive(&SockRef::from(stream), time),
-            Kind::Unix(_) | Kind::Pipe(_) => Ok(()),
+            // A QUIC connection does so by itself.
+            Kind::Unix(_) | Kind::Pipe(_) | Kind::Quic(_) => Ok(()),
             Kind::Layer(layer) => lock(layer).inner().keep_alive(time),
         }
     }
@@ -411,7 +429,7 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(stream) => linux::unacknowledged(stream).ok(),
             Kind::Parked(stream) => linux::unacknowledged(stream).ok(),
-            Kind::Unix(_) | Kind::Pipe(_) => None,
+            Kind::Unix(_) | Kind::Pipe(_) | Kind::Quic(_) => None,
             Kind::Layer(layer) => lock(layer).inner().unacknowledged(),
         }
     }
@@ -422,7 +440,7 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(stream) => linux::tcp_info(stream).ok(),
             Kind::Parked(stream) => linux::tcp_info(stream).ok(),
-            Kind::Unix(_) | Kind::Pipe(_) => None,
+            Kind::Unix(_) | Kind::Pipe(_) | Kind::Quic(_) => None,
             Kind::Layer(layer) => lock(layer).inner().tcp_info(),
         }
     }
@@ -431,7 +449,7 @@ impl Stream {
     pub(crate) fn is_multipath(&self) -> bool {
         match &self.0 {
             Kind::Tcp(stream) => options::is_multipath(&SockRef::from(stream)),
-            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) => false,
+            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) | Kind::Quic(_) => false,
             Kind::Layer(layer) => lock(layer).inner().is_multipath(),
         }
     }
@@ -460,6 +478,7 @@ impl Stream {
             Kind::Unix(_) => Ok(UNIX_ADDRESS),
             Kind::Parked(stream) => stream.local_addr(),
             Kind::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+            Kind::Quic(stream) => lock(stream).local_addr(),
             Kind::Layer(layer) => lock(layer).inner().local_addr(),
         }
     }
@@ -487,6 +506,7 @@ impl Stream {
             Kind::Unix(_) => Ok(UNIX_ADDRESS),
             Kind::Parked(stream) => stream.peer_addr(),
             Kind::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+            Kind::Quic(stream) => Ok(lock(stream).peer_addr()),
             Kind::Layer(layer) => lock(layer).inner().peer_addr(),
         }
     }
@@ -530,70 +550,6 @@ fn exclusive<T: ?Sized>(mutex: &mut Mutex<T>) -> &mut T {
 
 fn parked() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the stream is parked")
-}
-
-/// Reads from a socket: into a single slot by recv(2), since readv(2) costs the kernel more.
-fn receive(socket: impl AsFd, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-    Ok(match slots {
-        [slot] => recv(socket, &mut **slot, RecvFlags::empty())?.0,
-        slots => rustix::io::readv(socket, slots)?,
-    })
-}
-
-/// Writes to a socket: a single part by send(2).
-fn transmit(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-    Ok(match parts {
-        [part] => send(socket, part, SendFlags::NOSIGNAL)?,
-        parts => rustix::io::writev(socket, parts)?,
-    })
-}
-
-fn write_socket(
-    socket: impl AsFd + Copy,
-    mut writable: impl FnMut() -> Poll<io::Result<()>>,
-    try_io: impl Fn(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
-    parts: &[IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    let len = parts.iter().map(|part| part.len()).sum();
-    loop {
-        ready!(writable())?;
-        let result = once(len, &try_io, Interest::WRITABLE, || transmit(socket, parts));
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return Poll::Ready(result),
-        }
-    }
-}
-
-/// Makes one system call inside `try_io`. A call that moved less than `room` has shown that the socket is empty (or
-/// full): `try_io` then gets `WouldBlock`, so that it waits for the next event, and the count is returned all the same.
-/// The end of a stream and errors are not lost, since the reactor never clears those.
-pub(super) fn once(
-    room: usize,
-    try_io: impl FnOnce(Interest, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
-    interest: Interest,
-    mut call: impl FnMut() -> io::Result<usize>,
-) -> io::Result<usize> {
-    let mut moved = None;
-    let result = try_io(interest, &mut || loop {
-        match call() {
-            Ok(count) => {
-                moved = Some(count);
-                let short = count > 0 && count < room;
-                return if short {
-                    Err(io::ErrorKind::WouldBlock.into())
-                } else {
-                    Ok(())
-                };
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    });
-    match moved {
-        Some(count) => Ok(count),
-        None => result.map(|()| 0),
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::dialer::Dialer;
 use super::request_leg;
 use crate::net::dial::SpeaksFirst;
 use crate::net::plugin::Entrance;
-use crate::net::{self, Stream, transport};
+use crate::net::{self, Stream, quic, transport};
 use crate::relay::Error;
 use crate::relay::replay::ClientReplays;
 use crate::relay::tcp::Leg;
@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub dialer: Dialer,
     /// The layers between TCP and Shadowsocks; `None`: bare TCP.
     pub transport: Option<transport::Client>,
+    /// QUIC in the place of TCP.
+    pub quic: Option<Arc<quic::Client>>,
     /// The plugin through which streams go; `None`: they go to the address.
     pub stream_plugin: Option<Arc<Entrance>>,
     /// The plugin through which datagrams go; `None`: they go to the address.
@@ -44,6 +46,10 @@ impl Endpoint {
             let entrance = Address::Ip(plugin.address());
             return self.dialer.dial(&entrance, true, first).await;
         }
+        if let Some(quic) = &self.quic {
+            let addresses = self.dialer.addresses(&self.address).await?;
+            return Ok(quic.open(&addresses, self.address.port()).await?);
+        }
         let Some(transport) = &self.transport else {
             return self.dialer.dial(&self.address, true, first).await;
         };
@@ -57,6 +63,13 @@ impl Endpoint {
         let upgraded = timeout_at(deadline, Box::pin(transport.upgrade(stream))).await;
         let seconds = limit.as_secs();
         Ok(upgraded.unwrap_or(Err(net::Error::TransportTimeout { seconds }))?)
+    }
+
+    /// Has what is connected go on from the network as it is now, where it can.
+    pub fn network_changed(&self) {
+        if let Some(quic) = &self.quic {
+            quic.network_changed();
+        }
     }
 
     /// Where datagrams to the server go.

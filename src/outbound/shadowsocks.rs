@@ -241,6 +241,7 @@ impl Inner {
             server.health.forgive();
             server.packet_health.forgive();
             server.warm.renew(&server.endpoint);
+            server.endpoint.network_changed();
             if let Some(sessions) = &server.sessions {
                 sessions.retire();
             }

@@ -20,6 +20,7 @@ pub mod changing;
 pub mod forward;
 pub mod http;
 pub mod http_oracle;
+pub mod identity;
 pub mod impostor;
 pub mod line;
 pub mod load;

@@ -2,6 +2,7 @@
 
 mod forward;
 mod haproxy;
+mod quic;
 mod reverse;
 mod shadowsocks;
 mod sing_box;
@@ -18,6 +19,7 @@ pub(crate) fn start(programs: &Programs, setup: &Setup<'_>) -> Result<Running> {
         Scenario::Shadowsocks(_) | Scenario::WebSocket | Scenario::Rules(_) => {
             shadowsocks::start(programs, setup)
         }
+        Scenario::Quic => quic::start(programs, setup),
         Scenario::Reverse => reverse::start(programs, setup),
         Scenario::WayIn(way) => ways_in::start(programs, setup, way),
         Scenario::Forward => forward::start(programs, setup),

@@ -20,8 +20,6 @@ use crate::targets::Targets;
 
 /// One way: half of the round trip.
 const DELAY: Duration = Duration::from_millis(50);
-/// Probability that the lossy link loses a packet.
-const LOSS: f64 = 0.01;
 /// Bits a second of either link.
 const RATE: f64 = 100e6;
 /// Between two connections, so that the first can warm up what the second uses.
@@ -113,10 +111,10 @@ pub(crate) fn bulk(
     cx: &Context<'_>,
     proxy: Proxy,
     scenario: Scenario,
-    time: Duration,
+    (loss, time): (u8, Duration),
     seed: u64,
 ) -> Result<Figures> {
-    let site = Site::new(cx, proxy, scenario, LOSS, seed)?;
+    let site = Site::new(cx, proxy, scenario, f64::from(loss) / 100.0, seed)?;
     site.client(|route, targets| {
         let flows = Flows::start(route, targets, false, 1)?;
         let begun = Instant::now();
@@ -132,9 +130,10 @@ pub(crate) fn page(
     cx: &Context<'_>,
     proxy: Proxy,
     scenario: Scenario,
+    loss: u8,
     seed: u64,
 ) -> Result<Figures> {
-    let site = Site::new(cx, proxy, scenario, LOSS, seed)?;
+    let site = Site::new(cx, proxy, scenario, f64::from(loss) / 100.0, seed)?;
     site.client(|route, targets| {
         let begun = Instant::now();
         let target = Target::from(targets.respond);

@@ -313,6 +313,7 @@ fn with(server: &Server, layers: Layers) -> Server {
     let transport = (layers != Layers::Bare).then_some(Transport {
         tls,
         ws,
+        quic: None,
         udp_inside: false,
         site: None,
     });

@@ -12,6 +12,7 @@ use super::proxies::chain;
 use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
+use crate::app::quic::QuicService;
 use crate::app::reverse::ReverseServer;
 use crate::app::room::Room;
 use crate::app::udp_share::UdpShare;
@@ -234,6 +235,32 @@ impl<'a> Builder<'a> {
             transport,
         };
         self.listen(listeners, port);
+    }
+
+    /// The same for QUIC connections that come to `socket`.
+    pub(super) fn serve_quic<I, O>(
+        &mut self,
+        socket: UdpSocket,
+        inbound: I,
+        outbound: O,
+        idle: Duration,
+        server: Arc<net::quic::Server>,
+    ) where
+        I: Inbound + Send + 'static,
+        O: Outbound + Send + 'static,
+    {
+        let port = ListenerService {
+            service: self.service(inbound, outbound, idle),
+            room: self.users(),
+            handshakes: Arc::clone(&self.handshakes),
+            transport: None,
+        };
+        let workers = self.jobs.len();
+        let (listen, shares) = QuicService::jobs(port, server, socket, workers);
+        self.push(0, listen);
+        for (index, job) in shares.into_iter().enumerate() {
+            self.push(index, job);
+        }
     }
 
     /// The same for connections of visitors.

@@ -295,6 +295,11 @@ impl Builder<'_> {
             replays: self.replays.clone(),
             dialer: self.dialer_through(outgoing(&server.socket, true), &server.proxies)?,
             transport: transport::client(server)?,
+            quic: transport::quic_client(
+                server,
+                outgoing(&server.socket, false),
+                self.config.timeouts.connect,
+            )?,
             stream_plugin: plugin.streams.clone(),
             packet_plugin: plugin.packets.clone(),
         })

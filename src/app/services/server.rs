@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::builder::Builder;
 use super::multiplex::{self, Sessions, Settings};
+use super::plugins::Places;
 use super::sockets::{incoming, outgoing};
 use super::transport;
 use tokio::sync::watch;
@@ -13,15 +14,17 @@ use crate::app::error::Error;
 use crate::app::reverse::{Grants, ReverseServer, ServerSettings};
 use crate::app::routing::{Guard, filter};
 use crate::config::Server;
+use crate::crypto::{Family, ReplayPolicy};
 use crate::inbound::shadowsocks::packets::ShadowsocksPackets;
 use crate::inbound::shadowsocks::{ReservedJobs, Shadowsocks};
 use crate::inbound::stream_datagrams::WithStreams;
+use crate::net;
 use crate::net::alive::Limit;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::direct::Direct;
 use crate::outbound::udp_over_stream::DirectWithPackets;
 use crate::relay;
-use crate::relay::tcp::{Outbound, Reserved};
+use crate::relay::tcp::{Inbound, Outbound, Reserved};
 
 impl Builder<'_> {
     /// Builds the server of reverse tunnels, which all servers share.
@@ -79,8 +82,9 @@ impl Builder<'_> {
             };
             let site = self.fallback(server)?;
             let transport = transport::server(server, site.clone())?;
-            // Over WebSocket, a client may also send its packets inside a stream.
             let is_ws = transport.as_ref().is_some_and(|layers| layers.ws.is_some());
+            // Over these, a client may also send its packets inside a stream.
+            let takes_packets = is_ws || server.is_quic();
             let inbound = Shadowsocks {
                 replays: filter_of.streams,
                 users: table,
@@ -90,23 +94,54 @@ impl Builder<'_> {
                 site: site.filter(|_| !is_ws),
             };
             let inbound = guarded(inbound, server);
-            let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
-            places.tcp = bound;
             match &relay {
                 Some(relay) => {
                     let relay = Arc::clone(relay);
-                    let outbound = DirectWithPackets::new(direct, relay, is_ws, idle_udp);
-                    self.serve_tcp(listeners, inbound, outbound, idle, transport);
+                    let outbound = DirectWithPackets::new(direct, relay, takes_packets, idle_udp);
+                    self.serve_clients((server, &mut places), inbound, outbound, transport)?;
                 }
-                None => self.serve_tcp(listeners, inbound, direct, idle, transport),
+                None => self.serve_clients((server, &mut places), inbound, direct, transport)?,
             }
         }
-        if let Some(relay) = relay {
+        if let Some(relay) = relay.filter(|_| !server.is_quic()) {
             let (_, sockets) = self.bind_udp(places.udp, &server.socket)?;
             self.serve_udp(&relay, sockets, incoming(&server.socket).udp);
         }
         self.server_plugin(server, &places).await?;
         tracing::info!(address = %places.public, method = server.method.name(), mode = server.mode.name(), "listening");
+        Ok(())
+    }
+
+    /// Serves the streams of a server's clients, which come by TCP or QUIC.
+    fn serve_clients<I, O>(
+        &mut self,
+        (server, places): (&Server, &mut Places),
+        inbound: I,
+        outbound: O,
+        transport: Option<net::transport::Server>,
+    ) -> Result<(), Error>
+    where
+        I: Inbound + Send + 'static,
+        O: Outbound + Send + 'static,
+    {
+        let idle = server.idle.unwrap_or(self.config.timeouts.idle);
+        // What a client sends with its first packet can be sent again by others: salts must be remembered.
+        let early = match server.method.family() {
+            Family::Aead2022 => true,
+            Family::Aead2017 => self.config.replay == ReplayPolicy::Reject,
+            Family::Plain => false,
+        };
+        if let Some(quic) = transport::quic_server(server, early)? {
+            let (bound, sockets) = self.bind_udp_sockets(places.udp, &server.socket, 1)?;
+            places.udp = bound;
+            if let Some(socket) = sockets.into_iter().next() {
+                self.serve_quic(socket, inbound, outbound, idle, quic);
+            }
+            return Ok(());
+        }
+        let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
+        places.tcp = bound;
+        self.serve_tcp(listeners, inbound, outbound, idle, transport);
         Ok(())
     }
 

@@ -40,12 +40,22 @@ impl Builder<'_> {
         address: SocketAddr,
         options: &config::SocketOptions,
     ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
+        self.bind_udp_sockets(address, options, self.jobs.len())
+    }
+
+    /// As [`Builder::bind_udp`], on a given number of sockets.
+    pub(super) fn bind_udp_sockets(
+        &self,
+        address: SocketAddr,
+        options: &config::SocketOptions,
+        count: usize,
+    ) -> Result<(SocketAddr, Vec<UdpSocket>), Error> {
         let passed = self.passed_datagrams(Wanted::Address(address))?;
         if let Some(first) = passed.first() {
             return Ok((first.local_addr().unwrap_or(address), passed));
         }
-        let (workers, group) = (self.jobs.len(), self.group(address, options));
-        let sockets = listener::udp(address, workers, group, &incoming(options))?;
+        let group = self.group(address, options);
+        let sockets = listener::udp(address, count, group, &incoming(options))?;
         self.note_used(Wanted::Address(address), &sockets)?;
         let bound = sockets.first().and_then(|first| first.local_addr().ok());
         Ok((bound.unwrap_or(address), sockets))

@@ -1,11 +1,14 @@
 //! Builds the transport layers of a server from its config.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::error::Error;
-use crate::config::{Server, Tls};
+use crate::config::{Server, Tls, Transport};
+use crate::crypto::Family;
 use crate::net::site::Site;
-use crate::net::{tls, transport};
+use crate::net::tls::Pem;
+use crate::net::{SocketOptions, quic, tls, transport};
 
 fn error_at(tls: &Tls) -> impl FnOnce(tls::Error) -> Error {
     let at = tls.at.clone();
@@ -17,6 +20,9 @@ pub(super) fn client(server: &Server) -> Result<Option<transport::Client>, Error
     let Some(config) = &server.transport else {
         return Ok(None);
     };
+    if config.quic.is_some() {
+        return Ok(None);
+    }
     let tls = config.tls.as_ref().map(|tls| {
         let name = config.server_name(&server.address);
         tls::Client::new(&name, &tls.trust).map_err(error_at(tls))
@@ -29,6 +35,52 @@ pub(super) fn client(server: &Server) -> Result<Option<transport::Client>, Error
     }))
 }
 
+/// How a client reaches `server` by QUIC, if it does.
+pub(super) fn quic_client(
+    server: &Server,
+    options: SocketOptions,
+    limit: Duration,
+) -> Result<Option<Arc<quic::Client>>, Error> {
+    let Some((config, tls, settings)) = quic_of(server) else {
+        return Ok(None);
+    };
+    let name = config.server_name(&server.address);
+    let client = tls::Client::new(&name, &tls.trust)
+        .and_then(|tls| quic::Client::new(&tls, settings, options, limit));
+    Ok(Some(Arc::new(client.map_err(error_at(tls))?)))
+}
+
+/// How `server` serves its clients by QUIC, if it does. `early`: whether they may send data with their first packet.
+pub(super) fn quic_server(
+    server: &Server,
+    early: bool,
+) -> Result<Option<Arc<quic::Server>>, Error> {
+    let Some((_, tls, settings)) = quic_of(server) else {
+        return Ok(None);
+    };
+    let (cert, key) = identity(tls);
+    let served = tls::Server::for_quic(cert, key, settings.alpn.clone(), early);
+    let served = served.map_err(error_at(tls))?;
+    let secret = match server.method.family() {
+        // It has no secret.
+        Family::Plain => rand::random::<[u8; 32]>().into(),
+        Family::Aead2017 | Family::Aead2022 => server.keys.key.reset_secret(),
+    };
+    Ok(Some(quic::Server::new(served, settings.clone(), &secret)))
+}
+
+fn quic_of(server: &Server) -> Option<(&Transport, &Tls, &quic::Settings)> {
+    let config = server.transport.as_ref()?;
+    Some((config, config.tls.as_ref()?, config.quic.as_ref()?))
+}
+
+/// The certificate and the key of a listener.
+fn identity(tls: &Tls) -> (Pem, Pem) {
+    // The config requires both; the empty ones are never used.
+    let none = || (Pem::Text(Vec::new()), Pem::Text(Vec::new()));
+    tls.identity.clone().unwrap_or_else(none)
+}
+
 /// The layers that `server` expects from its clients. With WebSocket, `site` is for everybody else.
 pub(super) fn server(
     server: &Server,
@@ -37,12 +89,12 @@ pub(super) fn server(
     let Some(config) = &server.transport else {
         return Ok(None);
     };
+    if config.quic.is_some() {
+        return Ok(None);
+    }
     let mut transport = transport::Server::default();
     if let Some(tls) = &config.tls {
-        let (cert, key) = tls.identity.clone().unwrap_or_else(|| {
-            // The config requires both; this is never used.
-            (tls::Pem::Text(Vec::new()), tls::Pem::Text(Vec::new()))
-        });
+        let (cert, key) = identity(tls);
         transport.tls = Some(tls::Server::new(cert, key).map_err(error_at(tls))?);
     }
     if let Some(ws) = &config.ws {

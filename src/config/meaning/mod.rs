@@ -25,6 +25,7 @@ mod options;
 mod plugin;
 mod program;
 mod proxies;
+mod quic;
 mod reverse;
 mod rules;
 mod scheme;

@@ -13,6 +13,7 @@ pub use super::ways_in::{
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
+use crate::net::quic;
 use crate::net::tls::{Pem, Trust};
 use crate::net::transport::Network;
 use crate::outbound::balancer::Balancer;
@@ -200,6 +201,20 @@ pub struct Server {
 }
 
 impl Server {
+    /// Whether its transport has TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        let transport = self.transport.as_ref();
+        transport.is_some_and(|transport| transport.tls.is_some())
+    }
+
+    /// Whether its transport is QUIC.
+    #[must_use]
+    pub fn is_quic(&self) -> bool {
+        let transport = self.transport.as_ref();
+        transport.is_some_and(|transport| transport.quic.is_some())
+    }
+
     /// Whether a rule that names `name` means this server: an entry with several addresses is several servers.
     pub fn is_named(&self, name: &str) -> bool {
         let rest = self.name.strip_prefix(name);
@@ -223,14 +238,16 @@ impl PartialEq for AclFile {
     }
 }
 
-/// The layers between TCP and Shadowsocks: TLS, WebSocket or both.
+/// What is between TCP and Shadowsocks: TLS, WebSocket or both; or QUIC in the place of TCP.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transport {
     /// TLS, the outer layer.
     pub tls: Option<Tls>,
     /// WebSocket, the inner layer.
     pub ws: Option<WebSocket>,
-    /// Whether `ssr local` sends datagrams through the WebSocket and not by UDP.
+    /// QUIC; then there is TLS, inside it.
+    pub quic: Option<quic::Settings>,
+    /// Whether `ssr local` sends datagrams through the WebSocket or QUIC, and not by UDP of their own.
     pub udp_inside: bool,
     /// What strangers get.
     pub site: Option<Site>,

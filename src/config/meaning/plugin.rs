@@ -110,6 +110,7 @@ fn transport(text: &str, path: &str, role: EndpointRole, cx: &mut Context<'_>) -
         endpoint.host = None;
     }
     Transport {
+        quic: None,
         tls,
         ws: Some(WebSocket {
             endpoint,

@@ -101,7 +101,9 @@ pub(super) fn servers(
     }
     if cx.role == Role::Server {
         let listeners = found.iter().flat_map(|(path, server)| {
-            let uses = [(server.mode.tcp, "TCP"), (server.mode.udp, "UDP")];
+            let is_quic = server.is_quic();
+            let (tcp, udp) = (server.mode.tcp && !is_quic, server.mode.udp || is_quic);
+            let uses = [(tcp, "TCP"), (udp, "UDP")];
             uses.into_iter()
                 .filter(|(used, _)| *used)
                 .map(|(_, transport)| (path.clone(), &server.address, transport))
@@ -202,9 +204,13 @@ fn entry_servers(
         tcp: mode.tcp.then_some(tcp),
         udp: mode.udp.then_some(udp),
     };
+    let is_quic = transport
+        .as_ref()
+        .is_some_and(|layers| layers.quic.is_some());
     let warm = match multiplex {
         // Sessions take their place.
         Some(_) => WarmPolicy::Count(0),
+        None if is_quic => WarmPolicy::Count(0),
         None => warm(entry, at, cx),
     };
     let acl = rules::acl_file(entry.acl.as_deref(), at);

@@ -5,7 +5,7 @@ use crate::wire::http::Endpoint;
 
 use super::context::{Context, EndpointRole, filled, key_at};
 use super::model::{Site, Transport, WebSocket};
-use super::{plugin, site, tls, websocket};
+use super::{plugin, quic, site, tls, websocket};
 use crate::config::role::Role;
 use crate::config::written::file;
 use crate::config::written::scalar::{Number, Switch};
@@ -33,6 +33,10 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
     }
     let at = key_at(at, "transport");
     let ws = match written.kind.as_deref() {
+        Some("quic") => {
+            warn_of_websocket_keys(written, &at, cx);
+            return Some(over_quic(entry, written, (&at, role), cx));
+        }
         Some("ws") => Some(websocket(written, &at, cx)),
         Some("tcp") | None => {
             warn_of_websocket_keys(written, &at, cx);
@@ -43,11 +47,12 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
                 &key_at(&at, "type"),
                 "transport",
                 other,
-                "use `tcp` or `ws`; for TLS, add the key `tls` to either",
+                "use `tcp`, `ws` or `quic`; for TLS over TCP, add the key `tls` to `tcp` or `ws`",
             );
             None
         }
     };
+    quic::warn_of_keys(written, &at, cx);
     let tls_at = key_at(&at, "tls");
     let path_of = |key: &str| key_at(&tls_at, key);
     let tls = match &written.tls {
@@ -63,8 +68,45 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
         site: site_of(written, &at, tls.is_some() || ws.is_some(), cx),
         tls,
         ws,
+        quic: None,
     };
     (transport.tls.is_some() || transport.ws.is_some()).then_some(transport)
+}
+
+/// QUIC in the place of TCP.
+fn over_quic(
+    entry: &file::Server,
+    written: &file::Transport,
+    (at, role): (&str, EndpointRole),
+    cx: &mut Context<'_>,
+) -> Transport {
+    quic::refuse_beside(entry, at.strip_suffix(".transport").unwrap_or_default(), cx);
+    let tls_at = key_at(at, "tls");
+    let path_of = |key: &str| key_at(&tls_at, key);
+    let keys = quic::tls_keys(written, role, at, cx);
+    let tls = tls::tls(&keys, role, &tls_at, &path_of, cx);
+    let name = tls.server_name.as_deref().unwrap_or("localhost");
+    tls::try_files(&tls, role, name, &path_of, cx);
+    if written.fallback.is_some() {
+        let message = "no effect with `\"type\": \"quic\"`: there is no site in front of QUIC";
+        cx.report.warn(&key_at(at, "fallback"), message);
+    }
+    let udp_inside = match written.udp_over.as_deref() {
+        None | Some("" | "quic") => true,
+        Some(other) => {
+            let hint = "use `quic`, or leave it out: UDP goes in the QUIC connection";
+            cx.report
+                .unknown(&key_at(at, "udp_over"), "value", other, hint);
+            true
+        }
+    };
+    Transport {
+        tls: Some(tls),
+        ws: None,
+        quic: Some(quic::quic(written, at, cx)),
+        udp_inside,
+        site: None,
+    }
 }
 
 fn site_of(

@@ -54,9 +54,12 @@ impl Transport {
         })
     }
 
-    /// Its name for people: `tcp`, `tls`, `ws` or `wss`.
+    /// Its name for people: `tcp`, `tls`, `ws`, `wss` or `quic`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
+        if self.quic.is_some() {
+            return "quic";
+        }
         match (self.ws.is_some(), self.tls.is_some()) {
             (false, false) => "tcp",
             (false, true) => "tls",

@@ -153,6 +153,8 @@ pub(crate) struct Transport {
     pub(crate) tls: Option<Switch<Tls>>,
     pub(crate) mux: Option<Number<u64>>,
     pub(crate) udp_over: Option<String>,
+    pub(crate) alpn: Option<String>,
+    pub(crate) congestion: Option<String>,
     pub(crate) trusted_proxies: Option<Strings>,
     pub(crate) fallback: Option<Fallback>,
 }

@@ -35,7 +35,7 @@ impl Stream {
         let socket = match &self.0 {
             Kind::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
             Kind::Parked(stream) => stream.as_fd().try_clone_to_owned(),
-            Kind::Unix(_) | Kind::Pipe(_) => return None,
+            Kind::Unix(_) | Kind::Pipe(_) | Kind::Quic(_) => return None,
             Kind::Layer(layer) => return lock(layer).inner().probe(),
         };
         socket.ok().map(Probe)
@@ -61,7 +61,7 @@ impl Stream {
         let set = match &self.0 {
             Kind::Tcp(stream) => SockRef::from(stream).set_tcp_notsent_lowat(bytes),
             Kind::Parked(stream) => SockRef::from(stream).set_tcp_notsent_lowat(bytes),
-            Kind::Unix(_) | Kind::Pipe(_) => return,
+            Kind::Unix(_) | Kind::Pipe(_) | Kind::Quic(_) => return,
             Kind::Layer(layer) => return lock(layer).inner().limit_unsent(bytes),
         };
         // Where the system does not know it, more waits.

@@ -11,7 +11,7 @@ impl Stream {
     pub fn hold_receive_buffer(&self) -> bool {
         match &self.0 {
             Kind::Tcp(stream) => linux::hold_receive_buffer(stream).unwrap_or(false),
-            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) => false,
+            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) | Kind::Quic(_) => false,
             Kind::Layer(layer) => lock(layer).inner().hold_receive_buffer(),
         }
     }
@@ -21,7 +21,7 @@ impl Stream {
         match &self.0 {
             // If this fails, the buffer stays as it is.
             Kind::Tcp(stream) => drop(linux::release_receive_buffer(stream)),
-            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) => {}
+            Kind::Unix(_) | Kind::Parked(_) | Kind::Pipe(_) | Kind::Quic(_) => {}
             Kind::Layer(layer) => lock(layer).inner().release_receive_buffer(),
         }
     }

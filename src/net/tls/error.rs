@@ -147,7 +147,7 @@ pub(super) fn describe(error: &rustls::Error) -> String {
 }
 
 /// An alert of the peer (RFC 8446 §6.2) in words.
-fn alert_received(alert: u8) -> String {
+pub(super) fn alert_received(alert: u8) -> String {
     let reason = match alert {
         40 | 71 => "it found no common cipher",
         42 | 43 | 46 | 48 => "it does not trust the certificate",

@@ -6,8 +6,10 @@
 
 mod client;
 mod error;
+mod quic;
 mod server;
 mod session;
+mod verifier;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -15,10 +17,12 @@ use std::task::{Context, Poll, ready};
 
 use rustls::crypto::CryptoProvider;
 
-pub use client::{Client, Trust};
+pub use client::Client;
 pub use error::{Error, Problem, problem};
+pub(super) use quic::{Refusals, alert};
 pub use server::{Pem, Server, Validity, validity};
 use session::{Session, Step, Task, Verdict, Work};
+pub use verifier::Trust;
 
 use super::pool::{Buffer, Size};
 use super::slots::{gather, scatter};
@@ -32,6 +36,12 @@ const OVERHEAD: usize = 64;
 const GATHER: usize = 2048;
 /// The only protocol that is offered, so that a CDN cannot choose another.
 const ALPN: &[u8] = b"http/1.1";
+
+/// Prepares what handshakes need: the first random bytes of a process take aws-lc 50 ms, which the first client would wait for.
+pub fn prepare() {
+    // If this fails, the handshake says so.
+    let _ = aws_lc_rs::rand::fill(&mut [0; 16]);
+}
 
 pub(in crate::net) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::{ProducesTickets, UnbufferedServerConnection};
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, UnbufferedServerConnection};
 
 use super::error::{describe, malformed};
 use super::{ALPN, Error, Session, Tls, provider};
+use crate::limits::MAX_QUIC_TICKETS;
 use crate::net::Stream;
 use crate::net::file_version::FileVersion;
 use crate::net::sync::lock;
@@ -134,12 +135,27 @@ pub fn validity(cert: &Pem, time: u64) -> Result<Validity, Error> {
     })
 }
 
+/// What the server's side of TLS is for.
+#[derive(Clone, Debug)]
+enum Use {
+    /// Streams.
+    Streams,
+    /// QUIC, where this ALPN names the protocol. Whether a client may send data before the handshake is over.
+    Quic {
+        alpn: String,
+        early: bool,
+        /// rustls takes early data only where each ticket is good for one use, and so remembers them.
+        tickets: Arc<ServerSessionMemoryCache>,
+    },
+}
+
 /// The server's side of TLS.
 #[derive(Debug)]
 pub struct Server {
     cert: Pem,
     key: Pem,
     tickets: Arc<dyn ProducesTickets>,
+    used: Use,
     pub(super) current: Mutex<Current>,
 }
 
@@ -161,16 +177,38 @@ impl Server {
     /// # Errors
     /// [`Error`].
     pub fn new(cert: Pem, key: Pem) -> Result<Self, Error> {
+        Self::with(cert, key, Use::Streams)
+    }
+
+    /// The same for QUIC, where `alpn` names the protocol. `early`: whether a client may send data before the handshake is over.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn for_quic(cert: Pem, key: Pem, alpn: String, early: bool) -> Result<Self, Error> {
+        let tickets = ServerSessionMemoryCache::new(MAX_QUIC_TICKETS);
+        Self::with(
+            cert,
+            key,
+            Use::Quic {
+                alpn,
+                early,
+                tickets,
+            },
+        )
+    }
+
+    fn with(cert: Pem, key: Pem, used: Use) -> Result<Self, Error> {
         let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| Error::Value {
             key: "tls",
             problem: describe(&error),
         })?;
         let versions = [cert.version(), key.version()];
-        let config = load(&cert, &key, &tickets)?;
+        let config = load(&cert, &key, &tickets, &used)?;
         Ok(Self {
             cert,
             key,
             tickets,
+            used,
             current: Mutex::new(Current {
                 config,
                 versions,
@@ -190,7 +228,7 @@ impl Server {
     }
 
     /// The current settings. They are read again when a file has changed; if that fails, the old ones stay in use.
-    fn config(&self) -> Arc<ServerConfig> {
+    pub(in crate::net) fn config(&self) -> Arc<ServerConfig> {
         let mut current = lock(&self.current);
         if current.checked.elapsed() < CHECK_INTERVAL {
             return Arc::clone(&current.config);
@@ -200,7 +238,7 @@ impl Server {
         if versions != current.versions {
             // A broken file is logged once, and read again when it changes again.
             current.versions = versions;
-            match load(&self.cert, &self.key, &self.tickets) {
+            match load(&self.cert, &self.key, &self.tickets, &self.used) {
                 Ok(config) => {
                     current.config = config;
                     tracing::info!(file = self.cert.place(), "certificate read again");
@@ -218,6 +256,7 @@ fn load(
     cert: &Pem,
     key: &Pem,
     tickets: &Arc<dyn ProducesTickets>,
+    used: &Use,
 ) -> Result<Arc<ServerConfig>, Error> {
     let chain = certificates("cert", cert)?;
     let wrong = |problem: String| Error::Content {
@@ -244,7 +283,21 @@ fn load(
                 describe(&error)
             ))
         })?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.ticketer = Arc::clone(tickets);
+    match used {
+        Use::Streams => {
+            config.alpn_protocols = vec![ALPN.to_vec()];
+            config.ticketer = Arc::clone(tickets);
+        }
+        Use::Quic {
+            alpn,
+            early,
+            tickets,
+        } => {
+            config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+            // QUIC knows all or nothing (RFC 9001 §4.6.1).
+            config.max_early_data_size = if *early { u32::MAX } else { 0 };
+            config.session_storage = Arc::clone(tickets) as _;
+        }
+    }
     Ok(Arc::new(config))
 }

@@ -1,0 +1,159 @@
+//! A client's connection: its flows, its end when nobody uses it, and its moves to another network.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::early::Agreed;
+use super::settings::NO_ERROR;
+use crate::limits::QUIC_UNUSED;
+use crate::net::{SocketOptions, sampled};
+
+/// How often it is looked whether the server is heard.
+const LOOK: Duration = Duration::from_millis(250);
+/// A connection with flows that was busy and has heard nothing for so long tries another port of this machine.
+const SILENCE: Duration = Duration::from_millis(750);
+/// Looks without flows between two looks that matter.
+const IDLE_LOOK: Duration = Duration::from_secs(5);
+
+/// A connection that flows share.
+pub(super) struct Carrier {
+    pub(super) connection: Connection,
+    pub(super) endpoint: Endpoint,
+    /// Whether the server has agreed to early data, where some was sent.
+    pub(super) agreed: Option<Agreed>,
+    flows: AtomicUsize,
+    /// A flow has begun.
+    begun: Notify,
+}
+
+/// A flow of a carrier, as long as it lasts.
+pub(super) struct Flow(Arc<Carrier>);
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Carrier {
+    pub(super) fn new(connection: Connection, endpoint: Endpoint) -> Self {
+        Self {
+            connection,
+            endpoint,
+            agreed: None,
+            flows: AtomicUsize::new(0),
+            begun: Notify::new(),
+        }
+    }
+
+    /// With what tells whether the server agrees to early data.
+    pub(super) fn with_agreed(mut self, agreed: Option<Agreed>) -> Self {
+        self.agreed = agreed;
+        self
+    }
+
+    /// Counts a flow.
+    pub(super) fn begin(self: &Arc<Self>) -> Flow {
+        self.flows.fetch_add(1, Relaxed);
+        self.begun.notify_one();
+        Flow(Arc::clone(self))
+    }
+
+    /// What tells whether the server agrees to early data, as long as it has not said so.
+    pub(super) fn undecided(&self) -> Option<&Agreed> {
+        let agreed = self.agreed.as_ref();
+        agreed.filter(|agreed| agreed.borrow().is_none())
+    }
+
+    /// Whether flows can begin.
+    pub(super) fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    /// Sends from another port of this machine from now on: the server notices, and what was lost is sent again at once (RFC 9000
+    /// §9). Where the network has changed, the new socket has an address of the new one.
+    pub(super) fn rebind(&self, options: &SocketOptions) {
+        let socket = options.outgoing_udp().map(UdpSocket::from);
+        if let Err(error) = socket.and_then(|socket| self.endpoint.rebind(socket)) {
+            sampled::debug!("a QUIC connection cannot move to another socket", %error);
+        }
+    }
+
+    /// Ends the connection when no flow has used it for a while, and moves it when the server is not heard any more.
+    pub(super) async fn look_after(self: Arc<Self>, options: SocketOptions) {
+        let mut heard = Heard::new(&self.connection);
+        let mut unused_since = None;
+        loop {
+            if !self.is_open() {
+                return;
+            }
+            if self.flows.load(Relaxed) == 0 {
+                let since = *unused_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= QUIC_UNUSED {
+                    self.connection.close(NO_ERROR, b"");
+                    return;
+                }
+                tokio::select! {
+                    () = self.begun.notified() => {}
+                    () = sleep(IDLE_LOOK) => {}
+                }
+                heard = Heard::new(&self.connection);
+                continue;
+            }
+            unused_since = None;
+            sleep(LOOK).await;
+            if heard.is_silent(&self.connection) {
+                self.rebind(&options);
+            }
+        }
+    }
+}
+
+/// What was heard of the server.
+struct Heard {
+    datagrams: u64,
+    sent: u64,
+    at: Instant,
+    /// Something was heard since, or sent that is not answered.
+    expects: bool,
+}
+
+impl Heard {
+    fn new(connection: &Connection) -> Self {
+        let stats = connection.stats();
+        Self {
+            datagrams: stats.udp_rx.datagrams,
+            sent: stats.udp_tx.datagrams,
+            at: Instant::now(),
+            expects: false,
+        }
+    }
+
+    /// Whether the server should have been heard and was not. Then it counts as heard now, so that tries have some distance.
+    fn is_silent(&mut self, connection: &Connection) -> bool {
+        let stats = connection.stats();
+        if stats.udp_rx.datagrams != self.datagrams {
+            // While much arrives, the next silence means something.
+            let busy = stats.udp_rx.datagrams - self.datagrams > 1;
+            *self = Self::new(connection);
+            self.expects = busy;
+            return false;
+        }
+        if stats.udp_tx.datagrams != self.sent {
+            self.sent = stats.udp_tx.datagrams;
+            self.expects = true;
+        }
+        let patience = SILENCE.max(3 * connection.rtt());
+        if !self.expects || self.at.elapsed() < patience {
+            return false;
+        }
+        self.at = Instant::now();
+        true
+    }
+}

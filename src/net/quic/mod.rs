@@ -1,0 +1,23 @@
+//! QUIC (RFC 9000) as a transport, by quinn: one connection between the two halves, and in it one stream for each flow.
+//!
+//! - `client.rs`: the connection to a server, which all flows share.
+//! - `carrier.rs`: one such connection: its flows, its end, and its moves to another network.
+//! - `server.rs`: the connections that come to a UDP port.
+//! - `stream.rs`: one stream; `early.rs`: what was sent in it before the server has agreed to 0-RTT.
+//! - `settings.rs`: how connections send and receive; their errors.
+//!
+//! What is inside the streams is the same as inside TCP connections: nothing here knows users or strangers.
+
+mod carrier;
+mod client;
+mod early;
+mod server;
+mod settings;
+pub(super) mod stream;
+
+pub use client::Client;
+pub use server::{Arrival, Listener, Server, Session};
+pub use settings::{Congestion, Settings};
+
+#[cfg(test)]
+mod tests;

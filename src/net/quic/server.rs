@@ -1,0 +1,223 @@
+//! The server's side: the connections that come to a UDP port.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use quinn::crypto::HmacKey;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{
+    Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming,
+    ServerConfig, TokioRuntime, VarInt,
+};
+use rustls::ServerConfig as TlsConfig;
+
+use super::settings::{NO_ERROR, Settings, broken, transport};
+use super::stream::QuicStream;
+use crate::limits::{
+    MAX_QUIC_STRANGER_STREAMS, MAX_QUIC_STREAMS, MAX_QUIC_WAITING, QUIC_CONNECTION_WINDOW,
+    QUIC_LEAST_WINDOW,
+};
+use crate::net::sync::lock;
+use crate::net::{Stream, pool, tls};
+
+/// How clients are served at a port.
+pub struct Server {
+    tls: tls::Server,
+    settings: Settings,
+    reset: Arc<dyn HmacKey>,
+    /// The config of QUIC that belongs to that of TLS, which changes with the certificate.
+    current: Mutex<Option<(Arc<TlsConfig>, Arc<ServerConfig>)>>,
+}
+
+impl Server {
+    /// With the certificate of `tls`, which is for QUIC. By `secret`, clients of the process before this one learn that it has ended
+    /// (RFC 9000 §10.3).
+    #[must_use]
+    pub fn new(tls: tls::Server, settings: Settings, secret: &[u8; 32]) -> Arc<Self> {
+        let reset = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        Arc::new(Self {
+            tls,
+            settings,
+            reset: Arc::new(reset),
+            current: Mutex::default(),
+        })
+    }
+
+    /// Listens on `socket`, on the reactor of this thread.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listen(self: &Arc<Self>, socket: UdpSocket) -> io::Result<Listener> {
+        let config = (*self.config()?).clone();
+        let runtime = Arc::new(TokioRuntime);
+        let mut own = EndpointConfig::new(Arc::clone(&self.reset));
+        own.cid_generator(|| Box::new(Ids));
+        let endpoint = Endpoint::new(own, Some(config), socket, runtime)?;
+        Ok(Listener {
+            server: Arc::clone(self),
+            endpoint,
+        })
+    }
+
+    fn config(&self) -> io::Result<Arc<ServerConfig>> {
+        let tls = self.tls.config();
+        let mut current = lock(&self.current);
+        if let Some((known, config)) = &*current
+            && Arc::ptr_eq(known, &tls)
+        {
+            return Ok(Arc::clone(config));
+        }
+        let crypto = QuicServerConfig::try_from(Arc::clone(&tls));
+        let crypto = crypto.map_err(|error| io::Error::other(error.to_string()))?;
+        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        // Until a client is authenticated.
+        let mut transport = transport(&self.settings, QUIC_LEAST_WINDOW);
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_QUIC_STRANGER_STREAMS));
+        config
+            .transport_config(Arc::new(transport))
+            .max_incoming(MAX_QUIC_WAITING);
+        let config = Arc::new(config);
+        *current = Some((tls, Arc::clone(&config)));
+        Ok(config)
+    }
+}
+
+/// Makes the ids of connections: random, so that the process after this one takes them for its own, and tells their clients that the
+/// connections have ended. quinn's are bound to one process.
+struct Ids;
+
+impl ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&rand::random::<[u8; 8]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A UDP port.
+pub struct Listener {
+    server: Arc<Server>,
+    endpoint: Endpoint,
+}
+
+impl Listener {
+    /// Waits for a connection. `None`: the listener is closed. Cancel safe.
+    pub async fn accept(&self) -> Option<Arrival> {
+        let incoming = self.endpoint.accept().await?;
+        Some(Arrival {
+            server: Arc::clone(&self.server),
+            incoming,
+        })
+    }
+
+    /// Accepts nothing more; connections go on.
+    pub fn retire(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    /// Ends all connections, and waits until their ends were sent.
+    pub async fn close(self) {
+        self.endpoint.close(NO_ERROR, b"");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// A connection whose handshake has not begun.
+pub struct Arrival {
+    server: Arc<Server>,
+    incoming: Incoming,
+}
+
+impl Arrival {
+    /// The address of the client.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        canonical(self.incoming.remote_address())
+    }
+
+    /// Has the client prove that it receives what is sent to this address (RFC 9000 §8.1.2), if it has not. Returns the connection
+    /// otherwise.
+    #[must_use]
+    pub fn validated(self) -> Option<Self> {
+        let Self { server, incoming } = self;
+        if incoming.remote_address_validated() || !incoming.may_retry() {
+            return Some(Self { server, incoming });
+        }
+        // It may.
+        let _ = incoming.retry();
+        None
+    }
+
+    /// Says nothing to the client.
+    pub fn ignore(self) {
+        self.incoming.ignore();
+    }
+
+    /// Runs the handshake, on the reactor of this thread. Streams may come before it is over.
+    ///
+    /// # Errors
+    /// What the client did wrong, or `TimedOut`.
+    pub async fn accept(self) -> io::Result<Session> {
+        let Self { server, incoming } = self;
+        let connecting = incoming.accept_with(server.config()?);
+        let connecting = connecting.map_err(|error| broken(&error))?;
+        let connection = match connecting.into_0rtt() {
+            Ok((connection, _)) => connection,
+            Err(connecting) => connecting.await.map_err(|error| broken(&error))?,
+        };
+        Ok(Session { connection })
+    }
+}
+
+/// A connection.
+pub struct Session {
+    connection: Connection,
+}
+
+impl Session {
+    /// The address of the client now: it may change.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        canonical(self.connection.remote_address())
+    }
+
+    /// Waits for a stream. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn stream(&self) -> io::Result<Stream> {
+        let streams = self.connection.accept_bi().await;
+        let streams = streams.map_err(|error| broken(&error))?;
+        let stream = QuicStream::new(self.connection.clone(), streams);
+        Ok(Stream::quic(stream))
+    }
+
+    /// Gives the client what authenticated ones get: more streams and a wider window, as wide as the budget of buffers allows beside
+    /// `others` connections.
+    pub fn admit(&self, others: usize) {
+        let share = pool::budget() / (2 * (others + 1));
+        let window = u32::try_from(share).unwrap_or(u32::MAX);
+        let window = window.clamp(QUIC_LEAST_WINDOW, QUIC_CONNECTION_WINDOW);
+        self.connection.set_receive_window(VarInt::from_u32(window));
+        let streams = VarInt::from_u32(MAX_QUIC_STREAMS);
+        self.connection.set_max_concurrent_bi_streams(streams);
+    }
+
+    /// Ends the connection.
+    pub fn close(&self) {
+        self.connection.close(NO_ERROR, b"");
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,159 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::task::JoinSet;
+
+use super::{Arrival, Client, Congestion, Server, Settings};
+use crate::limits::MAX_EARLY_DATA;
+use crate::net::tasks::Tasks;
+use crate::net::tls::{self, Pem, Trust};
+use crate::net::{SocketOptions, Stream};
+
+const NAME: &str = "quic.example";
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn settings() -> Settings {
+    Settings {
+        alpn: "h3".to_owned(),
+        congestion: Congestion::Bbr,
+    }
+}
+
+/// A certificate and its key.
+struct Identity {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed([NAME.to_owned()]).unwrap();
+        Self {
+            cert: cert.pem().into_bytes(),
+            key: signing_key.serialize_pem().into_bytes(),
+        }
+    }
+
+    fn server(&self, early: bool) -> Arc<Server> {
+        let (cert, key) = (Pem::Text(self.cert.clone()), Pem::Text(self.key.clone()));
+        let tls = tls::Server::for_quic(cert, key, "h3".to_owned(), early).unwrap();
+        Server::new(tls, settings(), &[7; 32])
+    }
+
+    fn client(&self) -> Client {
+        let trust = Trust {
+            ca: Some(Pem::Text(self.cert.clone())),
+            ..Trust::default()
+        };
+        let tls = tls::Client::new(NAME, &trust).unwrap();
+        Client::new(&tls, &settings(), SocketOptions::default(), LIMIT).unwrap()
+    }
+}
+
+/// A listener that echoes what comes in each stream, and its port.
+fn echoes(server: &Arc<Server>, port: u16) -> (Tasks, u16) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let listener = server.listen(socket).unwrap();
+    let tasks = Tasks::default();
+    tasks.spawn(async move {
+        let mut sessions = JoinSet::new();
+        while let Some(arrival) = listener.accept().await {
+            sessions.spawn(serve(arrival));
+        }
+    });
+    (tasks, port)
+}
+
+async fn serve(arrival: Arrival) {
+    let session = arrival.accept().await.unwrap();
+    session.admit(0);
+    let mut streams = JoinSet::new();
+    while let Ok(stream) = session.stream().await {
+        streams.spawn(async move {
+            let mut room = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut room).await {
+                stream.write_all(&room[..count]).await.unwrap();
+            }
+            stream.shutdown().await.unwrap();
+        });
+    }
+}
+
+async fn open(client: &Client, port: u16) -> Stream {
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    client.open(&addresses, port).await.unwrap()
+}
+
+/// Sends `len` bytes, ends, and reads them back.
+async fn exchange(stream: &Stream, len: usize) {
+    let sent: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let mut back = Vec::new();
+    let send = async {
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    let receive = async {
+        let mut room = vec![0; 65536];
+        loop {
+            match stream.read(&mut room).await.unwrap() {
+                0 => break,
+                count => back.extend_from_slice(&room[..count]),
+            }
+        }
+    };
+    tokio::join!(send, receive);
+    assert!(back == sent, "{} of {len} bytes came back", back.len());
+}
+
+#[tokio::test]
+async fn streams_carry_bytes_and_their_end() {
+    let identity = Identity::new();
+    let (_server, port) = echoes(&identity.server(true), 0);
+    let client = identity.client();
+    for len in [0, 1, 5000, 3_000_000] {
+        exchange(&open(&client, port).await, len).await;
+    }
+}
+
+#[tokio::test]
+async fn second_connection_sends_with_its_first_packet_and_loses_nothing_if_refused() {
+    let identity = Identity::new();
+    for accepts in [true, false] {
+        let (first, port) = echoes(&identity.server(true), 0);
+        let client = identity.client();
+        exchange(&open(&client, port).await, 100).await;
+        client.end().await;
+        let second = match accepts {
+            true => first,
+            false => {
+                // Another process: it does not know the tickets of the first.
+                drop(first);
+                tokio::task::yield_now().await;
+                let server = identity.server(true);
+                until(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).await;
+                echoes(&server, port).0
+            }
+        };
+        let stream = open(&client, port).await;
+        assert_eq!(client.agreed().await, None, "it is open at once");
+        // More than may be sent early.
+        exchange(&stream, 3 * MAX_EARLY_DATA).await;
+        exchange(&open(&client, port).await, 100).await;
+        assert_eq!(client.agreed().await, Some(accepts));
+        drop(second);
+    }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
