@@ -32,12 +32,14 @@ pub(super) enum Layers {
     Tls,
     Ws,
     Wss,
+    Quic,
 }
 
 impl Layers {
     pub(super) fn of(server: &Server) -> Self {
         match &server.transport {
             None => Self::Bare,
+            Some(Transport { quic: Some(_), .. }) => Self::Quic,
             Some(Transport { tls, ws, .. }) => match (tls, ws) {
                 (None, None) => Self::Bare,
                 (Some(_), None) => Self::Tls,
@@ -53,6 +55,7 @@ impl Layers {
             Self::Tls => "TLS",
             Self::Ws => "WebSocket without TLS",
             Self::Wss => "WebSocket in TLS",
+            Self::Quic => "QUIC",
         }
     }
 
@@ -68,6 +71,9 @@ impl Layers {
             Self::Wss => {
                 "set `\"transport\": {\"type\": \"ws\", \"tls\": {…}}` here, or change it on the server"
             }
+            Self::Quic => {
+                "set `\"transport\": {\"type\": \"quic\"}` here, or change it on the server"
+            }
         }
     }
 }
@@ -82,7 +88,7 @@ pub(super) async fn handshake(
     if endpoint.stream_plugin.is_some() {
         return Verdict::Skipped("the plugin is the transport; it runs".to_owned());
     }
-    if endpoint.transport.is_none() {
+    if endpoint.transport.is_none() && endpoint.quic.is_none() {
         return Verdict::Skipped("the config has none".to_owned());
     }
     let begun = Instant::now();
@@ -99,6 +105,12 @@ pub(super) async fn handshake(
             {
                 return found;
             }
+        }
+        _ if endpoint.quic.is_some() => {
+            return problem(
+                Code::Transport,
+                "open the port for UDP in the firewall of the server and of its provider, and look whether the server runs with a `quic` transport; where your network blocks UDP, use a `ws` transport",
+            );
         }
         relay::Error::Connect(net::Error::Upgrade(ResponseError::Status(status))) => {
             return upgrade_refused(*status, &problem);
@@ -309,6 +321,8 @@ fn with(server: &Server, layers: Layers) -> Server {
         Layers::Tls => (Some(tls), None),
         Layers::Ws => (None, Some(ws)),
         Layers::Wss => (Some(tls), Some(ws)),
+        // It is not tried in the place of others.
+        Layers::Quic => return server.clone(),
     };
     let transport = (layers != Layers::Bare).then_some(Transport {
         tls,

@@ -85,6 +85,9 @@ pub(super) async fn tcp(cx: &Context<'_>, endpoint: &Endpoint, addresses: &[IpAd
     if endpoint.stream_plugin.is_some() {
         return Verdict::Skipped("the plugin connects to the server".to_owned());
     }
+    if endpoint.quic.is_some() {
+        return Verdict::Skipped("the transport is QUIC, which needs no TCP".to_owned());
+    }
     if endpoint.dialer.proxies.is_some() {
         return through_proxies(endpoint).await;
     }

@@ -107,9 +107,34 @@ fn server_with_tls_says_which_file_it_lacks() {
 fn nonsense_in_a_transport_is_refused_where_it_stands() {
     for (text, at, words) in [
         (
-            r#"{"type": "quic"}"#,
+            r#"{"type": "kcp"}"#,
             "transport.type",
-            "unknown transport `quic`",
+            "unknown transport `kcp`",
+        ),
+        (
+            r#"{"type": "quic", "tls": false}"#,
+            "transport.tls",
+            "QUIC always has TLS",
+        ),
+        (
+            r#"{"type": "quic", "congestion": "reno"}"#,
+            "transport.congestion",
+            "unknown congestion control `reno`",
+        ),
+        (
+            r#"{"type": "quic", "path": "/x"}"#,
+            "transport.path",
+            "no effect",
+        ),
+        (
+            r#"{"type": "quic", "udp_over": "ws"}"#,
+            "transport.udp_over",
+            "use `quic`",
+        ),
+        (
+            r#"{"type": "ws", "alpn": "h3"}"#,
+            "transport.alpn",
+            "no effect",
         ),
         (
             r#"{"type": "ws", "path": "x"}"#,
@@ -153,6 +178,16 @@ fn nonsense_in_a_transport_is_refused_where_it_stands() {
             "unknown key",
         ),
         (r#"{"typ": "ws"}"#, "transport.typ", "did you mean `type`"),
+        (
+            r#"{"type": "quic"}, "multiplex": {"enabled": true}"#,
+            "multiplex",
+            "exclude each other",
+        ),
+        (
+            r#"{"type": "quic"}, "outbound_proxy": "socks5://127.0.0.1:1080""#,
+            "outbound_proxy",
+            "cannot go through a proxy",
+        ),
     ] {
         let found = match parse(
             &with(&format!("\"transport\": {text}")),
