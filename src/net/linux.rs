@@ -11,11 +11,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-use crate::limits::FIRST_RECEIVE_BUFFER;
 
 /// Multipath TCP.
 pub(super) const MPTCP: Protocol = Protocol::MPTCP;
@@ -44,7 +42,7 @@ fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
 }
 
 fn set_option(
-    socket: &impl AsFd,
+    socket: &Socket,
     level: libc::c_int,
     option: libc::c_int,
     value: libc::c_int,
@@ -55,7 +53,7 @@ fn set_option(
     // which outlives the call.
     let result = unsafe {
         libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
+            socket.as_raw_fd(),
             level,
             option,
             (&raw const value).cast(),
@@ -66,58 +64,6 @@ fn set_option(
         Ok(())
     } else {
         Err(io::Error::last_os_error())
-    }
-}
-
-/// The bits of SO_BUF_LOCK: which buffers of a socket have a fixed size (Linux 5.14).
-const SEND_BUFFER_FIXED: libc::c_int = 1;
-const RECEIVE_BUFFER_FIXED: libc::c_int = 2;
-
-/// Fixes the size of a receive buffer as it is now. `false`: it was fixed already, or it is not small any more.
-pub(super) fn hold_receive_buffer(socket: &impl AsFd) -> io::Result<bool> {
-    let fixed = buffer_lock(socket)?;
-    let size = SockRef::from(socket).recv_buffer_size()?;
-    if fixed & RECEIVE_BUFFER_FIXED != 0 || size > FIRST_RECEIVE_BUFFER {
-        return Ok(false);
-    }
-    set_option(
-        socket,
-        libc::SOL_SOCKET,
-        libc::SO_BUF_LOCK,
-        fixed | RECEIVE_BUFFER_FIXED,
-    )?;
-    Ok(true)
-}
-
-/// Lets the system change a receive buffer again that [`hold_receive_buffer`] has fixed. It lets a buffer grow when more is read
-/// in a round trip than ever before, and counts what was read while the buffer was fixed: so the buffer is made larger first, as
-/// far as the system allows it.
-pub(super) fn release_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
-    let options = SockRef::from(socket);
-    // The system doubles what it is told.
-    options.set_recv_buffer_size(options.recv_buffer_size()? * 2)?;
-    let fixed = buffer_lock(socket)? & SEND_BUFFER_FIXED;
-    set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, fixed)
-}
-
-fn buffer_lock(socket: &impl AsFd) -> io::Result<libc::c_int> {
-    use std::os::fd::AsRawFd;
-    let mut value: libc::c_int = 0;
-    let mut size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the pointers describe `value` and its size, which
-    // outlive the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BUF_LOCK,
-            (&raw mut value).cast(),
-            &raw mut size,
-        )
-    };
-    match result {
-        0 => Ok(value),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

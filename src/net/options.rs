@@ -7,7 +7,6 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{congestion, linux};
-use crate::limits::MAX_UNSENT;
 
 /// Options of the sockets towards clients, or of those towards servers and targets.
 #[derive(Clone, Debug, Default)]
@@ -155,8 +154,6 @@ impl SocketOptions {
     /// Sets what every TCP socket has. Nagle's algorithm is off: the relay writes whole chunks, which should not wait.
     fn apply_basics(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
-        // Old kernels do not have it for Multipath TCP. Without it, a slow peer holds more memory.
-        let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
         if let Some(name) = &self.congestion {
             let set = socket.set_tcp_congestion(name.as_bytes());
             set.map_err(|error| {

@@ -7,7 +7,6 @@
 //! - The bytes that [`Stream::poll_write`] has taken are in the socket or the pipe: there is nothing to flush.
 
 pub(crate) mod piped;
-mod receive_buffer;
 pub(super) mod socket;
 
 use std::fmt;
