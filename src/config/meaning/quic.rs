@@ -1,6 +1,9 @@
 //! `transport` of type `quic`.
 
+use super::between::ProxyHop;
 use super::context::{Context, EndpointRole, filled, key_at};
+use super::model::Transport;
+use crate::config::role::Role;
 use crate::config::written::file;
 use crate::net::quic::{Congestion, Settings};
 
@@ -65,6 +68,22 @@ pub(super) fn warn_of_keys(written: &file::Transport, at: &str, cx: &mut Context
     }
 }
 
+/// Refuses proxies on the way to a server that is reached by QUIC.
+pub(super) fn refuse_proxies(
+    proxies: &[ProxyHop],
+    transport: Option<&Transport>,
+    cx: &mut Context<'_>,
+) {
+    let is_quic = transport.is_some_and(|layers| layers.quic.is_some());
+    if let (Role::Local, true, [first, ..]) = (cx.role, is_quic, proxies) {
+        cx.report.error_hint(
+            &first.at,
+            "a `quic` transport cannot go through a proxy: QUIC is UDP",
+            "remove `outbound_proxy`, or use the transport `ws` or `tcp`",
+        );
+    }
+}
+
 /// Refuses what cannot be beside QUIC in the entry at `at`.
 pub(super) fn refuse_beside(entry: &file::Server, at: &str, cx: &mut Context<'_>) {
     let asks_for_sessions = entry
@@ -76,13 +95,6 @@ pub(super) fn refuse_beside(entry: &file::Server, at: &str, cx: &mut Context<'_>
             &key_at(at, "multiplex"),
             "`multiplex` and a `quic` transport exclude each other",
             "remove `multiplex`: QUIC has a stream for each request in one connection",
-        );
-    }
-    if entry.outbound_proxy.is_some() {
-        cx.report.error_hint(
-            &key_at(at, "outbound_proxy"),
-            "a `quic` transport cannot go through a proxy: QUIC is UDP",
-            "remove `outbound_proxy`, or use the transport `ws` or `tcp`",
         );
     }
     if entry.warm_connections.is_some() {

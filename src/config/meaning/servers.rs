@@ -9,7 +9,9 @@ use crate::wire::address::Address;
 use super::between::ProxyHop;
 use super::context::{Context, host_address, key_at, refuse_same_address};
 use super::model::{Mode, Server, SocketOptions};
-use super::{keys, manager, multiplex, options, program, proxies, rules, transport, udp_over_tcp};
+use super::{
+    keys, manager, multiplex, options, program, proxies, quic, rules, transport, udp_over_tcp,
+};
 use crate::config::role::Role;
 use crate::config::secret::Secret;
 use crate::config::written::file::{self, Top};
@@ -198,6 +200,7 @@ fn entry_servers(
         )
     };
     proxies::refuse_plugin(&proxies, plugin.as_ref(), cx);
+    quic::refuse_proxies(&proxies, transport.as_ref(), cx);
     let tcp = weight(entry.tcp_weight, &key_at(at, "tcp_weight"), cx);
     let udp = weight(entry.udp_weight, &key_at(at, "udp_weight"), cx);
     let weights = Weights {
