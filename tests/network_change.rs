@@ -13,6 +13,7 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -51,6 +52,18 @@ struct Scene {
     _config: tempfile::TempDir,
 }
 
+/// Starts `ssr server` at the far end of the link and `ssr local` at the near one, with the same config.
+pub(crate) fn start_both(link: &Link, config: &Path) -> (Process, Process) {
+    let start = |role: &str, place: &emulated::Namespace| {
+        let mut command = peers::ssr(&[role, "-v", "-c", config.to_str().unwrap()]);
+        place.place(&mut command).unwrap();
+        let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
+        process.running().unwrap();
+        process
+    };
+    (start("server", &link.b), start("local", &link.a))
+}
+
 fn scene() -> Scene {
     let shape = Shape {
         delay: Duration::from_millis(50),
@@ -82,15 +95,7 @@ fn scene() -> Scene {
         "local_port": 1080, "warm_connections": 2, "timeouts": {"connect": 5},
     });
     fs::write(&path, keys.to_string()).unwrap();
-    let start = |role: &str, place: &emulated::Namespace| {
-        let mut command = peers::ssr(&[role, "-v", "-c", path.to_str().unwrap()]);
-        place.place(&mut command).unwrap();
-        let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
-        process.running().unwrap();
-        process
-    };
-    let server = start("server", &link.b);
-    let local = start("local", &link.a);
+    let (server, local) = start_both(&link, &path);
     Scene {
         link,
         local,

@@ -227,17 +227,27 @@ impl<'a> Builder<'a> {
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let service = self.service(inbound, outbound, idle);
-        let port = ListenerService {
-            service,
-            room: self.users(),
-            handshakes: Arc::clone(&self.handshakes),
-            transport,
-        };
+        let port = self.port(inbound, outbound, idle, transport);
         self.listen(listeners, port);
     }
 
-    /// The same for QUIC connections that come to `socket`.
+    /// What the connections of users share that come to one listener.
+    fn port<I, O>(
+        &self,
+        inbound: I,
+        outbound: O,
+        idle: Duration,
+        transport: Option<net::transport::Server>,
+    ) -> ListenerService<I, O> {
+        ListenerService {
+            service: self.service(inbound, outbound, idle),
+            room: self.users(),
+            handshakes: Arc::clone(&self.handshakes),
+            transport,
+        }
+    }
+
+    /// As [`Builder::serve_tcp`], for QUIC connections that come to `socket`.
     pub(super) fn serve_quic<I, O>(
         &mut self,
         socket: UdpSocket,
@@ -249,12 +259,7 @@ impl<'a> Builder<'a> {
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = ListenerService {
-            service: self.service(inbound, outbound, idle),
-            room: self.users(),
-            handshakes: Arc::clone(&self.handshakes),
-            transport: None,
-        };
+        let port = self.port(inbound, outbound, idle, None);
         let workers = self.jobs.len();
         let (listen, shares) = QuicService::jobs(port, server, socket, workers);
         self.push(0, listen);
@@ -263,7 +268,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The same for connections of visitors.
+    /// As [`Builder::serve_tcp`], for connections of visitors.
     pub(super) fn serve_visitors<I, O>(
         &mut self,
         listeners: Vec<Listener>,

@@ -100,7 +100,7 @@ impl Carrier {
                     return;
                 }
                 tokio::select! {
-                    () = self.begun.notified() => {}
+                    () = self.begun.notified() => unused_since = None,
                     () = sleep(IDLE_LOOK) => {}
                 }
                 heard = Heard::new(&self.connection);

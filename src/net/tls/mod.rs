@@ -19,9 +19,10 @@ use rustls::crypto::CryptoProvider;
 
 pub use client::Client;
 pub use error::{Error, Problem, problem};
-pub(super) use quic::{Refusals, alert};
+pub(super) use quic::alert;
 pub use server::{Pem, Server, Validity, validity};
 use session::{Session, Step, Task, Verdict, Work};
+pub(super) use verifier::Refusals;
 pub use verifier::Trust;
 
 use super::pool::{Buffer, Size};

@@ -139,7 +139,7 @@ pub fn validity(cert: &Pem, time: u64) -> Result<Validity, Error> {
 #[derive(Clone, Debug)]
 enum Use {
     /// Streams.
-    Streams,
+    Streams { tickets: Arc<dyn ProducesTickets> },
     /// QUIC, where this ALPN names the protocol. Whether a client may send data before the handshake is over.
     Quic {
         alpn: String,
@@ -154,7 +154,6 @@ enum Use {
 pub struct Server {
     cert: Pem,
     key: Pem,
-    tickets: Arc<dyn ProducesTickets>,
     used: Use,
     pub(super) current: Mutex<Current>,
 }
@@ -177,7 +176,11 @@ impl Server {
     /// # Errors
     /// [`Error`].
     pub fn new(cert: Pem, key: Pem) -> Result<Self, Error> {
-        Self::with(cert, key, Use::Streams)
+        let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| Error::Value {
+            key: "tls",
+            problem: describe(&error),
+        })?;
+        Self::with(cert, key, Use::Streams { tickets })
     }
 
     /// The same for QUIC, where `alpn` names the protocol. `early`: whether a client may send data before the handshake is over.
@@ -198,16 +201,11 @@ impl Server {
     }
 
     fn with(cert: Pem, key: Pem, used: Use) -> Result<Self, Error> {
-        let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| Error::Value {
-            key: "tls",
-            problem: describe(&error),
-        })?;
         let versions = [cert.version(), key.version()];
-        let config = load(&cert, &key, &tickets, &used)?;
+        let config = load(&cert, &key, &used)?;
         Ok(Self {
             cert,
             key,
-            tickets,
             used,
             current: Mutex::new(Current {
                 config,
@@ -238,7 +236,7 @@ impl Server {
         if versions != current.versions {
             // A broken file is logged once, and read again when it changes again.
             current.versions = versions;
-            match load(&self.cert, &self.key, &self.tickets, &self.used) {
+            match load(&self.cert, &self.key, &self.used) {
                 Ok(config) => {
                     current.config = config;
                     tracing::info!(file = self.cert.place(), "certificate read again");
@@ -252,12 +250,7 @@ impl Server {
     }
 }
 
-fn load(
-    cert: &Pem,
-    key: &Pem,
-    tickets: &Arc<dyn ProducesTickets>,
-    used: &Use,
-) -> Result<Arc<ServerConfig>, Error> {
+fn load(cert: &Pem, key: &Pem, used: &Use) -> Result<Arc<ServerConfig>, Error> {
     let chain = certificates("cert", cert)?;
     let wrong = |problem: String| Error::Content {
         key: "key",
@@ -284,7 +277,7 @@ fn load(
             ))
         })?;
     match used {
-        Use::Streams => {
+        Use::Streams { tickets } => {
             config.alpn_protocols = vec![ALPN.to_vec()];
             config.ticketer = Arc::clone(tickets);
         }

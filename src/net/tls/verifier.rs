@@ -1,6 +1,7 @@
 //! Which servers a client trusts, and how it verifies their certificates.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -10,9 +11,10 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use sha2::{Digest as _, Sha256};
 
-use super::error::WrongKey;
+use super::error::{WrongKey, invalid};
 use super::server::certificates;
 use super::{Error, Pem};
+use crate::net::sync::lock;
 
 /// Which servers a client trusts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,21 @@ pub struct Trust {
     pub insecure: bool,
 }
 
+/// Why a certificate was refused: QUIC itself tells no more than the number of an alert.
+#[derive(Clone, Debug, Default)]
+pub(in crate::net) struct Refusals(Arc<Mutex<Option<rustls::Error>>>);
+
+impl Refusals {
+    /// The last one, once.
+    pub(in crate::net) fn take(&self) -> Option<io::Error> {
+        lock(&self.0).take().map(|error| invalid(&error))
+    }
+
+    fn note<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
+        result.inspect_err(|error| *lock(&self.0) = Some(error.clone()))
+    }
+}
+
 type Chain = (Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>);
 
 #[derive(Debug)]
@@ -36,6 +53,7 @@ pub(super) struct Verifier {
     authorities: Vec<CertificateDer<'static>>,
     pins: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
+    pub(super) refusals: Refusals,
 }
 
 impl Verifier {
@@ -46,7 +64,36 @@ impl Verifier {
             authorities: authorities.unwrap_or_default(),
             pins: trust.pins.clone(),
             provider: Arc::clone(provider),
+            refusals: Refusals::default(),
         }))
+    }
+
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if !self.pins.is_empty() {
+            let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+            let found: [u8; 32] = Sha256::digest(&key).into();
+            if !self.pins.contains(&found) {
+                let error = WrongKey(crate::crypto::base64::encode(&found));
+                return Err(CertificateError::Other(OtherError(Arc::new(error))).into());
+            }
+        }
+        let Some(chain) = &self.chain else {
+            return Ok(());
+        };
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(error) if self.is_its_own_authority(certificate, &error) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(())
+            }
+            verified => verified.map(drop),
+        }
     }
 
     /// Whether the server's certificate is in `ca` and was refused only because it is that of an authority, as
@@ -74,24 +121,9 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if !self.pins.is_empty() {
-            let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-            let found: [u8; 32] = Sha256::digest(&key).into();
-            if !self.pins.contains(&found) {
-                let error = WrongKey(crate::crypto::base64::encode(&found));
-                return Err(CertificateError::Other(OtherError(Arc::new(error))).into());
-            }
-        }
-        let Some(chain) = &self.chain else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(error) if self.is_its_own_authority(certificate, &error) => {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
-        }
+        let verified = self.verify(certificate, intermediates, name, ocsp, now);
+        self.refusals.note(verified)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -101,7 +133,8 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        let verified = verify_tls12_signature(message, certificate, signature, algorithms);
+        self.refusals.note(verified)
     }
 
     fn verify_tls13_signature(
@@ -111,7 +144,8 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        let verified = verify_tls13_signature(message, certificate, signature, algorithms);
+        self.refusals.note(verified)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

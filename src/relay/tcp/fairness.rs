@@ -25,7 +25,7 @@ const REMEMBERED_TURNS: u8 = 64;
 /// and do not reset the count, since bulk in one direction causes small turns in the other, such as HTTP/2's window
 /// updates.
 const BULK_TURNS: u8 = 4;
-/// The highest count of bulk turns. A low limit lets a flow soon count as interactive again after a bulk transfer.
+/// Bulk turns that are counted at most. With few, a flow counts as interactive soon after a bulk transfer.
 const MAX_BULK_TURNS: u8 = 2 * BULK_TURNS;
 /// Bytes after which a turn ends: without interactive flows, and with them.
 const LONG_TURN: u64 = 128 * 1024;
