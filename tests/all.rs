@@ -76,6 +76,7 @@ mod packaging;
 mod pair;
 mod plugins;
 mod quic;
+mod quic_fallback;
 mod redir;
 mod redir_names;
 mod reload;

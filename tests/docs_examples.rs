@@ -254,15 +254,24 @@ fn quic_of_the_docs_works_over_link() {
         .map(|line| scene.shell(far, line))
         .collect();
     let pin = said.last().unwrap().trim();
-    let [pair, both, ..] = &configs(QUIC, &genkey())[..] else {
-        panic!("two configs");
+    let [pair, beside, both, ..] = &configs(QUIC, &genkey())[..] else {
+        panic!("three configs");
     };
     let client = pair.replace("the pin", pin);
+    let beside = beside.replace("the pin", pin);
     let targets = far.run(Targets::start).unwrap();
-    let alone = pair.replace("\"server\": \"203.0.113.7\"", "\"server\": \"::\"");
-    for at_server in [&alone.replace("the pin", pin), both] {
+    let at_all = |config: &str| config.replace("\"server\": \"203.0.113.7\"", "\"server\": \"::\"");
+    for at_server in [&at_all(&client), both] {
         let _server = scene.role(far, "server", at_server);
         let _local = scene.role(near, "local", &client);
+        passes(near, &targets);
+    }
+    let _server = scene.role(far, "server", &at_all(&beside));
+    for is_blocked in [false, true] {
+        if is_blocked {
+            scene.shell(near, "nft 'table inet block { chain out { type filter hook output priority 0; oif link0 meta l4proto udp drop; }; }'");
+        }
+        let _local = scene.role(near, "local", &beside);
         passes(near, &targets);
     }
 }

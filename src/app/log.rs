@@ -213,5 +213,10 @@ fn filter(level: u8) -> Targets {
         2 => (LevelFilter::TRACE, LevelFilter::WARN),
         _ => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    Targets::new().with_target("ssr", ours).with_default(others)
+    let targets = Targets::new().with_target("ssr", ours).with_default(others);
+    match level {
+        // Packets that the system does not send are sent again.
+        0..=2 => targets.with_target("quinn_udp", LevelFilter::OFF),
+        _ => targets,
+    }
 }

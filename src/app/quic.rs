@@ -33,13 +33,13 @@ pub(super) struct QuicService<I, O> {
 impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O> {
     /// The jobs that serve `socket`: one that listens, to be run by the first worker, and one for each worker.
     pub(super) fn jobs(
-        port: ListenerService<I, O>,
+        port: Arc<ListenerService<I, O>>,
         server: Arc<Server>,
         socket: UdpSocket,
         workers: usize,
     ) -> (Job, Vec<Job>) {
         let service = Arc::new(Self {
-            port: Arc::new(port),
+            port,
             server,
             admitted: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),

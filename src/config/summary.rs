@@ -127,6 +127,7 @@ impl Config {
             1 => writeln!(out, ", as a user (one identity header)")?,
             hops => writeln!(out, ", as a user ({hops} identity headers)")?,
         }
+        self.write_fallback(server, out)?;
         let names: Vec<String> = server
             .users
             .iter()
@@ -253,6 +254,33 @@ impl Config {
             write!(out, ", UDP {way}")?;
         }
         Ok(())
+    }
+
+    /// What is beside QUIC.
+    fn write_fallback(&self, server: &Server, out: &mut String) -> fmt::Result {
+        let transport = server.transport.as_ref();
+        let (Some(beside), Some(fallback)) = (
+            server.beside_quic(),
+            transport.and_then(|transport| transport.fallback.as_ref()),
+        ) else {
+            return Ok(());
+        };
+        match self.role {
+            Role::Server => write!(out, "    beside    TCP {}", server.address)?,
+            Role::Local | Role::Forward => write!(out, "    fallback  TCP")?,
+        }
+        if let Some(ws) = beside.transport.as_ref().and_then(|one| one.ws.as_ref()) {
+            let host = ws.endpoint.host.as_deref().unwrap_or_default();
+            write!(out, ", over wss {host}{}", ws.endpoint.path)?;
+        }
+        match self.role {
+            Role::Server => writeln!(out),
+            Role::Local | Role::Forward => writeln!(
+                out,
+                ", where UDP is blocked; QUIC is tried again after {} s",
+                fallback.retry.as_secs()
+            ),
+        }
     }
 
     /// Settings that the reader should know about.

@@ -16,7 +16,7 @@ use super::{Error, SocketOptions, Stream};
 use crate::limits::MAX_ATTEMPTS;
 
 /// How long an attempt may take before the next one starts beside it (RFC 8305 §5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to the first of `addresses` that answers. The families take turns, beginning with that of the first
 /// address; when an attempt has not answered within 250 ms, the next one starts beside it.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -222,9 +222,20 @@ pub(super) fn receive_with_destinations<const N: usize>(
     Ok(received)
 }
 
-/// The original destination among control messages (`cmsg(3)`: length, level and type, then the data, aligned). Zeros may
-/// follow the last.
-fn destination(mut messages: &[u8]) -> Option<SocketAddr> {
+/// The original destination among control messages.
+fn destination(messages: &[u8]) -> Option<SocketAddr> {
+    let is_destination = |kind| {
+        matches!(
+            kind,
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR)
+        )
+    };
+    socket_address(control_message(messages, is_destination)?)
+}
+
+/// The data of the first control message of a level and type that are `wanted` (`cmsg(3)`: length, level and type, then the data,
+/// aligned). Zeros may follow the last.
+fn control_message(mut messages: &[u8], wanted: impl Fn((i32, i32)) -> bool) -> Option<&[u8]> {
     const HEAD: usize = size_of::<usize>() + 8;
     loop {
         let (len, rest) = messages.split_first_chunk()?;
@@ -232,13 +243,60 @@ fn destination(mut messages: &[u8]) -> Option<SocketAddr> {
         let (kind, _) = rest.split_first_chunk()?;
         let len = usize::from_ne_bytes(*len);
         let data = messages.get(HEAD..len)?;
-        match (i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind)) {
-            (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR) => {
-                return socket_address(data);
-            }
-            _ => messages = messages.get(len.next_multiple_of(size_of::<usize>())..)?,
+        if wanted((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind))) {
+            return Some(data);
         }
+        messages = messages.get(len.next_multiple_of(size_of::<usize>())..)?;
     }
+}
+
+/// Whether the system keeps what ICMP says of datagrams that were sent, for [`take_icmp_error`]. What is kept takes the room of what
+/// is received.
+pub(super) fn set_keep_icmp_errors(socket: &Socket, keeps: bool) -> io::Result<()> {
+    let v6 = set_option(socket, libc::SOL_IPV6, libc::IPV6_RECVERR, keeps.into());
+    // An IPv6 socket needs it too, for what it sends by IPv4.
+    let v4 = set_option(socket, libc::SOL_IP, libc::IP_RECVERR, keeps.into());
+    v6.or(v4)
+}
+
+/// A descriptor of `socket` whose errors are what ICMP says of what the socket sends, on the reactor of this thread.
+pub(super) fn icmp_errors(socket: &std::net::UdpSocket) -> io::Result<AsyncFd<OwnedFd>> {
+    let descriptor = OwnedFd::from(socket.try_clone()?);
+    set_keep_icmp_errors(&SockRef::from(socket), true)?;
+    // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::ERROR) }?)
+}
+
+/// What ICMP has said of a datagram, which is then forgotten; `None`: this was said by the system itself. `WouldBlock`: nothing more.
+pub(super) fn take_icmp_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
+    use std::os::fd::AsRawFd;
+    let mut control = [0_u8; CONTROL_LEN];
+    // SAFETY: all-zero is a valid `msghdr`: null pointers with lengths of zero.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL_LEN as _;
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed. The header points to a control buffer of the stated length,
+    // which outlives the call and is not used meanwhile.
+    let received = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let is_error = |kind| {
+        matches!(
+            kind,
+            (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+        )
+    };
+    // struct sock_extended_err: the number, and who says it.
+    let error = control_message(&control, is_error).and_then(|error| {
+        let (number, rest) = error.split_first_chunk()?;
+        let origin = *rest.first()?;
+        let is_icmp = matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+        is_icmp.then(|| io::Error::from_raw_os_error(i32::from_ne_bytes(*number)))
+    });
+    // That a packet was too long does not end anything.
+    Ok(error.filter(|error| error.raw_os_error() != Some(libc::EMSGSIZE)))
 }
 
 /// The address in a `sockaddr_in` or `sockaddr_in6`. An IPv4-mapped address is shown as IPv4.

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::dialer::Dialer;
 use super::request_leg;
+use super::ways::Fallback;
 use crate::net::dial::SpeaksFirst;
 use crate::net::plugin::Entrance;
 use crate::net::{self, Stream, quic, transport};
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub transport: Option<transport::Client>,
     /// QUIC in the place of TCP.
     pub quic: Option<Arc<quic::Client>>,
+    /// TCP beside QUIC, where a network blocks UDP.
+    pub fallback: Option<Fallback>,
     /// The plugin through which streams go; `None`: they go to the address.
     pub stream_plugin: Option<Arc<Entrance>>,
     /// The plugin through which datagrams go; `None`: they go to the address.
@@ -46,10 +49,24 @@ impl Endpoint {
             let entrance = Address::Ip(plugin.address());
             return self.dialer.dial(&entrance, true, first).await;
         }
-        if let Some(quic) = &self.quic {
-            let addresses = self.dialer.addresses(&self.address).await?;
-            return Ok(quic.open(&addresses, self.address.port()).await?);
+        let Some(quic) = &self.quic else {
+            return self.by_tcp(first).await;
+        };
+        let (addresses, port) = (
+            self.dialer.addresses(&self.address).await?,
+            self.address.port(),
+        );
+        match &self.fallback {
+            None => Ok(quic.open(&addresses, port).await?),
+            Some(fallback) => {
+                // That the socket can be written to must mean that it is connected.
+                let beside = self.by_tcp(SpeaksFirst::Unknown);
+                Box::pin(fallback.open(quic, &addresses, port, beside)).await
+            }
         }
+    }
+
+    async fn by_tcp(&self, first: SpeaksFirst) -> Result<Stream, Error> {
         let Some(transport) = &self.transport else {
             return self.dialer.dial(&self.address, true, first).await;
         };
@@ -69,6 +86,9 @@ impl Endpoint {
     pub fn network_changed(&self) {
         if let Some(quic) = &self.quic {
             quic.network_changed();
+        }
+        if let Some(fallback) = &self.fallback {
+            fallback.network_changed();
         }
     }
 

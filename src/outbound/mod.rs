@@ -6,6 +6,7 @@
 //! - [`proxy_chain`]: proxies on the way (`outbound_proxy`); `proxied_packets.rs`: datagrams through one.
 //! - [`websocket`]: connects to the target and upgrades the connection to WebSocket.
 //! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
+//! - [`ways`]: QUIC to a server, or what is used where a network blocks UDP.
 //! - [`warm`]: spare connections to a server.
 //! - [`udp_over_stream`]: datagrams inside streams to a server.
 //! - [`multiplex`]: the sessions of sing-box's `multiplex` with a server, and streams in them.
@@ -29,4 +30,5 @@ mod server;
 pub mod shadowsocks;
 pub mod udp_over_stream;
 pub mod warm;
+pub mod ways;
 pub mod websocket;

@@ -41,6 +41,8 @@ pub struct ServerState {
     pub name: String,
     /// Its address.
     pub address: String,
+    /// The transport that requests take, where there is another beside QUIC: `quic`, `ws` or `tcp`.
+    pub way: Option<&'static str>,
     /// Whether the next request goes through it.
     pub is_next: bool,
     /// Whether the operator has chosen it.

@@ -236,7 +236,6 @@ async fn end_lost(addresses: &mut OwnAddresses) {
 impl Inner {
     /// The network is another one, or the machine has slept: what is connected may be dead, and what failed may work.
     fn renew(&self) {
-        tracing::debug!("the network has changed: spare connections are made anew");
         for server in &self.servers {
             server.health.forgive();
             server.packet_health.forgive();
@@ -246,6 +245,7 @@ impl Inner {
                 sessions.retire();
             }
         }
+        tracing::debug!("the network has changed: spare connections are made anew");
         if self.probed {
             self.activity.probe_now();
         }

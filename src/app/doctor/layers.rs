@@ -328,6 +328,7 @@ fn with(server: &Server, layers: Layers) -> Server {
         tls,
         ws,
         quic: None,
+        fallback: None,
         udp_inside: false,
         site: None,
     });

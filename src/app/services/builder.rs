@@ -227,12 +227,12 @@ impl<'a> Builder<'a> {
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = self.port(inbound, outbound, idle, transport);
-        self.listen(listeners, port);
+        let port = Arc::new(self.port(inbound, outbound, idle, transport));
+        self.listen(listeners, &port);
     }
 
     /// What the connections of users share that come to one listener.
-    fn port<I, O>(
+    pub(super) fn port<I, O>(
         &self,
         inbound: I,
         outbound: O,
@@ -247,19 +247,16 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// As [`Builder::serve_tcp`], for QUIC connections that come to `socket`.
+    /// As [`Builder::serve_tcp`], for QUIC connections that come to `socket`. The transport of `port` is not theirs.
     pub(super) fn serve_quic<I, O>(
         &mut self,
         socket: UdpSocket,
-        inbound: I,
-        outbound: O,
-        idle: Duration,
+        port: Arc<ListenerService<I, O>>,
         server: Arc<net::quic::Server>,
     ) where
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = self.port(inbound, outbound, idle, None);
         let workers = self.jobs.len();
         let (listen, shares) = QuicService::jobs(port, server, socket, workers);
         self.push(0, listen);
@@ -287,7 +284,7 @@ impl<'a> Builder<'a> {
             handshakes: Arc::clone(&self.visitors_handshakes),
             transport,
         };
-        self.listen(listeners, port);
+        self.listen(listeners, &Arc::new(port));
     }
 
     fn service<I, O>(&self, inbound: I, outbound: O, idle: Duration) -> Service<I, O> {
@@ -299,12 +296,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn listen<I, O>(&mut self, listeners: Vec<Listener>, port: ListenerService<I, O>)
-    where
+    pub(super) fn listen<I, O>(
+        &mut self,
+        listeners: Vec<Listener>,
+        port: &Arc<ListenerService<I, O>>,
+    ) where
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
-        let port = Arc::new(port);
         for (index, listener) in listeners.into_iter().enumerate() {
             self.push(index, port.job(listener));
         }

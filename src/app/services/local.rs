@@ -300,6 +300,7 @@ impl Builder<'_> {
                 outgoing(&server.socket, false),
                 self.config.timeouts.connect,
             )?,
+            fallback: transport::fallback(server),
             stream_plugin: plugin.streams.clone(),
             packet_plugin: plugin.packets.clone(),
         })

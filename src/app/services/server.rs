@@ -134,8 +134,16 @@ impl Builder<'_> {
         if let Some(quic) = transport::quic_server(server, early)? {
             let (bound, sockets) = self.bind_udp_sockets(places.udp, &server.socket, 1)?;
             places.udp = bound;
+            let port = Arc::new(self.port(inbound, outbound, idle, transport));
             if let Some(socket) = sockets.into_iter().next() {
-                self.serve_quic(socket, inbound, outbound, idle, quic);
+                self.serve_quic(socket, Arc::clone(&port), quic);
+            }
+            let transport = server.transport.as_ref();
+            if let Some(fallback) = transport.and_then(|layers| layers.fallback.as_ref()) {
+                let (bound, listeners) = self.bind_tcp(places.tcp, &server.socket)?;
+                places.tcp = bound;
+                self.listen(listeners, &port);
+                tracing::info!(address = %bound, fallback = fallback.name(), "listening by TCP beside QUIC");
             }
             return Ok(());
         }

@@ -9,6 +9,7 @@ use crate::crypto::Family;
 use crate::net::site::Site;
 use crate::net::tls::Pem;
 use crate::net::{SocketOptions, quic, tls, transport};
+use crate::outbound::ways::Fallback;
 
 fn error_at(tls: &Tls) -> impl FnOnce(tls::Error) -> Error {
     let at = tls.at.clone();
@@ -21,7 +22,10 @@ pub(super) fn client(server: &Server) -> Result<Option<transport::Client>, Error
         return Ok(None);
     };
     if config.quic.is_some() {
-        return Ok(None);
+        return match server.beside_quic() {
+            Some(beside) => client(&beside),
+            None => Ok(None),
+        };
     }
     let tls = config.tls.as_ref().map(|tls| {
         let name = config.server_name(&server.address);
@@ -47,7 +51,17 @@ pub(super) fn quic_client(
     let name = config.server_name(&server.address);
     let client = tls::Client::new(&name, &tls.trust)
         .and_then(|tls| quic::Client::new(&tls, settings, options, limit));
-    Ok(Some(Arc::new(client.map_err(error_at(tls))?)))
+    let client = client.map_err(error_at(tls))?;
+    Ok(Some(Arc::new(match config.fallback {
+        Some(_) => client.careful(),
+        None => client,
+    })))
+}
+
+/// What a client uses where QUIC to `server` does not work, if the config says it.
+pub(super) fn fallback(server: &Server) -> Option<Fallback> {
+    let fallback = server.transport.as_ref()?.fallback.as_ref()?;
+    Some(Fallback::new(&server.name, fallback.name(), fallback.retry))
 }
 
 /// How `server` serves its clients by QUIC, if it does. `early`: whether they may send data with their first packet.
@@ -90,7 +104,10 @@ pub(super) fn server(
         return Ok(None);
     };
     if config.quic.is_some() {
-        return Ok(None);
+        return match server.beside_quic() {
+            Some(beside) => self::server(&beside, None),
+            None => Ok(None),
+        };
     }
     let mut transport = transport::Server::default();
     if let Some(tls) = &config.tls {

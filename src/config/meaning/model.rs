@@ -215,6 +215,25 @@ impl Server {
         transport.is_some_and(|transport| transport.quic.is_some())
     }
 
+    /// The same server as it is beside QUIC, where a network blocks UDP.
+    #[must_use]
+    pub fn beside_quic(&self) -> Option<Self> {
+        let transport = self.transport.as_ref()?;
+        let fallback = transport.fallback.as_ref()?;
+        let beside = fallback.ws.as_ref().map(|ws| Transport {
+            tls: transport.tls.clone(),
+            ws: Some(ws.clone()),
+            quic: None,
+            fallback: None,
+            udp_inside: true,
+            site: None,
+        });
+        Some(Self {
+            transport: beside,
+            ..self.clone()
+        })
+    }
+
     /// Whether a rule that names `name` means this server: an entry with several addresses is several servers.
     pub fn is_named(&self, name: &str) -> bool {
         let rest = self.name.strip_prefix(name);
@@ -247,10 +266,21 @@ pub struct Transport {
     pub ws: Option<WebSocket>,
     /// QUIC; then there is TLS, inside it.
     pub quic: Option<quic::Settings>,
+    /// What is beside QUIC; `None`: nothing.
+    pub fallback: Option<Fallback>,
     /// Whether `ssr local` sends datagrams through the WebSocket or QUIC, and not by UDP of their own.
     pub udp_inside: bool,
     /// What strangers get.
     pub site: Option<Site>,
+}
+
+/// What is beside QUIC at the same port number, for networks that block UDP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fallback {
+    /// WebSocket in TLS; `None`: TCP alone.
+    pub ws: Option<WebSocket>,
+    /// How long `ssr local` does not try QUIC after it has lost.
+    pub retry: Duration,
 }
 
 /// A listener of a site.

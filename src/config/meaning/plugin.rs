@@ -111,6 +111,7 @@ fn transport(text: &str, path: &str, role: EndpointRole, cx: &mut Context<'_>) -
     }
     Transport {
         quic: None,
+        fallback: None,
         tls,
         ws: Some(WebSocket {
             endpoint,

@@ -1,16 +1,22 @@
 //! `transport` of type `quic`.
 
+use std::time::Duration;
+
 use super::between::ProxyHop;
 use super::context::{Context, EndpointRole, filled, key_at};
-use super::model::Transport;
+use super::model::{Fallback, Transport};
+use super::websocket;
 use crate::config::role::Role;
 use crate::config::written::file;
+use crate::config::written::scalar::NameOr;
 use crate::net::quic::{Congestion, Settings};
 
 /// The protocol that the TLS handshake names, where the config does not: that of HTTP/3.
 const ALPN: &str = "h3";
 /// Bytes of such a name (RFC 7301 §3.1).
 const MAX_ALPN: usize = 255;
+/// How long QUIC is not tried after it has lost, where the config does not say.
+const RETRY: Duration = Duration::from_secs(300);
 /// Said of keys that only QUIC has.
 const ONLY_QUIC: &str = "no effect without `\"type\": \"quic\"`";
 
@@ -32,6 +38,46 @@ pub(super) fn quic(written: &file::Transport, at: &str, cx: &mut Context<'_>) ->
         }
     };
     Settings { alpn, congestion }
+}
+
+/// What is beside QUIC in the transport at `at`.
+pub(super) fn fallback(
+    written: &file::Transport,
+    at: &str,
+    cx: &mut Context<'_>,
+) -> Option<Fallback> {
+    let path = key_at(at, "fallback");
+    let name = match &written.fallback {
+        None => None,
+        Some(NameOr::Name(name)) => Some(name.as_str()).filter(|name| !name.is_empty()),
+        Some(NameOr::Object(_)) => {
+            cx.report.error_hint(
+                &path,
+                "there is no site in front of QUIC",
+                "remove it; `\"ws\"` or `\"tcp\"` is what `ssr local` uses on networks that block UDP",
+            );
+            None
+        }
+    };
+    let retry_at = key_at(at, "fallback_retry");
+    let retry = cx.seconds(&retry_at, written.fallback_retry);
+    if name.is_none() && retry.is_some() {
+        cx.report.warn(&retry_at, "no effect without `fallback`");
+    }
+    let ws = match name {
+        Some("ws") => Some(websocket::websocket(written, at, cx)),
+        _ => {
+            websocket::warn_of_keys(written, at, cx);
+            None
+        }
+    };
+    if let Some(other) = name.filter(|name| !matches!(*name, "ws" | "tcp")) {
+        let hint = "use `ws`, a WebSocket with the same certificate, or `tcp`";
+        cx.report.unknown(&path, "fallback of QUIC", other, hint);
+        return None;
+    }
+    let retry = retry.unwrap_or(RETRY);
+    name.map(|_| Fallback { ws, retry })
 }
 
 /// The TLS keys of QUIC: there is no QUIC without TLS.
@@ -61,6 +107,7 @@ pub(super) fn warn_of_keys(written: &file::Transport, at: &str, cx: &mut Context
     for (key, given) in [
         ("alpn", written.alpn.is_some()),
         ("congestion", written.congestion.is_some()),
+        ("fallback_retry", written.fallback_retry.is_some()),
     ] {
         if given {
             cx.report.warn(&key_at(at, key), ONLY_QUIC);

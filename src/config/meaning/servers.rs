@@ -104,7 +104,8 @@ pub(super) fn servers(
     if cx.role == Role::Server {
         let listeners = found.iter().flat_map(|(path, server)| {
             let is_quic = server.is_quic();
-            let (tcp, udp) = (server.mode.tcp && !is_quic, server.mode.udp || is_quic);
+            let is_tcp = !is_quic || server.beside_quic().is_some();
+            let (tcp, udp) = (server.mode.tcp && is_tcp, server.mode.udp || is_quic);
             let uses = [(tcp, "TCP"), (udp, "UDP")];
             uses.into_iter()
                 .filter(|(used, _)| *used)

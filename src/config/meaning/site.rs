@@ -11,17 +11,29 @@ use super::sites::{Site, SiteSource};
 use crate::config::role::Role;
 use crate::config::url::percent;
 use crate::config::written::file;
+use crate::config::written::scalar::NameOr;
 
 /// The beginnings of the targets of forwards that are sites.
 const SCHEMES: [&str; 3] = ["http://", "https://", "file://"];
 
 /// The site of a `fallback` at `at`. Clients have no use for it.
 pub(super) fn fallback(
-    written: Option<&file::Fallback>,
+    written: Option<&NameOr<file::Fallback>>,
     at: &str,
     cx: &mut Context<'_>,
 ) -> Option<Site> {
-    let written = written?;
+    let written = match written? {
+        NameOr::Object(written) => written,
+        NameOr::Name(name) if name.is_empty() => return None,
+        NameOr::Name(_) => {
+            cx.report.error_hint(
+                at,
+                "only QUIC has another transport beside it",
+                "remove it, or set `\"type\": \"quic\"`; a site in front is an object, as `{\"root\": \"/srv/www\"}`",
+            );
+            return None;
+        }
+    };
     if cx.role != Role::Server {
         return None;
     }

@@ -1,19 +1,11 @@
 //! `transport`: the layers between TCP and Shadowsocks. The older spelling, `plugin`, is in [`super::plugin`].
 
-use crate::net::transport::Network;
-use crate::wire::http::Endpoint;
-
 use super::context::{Context, EndpointRole, filled, key_at};
-use super::model::{Site, Transport, WebSocket};
+use super::model::{Site, Transport};
 use super::{plugin, quic, site, tls, websocket};
 use crate::config::role::Role;
 use crate::config::written::file;
-use crate::config::written::scalar::{Number, Switch};
-
-/// The most streams that a client may put into one WebSocket connection.
-const MAX_MUX: u64 = 128;
-/// Said of keys that only WebSocket has.
-const ONLY_WS: &str = "no effect without `\"type\": \"ws\"`";
+use crate::config::written::scalar::Switch;
 
 /// The transport of the entry at `at`, by `transport` or `plugin`.
 pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) -> Option<Transport> {
@@ -34,12 +26,11 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
     let at = key_at(at, "transport");
     let ws = match written.kind.as_deref() {
         Some("quic") => {
-            warn_of_websocket_keys(written, &at, cx);
             return Some(over_quic(entry, written, (&at, role), cx));
         }
-        Some("ws") => Some(websocket(written, &at, cx)),
+        Some("ws") => Some(websocket::websocket(written, &at, cx)),
         Some("tcp") | None => {
-            warn_of_websocket_keys(written, &at, cx);
+            websocket::warn_of_keys(written, &at, cx);
             None
         }
         Some(other) => {
@@ -69,6 +60,7 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
         tls,
         ws,
         quic: None,
+        fallback: None,
     };
     (transport.tls.is_some() || transport.ws.is_some()).then_some(transport)
 }
@@ -87,10 +79,7 @@ fn over_quic(
     let tls = tls::tls(&keys, role, &tls_at, &path_of, cx);
     let name = tls.server_name.as_deref().unwrap_or("localhost");
     tls::try_files(&tls, role, name, &path_of, cx);
-    if written.fallback.is_some() {
-        let message = "no effect with `\"type\": \"quic\"`: there is no site in front of QUIC";
-        cx.report.warn(&key_at(at, "fallback"), message);
-    }
+    let fallback = quic::fallback(written, at, cx);
     let udp_inside = match written.udp_over.as_deref() {
         None | Some("" | "quic") => true,
         Some(other) => {
@@ -104,6 +93,7 @@ fn over_quic(
         tls: Some(tls),
         ws: None,
         quic: Some(quic::quic(written, at, cx)),
+        fallback,
         udp_inside,
         site: None,
     }
@@ -125,60 +115,6 @@ fn site_of(
         );
     }
     site
-}
-
-fn websocket(written: &file::Transport, at: &str, cx: &mut Context<'_>) -> WebSocket {
-    let mux = match written.mux {
-        None => false,
-        Some(Number(mux)) if mux <= MAX_MUX => mux > 0,
-        Some(Number(mux)) => {
-            let message = format!("{mux} is out of range: use 0 to {MAX_MUX}");
-            cx.report.error(&key_at(at, "mux"), message);
-            false
-        }
-    };
-    let fields = written.headers.clone().unwrap_or_default();
-    let endpoint = Endpoint {
-        path: written.path.clone().unwrap_or_else(|| "/".to_owned()),
-        host: filled(written.host.as_deref()),
-        fields: fields.into_iter().collect(),
-    };
-    websocket::check(&endpoint, &|key| key_at(at, key), cx);
-    WebSocket {
-        endpoint,
-        mux,
-        trusted_proxies: trusted_proxies(written, &key_at(at, "trusted_proxies"), cx),
-    }
-}
-
-fn trusted_proxies(written: &file::Transport, path: &str, cx: &mut Context<'_>) -> Vec<Network> {
-    let list = written.trusted_proxies.clone().unwrap_or_default();
-    let mut networks = Vec::new();
-    for (index, text) in list.items.iter().enumerate() {
-        match text.parse() {
-            Ok(network) => networks.push(network),
-            Err(()) => cx.report.error_hint(
-                &list.path_of(path, index),
-                format!("`{text}` is not a network"),
-                "write an IP address, or a network as `10.0.0.0/8`",
-            ),
-        }
-    }
-    networks
-}
-
-fn warn_of_websocket_keys(written: &file::Transport, at: &str, cx: &mut Context<'_>) {
-    for (key, given) in [
-        ("path", written.path.is_some()),
-        ("host", written.host.is_some()),
-        ("headers", written.headers.is_some()),
-        ("mux", written.mux.is_some_and(|Number(mux)| mux > 0)),
-        ("trusted_proxies", written.trusted_proxies.is_some()),
-    ] {
-        if given {
-            cx.report.warn(&key_at(at, key), ONLY_WS);
-        }
-    }
 }
 
 fn udp_over(written: &file::Transport, at: &str, ws: bool, cx: &mut Context<'_>) -> bool {

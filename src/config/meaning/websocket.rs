@@ -1,10 +1,18 @@
-//! The HTTP request that opens a WebSocket: its parts, and whether they can stand in one.
+//! WebSocket: its keys, and the HTTP request that opens it.
 
+use crate::net::transport::Network;
 use crate::wire::address::Address;
 use crate::wire::http::{self, Endpoint};
 
-use super::context::Context;
-use super::model::{EndpointWs, Transport, WebSocket};
+use super::context::{Context, filled, key_at};
+use super::model::{EndpointWs, Fallback, Transport, WebSocket};
+use crate::config::written::file;
+use crate::config::written::scalar::Number;
+
+/// The most streams that a client may put into one WebSocket connection.
+const MAX_MUX: u64 = 128;
+/// Said of keys that only WebSocket has.
+const ONLY_WS: &str = "no effect without `\"type\": \"ws\"`";
 
 /// Reports each part of `endpoint` that cannot stand in the head of a request.
 pub(super) fn check(endpoint: &Endpoint, path_of: &dyn Fn(&str) -> String, cx: &mut Context<'_>) {
@@ -39,13 +47,71 @@ pub(super) fn check(endpoint: &Endpoint, path_of: &dyn Fn(&str) -> String, cx: &
     }
 }
 
+/// The WebSocket of the transport at `at`.
+pub(super) fn websocket(written: &file::Transport, at: &str, cx: &mut Context<'_>) -> WebSocket {
+    let mux = match written.mux {
+        None => false,
+        Some(Number(mux)) if mux <= MAX_MUX => mux > 0,
+        Some(Number(mux)) => {
+            let message = format!("{mux} is out of range: use 0 to {MAX_MUX}");
+            cx.report.error(&key_at(at, "mux"), message);
+            false
+        }
+    };
+    let fields = written.headers.clone().unwrap_or_default();
+    let endpoint = Endpoint {
+        path: written.path.clone().unwrap_or_else(|| "/".to_owned()),
+        host: filled(written.host.as_deref()),
+        fields: fields.into_iter().collect(),
+    };
+    check(&endpoint, &|key| key_at(at, key), cx);
+    WebSocket {
+        endpoint,
+        mux,
+        trusted_proxies: trusted_proxies(written, &key_at(at, "trusted_proxies"), cx),
+    }
+}
+
+fn trusted_proxies(written: &file::Transport, path: &str, cx: &mut Context<'_>) -> Vec<Network> {
+    let list = written.trusted_proxies.clone().unwrap_or_default();
+    let mut networks = Vec::new();
+    for (index, text) in list.items.iter().enumerate() {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(()) => cx.report.error_hint(
+                &list.path_of(path, index),
+                format!("`{text}` is not a network"),
+                "write an IP address, or a network as `10.0.0.0/8`",
+            ),
+        }
+    }
+    networks
+}
+
+/// Warns of keys that need WebSocket.
+pub(super) fn warn_of_keys(written: &file::Transport, at: &str, cx: &mut Context<'_>) {
+    for (key, given) in [
+        ("path", written.path.is_some()),
+        ("host", written.host.is_some()),
+        ("headers", written.headers.is_some()),
+        ("mux", written.mux.is_some_and(|Number(mux)| mux > 0)),
+        ("trusted_proxies", written.trusted_proxies.is_some()),
+    ] {
+        if given {
+            cx.report.warn(&key_at(at, key), ONLY_WS);
+        }
+    }
+}
+
 impl Transport {
     /// The name that local expects in the certificate of the server at `address`.
     #[must_use]
     pub fn server_name(&self, address: &Address) -> String {
         let given = self.tls.as_ref().and_then(|tls| tls.server_name.clone());
         let host = || {
-            let host = self.ws.as_ref()?.endpoint.host.as_deref()?;
+            let beside = || self.fallback.as_ref()?.ws.as_ref();
+            let ws = self.ws.as_ref().or_else(beside)?;
+            let host = ws.endpoint.host.as_deref()?;
             Some(without_port(host).to_owned())
         };
         given.or_else(host).unwrap_or_else(|| match address {
@@ -65,6 +131,17 @@ impl Transport {
             (false, true) => "tls",
             (true, false) => "ws",
             (true, true) => "wss",
+        }
+    }
+}
+
+impl Fallback {
+    /// Its name: `ws` or `tcp`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self.ws {
+            Some(_) => "ws",
+            None => "tcp",
         }
     }
 }

@@ -132,6 +132,51 @@ fn nonsense_in_a_transport_is_refused_where_it_stands() {
             "use `quic`",
         ),
         (
+            r#"{"type": "quic", "fallback": "kcp"}"#,
+            "transport.fallback",
+            "unknown fallback of QUIC `kcp`",
+        ),
+        (
+            r#"{"type": "quic", "fallback": {"root": "/srv"}}"#,
+            "transport.fallback",
+            "remove it; `\"ws\"` or `\"tcp\"` is what",
+        ),
+        (
+            r#"{"type": "quic", "fallback": 1}"#,
+            "transport.fallback",
+            "a name, or an object",
+        ),
+        (
+            r#"{"type": "quic", "fallback": "tcp", "path": "/x"}"#,
+            "transport.path",
+            "no effect",
+        ),
+        (
+            r#"{"type": "quic", "fallback": "ws", "path": "x"}"#,
+            "transport.path",
+            "not a path",
+        ),
+        (
+            r#"{"type": "quic", "fallback_retry": 60}"#,
+            "transport.fallback_retry",
+            "no effect without `fallback`",
+        ),
+        (
+            r#"{"type": "quic", "fallback": "ws", "fallback_retry": 0}"#,
+            "transport.fallback_retry",
+            "at least 1 second",
+        ),
+        (
+            r#"{"type": "ws", "fallback": "tcp"}"#,
+            "transport.fallback",
+            "only QUIC has another transport beside it",
+        ),
+        (
+            r#"{"type": "ws", "fallback_retry": 5}"#,
+            "transport.fallback_retry",
+            "no effect",
+        ),
+        (
             r#"{"type": "ws", "alpn": "h3"}"#,
             "transport.alpn",
             "no effect",
@@ -301,4 +346,43 @@ fn summary_shows_the_transport() {
         summary.contains("over wss /x with mux.cool, TLS for 192.0.2.1, UDP directly"),
         "{summary}"
     );
+}
+
+#[test]
+fn fallback_of_quic_is_a_transport_of_the_same_server() {
+    let both = r#""transport": {"type": "quic", "fallback": "ws", "path": "/x", "host": "a.example", "tls": {"cert": "/c", "key": "/k"}}"#;
+    for role in [Role::Local, Role::Server] {
+        let text = with(both);
+        let config =
+            parse(&text, role, &no_env).unwrap_or_else(|found| panic!("{}", shown(&found)));
+        assert!(config.warnings.is_empty(), "{}", shown(&config.warnings));
+        let server = &config.servers[0];
+        let beside = server.beside_quic().unwrap();
+        let layers = beside.transport.clone().unwrap();
+        assert_eq!((server.is_quic(), beside.is_quic()), (true, false));
+        assert_eq!(layers.name(), "wss");
+        assert_eq!(layers.ws.clone().unwrap().endpoint.path, "/x");
+        let name = |one: &Transport| one.server_name(&"192.0.2.1:1".parse().unwrap());
+        assert_eq!(name(&layers), "a.example");
+        assert_eq!(name(server.transport.as_ref().unwrap()), "a.example");
+        let summary = config.summary();
+        let expected = match role {
+            Role::Server => "beside    TCP 192.0.2.1:8388, over wss a.example/x",
+            _ => {
+                "fallback  TCP, over wss a.example/x, where UDP is blocked; QUIC is tried again after 300 s"
+            }
+        };
+        assert!(summary.contains(expected), "{summary}");
+    }
+    let tcp = with(r#""transport": {"type": "quic", "fallback": "tcp", "fallback_retry": 60}"#);
+    let server = local(&tcp).servers[0].clone();
+    assert!(server.beside_quic().unwrap().transport.is_none());
+    // The port is that of TCP, too.
+    let keys = r#"{"server": "0.0.0.0", "server_port": 1, "method": "aes-256-gcm", "password": "x", "transport": {"type": "quic", "fallback": "tcp", "tls": {"cert": "/c", "key": "/k"}}}"#;
+    let plain = r#"{"server": "0.0.0.0", "server_port": 1, "method": "aes-256-gcm", "password": "x", "mode": "tcp_only"}"#;
+    let found = failure(
+        &format!(r#"{{"servers": [{keys}, {plain}]}}"#),
+        Role::Server,
+    );
+    assert!(found.contains("TCP"), "{found}");
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scalar::{List, Number, ProbeTarget, Strings, Switch, UrlOr};
+use super::scalar::{List, NameOr, Number, ProbeTarget, Strings, Switch, UrlOr};
 use crate::config::secret::Secret;
 use crate::outbound::warm::WarmPolicy;
 
@@ -156,10 +156,11 @@ pub(crate) struct Transport {
     pub(crate) alpn: Option<String>,
     pub(crate) congestion: Option<String>,
     pub(crate) trusted_proxies: Option<Strings>,
-    pub(crate) fallback: Option<Fallback>,
+    pub(crate) fallback: Option<NameOr<Fallback>>,
+    pub(crate) fallback_retry: Option<Number<u64>>,
 }
 
-/// `transport.fallback`.
+/// `transport.fallback` where it is a site.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Fallback {

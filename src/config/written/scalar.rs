@@ -236,3 +236,33 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for UrlOr<T> {
         deserializer.deserialize_any(Form(PhantomData))
     }
 }
+
+/// A name, or an object.
+#[derive(Clone, Debug)]
+pub(crate) enum NameOr<T> {
+    /// The name.
+    Name(String),
+    /// The object.
+    Object(Box<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for NameOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Form<T> {
+            type Value = NameOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or an object: `{ … }`")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<NameOr<T>, E> {
+                Ok(NameOr::Name(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NameOr<T>, A::Error> {
+                let object = T::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(NameOr::Object(Box::new(object)))
+            }
+        }
+        deserializer.deserialize_any(Form(PhantomData))
+    }
+}

@@ -83,6 +83,8 @@ pub struct Server {
     pub address: Option<String>,
     /// Its method; null: not told.
     pub method: Option<&'static str>,
+    /// The transport that requests take, where there is another beside QUIC: `quic`, `ws` or `tcp`; null: there is one alone.
+    pub way: Option<&'static str>,
     /// Whether the next request goes through it.
     pub active: bool,
     /// Whether it was chosen by `PUT /api/v1/servers/NAME/active`.
@@ -310,6 +312,7 @@ pub fn servers(facts: &Facts) -> Vec<Server> {
         name: table.server.to_string(),
         address: None,
         method: Some(table.method.name()),
+        way: None,
         active: true,
         chosen: false,
         failed: false,
@@ -329,6 +332,7 @@ fn server(state: ServerState) -> Server {
         name: state.name,
         address: Some(state.address),
         method: None,
+        way: state.way,
         active: state.is_next,
         chosen: state.is_chosen,
         failed: state.has_failed,

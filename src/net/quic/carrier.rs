@@ -2,10 +2,10 @@
 
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, ConnectionError, Endpoint};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -20,6 +20,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const SILENCE: Duration = Duration::from_millis(750);
 /// Looks without flows between two looks that matter.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether the server is heard again.
+const QUICK_LOOK: Duration = Duration::from_millis(10);
+/// For how long it is looked before the connection tries another port of this machine.
+const QUICK_LOOKS: Duration = Duration::from_secs(1);
 
 /// A connection that flows share.
 pub(super) struct Carrier {
@@ -28,6 +32,8 @@ pub(super) struct Carrier {
     /// Whether the server has agreed to early data, where some was sent.
     pub(super) agreed: Option<Agreed>,
     flows: AtomicUsize,
+    /// How many challenges (RFC 9000 §9.3) must have come from the server: then it has heard us since that was last in doubt.
+    challenges: AtomicU64,
     /// A flow has begun.
     begun: Notify,
 }
@@ -48,6 +54,7 @@ impl Carrier {
             endpoint,
             agreed: None,
             flows: AtomicUsize::new(0),
+            challenges: AtomicU64::new(0),
             begun: Notify::new(),
         }
     }
@@ -74,6 +81,40 @@ impl Carrier {
     /// Whether flows can begin.
     pub(super) fn is_open(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+
+    /// Doubts that datagrams still go both ways, and sends from another port: a server that hears from there says so. What it sends by
+    /// itself may come where nothing is let out.
+    pub(super) fn doubt(&self, options: &SocketOptions) {
+        self.challenges.store(self.challenged() + 1, Relaxed);
+        self.rebind(options);
+    }
+
+    /// Whether datagrams go both ways, as far as is known.
+    pub(super) fn is_heard(&self) -> bool {
+        self.challenged() >= self.challenges.load(Relaxed)
+    }
+
+    fn challenged(&self) -> u64 {
+        self.connection.stats().frame_rx.path_challenge
+    }
+
+    /// Waits until datagrams go both ways. Cancel safe.
+    pub(super) async fn until_heard(&self, options: &SocketOptions) -> Result<(), ConnectionError> {
+        let mut since = Instant::now();
+        loop {
+            if let Some(end) = self.connection.close_reason() {
+                return Err(end);
+            }
+            if self.is_heard() {
+                return Ok(());
+            }
+            if since.elapsed() >= QUICK_LOOKS {
+                since = Instant::now();
+                self.rebind(options);
+            }
+            sleep(QUICK_LOOK).await;
+        }
     }
 
     /// Sends from another port of this machine from now on: the server notices, and what was lost is sent again at once (RFC 9000
@@ -109,7 +150,7 @@ impl Carrier {
             unused_since = None;
             sleep(LOOK).await;
             if heard.is_silent(&self.connection) {
-                self.rebind(&options);
+                self.doubt(&options);
             }
         }
     }

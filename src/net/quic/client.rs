@@ -1,8 +1,11 @@
 //! The client's side: one connection to a server, shared by all flows to it.
 
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use tokio::time::timeout;
 
 use super::carrier::Carrier;
 use super::early::{Agreed, Early};
+use super::icmp::IcmpErrors;
 use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, transport};
 use super::stream::QuicStream;
 use crate::limits::QUIC_CONNECTION_WINDOW;
@@ -32,8 +36,17 @@ pub struct Client {
     current: tokio::sync::Mutex<Option<Arc<Carrier>>>,
     /// The address of the last connection.
     known: Mutex<Option<SocketAddr>>,
+    /// Whether data is sent with the first packet only where it is known that UDP reaches the server.
+    is_careful: bool,
+    /// Whether that is known, on the network as it is now.
+    works: Arc<AtomicBool>,
+    /// A change of the network came while the connection could not be looked at.
+    missed: AtomicBool,
     tasks: Tasks,
 }
+
+/// How long the answer to early data may take until it is doubted that UDP reaches the server.
+const DOUBT: Duration = Duration::from_millis(750);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,8 +90,60 @@ impl Client {
             limit,
             current: tokio::sync::Mutex::default(),
             known: Mutex::default(),
+            is_careful: false,
+            works: Arc::default(),
+            missed: AtomicBool::new(false),
             tasks: Tasks::default(),
         })
+    }
+
+    /// The same where there is another way to the server: nothing depends on UDP until it is known that it reaches the server.
+    #[must_use]
+    pub fn careful(mut self) -> Self {
+        self.is_careful = true;
+        self
+    }
+
+    /// Whether a stream can be opened without waiting, in a connection whose server is heard.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let current = self.current.try_lock();
+        current.is_ok_and(|current| current.as_ref().is_some_and(|one| self.can_use(one)))
+    }
+
+    /// Waits until a stream can be opened in a connection whose server is heard on the network as it is now. Makes the connection if
+    /// there is none.
+    ///
+    /// # Errors
+    /// Those of [`Client::open`].
+    pub async fn ready(&self, addresses: &[IpAddr], port: u16) -> Result<(), Error> {
+        let ready = async {
+            let carrier = self.carrier(addresses, port).await?;
+            if self.missed.swap(false, Relaxed) {
+                carrier.doubt(&self.dialer.options);
+            }
+            if self.can_use(&carrier) {
+                return Ok(());
+            }
+            let heard = carrier.until_heard(&self.dialer.options).await;
+            let address = carrier.connection.remote_address();
+            heard.map_err(|error| self.dialer.failed(address, &error))?;
+            self.works.store(true, Relaxed);
+            Ok(())
+        };
+        self.in_time(ready).await
+    }
+
+    /// Whether the server of a connection is heard, or was in another connection before.
+    fn can_use(&self, carrier: &Carrier) -> bool {
+        let works = self.works.load(Relaxed);
+        carrier.is_open() && works && (carrier.is_heard() || carrier.undecided().is_some())
+    }
+
+    async fn in_time<T>(&self, open: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let seconds = self.limit.as_secs();
+        let opened = timeout(self.limit, open).await;
+        opened.unwrap_or(Err(Error::ConnectTimeout { seconds }))
     }
 
     /// Opens a stream to the server at one of `addresses`, in the connection that is there or a new one.
@@ -100,17 +165,18 @@ impl Client {
                 None => stream,
             }))
         };
-        let seconds = self.limit.as_secs();
-        let opened = timeout(self.limit, open).await;
-        opened.unwrap_or(Err(Error::ConnectTimeout { seconds }))
+        self.in_time(open).await
     }
 
     /// Moves the connection to a new socket: one of the network as it is now.
     pub fn network_changed(&self) {
-        if let Ok(current) = self.current.try_lock()
-            && let Some(carrier) = current.as_ref().filter(|carrier| carrier.is_open())
-        {
-            carrier.rebind(&self.dialer.options);
+        self.works.store(false, Relaxed);
+        let Ok(current) = self.current.try_lock() else {
+            self.missed.store(true, Relaxed);
+            return;
+        };
+        if let Some(carrier) = current.as_ref().filter(|carrier| carrier.is_open()) {
+            carrier.doubt(&self.dialer.options);
         }
     }
 
@@ -120,6 +186,13 @@ impl Client {
         if let Some(carrier) = self.current.lock().await.take() {
             carrier.connection.close(NO_ERROR, b"");
         }
+    }
+
+    /// Whether data was sent with the first packet of the connection.
+    #[cfg(test)]
+    pub(super) async fn was_early(&self) -> bool {
+        let current = self.current.lock().await;
+        current.as_ref().is_some_and(|one| one.agreed.is_some())
     }
 
     /// Whether the server has agreed to early data, once it has said so.
@@ -136,9 +209,17 @@ impl Client {
         if let Some(carrier) = current.as_ref().filter(|carrier| carrier.is_open()) {
             return Ok(Arc::clone(carrier));
         }
-        *current = None;
-        let (carrier, accepted) = self.connect(addresses, port).await?;
+        if let Some(ConnectionError::TimedOut) =
+            current.take().and_then(|one| one.connection.close_reason())
+        {
+            self.works.store(false, Relaxed);
+        }
+        let early = !self.is_careful || self.works.load(Relaxed);
+        let (carrier, accepted) = self.connect(addresses, port, early).await?;
         let connection = carrier.connection.clone();
+        if accepted.is_none() {
+            self.works.store(true, Relaxed);
+        }
         *lock(&self.known) = Some(connection.remote_address());
         let agreed = accepted.map(|accepted| self.agreement(connection, accepted));
         let carrier = Arc::new(carrier.with_agreed(agreed));
@@ -148,7 +229,12 @@ impl Client {
         Ok(carrier)
     }
 
-    async fn connect(&self, addresses: &[IpAddr], port: u16) -> Result<Connected, Error> {
+    async fn connect(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        early: bool,
+    ) -> Result<Connected, Error> {
         let mut order = interleave(addresses, port);
         if let Some(known) = *lock(&self.known) {
             // First the one that has given us tickets.
@@ -157,16 +243,29 @@ impl Client {
         if order.is_empty() {
             return Err(Error::NoAddress);
         }
-        race(order, |address| Arc::clone(&self.dialer).connect(address)).await
+        race(order, |address| {
+            Arc::clone(&self.dialer).connect(address, early)
+        })
+        .await
     }
 
     /// Notes whether the server agrees to early data. A server that says nothing in time has no connection.
     fn agreement(&self, connection: Connection, accepted: ZeroRttAccepted) -> Agreed {
         let (word, agreed) = watch::channel(None);
-        let limit = self.limit;
+        let (limit, works) = (self.limit, Arc::clone(&self.works));
         self.tasks.spawn(async move {
-            match timeout(limit, accepted).await {
-                Ok(accepted) => drop(word.send(Some(accepted))),
+            let mut accepted = pin!(accepted);
+            let mut answer = timeout(limit.min(DOUBT), &mut accepted).await;
+            if answer.is_err() {
+                works.store(false, Relaxed);
+                answer = timeout(limit.saturating_sub(DOUBT), accepted).await;
+            }
+            match answer {
+                Ok(accepted) => {
+                    works.store(connection.close_reason().is_none(), Relaxed);
+                    // Nobody may be waiting for it.
+                    let _ = word.send(Some(accepted));
+                }
                 Err(_) => connection.close(NO_ERROR, b""),
             }
         });
@@ -187,29 +286,52 @@ struct Dialer {
 }
 
 impl Dialer {
-    async fn connect(self: Arc<Self>, address: SocketAddr) -> Result<Connected, Error> {
+    /// `early`: the connection is there at once if data can be sent with the first packet.
+    async fn connect(
+        self: Arc<Self>,
+        address: SocketAddr,
+        early: bool,
+    ) -> Result<Connected, Error> {
         let wrong = |source| Error::Connect { address, source };
-        let endpoint = self.endpoint().map_err(wrong)?;
+        let (endpoint, errors) = self.endpoint().map_err(wrong)?;
         let is_v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
         let config = self.config.clone();
         let connecting = endpoint
             .connect_with(config, as_family(address, is_v6), &self.name)
             .map_err(|error| wrong(io::Error::other(error.to_string())))?;
-        let connecting = match connecting.into_0rtt() {
+        let connecting = match early {
+            true => connecting.into_0rtt(),
+            false => Err(connecting),
+        };
+        let connecting = match connecting {
             Ok((connection, accepted)) => {
                 return Ok((Carrier::new(connection, endpoint), Some(accepted)));
             }
             Err(connecting) => connecting,
         };
-        let connected = connecting.await;
+        let refused = async {
+            match &errors {
+                Some(errors) => errors.next().await,
+                None => pending().await,
+            }
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = connecting => connected,
+            error = refused => return Err(wrong(error)),
+        };
         let connection = connected.map_err(|error| self.failed(address, &error))?;
         Ok((Carrier::new(connection, endpoint), None))
     }
 
-    fn endpoint(&self) -> io::Result<Endpoint> {
+    /// A socket, and what ICMP says of what it sends.
+    fn endpoint(&self) -> io::Result<(Endpoint, Option<IcmpErrors>)> {
         let socket = UdpSocket::from(self.options.outgoing_udp()?);
+        // Without it, a port that nobody serves is noticed by the time limit.
+        let errors = IcmpErrors::of(&socket).ok();
         let config = EndpointConfig::default();
-        Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+        let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
+        Ok((endpoint, errors))
     }
 
     /// Why there is no connection: TLS, or the network.

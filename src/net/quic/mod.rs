@@ -2,6 +2,7 @@
 //!
 //! - `client.rs`: the connection to a server, which all flows share.
 //! - `carrier.rs`: one such connection: its flows, its end, and its moves to another network.
+//! - `icmp.rs`: notices that nobody serves a port.
 //! - `server.rs`: the connections that come to a UDP port.
 //! - `stream.rs`: one stream; `early.rs`: what was sent in it before the server has agreed to 0-RTT.
 //! - `settings.rs`: how connections send and receive; their errors.
@@ -11,6 +12,7 @@
 mod carrier;
 mod client;
 mod early;
+mod icmp;
 mod server;
 mod settings;
 pub(super) mod stream;

@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use super::{Arrival, Client, Congestion, Server, Settings};
 use crate::limits::MAX_EARLY_DATA;
 use crate::net::tasks::Tasks;
 use crate::net::tls::{self, Pem, Trust};
-use crate::net::{SocketOptions, Stream};
+use crate::net::{Error, SocketOptions, Stream};
 
 const NAME: &str = "quic.example";
 const LIMIT: Duration = Duration::from_secs(5);
@@ -148,6 +149,48 @@ async fn second_connection_sends_with_its_first_packet_and_loses_nothing_if_refu
         assert_eq!(client.agreed().await, Some(accepts));
         drop(second);
     }
+}
+
+#[tokio::test]
+async fn port_that_nobody_serves_is_noticed_at_once() {
+    let identity = Identity::new();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    drop(socket);
+    let begun = Instant::now();
+    let refused = identity.client().ready(&addresses, port).await;
+    assert!(
+        matches!(&refused, Err(Error::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused),
+        "{refused:?}"
+    );
+    assert!(begun.elapsed() < LIMIT / 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn careful_client_sends_early_only_where_the_server_was_heard() {
+    let identity = Identity::new();
+    let (_server, port) = echoes(&identity.server(true), 0);
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let client = identity.client().careful();
+    assert!(!client.is_ready());
+    client.ready(&addresses, port).await.unwrap();
+    assert!(client.is_ready());
+    exchange(&open(&client, port).await, 100).await;
+    client.end().await;
+    client.ready(&addresses, port).await.unwrap();
+    assert_eq!(client.agreed().await, None, "with a ticket, at once");
+    exchange(&open(&client, port).await, 100).await;
+    // The connection that is there must show that it works on another network, too.
+    client.network_changed();
+    assert!(!client.is_ready());
+    client.ready(&addresses, port).await.unwrap();
+    assert!(client.is_ready());
+    client.network_changed();
+    client.end().await;
+    client.ready(&addresses, port).await.unwrap();
+    assert!(!client.was_early().await, "the handshake comes first again");
+    exchange(&open(&client, port).await, 100).await;
 }
 
 async fn until(mut condition: impl FnMut() -> bool) {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Inner, Key, Kind, Servers};
 use crate::outbound::server::ServerState;
+use crate::outbound::ways::Fallback;
 
 impl Servers {
     /// What is known of each server, in the order of the config.
@@ -21,6 +22,7 @@ impl Servers {
             .map(|(place, server)| ServerState {
                 name: server.name.to_string(),
                 address: server.endpoint.address.to_string(),
+                way: server.endpoint.fallback.as_ref().map(Fallback::way),
                 is_next: next == Some(place),
                 is_chosen: chosen == place,
                 has_failed: server.health.has_failed(),

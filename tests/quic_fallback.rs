@@ -1,0 +1,368 @@
+//! `fallback` beside QUIC: networks and servers without UDP cost a client less than a second, and nothing is hidden.
+
+use crate::common::{
+    DEADLINE,
+    admin::Api,
+    eventually,
+    identity::Identity,
+    matrix::{self, Targets},
+    peers::{self, Spec},
+    process::{Process, free_port, make_private, v4},
+    socks::{self, Socks},
+    targets::TcpTarget,
+};
+use crate::emulated::{self, Link, Shape};
+use crate::network_change::start_both;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const METHOD: &str = "2022-blake3-aes-256-gcm";
+/// How long a first flow may take where UDP is blocked, and what a busy machine adds.
+const FIRST: Duration = Duration::from_secs(1 + 2);
+/// Shorter than the time that QUIC has for itself.
+const AT_ONCE: Duration = Duration::from_millis(200);
+const LOST: &str = "requests to the server go by the fallback";
+const WON: &str = "QUIC works: new requests";
+
+/// Files of one server and its client.
+struct Scene {
+    directory: TempDir,
+    identity: Identity,
+    spec: Spec,
+    port: u16,
+    socks: u16,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            identity: Identity::new(),
+            spec: Spec::new(METHOD),
+            port: free_port(),
+            socks: free_port(),
+        }
+    }
+
+    /// A config for both roles.
+    fn config(&self, transport: &Value, keys: &Value) -> PathBuf {
+        let mut config = json!({
+            "server": "127.0.0.1", "server_port": self.port, "method": METHOD, "password": self.spec.password,
+            "local_address": "127.0.0.1", "local_port": self.socks, "mode": "tcp_and_udp", "transport": transport,
+        });
+        if transport["type"] != "tcp" {
+            let tls = &mut config["transport"]["tls"];
+            *tls = self.identity.own();
+            for (key, value) in self.identity.trusted().as_object().unwrap() {
+                tls[key] = value.clone();
+            }
+        }
+        for (key, value) in keys.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let count = fs::read_dir(self.directory.path()).unwrap().count();
+        let path = self.directory.path().join(format!("{count}.json"));
+        fs::write(&path, config.to_string()).unwrap();
+        make_private(&path);
+        path
+    }
+
+    fn start(role: &str, config: &Path) -> Process {
+        let mut command = peers::ssr(&[role, "-v", "-c", config.to_str().unwrap()]);
+        let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
+        process.running().unwrap();
+        process
+    }
+
+    fn server(&self, transport: &Value) -> Process {
+        Self::start("server", &self.config(transport, &json!({})))
+    }
+
+    fn local(&self, transport: &Value) -> Process {
+        Self::start("local", &self.config(transport, &json!({})))
+    }
+
+    fn socks(&self) -> Socks {
+        Socks::new(v4(self.socks))
+    }
+
+    /// How long a flow takes from its beginning to the answer.
+    fn flow(&self, target: &TcpTarget) -> Duration {
+        let begun = Instant::now();
+        matrix::echoes(&self.socks(), &target.v4(), 100);
+        begun.elapsed()
+    }
+
+    /// Whether a flow gets its answer soon.
+    fn works(&self, target: &TcpTarget) -> bool {
+        let Ok((mut stream, 0, _)) = self.socks().request(socks::CONNECT, &target.v4()) else {
+            return false;
+        };
+        stream.set_read_timeout(Some(FIRST)).unwrap();
+        stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok()
+    }
+}
+
+fn quic(fallback: &str) -> Value {
+    json!({"type": "quic", "fallback": fallback})
+}
+
+#[test]
+fn both_halves_read_one_file_and_both_ways_work() {
+    let targets = Targets::start();
+    for (fallback, alone) in [
+        (quic("ws"), json!({"type": "ws", "udp_over": "ws"})),
+        (
+            json!({"type": "quic", "fallback": "ws", "path": "/x", "host": "proxy.example"}),
+            json!({"type": "ws", "udp_over": "ws", "path": "/x", "host": "proxy.example"}),
+        ),
+        (quic("tcp"), json!({"type": "tcp"})),
+    ] {
+        let scene = Scene::new();
+        let both = scene.config(&fallback, &json!({}));
+        let server = Scene::start("server", &both);
+        {
+            let local = Scene::start("local", &both);
+            matrix::echoes(&scene.socks(), &targets.echo.v4(), 100_000);
+            matrix::echoes_datagram(&scene.socks(), &targets, 1200);
+            assert!(!local.log().contains(LOST), "{}", local.log());
+        }
+        let log = server.log();
+        assert!(log.contains("listening by TCP beside QUIC"), "{log}");
+        // The other way, as a client that knows only this one.
+        let _local = scene.local(&alone);
+        matrix::echoes(&scene.socks(), &targets.echo.v4(), 100_000);
+        if alone["type"] == "ws" {
+            matrix::echoes_datagram(&scene.socks(), &targets, 1200);
+        }
+    }
+}
+
+#[test]
+fn server_without_quic_costs_no_time() {
+    let target = TcpTarget::echo();
+    for (fallback, served) in [
+        ("ws", json!({"type": "ws"})),
+        ("tcp", json!({"type": "tcp"})),
+    ] {
+        let scene = Scene::new();
+        let alone = scene.config(&served, &json!({"mode": "tcp_only"}));
+        let _server = Scene::start("server", &alone);
+        let local = scene.local(&quic(fallback));
+        // What ICMP says of the port is heard at once.
+        let first = scene.flow(&target);
+        assert!(first < FIRST, "{first:?}");
+        eventually("it is told", || {
+            let log = local.log();
+            log.contains(LOST) && log.contains("Connection refused")
+        });
+        let next = (0..5).map(|_| scene.flow(&target)).min().unwrap();
+        assert!(next < AT_ONCE, "{next:?}");
+    }
+}
+
+#[test]
+fn black_hole_for_udp_costs_a_second_once_and_quic_is_used_when_it_is_gone() {
+    let (scene, targets) = (Scene::new(), Targets::start());
+    // Its UDP port is one of Shadowsocks, which says nothing to QUIC.
+    let first_server = scene.server(&json!({"type": "ws"}));
+    let (api, keys) = Api::new();
+    let client = json!({"type": "quic", "fallback": "ws", "fallback_retry": 1});
+    let local = Scene::start("local", &scene.config(&client, &keys));
+    let first = scene.flow(&targets.echo);
+    assert!(first < FIRST, "{first:?}");
+    let next = (0..5).map(|_| scene.flow(&targets.echo)).min().unwrap();
+    assert!(next < AT_ONCE, "{next:?}");
+    matrix::echoes_datagram(&scene.socks(), &targets, 1200);
+    let way = || api.json("/api/v1/servers")[0]["way"].clone();
+    assert_eq!(way(), "ws");
+    eventually("it is told", || local.log().contains(LOST));
+    // The black hole goes away; the other way, too.
+    drop(first_server);
+    let _second = scene.server(&json!({"type": "quic"}));
+    eventually("flows go by QUIC", || scene.works(&targets.echo));
+    eventually("it is told", || local.log().contains(WON));
+    assert_eq!(way(), "quic");
+    matrix::echoes_datagram(&scene.socks(), &targets, 1200);
+}
+
+#[test]
+fn connection_that_went_silent_is_left_for_the_fallback() {
+    let (scene, target) = (Scene::new(), TcpTarget::echo());
+    let first = scene.server(&quic("tcp"));
+    let local = scene.local(&quic("tcp"));
+    scene.flow(&target);
+    assert!(!local.log().contains(LOST), "{}", local.log());
+    drop(first); // by SIGKILL: it says nothing
+    let alone = scene.config(&json!({"type": "tcp"}), &json!({"mode": "tcp_only"}));
+    let _second = Scene::start("server", &alone);
+    let _black_hole = UdpSocket::bind(v4(scene.port)).unwrap();
+    let begun = Instant::now();
+    eventually("flows go by the fallback", || scene.works(&target));
+    assert!(begun.elapsed() < 3 * FIRST, "{:?}", begun.elapsed());
+    eventually("it is told", || local.log().contains(LOST));
+}
+
+#[test]
+fn wrong_certificate_is_an_error_and_not_a_reason_for_the_fallback() {
+    let (scene, other) = (Scene::new(), Identity::new());
+    let target = TcpTarget::echo();
+    let _server = scene.server(&quic("tcp"));
+    let mut transport = quic("tcp");
+    transport["tls"] = other.trusted();
+    let local = Scene::start(
+        "local",
+        &scene.config(&json!({"type": "tcp"}), &json!({"transport": transport})),
+    );
+    for _ in 0..3 {
+        assert!(!scene.works(&target), "a flow went by TCP");
+    }
+    eventually("the reason is told", || {
+        let log = local.log();
+        log.contains("the TLS handshake with proxy.example failed") && log.contains("`ca`")
+    });
+    assert!(!local.log().contains(LOST), "{}", local.log());
+}
+
+#[test]
+fn check_shows_both_listeners_and_where_a_fallback_is_wrong() {
+    let scene = Scene::new();
+    let check = |transport: &Value| {
+        let config = scene.config(transport, &json!({}));
+        let output = peers::ssr(&["check", "-c", config.to_str().unwrap()])
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.success(),
+            text(&output.stdout) + &text(&output.stderr),
+        )
+    };
+    let (is_good, text) = check(&json!({"type": "quic", "fallback": "ws", "path": "/x"}));
+    assert!(is_good, "{text}");
+    for line in [
+        format!(
+            "listen      127.0.0.1:{} tcp_and_udp, {METHOD}, over quic",
+            scene.port
+        ),
+        format!("beside    TCP 127.0.0.1:{}, over wss /x", scene.port),
+        "fallback  TCP, over wss /x, where UDP is blocked; QUIC is tried again after 300 s"
+            .to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    for (transport, words) in [
+        (quic("kcp"), "use `ws`"),
+        (
+            json!({"type": "quic", "fallback": {"root": "/"}}),
+            "no site in front of QUIC",
+        ),
+        (json!({"type": "ws", "fallback": "tcp"}), "only QUIC"),
+    ] {
+        let (is_good, text) = check(&transport);
+        assert!(!is_good && text.contains(".json:1:"), "{text}");
+        assert!(
+            text.contains("transport.fallback") && text.contains(words),
+            "{text}"
+        );
+    }
+}
+
+// Over a link.
+
+const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
+
+#[test]
+#[ignore = "needs root and nft: namespaces and a link between them"]
+fn change_of_network_decides_anew_over_link() {
+    let link = Link::new(Shape {
+        delay: Duration::from_millis(5),
+        loss: 0.0,
+        rate: 1e8,
+        queue: Duration::from_millis(100),
+        seed: 1,
+    })
+    .expect("root, /dev/net/tun and `ip`");
+    link.b.ip("addr add 198.51.100.7 dev lo").unwrap();
+    let echo = || {
+        let listener = TcpListener::bind(TARGET).unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let mut room = [0];
+                    while let Ok(1) = stream.read(&mut room) {
+                        let _gone = stream.write_all(&room);
+                    }
+                });
+            }
+        });
+    };
+    link.b.run(echo).unwrap();
+    let scene = Scene::new();
+    let keys = json!({"server": emulated::B.to_string(), "local_port": 1080, "server_port": 8388});
+    let (_server, local) = start_both(&link, &scene.config(&quic("ws"), &keys));
+    let flow = || {
+        let ask = || {
+            let begun = Instant::now();
+            let mut stream = Socks::new(v4(1080)).connect(&socks::Target::from(TARGET));
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            begun.elapsed()
+        };
+        link.a.run(ask).unwrap()
+    };
+    let said = |words: &str| local.log().matches(words).count();
+    flow();
+    assert_eq!(said(LOST), 0, "{}", local.log());
+    let shell = |line: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", line]);
+        link.a.place(&mut command).unwrap();
+        assert!(command.status().unwrap().success(), "{line}");
+    };
+    let changes = || said("the network has changed");
+    let change = |address: &str| {
+        let before = changes();
+        link.a
+            .ip(&format!("addr add {address}/24 dev link0"))
+            .unwrap();
+        eventually("the change is noticed", || changes() > before);
+    };
+    // Another network, which lets no UDP out. A connection is there.
+    shell(
+        "nft 'table inet block { chain out { type filter hook output priority 0; udp dport 8388 drop; }; }'",
+    );
+    change("10.99.0.5");
+    let first = flow();
+    assert!(first < FIRST, "{first:?}");
+    // A change comes as a group of changes.
+    eventually("it is told", || {
+        flow();
+        said(LOST) == 1
+    });
+    let next = (0..5).map(|_| flow()).min().unwrap();
+    // TCP, TLS, the upgrade and the request; QUIC would have been waited for 250 ms.
+    assert!(next < Duration::from_millis(240), "{next:?}");
+    assert_eq!(said(WON), 0);
+    // A third one lets it out: QUIC is tried without a wait for the memory to end.
+    shell("nft delete table inet block");
+    change("10.99.0.6");
+    eventually("QUIC is used again", || {
+        flow();
+        said(WON) == 1
+    });
+    assert_eq!(
+        said("sendmsg error"),
+        0,
+        "what the system says of packets is no news"
+    );
+}
