@@ -6,11 +6,13 @@ use crate::common::{
     eventually,
     identity::Identity,
     matrix::{self, Targets},
+    name_server::NameServer,
     peers::{self, Spec},
     process::{Process, free_port, make_private, v4},
     socks::{self, Socks},
     targets::TcpTarget,
 };
+use crate::doctor::{Findings, serve_file};
 use crate::emulated::{self, Link, Shape};
 use crate::network_change::start_both;
 use serde_json::{Value, json};
@@ -274,6 +276,51 @@ fn check_shows_both_listeners_and_where_a_fallback_is_wrong() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn doctor_tries_quic_and_its_fallback() {
+    let target = TcpTarget::serve(serve_file);
+    let diagnose = |scene: &Scene, transport: &Value, trusts: Option<&Identity>| {
+        let mut transport = transport.clone();
+        let trusted = trusts.unwrap_or(&scene.identity).trusted();
+        transport["tls"] = trusted;
+        let names = NameServer::start();
+        let keys = json!({"transport": transport, "dns": names.address.to_string()});
+        let config = scene.config(&json!({"type": "tcp"}), &keys);
+        let mut command = peers::ssr(&["doctor", "--json", "-c", config.to_str().unwrap()]);
+        command.args(["--url", &format!("http://127.0.0.1:{}/file", target.port())]);
+        command.args(["--name-server", &names.address.to_string()]);
+        Findings::of(&command.output().unwrap())
+    };
+    let scene = Scene::new();
+    let server = scene.server(&quic("ws"));
+    let works = diagnose(&scene, &quic("ws"), None);
+    let transport = works
+        .all()
+        .iter()
+        .find(|one| one["step"] == "transport")
+        .unwrap();
+    let said = transport["what"].as_str().unwrap();
+    assert!(
+        said.contains("QUIC agreed") && said.contains("its fallback"),
+        "{said}"
+    );
+    let other = diagnose(&scene, &quic("ws"), Some(&Identity::new()));
+    assert!(
+        !other.ok && other.codes().contains(&"certificate_untrusted"),
+        "{:?}",
+        other.all()
+    );
+    drop(server);
+    let _server = scene.server(&json!({"type": "ws"}));
+    let blocked = diagnose(&scene, &quic("ws"), None);
+    let said = blocked.with("udp_blocked")["what"].as_str().unwrap();
+    assert!(
+        said.contains("QUIC does not work here") && said.contains("WebSocket in TLS"),
+        "{said}"
+    );
+    assert_eq!(blocked.result("key"), "ok", "{:?}", blocked.all());
 }
 
 // Over a link.

@@ -78,6 +78,11 @@ impl Layers {
     }
 }
 
+/// What a server speaks, in words.
+pub(super) fn name(server: &Server) -> &'static str {
+    Layers::of(server).name()
+}
+
 /// Connects and runs the handshakes of the transport.
 pub(super) async fn handshake(
     cx: &Context<'_>,

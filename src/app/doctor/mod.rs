@@ -6,11 +6,13 @@
 //!
 //! - `report.rs`: findings as data; `context.rs`: what all steps share.
 //! - `machine.rs`, `owners.rs`, `leaks.rs`: the machine, its ports and files, what goes past the servers.
-//! - `names.rs`, `path.rs`, `layers.rs`, `key.rs`, `clock.rs`: the way to a server, outermost first.
+//! - `names.rs`, `path.rs`, `layers.rs`, `beside.rs`, `key.rs`, `clock.rs`: the way to a server, outermost
+//!   first.
 //! - `packets.rs`, `loss.rs`, `bulk.rs`: datagrams, lost packets, long packets and speed.
 //! - `serving.rs`: what concerns `ssr server`.
 //! - `exchange.rs`, `query.rs`, `web.rs`: a request through a server, and how the server reacts.
 
+mod beside;
 mod bulk;
 mod clock;
 mod context;
@@ -189,7 +191,7 @@ async fn reach(
     if !cx.step(Step::Tcp, name, tcp).await {
         return None;
     }
-    let transport = layers::handshake(cx, server, plugin, endpoint);
+    let transport = beside::handshake(cx, server, plugin, endpoint, &routed);
     if !cx.step(Step::Transport, name, transport).await {
         return None;
     }

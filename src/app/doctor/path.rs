@@ -85,6 +85,10 @@ pub(super) async fn tcp(cx: &Context<'_>, endpoint: &Endpoint, addresses: &[IpAd
     if endpoint.stream_plugin.is_some() {
         return Verdict::Skipped("the plugin connects to the server".to_owned());
     }
+    if endpoint.quic.is_some() && endpoint.fallback.is_some() {
+        let skipped = "the transport is QUIC; its fallback is tried beside it";
+        return Verdict::Skipped(skipped.to_owned());
+    }
     if endpoint.quic.is_some() {
         return Verdict::Skipped("the transport is QUIC, which needs no TCP".to_owned());
     }
