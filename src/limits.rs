@@ -219,6 +219,11 @@ pub const MAX_EARLY_DATA: usize = 64 * 1024;
 pub const MAX_QUIC_TICKETS: usize = 2048;
 /// QUIC connections that wait to be accepted.
 pub const MAX_QUIC_WAITING: usize = 256;
+/// Earlier listeners of a QUIC port whose connections are not over, each replaced by a reload or an upgrade; beyond it, those of the
+/// oldest end.
+pub const MAX_QUIC_EARLIER: usize = 16;
+/// Bytes of datagrams that wait for one of them; the system may allow less. What finds no room is dropped.
+pub const QUIC_PASSED: usize = 1 << 20;
 /// Spare connections to one server.
 pub const MAX_WARM: usize = 64;
 

@@ -2,10 +2,10 @@
 //! time; the workers share the connections.
 
 use std::io;
-use std::net::UdpSocket;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -15,10 +15,14 @@ use super::handshakes::{ListenerId, Permit};
 use super::places::Places;
 use super::worker::{Job, ListenerService, Phase, Shared};
 use crate::limits::{MAX_QUIC_WAITING, QUIC_TIMEOUT};
-use crate::net::quic::{Arrival, Listener, Server, Session};
+use crate::net::quic::{Arrival, Claim, Listener, Server, Session};
 use crate::net::sampled::{self, Source};
 use crate::relay::failed::{Network, Noted};
 use crate::relay::tcp::{Inbound, Outbound};
+
+/// How long a connection without flows, and without a word of its client, goes on after others have taken the place of its port. The
+/// client was told, and closes it.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A port.
 pub(super) struct QuicService<I, O> {
@@ -31,11 +35,11 @@ pub(super) struct QuicService<I, O> {
 }
 
 impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O> {
-    /// The jobs that serve `socket`: one that listens, to be run by the first worker, and one for each worker.
+    /// The jobs that serve a port: one that listens, to be run by the first worker, and one for each worker.
     pub(super) fn jobs(
         port: Arc<ListenerService<I, O>>,
         server: Arc<Server>,
-        socket: UdpSocket,
+        claim: Claim,
         workers: usize,
     ) -> (Job, Vec<Job>) {
         let service = Arc::new(Self {
@@ -59,18 +63,19 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O
             }));
         }
         let listen: Job =
-            Box::new(move |shared| Box::pin(service.listen(socket, (hands, ended), shared)));
+            Box::new(move |shared| Box::pin(service.listen(claim, (hands, ended), shared)));
         (listen, jobs)
     }
 
-    /// Hands out connections until others serve in the place of this port, or the process ends.
+    /// Hands out connections until others serve in the place of this port, or the process ends. Connections go on to their end where
+    /// the listener of the others passes on what comes for them.
     async fn listen(
         self: Arc<Self>,
-        socket: UdpSocket,
+        claim: Claim,
         (hands, mut ended): (Vec<mpsc::Sender<Arrival>>, mpsc::Receiver<()>),
         mut shared: Shared,
     ) {
-        let listener = match self.server.listen(socket) {
+        let listener = match self.server.listen(claim) {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::error!(%error, "cannot serve QUIC");
@@ -81,17 +86,19 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O
             biased;
             () = shared.reached(Phase::Retire) => {}
             () = self.hand_out(&listener, &hands) => {}
+            () = listener.tidy() => {}
         }
         drop(hands);
-        if !shared.is_retired() {
+        if !shared.is_retired() || listener.is_followed().await {
+            drop(shared.stop_listening());
             listener.retire();
             let open = pin!(ended.recv());
             tokio::select! {
                 () = shared.reached(Phase::Stop) => {}
+                () = listener.cut_off() => {}
                 _ = open => {}
             }
         }
-        // Whoever serves in its place gets all datagrams from now on: connections cannot go on here.
         listener.close().await;
     }
 
@@ -118,6 +125,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O
         let mut connections = JoinSet::new();
         let id = self.port.handshakes.listener();
         let mut stop = shared.clone();
+        drop(stop.stop_listening());
         let mut stop = pin!(stop.reached(Phase::Stop));
         loop {
             tokio::select! {
@@ -228,21 +236,44 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Counted<I, O> {
         let mut permit = Some(permit);
         let mut flows = JoinSet::new();
         let mut used = Instant::now();
+        let mut left = shared.clone();
+        let mut leave = pin!(left.reached(Phase::Retire));
         let mut drain = pin!(shared.reached(Phase::Drain));
-        let mut is_draining = false;
+        let (mut leaving, mut is_draining) = (None, false);
         loop {
-            let until = match permit {
-                Some(_) => deadline,
-                None => used + QUIC_TIMEOUT,
+            let until = match (&permit, &leaving) {
+                (Some(_), _) => deadline,
+                (None, Some(_)) => used + FAREWELL,
+                (None, None) => used + QUIC_TIMEOUT,
             };
             tokio::select! {
                 () = succeeded.notified(), if permit.is_some() => {
                     permit = None;
                     session.admit(self.admit());
+                    if leaving.is_some() {
+                        session.say_farewell();
+                    }
+                }
+                () = &mut leave, if leaving.is_none() => {
+                    leaving = Some(session.received());
+                    used = Instant::now();
+                    if permit.is_none() {
+                        session.say_farewell();
+                    }
                 }
                 () = &mut drain, if !is_draining => is_draining = true,
                 Some(_) = flows.join_next() => used = Instant::now(),
-                () = sleep_until(until), if permit.is_some() || flows.is_empty() => break,
+                () = sleep_until(until), if permit.is_some() || flows.is_empty() => {
+                    let heard = session.received();
+                    match &mut leaving {
+                        // What its flows have sent may be on its way still.
+                        Some(before) if permit.is_none() && *before != heard => {
+                            *before = heard;
+                            used = Instant::now();
+                        }
+                        _ => break,
+                    }
+                }
                 stream = session.stream() => {
                     let Ok(stream) = stream else { break };
                     let (port, places) = (Arc::clone(&self.service.port), places.clone());

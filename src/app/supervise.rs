@@ -163,10 +163,16 @@ impl Supervisor<'_> {
         if let Some(admin) = self.admin.take() {
             admin.end();
         }
+        let quic = match successor.passes_quic() {
+            true => self.reloader.quic().leave(),
+            false => Vec::new(),
+        };
         self.reloader.running.leave().await;
         let seen = self.reloader.seen();
         let told = spawn_blocking(move || {
-            let told = successor.tell(&seen).and_then(|()| successor.go());
+            let told = successor.tell(&seen);
+            let told = told.and_then(|()| successor.leave_quic(&quic));
+            let told = told.and_then(|()| successor.go());
             (told, successor)
         });
         let Ok((told, successor)) = told.await else {

@@ -39,6 +39,7 @@ use crate::control::orders::{Changes, Reloaded};
 use crate::net::notify::notify;
 use crate::net::passed::{Passed, PassedSocket};
 use crate::net::pool;
+use crate::net::quic::Ports;
 use crate::outbound::shadowsocks;
 
 /// What is needed to change what runs.
@@ -133,6 +134,11 @@ impl Reloader {
     /// What goes on with flows that another process was to take; `None`: the process is ending.
     pub(super) fn adopter(&self) -> Option<Adopter> {
         self.running.adopter(&self.shares.connections)
+    }
+
+    /// The ports on which QUIC is served.
+    pub(super) fn quic(&self) -> Ports {
+        self.shares.kept.quic()
     }
 
     /// What the servers have seen of salts and sessions.

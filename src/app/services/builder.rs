@@ -253,16 +253,20 @@ impl<'a> Builder<'a> {
         socket: UdpSocket,
         port: Arc<ListenerService<I, O>>,
         server: Arc<net::quic::Server>,
-    ) where
+    ) -> Result<(), Error>
+    where
         I: Inbound + Send + 'static,
         O: Outbound + Send + 'static,
     {
+        let claim = self.kept.quic().claim(socket);
+        let claim = claim.map_err(Error::system("cannot use a socket for QUIC"))?;
         let workers = self.jobs.len();
-        let (listen, shares) = QuicService::jobs(port, server, socket, workers);
+        let (listen, shares) = QuicService::jobs(port, server, claim, workers);
         self.push(0, listen);
         for (index, job) in shares.into_iter().enumerate() {
             self.push(index, job);
         }
+        Ok(())
     }
 
     /// As [`Builder::serve_tcp`], for connections of visitors.

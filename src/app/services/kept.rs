@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::app::upgrade::{Legacy, Seen};
 use crate::config::Server;
 use crate::crypto::{Key, Method, ReplayPolicy};
+use crate::net::quic::Ports;
 use crate::net::sync::lock;
 use crate::relay::group::Group;
 use crate::relay::replay::{ReplayFilter, Salts, SessionMemory};
@@ -21,6 +22,8 @@ struct Inner {
     tables: Vec<Users>,
     /// Whom to ask for the salts that other servers have served.
     salts: Option<Salts>,
+    /// Ports whose QUIC connections outlive their listener.
+    quic: Ports,
 }
 
 /// What one server has seen.
@@ -67,6 +70,11 @@ impl Kept {
     /// Has servers that are built from now on share salts with others.
     pub(super) fn share_salts(&self, salts: Salts) {
         lock(&self.0).salts = Some(salts);
+    }
+
+    /// The ports on which QUIC is served.
+    pub(in crate::app) fn quic(&self) -> Ports {
+        lock(&self.0).quic.clone()
     }
 
     /// The users of `server`, if it is known.

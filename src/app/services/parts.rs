@@ -157,7 +157,6 @@ impl Part {
             Self::Local(local, _) if local.fake_dns.is_some() => {
                 Some("the names of its addresses are in use")
             }
-            Self::Server(server) if server.is_quic() => Some("its QUIC connections would break"),
             Self::Local(..) => self.cannot_end(),
             Self::Server(_) => self.cannot_change(),
             _ => None,

@@ -136,7 +136,7 @@ impl Builder<'_> {
             places.udp = bound;
             let port = Arc::new(self.port(inbound, outbound, idle, transport));
             if let Some(socket) = sockets.into_iter().next() {
-                self.serve_quic(socket, Arc::clone(&port), quic);
+                self.serve_quic(socket, Arc::clone(&port), quic)?;
             }
             let transport = server.transport.as_ref();
             if let Some(fallback) = transport.and_then(|layers| layers.fallback.as_ref()) {

@@ -13,6 +13,9 @@ use crate::relay::tcp::moving::Moved;
 /// Set for a process that takes over from its parent: the socket is its standard input.
 pub(super) const MARK: &str = "SSR_TAKES_OVER";
 
+/// The version of [`Message::Quic`].
+pub(super) const QUIC_VERSION: u16 = 1;
+
 /// A message.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +34,9 @@ pub(super) enum Message {
         /// The version of flows that it goes on with; 0: it cannot.
         #[serde(default)]
         flows: u16,
+        /// The version of QUIC ports that it goes on with; 0: it cannot.
+        #[serde(default)]
+        quic: u16,
     },
     /// The new process cannot serve.
     Failed {
@@ -45,6 +51,13 @@ pub(super) enum Message {
         method: String,
         /// Of what.
         of: Seen,
+    },
+    /// A listener of a QUIC port whose connections go on: the file beside it leads there. The secret of the port is beside it, too.
+    Quic {
+        /// The address of the port.
+        address: SocketAddr,
+        /// The number of the listener.
+        generation: u16,
     },
     /// The old process has closed its sockets.
     Go,

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use socket2::Socket;
 use tokio::sync::mpsc;
 
-use super::message::{MARK, Message};
+use super::message::{MARK, Message, QUIC_VERSION};
 use crate::app::services::Kept;
 use crate::limits::UPGRADE_TIME;
 use crate::net::handover::{Channel, Record};
@@ -69,12 +69,22 @@ impl Inherited {
     pub(in crate::app) fn take_over(&mut self, kept: &Kept) -> io::Result<()> {
         Message::Ready {
             flows: moving::VERSION,
+            quic: QUIC_VERSION,
         }
         .send(&mut self.channel, &[], &[])?;
         loop {
-            let record = self.next()?;
+            let mut record = self.next()?;
             match Message::of(&record)? {
                 Message::Go => return Ok(()),
+                Message::Quic {
+                    address,
+                    generation,
+                } => {
+                    if let Some(way) = record.files.pop() {
+                        let ports = kept.quic();
+                        ports.restore(address, generation, &record.blob, way);
+                    }
+                }
                 message => learn(kept, &message, &record),
             }
         }

@@ -11,10 +11,11 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::message::{MARK, Message, Seen};
+use super::message::{MARK, Message, QUIC_VERSION, Seen};
 use crate::limits::UPGRADE_TIME;
 use crate::net::handover::Channel;
 use crate::net::passed::PassedSocket;
+use crate::net::quic::Passage;
 use crate::relay::tcp::moving::{self, Moved, Moving};
 
 /// Variables that are about this process alone.
@@ -29,6 +30,8 @@ pub(in crate::app) struct Successor {
     channel: Channel,
     /// The version of flows that it goes on with.
     flows: u16,
+    /// The version of QUIC ports that it goes on with.
+    quic: u16,
 }
 
 /// How many flows may be on their way at once: what leaves waits for those before it.
@@ -73,6 +76,7 @@ impl Successor {
             child,
             channel: ours,
             flows: 0,
+            quic: 0,
         };
         match this.offer(sockets) {
             Ok(()) => Ok(this),
@@ -100,8 +104,8 @@ impl Successor {
             None => Ok(None),
         });
         match said {
-            Ok(Some(Message::Ready { flows })) => {
-                self.flows = flows;
+            Ok(Some(Message::Ready { flows, quic })) => {
+                (self.flows, self.quic) = (flows, quic);
                 Ok(())
             }
             Ok(Some(Message::Failed { message })) => Err(message),
@@ -149,6 +153,25 @@ impl Successor {
                 of: *of,
             };
             message.send(&mut self.channel, bytes, &[])
+        })
+    }
+
+    /// Whether it passes on what comes for QUIC connections of this process.
+    pub(in crate::app) const fn passes_quic(&self) -> bool {
+        self.quic == QUIC_VERSION
+    }
+
+    /// Leaves QUIC ports to it, with the ways to their earlier listeners. It blocks.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(in crate::app) fn leave_quic(&mut self, passages: &[Passage]) -> io::Result<()> {
+        passages.iter().try_for_each(|passage| {
+            let message = Message::Quic {
+                address: passage.address,
+                generation: passage.generation,
+            };
+            message.send(&mut self.channel, &passage.secret, &[passage.as_fd()])
         })
     }
 

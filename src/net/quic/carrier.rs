@@ -2,7 +2,10 @@
 
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint};
@@ -10,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::early::Agreed;
-use super::settings::NO_ERROR;
+use super::settings::{FAREWELL, NO_ERROR};
 use crate::limits::QUIC_UNUSED;
 use crate::net::{SocketOptions, sampled};
 
@@ -24,6 +27,8 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 const QUICK_LOOK: Duration = Duration::from_millis(10);
 /// For how long it is looked before the connection tries another port of this machine.
 const QUICK_LOOKS: Duration = Duration::from_secs(1);
+/// How long a connection goes on without flows that is not to have any more.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection that flows share.
 pub(super) struct Carrier {
@@ -36,6 +41,10 @@ pub(super) struct Carrier {
     challenges: AtomicU64,
     /// A flow has begun.
     begun: Notify,
+    /// The last flow has ended.
+    unused: Notify,
+    /// The server has said that new flows are to begin elsewhere.
+    is_left: AtomicBool,
 }
 
 /// A flow of a carrier, as long as it lasts.
@@ -43,7 +52,9 @@ pub(super) struct Flow(Arc<Carrier>);
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.0.flows.fetch_sub(1, Relaxed);
+        if self.0.flows.fetch_sub(1, SeqCst) == 1 {
+            self.0.unused.notify_one();
+        }
     }
 }
 
@@ -56,6 +67,8 @@ impl Carrier {
             flows: AtomicUsize::new(0),
             challenges: AtomicU64::new(0),
             begun: Notify::new(),
+            unused: Notify::new(),
+            is_left: AtomicBool::new(false),
         }
     }
 
@@ -67,7 +80,7 @@ impl Carrier {
 
     /// Counts a flow.
     pub(super) fn begin(self: &Arc<Self>) -> Flow {
-        self.flows.fetch_add(1, Relaxed);
+        self.flows.fetch_add(1, SeqCst);
         self.begun.notify_one();
         Flow(Arc::clone(self))
     }
@@ -80,7 +93,12 @@ impl Carrier {
 
     /// Whether flows can begin.
     pub(super) fn is_open(&self) -> bool {
-        self.connection.close_reason().is_none()
+        self.connection.close_reason().is_none() && !self.is_left()
+    }
+
+    /// Whether the connection ends with its present flows.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_left.load(SeqCst)
     }
 
     /// Doubts that datagrams still go both ways, and sends from another port: a server that hears from there says so. What it sends by
@@ -126,12 +144,40 @@ impl Carrier {
         }
     }
 
-    /// Ends the connection when no flow has used it for a while, and moves it when the server is not heard any more.
+    /// Looks after the connection until it ends.
     pub(super) async fn look_after(self: Arc<Self>, options: SocketOptions) {
+        tokio::select! {
+            () = self.keep(options) => {}
+            () = self.leave() => {}
+        }
+    }
+
+    /// Ends the connection with its last flow, once the server has said that others serve in its place.
+    async fn leave(&self) {
+        loop {
+            let Ok(mut stream) = self.connection.accept_uni().await else {
+                return;
+            };
+            let mut said = [0; FAREWELL.len()];
+            if stream.read_exact(&mut said).await.is_ok() && said == *FAREWELL {
+                break;
+            }
+        }
+        self.is_left.store(true, SeqCst);
+        while self.flows.load(SeqCst) > 0 {
+            self.unused.notified().await;
+        }
+        // What they have sent may still be on its way.
+        sleep(LINGER).await;
+        self.connection.close(NO_ERROR, b"");
+    }
+
+    /// Ends the connection when no flow has used it for a while, and moves it when the server is not heard any more.
+    async fn keep(&self, options: SocketOptions) {
         let mut heard = Heard::new(&self.connection);
         let mut unused_since = None;
         loop {
-            if !self.is_open() {
+            if self.connection.close_reason().is_some() {
                 return;
             }
             if self.flows.load(Relaxed) == 0 {

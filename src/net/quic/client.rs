@@ -77,8 +77,9 @@ impl Client {
         let mut transport = transport(settings, QUIC_CONNECTION_WINDOW);
         transport
             .keep_alive_interval(Some(KEEP_ALIVE))
-            // Servers open no streams.
-            .max_concurrent_bidi_streams(VarInt::from_u32(0));
+            // Servers open no streams, but one to say that others serve in their place.
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(1));
         config.transport_config(Arc::new(transport));
         Ok(Self {
             dialer: Arc::new(Dialer {
@@ -152,14 +153,21 @@ impl Client {
     /// [`Error::Connect`], [`Error::Tls`], [`Error::ConnectTimeout`], [`Error::NoAddress`].
     pub async fn open(&self, addresses: &[IpAddr], port: u16) -> Result<Stream, Error> {
         let open = async {
-            let carrier = self.carrier(addresses, port).await?;
+            let (carrier, flow) = loop {
+                let carrier = self.carrier(addresses, port).await?;
+                let flow = carrier.begin();
+                // Else the server has told it in this moment to go elsewhere.
+                if !carrier.is_left() {
+                    break (carrier, flow);
+                }
+            };
             let connection = &carrier.connection;
             let streams = connection.open_bi().await;
             let streams =
                 streams.map_err(|error| self.dialer.failed(connection.remote_address(), &error))?;
             let local = carrier.endpoint.local_addr().ok();
             let stream = QuicStream::new(connection.clone(), streams);
-            let stream = stream.of_flow(local, carrier.begin());
+            let stream = stream.of_flow(local, flow);
             Ok(Stream::quic(match carrier.undecided() {
                 Some(agreed) => stream.with_early(Early::new(connection.clone(), agreed.clone())),
                 None => stream,

@@ -4,6 +4,8 @@
 //! - `carrier.rs`: one such connection: its flows, its end, and its moves to another network.
 //! - `icmp.rs`: notices that nobody serves a port.
 //! - `server.rs`: the connections that come to a UDP port.
+//! - `ports.rs`: how one listener of a port follows another, in this process or the next; `port.rs`: the socket that they share;
+//!   `ids.rs`: ids that say whose a connection is; `passage.rs`: passes datagrams to an earlier listener.
 //! - `stream.rs`: one stream; `early.rs`: what was sent in it before the server has agreed to 0-RTT.
 //! - `settings.rs`: how connections send and receive; their errors.
 //!
@@ -13,11 +15,16 @@ mod carrier;
 mod client;
 mod early;
 mod icmp;
+mod ids;
+mod passage;
+mod port;
+mod ports;
 mod server;
 mod settings;
 pub(super) mod stream;
 
 pub use client::Client;
+pub use ports::{Claim, Passage, Ports};
 pub use server::{Arrival, Listener, Server, Session};
 pub use settings::{Congestion, Settings};
 

@@ -1,20 +1,24 @@
 //! The server's side: the connections that come to a UDP port.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
 
 use aws_lc_rs::hmac;
 use quinn::crypto::HmacKey;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming,
-    ServerConfig, TokioRuntime, VarInt,
+    Connection, Endpoint, EndpointConfig, Incoming, Runtime as _, ServerConfig, TokioRuntime,
+    VarInt,
 };
 use rustls::ServerConfig as TlsConfig;
 
-use super::settings::{NO_ERROR, Settings, broken, transport};
+use super::ids::Ids;
+use super::port::{Heir, Port};
+use super::ports::Claim;
+use super::settings::{FAREWELL, NO_ERROR, Settings, broken, transport};
 use super::stream::QuicStream;
 use crate::limits::{
     MAX_QUIC_STRANGER_STREAMS, MAX_QUIC_STREAMS, MAX_QUIC_WAITING, QUIC_CONNECTION_WINDOW,
@@ -46,19 +50,32 @@ impl Server {
         })
     }
 
-    /// Listens on `socket`, on the reactor of this thread.
+    /// Listens in the place of who was there before, on the reactor of this thread.
     ///
     /// # Errors
     /// What the system says.
-    pub fn listen(self: &Arc<Self>, socket: UdpSocket) -> io::Result<Listener> {
+    pub fn listen(self: &Arc<Self>, mut claim: Claim) -> io::Result<Listener> {
         let config = (*self.config()?).clone();
         let runtime = Arc::new(TokioRuntime);
+        let (socket, legacy) = claim.begin()?;
+        let socket = runtime.wrap_udp_socket(socket)?;
+        let (lineage, generation) = (Arc::clone(&legacy.lineage), legacy.next());
+        let port = Port::new(socket, generation, legacy);
+        claim.note(&port);
         let mut own = EndpointConfig::new(Arc::clone(&self.reset));
-        own.cid_generator(|| Box::new(Ids));
-        let endpoint = Endpoint::new(own, Some(config), socket, runtime)?;
+        own.cid_generator(move || {
+            let lineage = Arc::clone(&lineage);
+            Box::new(Ids {
+                lineage,
+                generation,
+            })
+        });
+        let socket = Arc::clone(&port);
+        let endpoint = Endpoint::new_with_abstract_socket(own, Some(config), socket, runtime)?;
         Ok(Listener {
             server: Arc::clone(self),
             endpoint,
+            port,
         })
     }
 
@@ -85,34 +102,18 @@ impl Server {
     }
 }
 
-/// Makes the ids of connections: random, so that the process after this one takes them for its own, and tells their clients that the
-/// connections have ended. quinn's are bound to one process.
-struct Ids;
-
-impl ConnectionIdGenerator for Ids {
-    fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::random::<[u8; 8]>())
-    }
-
-    fn cid_len(&self) -> usize {
-        8
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
-}
-
 /// A UDP port.
 pub struct Listener {
     server: Arc<Server>,
     endpoint: Endpoint,
+    port: Arc<Port>,
 }
 
 impl Listener {
     /// Waits for a connection. `None`: the listener is closed. Cancel safe.
     pub async fn accept(&self) -> Option<Arrival> {
         let incoming = self.endpoint.accept().await?;
+        self.port.note(incoming.orig_dst_cid());
         Some(Arrival {
             server: Arc::clone(&self.server),
             incoming,
@@ -122,6 +123,24 @@ impl Listener {
     /// Accepts nothing more; connections go on.
     pub fn retire(&self) {
         self.endpoint.set_server_config(None);
+    }
+
+    /// Whether another listener has taken the place of this one, and passes on what belongs to its connections. Waits while one is
+    /// about to. Cancel safe.
+    pub async fn is_followed(&self) -> bool {
+        let mut heir = self.port.heir.subscribe();
+        let heir = heir.wait_for(|heir| *heir != Heir::Expected).await;
+        heir.is_ok_and(|heir| *heir == Heir::Begun)
+    }
+
+    /// Forgets earlier listeners whose connections are over, for as long as it is polled. Cancel safe.
+    pub async fn tidy(&self) {
+        self.port.tidy().await;
+    }
+
+    /// Waits until the listener after this one is gone, so that its connections hear nothing more. Cancel safe.
+    pub async fn cut_off(&self) {
+        self.port.cut_off().await;
     }
 
     /// Ends all connections, and waits until their ends were sent.
@@ -210,6 +229,22 @@ impl Session {
         self.connection.set_receive_window(VarInt::from_u32(window));
         let streams = VarInt::from_u32(MAX_QUIC_STREAMS);
         self.connection.set_max_concurrent_bi_streams(streams);
+    }
+
+    /// How many datagrams the client has sent.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
+    /// Tells the client to begin new flows elsewhere. A client that does not listen for it hears nothing.
+    pub fn say_farewell(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(mut stream)) = pin!(self.connection.open_uni()).poll(&mut cx) {
+            // There is room for it in a new stream. An error means that the connection has ended.
+            let _ = Pin::new(&mut stream).poll_write(&mut cx, FAREWELL);
+            let _ = stream.finish();
+        }
     }
 
     /// Ends the connection.

@@ -19,6 +19,10 @@ pub(super) const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 /// The code for a stream that breaks off: `H3_REQUEST_CANCELLED`.
 pub(super) const CANCELLED: VarInt = VarInt::from_u32(0x10c);
 
+/// What a server says in a stream of its own when another serves in its place: the begin of a control stream of HTTP/3, with its settings
+/// and GOAWAY (RFC 9114 §5.2, §6.2.1).
+pub(super) const FAREWELL: &[u8; 6] = &[0x00, 0x04, 0x00, 0x07, 0x01, 0x00];
+
 /// What decides how much is sent at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Congestion {

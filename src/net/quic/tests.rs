@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::task::JoinSet;
 
-use super::{Arrival, Client, Congestion, Server, Settings};
+use super::{Arrival, Client, Congestion, Ports, Server, Settings};
 use crate::limits::MAX_EARLY_DATA;
 use crate::net::tasks::Tasks;
 use crate::net::tls::{self, Pem, Trust};
@@ -60,7 +60,8 @@ fn echoes(server: &Arc<Server>, port: u16) -> (Tasks, u16) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let port = socket.local_addr().unwrap().port();
-    let listener = server.listen(socket).unwrap();
+    let claim = Ports::default().claim(socket).unwrap();
+    let listener = server.listen(claim).unwrap();
     let tasks = Tasks::default();
     tasks.spawn(async move {
         let mut sessions = JoinSet::new();

@@ -1,0 +1,440 @@
+//! A new process, or a new part of the same one, serves a QUIC port: connections go on with who has begun them.
+
+use crate::common::{
+    DEADLINE,
+    bytes::pattern,
+    changing::{Changing, READ},
+    eventually,
+    identity::Identity,
+    line::Line,
+    peers::Spec,
+    process::{free_port, v4},
+    socks::Socks,
+    targets::TcpTarget,
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+const METHOD: &str = "2022-blake3-aes-256-gcm";
+
+fn server_keys(identity: &Identity, port: u16) -> Value {
+    json!({
+        "server": "127.0.0.1", "server_port": port, "method": METHOD,
+        "password": Spec::new(METHOD).password,
+        "transport": {"type": "quic", "tls": identity.own()},
+    })
+}
+
+/// `ssr local`, and the way in.
+fn local(identity: &Identity, server: u16) -> (Changing, Socks) {
+    let at = free_port();
+    let keys = json!({
+        "server": "127.0.0.1", "server_port": server, "method": METHOD,
+        "password": Spec::new(METHOD).password,
+        "local_address": "127.0.0.1", "local_port": at,
+        "transport": {"type": "quic", "tls": identity.trusted()},
+    });
+    (Changing::start("local", keys), Socks::new(v4(at)))
+}
+
+/// A connection to what sends back.
+fn open(socks: &Socks, target: &TcpTarget) -> TcpStream {
+    let mut stream = socks.connect(&target.v4());
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    exchange(&mut stream, 100);
+    stream
+}
+
+/// Sends `len` bytes and reads them back.
+fn exchange(stream: &mut TcpStream, len: usize) {
+    let sent = pattern(7, len);
+    let mut back = vec![0; len];
+    stream.write_all(&sent).unwrap();
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == sent, "other bytes");
+}
+
+/// How many TCP connections a process has to this port of this machine.
+fn streams_of(pid: u32, port: u16) -> usize {
+    let remote = format!(" 0100007F:{port:04X} 01 ");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let open = table.lines().filter(|line| line.contains(&remote));
+    let inodes = open.filter_map(|line| line.split_whitespace().nth(9));
+    let sockets: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    links
+        .filter(|link| sockets.iter().any(|socket| *link.as_os_str() == **socket))
+        .count()
+}
+
+/// Sends and reads back until it is told to stop.
+struct Echo {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicUsize>,
+    thread: JoinHandle<Result<(), String>>,
+}
+
+impl Echo {
+    fn start(socks: &Socks, target: &TcpTarget, seed: u64) -> Self {
+        let mut stream = open(socks, target);
+        let stop = Arc::new(AtomicBool::new(false));
+        let rounds = Arc::new(AtomicUsize::new(0));
+        let (told, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
+        let thread = thread::spawn(move || {
+            while !told.load(Ordering::Acquire) {
+                let round = counted.fetch_add(1, Ordering::AcqRel);
+                let len = [1, 1000, 20_000, 300_000][round % 4];
+                let (sent, mut back) = (pattern(seed, len), vec![0; len]);
+                let moved = stream.write_all(&sent);
+                let moved = moved.and_then(|()| stream.read_exact(&mut back));
+                moved.map_err(|error| format!("connection {seed}, round {round}: {error}"))?;
+                if back != sent {
+                    return Err(format!("connection {seed}, round {round}: other bytes"));
+                }
+                thread::sleep(Duration::from_millis(5)); // a pace
+            }
+            Ok(())
+        });
+        Self {
+            stop,
+            rounds,
+            thread,
+        }
+    }
+
+    /// One that the process `pid` serves: the client may hear a little later that new ones are to go there.
+    fn start_at(pid: u32, socks: &Socks, target: &TcpTarget, seed: u64) -> Self {
+        let begun = Instant::now();
+        loop {
+            let before = streams_of(pid, target.port());
+            let this = Self::start(socks, target, seed);
+            if streams_of(pid, target.port()) > before {
+                return this;
+            }
+            this.end();
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "new connections go to the new process"
+            );
+        }
+    }
+
+    fn goes_on(&self) {
+        let before = self.rounds.load(Ordering::Acquire);
+        eventually("the connection moves bytes", || {
+            assert!(!self.thread.is_finished(), "the connection has ended");
+            self.rounds.load(Ordering::Acquire) > before + 4
+        });
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn connections_go_on_with_their_process_through_three_upgrades() {
+    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
+    let mut server = Line::start("server", server_keys(&identity, port));
+    let (_local, socks) = local(&identity, port);
+    let mut all = vec![Echo::start(&socks, &target, 0)];
+    for seed in 1..4 {
+        server.upgrade();
+        let newest = server.pid();
+        all.push(Echo::start_at(newest, &socks, &target, seed));
+        all.iter().for_each(Echo::goes_on);
+    }
+    // One after the other, the processes end with their last connection, and the others go on.
+    for place in 0..3 {
+        assert!(!server.has_ended(place));
+        all.remove(0).end();
+        eventually("its process ends", || server.has_ended(place));
+        all.iter().for_each(Echo::goes_on);
+    }
+    assert!(!server.has_ended(3));
+    all.remove(0).end();
+}
+
+#[test]
+fn connections_go_on_through_reloads_that_rebuild_their_listener() {
+    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
+    let mut server = Changing::start("server", server_keys(&identity, port));
+    let (_local, socks) = local(&identity, port);
+    let files = server.process.files_at_rest();
+    let mut all = vec![Echo::start(&socks, &target, 0)];
+    for seed in 1..4 {
+        let built = server.said(" listening address=");
+        server.change("timeouts", json!({"idle": 300 + seed}));
+        assert_eq!(server.said(" listening address="), built + 1);
+        all.push(Echo::start(&socks, &target, seed));
+        all.iter().for_each(Echo::goes_on);
+    }
+    // A config that cannot be used leaves all as it was.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut other = server_keys(&identity, taken.local_addr().unwrap().port());
+    other.as_object_mut().unwrap().remove("transport");
+    let mut first = server_keys(&identity, port);
+    first["mode"] = json!("tcp_only");
+    let whole = server.keys.clone();
+    let (read, path) = (server.said(READ), server.path());
+    fs::write(&path, json!({"servers": [first, other]}).to_string()).unwrap();
+    crate::common::process::make_private(&path);
+    server.process.signal(rustix::process::Signal::HUP);
+    eventually("it is refused", || {
+        server.said("already in use") > 0 && server.said(READ) == read
+    });
+    server.keys = whole;
+    all.iter().for_each(Echo::goes_on);
+    // Users change without that.
+    let last = all.pop().unwrap();
+    all.into_iter().for_each(Echo::end);
+    last.goes_on();
+    server.change("timeouts", json!({"idle": 400}));
+    last.goes_on();
+    last.end();
+    // All that is left is the last listener, and at most its connection.
+    eventually("what was replaced is gone", || {
+        server.process.open_files() <= files + 2
+    });
+    exchange(&mut open(&socks, &target), 100_000);
+}
+
+#[test]
+fn server_that_is_restarted_after_upgrades_answers_that_it_knows_no_connection() {
+    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
+    let mut server = Line::start("server", server_keys(&identity, port));
+    let (_local, socks) = local(&identity, port);
+    let mut old = open(&socks, &target);
+    server.upgrade();
+    let mut new = open(&socks, &target);
+    exchange(&mut old, 1000);
+    drop(server); // by SIGKILL: nobody says anything
+    let _server = Line::start("server", server_keys(&identity, port));
+    for stream in [&mut old, &mut new] {
+        let begun = Instant::now();
+        // A stateless reset needs a packet that is longer.
+        stream.write_all(&[7; 500]).unwrap();
+        let ended = stream.read(&mut [0; 5]);
+        assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+        let taken = begun.elapsed();
+        assert!(taken < Duration::from_secs(10), "{taken:?}");
+    }
+    exchange(&mut open(&socks, &target), 100_000);
+}
+
+/// What happens to datagrams of the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Back {
+    Pass,
+    Hold,
+    Drop,
+}
+
+/// A router between a client and a server.
+struct Router {
+    at: u16,
+    server: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    front: UdpSocket,
+    outside: Mutex<UdpSocket>,
+    client: Mutex<Option<SocketAddr>>,
+    back: Mutex<Back>,
+    held: Mutex<Vec<Vec<u8>>>,
+    /// What the client has sent last.
+    last: Mutex<Vec<u8>>,
+    seen: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl Router {
+    fn start(server: u16) -> Self {
+        let front = bind();
+        let shared = Arc::new(Shared {
+            outside: Mutex::new(bind()),
+            client: Mutex::default(),
+            back: Mutex::new(Back::Pass),
+            held: Mutex::default(),
+            last: Mutex::default(),
+            seen: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            front,
+        });
+        let this = Self {
+            at: shared.front.local_addr().unwrap().port(),
+            server: v4(server),
+            shared,
+        };
+        this.receive();
+        let (shared, server) = (Arc::clone(&this.shared), this.server);
+        thread::spawn(move || {
+            let mut room = [0; 2048];
+            while !shared.stop.load(Ordering::Acquire) {
+                if let Ok((len, from)) = shared.front.recv_from(&mut room) {
+                    *shared.client.lock().unwrap() = Some(from);
+                    *shared.last.lock().unwrap() = room[..len].to_vec();
+                    let outside = shared.outside.lock().unwrap();
+                    let _full = outside.send_to(&room[..len], server);
+                }
+            }
+        });
+        this
+    }
+
+    /// Receives on the outside that is there now.
+    fn receive(&self) {
+        let shared = Arc::clone(&self.shared);
+        let outside = shared.outside.lock().unwrap().try_clone().unwrap();
+        thread::spawn(move || {
+            let mut room = [0; 2048];
+            while !shared.stop.load(Ordering::Acquire) {
+                let Ok(len) = outside.recv(&mut room) else {
+                    continue;
+                };
+                shared.seen.fetch_add(1, Ordering::AcqRel);
+                let mut held = shared.held.lock().unwrap();
+                match *shared.back.lock().unwrap() {
+                    Back::Pass => shared.to_client(&room[..len]),
+                    Back::Hold => held.push(room[..len].to_vec()),
+                    Back::Drop => {}
+                }
+            }
+        });
+    }
+
+    /// Sends from another port from now on; nothing comes to the one before.
+    fn move_outside(&self) {
+        *self.shared.outside.lock().unwrap() = bind();
+        self.receive();
+    }
+
+    /// What becomes of what the server sends.
+    fn set(&self, back: Back) {
+        let mut held = self.shared.held.lock().unwrap();
+        *self.shared.back.lock().unwrap() = back;
+        if back == Back::Pass {
+            for datagram in held.drain(..) {
+                self.shared.to_client(&datagram);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn to_client(&self, datagram: &[u8]) {
+        if let Some(client) = *self.client.lock().unwrap() {
+            let _full = self.front.send_to(datagram, client);
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+    }
+}
+
+fn bind() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let wait = Some(Duration::from_millis(50));
+    socket.set_read_timeout(wait).unwrap();
+    socket
+}
+
+#[test]
+fn client_that_moves_after_an_upgrade_stays_with_its_process() {
+    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
+    let mut server = Line::start("server", server_keys(&identity, port));
+    let router = Router::start(port);
+    let (_local, socks) = local(&identity, router.at);
+    let mut old = open(&socks, &target);
+    server.upgrade();
+    for _ in 0..2 {
+        router.move_outside();
+        exchange(&mut old, 200_000);
+    }
+    assert!(!server.has_ended(0));
+    let mut new = open(&socks, &target);
+    drop(old);
+    eventually("the old process ends", || server.has_ended(0));
+    exchange(&mut new, 200_000);
+}
+
+#[test]
+fn flood_of_datagrams_for_an_old_process_is_bounded() {
+    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
+    let mut server = Line::start("server", server_keys(&identity, port));
+    let router = Router::start(port);
+    let (_local, socks) = local(&identity, router.at);
+    let mut old = open(&socks, &target);
+    server.upgrade();
+    exchange(&mut old, 1000);
+    let mut last = router.shared.last.lock().unwrap().clone();
+    assert_eq!(last[0] & 0x80, 0, "a packet of an open connection");
+    last.resize(1200, 7);
+    let mut new = open(&socks, &target);
+    let memory = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let mut words = line.unwrap().split_whitespace();
+        words.nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let pids = server.pids.clone();
+    let before: Vec<u64> = pids.iter().map(|pid| memory(*pid)).collect();
+    let flood = bind();
+    for _ in 0..100_000 {
+        let _full = flood.send_to(&last, v4(port));
+    }
+    exchange(&mut old, 100_000);
+    exchange(&mut new, 100_000);
+    for (pid, before) in pids.into_iter().zip(before) {
+        let grown = memory(pid).saturating_sub(before);
+        assert!(grown < 48 << 10, "{grown} KiB more in {pid}");
+    }
+}
+
+#[test]
+fn handshakes_go_on_with_the_process_that_has_answered() {
+    let (identity, port) = (Identity::new(), free_port());
+    let target = Arc::new(TcpTarget::echo());
+    // What the old process has answered comes late, or never.
+    for back in [Back::Hold, Back::Drop] {
+        let mut server = Line::start("server", server_keys(&identity, port));
+        let router = Router::start(port);
+        let (_local, socks) = local(&identity, router.at);
+        router.set(back);
+        let to = Arc::clone(&target);
+        let flow = thread::spawn(move || (open(&socks, &to), socks));
+        eventually("the old process answers", || {
+            router.shared.seen.load(Ordering::Acquire) > 0
+        });
+        server.upgrade();
+        let seen = router.shared.seen.load(Ordering::Acquire);
+        if back == Back::Hold {
+            eventually("the old process answers again", || {
+                router.shared.seen.load(Ordering::Acquire) > seen + 1
+            });
+        }
+        router.set(Back::Pass);
+        let (mut stream, socks) = flow.join().unwrap();
+        exchange(&mut stream, 200_000);
+        exchange(&mut open(&socks, &target), 1000);
+        exchange(&mut stream, 1000);
+        drop(stream);
+        eventually("the old process ends", || server.has_ended(0));
+    }
+}
