@@ -4,6 +4,7 @@
 //! remembered until the network changes or some time is over; then QUIC is tried in the background.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +21,11 @@ use crate::relay::Error;
 
 /// Attempts of one server at once, those included that are being ended.
 const MAX_ATTEMPTS: usize = 4;
+
+/// How long an attempt may take until it is told that QUIC does not connect: a lost packet is no news.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an attempt is waited for where QUIC was answered by a server that is not the right one: until it ends.
+const ANY_TIME: Duration = Duration::from_secs(3600);
 
 /// What is used where QUIC does not work.
 pub struct Fallback {
@@ -43,11 +49,14 @@ struct State {
     avoided: Option<Instant>,
     /// Whether flows went by the other way at last.
     is_beside: bool,
+    /// QUIC was answered, and not by the right server: the other way is not used for that.
+    is_refused: bool,
     attempt: Option<Attempt>,
 }
 
 /// An attempt to connect by QUIC.
 struct Attempt {
+    begun: Instant,
     outcome: Outcome,
     task: AbortHandle,
 }
@@ -91,7 +100,7 @@ impl Fallback {
     /// What was known is not known of the network as it is now.
     pub(super) fn network_changed(&self) {
         let mut state = lock(&self.shared.state);
-        state.avoided = None;
+        (state.avoided, state.is_refused) = (None, false);
         if let Some(attempt) = state.attempt.take() {
             attempt.task.abort();
         }
@@ -113,14 +122,14 @@ impl Fallback {
         let by_quic = async || Ok(quic.open(addresses, port).await?);
         // What QUIC has failed with; a server that is not the right one is an error on any way.
         let mut failed = None;
-        if let Ok(ended) = timeout(ATTEMPT_DELAY, ended(attempt.clone())).await {
+        if let Ok(ended) = timeout(self.shared.head_start(), ended(attempt.clone())).await {
             match ended {
                 Ok(()) => return by_quic().await,
                 Err(error) if is_refusal(&error) => return Err(again(&error).into()),
                 Err(error) => failed = Some(error),
             }
         }
-        let mut beside = std::pin::pin!(beside);
+        let mut beside = pin!(beside);
         let mut beside_failed = None;
         loop {
             tokio::select! {
@@ -173,10 +182,22 @@ impl Fallback {
         let (shared, quic) = (Arc::clone(&self.shared), Arc::clone(quic));
         let addresses = addresses.to_vec();
         let task = self.tasks.try_spawn(MAX_ATTEMPTS, async move {
-            let ended = quic.ready(&addresses, port).await.map_err(Arc::new);
-            shared.ended(&word, ended);
+            let mut ready = pin!(quic.ready(&addresses, port));
+            let ended = match timeout(PATIENCE, &mut ready).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    shared.is_late();
+                    ready.await
+                }
+            };
+            shared.ended(&word, ended.map_err(Arc::new));
         });
-        task.map(|task| Attempt { outcome, task })
+        let begun = Instant::now();
+        task.map(|task| Attempt {
+            begun,
+            outcome,
+            task,
+        })
     }
 }
 
@@ -187,6 +208,22 @@ impl Attempt {
 }
 
 impl Shared {
+    /// How long QUIC is tried alone.
+    fn head_start(&self) -> Duration {
+        match lock(&self.state).is_refused {
+            true => ANY_TIME,
+            false => ATTEMPT_DELAY,
+        }
+    }
+
+    /// An attempt takes long.
+    fn is_late(&self) {
+        let mut state = lock(&self.state);
+        if state.avoided.is_some() {
+            self.tell(&mut state, None);
+        }
+    }
+
     /// An attempt has ended.
     fn ended(
         &self,
@@ -194,6 +231,7 @@ impl Shared {
         ended: Result<(), Arc<net::Error>>,
     ) {
         let mut state = lock(&self.state);
+        state.is_refused = ended.as_ref().is_err_and(|error| is_refusal(error));
         match &ended {
             Ok(()) => self.works(&mut state),
             Err(error) if is_refusal(error) => {
@@ -203,9 +241,10 @@ impl Shared {
                     sampled::info!(by server, "QUIC is answered, but not by the right server: requests fail, and the fallback is not used", %server, %error);
                 }
             }
-            Err(_) => {
+            Err(error) => {
                 if let Some(until) = &mut state.avoided {
                     *until = Instant::now() + self.retry;
+                    self.tell(&mut state, Some(error));
                 }
             }
         }
@@ -224,23 +263,32 @@ impl Shared {
     /// The other way was ready first.
     fn lost(&self, attempt: &Outcome, failed: Option<&net::Error>) {
         let mut state = lock(&self.state);
+        let last = state.attempt.as_ref();
         // Not if the network has changed, or QUIC is ready meanwhile.
-        let is_last = state
-            .attempt
-            .as_ref()
-            .is_some_and(|last| last.outcome.same_channel(attempt));
-        if !is_last || matches!(*attempt.borrow(), Some(Ok(()))) {
+        let Some(last) = last.filter(|last| last.outcome.same_channel(attempt)) else {
+            return;
+        };
+        let (has_failed, is_late) = (failed.is_some(), last.begun.elapsed() >= PATIENCE);
+        if matches!(*attempt.borrow(), Some(Ok(()))) {
             return;
         }
         state.avoided = Some(Instant::now() + self.retry);
-        if !std::mem::replace(&mut state.is_beside, true) {
-            let (server, fallback, retry) = (&*self.server, self.way, self.retry.as_secs());
-            let reason = failed.map_or_else(
-                || "the server has not answered by UDP".to_owned(),
-                ToString::to_string,
-            );
-            sampled::info!(by server, "QUIC does not connect: requests to the server go by the fallback, and QUIC is tried again later", %server, fallback, reason, after_seconds = retry);
+        if has_failed || is_late {
+            self.tell(&mut state, failed);
         }
+    }
+
+    /// Says that flows go by the other way, if that is new.
+    fn tell(&self, state: &mut State, failed: Option<&net::Error>) {
+        if std::mem::replace(&mut state.is_beside, true) {
+            return;
+        }
+        let (server, fallback, retry) = (&*self.server, self.way, self.retry.as_secs());
+        let reason = failed.map_or_else(
+            || "the server has not answered by UDP".to_owned(),
+            ToString::to_string,
+        );
+        sampled::info!(by server, "QUIC does not connect: requests to the server go by the fallback, and QUIC is tried again later", %server, fallback, reason, after_seconds = retry);
     }
 }
 

@@ -119,18 +119,20 @@ impl Client {
     /// Those of [`Client::open`].
     pub async fn ready(&self, addresses: &[IpAddr], port: u16) -> Result<(), Error> {
         let ready = async {
-            let carrier = self.carrier(addresses, port).await?;
-            if self.missed.swap(false, Relaxed) {
-                carrier.doubt(&self.dialer.options);
+            loop {
+                let carrier = self.carrier(addresses, port).await?;
+                if self.missed.swap(false, Relaxed) {
+                    carrier.doubt(&self.dialer.options);
+                }
+                if self.can_use(&carrier) {
+                    return Ok(());
+                }
+                // Where the server says that it does not know the connection, another one is made.
+                if carrier.until_heard(&self.dialer.options).await.is_ok() {
+                    self.works.store(true, Relaxed);
+                    return Ok(());
+                }
             }
-            if self.can_use(&carrier) {
-                return Ok(());
-            }
-            let heard = carrier.until_heard(&self.dialer.options).await;
-            let address = carrier.connection.remote_address();
-            heard.map_err(|error| self.dialer.failed(address, &error))?;
-            self.works.store(true, Relaxed);
-            Ok(())
         };
         self.in_time(ready).await
     }
