@@ -5,6 +5,7 @@ use crate::common::{
     admin::Api,
     eventually,
     identity::Identity,
+    line::Line,
     matrix::{self, Targets},
     name_server::NameServer,
     peers::{self, Spec},
@@ -244,6 +245,22 @@ fn wrong_certificate_is_an_error_and_not_a_reason_for_the_fallback() {
         let log = local.log();
         log.contains("the TLS handshake with proxy.example failed") && log.contains("`ca`")
     });
+}
+
+#[test]
+fn upgraded_server_has_both_ways() {
+    let (scene, target) = (Scene::new(), TcpTarget::echo());
+    let keys = fs::read(scene.config(&quic("tcp"), &json!({}))).unwrap();
+    let mut line = Line::start("server", serde_json::from_slice(&keys).unwrap());
+    for _ in 0..2 {
+        for one in ["quic", "tcp"] {
+            let _local = scene.local(&json!({"type": one}));
+            scene.flow(&target);
+        }
+        line.upgrade();
+    }
+    let _local = scene.local(&quic("tcp"));
+    scene.flow(&target);
 }
 
 #[test]
