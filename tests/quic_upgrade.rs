@@ -438,3 +438,46 @@ fn handshakes_go_on_with_the_process_that_has_answered() {
         eventually("the old process ends", || server.has_ended(0));
     }
 }
+
+#[test]
+fn what_is_on_its_way_to_a_client_arrives_before_the_server_ends() {
+    const LEN: usize = 600_000;
+    let (identity, port) = (Identity::new(), free_port());
+    let sent = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&sent);
+    let target = TcpTarget::serve(move |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"!").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(&pattern(3, LEN)).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Closed by the server once it has taken all, and has heard of the client's end.
+        let _end = stream.read(&mut [0; 1]);
+        done.store(true, Ordering::Release);
+    });
+    let server = Changing::start("server", server_keys(&identity, port));
+    let router = Router::start(port);
+    let (_local, socks) = local(&identity, router.at);
+    let mut stream = socks.connect(&target.v4());
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"g").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    router.set(Back::Drop);
+    stream.write_all(b"o").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    eventually("the server has taken all", || sent.load(Ordering::Acquire));
+    server.process.signal(rustix::process::Signal::TERM);
+    eventually("it ends when it has delivered it", || {
+        server.said("stopping: no new connections") > 0
+    });
+    router.set(Back::Pass);
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    assert!(
+        received == pattern(3, LEN),
+        "{} of {LEN} bytes",
+        received.len()
+    );
+    let mut process = server.process;
+    assert!(process.wait(DEADLINE).0.success());
+}

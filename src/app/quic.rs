@@ -20,8 +20,7 @@ use crate::net::sampled::{self, Source};
 use crate::relay::failed::{Network, Noted};
 use crate::relay::tcp::{Inbound, Outbound};
 
-/// How long a connection without flows, and without a word of its client, goes on after others have taken the place of its port. The
-/// client was told, and closes it.
+/// How long a connection without flows goes on after others have taken the place of its port. The client was told, and closes it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A port.
@@ -239,52 +238,44 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Counted<I, O> {
         let mut left = shared.clone();
         let mut leave = pin!(left.reached(Phase::Retire));
         let mut drain = pin!(shared.reached(Phase::Drain));
-        let (mut leaving, mut is_draining) = (None, false);
+        let (mut is_leaving, mut is_draining) = (false, false);
         loop {
-            let until = match (&permit, &leaving) {
-                (Some(_), _) => deadline,
-                (None, Some(_)) => used + FAREWELL,
-                (None, None) => used + QUIC_TIMEOUT,
+            let until = match &permit {
+                Some(_) => deadline,
+                None if is_leaving => used + FAREWELL,
+                None => used + QUIC_TIMEOUT,
             };
             tokio::select! {
                 () = succeeded.notified(), if permit.is_some() => {
                     permit = None;
                     session.admit(self.admit());
-                    if leaving.is_some() {
+                    if is_leaving {
                         session.say_farewell();
                     }
                 }
-                () = &mut leave, if leaving.is_none() => {
-                    leaving = Some(session.received());
-                    used = Instant::now();
+                () = &mut leave, if !is_leaving => {
+                    (is_leaving, used) = (true, Instant::now());
                     if permit.is_none() {
                         session.say_farewell();
                     }
                 }
                 () = &mut drain, if !is_draining => is_draining = true,
                 Some(_) = flows.join_next() => used = Instant::now(),
-                () = sleep_until(until), if permit.is_some() || flows.is_empty() => {
-                    let heard = session.received();
-                    match &mut leaving {
-                        // What its flows have sent may be on its way still.
-                        Some(before) if permit.is_none() && *before != heard => {
-                            *before = heard;
-                            used = Instant::now();
-                        }
-                        _ => break,
-                    }
-                }
+                () = sleep_until(until), if permit.is_some() || flows.is_empty() => break,
                 stream = session.stream() => {
-                    let Ok(stream) = stream else { break };
+                    let Ok((stream, delivery)) = stream else { break };
                     let (port, places) = (Arc::clone(&self.service.port), places.clone());
                     let (is_known, succeeded) = (permit.is_none(), Arc::clone(&succeeded));
                     let peer = session.peer();
                     flows.spawn(async move {
                         if is_known {
-                            return places.serve(&port.service, stream, peer).await;
+                            places.serve(&port.service, stream, peer).await;
+                        } else {
+                            let ready = || succeeded.notify_one();
+                            places.serve_stranger(&port.service, stream, peer, ready).await;
                         }
-                        let ready = || succeeded.notify_one();
-                        places.serve_stranger(&port.service, stream, peer, ready).await;
+                        // The connection goes on until then.
+                        delivery.await;
                     });
                 }
             }

@@ -209,15 +209,16 @@ impl Session {
         canonical(self.connection.remote_address())
     }
 
-    /// Waits for a stream. Cancel safe.
+    /// Waits for a stream. Beside it is what waits, once the stream is over, until the client has all that was sent in it. Cancel safe.
     ///
     /// # Errors
     /// When the connection ends.
-    pub async fn stream(&self) -> io::Result<Stream> {
+    pub async fn stream(&self) -> io::Result<(Stream, impl Future<Output = ()> + Send + 'static)> {
         let streams = self.connection.accept_bi().await;
         let streams = streams.map_err(|error| broken(&error))?;
         let stream = QuicStream::new(self.connection.clone(), streams);
-        Ok(Stream::quic(stream))
+        let (stream, delivery) = stream.with_delivery();
+        Ok((Stream::quic(stream), delivery))
     }
 
     /// Gives the client what authenticated ones get: more streams and a wider window, as wide as the budget of buffers allows beside
@@ -229,12 +230,6 @@ impl Session {
         self.connection.set_receive_window(VarInt::from_u32(window));
         let streams = VarInt::from_u32(MAX_QUIC_STREAMS);
         self.connection.set_max_concurrent_bi_streams(streams);
-    }
-
-    /// How many datagrams the client has sent.
-    #[must_use]
-    pub fn received(&self) -> u64 {
-        self.connection.stats().udp_rx.datagrams
     }
 
     /// Tells the client to begin new flows elsewhere. A client that does not listen for it hears nothing.

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
@@ -32,6 +34,8 @@ pub(in crate::net) struct QuicStream {
     /// Keeps the connection in use.
     _flow: Option<Flow>,
     resets: bool,
+    /// Whether it was reset, for who waits until all was delivered.
+    was_reset: Option<Arc<AtomicBool>>,
 }
 
 enum End {
@@ -52,7 +56,22 @@ impl QuicStream {
             local: None,
             _flow: None,
             resets: false,
+            was_reset: None,
         }
+    }
+
+    /// With what waits, once the stream is over, until the peer has all that was sent, or does not want it.
+    pub(super) fn with_delivery(mut self) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let was_reset = Arc::new(AtomicBool::new(false));
+        self.was_reset = Some(Arc::clone(&was_reset));
+        let stopped = self.send.stopped();
+        let delivery = async move {
+            if !was_reset.load(Relaxed) {
+                // An error means that the connection has ended.
+                let _ = stopped.await;
+            }
+        };
+        (self, delivery)
     }
 
     /// With the address of the socket, and what counts the flow.
@@ -213,6 +232,9 @@ impl QuicStream {
 impl Drop for QuicStream {
     fn drop(&mut self) {
         if self.resets {
+            if let Some(was_reset) = &self.was_reset {
+                was_reset.store(true, Relaxed);
+            }
             // Errors mean that it has ended before.
             let _ = self.send.reset(CANCELLED);
         }

@@ -76,7 +76,7 @@ async fn serve(arrival: Arrival) {
     let session = arrival.accept().await.unwrap();
     session.admit(0);
     let mut streams = JoinSet::new();
-    while let Ok(stream) = session.stream().await {
+    while let Ok((stream, _)) = session.stream().await {
         streams.spawn(async move {
             let mut room = [0; 4096];
             while let Ok(count @ 1..) = stream.read(&mut room).await {
