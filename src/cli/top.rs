@@ -227,8 +227,12 @@ impl View {
             let latency = one.get("latency_ms").and_then(Value::as_f64);
             let latency = latency.map_or_else(String::new, |time| format!("{time:.1} ms"));
             let failures = number(one, "failures").to_string();
+            let by = match text(one, "way") {
+                "" => String::new(),
+                way => format!(", by {way}"),
+            };
             Row::new([
-                Span::raw(clean(text(one, "name"))),
+                Span::raw(clean(text(one, "name")) + &clean(&by)),
                 state,
                 Span::raw(latency),
                 Span::raw(failures),

@@ -152,7 +152,7 @@ function showServers(list, isLocal) {
         ? button('Automatic', 'Choose servers automatically', () => run(() => call('DELETE', path)))
         : button('Use', 'Use ' + one.name, () => run(() => call('PUT', path)));
     }
-    return [one.name + (one.method ? `, ${one.method}` : ''), state, one.latency_ms === null ? '–' : one.latency_ms.toFixed(1) + ' ms', one.connections ?? '–', one.failures, act];
+    return [one.name + (one.method ? `, ${one.method}` : '') + (one.way ? `, by ${one.way}` : ''), state, one.latency_ms === null ? '–' : one.latency_ms.toFixed(1) + ' ms', one.connections ?? '–', one.failures, act];
   }), 'No servers');
 }
 
