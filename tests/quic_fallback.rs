@@ -187,7 +187,7 @@ fn black_hole_for_udp_costs_a_second_once_and_quic_is_used_when_it_is_gone() {
     let (scene, targets) = (Scene::new(), Targets::start());
     // Its UDP port is one of Shadowsocks, which says nothing to QUIC.
     let first_server = scene.server(&json!({"type": "ws"}));
-    let local = scene.local(&json!({"type": "quic", "fallback": "ws", "fallback_retry": 1}));
+    let local = scene.local(&quic("ws"));
     let first = scene.flow(&targets.echo);
     assert!(first < FIRST, "{first:?}");
     let next = (0..5).map(|_| scene.flow(&targets.echo)).min().unwrap();
@@ -195,7 +195,7 @@ fn black_hole_for_udp_costs_a_second_once_and_quic_is_used_when_it_is_gone() {
     matrix::echoes_datagram(&scene.socks(), &targets, 1200);
     eventually("it is told", || local.log().contains(LOST));
     assert_eq!(scene.way(), "ws");
-    // The black hole goes away; the other way, too.
+    // The black hole goes away; the other way, too: then both are tried before the time is over.
     drop(first_server);
     let _second = scene.server(&json!({"type": "quic"}));
     eventually("flows go by QUIC", || scene.works(&targets.echo));

@@ -61,7 +61,8 @@ impl Endpoint {
             Some(fallback) => {
                 // That the socket can be written to must mean that it is connected.
                 let beside = self.by_tcp(SpeaksFirst::Unknown);
-                Box::pin(fallback.open(quic, &addresses, port, beside)).await
+                let opened = Box::pin(fallback.open(quic, &addresses, port, beside)).await;
+                opened.inspect_err(|_| fallback.forget())
             }
         }
     }

@@ -97,6 +97,11 @@ impl Fallback {
         }
     }
 
+    /// The other way does not work, either: both are tried from now on.
+    pub(super) fn forget(&self) {
+        lock(&self.shared.state).avoided = None;
+    }
+
     /// What was known is not known of the network as it is now.
     pub(super) fn network_changed(&self) {
         let mut state = lock(&self.shared.state);
