@@ -77,6 +77,7 @@ mod pair;
 mod plugins;
 mod quic;
 mod quic_fallback;
+mod quic_link;
 mod quic_upgrade;
 mod redir;
 mod redir_names;

@@ -1,4 +1,4 @@
-//! QUIC as a transport: everything that TCP carries, strangers, restarts, networks that change.
+//! QUIC as a transport: everything that TCP carries, strangers, restarts.
 
 use crate::common::{
     DEADLINE, SILENCE, eventually,
@@ -6,19 +6,21 @@ use crate::common::{
     matrix::{self, Targets},
     peers::{self, Half, Program, Spec, Start},
     process::{Process, v4},
-    socks::{self, Socks, read_array},
+    socks::read_array,
     targets::TcpTarget,
 };
-use crate::emulated::{self, Link, Shape};
-use crate::network_change::start_both;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint};
 use serde_json::{Value, json};
+use ssr::limits::MAX_QUIC_WAITING;
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -240,6 +242,66 @@ fn flood_of_strangers_leaves_room_for_users() {
     drop(held);
 }
 
+/// Passes datagrams of one client on to `server`, and counts the packets by which the server has it prove its address (Retry, RFC
+/// 9000 §17.2.5).
+fn retries(server: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let near = Arc::new(UdpSocket::bind(v4(0)).unwrap());
+    let far = Arc::new(UdpSocket::bind(v4(0)).unwrap());
+    far.connect(server).unwrap();
+    let address = near.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let client = Arc::new(Mutex::new(None));
+    let (back, to, counted, known) = (
+        Arc::clone(&far),
+        Arc::clone(&near),
+        Arc::clone(&count),
+        Arc::clone(&client),
+    );
+    thread::spawn(move || {
+        let mut room = [0; 2048];
+        while let Ok(len) = back.recv(&mut room) {
+            if room[0] & 0xf0 == 0xf0 {
+                counted.fetch_add(1, Relaxed);
+            }
+            let client = known.lock().unwrap().unwrap();
+            to.send_to(&room[..len], client).unwrap();
+        }
+    });
+    thread::spawn(move || {
+        let mut room = [0; 2048];
+        while let Ok((len, from)) = near.recv_from(&mut room) {
+            *client.lock().unwrap() = Some(from);
+            far.send(&room[..len]).unwrap();
+        }
+    });
+    (address, count)
+}
+
+#[test]
+fn clients_prove_their_address_while_many_are_in_their_handshake() {
+    let identity = Identity::new();
+    let spec = Spec::new(METHOD);
+    let server = server(&spec, &identity);
+    let (relay, count) = retries(server.address);
+    let reactor = reactor();
+    drop(reactor.block_on(stranger(relay)));
+    assert_eq!(count.load(Relaxed), 0, "nobody else is there");
+    let held = reactor.block_on(async {
+        let mut held = Vec::new();
+        for _ in 0..=MAX_QUIC_WAITING {
+            held.push(stranger(server.address).await);
+        }
+        held
+    });
+    let (relay, count) = retries(server.address);
+    drop(reactor.block_on(stranger(relay)));
+    assert!(count.load(Relaxed) > 0, "beside many strangers");
+    let targets = Targets::start();
+    let local = local(&spec, &identity, server.address);
+    matrix::echoes(&local.socks(), &targets.echo.v4(), 100_000);
+    drop(held);
+}
+
 #[test]
 fn restarted_server_is_noticed_and_requests_go_on() {
     let identity = Identity::new();
@@ -284,183 +346,4 @@ fn restarted_server_is_noticed_and_requests_go_on() {
     );
     // The ticket of the process before is not known any more: what was sent early is sent again.
     matrix::echoes(&local.socks(), &target.v4(), 100_000);
-}
-
-// Over a link that changes.
-
-const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
-
-/// A laptop, and a server behind a link; behind the server what sends a pattern, and echoes.
-struct Scene {
-    link: Link,
-    local: Process,
-    _server: Process,
-    _files: (tempfile::TempDir, Identity),
-}
-
-fn scene(delay: u64, transport: &Value) -> Scene {
-    let shape = Shape {
-        delay: Duration::from_millis(delay),
-        loss: 0.0,
-        rate: 2e7,
-        queue: Duration::from_millis(200),
-        seed: 1,
-    };
-    let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
-    link.b.ip("addr add 198.51.100.7 dev lo").unwrap();
-    link.b
-        .run(|| {
-            let listener = TcpListener::bind(TARGET).unwrap();
-            thread::spawn(move || {
-                for mut stream in listener.incoming().map_while(Result::ok) {
-                    thread::spawn(move || {
-                        let mut room = [0; 64];
-                        while let Ok(len @ 1..) = stream.read(&mut room) {
-                            let _gone = match room[0] {
-                                b'g' => crate::common::targets::write_pattern(&mut stream, 7, MUCH),
-                                _ => stream.write_all(&room[..len]),
-                            };
-                        }
-                    });
-                }
-            });
-        })
-        .unwrap();
-    let (directory, identity, spec) = (
-        tempfile::tempdir().unwrap(),
-        Identity::new(),
-        Spec::new(METHOD),
-    );
-    let mut tls = identity.own();
-    for (key, value) in identity.trusted().as_object().unwrap() {
-        tls[key] = value.clone();
-    }
-    let mut transport = transport.clone();
-    transport["tls"] = tls;
-    let path = directory.path().join("config.json");
-    let keys = json!({
-        "server": emulated::B.to_string(), "server_port": 8388, "method": METHOD, "password": spec.password,
-        "local_port": 1080, "transport": transport,
-    });
-    fs::write(&path, keys.to_string()).unwrap();
-    let (server, local) = start_both(&link, &path);
-    Scene {
-        link,
-        local,
-        _server: server,
-        _files: (directory, identity),
-    }
-}
-
-/// Bytes of the download.
-const MUCH: usize = 6_000_000;
-
-/// A flow through `ssr local`, in the namespace of this thread.
-fn flow() -> TcpStream {
-    let stream = Socks::new(v4(1080)).connect(&socks::Target::from(TARGET));
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    stream
-}
-
-/// Reads the pattern to its end. Returns the longest pause.
-fn download(mut stream: TcpStream) -> Duration {
-    stream.write_all(b"g").unwrap();
-    let mut expected = Vec::new();
-    {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let mut out = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut back, _) = listener.accept().unwrap();
-        let writer =
-            thread::spawn(move || crate::common::targets::write_pattern(&mut out, 7, MUCH));
-        back.read_to_end(&mut expected).unwrap();
-        writer.join().unwrap().unwrap();
-    }
-    let mut received = Vec::with_capacity(MUCH);
-    let (mut longest, mut last) = (Duration::ZERO, Instant::now());
-    let mut room = vec![0; 65536];
-    while received.len() < MUCH {
-        let count = stream.read(&mut room).unwrap();
-        assert!(
-            count > 0,
-            "the download ended after {} bytes",
-            received.len()
-        );
-        received.extend_from_slice(&room[..count]);
-        longest = longest.max(last.elapsed());
-        last = Instant::now();
-    }
-    assert!(received == expected, "all bytes, and the right ones");
-    longest
-}
-
-#[test]
-#[ignore = "needs root: namespaces and a link between them"]
-fn flows_outlive_a_new_address_and_a_link_that_was_down_over_link() {
-    let scene = scene(20, &json!({"type": "quic"}));
-    let (link, local) = (&scene.link, &scene.local);
-    for change in ["address", "down"] {
-        link.a
-            .run(|| {
-                let mut slow = flow();
-                slow.write_all(b"1").unwrap();
-                assert_eq!(&read_array::<1>(&mut slow), b"1");
-                let running = flow();
-                let download = thread::spawn(move || download(running));
-                thread::sleep(Duration::from_millis(700)); // in the middle of the download
-                let away = match change {
-                    "address" => Duration::ZERO,
-                    _ => Duration::from_secs(5),
-                };
-                link.a.ip("link set link0 down").unwrap();
-                thread::sleep(away); // how long it is down is the subject
-                if change == "address" {
-                    link.a.ip("addr flush dev link0").unwrap();
-                    link.a.ip("addr add 10.99.0.5/24 dev link0").unwrap();
-                }
-                link.a.ip("link set link0 up").unwrap();
-                link.a.ip("route replace default dev link0").unwrap();
-                let longest = download.join().expect("the download comes to its end");
-                println!("{change}: the longest pause is {longest:?}");
-                assert!(
-                    longest < away + Duration::from_secs(5),
-                    "{change}: {longest:?}\n{}",
-                    local.log()
-                );
-                slow.write_all(b"2").unwrap();
-                assert_eq!(
-                    &read_array::<1>(&mut slow),
-                    b"2",
-                    "a quiet flow goes on, too"
-                );
-            })
-            .unwrap();
-    }
-}
-
-#[test]
-#[ignore = "needs root: namespaces and a link between them"]
-fn first_byte_takes_two_round_trips_and_then_one_over_link() {
-    let scene = scene(50, &json!({"type": "quic"}));
-    scene
-        .link
-        .a
-        .run(|| {
-            // Handshake and request; then the request alone. A debug build takes its own time beside.
-            for round_trips in [2, 1, 1] {
-                let begun = Instant::now();
-                let mut one = flow();
-                one.write_all(b"1").unwrap();
-                assert_eq!(&read_array::<1>(&mut one), b"1");
-                let taken = begun.elapsed();
-                println!("first byte after {taken:?}");
-                let (least, most) = (100 * round_trips, 100 * round_trips + 90);
-                assert!(
-                    taken >= Duration::from_millis(least) && taken < Duration::from_millis(most),
-                    "{taken:?}"
-                );
-            }
-        })
-        .unwrap();
 }
