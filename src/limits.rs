@@ -203,6 +203,14 @@ pub const HTTP_WINDOW: usize = 128 * 1024;
 pub const MAX_QUIC_STREAMS: u32 = 1024;
 /// Those of a connection whose client is not authenticated yet.
 pub const MAX_QUIC_STRANGER_STREAMS: u32 = 4;
+/// UDP associations of one QUIC connection; beyond it, the least recently used of them makes room.
+pub const MAX_QUIC_ASSOCIATIONS: usize = 1024;
+/// Packets of UDP on their way in one QUIC connection, each way, that are too long for a datagram: each has a stream of its own.
+pub const MAX_QUIC_LONG_PACKETS: u32 = 512;
+/// How long such a packet may be on its way.
+pub const QUIC_LONG_PACKET_TIME: Duration = Duration::from_secs(5);
+/// Bytes of datagrams of one QUIC connection that wait to be sent, and of those that were received and not yet read.
+pub const QUIC_DATAGRAM_BUFFER: usize = 512 * 1024;
 /// Bytes of all streams of a QUIC connection that were received and not yet read, or sent and not yet acknowledged.
 pub const QUIC_CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of one stream that were received and not yet read.

@@ -78,6 +78,7 @@ mod plugins;
 mod quic;
 mod quic_fallback;
 mod quic_link;
+mod quic_udp;
 mod quic_upgrade;
 mod redir;
 mod redir_names;

@@ -109,6 +109,11 @@ fn wrong_server_is_refused_with_the_reason() {
 
 /// A client of QUIC that knows no key.
 async fn stranger(server: SocketAddr) -> Connection {
+    client(server).await.1
+}
+
+/// A client of QUIC at loopback, and its connection.
+pub(crate) async fn client(server: SocketAddr) -> (Endpoint, Connection) {
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -120,7 +125,8 @@ async fn stranger(server: SocketAddr) -> Connection {
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     let connecting = endpoint.connect_with(config, server, NAME).unwrap();
-    connecting.await.unwrap()
+    let connection = connecting.await.unwrap();
+    (endpoint, connection)
 }
 
 /// Trusts any server.

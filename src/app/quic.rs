@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::handshakes::{ListenerId, Permit};
 use super::places::Places;
+use super::quic_packets::{Packets, Serve};
 use super::worker::{Job, ListenerService, Phase, Shared};
 use crate::limits::{MAX_QUIC_WAITING, QUIC_TIMEOUT};
 use crate::net::quic::{Arrival, Claim, Listener, Server, Session};
@@ -27,6 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(super) struct QuicService<I, O> {
     port: Arc<ListenerService<I, O>>,
     server: Arc<Server>,
+    /// Serves UDP, where it is offered.
+    packets: Option<Serve>,
     /// Connections whose client is authenticated.
     admitted: AtomicUsize,
     /// Those whose client is not.
@@ -37,13 +40,14 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O
     /// The jobs that serve a port: one that listens, to be run by the first worker, and one for each worker.
     pub(super) fn jobs(
         port: Arc<ListenerService<I, O>>,
-        server: Arc<Server>,
+        (server, packets): (Arc<Server>, Option<Serve>),
         claim: Claim,
         workers: usize,
     ) -> (Job, Vec<Job>) {
         let service = Arc::new(Self {
             port,
             server,
+            packets,
             admitted: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
         });
@@ -222,7 +226,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Counted<I, O> {
         }
     }
 
-    /// Serves the streams. Until the first of them is authenticated, the connection is in its handshake.
+    /// Serves the streams and packets. Until the first of them is authenticated, the connection is in its handshake.
     async fn streams(
         mut self,
         session: &Session,
@@ -232,6 +236,7 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Counted<I, O> {
     ) {
         let places = Places::new(&self.service.port.room);
         let succeeded = Arc::new(Notify::new());
+        let mut packets = Packets::new(self.service.packets.clone(), Arc::clone(&succeeded));
         let mut permit = Some(permit);
         let mut flows = JoinSet::new();
         let mut used = Instant::now();
@@ -261,7 +266,16 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Counted<I, O> {
                 }
                 () = &mut drain, if !is_draining => is_draining = true,
                 Some(_) = flows.join_next() => used = Instant::now(),
-                () = sleep_until(until), if permit.is_some() || flows.is_empty() => break,
+                () = sleep_until(until), if permit.is_some() || flows.is_empty() => {
+                    if permit.is_some() || !packets.are_used() {
+                        break;
+                    }
+                    used = Instant::now();
+                }
+                first = packets.first(session) => match first {
+                    Ok(first) => packets.begin(session, first),
+                    Err(_) => break,
+                },
                 stream = session.stream() => {
                     let Ok((stream, delivery)) = stream else { break };
                     let (port, places) = (Arc::clone(&self.service.port), places.clone());

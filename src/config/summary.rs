@@ -246,10 +246,11 @@ impl Config {
             && server.udp_over_tcp.is_none()
             && server.multiplex.is_none()
         {
-            let way = if transport.udp_inside {
-                "through it"
-            } else {
-                "directly"
+            let way = match (transport.udp_inside, &transport.quic) {
+                (true, Some(_)) if transport.udp_datagrams => "in its datagrams",
+                (true, Some(_)) => "in its streams",
+                (true, None) => "through it",
+                (false, _) => "directly",
             };
             write!(out, ", UDP {way}")?;
         }

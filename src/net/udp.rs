@@ -2,24 +2,29 @@
 //! once, and long runs to one peer as one (GSO, GRO).
 
 mod batch;
+mod connection;
 mod memory;
 pub mod transparent;
 mod tun;
 
 pub use batch::{Batch, MAX_DATAGRAM, Path};
-pub use memory::Sender;
+pub use connection::{Connection, Inside};
+pub use memory::{SendFn, Sender, Sent};
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 
+use super::sync::lock;
 use super::{UdpOptions, linux, sampled};
-use memory::Memory;
+use memory::{Direct, Memory};
 use transparent::Transparent;
 
 /// A socket for datagrams.
@@ -100,6 +105,44 @@ impl Socket {
         (Self::in_memory(memory), sender)
     }
 
+    /// A socket inside the process for what comes in `connection`, and the sender of what it receives: what stands in its
+    /// datagrams is [numbered](crate::wire::quic_packets). It sends by calling `send`.
+    #[must_use]
+    pub fn in_connection(connection: Connection, send: Box<SendFn>) -> (Self, Sender) {
+        let (memory, sender) = Memory::in_connection(connection, send);
+        (Self::in_memory(memory), sender)
+    }
+
+    /// As [`Socket::pair`], where the first can be given another way out.
+    #[must_use]
+    pub fn switched() -> (Self, Switched) {
+        let (a, b, sender, direct) = Memory::switched();
+        let switched = Switched {
+            socket: Self::in_memory(b),
+            sender,
+            direct,
+        };
+        (Self::in_memory(a), switched)
+    }
+
+    /// The connection that its datagrams come in, if they do.
+    #[must_use]
+    pub fn connection(&self) -> Option<&Connection> {
+        match &self.kind {
+            Kind::Memory(memory) => memory.connection.as_deref(),
+            Kind::Kernel(_) | Kind::Transparent(_) | Kind::Tun(_) => None,
+        }
+    }
+
+    /// Whether others should have a turn before more is sent: what takes the datagrams is a task of this process.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        match &self.kind {
+            Kind::Memory(memory) => memory.is_busy.load(Relaxed),
+            Kind::Kernel(_) | Kind::Transparent(_) | Kind::Tun(_) => false,
+        }
+    }
+
     /// The address of the other end, if the socket is inside the process.
     #[must_use]
     pub const fn peer(&self) -> Option<SocketAddr> {
@@ -158,6 +201,7 @@ impl Socket {
                     buffer,
                     metas: metas.get(..count).unwrap_or_default(),
                     longest: self.longest,
+                    in_connection: self.connection().is_some(),
                 });
                 Ok(())
             });
@@ -226,28 +270,63 @@ impl Kernel {
     }
 }
 
+/// The other end of a socket inside the process, which can give it another way out.
+pub struct Switched {
+    socket: Socket,
+    sender: Arc<Sender>,
+    direct: Direct,
+}
+
+impl Switched {
+    /// Receives what the first socket sends while it has no other way, and sends to it.
+    #[must_use]
+    pub const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Sends to the first socket, which is closed when this and all copies of the sender are dropped.
+    #[must_use]
+    pub fn sender(&self) -> Arc<Sender> {
+        Arc::clone(&self.sender)
+    }
+
+    /// What the first socket sends goes to `send` from now on; `None`: to the second socket again.
+    pub fn send_by(&self, send: Option<Box<SendFn>>) {
+        *lock(&self.direct) = send;
+    }
+}
+
 /// A batch of datagrams, in the order in which they came.
 pub struct Received<'a> {
     buffer: &'a mut [u8],
     metas: &'a [RecvMeta],
     longest: usize,
+    in_connection: bool,
 }
 
 impl Received<'_> {
     /// Iterates over the datagrams, which may be changed in place, and where each came from.
     pub fn datagrams(&mut self) -> impl Iterator<Item = (&mut [u8], Path)> {
         let slots = self.buffer.chunks_exact_mut(MAX_DATAGRAM);
-        slots.zip(self.metas).flat_map(|(slot, meta)| {
-            let path = Path {
-                peer: canonical(meta.addr),
-                local: meta.dst_ip.map(|ip| ip.to_canonical()),
+        let (in_connection, longest) = (self.in_connection, self.longest);
+        slots.zip(self.metas).flat_map(move |(slot, meta)| {
+            let path = if in_connection {
+                Path {
+                    inside: meta.dst_ip.and_then(Inside::of),
+                    ..Path::to(canonical(meta.addr))
+                }
+            } else {
+                Path {
+                    local: meta.dst_ip.map(|ip| ip.to_canonical()),
+                    ..Path::to(canonical(meta.addr))
+                }
             };
             let run = slot.get_mut(..meta.len).unwrap_or_default();
             // `chunks_mut` yields nothing for an empty datagram.
             let empty = run.is_empty().then(<&mut [u8]>::default);
             run.chunks_mut(meta.stride.max(1))
                 .chain(empty)
-                .filter(|datagram| datagram.len() <= self.longest)
+                .filter(move |datagram| datagram.len() <= longest)
                 .map(move |datagram| (datagram, path))
         })
     }
@@ -319,7 +398,7 @@ mod tests {
     }
 
     fn to(peer: SocketAddr) -> Path {
-        Path { peer, local: None }
+        Path::to(peer)
     }
 
     fn batch(datagrams: &[Vec<u8>], path: Path) -> Batch {

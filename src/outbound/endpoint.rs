@@ -67,6 +67,17 @@ impl Endpoint {
         }
     }
 
+    /// Whether packets go in datagrams of QUIC on the network as it is now, and not in streams.
+    pub(super) async fn sends_datagrams(&self, quic: &Arc<quic::Client>) -> Result<bool, Error> {
+        let Some(fallback) = &self.fallback else {
+            return Ok(true);
+        };
+        let addresses = self.dialer.addresses(&self.address).await?;
+        let beside = self.by_tcp(SpeaksFirst::Unknown);
+        let by_quic = fallback.is_by_quic(quic, &addresses, self.address.port(), beside);
+        Ok(Box::pin(by_quic).await)
+    }
+
     async fn by_tcp(&self, first: SpeaksFirst) -> Result<Stream, Error> {
         let Some(transport) = &self.transport else {
             return self.dialer.dial(&self.address, true, first).await;

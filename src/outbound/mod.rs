@@ -8,7 +8,7 @@
 //! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
 //! - [`ways`]: QUIC to a server, or what is used where a network blocks UDP.
 //! - [`warm`]: spare connections to a server.
-//! - [`udp_over_stream`]: datagrams inside streams to a server.
+//! - [`udp_over_stream`]: datagrams inside streams to a server; `quic_packets.rs`: those in a QUIC connection.
 //! - [`multiplex`]: the sessions of sing-box's `multiplex` with a server, and streams in them.
 //! - [`shadowsocks`]: picks one of several servers and goes through it; `server.rs`: one of them;
 //!   `reach.rs`: connects to it.
@@ -23,6 +23,7 @@ pub mod endpoint;
 pub mod multiplex;
 mod proxied_packets;
 pub mod proxy_chain;
+mod quic_packets;
 mod reach;
 mod request_leg;
 pub mod reverse;

@@ -30,10 +30,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const TURN: usize = 4;
 
 /// An in-memory socket does not look where its datagrams go.
-const NOWHERE: Path = Path {
-    peer: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-    local: None,
-};
+const NOWHERE: Path = Path::to(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0));
 
 /// The socket of a new association, whose datagrams one of `tasks` carries to `server` through the proxies of `dialer`.
 pub(super) fn socket(dialer: &Dialer, server: &Address, tasks: &Tasks) -> io::Result<Socket> {
@@ -135,10 +132,7 @@ impl Passage {
             mut wraps,
             controls,
         } = self;
-        let path = Path {
-            peer: relay,
-            local: None,
-        };
+        let path = Path::to(relay);
         let mut buffers = (Vec::new(), Vec::new());
         poll_fn(|cx| {
             let ended = |control: &Stream| has_ended(control, cx);

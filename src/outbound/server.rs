@@ -128,7 +128,7 @@ impl Server {
             Some(Carried::Datagrams(_) | Carried::Multiplexed) => {
                 (Encoder::Addressed, Decoder::Addressed)
             }
-            Some(Carried::Packets) | None => {
+            Some(Carried::Packets | Carried::QuicDatagrams) | None => {
                 let sealer =
                     PacketSealer::client(credentials, session).map_err(io::Error::other)?;
                 let opener = Box::new(ClientPackets::new(credentials, session));

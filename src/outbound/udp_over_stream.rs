@@ -12,11 +12,13 @@ use tokio::time::{sleep, timeout};
 use super::direct::Direct;
 use super::endpoint::Endpoint;
 use super::multiplex::Sessions;
+use super::quic_packets;
 use crate::limits::{MAX_UDP_STREAMS, UDP_STREAM_BUFFER, UDP_STREAM_WINDOW};
 use crate::net::dial::SpeaksFirst;
 use crate::net::pipe::{Pipe, pair};
+use crate::net::quic;
 use crate::net::tasks::Tasks;
-use crate::net::udp::Socket;
+use crate::net::udp::{Socket, Switched};
 use crate::relay::failed::{Asked, Way};
 use crate::relay::tcp::{FixedTarget, Leg, Outbound, Request, Service, Timeouts};
 use crate::relay::udp::over_stream::{Closed, Framing, exchange, read_request};
@@ -37,6 +39,8 @@ const TOO_MANY: &str = "too many UDP associations over streams";
 pub enum Carried {
     /// The packets that it would send by UDP.
     Packets,
+    /// The same packets, each in a datagram of a QUIC connection.
+    QuicDatagrams,
     /// Datagrams as they are, by this version of UDP over TCP.
     Datagrams(Version),
     /// Datagrams of a stream in a session of sing-box's `multiplex`.
@@ -47,7 +51,7 @@ impl Carried {
     /// The reserved target of the streams.
     fn target(self) -> Address {
         match self {
-            Self::Packets => Address::Domain(NAME.into(), PORT),
+            Self::Packets | Self::QuicDatagrams => Address::Domain(NAME.into(), PORT),
             // As sing-box has it; servers do not look at the port.
             Self::Datagrams(version) => Address::Domain(version.target().into(), 0),
             Self::Multiplexed => Address::Domain(multiplex::HOST.into(), multiplex::PORT),
@@ -57,7 +61,7 @@ impl Carried {
     /// How a new stream begins.
     const fn framing(self) -> Framing {
         match self {
-            Self::Packets => Framing::Packets,
+            Self::Packets | Self::QuicDatagrams => Framing::Packets,
             Self::Datagrams(version) => Framing::Datagrams {
                 frames: Frames::Addressed,
                 request: matches!(version, Version::V2),
@@ -93,7 +97,16 @@ impl UdpOverStream {
         sessions: Option<&Arc<Sessions>>,
         tasks: &Tasks,
     ) -> io::Result<Socket> {
-        let (association, carried) = Socket::pair();
+        let (association, carried) = match self.carried {
+            Carried::QuicDatagrams => {
+                let (association, ends) = Socket::switched();
+                (association, Ends::Switched(ends))
+            }
+            _ => {
+                let (association, carried) = Socket::pair();
+                (association, Ends::Plain(carried))
+            }
+        };
         let carrier = Carrier {
             endpoint: Arc::clone(endpoint),
             sessions: sessions.map(Arc::clone),
@@ -106,6 +119,22 @@ impl UdpOverStream {
     }
 }
 
+/// The other end of an association's socket.
+enum Ends {
+    Plain(Socket),
+    /// The association can be given another way out.
+    Switched(Switched),
+}
+
+impl Ends {
+    const fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Switched(ends) => ends.socket(),
+        }
+    }
+}
+
 /// Carries the datagrams of one association.
 struct Carrier {
     endpoint: Arc<Endpoint>,
@@ -115,7 +144,9 @@ struct Carrier {
 
 impl Carrier {
     /// Carries datagrams until the association ends, in one stream after another if they break.
-    async fn run(self, socket: Socket) {
+    async fn run(self, ends: Ends) {
+        let socket = ends.socket();
+        let endpoint = Arc::clone(&self.endpoint);
         let (idle, timeouts) = (self.settings.idle, self.settings.timeouts);
         let carried = self.settings.carried;
         let service = Service {
@@ -127,6 +158,18 @@ impl Carrier {
         let peer = (Ipv4Addr::LOCALHOST, 0).into();
         // A stream is opened only when a datagram waits for it.
         while matches!(timeout(idle, socket.readable()).await, Ok(Ok(()))) {
+            if let (Ends::Switched(ends), Some(quic)) = (&ends, &endpoint.quic) {
+                match Box::pin(quic_packets::carry(&endpoint, quic, ends)).await {
+                    Some(quic::Carried::Association) => return,
+                    Some(quic::Carried::Connection) => {
+                        sleep(RECONNECT_PAUSE).await;
+                        continue;
+                    }
+                    Some(quic::Carried::Doubt) => continue,
+                    // The network blocks UDP: they go in streams as over TCP.
+                    None => {}
+                }
+            }
             let (stream, pipe) = pair(UDP_STREAM_WINDOW, UDP_STREAM_BUFFER);
             let served = Box::pin(async {
                 service.serve(stream, peer, || ()).await;
@@ -134,7 +177,7 @@ impl Carrier {
                 pending().await
             });
             let closed = tokio::select! {
-                closed = exchange(pipe, &socket, carried.framing(), idle) => closed,
+                closed = exchange(pipe, socket, carried.framing(), idle) => closed,
                 closed = served => closed,
             };
             match closed {
@@ -201,7 +244,7 @@ impl<I: PacketInbound<Batch: From<StreamClient>>, O: PacketOutbound> DirectWithP
         let (user, peer) = (request.user.clone(), request.peer);
         let started = self.tasks.try_spawn(MAX_UDP_STREAMS, async move {
             match carried {
-                Carried::Packets => {
+                Carried::Packets | Carried::QuicDatagrams => {
                     let (server, client) = Socket::pair();
                     let exchanged =
                         async move { exchange(pipe, &client, Framing::Packets, idle).await };

@@ -119,17 +119,44 @@ impl Fallback {
         port: u16,
         beside: impl Future<Output = Result<Stream, Error>>,
     ) -> Result<Stream, Error> {
-        let attempt = match self.choose(quic, addresses, port) {
-            Choice::Quic => return Ok(quic.open(addresses, port).await?),
-            Choice::Beside => return beside.await,
-            Choice::Both(attempt) => attempt,
+        let stream = match self.choose(quic, addresses, port) {
+            Choice::Quic => None,
+            Choice::Beside => Some(beside.await?),
+            Choice::Both(attempt) => self.race(attempt, beside).await?,
         };
-        let by_quic = async || Ok(quic.open(addresses, port).await?);
+        match stream {
+            Some(stream) => Ok(stream),
+            None => Ok(quic.open(addresses, port).await?),
+        }
+    }
+
+    /// Whether packets go by `quic` to the server at `addresses`, and not in a stream that is opened by `beside`.
+    pub(super) async fn is_by_quic(
+        &self,
+        quic: &Arc<Client>,
+        addresses: &[IpAddr],
+        port: u16,
+        beside: impl Future<Output = Result<Stream, Error>>,
+    ) -> bool {
+        match self.choose(quic, addresses, port) {
+            Choice::Quic => true,
+            Choice::Beside => false,
+            // A stream is dropped: it is known now that the next will open.
+            Choice::Both(attempt) => !matches!(self.race(attempt, beside).await, Ok(Some(_))),
+        }
+    }
+
+    /// Waits for an attempt by QUIC, and for a stream by the other way. `None`: QUIC is ready first.
+    async fn race(
+        &self,
+        attempt: Outcome,
+        beside: impl Future<Output = Result<Stream, Error>>,
+    ) -> Result<Option<Stream>, Error> {
         // What QUIC has failed with; a server that is not the right one is an error on any way.
         let mut failed = None;
         if let Ok(ended) = timeout(self.shared.head_start(), ended(attempt.clone())).await {
             match ended {
-                Ok(()) => return by_quic().await,
+                Ok(()) => return Ok(None),
                 Err(error) if is_refusal(&error) => return Err(again(&error).into()),
                 Err(error) => failed = Some(error),
             }
@@ -140,14 +167,14 @@ impl Fallback {
             tokio::select! {
                 biased;
                 ended = ended(attempt.clone()), if failed.is_none() => match ended {
-                    Ok(()) => return by_quic().await,
+                    Ok(()) => return Ok(None),
                     Err(error) if is_refusal(&error) => return Err(again(&error).into()),
                     Err(error) => failed = Some(error),
                 },
                 stream = &mut beside, if beside_failed.is_none() => match stream {
                     Ok(stream) => {
                         self.shared.lost(&attempt, failed.as_deref());
-                        return Ok(stream);
+                        return Ok(Some(stream));
                     }
                     Err(error) => beside_failed = Some(error),
                 },

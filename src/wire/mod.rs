@@ -16,6 +16,7 @@
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`ip`] | IP packets of a tun device, with TCP, UDP and ICMP |
+//! | [`quic_packets`] | Shadowsocks packets in datagrams of QUIC |
 //! | [`reverse`] | the frames of reverse tunnels, which carry many streams in one |
 //! | [`reserved`] | the targets by which a client asks the server for a service of its own |
 //! | [`udp_over_stream`] | Shadowsocks packets inside a stream |
@@ -46,6 +47,7 @@ pub mod multiplex;
 pub mod mux;
 pub mod peer_protocol;
 pub mod proxy_protocol;
+pub mod quic_packets;
 pub mod reserved;
 pub mod reverse;
 pub mod sniff;

@@ -335,6 +335,7 @@ fn with(server: &Server, layers: Layers) -> Server {
         quic: None,
         fallback: None,
         udp_inside: false,
+        udp_datagrams: false,
         site: None,
     });
     Server {

@@ -66,10 +66,7 @@ impl Packets {
         let Some(query) = query::query(&self.name, Family::V4, id) else {
             return;
         };
-        let path = Path {
-            peer: self.peer,
-            local: None,
-        };
+        let path = Path::to(self.peer);
         let mut batch = Batch::spare();
         let encoder = &mut self.upstream.encoder;
         if encoder.push(&mut batch, path, &self.target, &query).is_ok() {

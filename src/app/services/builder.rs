@@ -13,6 +13,7 @@ use crate::app::error::Error;
 use crate::app::fd_limit::Capacity;
 use crate::app::handshakes::Handshakes;
 use crate::app::quic::QuicService;
+use crate::app::quic_packets::Serve;
 use crate::app::reverse::ReverseServer;
 use crate::app::room::Room;
 use crate::app::udp_share::UdpShare;
@@ -252,7 +253,7 @@ impl<'a> Builder<'a> {
         &mut self,
         socket: UdpSocket,
         port: Arc<ListenerService<I, O>>,
-        server: Arc<net::quic::Server>,
+        server: (Arc<net::quic::Server>, Option<Serve>),
     ) -> Result<(), Error>
     where
         I: Inbound + Send + 'static,

@@ -318,6 +318,9 @@ impl Builder<'_> {
         let carried = match (server.udp_over_tcp, server.multiplex) {
             (Some(version), _) => Some(Carried::Datagrams(version)),
             (None, Some(_)) => Some(Carried::Multiplexed),
+            (None, None) if transport.is_some_and(|transport| transport.udp_datagrams) => {
+                Some(Carried::QuicDatagrams)
+            }
             (None, None) => inside.then_some(Carried::Packets),
         };
         let over_stream = carried.map(|carried| UdpOverStream {

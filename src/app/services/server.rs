@@ -11,6 +11,7 @@ use super::transport;
 use tokio::sync::watch;
 
 use crate::app::error::Error;
+use crate::app::quic_packets::{self, Serve};
 use crate::app::reverse::{Grants, ReverseServer, ServerSettings};
 use crate::app::routing::{Guard, filter};
 use crate::config::Server;
@@ -97,10 +98,14 @@ impl Builder<'_> {
             match &relay {
                 Some(relay) => {
                     let relay = Arc::clone(relay);
+                    let by = (transport, Some(quic_packets::served_by(Arc::clone(&relay))));
                     let outbound = DirectWithPackets::new(direct, relay, takes_packets, idle_udp);
-                    self.serve_clients((server, &mut places), inbound, outbound, transport)?;
+                    self.serve_clients((server, &mut places), inbound, outbound, by)?;
                 }
-                None => self.serve_clients((server, &mut places), inbound, direct, transport)?,
+                None => {
+                    let by = (transport, None);
+                    self.serve_clients((server, &mut places), inbound, direct, by)?;
+                }
             }
         }
         if let Some(relay) = relay.filter(|_| !server.is_quic()) {
@@ -118,7 +123,7 @@ impl Builder<'_> {
         (server, places): (&Server, &mut Places),
         inbound: I,
         outbound: O,
-        transport: Option<net::transport::Server>,
+        (transport, packets): (Option<net::transport::Server>, Option<Serve>),
     ) -> Result<(), Error>
     where
         I: Inbound + Send + 'static,
@@ -131,12 +136,12 @@ impl Builder<'_> {
             Family::Aead2017 => self.config.replay == ReplayPolicy::Reject,
             Family::Plain => false,
         };
-        if let Some(quic) = transport::quic_server(server, early)? {
+        if let Some(quic) = transport::quic_server(server, early, packets.is_some())? {
             let (bound, sockets) = self.bind_udp_sockets(places.udp, &server.socket, 1)?;
             places.udp = bound;
             let port = Arc::new(self.port(inbound, outbound, idle, transport));
             if let Some(socket) = sockets.into_iter().next() {
-                self.serve_quic(socket, Arc::clone(&port), quic)?;
+                self.serve_quic(socket, Arc::clone(&port), (quic, packets))?;
             }
             let transport = server.transport.as_ref();
             if let Some(fallback) = transport.and_then(|layers| layers.fallback.as_ref()) {

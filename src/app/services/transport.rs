@@ -64,10 +64,12 @@ pub(super) fn fallback(server: &Server) -> Option<Fallback> {
     Some(Fallback::new(&server.name, fallback.name(), fallback.retry))
 }
 
-/// How `server` serves its clients by QUIC, if it does. `early`: whether they may send data with their first packet.
+/// How `server` serves its clients by QUIC, if it does. `early`: whether they may send data with their first packet; `packets`:
+/// whether UDP is served.
 pub(super) fn quic_server(
     server: &Server,
     early: bool,
+    packets: bool,
 ) -> Result<Option<Arc<quic::Server>>, Error> {
     let Some((_, tls, settings)) = quic_of(server) else {
         return Ok(None);
@@ -80,7 +82,12 @@ pub(super) fn quic_server(
         Family::Plain => rand::random::<[u8; 32]>().into(),
         Family::Aead2017 | Family::Aead2022 => server.keys.key.reset_secret(),
     };
-    Ok(Some(quic::Server::new(served, settings.clone(), &secret)))
+    Ok(Some(quic::Server::with_packets(
+        served,
+        settings.clone(),
+        &secret,
+        packets,
+    )))
 }
 
 fn quic_of(server: &Server) -> Option<(&Transport, &Tls, &quic::Settings)> {

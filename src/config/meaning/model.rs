@@ -226,6 +226,7 @@ impl Server {
             quic: None,
             fallback: None,
             udp_inside: true,
+            udp_datagrams: false,
             site: None,
         });
         Some(Self {
@@ -270,6 +271,8 @@ pub struct Transport {
     pub fallback: Option<Fallback>,
     /// Whether `ssr local` sends datagrams through the WebSocket or QUIC, and not by UDP of their own.
     pub udp_inside: bool,
+    /// Whether each of them goes in a datagram of QUIC, and not in a stream.
+    pub udp_datagrams: bool,
     /// What strangers get.
     pub site: Option<Site>,
 }

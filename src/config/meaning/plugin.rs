@@ -119,6 +119,7 @@ fn transport(text: &str, path: &str, role: EndpointRole, cx: &mut Context<'_>) -
             trusted_proxies: Vec::new(),
         }),
         udp_inside: false,
+        udp_datagrams: false,
         site: None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::between::ProxyHop;
 use super::context::{Context, EndpointRole, filled, key_at};
-use super::model::{Fallback, Transport};
+use super::model::{Fallback, Mode, Transport};
 use super::websocket;
 use crate::config::role::Role;
 use crate::config::written::file;
@@ -80,6 +80,20 @@ pub(super) fn fallback(
     name.map(|_| Fallback { ws, retry })
 }
 
+/// Whether packets of UDP go in datagrams, and not in streams.
+pub(super) fn udp_in_datagrams(written: &file::Transport, at: &str, cx: &mut Context<'_>) -> bool {
+    match written.udp_over.as_deref() {
+        None | Some("" | "quic") => true,
+        Some("stream") => false,
+        Some(other) => {
+            let hint = "use `quic`, which is the default: datagrams in the QUIC connection, or `stream`: streams in it";
+            cx.report
+                .unknown(&key_at(at, "udp_over"), "value", other, hint);
+            true
+        }
+    }
+}
+
 /// The TLS keys of QUIC: there is no QUIC without TLS.
 pub(super) fn tls_keys(
     written: &file::Transport,
@@ -127,6 +141,23 @@ pub(super) fn refuse_proxies(
             &first.at,
             "a `quic` transport cannot go through a proxy: QUIC is UDP",
             "remove `outbound_proxy`, or use the transport `ws` or `tcp`",
+        );
+    }
+}
+
+/// Refuses a server whose `mode` leaves QUIC nothing to serve.
+pub(super) fn refuse_mode(
+    mode: Mode,
+    transport: Option<&Transport>,
+    at: &str,
+    cx: &mut Context<'_>,
+) {
+    let is_quic = transport.is_some_and(|layers| layers.quic.is_some());
+    if cx.role == Role::Server && is_quic && !mode.tcp {
+        cx.report.error_hint(
+            &key_at(at, "mode"),
+            "`udp_only` is not possible with a `quic` transport",
+            "use `tcp_and_udp`: both go in the QUIC connection, and no TCP port is opened",
         );
     }
 }

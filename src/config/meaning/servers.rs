@@ -202,6 +202,7 @@ fn entry_servers(
     };
     proxies::refuse_plugin(&proxies, plugin.as_ref(), cx);
     quic::refuse_proxies(&proxies, transport.as_ref(), cx);
+    quic::refuse_mode(mode, transport.as_ref(), at, cx);
     let tcp = weight(entry.tcp_weight, &key_at(at, "tcp_weight"), cx);
     let udp = weight(entry.udp_weight, &key_at(at, "udp_weight"), cx);
     let weights = Weights {

@@ -56,6 +56,7 @@ pub(super) fn transport(entry: &file::Server, at: &str, cx: &mut Context<'_>) ->
     }
     let transport = Transport {
         udp_inside: udp_over(written, &at, ws.is_some(), cx),
+        udp_datagrams: false,
         site: site_of(written, &at, tls.is_some() || ws.is_some(), cx),
         tls,
         ws,
@@ -80,21 +81,13 @@ fn over_quic(
     let name = tls.server_name.as_deref().unwrap_or("localhost");
     tls::try_files(&tls, role, name, &path_of, cx);
     let fallback = quic::fallback(written, at, cx);
-    let udp_inside = match written.udp_over.as_deref() {
-        None | Some("" | "quic") => true,
-        Some(other) => {
-            let hint = "use `quic`, or leave it out: UDP goes in the QUIC connection";
-            cx.report
-                .unknown(&key_at(at, "udp_over"), "value", other, hint);
-            true
-        }
-    };
     Transport {
         tls: Some(tls),
         ws: None,
         quic: Some(quic::quic(written, at, cx)),
         fallback,
-        udp_inside,
+        udp_inside: true,
+        udp_datagrams: quic::udp_in_datagrams(written, at, cx),
         site: None,
     }
 }

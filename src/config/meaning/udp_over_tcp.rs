@@ -32,10 +32,12 @@ pub(super) fn version(
         // The server takes datagrams in streams anyway.
         return None;
     }
-    if transport.is_some_and(|transport| transport.udp_inside) {
+    let written = entry.transport.as_ref();
+    let asks_for_another = written.is_some_and(|written| written.udp_over.is_some());
+    if asks_for_another && transport.is_some_and(|transport| transport.udp_inside) {
         cx.report.error_hint(
             &path,
-            "`udp_over_tcp` and `\"udp_over\": \"ws\"` exclude each other",
+            "`udp_over_tcp` and `udp_over` of the transport exclude each other",
             "keep `udp_over` if the server is `ssr`, and `udp_over_tcp` for other servers",
         );
     }

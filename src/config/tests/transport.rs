@@ -40,6 +40,26 @@ fn websocket_has_the_server_for_its_host() {
 }
 
 #[test]
+fn udp_goes_in_datagrams_of_quic_or_in_streams_of_it() {
+    for (udp_over, datagrams, way) in [
+        ("", true, "UDP in its datagrams"),
+        (r#", "udp_over": "quic""#, true, "UDP in its datagrams"),
+        (r#", "udp_over": "stream""#, false, "UDP in its streams"),
+    ] {
+        let config = local(&with(&format!(
+            r#""transport": {{"type": "quic"{udp_over}}}"#
+        )));
+        let quic = config.servers[0].transport.clone().unwrap();
+        assert!(quic.udp_inside && quic.udp_datagrams == datagrams);
+        assert!(config.summary().contains(way), "{}", config.summary());
+    }
+    let alone = r#""mode": "udp_only", "transport": {"type": "quic"}"#;
+    assert!(local(&with(alone)).servers[0].mode.udp);
+    let refused = failure(&with(alone), Role::Server);
+    assert!(refused.contains("use `tcp_and_udp`"), "{refused}");
+}
+
+#[test]
 fn all_keys_of_a_transport_are_read() {
     let text = r#"{"type": "ws", "path": "/a?b", "host": "cdn.example", "headers": {"X-Y": "z"}, "mux": 1,
         "udp_over": "ws", "trusted_proxies": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"],
@@ -175,6 +195,11 @@ fn nonsense_in_a_transport_is_refused_where_it_stands() {
             r#"{"type": "ws", "fallback_retry": 5}"#,
             "transport.fallback_retry",
             "no effect",
+        ),
+        (
+            r#"{"type": "quic", "udp_over": "udp"}"#,
+            "transport.udp_over",
+            "or `stream`",
         ),
         (
             r#"{"type": "ws", "alpn": "h3"}"#,

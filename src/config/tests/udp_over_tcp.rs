@@ -61,6 +61,7 @@ fn proxies_and_transports_carry_it() {
     for beside in [
         r#""outbound_proxy": "http://127.0.0.1:3128""#,
         r#""transport": {"type": "ws", "tls": true}"#,
+        r#""transport": {"type": "quic"}"#,
     ] {
         let config = local(&with(&format!("\"udp_over_tcp\": true, {beside}")));
         assert!(config.servers[0].mode.udp, "{beside}");

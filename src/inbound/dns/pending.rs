@@ -120,10 +120,7 @@ mod tests {
 
     fn asker(socket: &Arc<Socket>, port: u16) -> Asker {
         let query = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 1, 0, 1];
-        let path = Path {
-            peer: ([127, 0, 0, 1], port).into(),
-            local: None,
-        };
+        let path = Path::to(([127, 0, 0, 1], port).into());
         let socket = Arc::clone(socket);
         Asker::new(
             Back::Datagram { socket, path },

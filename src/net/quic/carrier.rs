@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::early::Agreed;
+use super::packets::{self, Lanes, Outlet};
 use super::settings::{FAREWELL, NO_ERROR};
 use crate::limits::QUIC_UNUSED;
 use crate::net::{SocketOptions, sampled};
@@ -36,9 +37,15 @@ pub(super) struct Carrier {
     pub(super) endpoint: Endpoint,
     /// Whether the server has agreed to early data, where some was sent.
     pub(super) agreed: Option<Agreed>,
+    /// Sends packets of UDP associations, ...
+    pub(super) outlet: Arc<Outlet>,
+    /// ... and these get those that come.
+    pub(super) lanes: Lanes,
     flows: AtomicUsize,
     /// How many challenges (RFC 9000 §9.3) must have come from the server: then it has heard us since that was last in doubt.
     challenges: AtomicU64,
+    /// It is in doubt whether the server is heard.
+    pub(super) doubts: Notify,
     /// A flow has begun.
     begun: Notify,
     /// The last flow has ended.
@@ -61,11 +68,14 @@ impl Drop for Flow {
 impl Carrier {
     pub(super) fn new(connection: Connection, endpoint: Endpoint) -> Self {
         Self {
+            outlet: Arc::new(Outlet::new(connection.clone())),
+            lanes: Lanes::default(),
             connection,
             endpoint,
             agreed: None,
             flows: AtomicUsize::new(0),
             challenges: AtomicU64::new(0),
+            doubts: Notify::new(),
             begun: Notify::new(),
             unused: Notify::new(),
             is_left: AtomicBool::new(false),
@@ -105,6 +115,7 @@ impl Carrier {
     /// itself may come where nothing is let out.
     pub(super) fn doubt(&self, options: &SocketOptions) {
         self.challenges.store(self.challenged() + 1, Relaxed);
+        self.doubts.notify_waiters();
         self.rebind(options);
     }
 
@@ -152,24 +163,31 @@ impl Carrier {
         }
     }
 
-    /// Ends the connection with its last flow, once the server has said that others serve in its place.
+    /// Passes on packets of UDP associations. Ends the connection with its last flow, once the server has said that others serve in its
+    /// place.
     async fn leave(&self) {
-        loop {
-            let Ok(mut stream) = self.connection.accept_uni().await else {
-                return;
-            };
-            let mut said = [0; FAREWELL.len()];
-            if stream.read_exact(&mut said).await.is_ok() && said == *FAREWELL {
-                break;
+        let said = Notify::new();
+        let received = packets::receive(&self.connection, None, |packet| {
+            if *packet == *FAREWELL {
+                self.is_left.store(true, SeqCst);
+                said.notify_one();
+            } else {
+                self.lanes.deliver(packet);
             }
+        });
+        let left = async {
+            said.notified().await;
+            while self.flows.load(SeqCst) > 0 {
+                self.unused.notified().await;
+            }
+            // What they have sent may still be on its way.
+            sleep(LINGER).await;
+            self.connection.close(NO_ERROR, b"");
+        };
+        tokio::select! {
+            _ = received => {}
+            () = left => {}
         }
-        self.is_left.store(true, SeqCst);
-        while self.flows.load(SeqCst) > 0 {
-            self.unused.notified().await;
-        }
-        // What they have sent may still be on its way.
-        sleep(LINGER).await;
-        self.connection.close(NO_ERROR, b"");
     }
 
     /// Ends the connection when no flow has used it for a while, and moves it when the server is not heard any more.

@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use super::carrier::Carrier;
 use super::early::{Agreed, Early};
 use super::icmp::IcmpErrors;
-use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, transport};
+use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, take_packets, transport};
 use super::stream::QuicStream;
-use crate::limits::QUIC_CONNECTION_WINDOW;
+use crate::limits::{MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW};
 use crate::net::dial::{interleave, race};
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
@@ -77,9 +77,9 @@ impl Client {
         let mut transport = transport(settings, QUIC_CONNECTION_WINDOW);
         transport
             .keep_alive_interval(Some(KEEP_ALIVE))
-            // Servers open no streams, but one to say that others serve in their place.
-            .max_concurrent_bidi_streams(VarInt::from_u32(0))
-            .max_concurrent_uni_streams(VarInt::from_u32(1));
+            // Servers open no streams but those of long packets, and one to say that others serve in their place.
+            .max_concurrent_bidi_streams(VarInt::from_u32(0));
+        take_packets(&mut transport, MAX_QUIC_LONG_PACKETS);
         config.transport_config(Arc::new(transport));
         Ok(Self {
             dialer: Arc::new(Dialer {
@@ -103,6 +103,10 @@ impl Client {
     pub fn careful(mut self) -> Self {
         self.is_careful = true;
         self
+    }
+
+    pub(super) const fn is_careful(&self) -> bool {
+        self.is_careful
     }
 
     /// Whether a stream can be opened without waiting, in a connection whose server is heard.
@@ -176,6 +180,15 @@ impl Client {
             }))
         };
         self.in_time(open).await
+    }
+
+    /// The connection that is there or a new one, within the time limit.
+    pub(super) async fn carrier_in_time(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+    ) -> Result<Arc<Carrier>, Error> {
+        self.in_time(self.carrier(addresses, port)).await
     }
 
     /// Moves the connection to a new socket: one of the network as it is now.

@@ -14,23 +14,28 @@ use quinn::{
     VarInt,
 };
 use rustls::ServerConfig as TlsConfig;
+use tokio::sync::Notify;
 
 use super::ids::Ids;
+use super::packets::{Arrived, Outlet, arrival, receive};
 use super::port::{Heir, Port};
 use super::ports::Claim;
-use super::settings::{FAREWELL, NO_ERROR, Settings, broken, transport};
+use super::settings::{FAREWELL, NO_ERROR, Settings, broken, take_packets, transport};
 use super::stream::QuicStream;
 use crate::limits::{
-    MAX_QUIC_STRANGER_STREAMS, MAX_QUIC_STREAMS, MAX_QUIC_WAITING, QUIC_CONNECTION_WINDOW,
-    QUIC_LEAST_WINDOW,
+    MAX_QUIC_ASSOCIATIONS, MAX_QUIC_LONG_PACKETS, MAX_QUIC_STRANGER_STREAMS, MAX_QUIC_STREAMS,
+    MAX_QUIC_WAITING, QUIC_CONNECTION_WINDOW, QUIC_LEAST_WINDOW,
 };
+use crate::net::alive::Limit;
 use crate::net::sync::lock;
-use crate::net::{Stream, pool, tls};
+use crate::net::{Stream, pool, tls, udp};
 
 /// How clients are served at a port.
 pub struct Server {
     tls: tls::Server,
     settings: Settings,
+    /// Whether clients may send packets of UDP associations.
+    takes_packets: bool,
     reset: Arc<dyn HmacKey>,
     /// The config of QUIC that belongs to that of TLS, which changes with the certificate.
     current: Mutex<Option<(Arc<TlsConfig>, Arc<ServerConfig>)>>,
@@ -41,10 +46,22 @@ impl Server {
     /// (RFC 9000 §10.3).
     #[must_use]
     pub fn new(tls: tls::Server, settings: Settings, secret: &[u8; 32]) -> Arc<Self> {
+        Self::with_packets(tls, settings, secret, false)
+    }
+
+    /// The same; `takes_packets`: clients may send packets of UDP associations.
+    #[must_use]
+    pub fn with_packets(
+        tls: tls::Server,
+        settings: Settings,
+        secret: &[u8; 32],
+        takes_packets: bool,
+    ) -> Arc<Self> {
         let reset = hmac::Key::new(hmac::HMAC_SHA256, secret);
         Arc::new(Self {
             tls,
             settings,
+            takes_packets,
             reset: Arc::new(reset),
             current: Mutex::default(),
         })
@@ -93,6 +110,9 @@ impl Server {
         // Until a client is authenticated.
         let mut transport = transport(&self.settings, QUIC_LEAST_WINDOW);
         transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_QUIC_STRANGER_STREAMS));
+        if self.takes_packets {
+            take_packets(&mut transport, MAX_QUIC_STRANGER_STREAMS);
+        }
         config
             .transport_config(Arc::new(transport))
             .max_incoming(MAX_QUIC_WAITING);
@@ -193,13 +213,17 @@ impl Arrival {
             Ok((connection, _)) => connection,
             Err(connecting) => connecting.await.map_err(|error| broken(&error))?,
         };
-        Ok(Session { connection })
+        Ok(Session {
+            connection,
+            takes_packets: server.takes_packets,
+        })
     }
 }
 
 /// A connection.
 pub struct Session {
     connection: Connection,
+    takes_packets: bool,
 }
 
 impl Session {
@@ -230,6 +254,54 @@ impl Session {
         self.connection.set_receive_window(VarInt::from_u32(window));
         let streams = VarInt::from_u32(MAX_QUIC_STREAMS);
         self.connection.set_max_concurrent_bi_streams(streams);
+        if self.takes_packets {
+            let streams = VarInt::from_u32(MAX_QUIC_LONG_PACKETS);
+            self.connection.set_max_concurrent_uni_streams(streams);
+        }
+    }
+
+    /// Waits for the first packet of a UDP association. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn packet(&self) -> io::Result<Arrived> {
+        let arrived = arrival(&self.connection, true).await;
+        arrived.map_err(|error| broken(&error))
+    }
+
+    /// A socket for the packets of UDP associations, the limit that counts these, and what has to run as long as packets come,
+    /// beginning with `first`. `authenticated` is notified when one of them was opened.
+    pub fn packets(
+        &self,
+        first: Arrived,
+        authenticated: Arc<Notify>,
+    ) -> (udp::Socket, Limit, impl Future<Output = ()> + Send + use<>) {
+        // Those that make room take a while to end.
+        let most = MAX_QUIC_ASSOCIATIONS + MAX_QUIC_ASSOCIATIONS / 4;
+        let associations = Limit::new(most);
+        let connection = self.connection.clone();
+        let own = udp::Connection::new(
+            associations.clone(),
+            MAX_QUIC_ASSOCIATIONS,
+            authenticated,
+            move || canonical(connection.remote_address()),
+        );
+        let outlet = Outlet::new(self.connection.clone());
+        let send: Box<udp::SendFn> = Box::new(move |batch| {
+            let packets = batch.datagrams();
+            let packets =
+                packets.filter_map(|(packet, path)| Some((path.inside?.association(), packet)));
+            outlet.send(batch.size(), packets)
+        });
+        let (socket, sender) = udp::Socket::in_connection(own, send);
+        let connection = self.connection.clone();
+        let receiving = async move {
+            let deliver = |datagram| {
+                sender.send_bytes(datagram);
+            };
+            receive(&connection, Some(first), deliver).await;
+        };
+        (socket, associations, receiving)
     }
 
     /// Tells the client to begin new flows elsewhere. A client that does not listen for it hears nothing.

@@ -7,7 +7,10 @@ use std::time::Duration;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{ConnectionError, TransportConfig, VarInt};
 
-use crate::limits::{MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_TIMEOUT};
+use crate::limits::{
+    MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW, QUIC_DATAGRAM_BUFFER, QUIC_STREAM_WINDOW,
+    QUIC_TIMEOUT,
+};
 
 /// How often a connection with flows shows routers on the way that it is in use.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -56,9 +59,19 @@ pub(super) fn transport(settings: &Settings, window: u32) -> TransportConfig {
         .receive_window(VarInt::from_u32(window))
         .send_window(QUIC_CONNECTION_WINDOW.into())
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_QUIC_STREAMS))
+        // Packets of UDP go in both, where they are offered.
         .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(QUIC_DATAGRAM_BUFFER)
         .congestion_controller_factory(controller);
     transport
+}
+
+/// Has a connection take packets of UDP associations; those too long for a datagram in so many streams at once.
+pub(super) fn take_packets(transport: &mut TransportConfig, streams: u32) {
+    transport
+        .max_concurrent_uni_streams(VarInt::from_u32(streams))
+        .datagram_receive_buffer_size(Some(QUIC_DATAGRAM_BUFFER));
 }
 
 /// An error of a connection as one of a stream.

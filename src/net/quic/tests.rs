@@ -14,7 +14,7 @@ use crate::net::tls::{self, Pem, Trust};
 use crate::net::{Error, SocketOptions, Stream};
 
 const NAME: &str = "quic.example";
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 fn settings() -> Settings {
     Settings {
@@ -24,13 +24,13 @@ fn settings() -> Settings {
 }
 
 /// A certificate and its key.
-struct Identity {
+pub(super) struct Identity {
     cert: Vec<u8>,
     key: Vec<u8>,
 }
 
 impl Identity {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed([NAME.to_owned()]).unwrap();
         Self {
@@ -45,7 +45,14 @@ impl Identity {
         Server::new(tls, settings(), &[7; 32])
     }
 
-    fn client(&self) -> Client {
+    /// One that takes packets, and early data.
+    pub(super) fn server_of_packets(&self) -> Arc<Server> {
+        let (cert, key) = (Pem::Text(self.cert.clone()), Pem::Text(self.key.clone()));
+        let tls = tls::Server::for_quic(cert, key, "h3".to_owned(), true).unwrap();
+        Server::with_packets(tls, settings(), &[7; 32], true)
+    }
+
+    pub(super) fn client(&self) -> Client {
         let trust = Trust {
             ca: Some(Pem::Text(self.cert.clone())),
             ..Trust::default()
@@ -194,7 +201,7 @@ async fn careful_client_sends_early_only_where_the_server_was_heard() {
     exchange(&open(&client, port).await, 100).await;
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < deadline);

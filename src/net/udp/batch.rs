@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 
+use super::connection::Inside;
+
 /// The length of the longest datagram in bytes, and of the longest run that the kernel merges into one read.
 pub const MAX_DATAGRAM: usize = 65_535;
 /// The most bytes that the kernel takes as one run to one peer.
@@ -15,6 +17,20 @@ pub struct Path {
     pub peer: SocketAddr,
     /// Our address that the peer used; replies leave from it.
     pub local: Option<IpAddr>,
+    /// In a connection that is known by itself, not by the address of its client: what stands for the association in it.
+    pub inside: Option<Inside>,
+}
+
+impl Path {
+    /// To a peer, from any of our addresses.
+    #[must_use]
+    pub const fn to(peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            local: None,
+            inside: None,
+        }
+    }
 }
 
 thread_local! {
@@ -81,6 +97,22 @@ impl Batch {
         result
     }
 
+    /// How many bytes all datagrams have, and how many datagrams there are.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.bytes.len(), self.datagrams.len())
+    }
+
+    /// Iterates over the datagrams, and where each goes.
+    pub fn datagrams(&self) -> impl Iterator<Item = (&[u8], Path)> {
+        let mut start = 0;
+        self.datagrams.iter().map(move |(end, path)| {
+            let bytes = self.bytes.get(start..*end).unwrap_or_default();
+            start = *end;
+            (bytes, *path)
+        })
+    }
+
     /// The longest run of at most `most` datagrams that begins with datagram `from`, and where the next begins.
     pub(super) fn run(&self, from: usize, most: usize) -> Option<(Run<'_>, usize)> {
         let start = from
@@ -123,10 +155,7 @@ mod tests {
     use super::*;
 
     fn path(port: u16) -> Path {
-        Path {
-            peer: ([127, 0, 0, 1], port).into(),
-            local: None,
-        }
+        Path::to(([127, 0, 0, 1], port).into())
     }
 
     fn batch(datagrams: &[(u16, usize)]) -> Batch {

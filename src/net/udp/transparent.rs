@@ -226,7 +226,7 @@ mod tests {
         for port in 1..=2 * u16::try_from(MAX_REPLY_SOCKETS).unwrap() {
             let source = AddressRef::Ip(([192, 0, 2, 1], port).into());
             let len = source.encoded_len();
-            let path = Path { peer, local: None };
+            let path = Path::to(peer);
             let filled = batch.push(path, len, |room| source.encode(room).map(drop).ok_or(()));
             filled.unwrap();
         }

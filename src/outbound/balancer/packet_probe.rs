@@ -32,10 +32,7 @@ pub(crate) async fn ask(
     let query = [&id[..], &QUESTION].concat();
     for _ in 0..TRIES {
         let mut batch = Batch::default();
-        let path = Path {
-            peer: at,
-            local: None,
-        };
+        let path = Path::to(at);
         let pushed = upstream.encoder.push(&mut batch, path, address, &query);
         pushed.map_err(|error| error.to_string())?;
         upstream.socket.send(&mut batch);

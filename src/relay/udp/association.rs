@@ -11,7 +11,7 @@ use super::framing::{Decoder, Encoder};
 use super::sides::{ClientKey, Opened, PacketInbound, ServerCheck, Upstream};
 use crate::net::alive::Alive;
 use crate::net::sync::lock;
-use crate::net::udp::{Batch, Path, Socket};
+use crate::net::udp::{Batch, Connection, Path, Socket};
 use crate::relay::users::{Session, User};
 use crate::wire::{self, Address};
 
@@ -39,8 +39,10 @@ pub(super) struct Association<S> {
     pub(super) activity: AtomicU64,
     closed: AtomicBool,
     closing: Notify,
-    /// It counts as long as its socket is open.
-    _alive: Alive,
+    /// The connection that it began in, if there is one.
+    pub(super) connection: Option<u64>,
+    /// It counts as long as its socket is open; among those of its connection, too.
+    _alive: (Alive, Option<Alive>),
 }
 
 struct Client<S> {
@@ -57,6 +59,9 @@ impl<S> Client<S> {
         self.path = path;
         if !Arc::ptr_eq(&self.socket, socket) {
             self.socket = Arc::clone(socket);
+            if let Some(connection) = socket.connection() {
+                connection.authenticated();
+            }
         }
     }
 }
@@ -74,9 +79,10 @@ impl<S> Association<S> {
         session: S,
         (path, socket): (Path, Arc<Socket>),
         upstream: Upstream,
-        alive: Alive,
+        alive: (Alive, Option<Alive>),
     ) -> (Self, Decoder) {
         let association = Self {
+            connection: socket.connection().map(Connection::number),
             key,
             session_of_user,
             upstream: upstream.socket,
@@ -146,7 +152,7 @@ impl<S> Association<S> {
     ) -> Result<(), wire::Error> {
         let mut outgoing = lock(&self.outgoing);
         outgoing.sent_to = Some(peer);
-        let path = Path { peer, local: None };
+        let path = Path::to(peer);
         outgoing.encoder.push(batch, path, address, data)
     }
 

@@ -20,10 +20,7 @@ use crate::wire::{self, AddressRef, multiplex};
 const TURN: usize = 4;
 
 /// An in-memory socket does not look where its datagrams go.
-const NOWHERE: Path = Path {
-    peer: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-    local: None,
-};
+const NOWHERE: Path = Path::to(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0));
 
 /// What ended an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

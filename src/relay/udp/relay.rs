@@ -17,11 +17,11 @@ use super::sides::{ClientKey, Destination, Opened, PacketInbound, PacketOutbound
 use super::table::{AssociationTable, with_ending};
 use super::waiting::{Decidable, Dropped, Encoded, Undecided, Unresolved, Waiting};
 use crate::limits::MAX_RESOLVING;
-use crate::net::alive::Limit;
+use crate::net::alive::{Alive, Limit};
 use crate::net::sampled;
 use crate::net::shares::{Party, Places};
 use crate::net::tasks::Tasks;
-use crate::net::udp::{Batch, Path, Socket};
+use crate::net::udp::{Batch, Connection, Path, Socket};
 use crate::relay::counters::Counters;
 use crate::relay::failed::{Network, Noted, Phase, Whose};
 use crate::relay::users::{Protocol, Session, User};
@@ -102,6 +102,15 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         Ok(())
     }
 
+    /// Serves an in-memory socket of a connection. When the connection ends, so do the associations that began in it.
+    ///
+    /// # Errors
+    /// What the system says of the socket.
+    pub async fn serve_connection(self: Arc<Self>, socket: Arc<Socket>) -> io::Result<()> {
+        let replies = Tasks::default();
+        self.receive(&socket, I::Batch::default(), &replies).await
+    }
+
     /// Forwards what comes to `socket` until the other end of an in-memory socket is gone and nothing waits for a name.
     async fn receive(
         self: Arc<Self>,
@@ -144,8 +153,11 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
                 replies.spawn(started.run());
             }
             self.spawn_waiting(&mut work, &mut tasks);
-            if self.alive.count() > self.capacity || tasks.len() > MAX_RESOLVING {
-                // Those that have made room, or given way, end now.
+            let is_crowded = self.alive.count() > self.capacity
+                || tasks.len() > MAX_RESOLVING
+                || socket.connection().is_some_and(Connection::is_crowded);
+            if is_crowded || std::mem::take(&mut work.is_busy) {
+                // Those that have made room, or given way, end now; what sends goes on.
                 yield_now().await;
             }
         }
@@ -225,6 +237,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let (client, mut header) = self
             .inbound
             .identify(&mut work.inbound, datagram, path.peer)?;
+        let client = client.within(path.inside);
         let has_routes = self.outbound.upstreams() > 1;
         let mut key = Key {
             client,
@@ -396,6 +409,19 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         Some(found)
     }
 
+    /// The place of a new association among those of its connection, if it comes in one.
+    fn place_in(&self, socket: &Socket) -> Result<Option<Alive>, wire::Error> {
+        let Some(connection) = socket.connection() else {
+            return Ok(None);
+        };
+        connection.authenticated();
+        if connection.is_full() {
+            self.table.evict_of(connection.number());
+        }
+        let place = connection.begin().ok_or(wire::Error::NoResources)?;
+        Ok(Some(place))
+    }
+
     /// Begins an association for a client whose first datagram has been opened.
     fn associate(
         &self,
@@ -406,6 +432,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         (target, fixed_target): (AddressRef<'_>, bool),
     ) -> Result<Arc<Association<I::Session>>, wire::Error> {
         let encoder = self.inbound.encoder(header)?;
+        let in_connection = self.place_in(socket)?;
         let alive = self.alive.take(1).ok_or(wire::Error::NoResources)?;
         let user = self.inbound.user(header);
         let begin = |user: &Arc<User>| {
@@ -425,8 +452,13 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         let client = (key, session_of_user);
         let client_path = (path, Arc::clone(socket));
         let answers = upstream.answers.clone();
-        let (association, decoder) =
-            Association::new(client, session, client_path, upstream, alive);
+        let (association, decoder) = Association::new(
+            client,
+            session,
+            client_path,
+            upstream,
+            (alive, in_connection),
+        );
         let association = Arc::new(association);
         if !self.table.insert(&association) {
             // Another worker began the same session at this moment. Only its window knows what has been seen.
@@ -442,6 +474,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
             counters: Arc::clone(&self.counters),
             timeout: self.timeout,
             answered: false,
+            is_busy: false,
             answers,
         });
         Ok(association)
@@ -500,6 +533,7 @@ impl<I: PacketInbound, O: PacketOutbound> Relay<I, O> {
         {
             let lost = association.upstream.send(&mut work.outgoing);
             self.counters.datagrams_lost.fetch_add(lost as u64, Relaxed);
+            work.is_busy |= association.upstream.is_busy();
         }
     }
 
@@ -554,6 +588,8 @@ struct Work<B, S: Default> {
     /// The association that `outgoing` is for.
     current: Option<Arc<Association<S>>>,
     outgoing: Batch,
+    /// What takes the datagrams needs a turn.
+    is_busy: bool,
     started: Vec<Replies<S>>,
     unresolved: Vec<Unresolved<S>>,
     undecided: Vec<Undecided>,

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::association::Association;
@@ -38,6 +39,8 @@ pub(super) struct Replies<S: Default> {
     pub(super) timeout: Duration,
     /// Something has come back.
     pub(super) answered: bool,
+    /// What takes the datagrams needs a turn.
+    pub(super) is_busy: bool,
     /// Is told so, or that nothing has yet.
     pub(super) answers: Option<Arc<dyn Answers>>,
 }
@@ -54,7 +57,9 @@ impl<S: Default> Replies<S> {
         loop {
             tokio::select! {
                 received = poll_fn(|cx| self.poll(cx)) => match received {
-                    Ok(()) => {}
+                    Ok(()) => if self.is_busy {
+                        yield_now().await;
+                    },
                     // The other end of an in-memory upstream is gone.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                     Err(error) => {
@@ -132,7 +137,7 @@ impl<S: Default> Replies<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (association, counters) = (&self.association, &self.counters);
         let (decoder, encoder) = (&mut self.decoder, &mut self.encoder);
-        let answered = &mut self.answered;
+        let (answered, is_busy) = (&mut self.answered, &mut self.is_busy);
         let result = association.upstream.poll_receive(cx, |mut received| {
             let (client, socket) = association.client();
             let mut batch = Batch::spare();
@@ -171,6 +176,7 @@ impl<S: Default> Replies<S> {
                 send(&mut batch);
             }
             batch.keep();
+            *is_busy = socket.is_busy();
         });
         if self.answered && self.answers.is_some() {
             self.tell();

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::framing::{Decoder, Encoder};
-use crate::net::udp::Socket;
+use crate::net::udp::{Inside, Socket};
 use crate::relay::failed::Way;
 use crate::relay::users::User;
 use crate::wire::{self, Address, AddressRef};
@@ -23,6 +23,18 @@ pub enum ClientKey {
     User(SocketAddr, usize),
     /// The client's session id (SIP022 §3.2.1) and the index of its user.
     Session(u64, Option<usize>),
+}
+
+impl ClientKey {
+    /// The same in a connection: there, clients are not known by their addresses.
+    #[must_use]
+    pub(super) fn within(self, inside: Option<Inside>) -> Self {
+        match (self, inside) {
+            (Self::Address(_), Some(inside)) => Self::Address(inside.address()),
+            (Self::User(_, user), Some(inside)) => Self::User(inside.address(), user),
+            (key, _) => key,
+        }
+    }
 }
 
 /// A datagram that has been authenticated and opened.

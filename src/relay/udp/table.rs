@@ -63,6 +63,18 @@ impl<S: Default> AssociationTable<S> {
         true
     }
 
+    /// Ends the least recently used association of those that began in a connection, to make room for a new one there.
+    pub(super) fn evict_of(&self, connection: u64) {
+        let mut table = lock(&self.0);
+        let mut oldest_first = table.iter().rev();
+        let found = oldest_first.find(|(_, one)| one.connection == Some(connection));
+        let key = found.map(|(key, _)| *key);
+        if let Some(evicted) = key.and_then(|key| table.pop(&key)) {
+            evicted.retire();
+            evicted.close();
+        }
+    }
+
     /// Removes `association`, unless the client has another one by now.
     pub(super) fn remove(&self, association: &Arc<Association<S>>) {
         let mut table = lock(&self.0);
