@@ -287,7 +287,11 @@ fn retries(server: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
 fn clients_prove_their_address_while_many_are_in_their_handshake() {
     let identity = Identity::new();
     let spec = Spec::new(METHOD);
-    let server = server(&spec, &identity);
+    // The first are still there when the last have come.
+    let server = Start::server(Program::Ssr, &spec)
+        .with(quic(&identity.own()))
+        .with(json!({"timeouts": {"handshake": 120}}))
+        .run();
     let (relay, count) = retries(server.address);
     let reactor = reactor();
     drop(reactor.block_on(stranger(relay)));
