@@ -332,3 +332,140 @@ impl Router<'_> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests"
+    )]
+    use std::future::poll_fn;
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use quinn::{ConnectionIdGenerator as _, Runtime as _, TokioRuntime};
+
+    use super::*;
+    use crate::net::quic::ids::Ids;
+
+    const LEN: usize = 100;
+
+    fn port(socket: &UdpSocket, legacy: Legacy) -> Arc<Port> {
+        let socket = socket.try_clone().unwrap();
+        let socket = TokioRuntime.wrap_udp_socket(socket).unwrap();
+        let generation = legacy.next();
+        Port::new(socket, generation, legacy)
+    }
+
+    /// A datagram of a connection of this listener, or of one whose client has chosen the id.
+    fn datagram(port: &Port, first_id: Option<ConnectionId>) -> [u8; LEN] {
+        let (lineage, generation) = (Arc::clone(&port.lineage), port.generation);
+        let id = Ids {
+            lineage,
+            generation,
+        }
+        .generate_cid();
+        let head = match first_id {
+            None => [&[0x40][..], &id].concat(),
+            Some(id) => [
+                &[0xc0, 0, 0, 0, 1, u8::try_from(id.len()).unwrap()][..],
+                &id,
+            ]
+            .concat(),
+        };
+        let mut datagram = [7; LEN];
+        datagram[..head.len()].copy_from_slice(&head);
+        datagram
+    }
+
+    async fn receive(port: &Port) -> Vec<u8> {
+        let mut room = vec![0; 65536];
+        let mut metas = [RecvMeta::default()];
+        poll_fn(|cx| {
+            let mut buffers = [IoSliceMut::new(&mut room)];
+            port.poll_recv(cx, &mut buffers, &mut metas)
+        })
+        .await
+        .unwrap();
+        room.truncate(metas[0].len);
+        room
+    }
+
+    fn pass_on(port: &Port, batch: &mut [u8], meta: &RecvMeta) -> usize {
+        let mut earlier = lock(&port.earlier);
+        let mut router = Router {
+            lineage: &port.lineage,
+            earlier: &mut earlier,
+            last: None,
+        };
+        router.pass_on(batch, meta)
+    }
+
+    #[tokio::test]
+    async fn datagrams_of_one_batch_go_each_to_its_listener() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let first_id = ConnectionId::new(&[3; 20]);
+        let oldest = port(&socket, Legacy::default());
+        oldest.note(first_id);
+        let old = port(&socket, oldest.leave().unwrap());
+        let legacy = old.leave().unwrap();
+        assert!(old.leave().is_none(), "only once");
+        let new = port(&socket, legacy);
+        let others = ConnectionId::new(&[4; 20]);
+        let own = [datagram(&new, None), datagram(&new, Some(others))];
+        let of_oldest = [datagram(&oldest, None), datagram(&new, Some(first_id))];
+        let of_old = datagram(&old, None);
+        let batch = [own[0], of_oldest[0], of_oldest[1], own[1], of_old, of_old];
+        let mut batch = batch.concat();
+        // The last is shorter, as it may be.
+        batch.truncate(5 * LEN + 50);
+        let meta = RecvMeta {
+            addr: (Ipv4Addr::LOCALHOST, 7).into(),
+            len: batch.len(),
+            stride: LEN,
+            ecn: None,
+            dst_ip: None,
+        };
+        let kept = pass_on(&new, &mut batch, &meta);
+        assert!(batch[..kept] == own.concat());
+        assert!(receive(&oldest).await == of_oldest.concat());
+        assert!(receive(&old).await == [&of_old[..], &of_old[..50]].concat());
+    }
+
+    #[tokio::test]
+    async fn earlier_listeners_are_bounded_and_forgotten_when_they_are_gone() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut all = vec![port(&socket, Legacy::default())];
+        for _ in 0..MAX_QUIC_EARLIER + 3 {
+            let legacy = all.last().unwrap().leave().unwrap();
+            all.push(port(&socket, legacy));
+        }
+        let newest = all.pop().unwrap();
+        assert_eq!(lock(&newest.earlier).len(), MAX_QUIC_EARLIER);
+        // The oldest hears that nothing comes any more.
+        let mut room = [0; 100];
+        let mut metas = [RecvMeta::default()];
+        let ended = poll_fn(|cx| {
+            let mut buffers = [IoSliceMut::new(&mut room)];
+            all[0].poll_recv(cx, &mut buffers, &mut metas)
+        });
+        tokio::select! {
+            biased;
+            _ = ended => panic!("nothing was passed"),
+            () = all[0].cut_off() => {}
+        }
+        assert_eq!(newest.role.load(Ordering::Acquire), NEWEST);
+        all.clear();
+        let limit = Duration::from_secs(20);
+        let alone = async {
+            while newest.role.load(Ordering::Acquire) != ALONE {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = newest.tidy() => {}
+            ended = tokio::time::timeout(limit, alone) => ended.unwrap(),
+        }
+    }
+}

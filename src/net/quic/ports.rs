@@ -193,6 +193,8 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use quinn::{Runtime as _, TokioRuntime};
+
     use super::*;
 
     #[test]
@@ -206,5 +208,57 @@ mod tests {
         assert!(parse(&bytes[..31]).is_none());
         assert!(parse(&bytes[..bytes.len() - 1]).is_none());
         assert!(parse(&[&bytes[..32], &[21; 22]].concat()).is_none());
+    }
+
+    #[test]
+    fn listener_is_followed_only_by_one_that_begins() {
+        let ports = Ports::default();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let copy = || socket.try_clone().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _entered = runtime.enter();
+        let begin = |mut claim: Claim| {
+            let (socket, legacy) = claim.begin().unwrap();
+            let socket = TokioRuntime.wrap_udp_socket(socket).unwrap();
+            let port = Port::new(socket, legacy.next(), legacy);
+            claim.note(&port);
+            port
+        };
+        let first = begin(ports.claim(copy()).unwrap());
+        assert_eq!(*first.heir.borrow(), Heir::Nobody);
+        let given_up = ports.claim(copy()).unwrap();
+        let other = ports.claim(copy()).unwrap();
+        assert_eq!(*first.heir.borrow(), Heir::Expected);
+        drop(given_up);
+        assert_eq!(*first.heir.borrow(), Heir::Expected);
+        let second = begin(other);
+        assert_eq!(*first.heir.borrow(), Heir::Begun);
+        assert_eq!(*second.heir.borrow(), Heir::Nobody);
+        drop(ports.claim(copy()).unwrap());
+        assert_eq!(*second.heir.borrow(), Heir::Nobody);
+        // To another process, which has a listener for that port, or has not.
+        let passages = ports.leave();
+        assert_eq!(passages.len(), 2);
+        assert_eq!(*second.heir.borrow(), Heir::Begun);
+        let (new, without) = (Ports::default(), Ports::default());
+        let claim = new.claim(copy()).unwrap();
+        for passage in passages {
+            let Passage {
+                address,
+                secret,
+                generation,
+                socket,
+            } = passage;
+            let way = socket.try_clone().unwrap();
+            without.restore(address, generation, &secret, way);
+            new.restore(address, generation, &secret, socket);
+        }
+        assert!(lock(&without.0).is_empty());
+        let third = begin(claim);
+        let left = third.leave().unwrap();
+        assert_eq!(left.earlier.len(), 3);
     }
 }
