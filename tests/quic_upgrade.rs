@@ -242,7 +242,7 @@ enum Back {
     Drop,
 }
 
-/// A router between a client and a server.
+/// A router between a client and a server, with a port of its own for each of the client's.
 struct Router {
     at: u16,
     server: SocketAddr,
@@ -279,13 +279,16 @@ impl Router {
             server: v4(server),
             shared,
         };
-        this.receive();
+        receive(&this.shared);
         let (shared, server) = (Arc::clone(&this.shared), this.server);
         thread::spawn(move || {
             let mut room = [0; 2048];
             while !shared.stop.load(Ordering::Acquire) {
                 if let Ok((len, from)) = shared.front.recv_from(&mut room) {
-                    *shared.client.lock().unwrap() = Some(from);
+                    let before = shared.client.lock().unwrap().replace(from);
+                    if before.is_some_and(|before| before != from) {
+                        move_outside(&shared);
+                    }
                     *shared.last.lock().unwrap() = room[..len].to_vec();
                     let outside = shared.outside.lock().unwrap();
                     let _full = outside.send_to(&room[..len], server);
@@ -293,33 +296,6 @@ impl Router {
             }
         });
         this
-    }
-
-    /// Receives on the outside that is there now.
-    fn receive(&self) {
-        let shared = Arc::clone(&self.shared);
-        let outside = shared.outside.lock().unwrap().try_clone().unwrap();
-        thread::spawn(move || {
-            let mut room = [0; 2048];
-            while !shared.stop.load(Ordering::Acquire) {
-                let Ok(len) = outside.recv(&mut room) else {
-                    continue;
-                };
-                shared.seen.fetch_add(1, Ordering::AcqRel);
-                let mut held = shared.held.lock().unwrap();
-                match *shared.back.lock().unwrap() {
-                    Back::Pass => shared.to_client(&room[..len]),
-                    Back::Hold => held.push(room[..len].to_vec()),
-                    Back::Drop => {}
-                }
-            }
-        });
-    }
-
-    /// Sends from another port from now on; nothing comes to the one before.
-    fn move_outside(&self) {
-        *self.shared.outside.lock().unwrap() = bind();
-        self.receive();
     }
 
     /// What becomes of what the server sends.
@@ -332,6 +308,33 @@ impl Router {
             }
         }
     }
+}
+
+/// Receives on the outside that is there now.
+fn receive(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    let outside = shared.outside.lock().unwrap().try_clone().unwrap();
+    thread::spawn(move || {
+        let mut room = [0; 2048];
+        while !shared.stop.load(Ordering::Acquire) {
+            let Ok(len) = outside.recv(&mut room) else {
+                continue;
+            };
+            shared.seen.fetch_add(1, Ordering::AcqRel);
+            let mut held = shared.held.lock().unwrap();
+            match *shared.back.lock().unwrap() {
+                Back::Pass => shared.to_client(&room[..len]),
+                Back::Hold => held.push(room[..len].to_vec()),
+                Back::Drop => {}
+            }
+        }
+    });
+}
+
+/// Sends from another port from now on.
+fn move_outside(shared: &Arc<Shared>) {
+    *shared.outside.lock().unwrap() = bind();
+    receive(shared);
 }
 
 impl Shared {
@@ -364,7 +367,7 @@ fn client_that_moves_after_an_upgrade_stays_with_its_process() {
     let mut old = open(&socks, &target);
     server.upgrade();
     for _ in 0..2 {
-        router.move_outside();
+        move_outside(&router.shared);
         exchange(&mut old, 200_000);
     }
     assert!(!server.has_ended(0));
@@ -480,4 +483,31 @@ fn what_is_on_its_way_to_a_client_arrives_before_the_server_ends() {
     );
     let mut process = server.process;
     assert!(process.wait(DEADLINE).0.success());
+}
+
+#[test]
+fn client_that_waits_for_its_handshake_does_not_move() {
+    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
+    let mut server = Line::start("server", server_keys(&identity, port));
+    let router = Router::start(port);
+    let (_local, socks) = local(&identity, router.at);
+    // Has a ticket, by which it sends at once to the next server.
+    let mut old = open(&socks, &target);
+    drop(server);
+    server = Line::start("server", server_keys(&identity, port));
+    old.write_all(&[7; 500]).unwrap();
+    assert!(!matches!(old.read(&mut [0; 5]), Ok(1..)));
+    router.set(Back::Drop);
+    let begun = Instant::now();
+    let mut new = socks.connect(&target.v4());
+    new.set_read_timeout(Some(DEADLINE)).unwrap();
+    new.write_all(b"hello").unwrap();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        thread::sleep(Duration::from_millis(50)); // how long nothing is heard is the subject
+    }
+    router.set(Back::Pass);
+    let mut back = [0; 5];
+    new.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
+    drop(server);
 }

@@ -213,7 +213,8 @@ impl Carrier {
             }
             unused_since = None;
             sleep(LOOK).await;
-            if heard.is_silent(&self.connection) {
+            // A server takes nothing from another port before the handshake is over (RFC 9000 §9).
+            if self.undecided().is_none() && heard.is_silent(&self.connection) {
                 self.doubt(&options);
             }
         }
