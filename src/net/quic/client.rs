@@ -266,8 +266,11 @@ impl Client {
         if order.is_empty() {
             return Err(Error::NoAddress);
         }
+        // Without another way, a server that is being restarted is waited for.
+        let ends_by_icmp = self.is_careful;
         race(order, |address| {
-            Arc::clone(&self.dialer).connect(address, early)
+            let dialer = Arc::clone(&self.dialer);
+            dialer.connect(address, early, ends_by_icmp)
         })
         .await
     }
@@ -309,14 +312,16 @@ struct Dialer {
 }
 
 impl Dialer {
-    /// `early`: the connection is there at once if data can be sent with the first packet.
+    /// `early`: the connection is there at once if data can be sent with the first packet. `ends_by_icmp`: what ICMP says of the first
+    /// packets ends it.
     async fn connect(
         self: Arc<Self>,
         address: SocketAddr,
         early: bool,
+        ends_by_icmp: bool,
     ) -> Result<Connected, Error> {
         let wrong = |source| Error::Connect { address, source };
-        let (endpoint, errors) = self.endpoint().map_err(wrong)?;
+        let (endpoint, errors) = self.endpoint(ends_by_icmp).map_err(wrong)?;
         let is_v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
         let config = self.config.clone();
         let connecting = endpoint
@@ -347,11 +352,11 @@ impl Dialer {
         Ok((Carrier::new(connection, endpoint), None))
     }
 
-    /// A socket, and what ICMP says of what it sends.
-    fn endpoint(&self) -> io::Result<(Endpoint, Option<IcmpErrors>)> {
+    /// A socket, and what ICMP says of what it sends, if that is `wanted`.
+    fn endpoint(&self, wanted: bool) -> io::Result<(Endpoint, Option<IcmpErrors>)> {
         let socket = UdpSocket::from(self.options.outgoing_udp()?);
         // Without it, a port that nobody serves is noticed by the time limit.
-        let errors = IcmpErrors::of(&socket).ok();
+        let errors = wanted.then(|| IcmpErrors::of(&socket).ok()).flatten();
         let config = EndpointConfig::default();
         let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
         Ok((endpoint, errors))

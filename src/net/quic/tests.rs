@@ -167,7 +167,8 @@ async fn port_that_nobody_serves_is_noticed_at_once() {
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     drop(socket);
     let begun = Instant::now();
-    let refused = identity.client().ready(&addresses, port).await;
+    let client = identity.client().careful();
+    let refused = client.ready(&addresses, port).await;
     assert!(
         matches!(&refused, Err(Error::Connect { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused),
         "{refused:?}"
