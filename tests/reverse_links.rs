@@ -2,12 +2,13 @@
 
 use crate::common::{
     DEADLINE, SILENCE, eventually,
-    peers::Half,
+    peers::{Half, Program, Spec, Start},
     process::{free_port, v4},
     reverse::*,
-    socks::{CONNECT, Target},
+    socks::{CONNECT, Target, read_array},
     targets::TcpTarget,
 };
+use serde_json::json;
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::TcpStream,
@@ -89,11 +90,16 @@ fn hello() -> Vec<u8> {
 }
 
 fn register(port: u16) -> Vec<u8> {
+    register_by(port, &[])
+}
+
+fn register_by(port: u16, token: &[u8]) -> Vec<u8> {
     let bind = [&[1, 127, 0, 0, 1][..], &port.to_be_bytes()].concat();
+    let len = [u8::try_from(token.len()).unwrap()];
     frame(
         6,
         1,
-        &[&[0, 0], bind.as_slice(), b"\x04hand", b"\0", b"\0"].concat(),
+        &[&[0, 0], bind.as_slice(), b"\x04hand", &len, token, b"\0"].concat(),
     )
 }
 
@@ -125,9 +131,13 @@ fn wait_for(stream: &mut TcpStream, op: u16) -> (u64, Vec<u8>) {
 
 /// A link by hand, with service 1 registered at `port`.
 fn by_hand(server: &Half, port: u16) -> TcpStream {
+    registered(server, &register(port))
+}
+
+fn registered(server: &Half, register: &[u8]) -> TcpStream {
     let mut link = carrier(server);
     link.write_all(&hello()).unwrap();
-    link.write_all(&register(port)).unwrap();
+    link.write_all(register).unwrap();
     let (service, result) = wait_for(&mut link, 7);
     assert_eq!((service, &result[..2]), (1, &[0, 0][..]));
     link
@@ -216,6 +226,84 @@ fn link_that_says_nothing_is_closed() {
     while next_frame(&mut link).is_ok() {}
     let took = begun.elapsed();
     assert!(took > SILENCE && took < DEADLINE / 2, "{took:?}");
+}
+
+#[test]
+fn visitors_go_to_the_link_with_the_fewest_and_end_with_it_alone() {
+    const LINKS: u8 = 4;
+    let allow = json!({"heartbeat": 60, "allow": [{"bind": "127.0.0.1:1-65535"}]});
+    let server = server_by("none", allow);
+    let port = free_port();
+    let mut links: Vec<_> = (0..LINKS)
+        .map(|number| {
+            let token = [&[9; 15][..], &[number]].concat();
+            registered(&server, &register_by(port, &token))
+        })
+        .collect();
+    let mut visitors: Vec<_> = (0..2 * LINKS).map(|_| dial(v4(port))).collect();
+    let mut ids = Vec::new();
+    for (number, link) in (0..LINKS).zip(&mut links) {
+        // More than two, or fewer, and one of the links waits here in vain.
+        let [first, second] = [(); 2].map(|()| wait_for(link, 8).0);
+        for id in [first, second] {
+            link.write_all(&frame(3, id, &[number])).unwrap();
+        }
+        ids.push(first);
+    }
+    let told = |visitor: &mut TcpStream| read_array::<1>(visitor)[0];
+    let of: Vec<u8> = visitors.iter_mut().map(told).collect();
+    for number in 0..LINKS {
+        let count = of.iter().filter(|of| **of == number).count();
+        assert_eq!(count, 2, "of link {number}: {of:?}");
+    }
+    drop(links.remove(0));
+    for (of, visitor) in of.iter().zip(&mut visitors) {
+        if *of == 0 {
+            let ended = visitor.read(&mut [0]);
+            assert!(!matches!(ended, Ok(1..)), "its link has ended: {ended:?}");
+        }
+    }
+    let newest = dial(v4(port));
+    for (id, link) in ids[1..].iter().zip(&mut links) {
+        link.write_all(&frame(3, *id, b"x")).unwrap();
+    }
+    // One of each link hears of it.
+    let mut still = 0;
+    for (of, visitor) in of.iter().zip(&mut visitors) {
+        visitor.set_read_timeout(Some(SILENCE)).unwrap();
+        if *of != 0 && matches!(visitor.read(&mut [0]), Ok(1)) {
+            still += 1;
+        }
+    }
+    assert_eq!(still, 3, "visitors of links that are up");
+    drop(newest);
+}
+
+#[test]
+fn links_are_as_many_as_workers_if_they_are_auto() {
+    let target = TcpTarget::echo();
+    let server = open_server();
+    let service = service("echo", free_port(), target.port());
+    let reverse = json!({"heartbeat": 1, "services": [service], "links": "auto"});
+    let start = Start::local(Program::Ssr, &Spec::new(METHOD), server.address);
+    let client = start.with(json!({"workers": 3, "reverse": reverse})).run();
+    let bound = published(&client, "echo");
+    for link in ["link=0", "link=1", "link=2"] {
+        eventually("every worker has a link", || {
+            said(&client, &["reverse: published", link]) == 1
+        });
+    }
+    assert_eq!(said(&client, &["reverse: published"]), 3);
+    let visit = move || {
+        let mut visitor = dial(bound);
+        for len in [1, 100_000, 70_000] {
+            exchange(&mut visitor, &vec![7; len]).unwrap();
+        }
+    };
+    let visitors: Vec<_> = (0..9).map(|_| thread::spawn(visit)).collect();
+    for visitor in visitors {
+        visitor.join().unwrap();
+    }
 }
 
 /// Otherwise every user of the SOCKS proxy could publish ports with its key.

@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::handshakes::Permit;
 use super::visitors::{Attachment, Port, VisitorPlace};
+use crate::net::alive::Alive;
 use crate::net::sync::lock;
 use crate::relay::tcp::{Activity, Ready};
 
@@ -61,6 +62,14 @@ impl Place {
         match self {
             Self::User { .. } => None,
             Self::Visitor(place) => Some(place.attachment()),
+        }
+    }
+
+    /// Keeps what counts its visitor as long as the visitor is there.
+    pub(super) fn count(&mut self, counted: Option<Alive>) {
+        match self {
+            Self::User { .. } => {}
+            Self::Visitor(place) => place.count(counted),
         }
     }
 

@@ -113,7 +113,7 @@ impl Needs {
             // A SOCKS5 proxy relays datagrams as long as it has a stream of ours.
             cost: 1 + hops.max().unwrap_or(0),
             links: if publishes_udp && config.role == Role::Local {
-                reverse.links
+                reverse.links.most()
             } else {
                 0
             },

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::limits::VISITOR_SILENCE;
+use crate::net::alive::Alive;
 use crate::net::sampled;
 use crate::net::sync::lock;
 use crate::relay::tcp::{Activity, Last};
@@ -56,6 +57,8 @@ pub(super) struct VisitorPlace {
     visitors: Arc<Visitors>,
     id: u64,
     activity: Arc<Activity>,
+    /// Counts it for whoever serves it.
+    counted: Option<Alive>,
 }
 
 impl Visitors {
@@ -123,6 +126,7 @@ impl Port {
             visitors: Arc::clone(&self.visitors),
             id,
             activity,
+            counted: None,
         })
     }
 }
@@ -185,6 +189,11 @@ impl Visitor {
 }
 
 impl VisitorPlace {
+    /// Keeps `counted` as long as this place.
+    pub(super) fn count(&mut self, counted: Option<Alive>) {
+        self.counted = counted;
+    }
+
     /// Where the visitor's stream notes what it does.
     pub(super) fn activity(&self) -> Arc<Activity> {
         Arc::clone(&self.activity)

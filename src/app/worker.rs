@@ -239,7 +239,17 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         Box::new(move |shared| Box::pin(port.serve(listener, shared)))
     }
 
-    pub(super) async fn serve(self: Arc<Self>, listener: Listener, mut shared: Shared) {
+    pub(super) async fn serve(self: Arc<Self>, listener: Listener, shared: Shared) {
+        self.serve_beside(listener, shared, Alone).await;
+    }
+
+    /// The same beside other listeners of the port, with which it exchanges connections.
+    pub(super) async fn serve_beside(
+        self: Arc<Self>,
+        listener: Listener,
+        mut shared: Shared,
+        mut others: impl Exchange,
+    ) {
         let listener = match Acceptor::new(listener) {
             Ok(listener) => listener,
             Err(error) => {
@@ -259,15 +269,18 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
                 Some(_) = flows.join_next() => {}
                 _ = first_timer.tick(), if !flows.is_empty() => {}
                 accepted = self.accept(&listener, &mut next) => match accepted {
-                    Ok(accepted) => self.spawn(&mut flows, accepted, id),
+                    Ok(accepted) => if let Some(accepted) = others.keep(accepted) {
+                        self.spawn(&mut flows, accepted, id);
+                    },
                     Err(error) => {
                         sampled::warn!("cannot accept connections; trying again", %error);
                         sleep(ACCEPT_BACKOFF).await;
                     }
                 },
+                accepted = others.next() => self.spawn(&mut flows, accepted, id),
             }
         }
-        drop((listener, next, shared.listening.take()));
+        drop((listener, next, others, shared.listening.take()));
         let mut ended = pin!(async { while flows.join_next().await.is_some() {} });
         // A listener that others replace leaves its clients the time that their handshakes may take.
         tokio::select! {
@@ -424,7 +437,29 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
 }
 
 /// A new connection, its peer, and its place.
-type Accepted = (Stream, SocketAddr, Place);
+pub(super) type Accepted = (Stream, SocketAddr, Place);
+
+/// Listeners that serve each other's connections.
+pub(super) trait Exchange: Send {
+    /// Passes a new connection on to another listener, or returns it to be served here.
+    fn keep(&mut self, accepted: Accepted) -> Option<Accepted>;
+
+    /// Waits for a connection that another listener has accepted. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Accepted> + Send;
+}
+
+/// A listener that serves its own connections only.
+struct Alone;
+
+impl Exchange for Alone {
+    fn keep(&mut self, accepted: Accepted) -> Option<Accepted> {
+        Some(accepted)
+    }
+
+    fn next(&mut self) -> impl Future<Output = Accepted> + Send {
+        std::future::pending()
+    }
+}
 
 /// Frees the box before the flow begins. Taken apart in the task itself, it would stay until the end.
 #[allow(clippy::boxed_local, reason = "the box is to be freed here")]

@@ -13,6 +13,7 @@
 
 mod files;
 mod import;
+mod links;
 mod load;
 mod meaning;
 mod online;
@@ -33,6 +34,7 @@ mod tests;
 
 pub use self::files::Files;
 pub use self::import::{ImportError, Imported, import};
+pub use self::links::Links;
 pub use self::load::{default_path, libev_places, load, lookup_places};
 pub use self::meaning::between::{Multiplex, OnlineConfig, Plugin, ProxyHop, ProxyScheme};
 pub use self::meaning::managed::{ManagedPort, Manager, ManagerAddress};

@@ -19,7 +19,7 @@ pub fn server(reverse: Value) -> Half {
     server_by(METHOD, reverse)
 }
 
-fn server_by(method: &str, reverse: Value) -> Half {
+pub fn server_by(method: &str, reverse: Value) -> Half {
     let start = Start::server(Program::Ssr, &Spec::new(method));
     start.with(json!({ "reverse": reverse })).run()
 }

@@ -75,7 +75,7 @@ fn ssr(
     let config = json!({
         "server": control.ip(), "server_port": control.port(), "local_port": free_port()?,
         "method": "2022-blake3-aes-256-gcm", "password": KEY,
-        "reverse": { "services": services, "allow": [{ "bind": "127.0.0.1:1-65535" }] },
+        "reverse": { "services": services, "links": "auto", "allow": [{ "bind": "127.0.0.1:1-65535" }] },
     });
     let path = setup.directory.join("reverse.json");
     fs::write(&path, config.to_string())?;

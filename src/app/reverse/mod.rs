@@ -2,12 +2,13 @@
 //!
 //! - `grants.rs`: who may publish what.
 //! - `registry.rs`: what is published, and by which links.
+//! - `sharing.rs`: spreads the visitors of a service over the links that publish it.
 //! - `server.rs`: the server and its side of each link.
 //! - `client.rs`: the client, its links and its side of each.
 //! - `udp.rs`: visitors of UDP services, on the server; `flows.rs`: on the client.
 //!
 //! A public port belongs to the link that has registered it and closes with the link. Several links that publish one
-//! service have a socket each on the same port, and the system distributes visitors among them. Only HTTP ports are
+//! service have a socket each on the same port; the link with the fewest visitors takes the next. Only HTTP ports are
 //! shared by links; they are served by a job of their own.
 
 mod client;
@@ -15,6 +16,7 @@ mod flows;
 mod grants;
 mod registry;
 mod server;
+mod sharing;
 mod udp;
 
 pub(super) use client::{ClientSettings, ReverseClient};

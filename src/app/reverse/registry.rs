@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::sync::watch;
 
 use super::grants::Refusal;
+use super::sharing::Door;
 use crate::app::worker::Phase;
 use crate::relay::link::Handle;
 use crate::wire::reverse::{Code, Protocol, Register};
@@ -24,7 +25,7 @@ pub(super) struct Registry {
 }
 
 /// User and name: two users may use one name.
-type Key = (Option<String>, String);
+pub(super) type Key = (Option<String>, String);
 
 struct Entry {
     protocol: Protocol,
@@ -39,6 +40,8 @@ struct Member {
     link: Handle,
     service: u64,
     token: Vec<u8>,
+    /// Where its link takes visitors that others have accepted; only of TCP services.
+    door: Option<Door>,
 }
 
 struct HttpPort {
@@ -135,7 +138,7 @@ impl Registry {
         user: Option<&str>,
         register: &Register<'_>,
         bound: SocketAddr,
-        (link, service): (&Handle, u64),
+        (link, service, door): (&Handle, u64, Option<Door>),
     ) {
         let key = (user.map(str::to_owned), register.name.to_owned());
         let entry = self.services.entry(key).or_insert_with(|| Entry {
@@ -149,6 +152,7 @@ impl Registry {
             link: link.clone(),
             service,
             token: register.token.to_vec(),
+            door,
         });
     }
 
@@ -193,7 +197,19 @@ impl Registry {
         self.http_ports.insert(bound, port);
     }
 
-    /// The link for a visitor of `host`, in rotation, and the service's id on it.
+    /// The link with the fewest visitors of those that publish the service beside `own`, if it has fewer than `own`.
+    pub(super) fn lighter(&self, service: &Key, own: &Handle) -> Option<(Handle, Door)> {
+        let members = &self.services.get(service)?.members;
+        if members.len() < 2 {
+            return None;
+        }
+        let open = members.iter().filter(|member| !member.link.is_closed());
+        let lightest = open.min_by_key(|member| member.link.load())?;
+        (lightest.link.load() < own.load())
+            .then(|| Some((lightest.link.clone(), lightest.door.clone()?)))?
+    }
+
+    /// The link with the fewest visitors for one of `host`, and the service's id on it.
     pub(super) fn pick(&self, bound: SocketAddr, host: &str) -> Option<(Handle, u64)> {
         let port = self.http_ports.get(&bound)?;
         let members = &self.services.get(port.hosts.get(host)?)?.members;
@@ -201,8 +217,22 @@ impl Registry {
             .iter()
             .filter(|member| !member.link.is_closed())
             .collect();
-        let next = port.next.fetch_add(1, Relaxed);
-        let member = alive.get(next.checked_rem(alive.len())?)?;
+        // Among equals in rotation.
+        let first = port
+            .next
+            .fetch_add(1, Relaxed)
+            .checked_rem(alive.len())
+            .unwrap_or_default();
+        let (before, after) = alive.split_at(first);
+        let mut turns = after.iter().chain(before);
+        let mut member = turns.next()?;
+        let mut least = member.link.load();
+        for other in turns {
+            let load = other.link.load();
+            if load < least {
+                (member, least) = (other, load);
+            }
+        }
         Some((member.link.clone(), member.service))
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::grants::{Grants, Refusal};
 use super::registry::Registry;
+use super::sharing::{Door, Sharing};
 use super::udp::{Flows, Public};
 use crate::app::handshakes::Handshakes;
 use crate::app::room::Room;
@@ -246,13 +247,20 @@ impl ServerLink {
         let mut refusal = (Code::BIND, "no port is granted".to_owned());
         for address in candidates {
             let opened = match register.protocol {
-                Protocol::Http => self.open_http(&mut registry, address, register),
-                Protocol::Tcp => self.open_tcp(service, address, joined.is_some()),
-                Protocol::Udp => self.open_udp(service, address, joined.is_some()),
+                Protocol::Http => self
+                    .open_http(&mut registry, address, register)
+                    .map(|()| None),
+                Protocol::Tcp => {
+                    let named = (service, register.name);
+                    self.open_tcp(named, address, joined.is_some()).map(Some)
+                }
+                Protocol::Udp => self
+                    .open_udp(service, address, joined.is_some())
+                    .map(|()| None),
             };
             match opened {
-                Ok(()) => {
-                    let member = (&self.handle, service);
+                Ok(door) => {
+                    let member = (&self.handle, service, door);
                     registry.insert(user.as_deref(), register, address, member);
                     self.services.insert(service, address);
                     return Ok(address);
@@ -279,7 +287,13 @@ impl ServerLink {
         })
     }
 
-    fn open_tcp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {
+    /// Opens the port. Returns where the link takes visitors that other links have accepted.
+    fn open_tcp(
+        &mut self,
+        (service, name): (u64, &str),
+        address: SocketAddr,
+        share: bool,
+    ) -> Result<Door, Refusal> {
         let place = self.place()?;
         let listener = self.listen(address, share)?;
         let inbound = FixedTarget(address.into());
@@ -289,11 +303,15 @@ impl ServerLink {
         };
         let port = Arc::new(self.server.port(inbound, outbound));
         let shared = Shared::under(self.phase.subscribe());
+        let key = (self.user.clone(), name.to_owned());
+        let (server, own) = (Arc::clone(&self.server), self.handle.clone());
+        let lighter = Box::new(move || lock(&server.registry).lighter(&key, &own));
+        let (sharing, door) = Sharing::new(&self.handle, lighter);
         self.tasks.spawn(async move {
-            port.serve(listener.into(), shared).await;
+            port.serve_beside(listener.into(), shared, sharing).await;
             drop(place);
         });
-        Ok(())
+        Ok(door)
     }
 
     fn open_udp(&mut self, service: u64, address: SocketAddr, share: bool) -> Result<(), Refusal> {

@@ -360,7 +360,7 @@ impl Builder<'_> {
             counters: Arc::clone(self.counters),
         });
         let workers = self.jobs.len();
-        for index in 0..reverse.links {
+        for index in 0..reverse.links.count(workers) {
             let number = u8::try_from(index).unwrap_or(u8::MAX);
             if let Some(jobs) = self.jobs.get_mut(index % workers.max(1)) {
                 jobs.push(client.job(number));

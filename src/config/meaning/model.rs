@@ -10,6 +10,7 @@ pub use super::sites::{Site, SiteSource};
 pub use super::ways_in::{
     Credential, DnsLocal, FakeDns, PassedNames, Place, Sniff, TcpRedir, TunDevice, TunLocal,
 };
+use crate::config::links::Links;
 pub use crate::crypto::ReplayPolicy;
 use crate::crypto::{Key, Method};
 use crate::dns;
@@ -117,8 +118,8 @@ pub struct Admin {
 pub struct Reverse {
     /// The services that `ssr local` publishes; names are unique. Empty for the server.
     pub services: Vec<Service>,
-    /// The number of links; at least one.
-    pub links: usize,
+    /// How many links carry the visitors.
+    pub links: Links,
     /// The time between two pings of a link; after three without an answer it is dead.
     pub heartbeat: Duration,
     /// What the server allows; empty means nothing. Empty for `ssr local`.

@@ -9,6 +9,7 @@ use crate::wire::{proxy_protocol, reverse};
 
 use super::context::{Context, key_at};
 use super::model::{Allow, Reverse, Service};
+use crate::config::links::{Links, MAX_LINKS};
 use crate::config::role::Role;
 use crate::config::written::file;
 use crate::config::written::scalar::Number;
@@ -17,8 +18,6 @@ use crate::config::written::scalar::Number;
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// A longer one is a mistake: a dead link is noticed after three of them.
 const MAX_HEARTBEAT: u64 = 3600;
-/// The most links that a client may open.
-const MAX_LINKS: u64 = 64;
 /// The most services of one client: a server accepts no more from one link.
 const MAX_SERVICES: usize = 256;
 
@@ -51,21 +50,17 @@ pub(super) fn reverse(written: Option<&file::Reverse>, cx: &mut Context<'_>) -> 
     }
 }
 
-fn links(written: Option<Number<u64>>, cx: &mut Context<'_>) -> usize {
-    match written {
-        None => 1,
-        Some(Number(count)) if (1..=MAX_LINKS).contains(&count) => {
-            usize::try_from(count).unwrap_or(1)
-        }
-        Some(Number(_)) => {
-            cx.report.error_hint(
-                "reverse.links",
-                format!("out of range: use 1 to {MAX_LINKS}"),
-                "one link is enough; a few more help on a lossy network",
-            );
-            1
-        }
+fn links(written: Option<Links>, cx: &mut Context<'_>) -> Links {
+    if let Some(Links::Count(count)) = written
+        && !(1..=MAX_LINKS).contains(&count)
+    {
+        cx.report.error_hint(
+            "reverse.links",
+            format!("out of range: use 1 to {MAX_LINKS}"),
+            "write \"auto\" for one link for each worker",
+        );
     }
+    written.unwrap_or(Links::Count(1))
 }
 
 fn heartbeat(written: Option<Number<u64>>, cx: &mut Context<'_>) -> Duration {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::links::Links;
 use crate::crypto::{Key, Method};
 use crate::outbound::shadowsocks::Weights;
 
@@ -239,11 +240,16 @@ fn services_of_reverse_tunnels_are_read_in_both_forms() {
     let list = r#"[{"name": "ssh", "bind": ":6000", "target": "localhost:22", "proxy_protocol": "v2", "group": true},
                    {"name": "web", "bind": "[::]:0", "target": "10.0.0.1:80", "protocol": "http", "host": "A.example"}]"#;
     for (text, links, heartbeat) in [
-        (format!("\"reverse\": {list}"), 1, 20),
+        (format!("\"reverse\": {list}"), Links::Count(1), 20),
         (
             format!("\"reverse\": {{\"services\": {list}, \"links\": 3, \"heartbeat\": 1}}"),
-            3,
+            Links::Count(3),
             1,
+        ),
+        (
+            format!("\"reverse\": {{\"services\": {list}, \"links\": \"auto\"}}"),
+            Links::Auto,
+            20,
         ),
     ] {
         let config = local(&with(&text));

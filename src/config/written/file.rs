@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::scalar::{List, NameOr, Number, ProbeTarget, Strings, Switch, UrlOr};
+use crate::config::links::Links;
 use crate::config::secret::Secret;
 use crate::outbound::warm::WarmPolicy;
 
@@ -441,7 +442,7 @@ pub(crate) struct Online {
 #[serde(default)]
 pub(crate) struct Reverse {
     pub(crate) services: Option<List<Service>>,
-    pub(crate) links: Option<Number<u64>>,
+    pub(crate) links: Option<Links>,
     pub(crate) allow: Option<List<Allow>>,
     pub(crate) heartbeat: Option<Number<u64>>,
 }

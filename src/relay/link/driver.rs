@@ -233,7 +233,8 @@ impl<H: Host> Link<'_, H> {
 
     /// Does what other tasks have requested; `false` if there was nothing.
     fn take_inbox(&mut self, cx: &Context<'_>) -> Result<bool, Error> {
-        let found = self.local.shared.take(cx.waker(), &mut self.inbox);
+        let streams = self.core.streams();
+        let found = self.local.shared.take(cx.waker(), &mut self.inbox, streams);
         if self.inbox.flags.overloaded {
             return Err(Error::Overloaded("too many commands wait for the link"));
         }

@@ -11,6 +11,7 @@ use super::event::Visitor;
 use super::limits::{INITIAL_WINDOW, MAX_COMMANDS, MAX_LINK_SEND, MIN_LINK_SEND, SEND_BUFFER};
 use super::settings::LinkRole;
 use crate::net::Stream;
+use crate::net::alive::{Alive, Limit};
 use crate::net::pipe::{self, Pipe, Room};
 use crate::net::sync::lock;
 use crate::wire::Address;
@@ -25,12 +26,16 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// What the streams' users have written and the link has not sent.
     room: Arc<Room>,
+    /// Visitors of its own ports, from when they are accepted.
+    expected: Limit,
 }
 
 struct State {
     next_id: u64,
     /// The link's task has ended.
     closed: bool,
+    /// Streams and flows, when the link's task looked last.
+    streams: usize,
     inbox: Inbox,
     waker: Option<Waker>,
 }
@@ -88,10 +93,12 @@ impl Handle {
             state: Mutex::new(State {
                 next_id: role.first_id(),
                 closed: false,
+                streams: 0,
                 inbox: Inbox::default(),
                 waker: None,
             }),
             room: Room::new(MAX_LINK_SEND, MIN_LINK_SEND, MAX_PAYLOAD),
+            expected: Limit::new(usize::MAX),
         }))
     }
 
@@ -173,6 +180,20 @@ impl Handle {
         state.closed || state.inbox.flags.stopping
     }
 
+    /// Counts a visitor that will come through this link, as long as the result is kept.
+    #[must_use]
+    pub fn expect(&self) -> Option<Alive> {
+        self.0.expected.take(1)
+    }
+
+    /// How many visitors the link has, about: for a choice between links.
+    #[must_use]
+    pub fn load(&self) -> usize {
+        let state = lock(&self.0.state);
+        let streams = state.streams + state.inbox.commands.len();
+        streams.max(self.0.expected.count())
+    }
+
     /// Whether both are handles to the same link.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -244,9 +265,10 @@ impl Shared {
         assigned
     }
 
-    /// Swaps what waits with `inbox`, which must be empty. If nothing waits, registers `waker`.
-    pub(super) fn take(&self, waker: &Waker, inbox: &mut Inbox) -> bool {
+    /// Swaps what waits with `inbox`, which must be empty. If nothing waits, registers `waker`. There are so many `streams`.
+    pub(super) fn take(&self, waker: &Waker, inbox: &mut Inbox, streams: usize) -> bool {
         let mut state = lock(&self.state);
+        state.streams = streams;
         inbox.flags = state.inbox.flags;
         let waiting = &state.inbox;
         if waiting.commands.is_empty() && waiting.datagrams.is_empty() && waiting.ready.is_empty() {

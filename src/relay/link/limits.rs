@@ -63,6 +63,8 @@ pub const MAX_ROUNDS: usize = 2;
 pub const MAX_SERVICES: usize = 256;
 /// New HTTP ports that may wait for their listener to start.
 pub const MAX_NEW_HTTP_PORTS: usize = 1024;
+/// Visitors that may be on their way from the link that has accepted them to another one with fewer visitors.
+pub const MAX_PASSED: usize = 64;
 /// UDP flows of one service on the server, and of one link on the client; the least recently used is closed for a new one.
 pub const MAX_FLOWS: usize = 4096;
 /// Datagrams of one UDP flow that may wait for its socket on the client; more are dropped. Those of all flows of a link have at

@@ -251,7 +251,7 @@ fn commands_are_bounded() {
     for id in 0..MAX_COMMANDS as u64 {
         link.reset(id);
     }
-    assert!(link.0.take(Waker::noop(), &mut inbox));
+    assert!(link.0.take(Waker::noop(), &mut inbox, 0));
     assert_eq!(
         (inbox.commands.len(), inbox.flags.overloaded),
         (MAX_COMMANDS, true)
