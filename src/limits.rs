@@ -215,6 +215,8 @@ pub const QUIC_DATAGRAM_BUFFER: usize = 512 * 1024;
 pub const QUIC_CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of one stream that were received and not yet read.
 pub const QUIC_STREAM_WINDOW: u32 = 8 << 20;
+/// The same at a server, and of a visitor of a reverse tunnel at both ends.
+pub const QUIC_UP_WINDOW: u32 = 1 << 20;
 /// Bytes that a server takes on a QUIC connection whose client is not authenticated yet, or while buffers are used up.
 pub const QUIC_LEAST_WINDOW: u32 = 128 * 1024;
 /// How long the peer of a QUIC connection may be silent. Flows outlive a network that is away for less.

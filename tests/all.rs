@@ -87,6 +87,7 @@ mod replays;
 mod reverse;
 mod reverse_links;
 mod reverse_memory;
+mod reverse_quic;
 mod rules;
 mod rules_files;
 mod rules_reload;

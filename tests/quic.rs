@@ -27,7 +27,7 @@ use std::{
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
 
-fn quic(tls: &Value) -> Value {
+pub(crate) fn quic(tls: &Value) -> Value {
     json!({"transport": {"type": "quic", "tls": tls}})
 }
 
@@ -108,7 +108,7 @@ fn wrong_server_is_refused_with_the_reason() {
 }
 
 /// A client of QUIC that knows no key.
-async fn stranger(server: SocketAddr) -> Connection {
+pub(crate) async fn stranger(server: SocketAddr) -> Connection {
     client(server).await.1
 }
 
@@ -168,7 +168,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     }
 }
 
-fn reactor() -> tokio::runtime::Runtime {
+pub(crate) fn reactor() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -136,7 +136,7 @@ fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// An HTTP server that answers with its name and the request's head, and accepts upgrades.
-fn http_target(name: &'static str) -> TcpTarget {
+pub(crate) fn http_target(name: &'static str) -> TcpTarget {
     TcpTarget::serve(move |mut stream| {
         loop {
             let head = read_head(&mut stream);
@@ -165,7 +165,7 @@ fn http_target(name: &'static str) -> TcpTarget {
 }
 
 /// Requests a page and returns the status line and the body.
-fn get(stream: &mut TcpStream, host: &str, more: &str) -> (String, String) {
+pub(crate) fn get(stream: &mut TcpStream, host: &str, more: &str) -> (String, String) {
     let request = format!("GET /x HTTP/1.1\r\nHost: {host}\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let head = read_head(stream);

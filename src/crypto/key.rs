@@ -169,6 +169,19 @@ impl Key {
         secret
     }
 
+    /// The key of one direction of the stream that visitor `number` of a reverse tunnel has for itself, from the secret of its link.
+    #[must_use]
+    pub fn of_visitor(method: Method, secret: &[u8; 32], number: u64, direction: u8) -> Self {
+        let secret = Self(Bytes::Long(*secret));
+        let mut salt = [direction; 9];
+        if let Some(front) = salt.first_chunk_mut() {
+            *front = number.to_be_bytes();
+        }
+        Self::fill(method.key_len(), |key| {
+            secret.blake3("ssr 2026 visitor of a reverse tunnel", &salt, key);
+        })
+    }
+
     fn blake3(&self, context: &str, salt: &[u8], out: &mut [u8]) {
         blake3::Hasher::new_derive_key(context)
             .update(self.as_bytes())
@@ -193,6 +206,19 @@ impl Key {
             Self(Bytes::Short(*bytes))
         }
     }
+}
+
+/// A secret that is made of another one, for `purpose` alone.
+#[must_use]
+pub fn secret_of(other: &[u8], purpose: &str) -> Zeroizing<[u8; 32]> {
+    let mut secret = Zeroizing::new([0; 32]);
+    blake3::Hasher::new_derive_key("ssr 2026 secret of a private key")
+        .update(purpose.as_bytes())
+        .update(&[0])
+        .update(other)
+        .finalize_xof()
+        .fill(&mut secret[..]);
+    secret
 }
 
 /// HKDF-SHA1 with the info of AEAD-2017 (SIP004).

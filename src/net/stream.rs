@@ -142,6 +142,15 @@ impl Stream {
         Self(Kind::Quic(Box::new(Mutex::new(stream))))
     }
 
+    /// The QUIC connection that it is in; `None`: it is in none.
+    #[must_use]
+    pub(super) fn quic_connection(&self) -> Option<quinn::Connection> {
+        match &self.0 {
+            Kind::Quic(stream) => Some(lock(stream).connection()),
+            _ => None,
+        }
+    }
+
     /// Wraps a layer over another stream.
     #[must_use]
     pub fn layered(layer: impl Layer + 'static) -> Self {

@@ -45,11 +45,28 @@ impl Endpoint {
     /// # Errors
     /// Those of [`Dialer::dial`], and [`Error::Connect`] when the server does not agree to the transport in time.
     pub async fn dial(&self, first: SpeaksFirst) -> Result<Stream, Error> {
+        self.dial_by(first, self.quic.clone()).await
+    }
+
+    /// The same; over QUIC, in a connection that no other flow uses.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn dial_alone(&self, first: SpeaksFirst) -> Result<Stream, Error> {
+        let quic = self.quic.as_ref().map(|quic| Arc::new(quic.alone()));
+        self.dial_by(first, quic).await
+    }
+
+    async fn dial_by(
+        &self,
+        first: SpeaksFirst,
+        quic: Option<Arc<quic::Client>>,
+    ) -> Result<Stream, Error> {
         if let Some(plugin) = &self.stream_plugin {
             let entrance = Address::Ip(plugin.address());
             return self.dialer.dial(&entrance, true, first).await;
         }
-        let Some(quic) = &self.quic else {
+        let Some(quic) = quic else {
             return self.by_tcp(first).await;
         };
         let (addresses, port) = (
@@ -61,7 +78,7 @@ impl Endpoint {
             Some(fallback) => {
                 // That the socket can be written to must mean that it is connected.
                 let beside = self.by_tcp(SpeaksFirst::Unknown);
-                let opened = Box::pin(fallback.open(quic, &addresses, port, beside)).await;
+                let opened = Box::pin(fallback.open(&quic, &addresses, port, beside)).await;
                 opened.inspect_err(|_| fallback.forget())
             }
         }

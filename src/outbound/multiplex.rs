@@ -276,7 +276,7 @@ impl Sessions {
     }
 
     async fn connect(&self) -> Result<Arc<Client>, Error> {
-        let (stream, _) = reach::dial(&self.endpoint, &self.health).await?;
+        let (stream, _) = reach::dial(&self.endpoint, &self.health, false).await?;
         if let Some(time) = self.settings.keep_alive {
             // Without it, a dead session is noticed when it is used.
             let _ = stream.keep_alive(time);

@@ -8,7 +8,7 @@ use crate::relay::tcp::{Leg, Outbound, Request};
 use crate::relay::{Error, Side};
 use crate::wire::Address;
 use crate::wire::proxy_protocol::{self, Version};
-use crate::wire::reverse::Code;
+use crate::wire::reverse::{Code, Connect};
 
 /// On the server: opens streams through the link of the client that offers the service.
 pub struct ViaLink {
@@ -27,9 +27,16 @@ impl ViaLink {
         // For a layered stream, this is the address of its socket.
         let here = request.leg.stream.local_addr();
         let destination = here.map_or_else(|_| request.target.clone(), Address::Ip);
-        let stream = self
-            .link
-            .connect(self.service, request.peer.into(), destination);
+        let source = Address::Ip(request.peer);
+        let beside = self.link.connect_beside(Connect {
+            service: self.service,
+            source: source.as_ref(),
+            destination: destination.as_ref(),
+        });
+        if let Some(leg) = beside {
+            return Ok(leg);
+        }
+        let stream = self.link.connect(self.service, source, destination);
         stream.map(Leg::plain).ok_or_else(gone)
     }
 }
@@ -74,8 +81,8 @@ pub struct ReverseTarget {
     pub proxy: Option<Version>,
     /// The visitor.
     pub visitor: Visitor,
-    /// The link that the visitor came through.
-    pub link: Handle,
+    /// The link that the visitor came through; `None`: it has a stream of its own, whose end says as much.
+    pub link: Option<Handle>,
 }
 
 impl ReverseTarget {
@@ -101,11 +108,13 @@ impl Outbound for ReverseTarget {
 
     async fn connect(&self, request: &Request) -> Result<Leg, Error> {
         let reached = self.reach(&request.target).await;
-        let (code, message) = match &reached {
-            Ok(_) => (Code::OK, String::new()),
-            Err(error) => (Code::UNREACHABLE, error.to_string()),
-        };
-        self.link.connect_result(self.visitor.id, code, message);
+        if let Some(link) = &self.link {
+            let (code, message) = match &reached {
+                Ok(_) => (Code::OK, String::new()),
+                Err(error) => (Code::UNREACHABLE, error.to_string()),
+            };
+            link.connect_result(self.visitor.id, code, message);
+        }
         reached
     }
 

@@ -13,7 +13,7 @@ use super::balancer::silence::IN_A_ROW;
 use super::endpoint::Endpoint;
 use super::multiplex::{self, Opened, Sessions};
 use super::proxied_packets;
-use super::reach;
+use super::reach::{self, Sharing};
 use super::udp_over_stream::{Carried, UdpOverStream};
 use super::warm::{Warm, WarmPolicy};
 use crate::net::tasks::Tasks;
@@ -163,16 +163,20 @@ impl Server {
 
     /// Opens a connection.
     pub(super) async fn open(&self) -> Result<Stream, Error> {
-        let (stream, time) = reach::dial(&self.endpoint, &self.health).await?;
+        let (stream, time) = reach::dial(&self.endpoint, &self.health, false).await?;
         self.warm.note_dial(time);
         self.warm.refill(&self.endpoint);
         Ok(stream)
     }
 
-    /// Opens what a request needs: a stream in a session, if streams share sessions and `shared` is set.
-    pub(super) async fn way_in(&self, shared: bool) -> Result<WayIn, Error> {
+    /// Opens what a request needs.
+    pub(super) async fn way_in(&self, sharing: Sharing) -> Result<WayIn, Error> {
         match &self.sessions {
-            Some(sessions) if shared => {
+            _ if sharing == Sharing::Alone && self.endpoint.quic.is_some() => {
+                let (stream, _) = reach::dial(&self.endpoint, &self.health, true).await?;
+                Ok(WayIn::Own(stream, false))
+            }
+            Some(sessions) if sharing == Sharing::Session => {
                 let opened = sessions.open().await?;
                 Ok(WayIn::Shared(Arc::clone(sessions), opened))
             }

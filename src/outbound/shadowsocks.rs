@@ -16,6 +16,7 @@ use super::balancer::health::Health;
 use super::balancer::probe::{self, Activity, Ask, Kind, Probe, Probed};
 use super::balancer::race::race;
 use super::balancer::strategy::{Candidate, HashBy, Key, Strategy, arrange, hash, ranking};
+use super::reach::Sharing;
 use super::server::{AskPackets, AskStreams, Only, WayIn};
 pub use super::server::{Server, ServerState, Weights};
 use crate::limits::MAX_TRIED_SERVERS;
@@ -340,14 +341,13 @@ impl Inner {
         }
     }
 
-    /// Connects to the first server that answers, but for those in `tried`, and returns its place. `shared`: by a stream in
-    /// a session, where a server has sessions.
+    /// Connects to the first server that answers, but for those in `tried`, and returns its place.
     /// Adds those that could not be connected to to `tried`. All takes no longer than one connection may.
     async fn dial(
         &self,
         key: Key,
         tried: &mut Vec<usize>,
-        shared: bool,
+        sharing: Sharing,
     ) -> Result<(usize, WayIn), Error> {
         if self.servers.is_empty() {
             return Err(Error::NotOffered(
@@ -357,7 +357,7 @@ impl Inner {
         let nowhere = || Error::Connect(net::Error::NoAddress);
         if let ([only], []) = (&self.tcp[..], &tried[..]) {
             let server = self.servers.get(*only).ok_or_else(nowhere)?;
-            return Ok((*only, server.way_in(shared).await?));
+            return Ok((*only, server.way_in(sharing).await?));
         }
         let mut places = self.order(Kind::Tcp, key);
         places.retain(|place| !tried.contains(place));
@@ -367,7 +367,7 @@ impl Inner {
         };
         let dial = |place: usize| async move {
             let server = self.servers.get(place).ok_or_else(nowhere)?;
-            server.way_in(shared).await
+            server.way_in(sharing).await
         };
         let first = places.first().and_then(|place| self.servers.get(*place));
         let limit = first.ok_or_else(nowhere)?.endpoint.dialer.connect_timeout;
@@ -415,7 +415,7 @@ impl Servers {
     pub async fn reach(&self, target: AddressRef<'_>) -> Result<Leg, Error> {
         let inner = &self.0;
         let key = inner.key(None, Some(target));
-        let (place, way) = inner.dial(key, &mut Vec::new(), false).await?;
+        let (place, way) = inner.dial(key, &mut Vec::new(), Sharing::Alone).await?;
         let server = inner.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;
         Ok(way.leg(server, target))
@@ -429,8 +429,8 @@ impl Servers {
         mut tried: Vec<usize>,
     ) -> Result<Leg, Error> {
         // A second attempt has a connection of its own: it does not depend on a session that others use.
-        let shared = tried.is_empty();
-        let (place, way) = self.0.dial(key, &mut tried, shared).await?;
+        let sharing = Sharing::of(tried.is_empty());
+        let (place, way) = self.0.dial(key, &mut tried, sharing).await?;
         let (is_only, is_spare) = (self.0.tcp.len() == 1, way.is_spare());
         let server = self.0.servers.get(place);
         let server = server.ok_or(Error::Connect(net::Error::NoAddress))?;

@@ -19,8 +19,8 @@ mod payload;
 pub use decoder::{Decoder, Item};
 pub use frame::{Frame, data_header};
 pub use payload::{
-    Code, Connect, HEADER_LEN, Hello, MAX_ID, MAX_MESSAGE, MAX_PAYLOAD, NONCE_LEN, Protocol,
-    Register,
+    Code, Connect, HEADER_LEN, Hello, LinkSecret, MAX_ID, MAX_MESSAGE, MAX_PAYLOAD, NONCE_LEN,
+    OwnStreams, Protocol, Register,
 };
 
 use super::AddressRef;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::flows::{Flows, Way};
+use super::own::{Arriving, Begun};
 use crate::app::worker::{Job, Phase, Shared};
 use crate::config::Service;
 use crate::net::Stream;
@@ -16,12 +17,12 @@ use crate::net::tasks::Tasks;
 use crate::outbound::current::Current;
 use crate::outbound::dialer::Dialer;
 use crate::outbound::reverse::ReverseTarget;
-use crate::relay::Counters;
 use crate::relay::link::limits::MAX_STREAMS;
-use crate::relay::link::{self, Event, Handle, Host, LinkRole, Settings, Visitor};
+use crate::relay::link::{self, Arrivals, Event, Handle, Host, LinkRole, Settings, Visitor};
 use crate::relay::tcp::{FixedTarget, Service as StreamService, Timeouts};
+use crate::relay::{Counters, Error};
 use crate::wire::AddressRef;
-use crate::wire::reverse::{self, Code, Frame, Register};
+use crate::wire::reverse::{self, Code, Frame, Protocol, Register};
 
 /// The longest wait before the first new attempt; it doubles with each.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
@@ -147,6 +148,8 @@ struct ClientLink {
     backoff: Backoff,
     streams: Tasks,
     flows: Flows,
+    /// Streams that visitors have for themselves.
+    arriving: Arriving,
 }
 
 /// The id of a service on a link.
@@ -172,6 +175,7 @@ impl ClientLink {
             backoff: Backoff::new(),
             streams: Tasks::default(),
             flows: Flows::new(handle, client.settings.flows),
+            arriving: Arriving::default(),
         };
         for index in 0..client.settings.services.len() {
             link.register(index);
@@ -234,7 +238,7 @@ impl ClientLink {
             dialer: client.settings.dialer.clone(),
             proxy: service.proxy,
             visitor,
-            link: self.handle.clone(),
+            link: Some(self.handle.clone()),
         };
         let service = StreamService {
             inbound,
@@ -247,6 +251,44 @@ impl ClientLink {
             let message = "the client has too many streams".to_owned();
             self.handle.connect_result(id, Code::FULL, message);
         }
+    }
+
+    /// Connects a visitor with a stream of its own to the service, once its head has said to which.
+    fn connect_own(&self, arrivals: Arc<Arrivals>, stream: Stream) {
+        let client = Arc::clone(&self.client);
+        let served = async move {
+            let time = client.settings.timeouts.handshake;
+            let begun = timeout(time, Box::pin(arrivals.begin(stream))).await;
+            let (visitor, leg) = match begun.unwrap_or(Err(Error::HandshakeTimeout)) {
+                Ok(begun) => begun,
+                Err(error) => {
+                    tracing::debug!(%error, "reverse: a visitor's stream did not begin");
+                    return;
+                }
+            };
+            let index = service_index(visitor.service);
+            let service = index.and_then(|index| client.settings.services.get(index));
+            let Some(service) = service.filter(|service| service.protocol != Protocol::Udp) else {
+                return;
+            };
+            let peer = visitor.source.as_ref().socket_addr();
+            tracing::debug!(%peer, name = service.name, "reverse: a visitor has a stream of its own");
+            let (inbound, stream) = Begun::new(service.target.clone(), leg);
+            let service = StreamService {
+                inbound,
+                outbound: ReverseTarget {
+                    dialer: client.settings.dialer.clone(),
+                    proxy: service.proxy,
+                    visitor,
+                    link: None,
+                },
+                timeouts: client.settings.timeouts,
+                counters: Arc::clone(&client.settings.counters),
+            };
+            service.serve(stream, peer, || {}).await;
+        };
+        // At the limit it is dropped, which resets it.
+        let _ = self.streams.try_spawn(MAX_STREAMS, served);
     }
 
     /// Connects a visitor's flow of datagrams to the service.
@@ -278,6 +320,7 @@ impl Host for ClientLink {
                 None => self.connect_flow(&visitor),
             },
             Event::Frame(Frame::Datagram { id, payload }) => self.flows.datagram(id, payload),
+            Event::Arrivals(arrivals) => self.arriving.begin(arrivals),
             Event::Closed { id } => self.flows.end(id),
             Event::Frame(Frame::GoAway {
                 code,
@@ -299,6 +342,9 @@ impl Host for ClientLink {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready((arrivals, stream)) = self.arriving.poll_next(cx) {
+            self.connect_own(arrivals, stream);
+        }
         let _: (Poll<()>, Poll<()>) = (self.streams.poll_ended(cx), self.flows.poll_ended(cx));
         if let Some(timer) = &mut self.retry_timer
             && timer.as_mut().poll(cx).is_ready()

@@ -5,6 +5,7 @@
 //! - `sharing.rs`: spreads the visitors of a service over the links that publish it.
 //! - `server.rs`: the server and its side of each link.
 //! - `client.rs`: the client, its links and its side of each.
+//! - `own.rs`: visitors over QUIC with a stream of their own, on the client.
 //! - `udp.rs`: visitors of UDP services, on the server; `flows.rs`: on the client.
 //!
 //! A public port belongs to the link that has registered it and closes with the link. Several links that publish one
@@ -14,6 +15,7 @@
 mod client;
 mod flows;
 mod grants;
+mod own;
 mod registry;
 mod server;
 mod sharing;

@@ -406,7 +406,7 @@ impl Host for ServerLink {
             Event::Stopping => {
                 self.phase.send_replace(Phase::Drain);
             }
-            Event::Frame(_) | Event::Connect { .. } => {}
+            Event::Frame(_) | Event::Connect { .. } | Event::Arrivals(_) => {}
         }
     }
 

@@ -16,7 +16,7 @@ use super::early::Agreed;
 use super::packets::{self, Lanes, Outlet};
 use super::settings::{FAREWELL, NO_ERROR};
 use crate::limits::QUIC_UNUSED;
-use crate::net::{SocketOptions, sampled};
+use crate::net::{self, SocketOptions, sampled};
 
 /// How often it is looked whether the server is heard.
 const LOOK: Duration = Duration::from_millis(250);
@@ -41,6 +41,8 @@ pub(super) struct Carrier {
     pub(super) outlet: Arc<Outlet>,
     /// ... and these get those that come.
     pub(super) lanes: Lanes,
+    /// How long it is kept without flows.
+    keeps: Duration,
     flows: AtomicUsize,
     /// How many challenges (RFC 9000 §9.3) must have come from the server: then it has heard us since that was last in doubt.
     challenges: AtomicU64,
@@ -66,10 +68,12 @@ impl Drop for Flow {
 }
 
 impl Carrier {
-    pub(super) fn new(connection: Connection, endpoint: Endpoint) -> Self {
+    /// `alone`: no other flows will come.
+    pub(super) fn new(connection: Connection, endpoint: Endpoint, alone: bool) -> Self {
         Self {
             outlet: Arc::new(Outlet::new(connection.clone())),
             lanes: Lanes::default(),
+            keeps: if alone { net::FAREWELL } else { QUIC_UNUSED },
             connection,
             endpoint,
             agreed: None,
@@ -200,13 +204,13 @@ impl Carrier {
             }
             if self.flows.load(Relaxed) == 0 {
                 let since = *unused_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= QUIC_UNUSED {
+                if since.elapsed() >= self.keeps {
                     self.connection.close(NO_ERROR, b"");
                     return;
                 }
                 tokio::select! {
                     () = self.begun.notified() => unused_since = None,
-                    () = sleep(IDLE_LOOK) => {}
+                    () = sleep(IDLE_LOOK.min(self.keeps)) => {}
                 }
                 heard = Heard::new(&self.connection);
                 continue;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -22,7 +22,9 @@ use super::early::{Agreed, Early};
 use super::icmp::IcmpErrors;
 use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, take_packets, transport};
 use super::stream::QuicStream;
-use crate::limits::{MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW};
+use crate::limits::{
+    MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_UP_WINDOW,
+};
 use crate::net::dial::{interleave, race};
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
@@ -42,7 +44,11 @@ pub struct Client {
     works: Arc<AtomicBool>,
     /// A change of the network came while the connection could not be looked at.
     missed: AtomicBool,
-    tasks: Tasks,
+    /// Its connection is for one stream, and for those that both ends open beside it.
+    is_alone: bool,
+    /// The connections of clients that are for one stream.
+    alone: Arc<Mutex<Vec<Weak<Carrier>>>>,
+    tasks: Arc<Tasks>,
 }
 
 /// How long the answer to early data may take until it is doubted that UDP reaches the server.
@@ -74,16 +80,24 @@ impl Client {
             problem: error.to_string(),
         })?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let mut transport = transport(settings, QUIC_CONNECTION_WINDOW);
-        transport
-            .keep_alive_interval(Some(KEEP_ALIVE))
-            // Servers open no streams but those of long packets, and one to say that others serve in their place.
-            .max_concurrent_bidi_streams(VarInt::from_u32(0));
-        take_packets(&mut transport, MAX_QUIC_LONG_PACKETS);
-        config.transport_config(Arc::new(transport));
+        let transport = |stream: u32| {
+            let mut transport = transport(settings, QUIC_CONNECTION_WINDOW);
+            transport
+                .keep_alive_interval(Some(KEEP_ALIVE))
+                .stream_receive_window(VarInt::from_u32(stream))
+                // Servers open no streams, unless they are allowed to, but those of long packets, and one to say that others serve in
+                // their place.
+                .max_concurrent_bidi_streams(VarInt::from_u32(0));
+            take_packets(&mut transport, MAX_QUIC_LONG_PACKETS);
+            Arc::new(transport)
+        };
+        config.transport_config(transport(QUIC_STREAM_WINDOW));
+        let mut alone = config.clone();
+        alone.transport_config(transport(QUIC_UP_WINDOW));
         Ok(Self {
             dialer: Arc::new(Dialer {
                 config,
+                alone,
                 name: tls.name,
                 refusals: tls.refusals,
                 options,
@@ -94,8 +108,27 @@ impl Client {
             is_careful: false,
             works: Arc::default(),
             missed: AtomicBool::new(false),
-            tasks: Tasks::default(),
+            is_alone: false,
+            alone: Arc::default(),
+            tasks: Arc::default(),
         })
+    }
+
+    /// The same for one stream, which gets a connection of its own, and for those that both ends open beside it.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self {
+            dialer: Arc::clone(&self.dialer),
+            limit: self.limit,
+            current: tokio::sync::Mutex::default(),
+            known: Mutex::new(*lock(&self.known)),
+            is_careful: self.is_careful,
+            works: Arc::clone(&self.works),
+            missed: AtomicBool::new(false),
+            is_alone: true,
+            alone: Arc::clone(&self.alone),
+            tasks: Arc::clone(&self.tasks),
+        }
     }
 
     /// The same where there is another way to the server: nothing depends on UDP until it is known that it reaches the server.
@@ -194,6 +227,11 @@ impl Client {
     /// Moves the connection to a new socket: one of the network as it is now.
     pub fn network_changed(&self) {
         self.works.store(false, Relaxed);
+        for carrier in lock(&self.alone).iter().filter_map(Weak::upgrade) {
+            if carrier.is_open() {
+                carrier.doubt(&self.dialer.options);
+            }
+        }
         let Ok(current) = self.current.try_lock() else {
             self.missed.store(true, Relaxed);
             return;
@@ -248,6 +286,11 @@ impl Client {
         let carrier = Arc::new(carrier.with_agreed(agreed));
         let options = self.dialer.options.clone();
         self.tasks.spawn(Arc::clone(&carrier).look_after(options));
+        if self.is_alone {
+            let mut alone = lock(&self.alone);
+            alone.retain(|carrier| carrier.strong_count() > 0);
+            alone.push(Arc::downgrade(&carrier));
+        }
         *current = Some(Arc::clone(&carrier));
         Ok(carrier)
     }
@@ -270,7 +313,7 @@ impl Client {
         let ends_by_icmp = self.is_careful;
         race(order, |address| {
             let dialer = Arc::clone(&self.dialer);
-            dialer.connect(address, early, ends_by_icmp)
+            dialer.connect(address, early, (ends_by_icmp, self.is_alone))
         })
         .await
     }
@@ -305,6 +348,8 @@ type Connected = (Carrier, Option<ZeroRttAccepted>);
 /// Makes connections.
 struct Dialer {
     config: ClientConfig,
+    /// For connections with one stream, and those that both ends open beside it.
+    alone: ClientConfig,
     /// The name in the server's certificate.
     name: String,
     refusals: tls::Refusals,
@@ -318,12 +363,15 @@ impl Dialer {
         self: Arc<Self>,
         address: SocketAddr,
         early: bool,
-        ends_by_icmp: bool,
+        (ends_by_icmp, alone): (bool, bool),
     ) -> Result<Connected, Error> {
         let wrong = |source| Error::Connect { address, source };
         let (endpoint, errors) = self.endpoint(ends_by_icmp).map_err(wrong)?;
         let is_v6 = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
-        let config = self.config.clone();
+        let config = match alone {
+            true => self.alone.clone(),
+            false => self.config.clone(),
+        };
         let connecting = endpoint
             .connect_with(config, as_family(address, is_v6), &self.name)
             .map_err(|error| wrong(io::Error::other(error.to_string())))?;
@@ -333,7 +381,8 @@ impl Dialer {
         };
         let connecting = match connecting {
             Ok((connection, accepted)) => {
-                return Ok((Carrier::new(connection, endpoint), Some(accepted)));
+                let carrier = Carrier::new(connection, endpoint, alone);
+                return Ok((carrier, Some(accepted)));
             }
             Err(connecting) => connecting,
         };
@@ -349,7 +398,7 @@ impl Dialer {
             error = refused => return Err(wrong(error)),
         };
         let connection = connected.map_err(|error| self.failed(address, &error))?;
-        Ok((Carrier::new(connection, endpoint), None))
+        Ok((Carrier::new(connection, endpoint, alone), None))
     }
 
     /// A socket, and what ICMP says of what it sends, if that is `wanted`.

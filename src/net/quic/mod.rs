@@ -8,10 +8,12 @@
 //!   `ids.rs`: ids that say whose a connection is; `passage.rs`: passes datagrams to an earlier listener.
 //! - `packets.rs`: the packets of UDP associations; `carry.rs`: those of a client.
 //! - `stream.rs`: one stream; `early.rs`: what was sent in it before the server has agreed to 0-RTT.
+//! - `beside.rs`: more streams of the connection that a stream is in.
 //! - `settings.rs`: how connections send and receive; their errors.
 //!
 //! What is inside the streams is the same as inside TCP connections: nothing here knows users or strangers.
 
+mod beside;
 mod carrier;
 mod carry;
 mod client;
@@ -26,6 +28,7 @@ mod server;
 mod settings;
 pub(super) mod stream;
 
+pub use beside::Beside;
 pub use carry::Carried;
 pub use client::Client;
 pub use packets::Arrived;

@@ -24,7 +24,7 @@ use super::settings::{FAREWELL, NO_ERROR, Settings, broken, take_packets, transp
 use super::stream::QuicStream;
 use crate::limits::{
     MAX_QUIC_ASSOCIATIONS, MAX_QUIC_LONG_PACKETS, MAX_QUIC_STRANGER_STREAMS, MAX_QUIC_STREAMS,
-    MAX_QUIC_WAITING, QUIC_CONNECTION_WINDOW, QUIC_LEAST_WINDOW,
+    MAX_QUIC_WAITING, QUIC_CONNECTION_WINDOW, QUIC_LEAST_WINDOW, QUIC_UP_WINDOW,
 };
 use crate::net::alive::Limit;
 use crate::net::sync::lock;
@@ -109,7 +109,10 @@ impl Server {
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         // Until a client is authenticated.
         let mut transport = transport(&self.settings, QUIC_LEAST_WINDOW);
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(MAX_QUIC_STRANGER_STREAMS));
+        // What one stream may send is also bounded by what the connection may.
+        transport
+            .stream_receive_window(VarInt::from_u32(QUIC_UP_WINDOW))
+            .max_concurrent_bidi_streams(VarInt::from_u32(MAX_QUIC_STRANGER_STREAMS));
         if self.takes_packets {
             take_packets(&mut transport, MAX_QUIC_STRANGER_STREAMS);
         }

@@ -15,6 +15,7 @@ use quinn::{Connection, ReadError, RecvStream, SendStream, WriteError};
 use super::carrier::Flow;
 use super::early::Early;
 use super::settings::{CANCELLED, broken};
+use crate::net::alive::Alive;
 
 /// Pieces of the stream that are taken from the connection at once: one a packet, as a rule.
 const PIECES: usize = 32;
@@ -36,6 +37,10 @@ pub(in crate::net) struct QuicStream {
     resets: bool,
     /// Whether it was reset, for who waits until all was delivered.
     was_reset: Option<Arc<AtomicBool>>,
+    /// It is reset if it is dropped before its end was written.
+    whole: bool,
+    finished: bool,
+    _counted: Option<Alive>,
 }
 
 enum End {
@@ -57,6 +62,9 @@ impl QuicStream {
             _flow: None,
             resets: false,
             was_reset: None,
+            whole: false,
+            finished: false,
+            _counted: None,
         }
     }
 
@@ -79,6 +87,18 @@ impl QuicStream {
         self.local = local;
         self._flow = Some(flow);
         self
+    }
+
+    /// A stream that is whole or reset.
+    pub(super) fn whole_or_reset(mut self, counted: Option<Alive>) -> Self {
+        self.whole = true;
+        self._counted = counted;
+        self
+    }
+
+    /// The connection, for more streams.
+    pub(in crate::net) fn connection(&self) -> Connection {
+        self.connection.clone()
     }
 
     /// A stream of a connection whose server has not yet agreed to what is sent.
@@ -225,13 +245,14 @@ impl QuicStream {
         ready!(self.poll_early(cx))?;
         // An error means that it has ended before.
         let _ = self.send.finish();
+        self.finished = true;
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for QuicStream {
     fn drop(&mut self) {
-        if self.resets {
+        if self.resets || (self.whole && !self.finished) {
             if let Some(was_reset) = &self.was_reset {
                 was_reset.store(true, Relaxed);
             }

@@ -16,7 +16,7 @@ use super::settings::LinkRole;
 use super::window::{ReceiveWindow, RoundTrip};
 use crate::wire::Error;
 use crate::wire::reverse::{
-    Code, Connect, Decoder, Frame, HEADER_LEN, Hello, MAX_ID, MAX_PAYLOAD, data_header,
+    Code, Connect, Decoder, Frame, HEADER_LEN, Hello, MAX_ID, MAX_PAYLOAD, OwnStreams, data_header,
 };
 
 /// Room for the longest frame that is neither data nor a datagram: its texts have at most 255 or `MAX_MESSAGE` bytes.
@@ -127,6 +127,17 @@ impl Core {
     /// Starts at `now`; a Hello and a ping are queued.
     #[must_use]
     pub fn new(role: LinkRole, heartbeat: Duration, now: Duration) -> Self {
+        Self::offering(OwnStreams::No, role, heartbeat, now)
+    }
+
+    /// The same; the Hello says whether visitors may have streams of their own.
+    #[must_use]
+    pub fn offering(
+        own_streams: OwnStreams,
+        role: LinkRole,
+        heartbeat: Duration,
+        now: Duration,
+    ) -> Self {
         let mut core = Self {
             role,
             heartbeat,
@@ -152,7 +163,7 @@ impl Core {
             round_trip: RoundTrip::default(),
         };
         core.send(Frame::Hello(Hello {
-            caps: 0,
+            own_streams,
             window: INITIAL_WINDOW,
             max_payload: u32::try_from(MAX_PAYLOAD).unwrap_or(u32::MAX),
         }));
@@ -164,6 +175,12 @@ impl Core {
     pub fn limit_unread(&mut self, most: usize) {
         let most = u64::try_from(most).unwrap_or(u64::MAX);
         self.most_unread = most.min(MAX_LINK_WINDOW);
+    }
+
+    /// Whether the peer said that visitors may have streams of their own.
+    #[must_use]
+    pub fn peer_streams(&self) -> OwnStreams {
+        self.peer.map_or(OwnStreams::No, |peer| peer.own_streams)
     }
 
     /// Bytes of a stream that the peer takes now.

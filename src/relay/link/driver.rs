@@ -11,16 +11,21 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::carrier::{Incoming, Outgoing};
 use super::core::{Core, CoreError, Read, Sink, Source};
-use super::event::{Event, Host, Visitor};
+use super::event::{Event, Host};
 use super::handle::{Command, Handle, Inbox, Shared, StreamWaker};
 use super::limits::MAX_ROUNDS;
+use super::own::{Arrivals, Openings};
 use super::settings::{LinkRole, Settings};
+use super::visitor::Visitor;
+use crate::crypto::Method;
 use crate::net::pipe::{Pipe, Taken};
+use crate::net::quic::Beside;
 use crate::net::{FAREWELL, Stream, pool};
 use crate::relay::leg::{First, Leg};
 use crate::relay::sealed::StreamError;
 use crate::relay::{Error, Side};
-use crate::wire::reverse::{Code, Connect, Frame, Protocol};
+use crate::wire::reverse::{Code, Connect, Frame, LinkSecret, OwnStreams, Protocol};
+use crate::wire::ss::stream::Sealer;
 
 /// How long a peer should wait before it connects again after this side has stopped.
 const RETRY: Duration = Duration::from_millis(500);
@@ -61,6 +66,8 @@ struct Link<'a, H> {
     core: Core,
     local: Local<'a, H>,
     inbox: Inbox,
+    /// That visitors may have streams of their own, until the peer has said so, too.
+    offer: Option<Offer>,
     started: Instant,
     sent_go_away: bool,
     /// The peer has closed the carrier after a GoAway.
@@ -85,6 +92,13 @@ struct Local<'a, H> {
     broken: Vec<u64>,
 }
 
+/// What this side needs for visitors with streams of their own.
+struct Offer {
+    beside: Beside,
+    method: Method,
+    own: OwnStreams,
+}
+
 /// Why a step of a link failed.
 enum LinkError {
     Carrier(StreamError),
@@ -99,9 +113,16 @@ impl From<StreamError> for LinkError {
 
 impl<'a, H: Host> Link<'a, H> {
     fn new(leg: Leg, settings: Settings, handle: &Handle, host: &'a mut H) -> Self {
-        let mut core = Core::new(settings.role, settings.heartbeat, Duration::ZERO);
-        core.limit_unread(pool::budget());
         let (opener, sealer) = leg.codec.unzip();
+        let method = sealer.as_ref().map_or(Method::None, Sealer::method);
+        let beside = Beside::of(&leg.stream);
+        let own = match (&beside, settings.role) {
+            (None, _) => OwnStreams::No,
+            (Some(_), LinkRole::Server) => OwnStreams::Yes,
+            (Some(_), LinkRole::Client) => OwnStreams::With(LinkSecret(rand::random())),
+        };
+        let mut core = Core::offering(own, settings.role, settings.heartbeat, Duration::ZERO);
+        core.limit_unread(pool::budget());
         let first = match leg.first {
             First::Opened(buffer) => Some(buffer),
             // Both ends send their Hello at once, but the server's comes in the stream itself, and the client's is in the
@@ -124,6 +145,11 @@ impl<'a, H: Host> Link<'a, H> {
                 broken: Vec::new(),
             },
             inbox: Inbox::default(),
+            offer: beside.map(|beside| Offer {
+                beside,
+                method,
+                own,
+            }),
             started: Instant::now(),
             sent_go_away: false,
             peer_closed: false,
@@ -323,8 +349,35 @@ impl<H: Host> Link<'_, H> {
         self.local.remove(id);
     }
 
+    /// Lets visitors have streams of their own, once both ends have said that they can.
+    fn take_up_offer(&mut self) {
+        let peer = self.core.peer_streams();
+        if peer == OwnStreams::No {
+            return;
+        }
+        let Some(Offer {
+            beside,
+            method,
+            own,
+        }) = self.offer.take()
+        else {
+            return;
+        };
+        match (own, peer) {
+            (OwnStreams::Yes, OwnStreams::With(secret)) => {
+                let _ = (self.local.shared.own).set(Openings::new(beside, method, secret));
+            }
+            (OwnStreams::With(secret), OwnStreams::Yes) => {
+                let arrivals = Arrivals::new(beside, method, secret);
+                self.local.host.event(Event::Arrivals(Arc::new(arrivals)));
+            }
+            _ => {}
+        }
+    }
+
     /// Does what the core's events have led to.
     fn follow_up(&mut self) {
+        self.take_up_offer();
         let now = self.now();
         for id in std::mem::take(&mut self.local.connected) {
             self.poll_pipe(now, id);

@@ -1,10 +1,12 @@
 //! What a link reports to its host.
 
+use std::sync::Arc;
 use std::task::Context;
 
+use super::own::Arrivals;
+use super::visitor::Visitor;
 use crate::net::Stream;
-use crate::wire::Address;
-use crate::wire::reverse::{Connect, Frame};
+use crate::wire::reverse::Frame;
 
 /// The user of a link: publishes services on the server, or connects visitors to them on the client. The link's task
 /// calls all methods, so none may block.
@@ -36,6 +38,8 @@ pub enum Event<'a> {
         /// The visitor's stream. `None`: the service is UDP, and the visitor has a flow of datagrams.
         stream: Option<Stream>,
     },
+    /// The server may open streams of their own for visitors: they come here.
+    Arrivals(Arc<Arrivals>),
     /// A stream or flow is closed, by either side.
     Closed {
         /// The stream or flow.
@@ -43,38 +47,4 @@ pub enum Event<'a> {
     },
     /// This side is stopping: the link takes no more visitors and closes when the current ones have left.
     Stopping,
-}
-
-/// A visitor's connection to a service.
-#[derive(Clone, Debug)]
-pub struct Visitor {
-    /// The stream or flow.
-    pub id: u64,
-    /// The service.
-    pub service: u64,
-    /// The visitor's address.
-    pub source: Address,
-    /// The public address to which the visitor connected.
-    pub destination: Address,
-}
-
-impl Visitor {
-    /// The visitor of a Connect frame.
-    pub(super) fn new(id: u64, connect: Connect<'_>) -> Self {
-        Self {
-            id,
-            service: connect.service,
-            source: connect.source.to_owned(),
-            destination: connect.destination.to_owned(),
-        }
-    }
-
-    /// The contents of the Connect frame.
-    pub(super) const fn connect(&self) -> Connect<'_> {
-        Connect {
-            service: self.service,
-            source: self.source.as_ref(),
-            destination: self.destination.as_ref(),
-        }
-    }
 }

@@ -2,20 +2,22 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Wake, Waker};
 
 use super::core::encode;
 use super::datagrams::DatagramQueue;
-use super::event::Visitor;
 use super::limits::{INITIAL_WINDOW, MAX_COMMANDS, MAX_LINK_SEND, MIN_LINK_SEND, SEND_BUFFER};
+use super::own::Openings;
 use super::settings::LinkRole;
+use super::visitor::Visitor;
 use crate::net::Stream;
 use crate::net::alive::{Alive, Limit};
 use crate::net::pipe::{self, Pipe, Room};
 use crate::net::sync::lock;
+use crate::relay::leg::Leg;
 use crate::wire::Address;
-use crate::wire::reverse::{Code, Frame, MAX_PAYLOAD, Protocol, Register};
+use crate::wire::reverse::{Code, Connect, Frame, MAX_PAYLOAD, Protocol, Register};
 
 /// A handle to a link.
 #[derive(Clone)]
@@ -26,6 +28,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// What the streams' users have written and the link has not sent.
     room: Arc<Room>,
+    /// What opens streams of their own for visitors, once the client has said that it takes them.
+    pub(super) own: OnceLock<Openings>,
     /// Visitors of its own ports, from when they are accepted.
     expected: Limit,
 }
@@ -98,6 +102,7 @@ impl Handle {
                 waker: None,
             }),
             room: Room::new(MAX_LINK_SEND, MIN_LINK_SEND, MAX_PAYLOAD),
+            own: OnceLock::new(),
             expected: Limit::new(usize::MAX),
         }))
     }
@@ -131,6 +136,13 @@ impl Handle {
         let (stream, pipe) = self.0.pipe();
         self.0.connect(service, source, destination, Some(pipe))?;
         Some(stream)
+    }
+
+    /// Opens a stream for a visitor beside the link, if both ends can. `None`: it has to go through the link.
+    #[must_use]
+    pub fn connect_beside(&self, connect: Connect<'_>) -> Option<Leg> {
+        let own = self.0.own.get()?;
+        (!self.is_closed()).then(|| own.open(connect))?
     }
 
     /// Opens a flow of datagrams for a visitor and returns its id. `None`: the link is closed, stopping or overloaded.
@@ -190,7 +202,8 @@ impl Handle {
     #[must_use]
     pub fn load(&self) -> usize {
         let state = lock(&self.0.state);
-        let streams = state.streams + state.inbox.commands.len();
+        let own = self.0.own.get().map_or(0, Openings::count);
+        let streams = own + state.streams + state.inbox.commands.len();
         streams.max(self.0.expected.count())
     }
 

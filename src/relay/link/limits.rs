@@ -8,6 +8,9 @@
 //!   [`MAX_QUEUED`](crate::limits::MAX_QUEUED) replies of [`MAX_QUEUED_BYTES`](crate::limits::MAX_QUEUED_BYTES) together.
 //! - HTTP, on the server: beside what TCP holds, [`HTTP_READ`](crate::limits::HTTP_READ) bytes and what they are rewritten to.
 //!
+//! Over QUIC, a visitor with a stream of its own makes each side hold at most [`QUIC_UP_WINDOW`](crate::limits::QUIC_UP_WINDOW) in each direction. There are at most
+//! [`OWN_STREAMS`] of them, and together they take at most half of the config's `memory_mib`.
+//!
 //! What all visitors of one link can make it hold: [`MAX_LINK_WINDOW`] of unread bytes, [`MAX_LINK_SEND`] of bytes that wait
 //! for the link (of both no more than the config's `memory_mib`), [`MAX_DATAGRAM_BYTES`] of
 //! datagrams twice (in the queue of the [`Handle`](super::Handle) and in the link), [`MAX_CONTROL_BYTES`] of other
@@ -65,6 +68,8 @@ pub const MAX_SERVICES: usize = 256;
 pub const MAX_NEW_HTTP_PORTS: usize = 1024;
 /// Visitors that may be on their way from the link that has accepted them to another one with fewer visitors.
 pub const MAX_PASSED: usize = 64;
+/// Visitors of one link over QUIC that may have a stream of their own; further ones go through the link.
+pub const OWN_STREAMS: u32 = 30;
 /// UDP flows of one service on the server, and of one link on the client; the least recently used is closed for a new one.
 pub const MAX_FLOWS: usize = 4096;
 /// Datagrams of one UDP flow that may wait for its socket on the client; more are dropped. Those of all flows of a link have at

@@ -15,11 +15,36 @@ pub const NONCE_LEN: usize = 16;
 /// The protocol version of this implementation.
 const VERSION: u8 = 1;
 
-/// The parameters of one side. Type-length-value fields may follow; none is defined yet.
+/// The capability of both ends to carry visitors in streams of their own, beside the link.
+const OWN_STREAMS: u32 = 1;
+
+/// What both ends of a link make the keys of visitors' own streams of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LinkSecret(pub [u8; 32]);
+
+impl std::fmt::Debug for LinkSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LinkSecret")
+    }
+}
+
+/// Whether a side can carry visitors in streams of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnStreams {
+    /// It cannot.
+    #[default]
+    No,
+    /// It can: said by the server.
+    Yes,
+    /// It can, and their keys are to be made of this: said by the client.
+    With(LinkSecret),
+}
+
+/// The parameters of one side. More fields may follow; they are skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Extensions to version 1, one bit each; none is defined yet.
-    pub caps: u32,
+    /// Whether visitors may have streams of their own.
+    pub own_streams: OwnStreams,
     /// Bytes that the peer may send on a new stream before it needs a [`Frame::Window`](super::Frame::Window).
     pub window: u32,
     /// The longest payload that this side accepts, in bytes; never more than [`MAX_PAYLOAD`] is sent.
@@ -29,9 +54,17 @@ pub struct Hello {
 impl Hello {
     pub(super) fn write(self, out: &mut Writer<'_>) -> Option<()> {
         out.put(&[VERSION])?;
-        out.put(&self.caps.to_be_bytes())?;
+        let caps = match self.own_streams {
+            OwnStreams::No => 0,
+            OwnStreams::Yes | OwnStreams::With(_) => OWN_STREAMS,
+        };
+        out.put(&caps.to_be_bytes())?;
         out.put(&self.window.to_be_bytes())?;
-        out.put(&self.max_payload.to_be_bytes())
+        out.put(&self.max_payload.to_be_bytes())?;
+        match self.own_streams {
+            OwnStreams::No | OwnStreams::Yes => Some(()),
+            OwnStreams::With(secret) => out.put(&secret.0),
+        }
     }
 
     pub(super) fn read(rest: &mut Reader<'_>) -> Result<Self, Error> {
@@ -39,10 +72,18 @@ impl Hello {
         if version != VERSION {
             return Err(Error::TunnelVersion(version));
         }
+        let caps = u32::from_be_bytes(rest.take()?);
+        let window = u32::from_be_bytes(rest.take()?);
+        let max_payload = u32::from_be_bytes(rest.take()?);
+        let own_streams = match caps & OWN_STREAMS {
+            0 => OwnStreams::No,
+            _ if rest.0.is_empty() => OwnStreams::Yes,
+            _ => OwnStreams::With(LinkSecret(rest.take()?)),
+        };
         Ok(Self {
-            caps: u32::from_be_bytes(rest.take()?),
-            window: u32::from_be_bytes(rest.take()?),
-            max_payload: u32::from_be_bytes(rest.take()?),
+            own_streams,
+            window,
+            max_payload,
         })
     }
 }

@@ -90,7 +90,11 @@ impl Owned {
             },
             4 => Frame::Reset { id },
             5 => Frame::Hello(Hello {
-                caps: self.number as u32,
+                own_streams: match self.number % 3 {
+                    0 => OwnStreams::No,
+                    1 => OwnStreams::Yes,
+                    _ => OwnStreams::With(LinkSecret([7; 32])),
+                },
                 window: (self.number >> 32) as u32,
                 max_payload: self.number as u32,
             }),
@@ -306,7 +310,7 @@ fn payloads_that_are_too_short_or_unclean_are_refused() {
     };
     for frame in [
         Frame::Hello(Hello {
-            caps: 0,
+            own_streams: OwnStreams::No,
             window: 1,
             max_payload: 1,
         }),
@@ -339,7 +343,7 @@ fn payloads_that_are_too_short_or_unclean_are_refused() {
         Err(Error::FrameContent)
     );
     let mut old = written(Frame::Hello(Hello {
-        caps: 0,
+        own_streams: OwnStreams::No,
         window: 1,
         max_payload: 1,
     }));

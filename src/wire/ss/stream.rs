@@ -156,6 +156,13 @@ impl Sealer {
         }
     }
 
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        let crypt = self.crypt.as_ref();
+        crypt.map_or(Method::None, |crypt| crypt.method)
+    }
+
     /// Whether the header of the stream has not been sealed yet.
     #[must_use]
     pub const fn at_head(&self) -> bool {

@@ -463,7 +463,7 @@ fn unexpected_frame_ends_the_link() {
         out
     };
     let hello = encode(Frame::Hello(Hello {
-        caps: 0,
+        own_streams: OwnStreams::No,
         window: 1,
         max_payload: 1,
     }));
@@ -487,7 +487,7 @@ fn unexpected_frame_ends_the_link() {
         (
             true,
             Frame::Hello(Hello {
-                caps: 0,
+                own_streams: OwnStreams::No,
                 window: 1,
                 max_payload: 1,
             }),
