@@ -46,6 +46,7 @@ mod fake_dns;
 mod files;
 mod forward;
 mod forward_peers;
+mod forward_quic;
 mod forward_ws;
 mod hostile;
 mod hostile_client;

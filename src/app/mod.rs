@@ -16,7 +16,7 @@
 //! - `supervise.rs`: signals, orders, and the end.
 //! - [`sandbox`]: limits what the process can do.
 //! - `upgrade/`: a new process takes over.
-//! - `quic.rs`: the QUIC connections of a port; `quic_packets.rs`: UDP in them.
+//! - `quic.rs`: the QUIC connections of a port; `quic_packets.rs`: UDP in them; `quic_visitors.rs`: those of a forward's clients.
 //! - `worker.rs`: a thread with its own reactor, listeners and flows.
 //! - `fd_limit.rs`: how many connections the limit of open files allows.
 //! - `granted.rs`: how many sockets the files and the memory of the process allow.
@@ -43,6 +43,7 @@ mod places;
 mod privileges;
 mod quic;
 mod quic_packets;
+mod quic_visitors;
 pub mod redir_rules;
 mod reload;
 mod reverse;

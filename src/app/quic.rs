@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::handshakes::{ListenerId, Permit};
 use super::places::Places;
 use super::quic_packets::{Packets, Serve};
+use super::quic_visitors::{Connection, Task};
+use super::room::Room;
 use super::worker::{Job, ListenerService, Phase, Shared};
 use crate::limits::{MAX_QUIC_WAITING, QUIC_TIMEOUT};
 use crate::net::quic::{Arrival, Claim, Listener, Server, Session};
@@ -160,7 +162,17 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> QuicService<I, O
         let id = permit.id();
         drop(shared.stop_listening());
         let counted = Counted::stranger(Arc::clone(self));
-        let task = connections.spawn(Box::pin(counted.serve(arrival, permit, shared)));
+        let task = match self.port.room {
+            Room::Users(_) => connections.spawn(Box::pin(counted.serve(arrival, permit, shared))),
+            Room::Visitors(_) => {
+                let own = Task::default();
+                let seat = (Arc::clone(&own), listener, permit);
+                let served = counted.serve_visitors(arrival, seat, shared);
+                let task = connections.spawn(Box::pin(served));
+                let _ = own.set(task.clone());
+                task
+            }
+        };
         self.port.handshakes.attach(id, task);
     }
 
@@ -223,6 +235,25 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Counted<I, O> {
         match entered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok((_place, session)) => self.streams(&session, permit, deadline, shared).await,
             Err(error) => self.service.failed(peer, &error),
+        }
+    }
+
+    /// The same for visitors.
+    async fn serve_visitors(
+        self,
+        arrival: Arrival,
+        (task, listener, permit): (Task, ListenerId, Permit),
+        shared: Shared,
+    ) {
+        let peer = arrival.peer();
+        let connection = Connection {
+            port: Arc::clone(&self.service.port),
+            listener,
+            task,
+            others: self.service.strangers.load(Relaxed),
+        };
+        if let Err(error) = connection.serve(arrival, permit, shared).await {
+            self.service.failed(peer, &error);
         }
     }
 

@@ -320,7 +320,13 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> ListenerService<
         }
     }
 
-    fn spawn(self: &Arc<Self>, flows: &mut JoinSet<()>, accepted: Accepted, listener: ListenerId) {
+    /// Serves an accepted connection in a task of its own.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        flows: &mut JoinSet<()>,
+        accepted: Accepted,
+        listener: ListenerId,
+    ) {
         let permit = self.handshakes.begin(listener);
         let id = permit.id();
         let port = Arc::clone(self);

@@ -131,8 +131,8 @@ pub(crate) struct General {
 
 #[derive(Args)]
 pub(crate) struct ForwardArgs {
-    /// Pairs of URLs: where to listen, and the target. tcp://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT][/PATH] or
-    /// wss://HOST[:PORT][/PATH]
+    /// Pairs of URLs: where to listen, and the target. tcp://HOST:PORT, udp://HOST:PORT, quic://HOST[:PORT],
+    /// ws://HOST[:PORT][/PATH] or wss://HOST[:PORT][/PATH]
     #[arg(value_name = "LISTEN TARGET", value_hint = ValueHint::Url)]
     urls: Vec<String>,
     /// The config file; its "forwards" run if there are no URLs, and its servers and locals are ignored

@@ -1,6 +1,7 @@
 //! Ports that forward every client to one target. Plain TCP needs no inbound of its own: see [`FixedTarget`].
 
 pub mod packets;
+pub mod quic;
 
 use std::io;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 //! - [`direct`]: connects straight to the target.
 //! - [`proxy_chain`]: proxies on the way (`outbound_proxy`); `proxied_packets.rs`: datagrams through one.
 //! - [`websocket`]: connects to the target and upgrades the connection to WebSocket.
+//! - [`quic`]: opens a stream of QUIC to a target that takes it.
 //! - [`endpoint`]: one Shadowsocks server: address, credentials, dialer, transport.
 //! - [`ways`]: QUIC to a server, or what is used where a network blocks UDP.
 //! - [`warm`]: spare connections to a server.
@@ -23,6 +24,7 @@ pub mod endpoint;
 pub mod multiplex;
 mod proxied_packets;
 pub mod proxy_chain;
+pub mod quic;
 mod quic_packets;
 mod reach;
 mod request_leg;

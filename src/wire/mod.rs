@@ -14,6 +14,7 @@
 //! | [`http_rewrite`] | rewriting of HTTP requests that pass through a proxy |
 //! | `http_strict` | the parts of HTTP in which parsers differ |
 //! | [`proxy_protocol`] | the PROXY protocol: tells a target the address of its visitor |
+//! | [`quic_forward`] | the beginning of the streams between `quic://` endpoints of forwards |
 //! | [`dns`] | DNS messages, as a forwarder reads and changes them |
 //! | [`ip`] | IP packets of a tun device, with TCP, UDP and ICMP |
 //! | [`quic_packets`] | Shadowsocks packets in datagrams of QUIC |
@@ -47,6 +48,7 @@ pub mod multiplex;
 pub mod mux;
 pub mod peer_protocol;
 pub mod proxy_protocol;
+pub mod quic_forward;
 pub mod quic_packets;
 pub mod reserved;
 pub mod reverse;

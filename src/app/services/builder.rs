@@ -283,13 +283,38 @@ impl<'a> Builder<'a> {
         O: Outbound + Send + 'static,
     {
         let service = self.service(inbound, outbound, idle);
-        let port = ListenerService {
+        let port = self.visitors_port(service, transport);
+        self.listen(listeners, &Arc::new(port));
+    }
+
+    /// The same for those that come by QUIC, in streams.
+    pub(super) fn serve_quic_visitors<I, O>(
+        &mut self,
+        socket: UdpSocket,
+        inbound: I,
+        outbound: O,
+        server: Arc<net::quic::Server>,
+    ) -> Result<(), Error>
+    where
+        I: Inbound + Send + 'static,
+        O: Outbound + Send + 'static,
+    {
+        let service = self.service(inbound, outbound, self.config.timeouts.idle);
+        let port = self.visitors_port(service, None);
+        self.serve_quic(socket, Arc::new(port), (server, None))
+    }
+
+    fn visitors_port<I, O>(
+        &self,
+        service: Service<I, O>,
+        transport: Option<net::transport::Server>,
+    ) -> ListenerService<I, O> {
+        ListenerService {
             service,
             room: Room::Visitors(self.visitors.port()),
             handshakes: Arc::clone(&self.visitors_handshakes),
             transport,
-        };
-        self.listen(listeners, &Arc::new(port));
+        }
     }
 
     fn service<I, O>(&self, inbound: I, outbound: O, idle: Duration) -> Service<I, O> {

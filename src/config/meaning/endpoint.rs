@@ -6,12 +6,13 @@ use crate::wire::http;
 use super::context::{Context, EndpointRole, filled, key_at};
 use super::endpoint_url::EndpointUrl;
 use super::model::{Endpoint, EndpointWs, Scheme};
-use super::{tls, websocket};
+use super::{quic, tls, websocket};
 use crate::config::written::file;
 use crate::config::written::scalar::{Strings, UrlOr};
 
-/// Every option: the role that it belongs to, if not both, and whether it needs `wss`.
-const OPTIONS: [(&str, Option<EndpointRole>, bool); 8] = [
+/// Every option: the role that it belongs to, if not both, and whether it needs TLS.
+const OPTIONS: [(&str, Option<EndpointRole>, bool); 9] = [
+    ("alpn", None, true),
     ("host", None, false),
     ("header", Some(EndpointRole::Target), false),
     ("server_name", Some(EndpointRole::Target), true),
@@ -56,14 +57,26 @@ pub(super) fn endpoint(
     let mut options = Options::new(at, url_at, keys);
     options.add_query(&url, cx)?;
     options.check(url.scheme, role, cx)?;
+    let quic = (url.scheme == Scheme::Quic).then(|| {
+        let alpn = options.alpn.as_deref();
+        quic::endpoint(alpn, &options.path_of("alpn"), cx)
+    });
     Some(Endpoint {
         scheme: url.scheme,
+        quic,
         ws: match url.scheme.is_ws() || url.scheme.has_tls() {
             true => Some(Box::new(options.websocket(&url, role, cx))),
             false => None,
         },
         address: url.address,
     })
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.ws.as_ref().map_or("", |ws| ws.request.path.as_str());
+        write!(f, "{}://{}{path}", self.scheme.name(), self.address)
+    }
 }
 
 /// A target has a port, and an address that belongs to a host.
@@ -87,6 +100,7 @@ fn is_reachable(address: &Address, path: &str, cx: &mut Context<'_>) -> bool {
 /// The options of an endpoint, merged from both places.
 struct Options {
     host: Option<String>,
+    alpn: Option<String>,
     headers: Vec<(String, String)>,
     tls: file::Tls,
     /// Every option that was given, and the path to blame for it.
@@ -102,6 +116,7 @@ impl Options {
         let tls = keys.tls.unwrap_or_default();
         let given = [
             ("host", at, keys.host.is_some()),
+            ("alpn", at, keys.alpn.is_some()),
             ("header", at, keys.headers.is_some()),
             ("server_name", &tls_at, tls.server_name.is_some()),
             ("ca", &tls_at, tls.ca.is_some()),
@@ -119,6 +134,7 @@ impl Options {
         .collect();
         Self {
             host: keys.host,
+            alpn: keys.alpn,
             headers: keys
                 .headers
                 .into_iter()
@@ -159,6 +175,7 @@ impl Options {
         let text = Some(value.to_owned());
         match (name, value) {
             ("host", _) => self.host = text,
+            ("alpn", _) => self.alpn = text,
             ("server_name", _) => tls.server_name = text,
             ("ca", _) => tls.ca = text,
             ("cert", _) => tls.cert = text,
@@ -196,6 +213,7 @@ impl Options {
         for (name, path) in &self.given {
             let (_, only, needs_tls) = OPTIONS.iter().find(|(known, ..)| known == name)?;
             let fits = match needs_tls {
+                true if *name == "alpn" => scheme == Scheme::Quic,
                 true => scheme.has_tls(),
                 false => scheme.is_ws(),
             };

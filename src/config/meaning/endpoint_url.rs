@@ -1,4 +1,4 @@
-//! Parses the URLs of forwards: `tcp://`, `udp://`, `ws://` and `wss://`.
+//! Parses the URLs of forwards: `tcp://`, `udp://`, `ws://`, `wss://` and `quic://`.
 
 use crate::wire::address::Address;
 
@@ -40,13 +40,13 @@ impl EndpointUrl {
         let Some((scheme, rest)) = text.split_once("://") else {
             return fail(
                 "the URL has no scheme",
-                "begin it with `tcp://`, `udp://`, `ws://` or `wss://`",
+                "begin it with `tcp://`, `udp://`, `ws://`, `wss://` or `quic://`",
             );
         };
         let Some(scheme) = Scheme::from_name(&scheme.to_ascii_lowercase()) else {
             return fail(
                 format!("unknown scheme `{scheme}`"),
-                "use `tcp`, `udp`, `ws`, `wss`, `http` or `https`",
+                "use `tcp`, `udp`, `ws`, `wss`, `quic`, `http` or `https`",
             );
         };
         if rest.contains('#') {

@@ -45,7 +45,7 @@ pub(super) fn forwards(top: &Top, cx: &mut Context<'_>) -> (Vec<Forward>, Vec<Si
     let listeners = found.iter().map(|(at, forward)| {
         let listen = forward.listen();
         let transport = match listen.scheme {
-            Scheme::Udp => "UDP",
+            Scheme::Udp | Scheme::Quic => "UDP",
             Scheme::Tcp | Scheme::Ws | Scheme::Wss | Scheme::Http | Scheme::Https => "TCP",
         };
         (key_at(at, "listen"), &listen.address, transport)
@@ -102,7 +102,7 @@ fn forward(entry: &file::Forward, at: &str, cx: &mut Context<'_>) -> Option<Kind
         cx.report.error_hint(
             &path,
             format!("cannot forward `{from}` to `{to}`"),
-            "`udp` can only be forwarded to `udp`; `tcp`, `ws` and `wss` to each other",
+            "`udp` can only be forwarded to `udp`; `tcp`, `ws`, `wss` and `quic` to each other",
         );
         return None;
     }

@@ -489,8 +489,10 @@ pub struct Endpoint {
     pub scheme: Scheme,
     /// The address; port 0 of a listener means any free port.
     pub address: Address,
-    /// The WebSocket settings of `ws` and `wss`; of `https`, those of TLS.
+    /// The WebSocket settings of `ws` and `wss`; of `https` and `quic`, those of TLS.
     pub ws: Option<Box<EndpointWs>>,
+    /// The settings of `quic`.
+    pub quic: Option<quic::Settings>,
 }
 
 /// The WebSocket settings of an [`Endpoint`].
@@ -510,13 +512,6 @@ impl std::fmt::Debug for EndpointWs {
             .field("host", &self.request.host)
             .field("tls", &self.tls)
             .finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = self.ws.as_ref().map_or("", |ws| ws.request.path.as_str());
-        write!(f, "{}://{}{path}", self.scheme.name(), self.address)
     }
 }
 

@@ -20,13 +20,25 @@ const RETRY: Duration = Duration::from_secs(300);
 /// Said of keys that only QUIC has.
 const ONLY_QUIC: &str = "no effect without `\"type\": \"quic\"`";
 
+fn alpn(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> String {
+    let alpn = filled(written).unwrap_or_else(|| ALPN.to_owned());
+    if alpn.len() > MAX_ALPN {
+        cx.report.error(at, format!("longer than {MAX_ALPN} bytes"));
+    }
+    alpn
+}
+
+/// The settings of QUIC in an endpoint of a forward, whose `alpn` is at `at`.
+pub(super) fn endpoint(written: Option<&str>, at: &str, cx: &mut Context<'_>) -> Settings {
+    Settings {
+        alpn: alpn(written, at, cx),
+        congestion: Congestion::Bbr,
+    }
+}
+
 /// The settings of QUIC in the transport at `at`.
 pub(super) fn quic(written: &file::Transport, at: &str, cx: &mut Context<'_>) -> Settings {
-    let alpn = filled(written.alpn.as_deref()).unwrap_or_else(|| ALPN.to_owned());
-    if alpn.len() > MAX_ALPN {
-        let message = format!("longer than {MAX_ALPN} bytes");
-        cx.report.error(&key_at(at, "alpn"), message);
-    }
+    let alpn = alpn(written.alpn.as_deref(), &key_at(at, "alpn"), cx);
     let congestion = match written.congestion.as_deref() {
         None | Some("" | "bbr") => Congestion::Bbr,
         Some("cubic") => Congestion::Cubic,

@@ -15,6 +15,8 @@ pub enum Scheme {
     Http,
     /// A web site over TLS.
     Https,
+    /// Streams of QUIC.
+    Quic,
 }
 
 impl Scheme {
@@ -27,6 +29,7 @@ impl Scheme {
             Self::Wss => "wss",
             Self::Http => "http",
             Self::Https => "https",
+            Self::Quic => "quic",
         }
     }
 
@@ -38,6 +41,7 @@ impl Scheme {
             Self::Wss,
             Self::Http,
             Self::Https,
+            Self::Quic,
         ];
         all.into_iter().find(|scheme| scheme.name() == name)
     }
@@ -51,14 +55,14 @@ impl Scheme {
     }
 
     pub(super) fn has_tls(self) -> bool {
-        matches!(self, Self::Wss | Self::Https)
+        matches!(self, Self::Wss | Self::Https | Self::Quic)
     }
 
     pub(super) fn default_port(self) -> Option<u16> {
         match self {
             Self::Tcp | Self::Udp => None,
             Self::Ws | Self::Http => Some(80),
-            Self::Wss | Self::Https => Some(443),
+            Self::Wss | Self::Https | Self::Quic => Some(443),
         }
     }
 }

@@ -310,6 +310,7 @@ pub(crate) struct Forward {
 pub(crate) struct Endpoint {
     pub(crate) url: Option<String>,
     pub(crate) host: Option<String>,
+    pub(crate) alpn: Option<String>,
     pub(crate) headers: Option<BTreeMap<String, Option<String>>>,
     pub(crate) tls: Option<Tls>,
 }

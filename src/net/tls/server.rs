@@ -10,8 +10,11 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, UnbufferedServerConnection};
 
+use zeroize::Zeroizing;
+
 use super::error::{describe, malformed};
 use super::{ALPN, Error, Session, Tls, provider};
+use crate::crypto;
 use crate::limits::MAX_QUIC_TICKETS;
 use crate::net::Stream;
 use crate::net::file_version::FileVersion;
@@ -45,6 +48,15 @@ impl Pem {
             Self::File(file) => file.display().to_string(),
             Self::Text(_) => "the text in the config".to_owned(),
         }
+    }
+
+    /// A secret that is made of the text of a private key, for `purpose`: the same after a restart.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn secret(&self, purpose: &str) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let text = Zeroizing::new(self.read("key")?);
+        Ok(crypto::key::secret_of(&text, purpose))
     }
 
     fn read(&self, key: &'static str) -> Result<Vec<u8>, Error> {
