@@ -53,21 +53,28 @@ impl Outlet {
     ) -> Sent {
         let longest = self.connection.max_datagram_size().unwrap_or_default();
         let mut space = self.connection.datagram_send_buffer_space();
-        // One piece of memory for all: what waits in the connection keeps it.
-        let mut room = BytesMut::with_capacity(bytes + count * MAX_SENT_HEAD);
+        // One piece of memory for all, as long as all find room: what waits in the connection keeps it, so it must not keep the
+        // memory of those that are lost.
+        let whole = bytes + count * (MAX_SENT_HEAD + OVERHEAD);
+        let mut room = BytesMut::with_capacity(if whole <= space { whole } else { 0 });
         let mut lost = 0;
         for (association, packet) in packets {
-            room.put_slice(Head::new(association).bytes());
+            let head = Head::new(association);
+            let len = head.bytes().len() + packet.len();
+            let is_long = len > longest;
+            // Otherwise the connection would drop the oldest, which nobody counts.
+            if !is_long && len + OVERHEAD > space {
+                lost += 1;
+                continue;
+            }
+            room.put_slice(head.bytes());
             room.put_slice(packet);
             let datagram = room.split().freeze();
-            let is_sent = if datagram.len() > longest {
+            let is_sent = if is_long {
                 self.send_long(datagram)
             } else {
-                let needed = datagram.len() + OVERHEAD;
-                let fits = needed <= space;
-                space = space.saturating_sub(needed);
-                // Otherwise the connection would drop the oldest, which nobody counts.
-                fits && self.connection.send_datagram(datagram).is_ok()
+                space -= len + OVERHEAD;
+                self.connection.send_datagram(datagram).is_ok()
             };
             lost += usize::from(!is_sent);
         }
