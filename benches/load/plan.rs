@@ -37,6 +37,8 @@ enum Task {
         streams: usize,
     },
     Connections,
+    /// As many as a full room opens at once.
+    ManyConnections,
     RoundTrip,
     RoundTripBesideBulk,
     PageBesideBulk,
@@ -158,7 +160,10 @@ impl Plan {
             Task::SystemCalls => true,
             Task::UdpSources { rate } => rate < 20_000,
             // One method shows how streams share.
-            Task::Bulk { streams, .. } => streams > 1 && scenario.method() != DEFAULT,
+            Task::Bulk { streams, .. } => {
+                streams > 8 || (streams > 1 && scenario.method() != DEFAULT)
+            }
+            Task::ManyConnections => true,
             _ => false,
         };
         self.0.push(Workload {
@@ -186,9 +191,15 @@ impl Plan {
                 }
             }
         }
+        for streams in [64, 512, 2000] {
+            let name = format!("bulk-down-{streams}");
+            let task = Task::Bulk { up: false, streams };
+            self.add(&name, task, Scenario::SHADOWSOCKS, SHADOWSOCKS);
+        }
         let first_byte = |server_speaks| Task::FirstByte { server_speaks };
         let with_default = [
             ("connections", Task::Connections, EVERYONE),
+            ("many-connections", Task::ManyConnections, SHADOWSOCKS),
             ("round-trip", Task::RoundTrip, EVERYONE),
             (
                 "round-trip-beside-bulk",
@@ -470,7 +481,8 @@ impl Workload {
         let span = cx.span();
         match self.task {
             Task::Bulk { up, streams } => tcp::bulk(running, targets, up, streams, span),
-            Task::Connections => tcp::connect_request_response(running, targets, span),
+            Task::Connections => tcp::connect_request_response(running, targets, 32, span),
+            Task::ManyConnections => tcp::connect_request_response(running, targets, 1500, span),
             Task::HttpRequests => http::requests(running, targets, span),
             Task::RoundTrip => tcp::round_trip(running, targets, span),
             Task::RoundTripBesideBulk => tcp::beside_bulk(running, targets, span, tcp::round_trip),

@@ -83,13 +83,14 @@ fn connection(route: &Route, target: &Target) -> Result<()> {
     request(&mut stream, RESPONSE)
 }
 
-/// Short connections to the target that answers.
+/// Short connections to the target that answers, `at_once` in parallel.
 pub(crate) fn connect_request_response(
     running: &Running,
     targets: &Targets,
+    at_once: usize,
     span: Span,
 ) -> Result<Figures> {
-    let interval = connections(running, &[targets.respond.into()], 32, span)?;
+    let interval = connections(running, &[targets.respond.into()], at_once, span)?;
     Ok(vec![
         ("conn/s", interval.count / interval.seconds),
         ("CPU us/conn", interval.cpu * 1e6 / interval.count),
