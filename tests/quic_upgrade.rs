@@ -14,6 +14,7 @@ use crate::common::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::HashMap,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -251,10 +252,11 @@ struct Router {
 
 struct Shared {
     front: UdpSocket,
-    outside: Mutex<UdpSocket>,
-    client: Mutex<Option<SocketAddr>>,
+    /// The port outside for each of the client's.
+    outside: Mutex<HashMap<SocketAddr, UdpSocket>>,
     back: Mutex<Back>,
-    held: Mutex<Vec<Vec<u8>>>,
+    /// What was held, and for which port of the client.
+    held: Mutex<Vec<(SocketAddr, Vec<u8>)>>,
     /// What the client has sent last.
     last: Mutex<Vec<u8>>,
     seen: AtomicUsize,
@@ -265,8 +267,7 @@ impl Router {
     fn start(server: u16) -> Self {
         let front = bind();
         let shared = Arc::new(Shared {
-            outside: Mutex::new(bind()),
-            client: Mutex::default(),
+            outside: Mutex::default(),
             back: Mutex::new(Back::Pass),
             held: Mutex::default(),
             last: Mutex::default(),
@@ -279,18 +280,14 @@ impl Router {
             server: v4(server),
             shared,
         };
-        receive(&this.shared);
         let (shared, server) = (Arc::clone(&this.shared), this.server);
         thread::spawn(move || {
             let mut room = [0; 2048];
             while !shared.stop.load(Ordering::Acquire) {
                 if let Ok((len, from)) = shared.front.recv_from(&mut room) {
-                    let before = shared.client.lock().unwrap().replace(from);
-                    if before.is_some_and(|before| before != from) {
-                        move_outside(&shared);
-                    }
                     *shared.last.lock().unwrap() = room[..len].to_vec();
-                    let outside = shared.outside.lock().unwrap();
+                    let mut ports = shared.outside.lock().unwrap();
+                    let outside = ports.entry(from).or_insert_with(|| receive(&shared, from));
                     let _full = outside.send_to(&room[..len], server);
                 }
             }
@@ -303,17 +300,18 @@ impl Router {
         let mut held = self.shared.held.lock().unwrap();
         *self.shared.back.lock().unwrap() = back;
         if back == Back::Pass {
-            for datagram in held.drain(..) {
-                self.shared.to_client(&datagram);
+            for (client, datagram) in held.drain(..) {
+                self.shared.to_client(client, &datagram);
             }
         }
     }
 }
 
-/// Receives on the outside that is there now.
-fn receive(shared: &Arc<Shared>) {
+/// A new port outside. What it receives is for this port of the client.
+fn receive(shared: &Arc<Shared>, client: SocketAddr) -> UdpSocket {
     let shared = Arc::clone(shared);
-    let outside = shared.outside.lock().unwrap().try_clone().unwrap();
+    let port = bind();
+    let outside = port.try_clone().unwrap();
     thread::spawn(move || {
         let mut room = [0; 2048];
         while !shared.stop.load(Ordering::Acquire) {
@@ -323,25 +321,23 @@ fn receive(shared: &Arc<Shared>) {
             shared.seen.fetch_add(1, Ordering::AcqRel);
             let mut held = shared.held.lock().unwrap();
             match *shared.back.lock().unwrap() {
-                Back::Pass => shared.to_client(&room[..len]),
-                Back::Hold => held.push(room[..len].to_vec()),
+                Back::Pass => shared.to_client(client, &room[..len]),
+                Back::Hold => held.push((client, room[..len].to_vec())),
                 Back::Drop => {}
             }
         }
     });
-}
-
-/// Sends from another port from now on.
-fn move_outside(shared: &Arc<Shared>) {
-    *shared.outside.lock().unwrap() = bind();
-    receive(shared);
+    port
 }
 
 impl Shared {
-    fn to_client(&self, datagram: &[u8]) {
-        if let Some(client) = *self.client.lock().unwrap() {
-            let _full = self.front.send_to(datagram, client);
-        }
+    fn to_client(&self, client: SocketAddr, datagram: &[u8]) {
+        let _full = self.front.send_to(datagram, client);
+    }
+
+    /// Sends from other ports from now on.
+    fn move_outside(&self) {
+        self.outside.lock().unwrap().clear();
     }
 }
 
@@ -367,7 +363,7 @@ fn client_that_moves_after_an_upgrade_stays_with_its_process() {
     let mut old = open(&socks, &target);
     server.upgrade();
     for _ in 0..2 {
-        move_outside(&router.shared);
+        router.shared.move_outside();
         exchange(&mut old, 200_000);
     }
     assert!(!server.has_ended(0));
