@@ -48,15 +48,23 @@ impl Scene {
         (self.local.asked(name), self.remote.asked(name))
     }
 
-    /// Whose answer was taken for `name`.
+    /// Whose answer was taken for `name`, once the log says so.
     fn route(&self, name: &str) -> String {
-        let log = self.pair.local.process.log();
-        let line = log
-            .lines()
-            .find(|line| line.contains("asked for a name") && line.contains(name))
-            .unwrap_or_default();
-        let route = line.split("route=").nth(1).unwrap_or_default();
-        route.split(' ').next().unwrap_or_default().to_owned()
+        let mut route = String::new();
+        eventually("the log names the route", || {
+            let log = self.pair.local.process.log();
+            let mut lines = log.lines();
+            let line = lines.find(|line| line.contains("asked for a name") && line.contains(name));
+            let found = line.and_then(|line| line.split("route=").nth(1));
+            route = found
+                .unwrap_or_default()
+                .split(' ')
+                .next()
+                .unwrap()
+                .to_owned();
+            !route.is_empty()
+        });
+        route
     }
 }
 

@@ -206,7 +206,9 @@ fn rules_by_user_hold_for_datagrams_of_socks5() {
     assert_eq!(goes("ann"), Some(2));
     assert_eq!(goes("cid"), Some(3));
     assert_eq!(goes("bob"), None);
-    assert!(local.process.log().contains("status=\"blocked\""));
+    eventually("the log says so", || {
+        local.process.log().contains("status=\"blocked\"")
+    });
     // The rule is for datagrams alone.
     let web = TcpTarget::echo();
     login(local.address, "bob").connect(&web.v4());

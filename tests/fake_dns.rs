@@ -174,7 +174,9 @@ fn address_has_its_name_after_a_restart() {
     // Killed, it cannot save anything any more.
     drop(local);
     let mut local = start(&keys, &file);
-    assert!(local.process.log().contains("fake names of an earlier run"));
+    eventually("the log says so", || {
+        local.process.log().contains("fake names of an earlier run")
+    });
     let others: HashSet<_> = (0..50)
         .map(|n| short(&local, &format!("{n}.example")))
         .collect();

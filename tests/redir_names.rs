@@ -138,7 +138,9 @@ fn name_in_tls_or_http_decides_and_the_address_stays_over_link() {
             let bare = format!("{scheme}://{}/", TARGETS[0]);
             assert_eq!(curl(&scene, &[&bare]), Ok(TARGETS[0].to_owned()));
         }
-        assert!(scene.local.log().contains("name=\"www.direct.test\""));
+        eventually("the log says so", || {
+            scene.local.log().contains("name=\"www.direct.test\"")
+        });
         speaks_first(&scene);
     }
 }

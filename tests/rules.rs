@@ -307,7 +307,9 @@ fn datagrams_of_one_association_go_each_their_way() {
     }
     association.send(&four.into(), b"?");
     assert!(association.receive(SILENCE).is_none());
-    assert!(local.process.log().contains("status=\"blocked\""));
+    eventually("the log says so", || {
+        local.process.log().contains("status=\"blocked\"")
+    });
     // A dead server takes only its own datagrams with it.
     drop(server);
     assert_eq!(answer(&association, &two.into()), DIRECT);
@@ -448,7 +450,9 @@ fn changed_list_is_read_again_and_a_bad_one_changes_nothing() {
             .log()
             .contains("the changed rules cannot be used")
     });
-    assert!(local.process.log().contains("list.txt:2: "));
+    eventually("the log says so", || {
+        local.process.log().contains("list.txt:2: ")
+    });
     assert_eq!((goes(2), goes(3)), (way(PROXIED, 2), way(DIRECT, 3)));
     fs::write(&acl, "[bypass_list]\n127.0.0.5\n").unwrap();
     // Both files are read together, so the bad one holds up the other.

@@ -270,7 +270,9 @@ fn sigusr1_writes_failures_to_the_log() {
                 && line.contains(&format!("server=\"{nowhere}\""))
         })
     });
-    assert!(half.process.log().contains("counters: streams=1"));
+    eventually("the log says so", || {
+        half.process.log().contains("counters: streams=1")
+    });
 }
 
 #[test]
