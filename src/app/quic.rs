@@ -5,7 +5,6 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -14,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::handshakes::{ListenerId, Permit};
 use super::places::Places;
 use super::quic_packets::{Packets, Serve};
-use super::quic_visitors::{Connection, Task};
+use super::quic_visitors::{Connection, FAREWELL, Task};
 use super::room::Room;
 use super::worker::{Job, ListenerService, Phase, Shared};
 use crate::limits::{MAX_QUIC_WAITING, QUIC_TIMEOUT};
@@ -22,9 +21,6 @@ use crate::net::quic::{Arrival, Claim, Listener, Server, Session};
 use crate::net::sampled::{self, Source};
 use crate::relay::failed::{Network, Noted};
 use crate::relay::tcp::{Inbound, Outbound};
-
-/// How long a connection without flows goes on after others have taken the place of its port. The client was told, and closes it.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A port.
 pub(super) struct QuicService<I, O> {

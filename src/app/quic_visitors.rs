@@ -16,8 +16,8 @@ use crate::limits::QUIC_TIMEOUT;
 use crate::net::quic::{Arrival, Session};
 use crate::relay::tcp::{Inbound, Outbound};
 
-/// How long a connection without streams goes on after others have taken the place of its port. The client was told, and closes it.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a connection without flows goes on after others have taken the place of its port. The client was told, and closes it.
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Lets a connection be ended while it has no streams: its task, once it is known.
 pub(super) type Task = Arc<OnceLock<AbortHandle>>;
@@ -81,8 +81,10 @@ impl<I: Inbound + Send + 'static, O: Outbound + Send + 'static> Connection<I, O>
                 stream = session.stream(), if !is_draining => {
                     let Ok((stream, delivery)) = stream else { break };
                     deliveries.spawn(delivery);
-                    // Streams come when the handshake is over: the client is where it says.
-                    session.admit(self.others);
+                    if waiting.is_some() {
+                        // Streams come when the handshake is over: the client is where it says.
+                        session.admit(self.others);
+                    }
                     let place = self.port.room.enter().await;
                     self.port.spawn(&mut flows, (stream, session.peer(), place), self.listener);
                     waiting = None;

@@ -152,17 +152,15 @@ impl Fallback {
         attempt: Outcome,
         beside: impl Future<Output = Result<Stream, Error>>,
     ) -> Result<Option<Stream>, Error> {
+        let (head_start, by_quic) = (self.shared.head_start(), ended(attempt.clone()));
+        let beside = pin!(beside);
+        let mut beside = pin!(async {
+            // Until then QUIC is alone, or until it has failed.
+            let _ = timeout(head_start, by_quic).await;
+            beside.await
+        });
         // What QUIC has failed with; a server that is not the right one is an error on any way.
-        let mut failed = None;
-        if let Ok(ended) = timeout(self.shared.head_start(), ended(attempt.clone())).await {
-            match ended {
-                Ok(()) => return Ok(None),
-                Err(error) if is_refusal(&error) => return Err(again(&error).into()),
-                Err(error) => failed = Some(error),
-            }
-        }
-        let mut beside = pin!(beside);
-        let mut beside_failed = None;
+        let (mut failed, mut beside_failed) = (None, None);
         loop {
             tokio::select! {
                 biased;

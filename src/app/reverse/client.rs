@@ -72,6 +72,28 @@ impl ReverseClient {
         })
     }
 
+    /// What connects a visitor to `service`. `link`: where it is told whether that has worked.
+    fn serving<I>(
+        &self,
+        service: &Service,
+        inbound: I,
+        visitor: Visitor,
+        link: Option<Handle>,
+    ) -> StreamService<I, ReverseTarget> {
+        let settings = &self.settings;
+        StreamService {
+            inbound,
+            outbound: ReverseTarget {
+                dialer: settings.dialer.clone(),
+                proxy: service.proxy,
+                visitor,
+                link,
+            },
+            timeouts: settings.timeouts,
+            counters: Arc::clone(&settings.counters),
+        }
+    }
+
     /// The job that keeps link number `index` up.
     pub(in crate::app) fn job(self: &Arc<Self>, index: u8) -> Job {
         let client = Arc::clone(self);
@@ -233,19 +255,8 @@ impl ClientLink {
         let id = visitor.id;
         let peer = visitor.source.as_ref().socket_addr();
         let inbound = FixedTarget(service.target.clone());
-        let client = Arc::clone(&self.client);
-        let outbound = ReverseTarget {
-            dialer: client.settings.dialer.clone(),
-            proxy: service.proxy,
-            visitor,
-            link: Some(self.handle.clone()),
-        };
-        let service = StreamService {
-            inbound,
-            outbound,
-            timeouts: client.settings.timeouts,
-            counters: Arc::clone(&client.settings.counters),
-        };
+        let link = Some(self.handle.clone());
+        let service = self.client.serving(service, inbound, visitor, link);
         let served = async move { service.serve(stream, peer, || {}).await };
         if self.streams.try_spawn(MAX_STREAMS, served).is_none() {
             let message = "the client has too many streams".to_owned();
@@ -274,17 +285,7 @@ impl ClientLink {
             let peer = visitor.source.as_ref().socket_addr();
             tracing::debug!(%peer, name = service.name, "reverse: a visitor has a stream of its own");
             let (inbound, stream) = Begun::new(service.target.clone(), leg);
-            let service = StreamService {
-                inbound,
-                outbound: ReverseTarget {
-                    dialer: client.settings.dialer.clone(),
-                    proxy: service.proxy,
-                    visitor,
-                    link: None,
-                },
-                timeouts: client.settings.timeouts,
-                counters: Arc::clone(&client.settings.counters),
-            };
+            let service = client.serving(service, inbound, visitor, None);
             service.serve(stream, peer, || {}).await;
         };
         // At the limit it is dropped, which resets it.

@@ -224,15 +224,8 @@ impl Registry {
             .checked_rem(alive.len())
             .unwrap_or_default();
         let (before, after) = alive.split_at(first);
-        let mut turns = after.iter().chain(before);
-        let mut member = turns.next()?;
-        let mut least = member.link.load();
-        for other in turns {
-            let load = other.link.load();
-            if load < least {
-                (member, least) = (other, load);
-            }
-        }
+        let turns = after.iter().chain(before);
+        let member = turns.min_by_key(|member| member.link.load())?;
         Some((member.link.clone(), member.service))
     }
 }
