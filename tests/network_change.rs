@@ -19,7 +19,9 @@ use std::{
 };
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
-const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
+/// A target behind a link.
+pub(crate) const TARGET: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
 
 /// A connection through `ssr local` that has echoed.
 fn open() -> std::io::Result<TcpStream> {
@@ -64,6 +66,27 @@ pub(crate) fn start_both(link: &Link, config: &Path) -> (Process, Process) {
     (start("server", &link.b), start("local", &link.a))
 }
 
+/// Serves [`TARGET`] at the far end of the link: `answer` gets what comes, piece by piece.
+pub(crate) fn serve_target(link: &Link, answer: fn(&mut TcpStream, &[u8]) -> std::io::Result<()>) {
+    link.b
+        .ip(&format!("addr add {} dev lo", TARGET.ip()))
+        .unwrap();
+    let listen = || {
+        let listener = TcpListener::bind(TARGET).unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let mut room = [0; 64];
+                    while let Ok(len @ 1..) = stream.read(&mut room) {
+                        let _gone = answer(&mut stream, &room[..len]);
+                    }
+                });
+            }
+        });
+    };
+    link.b.run(listen).unwrap();
+}
+
 fn scene() -> Scene {
     let shape = Shape {
         delay: Duration::from_millis(50),
@@ -73,21 +96,7 @@ fn scene() -> Scene {
         seed: 1,
     };
     let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
-    link.b.ip("addr add 198.51.100.7 dev lo").unwrap();
-    let listen = || {
-        let listener = TcpListener::bind(TARGET).unwrap();
-        thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                thread::spawn(move || {
-                    let mut room = [0; 64];
-                    while let Ok(len @ 1..) = stream.read(&mut room) {
-                        let _gone = stream.write_all(&room[..len]);
-                    }
-                });
-            }
-        });
-    };
-    link.b.run(listen).unwrap();
+    serve_target(&link, TcpStream::write_all);
     let (directory, spec) = (tempfile::tempdir().unwrap(), Spec::new(METHOD));
     let path = directory.path().join("config.json");
     let keys = json!({

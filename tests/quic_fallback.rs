@@ -15,14 +15,13 @@ use crate::common::{
 };
 use crate::doctor::{Findings, serve_file};
 use crate::emulated::{self, Link, Shape};
-use crate::network_change::start_both;
+use crate::network_change::{TARGET, serve_target, start_both};
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{TcpStream, UdpSocket},
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -354,8 +353,6 @@ fn doctor_tries_quic_and_its_fallback() {
 
 // Over a link.
 
-const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
-
 #[test]
 #[ignore = "needs root and nft: namespaces and a link between them"]
 fn change_of_network_decides_anew_over_link() {
@@ -367,21 +364,7 @@ fn change_of_network_decides_anew_over_link() {
         seed: 1,
     })
     .expect("root, /dev/net/tun and `ip`");
-    link.b.ip("addr add 198.51.100.7 dev lo").unwrap();
-    let echo = || {
-        let listener = TcpListener::bind(TARGET).unwrap();
-        thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                thread::spawn(move || {
-                    let mut room = [0];
-                    while let Ok(1) = stream.read(&mut room) {
-                        let _gone = stream.write_all(&room);
-                    }
-                });
-            }
-        });
-    };
-    link.b.run(echo).unwrap();
+    serve_target(&link, TcpStream::write_all);
     let scene = Scene::new();
     let admin = json!({"address": scene.api.address, "token": scene.api.token});
     let keys = json!({"admin": admin, "server": emulated::B.to_string(), "local_port": 1080, "server_port": 8388});

@@ -5,23 +5,22 @@ use crate::common::{
     peers::Spec,
     process::{Process, v4},
     socks::{self, Socks, read_array},
+    targets::write_pattern,
 };
 use crate::emulated::{self, Link, Namespace, Shape};
-use crate::network_change::start_both;
+use crate::network_change::{TARGET, serve_target, start_both};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 const METHOD: &str = "2022-blake3-aes-256-gcm";
-
-const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 7000);
 
 /// A laptop, and a server behind a link; behind the server what sends a pattern, and echoes.
 struct Scene {
@@ -40,25 +39,10 @@ fn scene(delay: u64, transport: &Value) -> Scene {
         seed: 1,
     };
     let link = Link::new(shape).expect("root, /dev/net/tun and `ip`");
-    link.b.ip("addr add 198.51.100.7 dev lo").unwrap();
-    link.b
-        .run(|| {
-            let listener = TcpListener::bind(TARGET).unwrap();
-            thread::spawn(move || {
-                for mut stream in listener.incoming().map_while(Result::ok) {
-                    thread::spawn(move || {
-                        let mut room = [0; 64];
-                        while let Ok(len @ 1..) = stream.read(&mut room) {
-                            let _gone = match room[0] {
-                                b'g' => crate::common::targets::write_pattern(&mut stream, 7, MUCH),
-                                _ => stream.write_all(&room[..len]),
-                            };
-                        }
-                    });
-                }
-            });
-        })
-        .unwrap();
+    serve_target(&link, |stream, bytes| match bytes {
+        [b'g', ..] => write_pattern(stream, 7, MUCH),
+        bytes => stream.write_all(bytes),
+    });
     let (directory, identity, spec) = (
         tempfile::tempdir().unwrap(),
         Identity::new(),
@@ -105,8 +89,7 @@ fn download(mut stream: TcpStream) -> Duration {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut out = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut back, _) = listener.accept().unwrap();
-        let writer =
-            thread::spawn(move || crate::common::targets::write_pattern(&mut out, 7, MUCH));
+        let writer = thread::spawn(move || write_pattern(&mut out, 7, MUCH));
         back.read_to_end(&mut expected).unwrap();
         writer.join().unwrap().unwrap();
     }

@@ -8,7 +8,7 @@ use crate::common::{
     identity::Identity,
     line::Line,
     peers::Spec,
-    process::{free_port, v4},
+    process::{free_port, memory_kib, v4},
     socks::Socks,
     targets::TcpTarget,
 };
@@ -347,6 +347,15 @@ impl Drop for Router {
     }
 }
 
+/// A server, a router before it, and `ssr local` with the way in: it reaches the server through the router.
+fn behind_router(identity: &Identity) -> (Line, Router, Changing, Socks) {
+    let port = free_port();
+    let server = Line::start("server", server_keys(identity, port));
+    let router = Router::start(port);
+    let (local, socks) = local(identity, router.at);
+    (server, router, local, socks)
+}
+
 fn bind() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let wait = Some(Duration::from_millis(50));
@@ -356,10 +365,8 @@ fn bind() -> UdpSocket {
 
 #[test]
 fn client_that_moves_after_an_upgrade_stays_with_its_process() {
-    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
-    let mut server = Line::start("server", server_keys(&identity, port));
-    let router = Router::start(port);
-    let (_local, socks) = local(&identity, router.at);
+    let (identity, target) = (Identity::new(), TcpTarget::echo());
+    let (mut server, router, _local, socks) = behind_router(&identity);
     let mut old = open(&socks, &target);
     server.upgrade();
     for _ in 0..2 {
@@ -375,10 +382,8 @@ fn client_that_moves_after_an_upgrade_stays_with_its_process() {
 
 #[test]
 fn flood_of_datagrams_for_an_old_process_is_bounded() {
-    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
-    let mut server = Line::start("server", server_keys(&identity, port));
-    let router = Router::start(port);
-    let (_local, socks) = local(&identity, router.at);
+    let (identity, target) = (Identity::new(), TcpTarget::echo());
+    let (mut server, router, _local, socks) = behind_router(&identity);
     let mut old = open(&socks, &target);
     server.upgrade();
     exchange(&mut old, 1000);
@@ -386,17 +391,12 @@ fn flood_of_datagrams_for_an_old_process_is_bounded() {
     assert_eq!(last[0] & 0x80, 0, "a packet of an open connection");
     last.resize(1200, 7);
     let mut new = open(&socks, &target);
-    let memory = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let mut words = line.unwrap().split_whitespace();
-        words.nth(1).unwrap().parse::<u64>().unwrap()
-    };
+    let memory = |pid| memory_kib(pid, "VmRSS");
     let pids = server.pids.clone();
     let before: Vec<u64> = pids.iter().map(|pid| memory(*pid)).collect();
     let flood = bind();
     for _ in 0..100_000 {
-        let _full = flood.send_to(&last, v4(port));
+        let _full = flood.send_to(&last, router.server);
     }
     exchange(&mut old, 100_000);
     exchange(&mut new, 100_000);
@@ -408,13 +408,10 @@ fn flood_of_datagrams_for_an_old_process_is_bounded() {
 
 #[test]
 fn handshakes_go_on_with_the_process_that_has_answered() {
-    let (identity, port) = (Identity::new(), free_port());
-    let target = Arc::new(TcpTarget::echo());
+    let (identity, target) = (Identity::new(), Arc::new(TcpTarget::echo()));
     // What the old process has answered comes late, or never.
     for back in [Back::Hold, Back::Drop] {
-        let mut server = Line::start("server", server_keys(&identity, port));
-        let router = Router::start(port);
-        let (_local, socks) = local(&identity, router.at);
+        let (mut server, router, _local, socks) = behind_router(&identity);
         router.set(back);
         let to = Arc::clone(&target);
         let flow = thread::spawn(move || (open(&socks, &to), socks));
@@ -483,14 +480,12 @@ fn what_is_on_its_way_to_a_client_arrives_before_the_server_ends() {
 
 #[test]
 fn client_that_waits_for_its_handshake_does_not_move() {
-    let (identity, target, port) = (Identity::new(), TcpTarget::echo(), free_port());
-    let mut server = Line::start("server", server_keys(&identity, port));
-    let router = Router::start(port);
-    let (_local, socks) = local(&identity, router.at);
+    let (identity, target) = (Identity::new(), TcpTarget::echo());
+    let (mut server, router, _local, socks) = behind_router(&identity);
     // Has a ticket, by which it sends at once to the next server.
     let mut old = open(&socks, &target);
     drop(server);
-    server = Line::start("server", server_keys(&identity, port));
+    server = Line::start("server", server_keys(&identity, router.server.port()));
     old.write_all(&[7; 500]).unwrap();
     assert!(!matches!(old.read(&mut [0; 5]), Ok(1..)));
     router.set(Back::Drop);

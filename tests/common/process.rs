@@ -182,17 +182,7 @@ impl Process {
 
     /// A field of `/proc/PID/smaps_rollup` or `/proc/PID/status`, in KiB.
     pub fn memory_kib(&self, field: &str) -> u64 {
-        let file = if field.starts_with("Vm") {
-            "status"
-        } else {
-            "smaps_rollup"
-        };
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.id())).unwrap();
-        let line = text
-            .lines()
-            .find(|line| line.split(':').next() == Some(field))
-            .unwrap_or_else(|| panic!("{file} has no {field}"));
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        memory_kib(self.id(), field)
     }
 
     /// How many file descriptors it holds.
@@ -214,6 +204,21 @@ impl Process {
         });
         files
     }
+}
+
+/// A field of `/proc/PID/smaps_rollup` or `/proc/PID/status`, in KiB.
+pub fn memory_kib(process: u32, field: &str) -> u64 {
+    let file = if field.starts_with("Vm") {
+        "status"
+    } else {
+        "smaps_rollup"
+    };
+    let text = fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.split(':').next() == Some(field))
+        .unwrap_or_else(|| panic!("{file} has no {field}"));
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 impl Drop for Process {

@@ -8,26 +8,14 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::tests::{Identity, LIMIT, until};
-use super::{Arrival, Carried, Client, Ports, Server};
+use super::tests::{Identity, LIMIT, listener, until};
+use super::{Arrival, Carried, Client, Server};
 use crate::net::tasks::Tasks;
 use crate::net::udp::{Batch, Path, Socket};
 
 /// A listener that echoes packets, and its port.
 fn echoes(server: &Arc<Server>, port: u16) -> (Tasks, u16) {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let port = socket.local_addr().unwrap().port();
-    let claim = Ports::default().claim(socket).unwrap();
-    let listener = server.listen(claim).unwrap();
-    let tasks = Tasks::default();
-    tasks.spawn(async move {
-        let serving = Tasks::default();
-        while let Some(arrival) = listener.accept().await {
-            serving.spawn(serve(arrival));
-        }
-    });
-    (tasks, port)
+    listener(server, port, serve)
 }
 
 async fn serve(arrival: Arrival) {

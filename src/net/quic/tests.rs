@@ -39,17 +39,18 @@ impl Identity {
         }
     }
 
-    fn server(&self, early: bool) -> Arc<Server> {
+    fn tls(&self, early: bool) -> tls::Server {
         let (cert, key) = (Pem::Text(self.cert.clone()), Pem::Text(self.key.clone()));
-        let tls = tls::Server::for_quic(cert, key, "h3".to_owned(), early).unwrap();
-        Server::new(tls, settings(), &[7; 32])
+        tls::Server::for_quic(cert, key, "h3".to_owned(), early).unwrap()
+    }
+
+    fn server(&self, early: bool) -> Arc<Server> {
+        Server::new(self.tls(early), settings(), &[7; 32])
     }
 
     /// One that takes packets, and early data.
     pub(super) fn server_of_packets(&self) -> Arc<Server> {
-        let (cert, key) = (Pem::Text(self.cert.clone()), Pem::Text(self.key.clone()));
-        let tls = tls::Server::for_quic(cert, key, "h3".to_owned(), true).unwrap();
-        Server::with_packets(tls, settings(), &[7; 32], true)
+        Server::with_packets(self.tls(true), settings(), &[7; 32], true)
     }
 
     pub(super) fn client(&self) -> Client {
@@ -62,8 +63,15 @@ impl Identity {
     }
 }
 
-/// A listener that echoes what comes in each stream, and its port.
-fn echoes(server: &Arc<Server>, port: u16) -> (Tasks, u16) {
+/// A listener whose connections `serve` serves, and its port.
+pub(super) fn listener<S>(
+    server: &Arc<Server>,
+    port: u16,
+    serve: impl Fn(Arrival) -> S + Send + 'static,
+) -> (Tasks, u16)
+where
+    S: Future<Output = ()> + Send + 'static,
+{
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -77,6 +85,11 @@ fn echoes(server: &Arc<Server>, port: u16) -> (Tasks, u16) {
         }
     });
     (tasks, port)
+}
+
+/// A listener that echoes what comes in each stream, and its port.
+fn echoes(server: &Arc<Server>, port: u16) -> (Tasks, u16) {
+    listener(server, port, serve)
 }
 
 async fn serve(arrival: Arrival) {
