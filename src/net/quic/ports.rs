@@ -206,6 +206,8 @@ mod tests {
         assert_eq!(secret.as_ref(), lineage.secret());
         assert_eq!(first_ids, HashSet::from(ids));
         assert!(parse(&bytes[..31]).is_none());
+        // One id alone: of several, any can be the last, and the empty one ends where it begins.
+        let bytes = record(&lineage, &HashSet::from([ids[2]]));
         assert!(parse(&bytes[..bytes.len() - 1]).is_none());
         assert!(parse(&[&bytes[..32], &[21; 22]].concat()).is_none());
     }
