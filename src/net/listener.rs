@@ -12,9 +12,6 @@ use super::{Error, SocketOptions, Stream, linux};
 
 use crate::limits::BACKLOG;
 
-/// Bytes of datagrams that may wait in a socket, where the config does not say; the system may grant less.
-const UDP_BUFFER: usize = 4 << 20;
-
 /// How the sockets of one address share it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Group {
@@ -163,23 +160,13 @@ pub fn udp(
             Some(Protocol::UDP),
         )?;
         prepare(&socket, address, group, shared)?;
-        fill_buffers(&socket, options)?;
+        options.apply_datagram_buffers(&SockRef::from(&socket))?;
         if group.transparent {
             linux::set_receive_destination(&socket, address.is_ipv6())?;
         }
         Ok(socket)
     };
     bind_group("udp", address, count, group.share, bind)
-}
-
-/// Gives a socket for datagrams its buffers.
-pub(super) fn fill_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
-    let buffers = SocketOptions {
-        send_buffer: options.send_buffer.or(Some(UDP_BUFFER)),
-        recv_buffer: options.recv_buffer.or(Some(UDP_BUFFER)),
-        ..SocketOptions::default()
-    };
-    buffers.apply_buffers(&SockRef::from(socket))
 }
 
 /// Binds `count` sockets to one address. `SO_REUSEPORT` alone would let a second `ssr` share the port silently. So the

@@ -8,6 +8,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{congestion, linux};
 
+/// Bytes of datagrams that may wait in a busy socket, where the config does not say; the system may grant less.
+const UDP_BUFFER: usize = 4 << 20;
+
 /// Options of the sockets towards clients, or of those towards servers and targets.
 #[derive(Clone, Debug, Default)]
 pub struct SocketOptions {
@@ -176,6 +179,19 @@ impl SocketOptions {
             socket.set_recv_buffer_size(size)?;
         }
         Ok(())
+    }
+
+    /// Gives a socket that many datagrams come to its buffers.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub(super) fn apply_datagram_buffers(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        let buffers = Self {
+            send_buffer: self.send_buffer.or(Some(UDP_BUFFER)),
+            recv_buffer: self.recv_buffer.or(Some(UDP_BUFFER)),
+            ..Self::default()
+        };
+        buffers.apply_buffers(socket)
     }
 }
 

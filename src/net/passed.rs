@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::listener::{Listener, fill_buffers};
+use super::listener::Listener;
 use super::sync::lock;
 use super::{SocketOptions, linux};
 
@@ -155,7 +155,7 @@ impl Passed {
         let found = self.take(wanted, |place| !place.is_stream());
         let prepare = |found: PassedSocket| {
             found.socket.set_nonblocking(true)?;
-            fill_buffers(&found.socket, options)?;
+            options.apply_datagram_buffers(&SockRef::from(&found.socket))?;
             self.note_used(wanted, &found.socket)?;
             Ok(found.socket.into())
         };

@@ -1,6 +1,5 @@
 //! A client's connection: its flows, its end when nobody uses it, and its moves to another network.
 
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
@@ -14,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::early::Agreed;
 use super::packets::{self, Lanes, Outlet};
-use super::settings::{FAREWELL, NO_ERROR};
+use super::settings::{FAREWELL, NO_ERROR, socket};
 use crate::limits::QUIC_UNUSED;
 use crate::net::{self, SocketOptions, sampled};
 
@@ -153,8 +152,7 @@ impl Carrier {
     /// Sends from another port of this machine from now on: the server notices, and what was lost is sent again at once (RFC 9000
     /// §9). Where the network has changed, the new socket has an address of the new one.
     pub(super) fn rebind(&self, options: &SocketOptions) {
-        let socket = options.outgoing_udp().map(UdpSocket::from);
-        if let Err(error) = socket.and_then(|socket| self.endpoint.rebind(socket)) {
+        if let Err(error) = socket(options).and_then(|socket| self.endpoint.rebind(socket)) {
             sampled::debug!("a QUIC connection cannot move to another socket", %error);
         }
     }

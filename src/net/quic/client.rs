@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::carrier::Carrier;
 use super::early::{Agreed, Early};
 use super::icmp::IcmpErrors;
-use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, take_packets, transport};
+use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, socket, take_packets, transport};
 use super::stream::QuicStream;
 use crate::limits::{
     MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_UP_WINDOW,
@@ -403,7 +403,7 @@ impl Dialer {
 
     /// A socket, and what ICMP says of what it sends, if that is `wanted`.
     fn endpoint(&self, wanted: bool) -> io::Result<(Endpoint, Option<IcmpErrors>)> {
-        let socket = UdpSocket::from(self.options.outgoing_udp()?);
+        let socket = socket(&self.options)?;
         // Without it, a port that nobody serves is noticed by the time limit.
         let errors = wanted.then(|| IcmpErrors::of(&socket).ok()).flatten();
         let config = EndpointConfig::default();

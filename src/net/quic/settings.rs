@@ -1,16 +1,19 @@
 //! How connections send and receive, and their errors.
 
 use std::io;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{ConnectionError, TransportConfig, VarInt};
+use socket2::SockRef;
 
 use crate::limits::{
     MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW, QUIC_DATAGRAM_BUFFER, QUIC_STREAM_WINDOW,
     QUIC_TIMEOUT,
 };
+use crate::net::SocketOptions;
 
 /// How often a connection with flows shows routers on the way that it is in use.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -65,6 +68,13 @@ pub(super) fn transport(settings: &Settings, window: u32) -> TransportConfig {
         .datagram_send_buffer_size(QUIC_DATAGRAM_BUFFER)
         .congestion_controller_factory(controller);
     transport
+}
+
+/// A socket for one connection, with buffers for a fast one.
+pub(super) fn socket(options: &SocketOptions) -> io::Result<UdpSocket> {
+    let socket = options.outgoing_udp()?;
+    options.apply_datagram_buffers(&SockRef::from(&socket))?;
+    Ok(socket.into())
 }
 
 /// Has a connection take packets of UDP associations; those too long for a datagram in so many streams at once.
