@@ -13,6 +13,7 @@
 //!
 //! What is inside the streams is the same as inside TCP connections: nothing here knows users or strangers.
 
+mod bbr;
 mod beside;
 mod carrier;
 mod carry;

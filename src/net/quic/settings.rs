@@ -5,10 +5,11 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn::congestion::{ControllerFactory, CubicConfig};
 use quinn::{ConnectionError, TransportConfig, VarInt};
 use socket2::SockRef;
 
+use super::bbr;
 use crate::limits::{
     MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW, QUIC_DATAGRAM_BUFFER, QUIC_STREAM_WINDOW,
     QUIC_TIMEOUT,
@@ -52,7 +53,7 @@ pub struct Settings {
 pub(super) fn transport(settings: &Settings, window: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match settings.congestion {
-        Congestion::Bbr => Arc::new(BbrConfig::default()),
+        Congestion::Bbr => Arc::new(bbr::Factory),
         Congestion::Cubic => Arc::new(CubicConfig::default()),
     };
     transport
