@@ -183,6 +183,8 @@ pub(crate) struct Link {
     pub(crate) b: Namespace,
     dark: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    /// How long packets to namespace a have waited for their turn.
+    waits: Arc<Waits>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -219,12 +221,22 @@ impl Link {
             b,
             dark: Arc::default(),
             stop: Arc::default(),
+            waits: Arc::default(),
             threads: Vec::new(),
         };
-        link.direction(&near, &far, shape)?;
-        let seed = !shape.seed << 1;
-        link.direction(&far, &near, Shape { seed, ..shape })?;
+        link.direction(&near, &far, shape, Arc::default())?;
+        let shape = Shape {
+            seed: !shape.seed << 1,
+            ..shape
+        };
+        let waits = Arc::clone(&link.waits);
+        link.direction(&far, &near, shape, waits)?;
         Ok(link)
+    }
+
+    /// The median time, in whole milliseconds, that packets to namespace a have waited for their turn.
+    pub(crate) fn waited(&self) -> u32 {
+        self.waits.median()
     }
 
     /// Makes the link drop every packet, or carry packets again.
@@ -232,7 +244,13 @@ impl Link {
         self.dark.store(dark, Relaxed);
     }
 
-    fn direction(&mut self, from: &File, to: &File, shape: Shape) -> io::Result<()> {
+    fn direction(
+        &mut self,
+        from: &File,
+        to: &File,
+        shape: Shape,
+        waits: Arc<Waits>,
+    ) -> io::Result<()> {
         let queue = Arc::new(Queue::default());
         let (from, stop, filled) = (
             from.try_clone()?,
@@ -241,7 +259,7 @@ impl Link {
         );
         let dark = Arc::clone(&self.dark);
         self.threads.push(thread::spawn(move || {
-            receive(&from, shape, &filled, &dark, &stop);
+            receive(&from, shape, (&filled, &waits), &dark, &stop);
         }));
         let (to, stop) = (to.try_clone()?, Arc::clone(&self.stop));
         self.threads
@@ -267,8 +285,44 @@ struct Queue {
     filled: Condvar,
 }
 
+/// How many packets have waited for so many milliseconds, in the order of the milliseconds.
+#[derive(Default)]
+struct Waits(Mutex<Vec<u32>>);
+
+impl Waits {
+    fn note(&self, wait: Duration) {
+        // A queue is much shorter than a second.
+        let place = wait.as_millis().min(1000) as usize;
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = counts.len().max(place + 1);
+        counts.resize(len, 0);
+        counts
+            .iter_mut()
+            .skip(place)
+            .take(1)
+            .for_each(|count| *count += 1);
+    }
+
+    fn median(&self) -> u32 {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let half = counts.iter().sum::<u32>() / 2;
+        let mut passed = 0;
+        let below = counts.iter().take_while(|count| {
+            passed += **count;
+            passed <= half
+        });
+        below.count() as u32
+    }
+}
+
 /// Reads packets from a device and decides whether and when each arrives.
-fn receive(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: &AtomicBool) {
+fn receive(
+    device: &File,
+    shape: Shape,
+    (queue, waits): (&Queue, &Waits),
+    dark: &AtomicBool,
+    stop: &AtomicBool,
+) {
     // Spreads the seed over all bits with the constant of splitmix64, or the first numbers would be small.
     let mut random = (shape.seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut free = Instant::now();
@@ -287,9 +341,11 @@ fn receive(device: &File, shape: Shape, queue: &Queue, dark: &AtomicBool, stop: 
         let is_lost =
             dark.load(Relaxed) || shape.loss > (random >> 11) as f64 / (1_u64 << 53) as f64;
         let now = Instant::now();
-        if is_lost || free.saturating_duration_since(now) > shape.queue {
+        let wait = free.saturating_duration_since(now);
+        if is_lost || wait > shape.queue {
             continue;
         }
+        waits.note(wait);
         free = free.max(now) + Duration::from_secs_f64(length as f64 * 8.0 / shape.rate);
         let bytes = packet.get(..length).unwrap_or_default().to_vec();
         let mut packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -121,7 +121,11 @@ pub(crate) fn bulk(
         thread::sleep(time);
         flows.check()?;
         let bits = flows.moved.load(Relaxed) as f64 * 8.0;
-        Ok(vec![("Mbit/s", bits / 1e6 / begun.elapsed().as_secs_f64())])
+        let rate = bits / 1e6 / begun.elapsed().as_secs_f64();
+        Ok(vec![
+            ("Mbit/s", rate),
+            ("queue ms", site.link.waited().into()),
+        ])
     })
 }
 
