@@ -17,9 +17,13 @@ pub const OWN_MEMORY: u64 = 12 << 20;
 pub const SOCKET_MEMORY: u64 = 4608;
 /// Public ports that the links of all clients have open.
 pub const MAX_PUBLIC_PORTS: usize = 4096;
-/// Connections of one listening socket that wait in the kernel until they are accepted, which has
-/// a limit of its own (`net.core.somaxconn`).
+/// Connections of one listening socket that wait in the kernel until they are accepted; it has a limit of its own.
 pub const BACKLOG: i32 = 4096;
+/// Bytes of a bulk flow that a TCP socket takes while it may not send them yet.
+pub const MAX_UNSENT: u32 = 64 * 1024;
+/// Bytes of the receive buffer with which the system begins, at most. That of a bulk flow stays as it is until the sink has proved to
+/// be fast, or the source slower.
+pub const FIRST_RECEIVE_BUFFER: usize = 256 * 1024;
 /// How long nothing may have moved to or from a visitor that has sent something before it can lose its place to another.
 pub const VISITOR_SILENCE: Duration = Duration::from_secs(10);
 /// How long a peer may have acknowledged nothing and sent nothing, while data for it was sent again and again, until the flow

@@ -58,6 +58,7 @@ mod http_visitors;
 mod interop_libev;
 mod interop_oracle;
 mod interop_rust;
+mod kernel_memory;
 mod leaks;
 mod lifecycle;
 mod link;

@@ -42,7 +42,7 @@ fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
 }
 
 fn set_option(
-    socket: &Socket,
+    socket: &impl AsFd,
     level: libc::c_int,
     option: libc::c_int,
     value: libc::c_int,
@@ -53,7 +53,7 @@ fn set_option(
     // which outlives the call.
     let result = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             option,
             (&raw const value).cast(),
@@ -64,6 +64,35 @@ fn set_option(
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Which buffers of a socket have a fixed size: bits of `SO_BUF_LOCK` (Linux 5.14).
+pub(super) const SEND_BUFFER_FIXED: libc::c_int = 1;
+pub(super) const RECEIVE_BUFFER_FIXED: libc::c_int = 2;
+
+pub(super) fn fix_buffers(socket: &impl AsFd, fixed: libc::c_int) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, fixed)
+}
+
+pub(super) fn fixed_buffers(socket: &impl AsFd) -> io::Result<libc::c_int> {
+    use std::os::fd::AsRawFd;
+    let mut value: libc::c_int = 0;
+    let mut size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the pointers describe `value` and its size, which
+    // outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BUF_LOCK,
+            (&raw mut value).cast(),
+            &raw mut size,
+        )
+    };
+    match result {
+        0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -77,7 +77,7 @@ pub mod udp;
 pub mod unix;
 pub mod ws;
 
-pub use clock::{FAREWELL, unix_now};
+pub use clock::{FAREWELL, ticks, unix_now};
 pub use error::Error;
 pub use linux::TcpInfo;
 pub use options::{SocketOptions, TransparentUdp, UdpOptions};

@@ -6,6 +6,7 @@
 //!   already decoded in a layer. Of a socket it may be wrong; [`Stream::try_read`] then returns `WouldBlock`.
 //! - The bytes that [`Stream::poll_write`] has taken are in the socket or the pipe: there is nothing to flush.
 
+mod memory;
 pub(crate) mod piped;
 pub(super) mod socket;
 

@@ -157,6 +157,8 @@ impl Flow {
     /// What another process needs to go on with it. `None`: the system has failed, and the flow is broken.
     pub(super) fn leave(mut self, about: About, timeouts: &Timeouts) -> Option<Box<Moved>> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.up.free_source(&self.client);
+        self.down.free_source(&self.upstream);
         let mut bytes = Zeroizing::new(Vec::new());
         let (up, down) = (self.up.leave(&mut bytes)?, self.down.leave(&mut bytes)?);
         let sockets = [self.client.into_socket()?, self.upstream.into_socket()?];

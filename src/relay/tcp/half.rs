@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use super::fairness;
+use super::growth::{Awaited, Growth};
 use super::splice::{Splice, SpliceError, Step};
 use crate::net::Stream;
 use crate::net::pool::{Buffer, Size};
@@ -60,9 +61,10 @@ pub struct Half {
     /// Moves bulk between plain sockets.
     splice: Splice,
     /// The first of the buffer's ready ranges that is not written yet, and how many bytes of it are.
-    next: usize,
-    written: usize,
+    next: u8,
+    written: u32,
     sizing: Sizing,
+    growth: Growth,
     /// The head of a request must be sent even if the client has not sent anything yet.
     head_due: bool,
     /// Bytes of the source that were read with its request and come before the rest of it.
@@ -105,6 +107,7 @@ impl Half {
             next: 0,
             written: 0,
             sizing: Sizing::up_to(largest),
+            growth: Growth::new(),
             head_due,
             ahead: Box::default(),
             pending_error: None,
@@ -128,6 +131,11 @@ impl Half {
     /// Reads in buffers of up to `largest` from now on.
     pub fn limit_buffers(&mut self, largest: Size) {
         self.sizing = Sizing::up_to(largest);
+    }
+
+    /// Leaves the receive buffer of `source` to the system.
+    pub fn free_source(&mut self, source: &Stream) {
+        self.growth.end(source);
     }
 
     /// Counts payload that went this way before the first poll.
@@ -196,8 +204,15 @@ impl Half {
                 ready!(self.poll_read(cx, source, sink)).map_err(|error| error.blame(from))?;
             }
             if self.state == State::Write {
-                ready!(self.poll_write(cx, sink)).map_err(Error::io(to))?;
+                let Poll::Ready(written) = self.poll_write(cx, sink) else {
+                    self.growth.wait();
+                    return Poll::Pending;
+                };
+                written.map_err(Error::io(to))?;
+                self.growth.ended(Awaited::Sink, source, self.moved);
+                let before = self.moved;
                 self.after_write();
+                self.growth.moved(before, self.moved, source);
                 if self.state != State::Write
                     && let Some(error) = self.pending_error.take()
                 {
@@ -246,8 +261,9 @@ impl Half {
     ) -> Poll<Result<(), StreamError>> {
         for _ in 0..MAX_READS {
             if self.buffer.is_none() && !self.head_due && self.ahead.is_empty() {
-                ready!(source.poll_readable(cx)).map_err(StreamError::Io)?;
+                ready!(self.poll_source(cx, source)).map_err(StreamError::Io)?;
             }
+            let before = self.moved;
             let read = match self.codec {
                 Codec::Open(_) => self.read_sealed(source),
                 Codec::Seal(_) => self.read_plain(source, usize::MAX),
@@ -259,6 +275,12 @@ impl Half {
             };
             match read {
                 Ok(Received::Payload) => {
+                    // Pieces of a sealed chunk are waited for without asking again.
+                    self.growth.ended(Awaited::Source, source, before);
+                    if self.sizing.size() != Size::Small {
+                        self.growth.hold(source, sink);
+                    }
+                    self.growth.moved(before, self.moved, source);
                     self.state = State::Write;
                     return Poll::Ready(Ok(()));
                 }
@@ -270,7 +292,7 @@ impl Half {
                 }
                 Err(StreamError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.shrink();
-                    ready!(source.poll_readable(cx)).map_err(StreamError::Io)?;
+                    ready!(self.poll_source(cx, source)).map_err(StreamError::Io)?;
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -278,6 +300,16 @@ impl Half {
         // A peer that sends empty or tiny chunks must not keep the others waiting.
         fairness::reschedule(cx.waker());
         Poll::Pending
+    }
+
+    /// Waits until the source has bytes.
+    fn poll_source(&mut self, cx: &mut Context<'_>, source: &Stream) -> Poll<io::Result<()>> {
+        let polled = source.poll_readable(cx);
+        match polled {
+            Poll::Pending => self.growth.wait(),
+            Poll::Ready(_) => self.growth.ended(Awaited::Source, source, self.moved),
+        }
+        polled
     }
 
     /// The size of a buffer for the next read.
@@ -413,24 +445,32 @@ impl Half {
         };
         loop {
             let (bytes, ready, _) = buffer.parts();
-            let ranges = ready.get(self.next..).unwrap_or_default();
+            let ranges = ready.get(usize::from(self.next)..).unwrap_or_default();
             let Some(first) = ranges.first() else {
                 return Poll::Ready(Ok(()));
             };
             let mut count = if ready.len() == 1 {
                 // One run, as sealed chunks always are: a layer may encode it where it stands.
-                let rest = bytes.get_mut(first.start + self.written..first.end);
+                let rest = bytes.get_mut(first.start + in_memory(self.written)..first.end);
                 ready!(sink.poll_write_mut(cx, rest.unwrap_or_default()))?
             } else {
-                ready!(write_parts(cx, sink, bytes, ranges, self.written))?
+                ready!(write_parts(
+                    cx,
+                    sink,
+                    bytes,
+                    ranges,
+                    in_memory(self.written)
+                ))?
             };
             if count == 0 && ranges.iter().any(|range| !range.is_empty()) {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            while let Some(range) = ready.get(self.next) {
-                let left = range.len() - self.written;
+            while let Some(range) = ready.get(usize::from(self.next)) {
+                let left = range.len() - in_memory(self.written);
                 if count < left {
-                    self.written += count;
+                    // It is less than the length of a buffer.
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    self.written = self.written.saturating_add(count);
                     break;
                 }
                 count -= left;
@@ -467,6 +507,11 @@ impl Codec {
             Self::Copy | Self::Seal(_) => None,
         }
     }
+}
+
+/// A number of bytes that are in memory.
+fn in_memory(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Payload bytes of a buffer that is to be written.

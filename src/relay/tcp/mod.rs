@@ -12,12 +12,14 @@
 //! - [`half`]: one direction, and in `splice.rs` its short way through the kernel.
 //! - [`moving`]: flows that go on in another process; `resumed.rs`: those that have come from one.
 //! - `trial.rs`: tries a request on the next server, while the client has noticed nothing.
+//! - `growth.rs`: whether the receive buffer of a source may grow.
 //! - `fairness.rs`: in what order the flows of a worker take their turns.
 
 mod account;
 mod activity;
 mod fairness;
 mod flow;
+mod growth;
 pub mod half;
 pub mod moving;
 mod record;

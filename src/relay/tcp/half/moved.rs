@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Codec, Half, State};
+use super::{Codec, Half, State, in_memory};
 use crate::net::pool::{Buffer, Size};
 use crate::relay::error::Side;
 use crate::wire::ss::stream::{Direction, Opener, Sealer};
@@ -70,8 +70,8 @@ impl Half {
         let (mut write, mut raw) = (0, 0);
         if let Some(buffer) = &mut self.buffer {
             let (all, ready, rest) = buffer.parts();
-            let mut skip = self.written;
-            for range in ready.get(self.next..).unwrap_or_default() {
+            let mut skip = in_memory(self.written);
+            for range in ready.get(usize::from(self.next)..).unwrap_or_default() {
                 bytes.extend_from_slice(all.get(range.start + skip..range.end)?);
                 skip = 0;
             }
