@@ -215,10 +215,13 @@ pub const MAX_QUIC_LONG_PACKETS: u32 = 512;
 pub const QUIC_LONG_PACKET_TIME: Duration = Duration::from_secs(5);
 /// Bytes of datagrams of one QUIC connection that wait to be sent, and of those that were received and not yet read.
 pub const QUIC_DATAGRAM_BUFFER: usize = 512 * 1024;
-/// Bytes of all streams of a QUIC connection that were received and not yet read, or sent and not yet acknowledged.
+/// Bytes of all streams of a QUIC connection that were sent and not yet acknowledged, or received by a server and not yet read.
 pub const QUIC_CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of all streams of a QUIC connection that its client has received and not yet read: those of many readers that do not read, so
+/// that they do not stop the others.
+pub const QUIC_DOWN_WINDOW: u32 = 128 << 20;
 /// Bytes of one stream that were received and not yet read.
-pub const QUIC_STREAM_WINDOW: u32 = 8 << 20;
+pub const QUIC_STREAM_WINDOW: u32 = 4 << 20;
 /// The same at a server, and of a visitor of a reverse tunnel at both ends.
 pub const QUIC_UP_WINDOW: u32 = 1 << 20;
 /// Bytes that a server takes on a QUIC connection whose client is not authenticated yet, or while buffers are used up.

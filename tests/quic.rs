@@ -16,7 +16,7 @@ use ssr::limits::MAX_QUIC_WAITING;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -356,4 +356,25 @@ fn restarted_server_is_noticed_and_requests_go_on() {
     );
     // The ticket of the process before is not known any more: what was sent early is sent again.
     matrix::echoes(&local.socks(), &target.v4(), 100_000);
+}
+
+#[test]
+fn readers_that_do_not_read_stop_nobody_else_in_their_connection() {
+    let (spec, identity) = (Spec::new(METHOD), Identity::new());
+    let server = server(&spec, &identity);
+    let local = local(&spec, &identity, server.address);
+    let target = TcpTarget::serve(|mut stream| while stream.write_all(&[7; 64 << 10]).is_ok() {});
+    let open = || {
+        let mut stream = local.socks().connect(&target.v4());
+        let [_] = read_array(&mut stream);
+        stream
+    };
+    let _stopped: Vec<TcpStream> = (0..20).map(|_| open()).collect();
+    let mut other = open();
+    other.set_read_timeout(Some(DEADLINE)).unwrap();
+    // Meanwhile those are sent all that they may be.
+    let mut chunk = vec![0; 1 << 20];
+    for _ in 0..96 {
+        other.read_exact(&mut chunk).unwrap();
+    }
 }

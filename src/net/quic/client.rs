@@ -23,9 +23,11 @@ use super::icmp::IcmpErrors;
 use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, socket, take_packets, transport};
 use super::stream::QuicStream;
 use crate::limits::{
-    MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_UP_WINDOW,
+    MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW, QUIC_DOWN_WINDOW, QUIC_STREAM_WINDOW,
+    QUIC_UP_WINDOW,
 };
 use crate::net::dial::{interleave, race};
+use crate::net::pool;
 use crate::net::sync::lock;
 use crate::net::tasks::Tasks;
 use crate::net::{Error, SocketOptions, Stream, tls};
@@ -80,8 +82,8 @@ impl Client {
             problem: error.to_string(),
         })?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let transport = |stream: u32| {
-            let mut transport = transport(settings, QUIC_CONNECTION_WINDOW);
+        let transport = |all: u32, stream: u32| {
+            let mut transport = transport(settings, all);
             transport
                 .keep_alive_interval(Some(KEEP_ALIVE))
                 .stream_receive_window(VarInt::from_u32(stream))
@@ -91,9 +93,11 @@ impl Client {
             take_packets(&mut transport, MAX_QUIC_LONG_PACKETS);
             Arc::new(transport)
         };
-        config.transport_config(transport(QUIC_STREAM_WINDOW));
+        let all = u32::try_from(pool::budget() / 2).unwrap_or(u32::MAX);
+        let all = all.clamp(QUIC_UP_WINDOW, QUIC_DOWN_WINDOW);
+        config.transport_config(transport(all, QUIC_STREAM_WINDOW.min(all / 8)));
         let mut alone = config.clone();
-        alone.transport_config(transport(QUIC_UP_WINDOW));
+        alone.transport_config(transport(QUIC_CONNECTION_WINDOW, QUIC_UP_WINDOW));
         Ok(Self {
             dialer: Arc::new(Dialer {
                 config,
