@@ -221,7 +221,7 @@ pub const QUIC_CONNECTION_WINDOW: u32 = 16 << 20;
 /// that they do not stop the others.
 pub const QUIC_DOWN_WINDOW: u32 = 128 << 20;
 /// Bytes of one stream that were received and not yet read.
-pub const QUIC_STREAM_WINDOW: u32 = 4 << 20;
+pub const QUIC_STREAM_WINDOW: u32 = 8 << 20;
 /// The same at a server, and of a visitor of a reverse tunnel at both ends.
 pub const QUIC_UP_WINDOW: u32 = 1 << 20;
 /// Bytes that a server takes on a QUIC connection whose client is not authenticated yet, or while buffers are used up.

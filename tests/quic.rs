@@ -369,7 +369,7 @@ fn readers_that_do_not_read_stop_nobody_else_in_their_connection() {
         let [_] = read_array(&mut stream);
         stream
     };
-    let _stopped: Vec<TcpStream> = (0..20).map(|_| open()).collect();
+    let _stopped: Vec<TcpStream> = (0..12).map(|_| open()).collect();
     let mut other = open();
     other.set_read_timeout(Some(DEADLINE)).unwrap();
     // Meanwhile those are sent all that they may be.

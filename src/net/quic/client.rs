@@ -95,7 +95,7 @@ impl Client {
         };
         let all = u32::try_from(pool::budget() / 2).unwrap_or(u32::MAX);
         let all = all.clamp(QUIC_UP_WINDOW, QUIC_DOWN_WINDOW);
-        config.transport_config(transport(all, QUIC_STREAM_WINDOW.min(all / 8)));
+        config.transport_config(transport(all, QUIC_STREAM_WINDOW.min(all / 16)));
         let mut alone = config.clone();
         alone.transport_config(transport(QUIC_CONNECTION_WINDOW, QUIC_UP_WINDOW));
         Ok(Self {
