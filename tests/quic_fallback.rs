@@ -80,10 +80,18 @@ impl Scene {
     }
 
     fn start(role: &str, config: &Path) -> Process {
-        let mut command = peers::ssr(&[role, "-v", "-c", config.to_str().unwrap()]);
-        let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
-        process.running().unwrap();
-        process
+        let mut started = None;
+        // A resolver takes any port for a query: for a moment, it can be the one that was left for another process.
+        eventually("the port is free", || {
+            let mut command = peers::ssr(&[role, "-v", "-c", config.to_str().unwrap()]);
+            let mut process = Process::spawn(&format!("ssr {role}"), &mut command).unwrap();
+            match process.running() {
+                Ok(_) => started = Some(process),
+                Err(log) => assert!(log.contains("already in use"), "{log}"),
+            }
+            started.is_some()
+        });
+        started.unwrap()
     }
 
     fn server(&self, transport: &Value) -> Process {

@@ -76,7 +76,7 @@ const MUCH: usize = 6_000_000;
 fn flow() -> TcpStream {
     let stream = Socks::new(v4(1080)).connect(&socks::Target::from(TARGET));
     stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
+        .set_read_timeout(Some(Duration::from_secs(120)))
         .unwrap();
     stream
 }
@@ -148,8 +148,8 @@ fn flows_outlive_a_new_address_and_a_link_that_was_down_over_link() {
         a.ip("link set link0 up").unwrap();
         a.ip("route replace default dev link0").unwrap();
     });
-    let away = Duration::from_secs(30);
-    outlives(&scene, "no link for half a minute", away, || {
+    let away = Duration::from_secs(60);
+    outlives(&scene, "no link for a minute", away, || {
         a.ip("link set link0 down").unwrap();
         thread::sleep(away); // how long it is down is the subject
         a.ip("link set link0 up").unwrap();

@@ -6,9 +6,9 @@ use crate::common::{
     eventually,
     forward::Forwarder,
     identity::{Identity, NAME},
-    peers::{Half, Program, Spec, Start},
+    peers::{Half, Program, Spec, Start, password},
     seal::{Packet, Sealing},
-    socks::Target,
+    socks::{Association, Target},
     udp::UdpTarget,
 };
 use crate::quic::client;
@@ -72,6 +72,40 @@ fn datagrams_of_all_sizes_come_back_in_datagrams_and_in_streams() {
             }
         }
     }
+}
+
+#[test]
+fn packets_count_towards_the_quota_of_their_user() {
+    let (identity, echo, spec) = (Identity::new(), UdpTarget::echo(), Spec::new(NEW));
+    let users = json!({"users": [
+        {"name": "ann", "password": password(NEW, 11), "quota_bytes": 200_000, "quota_period": "once"},
+        {"name": "bob", "password": password(NEW, 12)},
+    ]});
+    let server = Start::server(Program::Ssr, &spec)
+        .with(quic(&identity.own()))
+        .with(users)
+        .run();
+    let as_user = |seed| {
+        let spec = Spec {
+            method: NEW.to_owned(),
+            password: [spec.password.clone(), password(NEW, seed)].join(":"),
+        };
+        local(&spec, &identity, server.address, "quic")
+    };
+    let (ann, bob) = (as_user(11), as_user(12));
+    let (of_ann, of_bob) = (ann.socks().associate(), bob.socks().associate());
+    let comes_back = |association: &Association| {
+        association.send(&echo.target(), &[1; 1200]);
+        association.receive(SILENCE).is_some()
+    };
+    // Both directions count.
+    let came = (0..200).take_while(|_| comes_back(&of_ann)).count();
+    assert!((60..120).contains(&came), "{came}");
+    assert!(comes_back(&of_bob));
+    eventually("the log says so", || {
+        let log = server.process.log();
+        log.contains("user=ann reason=the user's `quota_bytes` is used up")
+    });
 }
 
 #[test]

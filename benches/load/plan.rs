@@ -490,6 +490,11 @@ impl Workload {
             Task::Idle => {
                 // A proxy has two files for each connection, and haproxy is set up for three.
                 let most = (file_limit() / 3).saturating_sub(200) as usize;
+                let most = match self.scenario {
+                    // One connection has so many streams at most.
+                    Scenario::Quic => most.min(1000),
+                    _ => most,
+                };
                 tcp::idle(running, targets, most.min(cx.either(2000, 8000)))
             }
             Task::Datagrams { size } => udp::window(running, targets, size, span),
