@@ -378,3 +378,28 @@ fn readers_that_do_not_read_stop_nobody_else_in_their_connection() {
         other.read_exact(&mut chunk).unwrap();
     }
 }
+
+#[test]
+fn memory_mib_holds_for_what_nobody_reads_from_a_connection() {
+    let (spec, identity) = (Spec::new(METHOD), Identity::new());
+    let server = server(&spec, &identity);
+    let local = Start::local(Program::Ssr, &spec, server.address)
+        .with(quic(&identity.trusted()))
+        .with(json!({"limits": {"memory_mib": 32}}))
+        .run();
+    let target = TcpTarget::serve(|mut stream| while stream.write_all(&[7; 64 << 10]).is_ok() {});
+    let open = || local.socks().connect(&target.v4());
+    let [_] = read_array(&mut open());
+    let before = local.process.memory_kib("VmRSS");
+    let _stopped: Vec<TcpStream> = (0..40).map(|_| open()).collect();
+    let grown = || local.process.memory_kib("VmRSS").saturating_sub(before);
+    let mut last = u64::MAX;
+    eventually("what may be sent was sent", || {
+        thread::sleep(Duration::from_millis(500)); // growth is seen over time only
+        let now = grown();
+        std::mem::replace(&mut last, now) == now
+    });
+    println!("{} KiB", grown());
+    // 16 MiB of payload; by default, 40 such readers hold 128 MiB.
+    assert!(grown() < 48 << 10, "{} KiB", grown());
+}

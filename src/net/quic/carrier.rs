@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::early::Agreed;
 use super::packets::{self, Lanes, Outlet};
 use super::settings::{FAREWELL, NO_ERROR, socket};
+use super::unread::Unread;
 use crate::limits::QUIC_UNUSED;
 use crate::net::{self, SocketOptions, sampled};
 
@@ -53,6 +54,8 @@ pub(super) struct Carrier {
     unused: Notify,
     /// The server has said that new flows are to begin elsewhere.
     is_left: AtomicBool,
+    /// What it may have received and not yet read.
+    _unread: Option<Unread>,
 }
 
 /// A flow of a carrier, as long as it lasts.
@@ -69,6 +72,10 @@ impl Drop for Flow {
 impl Carrier {
     /// `alone`: no other flows will come.
     pub(super) fn new(connection: Connection, endpoint: Endpoint, alone: bool) -> Self {
+        let unread = (!alone).then(Unread::take);
+        if let Some(unread) = &unread {
+            connection.set_receive_window(unread.window());
+        }
         Self {
             outlet: Arc::new(Outlet::new(connection.clone())),
             lanes: Lanes::default(),
@@ -82,6 +89,7 @@ impl Carrier {
             begun: Notify::new(),
             unused: Notify::new(),
             is_left: AtomicBool::new(false),
+            _unread: unread,
         }
     }
 

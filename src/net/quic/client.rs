@@ -22,9 +22,9 @@ use super::early::{Agreed, Early};
 use super::icmp::IcmpErrors;
 use super::settings::{KEEP_ALIVE, NO_ERROR, Settings, broken, socket, take_packets, transport};
 use super::stream::QuicStream;
+use super::unread;
 use crate::limits::{
-    MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW, QUIC_DOWN_WINDOW, QUIC_STREAM_WINDOW,
-    QUIC_UP_WINDOW,
+    MAX_QUIC_LONG_PACKETS, QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_UP_WINDOW,
 };
 use crate::net::dial::{interleave, race};
 use crate::net::pool;
@@ -93,9 +93,10 @@ impl Client {
             take_packets(&mut transport, MAX_QUIC_LONG_PACKETS);
             Arc::new(transport)
         };
-        let all = u32::try_from(pool::budget() / 2).unwrap_or(u32::MAX);
-        let all = all.clamp(QUIC_UP_WINDOW, QUIC_DOWN_WINDOW);
-        config.transport_config(transport(all, QUIC_STREAM_WINDOW.min(all / 16)));
+        // A connection gets its part when it is made; the first of all gets this.
+        let all = unread::part_of(pool::budget());
+        let stream = QUIC_STREAM_WINDOW.min(all / 16);
+        config.transport_config(transport(QUIC_UP_WINDOW, stream));
         let mut alone = config.clone();
         alone.transport_config(transport(QUIC_CONNECTION_WINDOW, QUIC_UP_WINDOW));
         Ok(Self {

@@ -28,6 +28,7 @@ mod ports;
 mod server;
 mod settings;
 pub(super) mod stream;
+mod unread;
 
 pub use beside::Beside;
 pub use carry::Carried;
