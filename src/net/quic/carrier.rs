@@ -52,8 +52,10 @@ pub(super) struct Carrier {
     begun: Notify,
     /// The last flow has ended.
     unused: Notify,
-    /// The server has said that new flows are to begin elsewhere.
+    /// New flows are to begin elsewhere: the server has said so, or readers that do not read have used up the window.
     is_left: AtomicBool,
+    /// It is so now.
+    left: Notify,
     /// What it may have received and not yet read.
     _unread: Option<Unread>,
 }
@@ -89,6 +91,7 @@ impl Carrier {
             begun: Notify::new(),
             unused: Notify::new(),
             is_left: AtomicBool::new(false),
+            left: Notify::new(),
             _unread: unread,
         }
     }
@@ -173,20 +176,23 @@ impl Carrier {
         }
     }
 
-    /// Passes on packets of UDP associations. Ends the connection with its last flow, once the server has said that others serve in its
-    /// place.
+    /// Has new flows begin in another connection.
+    fn be_left(&self) {
+        self.is_left.store(true, SeqCst);
+        self.left.notify_one();
+    }
+
+    /// Passes on packets of UDP associations. Ends the connection with its last flow, once new ones begin elsewhere.
     async fn leave(&self) {
-        let said = Notify::new();
         let received = packets::receive(&self.connection, None, |packet| {
             if *packet == *FAREWELL {
-                self.is_left.store(true, SeqCst);
-                said.notify_one();
+                self.be_left();
             } else {
                 self.lanes.deliver(packet);
             }
         });
         let left = async {
-            said.notified().await;
+            self.left.notified().await;
             while self.flows.load(SeqCst) > 0 {
                 self.unused.notified().await;
             }
@@ -200,9 +206,11 @@ impl Carrier {
         }
     }
 
-    /// Ends the connection when no flow has used it for a while, and moves it when the server is not heard any more.
+    /// Ends the connection when no flow has used it for a while, moves it when the server is not heard any more, and leaves it when its
+    /// window is used up.
     async fn keep(&self, options: SocketOptions) {
         let mut heard = Heard::new(&self.connection);
+        let mut window = Window::default();
         let mut unused_since = None;
         loop {
             if self.connection.close_reason().is_some() {
@@ -223,11 +231,39 @@ impl Carrier {
             }
             unused_since = None;
             sleep(LOOK).await;
+            if window.is_used_up(&self.connection) && !self.is_left() {
+                sampled::debug!(
+                    "readers that do not read hold up a QUIC connection: new flows begin in another one"
+                );
+                self.be_left();
+            }
             // A server takes nothing from another port before the handshake is over (RFC 9000 §9).
             if self.undecided().is_none() && heard.is_silent(&self.connection) {
                 self.doubt(&options);
             }
         }
+    }
+}
+
+/// Whether what is received is read.
+#[derive(Default)]
+struct Window {
+    /// How often the server has said that the window stops it (DATA_BLOCKED, RFC 9000 §19.12), and how often it was given more.
+    stopped: u64,
+    moved: u64,
+    /// It may have been stopped since it was given more the last time.
+    is_stopped: bool,
+}
+
+impl Window {
+    /// Whether the server was stopped and has been given nothing since the last look.
+    fn is_used_up(&mut self, connection: &Connection) -> bool {
+        let stats = connection.stats();
+        let (stopped, moved) = (stats.frame_rx.data_blocked, stats.frame_tx.max_data);
+        let has_stopped = std::mem::replace(&mut self.stopped, stopped) != stopped;
+        let has_moved = std::mem::replace(&mut self.moved, moved) != moved;
+        self.is_stopped = has_stopped || (self.is_stopped && !has_moved);
+        self.is_stopped && !has_moved
     }
 }
 
