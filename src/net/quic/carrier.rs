@@ -57,7 +57,7 @@ pub(super) struct Carrier {
     /// It is so now.
     left: Notify,
     /// What it may have received and not yet read.
-    _unread: Option<Unread>,
+    unread: Option<Unread>,
 }
 
 /// A flow of a carrier, as long as it lasts.
@@ -74,10 +74,6 @@ impl Drop for Flow {
 impl Carrier {
     /// `alone`: no other flows will come.
     pub(super) fn new(connection: Connection, endpoint: Endpoint, alone: bool) -> Self {
-        let unread = (!alone).then(Unread::take);
-        if let Some(unread) = &unread {
-            connection.set_receive_window(unread.window());
-        }
         Self {
             outlet: Arc::new(Outlet::new(connection.clone())),
             lanes: Lanes::default(),
@@ -92,7 +88,7 @@ impl Carrier {
             unused: Notify::new(),
             is_left: AtomicBool::new(false),
             left: Notify::new(),
-            _unread: unread,
+            unread: (!alone).then(Unread::take),
         }
     }
 
@@ -170,6 +166,14 @@ impl Carrier {
 
     /// Looks after the connection until it ends.
     pub(super) async fn look_after(self: Arc<Self>, options: SocketOptions) {
+        // What is said before the server has refused early data would be lost with that.
+        if let Some(agreed) = &self.agreed {
+            // An error means that the connection has ended.
+            let _ = agreed.clone().wait_for(Option::is_some).await;
+        }
+        if let Some(unread) = &self.unread {
+            self.connection.set_receive_window(unread.window());
+        }
         tokio::select! {
             () = self.keep(options) => {}
             () = self.leave() => {}
