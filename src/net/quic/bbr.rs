@@ -95,9 +95,8 @@ pub(super) struct Bbr {
     /// The highest rates of the last rounds in bytes a second, each with its round; the highest and oldest first.
     rates: VecDeque<(u64, f64)>,
     round: u64,
-    /// Bytes delivered when the round began, and those after which it ends.
+    /// Bytes delivered when the round began. It ends when something arrives that was sent after that.
     round_begin: u64,
-    round_end: u64,
     round_lost: u64,
     round_shortest: Option<Duration>,
     /// Loss of the line, of 1.
@@ -125,7 +124,6 @@ impl Bbr {
             rates: VecDeque::new(),
             round: 0,
             round_begin: 0,
-            round_end: 0,
             round_lost: 0,
             round_shortest: None,
             loss: 0.0,
@@ -196,13 +194,12 @@ impl Bbr {
             }
         }
         self.acknowledged_sent = newest.at;
-        newest.delivered >= self.round_end
+        newest.delivered >= self.round_begin
     }
 
     /// Judges a round: its loss, and whether the path is full.
     fn end_round(&mut self, limited: bool) {
         self.round += 1;
-        self.round_end = self.delivered;
         let begin = std::mem::replace(&mut self.round_begin, self.delivered);
         let lost = float(std::mem::take(&mut self.round_lost));
         let loss = lost / (lost + float(self.delivered - begin)).max(1.0);
