@@ -1,7 +1,7 @@
 //! `memory_mib` bounds what clients that do not read make the server hold.
 
 use crate::common::{
-    eventually,
+    at_rest,
     peers::{Program, Spec, Start},
     reverse::dial,
     targets::TcpTarget,
@@ -11,7 +11,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     thread,
-    time::Duration,
 };
 
 /// Downloads that nobody reads.
@@ -38,14 +37,9 @@ fn memory_mib_holds_for_the_buffers_of_clients_that_do_not_read() {
     let before = server.process.memory_kib("VmRSS");
     let stalled: Vec<TcpStream> = (0..STALLED).map(|_| request(target.port())).collect();
     let grown = || server.process.memory_kib("VmRSS").saturating_sub(before);
-    let mut last = u64::MAX;
-    eventually("the buffers are full", || {
-        thread::sleep(Duration::from_millis(500)); // growth is seen over time only
-        let now = grown();
-        std::mem::replace(&mut last, now) == now
-    });
-    println!("{} KiB", grown());
-    assert!(grown() < 32 << 10, "{} KiB", grown());
+    let kib = at_rest("the buffers are full", grown);
+    println!("{kib} KiB");
+    assert!(kib < 32 << 10, "{kib} KiB");
     // Others are served, with less at a time.
     let mut other = request(local.port());
     let sent: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[1]).collect();

@@ -1,7 +1,7 @@
 //! QUIC as a transport: everything that TCP carries, strangers, restarts.
 
 use crate::common::{
-    DEADLINE, SILENCE, eventually,
+    DEADLINE, SILENCE, at_rest, eventually,
     identity::{Identity, NAME},
     matrix::{self, Targets},
     peers::{self, Half, Program, Spec, Start},
@@ -393,15 +393,10 @@ fn memory_mib_holds_for_what_nobody_reads_from_a_connection() {
     let before = local.process.memory_kib("VmRSS");
     let _stopped: Vec<TcpStream> = (0..40).map(|_| open()).collect();
     let grown = || local.process.memory_kib("VmRSS").saturating_sub(before);
-    let mut last = u64::MAX;
-    eventually("what may be sent was sent", || {
-        thread::sleep(Duration::from_millis(500)); // growth is seen over time only
-        let now = grown();
-        std::mem::replace(&mut last, now) == now
-    });
-    println!("{} KiB", grown());
+    let kib = at_rest("what may be sent was sent", grown);
+    println!("{kib} KiB");
     // 16 MiB of payload in the first connection; by default, 40 such readers hold 128 MiB.
-    assert!(grown() < 48 << 10, "{} KiB", grown());
+    assert!(kib < 48 << 10, "{kib} KiB");
     // The window of that connection is used up: new flows begin in another one.
     let echo = TcpTarget::echo();
     let mut other = local.socks().connect(&echo.v4());

@@ -69,6 +69,20 @@ pub const METHODS_2022: [&str; 4] = [
     "2022-blake3-chacha8-poly1305",
 ];
 
+/// Waits until a value that grows is the same half a second later, and returns it.
+///
+/// # Panics
+/// After [`DEADLINE`], naming `what`.
+pub fn at_rest(what: &str, value: impl Fn() -> u64) -> u64 {
+    let mut last = u64::MAX;
+    eventually(what, || {
+        std::thread::sleep(Duration::from_millis(500)); // growth is seen over time only
+        let now = value();
+        std::mem::replace(&mut last, now) == now
+    });
+    last
+}
+
 /// Polls `condition` until it holds.
 ///
 /// # Panics
